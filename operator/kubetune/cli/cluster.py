@@ -1,0 +1,179 @@
+"""The commands for the local cluster: up, down, status, kubeconfig, kubectl and logs.
+
+They only parse and print; the work is in ``kubetune.local``, which is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from kubetune.local.cluster import LocalCluster
+    from kubetune.local.status import ClusterStatus
+
+EXTRA_HINT = "The local cluster needs more packages: pip install 'kubetune[local]'"
+
+home_option = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the cluster (default: $KUBETUNE_HOME, else ~/.local/share/kubetune).",
+)
+
+
+@contextmanager
+def _cluster(home: Path | None, **arguments: object) -> Iterator[LocalCluster]:
+    """The cluster of a command; its errors become messages without a traceback."""
+    try:
+        from kubetune.local.cluster import LocalCluster
+        from kubetune.local.errors import LocalClusterError
+        from kubetune.local.paths import default_home
+    except ModuleNotFoundError as missing:
+        raise click.ClickException(f"{EXTRA_HINT} (no module {missing.name!r})") from None
+    try:
+        yield LocalCluster(home or default_home(), **arguments)  # type: ignore[arg-type]
+    except LocalClusterError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@click.command()
+@home_option
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(["node", "mlflow", "operator"]),
+    help="Leave a component out; may be given several times.",
+)
+def up(home: Path | None, without: tuple[str, ...]) -> None:
+    """Start the local cluster, or what is missing of it.
+
+    The first time this compiles the control plane (several minutes; it is kept for all later
+    starts). Everything listens on 127.0.0.1 only, as your user.
+
+    \b
+    Examples:
+      kubetune up
+      kubetune up --without operator     to run the operator yourself
+    """
+    from kubetune.cli.progress import progress
+
+    with _cluster(home, components={"node", "mlflow", "operator"} - set(without)) as cluster:
+        with progress() as report:
+            status = cluster.up(report)
+        click.echo(_table(status))
+        click.echo(f"\nexport KUBECONFIG={cluster.kubeconfig}")
+
+
+@click.command()
+@home_option
+@click.option("--delete", is_flag=True, help="Also delete all objects, runs and models of it.")
+def down(home: Path | None, delete: bool) -> None:
+    """Stop the local cluster: pods first, then servers. Its state stays for the next up.
+
+    \b
+    Examples:
+      kubetune down
+      kubetune down --delete     start from nothing next time
+    """
+    from kubetune.cli.progress import progress
+
+    with _cluster(home) as cluster, progress() as report:
+        cluster.down(delete=delete, report=report)
+
+
+@click.command()
+@home_option
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+def status(home: Path | None, output: str) -> None:
+    """Show what runs where. Exits with 1 unless every component runs.
+
+    \b
+    Examples:
+      kubetune status
+      kubetune status -o json | jq '.components[] | {name, state, rssBytes}'
+    """
+    with _cluster(home) as cluster:
+        state = cluster.status()
+        click.echo(json.dumps(state.to_json(), indent=2) if output == "json" else _table(state))
+    sys.exit(0 if state.running else 1)
+
+
+@click.command()
+@home_option
+def kubeconfig(home: Path | None) -> None:
+    """Print the path of the administrator's kubeconfig.
+
+    \b
+    Example:
+      export KUBECONFIG=$(kubetune kubeconfig)
+    """
+    with _cluster(home) as cluster:
+        if not cluster.kubeconfig.exists():
+            raise click.ClickException(f"{cluster.home} holds no cluster yet; run: kubetune up")
+        click.echo(cluster.kubeconfig)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@home_option
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def kubectl(home: Path | None, arguments: tuple[str, ...]) -> None:
+    """Run kubectl of the control plane's own version against the local cluster.
+
+    \b
+    Examples:
+      kubetune kubectl -- get pods -A
+      kubetune kubectl -- explain ftj.spec.method.lora
+    """
+    with _cluster(home) as cluster:
+        program = cluster.kubectl_path()
+        if not program.exists():
+            raise click.ClickException(f"{cluster.home} holds no cluster yet; run: kubetune up")
+        environment = os.environ | {"KUBECONFIG": str(cluster.kubeconfig)}
+        os.execve(program, ["kubectl", *arguments], environment)
+
+
+@click.command()
+@home_option
+@click.option("-f", "--follow", is_flag=True, help="Go on printing as the log grows.")
+@click.option("-n", "--lines", default=100, show_default=True, help="Lines from the end.")
+@click.argument("component")
+def logs(home: Path | None, component: str, follow: bool, lines: int) -> None:
+    """Print the log of a COMPONENT, such as kube-apiserver or operator.
+
+    \b
+    Example:
+      kubetune logs -f operator
+    """
+    with _cluster(home) as cluster:
+        known = [part.name for part in cluster.status().components]
+        if component not in known:
+            raise click.BadParameter(
+                f"{component!r} is not one of {', '.join(known)}", param_hint="COMPONENT"
+            )
+        log = cluster.log(component)
+        if not log.exists():
+            raise click.ClickException(f"{component} has not been started yet; run: kubetune up")
+        options = ["-F"] if follow else []
+        os.execvp("tail", ["tail", "-n", str(lines), *options, str(log)])
+
+
+def _table(status: ClusterStatus) -> str:
+    """The status as aligned columns, without colours so that it can be piped."""
+    rows = [("COMPONENT", "STATE", "PID", "MEMORY", "ADDRESS", "LOG")]
+    for part in status.components:
+        memory = f"{part.rss_bytes / 2**20:.0f} MiB" if part.rss_bytes else "-"
+        pid = str(part.pid or "-")
+        rows.append((part.name, part.state, pid, memory, part.address or "-", str(part.log)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [f"Kubernetes {status.kubernetes_version} in {status.home}"]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

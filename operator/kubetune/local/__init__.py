@@ -1,0 +1,1 @@
+"""The local cluster behind ``kubetune up``: control plane, process node, MLflow, operator."""

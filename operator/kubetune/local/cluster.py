@@ -1,0 +1,274 @@
+"""The local cluster: a real control plane, a process node, MLflow and the operator on loopback.
+
+``LocalCluster`` is what ``kubetune up``, ``down`` and ``status`` and the cluster tests use. All
+state is in its home folder; processes are detached, and any later ``LocalCluster`` on the same
+folder takes them over.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kubetune.local import access, build, components, objects, pki, ports
+from kubetune.local.components import Component, Layout
+from kubetune.local.errors import LocalClusterError
+from kubetune.local.paths import default_cache
+from kubetune.local.processes import Process, wait_until
+from kubetune.local.status import ClusterStatus, component_status
+
+ADDONS = frozenset({"node", "mlflow", "operator"})
+START_TIMEOUT = 120  # seconds for one component; two busy cores need a tenth of it
+
+Report = Callable[[str, str], None]  # (subject, what it does now)
+
+
+def _silent(subject: str, text: str) -> None:
+    pass
+
+
+class LocalCluster:
+    """One cluster below ``home``; ``components`` says what runs beside the control plane.
+
+    An add-on whose module this installation lacks is left out.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        components: Collection[str] = ADDONS,
+        cache: Path | None = None,
+    ) -> None:
+        if unknown := set(components) - ADDONS:
+            raise ValueError(f"unknown components {sorted(unknown)}; known: {sorted(ADDONS)}")
+        self.home = home.absolute()
+        self.cache = cache or default_cache()
+        self._wanted = frozenset(components)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig; exists after the first ``up``."""
+        return self.home / "kubeconfig"
+
+    @property
+    def api_url(self) -> str:
+        return self._layout().url("kube-apiserver")
+
+    @property
+    def mlflow_url(self) -> str:
+        return self._layout().url("mlflow", "http")
+
+    def up(self, report: Report = _silent) -> ClusterStatus:
+        """Start what is missing and wait until all of it is ready.
+
+        On an error or Ctrl-C what this call has started is stopped again. Raises
+        LocalClusterError with the end of the log of the component that failed.
+        """
+        with self._locked():
+            binaries = build.control_plane(self.cache, lambda text: report("build", text))
+            self._prepare(binaries)
+            started: list[Component] = []
+            try:
+                self._start_all(started, report)
+            except BaseException:
+                names = {component.name for component in started}
+                self._stop(names, report)
+                raise
+        return self.status()
+
+    def down(self, delete: bool = False, report: Report = _silent) -> None:
+        """Stop everything in order; ``delete`` also removes the home folder."""
+        if not self.home.exists():
+            return
+        with self._locked():
+            self._stop({file.stem for file in (self.home / "run").glob("*.json")}, report)
+            if delete:
+                shutil.rmtree(self.home)
+
+    def status(self) -> ClusterStatus:
+        """What runs where, as of now."""
+        layout = self._layout()
+        return ClusterStatus(
+            home=self.home,
+            kubeconfig=self.kubeconfig,
+            kubernetes_version=build.kubernetes_version(),
+            components=[
+                component_status(component, self._process(component.name))
+                for component in self._all(layout)
+            ],
+        )
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:
+        """Run the cluster's kubectl as administrator and return what it printed.
+
+        Raises LocalClusterError with kubectl's own message when it fails.
+        """
+        command = [self.kubectl_path(), *arguments]
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        result = subprocess.run(
+            command, input=input, env=environment, capture_output=True, text=True
+        )
+        if result.returncode:
+            raise LocalClusterError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
+        return result.stdout
+
+    def kubectl_path(self) -> Path:
+        """The kubectl of the same version as the API server."""
+        return self._layout().binaries / "kubectl"
+
+    def log(self, name: str) -> Path:
+        """The log file of a component."""
+        return self._process(name).log
+
+    # --- starting
+
+    def _prepare(self, binaries: Path) -> None:
+        for folder in ("run", "logs", "mlflow", "node"):
+            (self.home / folder).mkdir(mode=0o700, exist_ok=True)
+        link = self.home / "bin"
+        temporary = self.home / "bin.new"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(binaries)
+        temporary.replace(link)
+        pki.ensure(self.home / "pki")
+        self._free_ports()
+        access.write_kubeconfigs(self._layout())
+
+    def _free_ports(self) -> None:
+        """Choose ports anew where somebody else took them, as long as nobody of ours knows them."""
+        file = self.home / "ports.json"
+        kept = ports.load(file)
+        running = {name for name in kept if self._process(name).pid() is not None}
+        if "etcd" in running or "kube-apiserver" in running:
+            running |= {"etcd", "etcd-peer"}  # the API server was told etcd's port at its start
+        wanted = {name for name in kept if name not in ADDONS} | (self._wanted & set(kept))
+        ports.replace_taken(file, kept, unused=wanted - running)
+
+    def _start_all(self, started: list[Component], report: Report) -> None:
+        layout = self._layout()
+        etcd, apiserver, *clients = components.control_plane(layout)
+        addons = self._addons(layout)
+        # MLflow takes the longest and needs nothing, so it goes first and is waited for last.
+        first = [addons[name] for name in ("mlflow",) if name in addons] + [etcd, apiserver]
+        self._start_missing(first, started, report)
+        client = access.Client(layout)
+        self._wait_ready(apiserver, client, report)
+        second = clients + [addons[name] for name in ("node",) if name in addons]
+        self._start_missing(second, started, report)
+        report("objects", "installing")
+        objects.install(self.kubectl, {"MLFLOW_URL": self.mlflow_url, "HOME": str(self.home)})
+        report("objects", "ready")
+        last = [addons[name] for name in ("operator",) if name in addons]
+        self._start_missing(last, started, report)
+        for component in [*second, *last, *first]:
+            self._wait_ready(component, client, report)
+        self._wait(
+            "objects",
+            lambda: client.read("/api/v1/namespaces/default/serviceaccounts/default") is not None,
+            self._process("kube-controller-manager"),
+        )
+
+    def _start_missing(
+        self, wanted: list[Component], started: list[Component], report: Report
+    ) -> None:
+        for component in wanted:
+            process = self._process(component.name)
+            if process.pid() is None:
+                report(component.name, "starting")
+                started.append(component)
+                process.start(component.command, component.environment, cwd=self.home)
+
+    def _wait_ready(self, component: Component, client: access.Client, report: Report) -> None:
+        if component.name == components.NODE_NAME:
+            self._wait(component.name, lambda: _node_ready(client), self._process(component.name))
+        elif component.health:
+            self._wait(
+                component.name,
+                lambda: client.status(component.health) == 200,
+                self._process(component.name),
+            )
+        report(component.name, "ready")
+
+    def _wait(self, name: str, ready: Callable[[], bool], process: Process) -> None:
+        def settled() -> bool:
+            return ready() or process.pid() is None
+
+        in_time = wait_until(settled, START_TIMEOUT)
+        if process.pid() is None or not in_time:
+            problem = "was not ready in time" if process.pid() else "ended right after its start"
+            raise LocalClusterError(
+                f"{name} {problem}; its log is {process.log} and ends with:\n{process.log_tail()}"
+            )
+
+    # --- stopping
+
+    def _stop(self, names: Collection[str], report: Report) -> None:
+        """Stop those of ``names`` in order, each stage at once."""
+        for stage in self._stop_stages():
+            waiting: dict[str, Callable[[], None]] = {}
+            for component in stage:
+                if component.name in names:
+                    report(component.name, "stopping")
+                    waiting[component.name] = self._process(component.name).stop(
+                        component.stop_signal,
+                        component.stop_grace,
+                        leader_only=component.stops_children,
+                    )
+            for name, finish in waiting.items():
+                finish()
+                report(name, "stopped")
+
+    def _stop_stages(self) -> list[list[Component]]:
+        """The node first, while pods can still report; then clients before their servers."""
+        layout = self._layout()
+        etcd, apiserver, *clients = components.control_plane(layout)
+        addons = self._addons(layout, ADDONS)
+        first = [[addons[name]] for name in ("node", "operator") if name in addons]
+        mlflow = [addons[name] for name in ("mlflow",) if name in addons]
+        return [*first, mlflow + clients, [apiserver], [etcd]]
+
+    # --- parts
+
+    def _layout(self) -> Layout:
+        self._make_home()
+        return Layout(self.home, self.home / "bin", ports.load(self.home / "ports.json"))
+
+    def _all(self, layout: Layout) -> list[Component]:
+        return [*components.control_plane(layout), *self._addons(layout).values()]
+
+    def _addons(
+        self, layout: Layout, wanted: Collection[str] | None = None
+    ) -> dict[str, Component]:
+        makers = {
+            "node": (components.process_node, "kubetune.local.node.__main__"),
+            "mlflow": (components.mlflow, "mlflow"),
+            "operator": (components.operator, "kubetune.handlers"),
+        }
+        return {
+            name: make(layout)
+            for name, (make, module) in makers.items()
+            if name in (self._wanted if wanted is None else wanted) and components.installed(module)
+        }
+
+    def _process(self, name: str) -> Process:
+        return Process(name, self.home / "run", self.home / "logs")
+
+    def _make_home(self) -> None:
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One ``up`` or ``down`` at a time for this home."""
+        self._make_home()
+        with (self.home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _node_ready(client: access.Client) -> bool:
+    node = client.read(f"/api/v1/nodes/{components.NODE_NAME}")
+    conditions = node["status"].get("conditions", []) if node else []
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

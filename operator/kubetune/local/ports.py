@@ -1,0 +1,87 @@
+"""Loopback ports of a local cluster, chosen once and kept over ``down`` and ``up``.
+
+Running pods, kubeconfig copies and links in object status hold the addresses of the API server
+and of MLflow, so those two never move by themselves.
+"""
+
+import json
+import random
+import socket
+from pathlib import Path
+
+from kubetune.local.errors import LocalClusterError
+
+NAMES = (
+    "kube-apiserver",
+    "etcd",
+    "etcd-peer",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "mlflow",
+    "operator",
+)
+PUBLIC = ("kube-apiserver", "mlflow")
+# Below the range from which systems take the ports of outgoing connections: one of those could
+# sit on a kept port at the next start.
+RANGE = range(20_000, 32_000)
+
+
+def load(file: Path) -> dict[str, int]:
+    """The kept ports by name; new ones are chosen for names that have none."""
+    try:
+        kept: dict[str, int] = json.loads(file.read_text())
+    except FileNotFoundError:
+        kept = {}
+    ports = {name: kept[name] for name in NAMES if name in kept}
+    for name in NAMES:
+        if name not in ports:
+            ports[name] = _choose(set(ports.values()))
+    if ports != kept:
+        _save(file, ports)
+    return ports
+
+
+def replace_taken(file: Path, ports: dict[str, int], unused: set[str]) -> dict[str, int]:
+    """Make sure that the ports in ``unused`` (nothing of ours listens there) can be had.
+
+    Internal ports that somebody else took are chosen anew; for a public one LocalClusterError
+    tells what to do.
+    """
+    taken = {name for name in unused if not is_free(ports[name])}
+    for name in sorted(taken & set(PUBLIC)):
+        raise LocalClusterError(
+            f"port {ports[name]} on 127.0.0.1, which this cluster uses for {name}, is taken by"
+            f" another program. Stop that program, or change {name!r} in {file} to a free port"
+            " (kubeconfig copies and links to the old address then stop working)."
+        )
+    if taken:
+        ports = dict(ports)
+        for name in taken:
+            ports[name] = _choose(set(ports.values()))
+        _save(file, ports)
+    return ports
+
+
+def is_free(port: int) -> bool:
+    """True when a server could listen on this port of 127.0.0.1 now."""
+    with socket.socket() as probe:
+        # Closed connections that linger do not stop a server, so they do not count here.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _choose(used: set[int]) -> int:
+    for port in random.sample(RANGE, 200):
+        if port not in used and is_free(port):
+            return port
+    raise LocalClusterError(f"no free port on 127.0.0.1 between {RANGE.start} and {RANGE.stop}")
+
+
+def _save(file: Path, ports: dict[str, int]) -> None:
+    temporary = file.with_suffix(".new")
+    temporary.write_text(json.dumps(ports, indent=2))
+    temporary.replace(file)
