@@ -1,0 +1,94 @@
+"""Base classes of every declared value: strict, frozen, camelCase on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from kubetune.api.rules import Rule, TransitionRule
+
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
+"""The name of an object in the same namespace."""
+
+ConfigKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+"""A key of a ConfigMap or a Secret."""
+
+Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+
+
+class Value(BaseModel):
+    """A part of a spec.
+
+    Strict: ``True`` is not a rank and ``"3"`` is not 3. Unknown fields are refused; the
+    operator reads with ``extra="ignore"``, so a field of a newer CRD doesn't stop it.
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=False,
+        validate_by_alias=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """Rules across fields; enforced here and, as CEL, by the API server."""
+
+    transitions: ClassVar[tuple[TransitionRule, ...]] = ()
+    """Rules on updates; enforced by the API server alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_a_value(cls, value: Any) -> Any:
+        """Treat null as the API server does: dropped where there is a default, else refused."""
+        if not isinstance(value, Mapping):
+            return value
+        given = cast("Mapping[Any, Any]", value)
+        nulls = [key for key, item in given.items() if item is None]
+        if not nulls:
+            return given
+        defaulted = {
+            field.alias or name
+            for name, field in cls.model_fields.items()
+            if not field.is_required() and field.get_default(call_default_factory=True) is not None
+        }
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        for key in nulls:
+            if key in known and key not in defaulted:
+                raise ValueError(f"{key}: null is not a value; leave the field out instead")
+        return {
+            key: item for key, item in given.items() if item is not None or key not in defaulted
+        }
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        for rule in self.rules:
+            if not rule.check(self):
+                raise ValueError(f"{rule.field}: {rule.message}" if rule.field else rule.message)
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """The value as it stands in a manifest: camelCase keys, unset fields absent."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class SecretKeyRef(Value):
+    """One key of a Secret in the namespace of the object that names it."""
+
+    name: ObjectName = Field(description="Name of a Secret in the same namespace.")
+    key: ConfigKey = Field(description="Key in the Secret's data.")
+
+
+class LocalRef(Value):
+    """An object of the fitting kind in the same namespace."""
+
+    name: ObjectName = Field(description="Name of an object in the same namespace.")

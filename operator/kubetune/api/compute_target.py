@@ -1,0 +1,150 @@
+"""Kinds ComputeTarget and ClusterComputeTarget: where jobs run and where they report."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from kubetune.api.base import LocalRef, ObjectName, Value
+from kubetune.api.kubernetes_values import (
+    EnvFromSource,
+    EnvVar,
+    LabelKey,
+    LabelValue,
+    Toleration,
+    VolumeMount,
+)
+from kubetune.api.rules import Rule, exactly_one
+from kubetune.api.training import Resources
+
+DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+DEFAULT_TARGET_ANNOTATION = "kubetune.io/is-default-target"
+"""``"true"`` on a ComputeTarget: its namespace's default; on a ClusterComputeTarget: everyone's."""
+
+
+class ModelCache(Value):
+    """A claim that keeps downloaded models and datasets between runs."""
+
+    claim_name: ObjectName = Field(
+        description="PersistentVolumeClaim in the job's namespace. Runs share it as HF_HOME."
+    )
+
+
+class KubernetesTarget(Value):
+    """How runs look as Kubernetes Jobs in the namespace of the FineTuneJob."""
+
+    image: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^\S+$",
+        description="Runner image. The Helm chart's default target names the released one.",
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        default=None, description="Kubernetes' rule when absent: Always for latest."
+    )
+    image_pull_secrets: list[LocalRef] | None = Field(
+        default=None, max_length=16, description="Secrets for a private image registry."
+    )
+    service_account_name: ObjectName | None = Field(
+        default=None,
+        description="Service account of the pods. Runs need no Kubernetes rights, and no token"
+        " is mounted. Default: the namespace's `default`.",
+    )
+    node_selector: dict[LabelKey, LabelValue] | None = Field(
+        default=None, max_length=32, description="Labels a node must have."
+    )
+    tolerations: list[Toleration] | None = Field(
+        default=None, max_length=32, description="Taints that the pods accept."
+    )
+    priority_class_name: ObjectName | None = Field(
+        default=None, description="PriorityClass of the pods."
+    )
+    runtime_class_name: ObjectName | None = Field(
+        default=None, description="RuntimeClass of the pods, such as nvidia."
+    )
+    gpu_resource_name: Annotated[str, Field(min_length=1, max_length=317)] = Field(
+        default=DEFAULT_GPU_RESOURCE,
+        description="Extended resource that a GPU is asked for by. Default nvidia.com/gpu.",
+    )
+    resources: Resources | None = Field(
+        default=None, description="Resources of a run that neither job nor profile states."
+    )
+    volumes: list[VolumeMount] | None = Field(
+        default=None, max_length=16, description="Further claims mounted into every run."
+    )
+    model_cache: ModelCache | None = Field(
+        default=None,
+        description="Claim that keeps downloads between runs. Default: each run downloads anew.",
+    )
+    env: list[EnvVar] | None = Field(
+        default=None,
+        max_length=64,
+        description="Environment of every run, for mirrors, proxies and artifact stores.",
+    )
+    env_from: list[EnvFromSource] | None = Field(
+        default=None, max_length=16, description="Environment from ConfigMaps and Secrets."
+    )
+
+
+class CaBundle(Value):
+    """Certificates of a private authority, PEM, in a ConfigMap."""
+
+    config_map_name: ObjectName = Field(description="ConfigMap in the job's namespace.")
+    key: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+        default="ca.crt", description="Key with PEM certificates. Default ca.crt."
+    )
+
+
+class Tracking(Value):
+    """The MLflow server that runs report to and results are registered in."""
+
+    type: Literal["mlflow"] = Field(default="mlflow", description="Kind of server: mlflow.")
+    uri: str = Field(
+        min_length=8,
+        max_length=2048,
+        pattern=r"^https?://\S+$",
+        description="Address as operator and pods reach it. Credentials in it are refused.",
+    )
+    external_uri: str | None = Field(
+        default=None,
+        min_length=8,
+        max_length=2048,
+        pattern=r"^https?://\S+$",
+        description="Address for the links in status. Default: uri.",
+    )
+    experiment: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=250,
+        description="MLflow experiment. Default: kubetune-<namespace>.",
+    )
+    credentials_secret_ref: LocalRef | None = Field(
+        default=None,
+        description="Secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or with"
+        " MLFLOW_TRACKING_TOKEN: for a ComputeTarget in its namespace, for a"
+        " ClusterComputeTarget in each job's.",
+    )
+    ca_bundle: CaBundle | None = Field(
+        default=None, description="Certificates of the server's private authority."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!self.uri.matches('^https?://[^/]*@')",
+            message="credentials don't belong into an address; use credentialsSecretRef",
+            check=lambda tracking: "@" not in tracking.uri.split("//", 1)[1].split("/", 1)[0],
+            field="uri",
+        ),
+    )
+
+
+class ComputeTargetSpec(Value):
+    """What the admin declares."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("kubernetes"),)
+
+    kubernetes: KubernetesTarget | None = Field(
+        default=None, description="Runs are Kubernetes Jobs in this cluster."
+    )
+    tracking: Tracking = Field(description="Where runs report and results are registered.")

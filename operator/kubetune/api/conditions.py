@@ -1,0 +1,109 @@
+"""Condition types and reasons: the one list of both."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """Types of status.conditions."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    INPUTS_READY = "InputsReady"
+    SUBMITTED = "Submitted"
+    RUNNING = "Running"
+    REGISTERED = "Registered"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    TRACKING_AVAILABLE = "TrackingAvailable"
+    STORAGE_WRITABLE = "StorageWritable"
+
+
+class Reason(StrEnum):
+    """Reasons of conditions and failures."""
+
+    # Every kind
+    INVALID_SPEC = "InvalidSpec"
+    INTERNAL_ERROR = "InternalError"
+    READY = "Ready"
+
+    # References
+    TARGET_MISSING = "TargetMissing"
+    TARGET_NOT_READY = "TargetNotReady"
+    MODEL_MISSING = "ModelMissing"
+    MODEL_NOT_READY = "ModelNotReady"
+    DATASET_MISSING = "DatasetMissing"
+    DATASET_NOT_READY = "DatasetNotReady"
+    PROMPT_MISSING = "PromptTemplateMissing"
+    PROMPT_NOT_READY = "PromptTemplateNotReady"
+    PROFILE_MISSING = "TuningProfileMissing"
+    SECRET_MISSING = "SecretMissing"
+    CONFIG_MAP_MISSING = "ConfigMapMissing"
+    JOB_MISSING = "FineTuneJobMissing"
+    JOB_NOT_COMPLETE = "FineTuneJobNotComplete"
+    JOB_WITHOUT_OUTPUT = "FineTuneJobWithoutOutput"
+    INPUTS_READY = "InputsReady"
+    INPUTS_REFUSED = "InputsRefused"
+
+    # Inspections
+    INSPECTING = "Inspecting"
+    INSPECTED = "Inspected"
+    INSPECTION_FAILED = "InspectionFailed"
+    INSPECTION_RETRYING = "InspectionRetrying"
+    INLINE_TOO_LARGE = "InlineRowsTooLarge"
+    BASE_MODEL_NEEDED = "BaseModelNeeded"
+    BASE_MODEL_MISMATCH = "BaseModelMismatch"
+    BASE_MODEL_NOT_USED = "BaseModelNotUsed"
+
+    # Prompt templates
+    SLOT_UNKNOWN = "SlotUnknown"
+    FORMAT_MISMATCH = "FormatMismatch"
+
+    # Fine-tune jobs
+    OUTPUT_MODEL_TAKEN = "OutputModelTaken"
+    SUSPENDED = "Suspended"
+    QUEUED = "Queued"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    POD_PENDING = "PodPending"
+    STARTED = "Started"
+    RETRYING = "Retrying"
+    REGISTERING = "Registering"
+    REGISTERED = "Registered"
+    REGISTRATION_FAILED = "RegistrationFailed"
+    REUSED = "Reused"
+    SUCCEEDED = "Succeeded"
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    NOT_RETRYABLE = "NotRetryable"
+    TARGET_REFUSED = "TargetRefused"
+    SPEC_DRIFT = "SpecDrift"
+    DELETED = "Deleted"
+
+    # Tracking
+    TRACKING_AVAILABLE = "TrackingAvailable"
+    TRACKING_UNREACHABLE = "TrackingUnreachable"
+    TRACKING_CREDENTIALS = "TrackingCredentialsRefused"
+    STORAGE_WRITABLE = "StorageWritable"
+    STORAGE_NOT_WRITABLE = "StorageNotWritable"
+    STORAGE_NOT_PROXIED = "StorageNotProxied"
+
+
+class Phase(StrEnum):
+    """status.phase of a FineTuneJob."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    STOPPING = "Stopping"
+    REGISTERING = "Registering"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+TERMINAL_PHASES = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})

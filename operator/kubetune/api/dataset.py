@@ -1,0 +1,187 @@
+"""Kind Dataset: where rows come from, what they mean, and how they are split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from kubetune.api.base import ConfigKey, LocalRef, ObjectName, SecretKeyRef, Value
+from kubetune.api.references import ComputeTargetRef
+from kubetune.api.rules import Rule, exactly_one
+
+FileFormat = Literal["csv", "json", "jsonl", "parquet"]
+DatasetFormat = Literal["promptCompletion", "text", "messages", "preference"]
+HubRepo = Annotated[
+    str,
+    Field(min_length=1, max_length=193, pattern=r"^[A-Za-z0-9][-\w.]*(/[A-Za-z0-9][-\w.]*)?$"),
+]
+ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
+RelativeGlob = Annotated[
+    str, Field(min_length=1, max_length=1024, pattern=r"^[^/]", description="Relative path.")
+]
+INLINE_LIMIT_BYTES = 128 * 1024
+
+
+class HuggingFaceDataset(Value):
+    """A dataset repository of a Hugging Face hub."""
+
+    repo: HubRepo = Field(description="Repository, `owner/name`.")
+    revision: str = Field(
+        default="main",
+        min_length=1,
+        max_length=255,
+        description="Branch, tag or commit. Resolved once to a commit. Default main.",
+    )
+    config: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=255,
+        description="Configuration (subset) of the dataset. Default: the repository's own.",
+    )
+    token_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="Access token for private or gated repositories."
+    )
+
+
+class VolumeFiles(Value):
+    """Files on a PersistentVolumeClaim."""
+
+    claim_name: ObjectName = Field(
+        description="PersistentVolumeClaim in the same namespace; mounted read-only."
+    )
+    glob: RelativeGlob = Field(
+        description="Files relative to the volume's root, such as `tickets/*.jsonl`."
+    )
+    format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
+
+
+class HttpFile(Value):
+    """One file behind an https address."""
+
+    url: str = Field(
+        min_length=9,
+        max_length=2048,
+        pattern=r"^https://\S+$",
+        description="https address of the file.",
+    )
+    format: FileFormat = Field(description="Format of the file: csv, json, jsonl or parquet.")
+
+
+class ConfigMapFile(Value):
+    """One key of a ConfigMap."""
+
+    name: ObjectName = Field(description="ConfigMap in the same namespace.")
+    key: ConfigKey = Field(description="Key whose value holds the rows.")
+    format: Literal["csv", "json", "jsonl"] = Field(
+        default="jsonl", description="Format of the value: csv, json or jsonl. Default jsonl."
+    )
+
+
+class InlineRows(Value):
+    """Rows in the manifest itself; at most 128 KiB."""
+
+    rows: list[dict[str, JsonValue]] = Field(
+        min_length=1, max_length=1000, description="Rows, each a map from column to value."
+    )
+
+
+class DatasetSource(Value):
+    """Where rows come from; exactly one."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("hugging_face", "volume", "http", "config_map", "inline"),
+    )
+
+    hugging_face: HuggingFaceDataset | None = Field(
+        default=None, description="A dataset repository of a Hugging Face hub."
+    )
+    volume: VolumeFiles | None = Field(
+        default=None, description="Files on a PersistentVolumeClaim."
+    )
+    http: HttpFile | None = Field(default=None, description="One file behind an https address.")
+    config_map: ConfigMapFile | None = Field(default=None, description="One key of a ConfigMap.")
+    inline: InlineRows | None = Field(
+        default=None, description="Rows in the manifest itself; at most 128 KiB."
+    )
+
+
+class ColumnMapping(Value):
+    """Which columns play which role. Defaults are the role's own name."""
+
+    prompt: ColumnName = Field(
+        default="prompt",
+        description="Input column of promptCompletion and preference. Default prompt.",
+    )
+    completion: ColumnName = Field(
+        default="completion", description="Answer column of promptCompletion. Default completion."
+    )
+    text: ColumnName = Field(default="text", description="Column of format text. Default text.")
+    messages: ColumnName = Field(
+        default="messages", description="Column of format messages. Default messages."
+    )
+    chosen: ColumnName = Field(
+        default="chosen", description="Preferred answer of preference pairs. Default chosen."
+    )
+    rejected: ColumnName = Field(
+        default="rejected", description="Refused answer of preference pairs. Default rejected."
+    )
+
+
+class Splits(Value):
+    """Which rows train and which are held out."""
+
+    train: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="Source split to train on. Default: `train`, else the only split there is.",
+    )
+    evaluation: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="Source split to hold out. Default: `validation` or `test` where the source"
+        " has one beside the training split, else a fraction of the training split.",
+    )
+    evaluation_fraction: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.9,
+        description="Share of the training split that is held out when the source has no split"
+        " for it; 0 holds out nothing. Default 0.1.",
+    )
+    seed: int = Field(
+        default=42, ge=0, le=2**31 - 1, description="Seed of the random split. Default 42."
+    )
+
+
+class DatasetSpec(Value):
+    """What the user declares."""
+
+    source: DatasetSource = Field(description="Where rows come from; exactly one.")
+    format: DatasetFormat = Field(
+        default="promptCompletion",
+        description="Shape of a row: promptCompletion, text, messages (chat) or preference."
+        " With a PromptTemplate the columns are free. Default promptCompletion.",
+    )
+    columns: ColumnMapping | None = Field(
+        default=None, description="Column names, where they differ from the roles' names."
+    )
+    splits: Splits | None = Field(default=None, description="Training and held-out rows.")
+    tokenizer_ref: LocalRef | None = Field(
+        default=None,
+        description="Model whose tokenizer counts tokens for the length histogram in status.",
+    )
+    compute_target_ref: ComputeTargetRef | None = Field(
+        default=None, description="Where the inspection runs. Default: the default target."
+    )
+
+
+def inline_rows_size(rows: list[dict[str, Any]]) -> int:
+    """Bytes of the rows as compact JSON lines; at most INLINE_LIMIT_BYTES are accepted."""
+    import json
+
+    return sum(
+        len(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()) + 1 for row in rows
+    )

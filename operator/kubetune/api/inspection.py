@@ -1,0 +1,96 @@
+"""What an inspection finds: the summary of its outcome and, in part, the object's status."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from kubetune.api.base import Value
+
+MAX_COLUMNS = 200
+MAX_PROBLEMS = 20
+
+
+class Column(Value):
+    """A column and its type."""
+
+    name: str = Field(description="Column name.")
+    type: str = Field(description="string, int, float, bool, list, map, messages or null.")
+
+
+class Problem(Value):
+    """Something wrong with the source."""
+
+    row: int | None = Field(default=None, description="Row in its file, from 1.")
+    file: str | None = Field(default=None, description="File, relative to the source.")
+    field: str | None = Field(default=None, description="Column.")
+    message: str = Field(max_length=512, description="What is wrong and what to do.")
+
+
+class SplitRows(Value):
+    """Rows per split after splitting."""
+
+    train: int = Field(description="Rows that train.")
+    evaluation: int = Field(description="Rows that are held out.")
+
+
+class LengthHistogram(Value):
+    """Tokens per row."""
+
+    tokenizer: str = Field(description="Model whose tokenizer counted.")
+    minimum: int = Field(description="Tokens of the shortest row.")
+    median: int = Field(description="Median tokens per row.")
+    p95: int = Field(description="95 of 100 rows have at most so many tokens.")
+    maximum: int = Field(description="Tokens of the longest row.")
+    total: int = Field(description="Tokens of all rows.")
+
+
+class DatasetInspection(Value):
+    """Summary of kind inspectDataset."""
+
+    revision: str | None = Field(default=None, description="Resolved commit of a hub source.")
+    digest: str = Field(description="sha256 of the content, `sha256:<hex>`.")
+    split_digest: str = Field(description="sha256 over the rows of each split, in order.")
+    rows: SplitRows = Field(description="Rows per split.")
+    columns: list[Column] = Field(description="Columns with types, at most 200.")
+    columns_truncated: bool = False
+    lengths: LengthHistogram | None = Field(
+        default=None, description="Token-length histogram, when a tokenizer is known."
+    )
+    problems: list[Problem] = Field(
+        default_factory=list[Problem], description="The first 20 problems."
+    )
+    problem_count: int = Field(default=0, description="All problems.")
+    report_uri: str | None = Field(default=None, description="Artifact with all problems.")
+
+
+class ModelInspection(Value):
+    """Summary of kind inspectModel."""
+
+    type: Literal["base", "adapter"] = Field(description="base or adapter.")
+    revision: str = Field(
+        description="Commit (hub), version (registry) or content digest (volume)."
+    )
+    architecture: str = Field(description="Architecture class, such as LlamaForCausalLM.")
+    model_type: str = Field(description="transformers model type, such as llama.")
+    parameters: int | None = Field(default=None, description="Number of parameters.")
+    dtype: str | None = Field(default=None, description="Number format of the stored weights.")
+    context_length: int | None = Field(default=None, description="Longest sequence, in tokens.")
+    size_bytes: int | None = Field(default=None, description="Bytes of the weight files.")
+    license: str | None = Field(default=None, description="License as the repository names it.")
+    chat_template: bool = Field(description="Whether the tokenizer has a chat template.")
+    pad_token: str | None = Field(default=None, description="The tokenizer's own pad token.")
+    base_model: str | None = Field(
+        default=None, description="Adapters: base_model_name_or_path of adapter_config.json."
+    )
+    adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
+    hidden_size: int | None = Field(default=None, description="Width of the hidden states.")
+    vocabulary_size: int | None = Field(default=None, description="Entries of the vocabulary.")
+
+
+class PromptSample(Value):
+    """Summary of kind renderPrompt: one rendered row, each text at most 1,000 characters."""
+
+    prompt: str = Field(description="Rendered prompt, or the chat up to the last answer.")
+    completion: str = Field(description="Rendered completion, or the last answer.")

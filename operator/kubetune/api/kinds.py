@@ -1,0 +1,164 @@
+"""The table of kinds: names, spec and status models, printer columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kubetune.api.base import Value
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.dataset import DatasetSpec
+from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.api.model import ModelSpec
+from kubetune.api.prompt_template import PromptTemplateSpec
+from kubetune.api.status import (
+    ComputeTargetStatus,
+    DatasetStatus,
+    FineTuneJobStatus,
+    ModelStatus,
+    ObjectStatus,
+    PromptTemplateStatus,
+)
+from kubetune.api.tuning_profile import TuningProfileSpec
+
+
+@dataclass(frozen=True)
+class Column:
+    """A printer column of `kubectl get`."""
+
+    name: str
+    path: str
+    type: str = "string"
+    wide: bool = False
+
+
+def _condition(kind: str, field: str = "status") -> str:
+    return f'.status.conditions[?(@.type=="{kind}")].{field}'
+
+
+AGE = Column("Age", ".metadata.creationTimestamp", "date")
+READY = Column("Ready", _condition("Ready"))
+REASON = Column("Reason", _condition("Ready", "reason"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of resource."""
+
+    kind: str
+    plural: str
+    short_names: tuple[str, ...]
+    spec: type[Value]
+    status: type[ObjectStatus] | None
+    columns: tuple[Column, ...]
+    namespaced: bool = True
+
+    @property
+    def singular(self) -> str:
+        """Lower-case kind."""
+        return self.kind.lower()
+
+
+_TARGET_COLUMNS = (
+    READY,
+    REASON,
+    Column("Tracking", ".spec.tracking.uri"),
+    Column("GPUs", ".status.gpus", "integer", wide=True),
+    AGE,
+)
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        kind="Dataset",
+        plural="datasets",
+        short_names=("dset",),
+        spec=DatasetSpec,
+        status=DatasetStatus,
+        columns=(
+            READY,
+            REASON,
+            Column("Train", ".status.rows.train", "integer"),
+            Column("Held-Out", ".status.rows.evaluation", "integer"),
+            Column("Problems", ".status.problemCount", "integer"),
+            Column("Source", ".status.source", wide=True),
+            AGE,
+        ),
+    ),
+    Kind(
+        kind="Model",
+        plural="models",
+        short_names=("mdl",),
+        spec=ModelSpec,
+        status=ModelStatus,
+        columns=(
+            READY,
+            REASON,
+            Column("Type", ".status.type"),
+            Column("Architecture", ".status.architecture"),
+            Column("Parameters", ".status.parameters", "integer"),
+            Column("Source", ".status.source", wide=True),
+            AGE,
+        ),
+    ),
+    Kind(
+        kind="PromptTemplate",
+        plural="prompttemplates",
+        short_names=("pt",),
+        spec=PromptTemplateSpec,
+        status=PromptTemplateStatus,
+        columns=(READY, REASON, Column("Dataset", ".spec.datasetRef.name"), AGE),
+    ),
+    Kind(
+        kind="FineTuneJob",
+        plural="finetunejobs",
+        short_names=("ftj",),
+        spec=FineTuneJobSpec,
+        status=FineTuneJobStatus,
+        columns=(
+            Column("Phase", ".status.phase"),
+            Column("Progress", ".status.progress.percent", "integer"),
+            Column("Loss", ".status.progress.loss"),
+            Column("ETA", ".status.progress.eta"),
+            Column("Reason", _condition("Ready", "reason")),
+            Column("Version", ".status.result.registered.version", "integer", wide=True),
+            Column("Model", ".spec.modelRef.name", wide=True),
+            Column("Dataset", ".spec.datasetRef.name", wide=True),
+            AGE,
+        ),
+    ),
+    Kind(
+        kind="ComputeTarget",
+        plural="computetargets",
+        short_names=("ct",),
+        spec=ComputeTargetSpec,
+        status=ComputeTargetStatus,
+        columns=_TARGET_COLUMNS,
+    ),
+    Kind(
+        kind="ClusterComputeTarget",
+        plural="clustercomputetargets",
+        short_names=("cct",),
+        spec=ComputeTargetSpec,
+        status=ComputeTargetStatus,
+        columns=_TARGET_COLUMNS,
+        namespaced=False,
+    ),
+    Kind(
+        kind="TuningProfile",
+        plural="tuningprofiles",
+        short_names=("tp",),
+        spec=TuningProfileSpec,
+        status=None,
+        columns=(AGE,),
+    ),
+    Kind(
+        kind="ClusterTuningProfile",
+        plural="clustertuningprofiles",
+        short_names=("ctp",),
+        spec=TuningProfileSpec,
+        status=None,
+        columns=(AGE,),
+        namespaced=False,
+    ),
+)
+
+BY_KIND = {kind.kind: kind for kind in KINDS}

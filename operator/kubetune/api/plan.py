@@ -1,0 +1,263 @@
+"""What the operator hands to a run: one frozen document, everything resolved, no secrets.
+
+The runner reads it from the file that KUBETUNE_PLAN names and decides no defaults. Paths are
+paths in the container (``in_container`` adds $KUBETUNE_ROOT where volumes can't be mounted).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from kubetune.api.base import Value
+from kubetune.api.dataset import ColumnMapping, DatasetFormat, FileFormat, Splits
+from kubetune.api.prompt_template import TemplateMessage
+from kubetune.api.rules import Rule, exactly_one
+
+PLAN_VERSION = 1
+
+# Where the operator mounts things and the runner finds them.
+PLAN_DIRECTORY = "/kubetune/plan"
+"""ConfigMap with plan.json and, for inline data, rows.jsonl."""
+PLAN_FILE = f"{PLAN_DIRECTORY}/plan.json"
+INLINE_ROWS_FILE = f"{PLAN_DIRECTORY}/rows.jsonl"
+DATASET_DIRECTORY = "/kubetune/dataset"
+"""The Dataset's claim or ConfigMap, read-only."""
+MODEL_DIRECTORY = "/kubetune/model"
+"""The Model's claim, read-only."""
+BASE_MODEL_DIRECTORY = "/kubetune/base-model"
+"""The claim of an adapter's base model, read-only."""
+WORK_DIRECTORY = "/kubetune/work"
+"""Scratch space, an emptyDir."""
+CHECKPOINT_DIRECTORY = "/kubetune/checkpoints"
+"""The checkpoint claim; the run uses the folder named by its run key below it."""
+CACHE_DIRECTORY = "/kubetune/cache"
+"""HF_HOME: the model cache claim or an emptyDir."""
+
+# Environment of a run.
+ENV_PLAN = "KUBETUNE_PLAN"
+ENV_ATTEMPT = "KUBETUNE_ATTEMPT"
+"""1 for the first attempt."""
+ENV_RUN_KEY = "KUBETUNE_RUN_KEY"
+ENV_ROOT = "KUBETUNE_ROOT"
+ENV_DATASET_TOKEN = "KUBETUNE_DATASET_TOKEN"
+"""Hub token for the dataset, from its Secret."""
+ENV_MODEL_TOKEN = "KUBETUNE_MODEL_TOKEN"
+ENV_BASE_MODEL_TOKEN = "KUBETUNE_BASE_MODEL_TOKEN"
+
+# Tags of the MLflow run and of registered versions.
+TAG_RUN_KEY = "kubetune.run_key"
+TAG_INSTALL = "kubetune.install"
+TAG_PHASE = "kubetune.phase"
+"""preparing, training, evaluating, uploading, then succeeded, failed or interrupted."""
+TAG_TOTAL_STEPS = "kubetune.total_steps"
+TAG_ATTEMPT = "kubetune.attempt"
+TAG_MODEL_ID = "kubetune.model_id"
+"""Logged model of a run that succeeded."""
+TAG_LINEAGE = "kubetune.lineage_digest"
+TAG_NAMESPACE = "kubetune.namespace"
+TAG_JOB = "kubetune.job"
+
+METRIC_STEP = "kubetune_step"
+"""Optimizer steps done; the MLflow step of every metric is the optimizer step too."""
+METRIC_ETA = "kubetune_eta_seconds"
+METRIC_TOKENS_PER_SECOND = "tokens_per_second"
+
+
+def in_container(path: str) -> Path:
+    """The path as this process sees it: below $KUBETUNE_ROOT where mounts aren't possible."""
+    root = os.environ.get(ENV_ROOT)
+    return Path(root) / path.lstrip("/") if root else Path(path)
+
+
+class PlanValue(Value):
+    """A part of a plan: as strict as a spec."""
+
+
+class RunIdentity(PlanValue):
+    """Who the run belongs to."""
+
+    install_id: str
+    run_key: str
+    namespace: str
+    name: str
+    uid: str
+
+
+class HubSource(PlanValue):
+    """A repository of a Hugging Face hub at a revision (commit, once it was resolved)."""
+
+    repo: str
+    revision: str
+    config: str | None = None
+    """Datasets only."""
+
+
+class FilesSource(PlanValue):
+    """Files below a mounted folder."""
+
+    directory: str
+    """Absolute path in the container."""
+    glob: str
+    format: FileFormat
+
+
+class HttpSource(PlanValue):
+    """One file behind an https address."""
+
+    url: str
+    format: FileFormat
+
+
+class DatasetPlan(PlanValue):
+    """Rows, how to split them, and how they looked at inspection."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("hub", "files", "http"),)
+
+    name: str
+    hub: HubSource | None = None
+    files: FilesSource | None = None
+    """Volume, ConfigMap and inline rows."""
+    http: HttpSource | None = None
+    format: DatasetFormat
+    columns: ColumnMapping
+    splits: Splits
+    digest: str | None = None
+    """Content digest from the inspection, ``sha256:...``; None in an inspection."""
+    split_digest: str | None = None
+
+
+class ModelPlan(PlanValue):
+    """A model that the run loads."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("hub", "directory", "registry_uri"),)
+
+    name: str
+    type: Literal["base", "adapter"] | None = None
+    """From the inspection; None in an inspection."""
+    hub: HubSource | None = None
+    directory: str | None = None
+    """Absolute path in the container."""
+    registry_uri: str | None = None
+    """``models:/name/version`` or ``models:/name@alias``; read from the tracking server."""
+    revision: str | None = None
+    """Commit, registry version or content digest from the inspection."""
+    trust_remote_code: bool = False
+    base: ModelPlan | None = None
+    """The base model of an adapter."""
+
+
+class PromptPlan(PlanValue):
+    """A PromptTemplate: prompt and completion, or messages."""
+
+    prompt: str | None = None
+    completion: str | None = None
+    messages: list[TemplateMessage] | None = None
+
+
+class LoraPlan(PlanValue):
+    """Every setting of the adapter."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: list[str]
+    bias: Literal["none", "all", "lora_only"]
+    use_rslora: bool
+
+
+class HyperparametersPlan(PlanValue):
+    """Every typed hyperparameter; exactly one of epochs and max_steps."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("epochs", "max_steps"),)
+
+    epochs: float | None = None
+    max_steps: int | None = None
+    learning_rate: float
+    per_device_batch_size: int
+    gradient_accumulation_steps: int
+    max_length: int
+    packing: bool
+    scheduler: str
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    gradient_checkpointing: bool | None
+    """None: true on a GPU, else false; the device is known to the run alone."""
+    logging_steps: int
+    evaluation_steps: int | None = None
+    seed: int
+
+
+class EvaluationPlan(PlanValue):
+    """The check on held-out rows."""
+
+    max_rows: int
+    max_new_tokens: int
+    baseline: bool
+
+
+class CheckpointPlan(PlanValue):
+    """Where and how often checkpoints are written."""
+
+    every_steps: int
+    keep: int
+    directory: str
+    """Absolute path in the container, this run's own."""
+
+
+class TrainingPlan(PlanValue):
+    """Everything that changes the result."""
+
+    objective: Literal["sft"]
+    method: Literal["lora", "full"]
+    lora: LoraPlan | None = None
+    hyperparameters: HyperparametersPlan
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of trl's configuration class."""
+    data_fraction: float
+    data_seed: int
+    evaluation: EvaluationPlan
+    checkpoint: CheckpointPlan
+
+
+class TrackingPlan(PlanValue):
+    """The MLflow server. Credentials come from the environment, by MLflow's own names."""
+
+    uri: str
+    experiment: str
+
+
+class RunPlan(PlanValue):
+    """A training run."""
+
+    version: Literal[1] = PLAN_VERSION
+    kind: Literal["train"] = "train"
+    run: RunIdentity
+    model: ModelPlan
+    dataset: DatasetPlan
+    prompt: PromptPlan | None = None
+    training: TrainingPlan
+    tracking: TrackingPlan
+    lineage_digest: str
+    tags: dict[str, str] = Field(default_factory=dict)
+    """Further tags of the MLflow run."""
+
+
+class InspectionPlan(PlanValue):
+    """A short run that reads a source and reports what it is."""
+
+    version: Literal[1] = PLAN_VERSION
+    kind: Literal["inspectDataset", "inspectModel", "renderPrompt"]
+    run: RunIdentity
+    model: ModelPlan | None = None
+    """inspectModel: the model. inspectDataset: optional, its tokenizer counts tokens.
+    renderPrompt: optional, its chat template renders messages."""
+    dataset: DatasetPlan | None = None
+    prompt: PromptPlan | None = None
+    tracking: TrackingPlan | None = None
+    """Where the full report goes as an artifact; best effort."""

@@ -1,0 +1,69 @@
+"""Rules across fields, each written once and enforced twice.
+
+A rule knows its CEL form, which the renderer puts into the CRD, and its Python form, which
+the models run. Transition rules (immutability) exist in CEL only: a model sees one state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on one value: ``cel`` for the API server, ``check`` for the models."""
+
+    cel: str
+    message: str
+    check: Callable[[Any], bool]
+    field: str | None = None
+    """The camelCase field that an error points to, when one is to blame."""
+
+
+@dataclass(frozen=True)
+class TransitionRule:
+    """A condition on an update, for the API server alone."""
+
+    cel: str
+    message: str
+
+
+def exactly_one(*fields: str) -> Rule:
+    """Exactly one of the optional siblings (snake_case names) is given."""
+    names = [to_camel(name) for name in fields]
+    return Rule(
+        cel=f"{_count(names)} == 1",
+        message=f"give exactly one of {', '.join(names)}",
+        check=lambda value: sum(getattr(value, name) is not None for name in fields) == 1,
+    )
+
+
+def at_most_one(*fields: str, hint: str = "") -> Rule:
+    """No two of the optional siblings (snake_case names) are given together."""
+    names = [to_camel(name) for name in fields]
+    return Rule(
+        cel=f"{_count(names)} <= 1",
+        message=f"give at most one of {', '.join(names)}" + (f"; {hint}" if hint else ""),
+        check=lambda value: sum(getattr(value, name) is not None for name in fields) <= 1,
+    )
+
+
+def unchanged(field: str, hint: str) -> TransitionRule:
+    """An optional or required field keeps its first value, present or absent."""
+    return TransitionRule(
+        # Both directions of has(): a rule that only compares values would let the field
+        # be added or removed later.
+        cel=(
+            f"has(self.{field}) == has(oldSelf.{field}) && "
+            f"(!has(self.{field}) || self.{field} == oldSelf.{field})"
+        ),
+        message=f"{field} can't be changed; {hint}",
+    )
+
+
+def _count(names: list[str]) -> str:
+    return " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in names)

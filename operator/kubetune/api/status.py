@@ -1,0 +1,231 @@
+"""Status of every kind: what the operator proves. Bounded, and free of row text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from kubetune.api.base import Value
+from kubetune.api.conditions import Phase
+from kubetune.api.inspection import (
+    Column,
+    LengthHistogram,
+    Problem,
+    PromptSample,
+    SplitRows,
+)
+
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""RFC 3339, UTC, whole seconds."""
+
+MAX_ATTEMPTS = 10
+
+
+class Condition(Value):
+    """One condition, as in Kubernetes' own kinds."""
+
+    type: str = Field(max_length=316, description="Type of the condition.")
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    reason: str = Field(max_length=1024, description="CamelCase reason.")
+    message: str = Field(max_length=32768, description="A sentence for the user.")
+    last_transition_time: Timestamp = Field(description="When status last changed.")
+    observed_generation: int | None = Field(
+        default=None, description="metadata.generation that the condition was made for."
+    )
+
+
+class ObjectStatus(Value):
+    """Common to all kinds."""
+
+    observed_generation: int | None = Field(
+        default=None, description="metadata.generation that this status was made for."
+    )
+    conditions: list[Condition] | None = Field(
+        default=None, description="Conditions; Ready tells whether the object can be used."
+    )
+
+
+class InspectionState(Value):
+    """Which inspection the status is from."""
+
+    key: str | None = Field(default=None, description="Digest of what was inspected and how.")
+    attempts: int | None = Field(default=None, description="Failed tries since the spec changed.")
+    time: Timestamp | None = Field(default=None, description="When the last try ended.")
+
+
+class DatasetStatus(ObjectStatus):
+    """Status of a Dataset."""
+
+    inspection: InspectionState | None = None
+    source: str | None = Field(default=None, description="The source in one line.")
+    revision: str | None = Field(default=None, description="Resolved commit of a hub source.")
+    digest: str | None = Field(default=None, description="sha256 of the content.")
+    split_digest: str | None = Field(default=None, description="sha256 over the split rows.")
+    rows: SplitRows | None = Field(default=None, description="Rows per split.")
+    columns: list[Column] | None = Field(default=None, max_length=200, description="Columns.")
+    columns_truncated: bool | None = Field(default=None, description="There are more columns.")
+    lengths: LengthHistogram | None = Field(default=None, description="Tokens per row.")
+    problems: list[Problem] | None = Field(
+        default=None, max_length=20, description="The first problems by row."
+    )
+    problem_count: int | None = Field(default=None, description="All problems.")
+    report_uri: str | None = Field(default=None, description="Artifact with all problems.")
+
+
+class ModelStatus(ObjectStatus):
+    """Status of a Model."""
+
+    inspection: InspectionState | None = None
+    source: str | None = Field(default=None, description="The source in one line.")
+    type: Literal["base", "adapter"] | None = Field(default=None, description="base or adapter.")
+    revision: str | None = Field(default=None, description="Commit, version or content digest.")
+    architecture: str | None = Field(default=None, description="Architecture class.")
+    model_type: str | None = Field(default=None, description="transformers model type.")
+    parameters: int | None = Field(default=None, description="Number of parameters.")
+    dtype: str | None = Field(default=None, description="Number format of the weights.")
+    context_length: int | None = Field(default=None, description="Longest sequence, in tokens.")
+    size_bytes: int | None = Field(default=None, description="Bytes of the weight files.")
+    license: str | None = Field(default=None, description="License as the repository names it.")
+    chat_template: bool | None = Field(default=None, description="Has a chat template.")
+    pad_token: str | None = Field(default=None, description="The tokenizer's own pad token.")
+    base_model: str | None = Field(default=None, description="Adapters: base model as recorded.")
+    adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
+    hidden_size: int | None = Field(default=None, description="Width of the hidden states.")
+    vocabulary_size: int | None = Field(default=None, description="Entries of the vocabulary.")
+
+
+class PromptTemplateStatus(ObjectStatus):
+    """Status of a PromptTemplate."""
+
+    inspection: InspectionState | None = None
+    slots: list[str] | None = Field(default=None, max_length=200, description="Slots in order.")
+    sample: PromptSample | None = Field(
+        default=None, description="One rendered row; only with spec.sample."
+    )
+
+
+class ComputeTargetStatus(ObjectStatus):
+    """Status of a ComputeTarget or ClusterComputeTarget."""
+
+    tracking_version: str | None = Field(default=None, description="Version of the MLflow server.")
+    gpus: int | None = Field(
+        default=None, description="Allocatable GPUs on nodes that the target selects."
+    )
+
+
+class Attempt(Value):
+    """One try."""
+
+    number: int = Field(description="1 for the first.")
+    job: str = Field(description="Name of the Job.")
+    start_time: Timestamp | None = Field(default=None, description="When it was made.")
+    end_time: Timestamp | None = Field(default=None, description="When it ended.")
+    result: Literal["Running", "Succeeded", "Failed", "Preempted", "Stopped"] = Field(
+        description="Running, Succeeded, Failed, Preempted or Stopped."
+    )
+    exit_code: int | None = Field(default=None, description="Exit code of the runner.")
+    reason: str | None = Field(default=None, description="CamelCase reason of its end.")
+    message: str | None = Field(default=None, max_length=1024, description="Why, in a sentence.")
+
+
+class AttemptCounts(Value):
+    """All attempts, also those no longer listed."""
+
+    total: int = Field(default=0, description="Attempts made.")
+    failed: int = Field(default=0, description="Attempts that count against backoffLimit.")
+    preempted: int = Field(default=0, description="Attempts that were evicted; they don't count.")
+
+
+class External(Value):
+    """The run outside."""
+
+    target: str | None = Field(default=None, description="Kind/name of the compute target.")
+    job_id: str | None = Field(default=None, description="Namespace/name of the newest Job.")
+
+
+class MlflowRun(Value):
+    """The run in MLflow."""
+
+    experiment_id: str | None = Field(default=None, description="Experiment id.")
+    run_id: str | None = Field(default=None, description="Run id.")
+    url: str | None = Field(default=None, description="Page of the run.")
+
+
+class Progress(Value):
+    """How far the training is."""
+
+    stage: str | None = Field(
+        default=None, description="preparing, training, evaluating or uploading."
+    )
+    step: int | None = Field(default=None, description="Optimizer steps done.")
+    total_steps: int | None = Field(default=None, description="Optimizer steps in all.")
+    percent: int | None = Field(default=None, description="Steps done, 0 to 100.")
+    epoch: float | None = Field(default=None, description="Passes over the training rows.")
+    loss: str | None = Field(default=None, description="Newest training loss.")
+    eval_loss: str | None = Field(default=None, description="Newest held-out loss.")
+    learning_rate: str | None = Field(default=None, description="Newest learning rate.")
+    tokens_per_second: float | None = Field(default=None, description="Training tokens a second.")
+    eta_seconds: int | None = Field(default=None, description="Seconds until training ends.")
+    eta: str | None = Field(default=None, description="The same for people, such as 3m20s.")
+    updated_at: Timestamp | None = Field(default=None, description="When this was read.")
+
+
+class Lineage(Value):
+    """What the result was made from."""
+
+    dataset_digest: str | None = Field(default=None, description="Content digest of the rows.")
+    split_digest: str | None = Field(default=None, description="Digest over the split rows.")
+    model_revision: str | None = Field(default=None, description="Revision of the base model.")
+    config_digest: str | None = Field(default=None, description="Digest of effective settings.")
+    code_version: str | None = Field(default=None, description="kubetune version.")
+    world_size: int | None = Field(default=None, description="Processes that train.")
+    digest: str | None = Field(default=None, description="Digest over all of these.")
+
+
+class RegisteredResult(Value):
+    """The registered version."""
+
+    name: str = Field(description="Registered model.")
+    version: int = Field(description="Version number.")
+    alias: str | None = Field(default=None, description="Alias that points to it.")
+
+
+class Result(Value):
+    """What came out."""
+
+    metrics: dict[str, str] | None = Field(
+        default=None, max_length=64, description="Final metrics."
+    )
+    model_ref: dict[str, str] | None = Field(default=None, description="The Model made for it.")
+    registered: RegisteredResult | None = Field(default=None, description="Registered version.")
+    reused: bool | None = Field(default=None, description="Adopted instead of trained.")
+
+
+class Failure(Value):
+    """Why the job failed."""
+
+    reason: str = Field(description="CamelCase reason.")
+    message: str = Field(max_length=1024, description="Why, and what to do.")
+    retryable: bool = Field(default=False, description="Whether another try may succeed.")
+
+
+class FineTuneJobStatus(ObjectStatus):
+    """Status of a FineTuneJob."""
+
+    phase: Phase | None = Field(default=None, description="Where the job stands.")
+    effective: dict[str, JsonValue] | None = Field(
+        default=None, description="All settings after profile and defaults, frozen."
+    )
+    start_time: Timestamp | None = Field(default=None, description="First submission.")
+    completion_time: Timestamp | None = Field(default=None, description="The end, either way.")
+    attempts: list[Attempt] | None = Field(
+        default=None, max_length=MAX_ATTEMPTS, description="Newest attempts."
+    )
+    counts: AttemptCounts | None = Field(default=None, description="All attempts.")
+    external: External | None = Field(default=None, description="The run outside.")
+    mlflow: MlflowRun | None = Field(default=None, description="The run in MLflow.")
+    progress: Progress | None = Field(default=None, description="How far training is.")
+    lineage: Lineage | None = Field(default=None, description="What it is made from.")
+    result: Result | None = Field(default=None, description="What came out.")
+    failure: Failure | None = Field(default=None, description="Why it failed.")

@@ -1,0 +1,275 @@
+"""Settings of a training run, shared by FineTuneJob, TuningProfile and the run plan.
+
+A field that a profile may set has no default here: a default written by the API server
+would look like the user's own value. Built-in defaults stand in kubetune.decide.effective.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from kubetune.api.base import ObjectName, Value
+from kubetune.api.kubernetes_values import LabelKey, LabelValue, Quantity
+from kubetune.api.rules import Rule, at_most_one
+from kubetune.api.trl_arguments import SFT_ARGUMENTS
+
+Objective = Literal["sft"]
+MethodType = Literal["lora", "full"]
+Scheduler = Literal[
+    "linear",
+    "cosine",
+    "constant",
+    "constant_with_warmup",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+ModuleName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class LoraSettings(Value):
+    """Settings of a low-rank adapter, named as in peft."""
+
+    rank: int | None = Field(
+        default=None, ge=1, le=1024, description="Rank of the update matrices. Default 16."
+    )
+    alpha: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Scaling numerator; updates are scaled by alpha / rank. Default twice the rank.",
+    )
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="Dropout on the adapter's input, 0 to 1. Default 0."
+    )
+    target_modules: list[ModuleName] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="Names of the modules that get an adapter, or the single item all-linear."
+        " Default all-linear.",
+    )
+    bias: Literal["none", "all", "lora_only"] | None = Field(
+        default=None, description="Which biases train: none, all or lora_only. Default none."
+    )
+    use_rslora: bool | None = Field(
+        default=None, description="Scale by alpha / sqrt(rank) instead. Default false."
+    )
+
+
+class Method(Value):
+    """How weights change."""
+
+    type: MethodType | None = Field(
+        default=None,
+        description="lora trains an adapter, full all weights. qlora is not available yet: use"
+        " lora. Default lora.",
+    )
+    lora: LoraSettings | None = Field(default=None, description="Settings of type lora.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.lora) || !has(self.type) || self.type == 'lora'",
+            message="lora settings go with type lora; remove them or change the type",
+            check=lambda method: method.lora is None or method.type in (None, "lora"),
+            field="lora",
+        ),
+    )
+
+
+class Hyperparameters(Value):
+    """Numbers of the optimisation, typed; the rest goes to trainer.trl.arguments."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        at_most_one("epochs", "max_steps", hint="both say when training ends"),
+    )
+
+    epochs: float | None = Field(
+        default=None, gt=0, le=10000, description="Passes over the training rows. Default 3."
+    )
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Optimizer steps, instead of epochs. Default: none, epochs decide.",
+    )
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=10,
+        description="Peak learning rate. Default 2e-4 for lora, 2e-5 for full.",
+    )
+    per_device_batch_size: int | None = Field(
+        default=None, ge=1, le=65536, description="Rows per device and micro-step. Default 8."
+    )
+    gradient_accumulation_steps: int | None = Field(
+        default=None, ge=1, le=65536, description="Micro-steps per optimizer step. Default 1."
+    )
+    max_length: int | None = Field(
+        default=None,
+        ge=8,
+        le=2**20,
+        description="Tokens of a row; longer rows are cut at the end. Default 1024 or the"
+        " model's context length if that is smaller.",
+    )
+    packing: bool | None = Field(
+        default=None, description="Fill sequences with several rows. Default false."
+    )
+    scheduler: Scheduler | None = Field(
+        default=None, description="Shape of the learning rate over steps. Default linear."
+    )
+    warmup: float | None = Field(
+        default=None,
+        ge=0,
+        le=1000000,
+        description="Warm-up: below 1 a share of all steps, else a number of steps. Default 0.03.",
+    )
+    weight_decay: float | None = Field(
+        default=None, ge=0, le=10, description="Decoupled weight decay of AdamW. Default 0."
+    )
+    max_grad_norm: float | None = Field(
+        default=None, gt=0, le=1000, description="Gradient norm is clipped to this. Default 1."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = Field(
+        default=None,
+        description="Number format of the computation. auto takes bf16 where the GPU has it, else"
+        " fp32. Default auto.",
+    )
+    gradient_checkpointing: bool | None = Field(
+        default=None,
+        description="Recompute activations to save memory. Default true on a GPU, else false.",
+    )
+    logging_steps: int | None = Field(
+        default=None, ge=1, le=1000000, description="Steps between two metric points. Default 10."
+    )
+    evaluation_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Steps between two evaluations in training. Default: only at the end.",
+    )
+    seed: Seed | None = Field(
+        default=None, description="Seed of initialisation, order and dropout. Default 42."
+    )
+
+
+class Data(Value):
+    """Which part of the dataset trains."""
+
+    fraction: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the training rows that is used, chosen by seed. Default 1.",
+    )
+    seed: Seed | None = Field(default=None, description="Seed of that choice. Default 42.")
+
+
+class EvaluationSettings(Value):
+    """The check on held-out rows after training."""
+
+    max_rows: int | None = Field(
+        default=None,
+        ge=0,
+        le=100000,
+        description="Held-out rows that are generated for and compared; 0 skips it. Loss uses all"
+        " rows. Default 128.",
+    )
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, le=16384, description="Tokens generated per row. Default 64."
+    )
+    baseline: bool | None = Field(
+        default=None,
+        description="Measure the untrained model too, as metrics with prefix baseline_."
+        " Default false.",
+    )
+
+
+class Checkpoint(Value):
+    """Where interrupted attempts go on from."""
+
+    every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Optimizer steps between checkpoints. Default 100.",
+    )
+    keep: int | None = Field(
+        default=None, ge=1, le=1000, description="Newest checkpoints kept. Default 2."
+    )
+    claim_name: ObjectName | None = Field(
+        default=None,
+        description="PersistentVolumeClaim for checkpoints. Default: the run's own scratch space,"
+        " so a new attempt starts at step 0.",
+    )
+
+
+class Resources(Value):
+    """What one worker gets; requests equal limits."""
+
+    cpu: Quantity | None = Field(default=None, description="CPUs, such as 2 or 500m. Default 1.")
+    memory: Quantity | None = Field(default=None, description="Memory, such as 8Gi. Default 4Gi.")
+    gpu: int | None = Field(default=None, ge=0, le=64, description="Whole GPUs. Default 0.")
+    gpu_label: dict[LabelKey, LabelValue] | None = Field(
+        default=None,
+        max_length=8,
+        description="Node labels of the GPU type, such as nvidia.com/gpu.product: NVIDIA-H100.",
+    )
+
+
+class TrlTrainer(Value):
+    """Hugging Face TRL."""
+
+    arguments: dict[str, JsonValue] | None = Field(
+        default=None,
+        max_length=128,
+        description="Further arguments of the objective's trl configuration class, such as"
+        " adam_beta2. Typed hyperparameters have their own fields.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = SFT_ARGUMENTS.rules()
+
+
+class Trainer(Value):
+    """Which training code runs."""
+
+    trl: TrlTrainer | None = Field(default=None, description="Hugging Face TRL, the default.")
+
+
+class TrainingSettings(Value):
+    """All settings that a profile may give and a job may override."""
+
+    method: Method | None = Field(default=None, description="How weights change.")
+    data: Data | None = Field(default=None, description="Which part of the dataset trains.")
+    hyperparameters: Hyperparameters | None = Field(
+        default=None, description="Numbers of the optimisation."
+    )
+    trainer: Trainer | None = Field(default=None, description="Which training code runs.")
+    evaluation: EvaluationSettings | None = Field(
+        default=None, description="The check on held-out rows after training."
+    )
+    checkpoint: Checkpoint | None = Field(
+        default=None, description="Where interrupted attempts go on from."
+    )
+    resources: Resources | None = Field(default=None, description="What one worker gets.")
+    backoff_limit: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Failed attempts after which the job fails; preemptions don't count. Default 3.",
+    )
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Settings of ``over`` laid on ``base``; maps are merged, other values replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[key] = merge(below, value)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            merged[key] = value
+    return merged
