@@ -1,0 +1,58 @@
+"""Reads the rows of a dataset for training; an inspection reads them with ``reading`` itself.
+
+sources finds the files of each split, readers turns a file into rows, reading walks through
+them once (digests, columns, problems) and splits holds rows out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kubetune.api.inspection import Column, Problem
+from kubetune.api.plan import DatasetPlan
+from kubetune_runner.data.readers import Row
+
+__all__ = ["LoadedDataset", "Row", "load"]
+
+
+@dataclass(frozen=True)
+class LoadedDataset:
+    """All rows of the two splits, in source order.
+
+    A row maps column names to JSON values (str, int, float, bool, None, list, dict). Cells of
+    a CSV file are text as written; an empty cell is "". Columns may be absent from a row of
+    a json or jsonl source.
+    """
+
+    train: list[Row]
+    evaluation: list[Row]
+    """Held-out rows; may be empty."""
+    columns: list[Column]
+    digest: str
+    """``sha256:<hex>`` over the rows of the source's splits that are used."""
+    split_digest: str
+    """``sha256:<hex>`` over the rows of train and evaluation, in order."""
+    revision: str | None
+    """Commit of a hub source."""
+    problems: list[Problem]
+    """What is odd and doesn't stop a run, such as empty completions."""
+
+
+def load(plan: DatasetPlan, token: str | None) -> LoadedDataset:
+    """Read the rows of a dataset and split them; the digests are for the caller to compare.
+
+    Raises RunError when rows can't be read (InvalidRows, NoRows, NoFiles, ...), the hub
+    refuses (HubAccessDenied, HubNotFound) or is away (HubThrottled, HubUnreachable).
+    """
+    from kubetune_runner.data.reading import read
+
+    reading = read(plan, token, keep_rows=True)
+    return LoadedDataset(
+        train=reading.train_rows(),
+        evaluation=reading.evaluation_rows(),
+        columns=reading.columns,
+        digest=reading.digest,
+        split_digest=reading.split_digest,
+        revision=reading.revision,
+        problems=reading.findings.all(),
+    )

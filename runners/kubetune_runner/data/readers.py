@@ -1,0 +1,354 @@
+"""Turns one file into rows, one at a time, with the place of everything that is wrong.
+
+A reader never raises for what stands in a file: broken places come out as problems between
+the rows, so that one pass finds all of them. No message holds text of a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import IO, Any, cast
+
+from kubetune.api.dataset import FileFormat
+from kubetune.api.inspection import Problem
+from kubetune_runner.data.findings import quote
+
+Row = dict[str, Any]
+
+ROW_LIMIT_BYTES = 1024 * 1024
+JSON_LIMIT_BYTES = 256 * 1024 * 1024
+"""A json array is read as a whole; longer ones belong into jsonl."""
+BATCH_ROWS = 1024
+
+_BOM = b"\xef\xbb\xbf"
+_MAGIC = {
+    b"\x1f\x8b": "is gzip-compressed; store it uncompressed",
+    b"PK\x03\x04": "is a zip archive; store the files themselves",
+    b"\xff\xfe": "is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16; save it as UTF-8",
+    b"version https://git-lfs": "is a Git LFS pointer, not the data; run `git lfs pull`",
+    b"<!DOCTYPE": "is a web page, not data; use the address of the raw file",
+    b"<html": "is a web page, not data; use the address of the raw file",
+}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that holds rows; ``name`` is what the user calls it."""
+
+    name: str
+    path: Path
+    format: FileFormat
+
+
+@dataclass(frozen=True)
+class Note:
+    """A problem that leaves the rows usable."""
+
+    problem: Problem
+
+
+Item = tuple[int, Row] | Problem | Note
+"""A row with its number in the file (the line for jsonl, the record for csv), from 1."""
+
+
+def read_file(file: SourceFile) -> Iterator[Item]:
+    """Rows and problems of a file, in order."""
+    refusal = _wrong_kind(file)
+    if refusal:
+        yield Problem(file=file.name, message=refusal)
+        return
+    reader = {
+        "jsonl": _read_jsonl,
+        "json": _read_json,
+        "csv": _read_csv,
+        "parquet": _read_parquet,
+    }[file.format]
+    yield from reader(file)
+
+
+def _wrong_kind(file: SourceFile) -> str | None:
+    with file.path.open("rb") as stream:
+        head = stream.read(64)
+    for magic, meaning in _MAGIC.items():
+        if head.startswith(magic):
+            return f"the file {meaning}"
+    if head.startswith(b"PAR1") and file.format != "parquet":
+        return f"the file is parquet, but format says {file.format}; set format: parquet"
+    return None
+
+
+def _problem(file: SourceFile, row: int | None, message: str) -> Problem:
+    return Problem(file=file.name, row=row, message=message)
+
+
+def _too_long(size: int | None = None) -> str:
+    found = f"the row has {size:,} bytes" if size else "the row is longer"
+    return f"{found}; at most {ROW_LIMIT_BYTES:,} are allowed. Split or shorten it"
+
+
+def _not_utf8(line: int, byte: int) -> str:
+    return (
+        f"line {line:,} isn't UTF-8 (byte {byte + 1:,} of the line); re-encode the file, for"
+        " example `iconv -f WINDOWS-1252 -t UTF-8`"
+    )
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Line numbers and lines without a byte order mark; None for one that is too long."""
+    number = 0
+    while line := stream.readline(ROW_LIMIT_BYTES + 2):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if len(line.rstrip(b"\r\n")) <= ROW_LIMIT_BYTES:
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(ROW_LIMIT_BYTES)
+        yield number, None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON; use null")
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _read_jsonl(file: SourceFile) -> Iterator[Item]:
+    with file.path.open("rb") as stream:
+        for number, line in _lines(stream):
+            if line is None:
+                yield _problem(file, number, _too_long())
+                continue
+            try:
+                text = line.decode().strip()
+                if text:
+                    yield _object(file, number, _parse(text))
+            except UnicodeDecodeError as error:
+                yield _problem(file, number, _not_utf8(number, error.start))
+            except json.JSONDecodeError as error:
+                yield _problem(
+                    file, number, f"line {number:,} isn't JSON: {error.msg} at column {error.colno}"
+                )
+            except (ValueError, RecursionError) as error:
+                yield _problem(file, number, f"line {number:,} isn't JSON: {error}")
+
+
+def _object(file: SourceFile, number: int, value: Any) -> Item:
+    if isinstance(value, dict):
+        return number, cast(Row, value)
+    return _problem(
+        file, number, f"the row is a JSON {_json_type(value)}; it must be an object of columns"
+    )
+
+
+def _json_type(value: Any) -> str:
+    if isinstance(value, list):
+        return "array"
+    return "string" if isinstance(value, str) else "null" if value is None else "scalar"
+
+
+def _read_json(file: SourceFile) -> Iterator[Item]:
+    if _holds_json_lines(file.path):
+        yield from _read_jsonl(file)
+        return
+    size = file.path.stat().st_size
+    if size > JSON_LIMIT_BYTES:
+        limit = JSON_LIMIT_BYTES // 2**20
+        yield _problem(
+            file, None, f"the file has {size:,} bytes; json may have {limit} MiB: use jsonl"
+        )
+        return
+    data = file.path.read_bytes().removeprefix(_BOM)
+    if not data.strip():
+        return
+    try:
+        document = _parse(data.decode())
+    except UnicodeDecodeError as error:
+        start = data.rfind(b"\n", 0, error.start) + 1
+        yield _problem(
+            file, None, _not_utf8(data.count(b"\n", 0, start) + 1, error.start - start)
+        )
+        return
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno:,}, column {error.colno}"
+        yield _problem(file, None, f"the file isn't JSON: {error.msg} at {where}")
+        return
+    except (ValueError, RecursionError) as error:
+        yield _problem(file, None, f"the file isn't JSON: {error}")
+        return
+    rows = _rows_of(document)
+    if rows is None:
+        yield _problem(
+            file, None, "the file must hold an array of objects, or an object with one such array"
+        )
+        return
+    for number, row in enumerate(rows, 1):
+        yield _object(file, number, row)
+
+
+def _holds_json_lines(path: Path) -> bool:
+    """Whether a file called json holds one object a line, as many on the Hub do."""
+    with path.open("rb") as stream:
+        first = stream.readline(ROW_LIMIT_BYTES).removeprefix(_BOM).strip()
+        if not first.startswith(b"{") or not first.endswith(b"}"):
+            return False
+        try:
+            document = _parse(first.decode())
+        except ValueError:
+            return False
+        return bool(stream.read(4096).strip()) or _rows_of(document) is None
+
+
+def _rows_of(document: Any) -> list[Any] | None:
+    if isinstance(document, list):
+        return cast("list[Any]", document)
+    if isinstance(document, dict):
+        values = list(cast("dict[str, Any]", document).values())
+        lists = [value for value in values if isinstance(value, list)]
+        if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
+            return lists[0]
+    return None
+
+
+class _CsvLines:
+    """Decoded lines for csv.reader; what is wrong with a line waits in ``problems``."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._lines = _lines(stream)
+        self.line = 0
+        self.problems: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        for self.line, data in self._lines:
+            if data is None:
+                # The rest can't be read: the line may have opened or closed a quote.
+                self.problems.append(
+                    f"line {self.line:,} is longer than {ROW_LIMIT_BYTES:,} bytes; shorten it."
+                    " The rest of the file was not read"
+                )
+                return
+            try:
+                yield data.decode()
+            except UnicodeDecodeError as error:
+                self.problems.append(_not_utf8(self.line, error.start))
+                yield data.decode(errors="replace")
+
+
+def _read_csv(file: SourceFile) -> Iterator[Item]:
+    csv.field_size_limit(ROW_LIMIT_BYTES)
+    with file.path.open("rb") as stream:
+        lines = _CsvLines(stream)
+        reader = csv.reader(iter(lines), strict=True)
+        header: list[str] | None = None
+        number = 0
+        while True:
+            start = lines.line + 1
+            cells: list[str] | None = None
+            failure: str | None = None
+            try:
+                cells = next(reader)
+            except StopIteration:
+                pass
+            except csv.Error as error:
+                failure = f"the row at line {start:,} isn't CSV: {error}"
+            row_number = number + 1 if header else None
+            for message in lines.problems:
+                yield _problem(file, row_number, message)
+            lines.problems.clear()
+            if failure:
+                yield _problem(file, row_number, failure)
+                number += 1
+                continue
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if header is None:
+                header = cells
+                yield from _header_problems(file, header)
+                continue
+            number += 1
+            if len(cells) != len(header):
+                yield _problem(
+                    file,
+                    number,
+                    f"the row at line {start:,} has {len(cells)} cells, the header has"
+                    f" {len(header)}; quote cells that hold commas or line breaks",
+                )
+                continue
+            yield number, {name: cell for name, cell in zip(header, cells, strict=True) if name}
+
+
+def _header_problems(file: SourceFile, header: list[str]) -> Iterator[Item]:
+    for name in sorted({name for name in header if name and header.count(name) > 1}):
+        yield Problem(
+            file=file.name,
+            field=name[:256],
+            message=f"the header names column {quote(name)} {header.count(name)} times; rename them",
+        )
+    if "" in header:
+        yield Note(
+            Problem(
+                file=file.name,
+                message="the header has a column without a name, which is left out; name it",
+            )
+        )
+
+
+def _read_parquet(file: SourceFile) -> Iterator[Item]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file.path)
+        schema = table.schema_arrow
+        binary = [
+            field.name
+            for field in schema
+            if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
+        ]
+        for name in binary:
+            yield Note(
+                Problem(
+                    file=file.name,
+                    field=name[:256],
+                    message=f"column {quote(name)} holds bytes, which can't become text; it is"
+                    " left out",
+                )
+            )
+        columns = [name for name in schema.names if name not in binary]
+        number = 0
+        for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, {name: _plain(value) for name, value in row.items()}
+    except (pa.ArrowException, OSError) as error:
+        message = str(error).splitlines()[0][:200]
+        yield _problem(file, None, f"the file can't be read as parquet: {message}")
+
+
+def _plain(value: Any) -> Any:
+    """A parquet value as a JSON value: dates, times and decimals become text."""
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, (Decimal, timedelta)):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    if isinstance(value, tuple):
+        return [_plain(item) for item in cast("tuple[Any, ...]", value)]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
+    return value
