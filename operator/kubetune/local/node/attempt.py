@@ -44,9 +44,7 @@ class Zygote:
                 waiting.set_result(None)
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_exception(
-                    ConnectionError("the zygote has died: restart the node")
-                )
+                waiting.set_exception(ConnectionError("the zygote has died: restart the node"))
 
 
 class Attempt:
@@ -80,7 +78,7 @@ class Attempt:
     def running(self) -> bool:
         """Whether the shim lives: it holds the lock for life."""
         try:
-            with open(self.folder / "lock") as lock:
+            with (self.folder / "lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -120,9 +118,7 @@ class Attempt:
             if self.running:
                 loop = asyncio.get_running_loop()
                 ended: asyncio.Future[None] = loop.create_future()
-                loop.add_reader(
-                    descriptor, lambda: ended.done() or ended.set_result(None)
-                )
+                loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
                 try:
                     await ended
                 finally:

@@ -67,9 +67,7 @@ class Client:
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_read=330)
         query = {"watch": "1", "timeoutSeconds": "300", **query}
-        async with self._session.get(
-            self.server + path, params=query, timeout=timeout
-        ) as answer:
+        async with self._session.get(self.server + path, params=query, timeout=timeout) as answer:
             if answer.status >= 400:
                 raise ApiError(answer.status, await _message(answer))
             pending = b""
@@ -79,9 +77,7 @@ class Client:
                 for line in lines:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
-                        raise ApiError(
-                            event["object"].get("code", 500), event["object"]["message"]
-                        )
+                        raise ApiError(event["object"].get("code", 500), event["object"]["message"])
                     yield event
 
     async def _call(
@@ -127,9 +123,7 @@ def _current_context(kubeconfig: Path) -> tuple[Object, Object]:
 
 def _tls_context(cluster: Object, user: Object) -> ssl.SSLContext:
     authority = _embedded(cluster, "certificate-authority")
-    context = ssl.create_default_context(
-        cadata=authority.decode() if authority else None
-    )
+    context = ssl.create_default_context(cadata=authority.decode() if authority else None)
     certificate, key = (
         _embedded(user, "client-certificate"),
         _embedded(user, "client-key"),
@@ -143,7 +137,7 @@ def _tls_context(cluster: Object, user: Object) -> ssl.SSLContext:
             context.load_cert_chain(name)
         finally:
             os.close(descriptor)
-            os.unlink(name)
+            Path(name).unlink()
     return context
 
 

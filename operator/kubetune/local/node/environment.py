@@ -42,9 +42,7 @@ def parse_quantity(text: str) -> Decimal:
             return Decimal(match[1]) * _FACTORS[match[2]]
     except (InvalidOperation, KeyError):
         pass
-    raise ValueError(
-        f"{text!r} is not a quantity: write a number with a suffix such as m, M or Gi"
-    )
+    raise ValueError(f"{text!r} is not a quantity: write a number with a suffix such as m, M or Gi")
 
 
 def pod_field(pod: Object, path: str, addresses: Mapping[str, str]) -> str:
@@ -57,9 +55,7 @@ def pod_field(pod: Object, path: str, addresses: Mapping[str, str]) -> str:
         return (metadata.get(match[1]) or {}).get(match[2], "")
     if path in ("metadata.labels", "metadata.annotations"):
         entries = metadata.get(path.removeprefix("metadata.")) or {}
-        return "\n".join(
-            f'{key}="{_escape(value)}"' for key, value in sorted(entries.items())
-        )
+        return "\n".join(f'{key}="{_escape(value)}"' for key, value in sorted(entries.items()))
     values = {
         "metadata.name": metadata["name"],
         "metadata.namespace": metadata["namespace"],
@@ -72,15 +68,11 @@ def pod_field(pod: Object, path: str, addresses: Mapping[str, str]) -> str:
         "status.podIPs": addresses["podIP"],
     }
     if path not in values:
-        raise ValueError(
-            f"fieldPath {path!r} is unknown; use one of: {', '.join(values)}"
-        )
+        raise ValueError(f"fieldPath {path!r} is unknown; use one of: {', '.join(values)}")
     return values[path]
 
 
-def resource_field(
-    pod: Object, container: str, reference: Object, capacity: Object
-) -> str:
+def resource_field(pod: Object, container: str, reference: Object, capacity: Object) -> str:
     """The text of a `resourceFieldRef`: an amount in units of its divisor, rounded up.
 
     A limit that isn't set is the node's capacity, a request that isn't set is the limit.

@@ -70,6 +70,4 @@ def count_gpus() -> int:
 
 
 def _gpus(container: Object) -> int:
-    return int(
-        ((container.get("resources") or {}).get("limits") or {}).get(RESOURCE, 0)
-    )
+    return int(((container.get("resources") or {}).get("limits") or {}).get(RESOURCE, 0))

@@ -64,11 +64,9 @@ def last_text(folder: Path, lines: int, limit: int) -> str:
     path = folder / "log"
     if not path.exists():
         return ""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(_tail(path, lines)[0])
-        shown = b"".join(
-            _show(line, LogOptions()) for line in file.read().split(b"\n") if line
-        )
+        shown = b"".join(_show(line, LogOptions()) for line in file.read().split(b"\n") if line)
     return shown[-limit:].decode(errors="ignore")
 
 
@@ -87,18 +85,14 @@ async def _blocks(
         while True:
             # Asked before reading: what was written until then is then read for sure.
             growing = options.follow and running()
-            replaced = path.exists() and not os.path.samestat(
-                path.stat(), os.fstat(file.fileno())
-            )
+            replaced = path.exists() and not os.path.samestat(path.stat(), os.fstat(file.fileno()))
             while data := file.read(_BLOCK):
                 *lines, pending = (pending + data).split(b"\n")
                 yield lines
-                await asyncio.sleep(
-                    0
-                )  # a long log must not hold up the rest of the node
+                await asyncio.sleep(0)  # a long log must not hold up the rest of the node
             if replaced:
                 file.close()
-                file = open(path, "rb")  # noqa: ASYNC230, SIM115
+                file = path.open("rb")
             elif not growing:
                 return
             else:
@@ -114,14 +108,14 @@ def _open_at_start(path: Path, tail: int | None) -> BinaryIO:
     if older.exists() and (tail is None or found < tail):
         path = older
         offset = 0 if tail is None else _tail(older, tail - found)[0]
-    file = open(path, "rb")  # noqa: SIM115
+    file = path.open("rb")
     file.seek(offset)
     return file
 
 
 def _tail(path: Path, lines: int) -> tuple[int, int]:
     """Offset of the last `lines` lines and how many there are; reads backwards in blocks."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         position = file.seek(0, os.SEEK_END)
         if lines <= 0:
             return position, 0

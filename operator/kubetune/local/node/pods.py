@@ -106,7 +106,7 @@ class Pods:
 async def _remove_folder(folder: Path, worker: PodWorker | None) -> None:
     if worker is not None:
         await asyncio.wait([worker.task])
-    for container in folder.glob("containers/*"):
+    for container in list(folder.glob("containers/*")):  # noqa: ASYNC240 - a handful
         # A shim that lives would still write into the folder.
         attempt = Attempt(container)
         attempt.signal(shim.KILL)

@@ -54,9 +54,7 @@ class Registration:
             await asyncio.sleep(_HEARTBEAT)
             beat += 1
             try:
-                await self.client.patch(
-                    self._lease_path(), {"spec": self._lease_spec()}
-                )
+                await self.client.patch(self._lease_path(), {"spec": self._lease_spec()})
                 if beat % _STATUS_EVERY == 0:
                     await self._write_status()
             except ApiError as error:
@@ -73,9 +71,7 @@ class Registration:
             async with asyncio.timeout(5):
                 await self._write_status()
         except (ApiError, *UNREACHABLE) as error:
-            logger.warning(
-                "could not report NotReady: %s", error or type(error).__name__
-            )
+            logger.warning("could not report NotReady: %s", error or type(error).__name__)
 
     async def _register_again(self) -> None:
         try:
@@ -140,9 +136,7 @@ class Registration:
     def _node(self) -> Object:
         node: Object = {"apiVersion": "v1", "kind": "Node", **self._labels()}
         node["metadata"]["name"] = self.name
-        node["spec"] = {
-            "taints": [{"key": ROLE, "value": "true", "effect": "NoSchedule"}]
-        }
+        node["spec"] = {"taints": [{"key": ROLE, "value": "true", "effect": "NoSchedule"}]}
         node["status"] = self._status()
         return node
 

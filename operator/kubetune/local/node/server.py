@@ -12,9 +12,7 @@ from .pods import Pods
 
 def tls_context(certificate: Path, key: Path, client_authority: Path) -> ssl.SSLContext:
     """A context that asks for a client certificate of the given authority."""
-    context = ssl.create_default_context(
-        ssl.Purpose.CLIENT_AUTH, cafile=str(client_authority)
-    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(client_authority))
     context.load_cert_chain(certificate, key)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -24,14 +22,10 @@ def application(pods: Pods, client_name: str) -> web.Application:
     """The application; only a client certificate with the common name `client_name` gets in."""
 
     @web.middleware
-    async def only_the_api_server(
-        request: web.Request, handler: Handler
-    ) -> web.StreamResponse:
+    async def only_the_api_server(request: web.Request, handler: Handler) -> web.StreamResponse:
         # Nodes and users have certificates of the same authority, so the name must match too.
         certificate = request.get_extra_info("peercert") or {}
-        subject = {
-            key: value for part in certificate.get("subject", ()) for key, value in part
-        }
+        subject = {key: value for part in certificate.get("subject", ()) for key, value in part}
         if subject.get("commonName") != client_name:
             raise web.HTTPForbidden(text="only the API server may read logs")
         return await handler(request)
@@ -52,9 +46,7 @@ async def _container_logs(request: web.Request, pods: Pods) -> web.StreamRespons
     )
     worker = pods.find(namespace, name)
     if worker is None or container not in worker.attempts:
-        raise web.HTTPNotFound(
-            text=f"pod {namespace}/{name} has no container {container!r} here"
-        )
+        raise web.HTTPNotFound(text=f"pod {namespace}/{name} has no container {container!r} here")
     if request.query.get("previous") == "true":
         text = f"previous terminated container {container!r} not found: containers here run once"
         raise web.HTTPBadRequest(text=text)

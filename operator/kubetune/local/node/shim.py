@@ -61,18 +61,15 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that readers see whole or not at all, readable by its owner only."""
     temporary = path.with_name(path.name + ".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w") as file:
         json.dump(value, file)
     temporary.rename(path)
 
 
 def timestamp() -> str:
-    """The time now in RFC 3339 with nanoseconds, always 30 characters, so texts compare in order."""
+    """The time now in RFC 3339 with nanoseconds, always 30 characters, so they compare."""
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    return (
-        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        + f".{nanoseconds:09d}Z"
-    )
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z"
 
 
 def _serve(requests: socket.socket, shim_log: Path) -> None:
@@ -83,14 +80,12 @@ def _serve(requests: socket.socket, shim_log: Path) -> None:
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_IGN
-    )  # ended shims vanish without being waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended shims vanish without being waited for
     for line in requests.makefile("rb"):
         if os.fork() == 0:
             try:
                 _Shim(Path(line.decode().rstrip("\n"))).run(requests)
-            except Exception:  # noqa: BLE001 - the fork must end here, whatever happens
+            except Exception:
                 traceback.print_exc()
             finally:
                 sys.stderr.flush()
@@ -105,7 +100,7 @@ class _Shim:
         """The wait status of the container's first process, once that has ended."""
         # The lock lives as long as this process: descriptors are closed on exec, so the
         # container's own processes never hold it.
-        self.lock = open(folder / "lock", "w")  # noqa: SIM115
+        self.lock = (folder / "lock").open("w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)
 
     def run(self, answer: socket.socket) -> None:
@@ -121,9 +116,7 @@ class _Shim:
 
         started = timestamp()
         pipes, failure = self._spawn(spec)
-        write_json(
-            self.folder / "state.json", {"shim": os.getpid(), "startedAt": started}
-        )
+        write_json(self.folder / "state.json", {"shim": os.getpid(), "startedAt": started})
         answer.sendall(f"{self.folder}\n".encode())
         answer.close()
         self._pump(pipes, wake)
@@ -147,7 +140,7 @@ class _Shim:
         if self.pid == 0:
             try:
                 _execute(spec, output_write, errors_write)
-            except Exception as error:  # noqa: BLE001 - all of them are the reason of a StartError
+            except Exception as error:
                 os.write(failure_write, str(error).encode()[:4000])
             finally:
                 os._exit(128)
@@ -155,7 +148,7 @@ class _Shim:
             os.close(descriptor)
         # The pipe closes at exec, so the program runs in its own session from here on and a
         # signal to its process group reaches it.
-        with open(failure, "rb") as file:
+        with os.fdopen(failure, "rb") as file:
             reason = file.read().decode(errors="replace")
         return {output: "stdout", errors: "stderr"}, reason
 
@@ -194,9 +187,7 @@ class _Shim:
     def _kill_the_rest(self) -> None:
         """Kill what the first process left behind: a container ends with its first process."""
         children = Path(f"/proc/self/task/{os.getpid()}/children")
-        if (
-            not children.exists()
-        ):  # no Linux: what left the process group is out of reach
+        if not children.exists():  # no Linux: what left the process group is out of reach
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             return
@@ -227,9 +218,7 @@ def _execute(spec: dict[str, Any], output: int, errors: int) -> None:
         signal.SIGPIPE,
         signal.SIGXFSZ,
     ):
-        signal.signal(
-            number, signal.SIG_DFL
-        )  # ignored signals would stay ignored after exec
+        signal.signal(number, signal.SIG_DFL)  # ignored signals would stay ignored after exec
     os.setsid()
     os.umask(0o022)
     parent = os.getppid()
@@ -247,7 +236,8 @@ def _execute(spec: dict[str, Any], output: int, errors: int) -> None:
         (errors, 2),
     ):
         os.dup2(source, target)
-    os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
+    argv = spec["argv"]
+    os.execvpe(argv[0], argv, spec["env"])  # noqa: S606 - the pod's own program
 
 
 def _prctl(option: int, value: int) -> None:
@@ -260,7 +250,7 @@ class _Log:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "log"
-        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self.file = self.path.open("ab", buffering=0)
         self.size = self.file.tell()
         self.rest = {"stdout": b"", "stderr": b""}
 
@@ -295,7 +285,7 @@ class _Log:
         if self.size + len(data) > LOG_LIMIT:
             self.path.replace(self.path.with_name("log.1"))
             self.file.close()
-            self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self.file = self.path.open("ab", buffering=0)
             self.size = 0
         # A full disk must not end the container: its exit code is worth more than its log.
         with contextlib.suppress(OSError):

@@ -66,17 +66,11 @@ def build(pod: Object, facts: Facts, verdict: Verdict) -> Object:
     initialized = all(_exit_code(states.get(c["name"], {})) == 0 for c in init)
     running = all("running" in states.get(c["name"], {}) for c in main)
     ready = running and not finished
-    why = (
-        ("PodCompleted" if reached == "Succeeded" else "PodFailed")
-        if finished
-        else None
-    )
+    why = ("PodCompleted" if reached == "Succeeded" else "PodFailed") if finished else None
     why_not = None if ready else why or "ContainersNotReady"
     previous = {c["type"]: c for c in (pod.get("status") or {}).get("conditions") or ()}
 
-    def condition(
-        kind: str, true: bool, reason: str | None = None, message: str = ""
-    ) -> Object:
+    def condition(kind: str, true: bool, reason: str | None = None, message: str = "") -> Object:
         value = "True" if true else "False"
         last = previous.get(kind) or {}
         since = last.get("lastTransitionTime") if last.get("status") == value else None
@@ -100,9 +94,7 @@ def build(pod: Object, facts: Facts, verdict: Verdict) -> Object:
     ]
     if verdict.disrupted:
         reason = "TerminationByKubelet"
-        conditions.append(
-            condition("DisruptionTarget", True, reason, verdict.disrupted)
-        )
+        conditions.append(condition("DisruptionTarget", True, reason, verdict.disrupted))
     address = facts.addresses
     return {
         "phase": reached,
@@ -125,15 +117,13 @@ def _container(pod: Object, container: Object, facts: Facts, finished: bool) -> 
     state = facts.states.get(name)
     if state is None:
         # What never started can't be left waiting in a finished pod without a reason.
-        state = {
-            "waiting": {"reason": "NotStarted" if finished else "ContainerCreating"}
-        }
+        state = {"waiting": {"reason": "NotStarted" if finished else "ContainerCreating"}}
     begun = "waiting" not in state
     return {
         "name": name,
         "image": image,
         "imageID": facts.images.get(image, ""),
-        "ready": "running" in state or _exit_code(state) == 0 and _is_init(pod, name),
+        "ready": "running" in state or (_exit_code(state) == 0 and _is_init(pod, name)),
         "started": "running" in state,
         "restartCount": 0,
         "state": state,

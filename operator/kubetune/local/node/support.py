@@ -46,9 +46,7 @@ def refusal(pod: Object) -> str | None:
 
 def _container_refusal(container: Object) -> str | None:
     if not container.get("command"):
-        return (
-            "command is not set: images of the process node have no entry point; set it"
-        )
+        return "command is not set: images of the process node have no entry point; set it"
     if container.get("restartPolicy"):
         return "restartPolicy: the process node has no sidecars; use a plain container"
     for handler in _HANDLERS:

@@ -13,7 +13,7 @@ from .mounts import Mount
 _DEFAULT_TOKEN_SECONDS = 3600
 
 
-class NotReady(Exception):
+class NotReadyError(Exception):
     """Something a pod needs isn't there yet; the text says what, the caller tries again."""
 
 
@@ -31,7 +31,7 @@ class References:
         except ApiError as error:
             if error.status == 404 and optional:
                 return {}
-            raise NotReady(f"{kind} {name!r}: {error}") from None
+            raise NotReadyError(f"{kind} {name!r}: {error}") from None
         texts = found.get("data") or {}
         if kind == "secret":
             return {key: base64.b64decode(text) for key, text in texts.items()}
@@ -50,14 +50,14 @@ class Volumes:
         folder: Path,
         pod: Object,
         addresses: dict[str, str],
+        allocatable: dict[str, str],
     ) -> None:
         self.references, self.folder = references, folder
         self.pod, self.addresses = pod, addresses
-        self.capacity: Object = {}
-        """The node's allocatable resources, for resourceFieldRef."""
+        self.allocatable = allocatable
 
     async def prepare(self) -> dict[str, Path]:
-        """The folder or file of each volume, by its name. Raises NotReady or OSError."""
+        """The folder or file of each volume, by its name. Raises NotReadyError or OSError."""
         volumes: dict[str, Path] = {}
         for volume in self.pod["spec"].get("volumes") or ():
             kind = next((key for key in volume if key != "name"), "emptyDir")
@@ -88,31 +88,27 @@ class Volumes:
             )
             bound = claim["spec"].get("volumeName")
             if not bound or (claim.get("status") or {}).get("phase") != "Bound":
-                raise NotReady(f"persistentVolumeClaim {name!r} is not bound yet")
+                raise NotReadyError(f"persistentVolumeClaim {name!r} is not bound yet")
             volume = (await client.get(f"/api/v1/persistentvolumes/{bound}"))["spec"]
         except ApiError as error:
-            raise NotReady(f"persistentVolumeClaim {name!r}: {error}") from None
+            raise NotReadyError(f"persistentVolumeClaim {name!r}: {error}") from None
         if "local" in volume:
             return _host_path(volume["local"]["path"], "")
         if "hostPath" in volume:
-            return _host_path(
-                volume["hostPath"]["path"], volume["hostPath"].get("type") or ""
-            )
-        raise NotReady(
+            return _host_path(volume["hostPath"]["path"], volume["hostPath"].get("type") or "")
+        raise NotReadyError(
             f"persistentVolume {bound!r} is neither local nor hostPath: the process node has no "
             "storage drivers; use a volume of one of these types"
         )
 
-    async def _project(
-        self, folder: Path, kind: str, source: Object, around: Object
-    ) -> None:
+    async def _project(self, folder: Path, kind: str, source: Object, around: Object) -> None:
         """Write the files of one configMap, secret, downwardAPI or token source."""
         mode = int(around.get("defaultMode", 0o644))
         if kind == "serviceAccountToken":
             _write(folder, source["path"], (await self._token(source)).encode(), mode)
         elif kind == "downwardAPI":
             for item in source.get("items") or ():
-                _write(folder, item["path"], self._item(item), item.get("mode", mode))
+                _write(folder, item["path"], self._item(item), int(item.get("mode", mode)))
         else:
             name = source.get("name") or source.get("secretName") or ""
             optional = bool(source.get("optional"))
@@ -120,25 +116,19 @@ class Volumes:
             items = source.get("items") or [{"key": key, "path": key} for key in data]
             for item in items:
                 if item["key"] in data:
-                    _write(
-                        folder, item["path"], data[item["key"]], item.get("mode", mode)
-                    )
+                    _write(folder, item["path"], data[item["key"]], int(item.get("mode", mode)))
                 elif not optional:
-                    raise NotReady(f"{kind} {name!r} has no key {item['key']!r}")
+                    raise NotReadyError(f"{kind} {name!r} has no key {item['key']!r}")
 
     def _item(self, item: Object) -> bytes:
         try:
             if field := item.get("fieldRef"):
-                text = environment.pod_field(
-                    self.pod, field["fieldPath"], self.addresses
-                )
+                text = environment.pod_field(self.pod, field["fieldPath"], self.addresses)
             else:
                 reference = item["resourceFieldRef"]
-                text = environment.resource_field(
-                    self.pod, "", reference, self.capacity
-                )
+                text = environment.resource_field(self.pod, "", reference, self.allocatable)
         except ValueError as error:
-            raise NotReady(f"downwardAPI item {item['path']!r}: {error}") from None
+            raise NotReadyError(f"downwardAPI item {item['path']!r}: {error}") from None
         return text.encode()
 
     async def _token(self, source: Object) -> str:
@@ -147,9 +137,7 @@ class Volumes:
         reference: Object = {"kind": "Pod", "apiVersion": "v1"}
         reference |= {"name": metadata["name"], "uid": metadata["uid"]}
         spec: dict[str, Any] = {
-            "expirationSeconds": source.get(
-                "expirationSeconds", _DEFAULT_TOKEN_SECONDS
-            ),
+            "expirationSeconds": source.get("expirationSeconds", _DEFAULT_TOKEN_SECONDS),
             "boundObjectRef": reference,
             "audiences": [source["audience"]] if source.get("audience") else None,
         }
@@ -162,7 +150,7 @@ class Volumes:
         try:
             return (await self.references.client.create(path, body))["status"]["token"]
         except ApiError as error:
-            raise NotReady(f"token of service account {account!r}: {error}") from None
+            raise NotReadyError(f"token of service account {account!r}: {error}") from None
 
 
 async def container_variables(
@@ -173,15 +161,13 @@ async def container_variables(
 ) -> dict[str, str]:
     """A container's whole environment: `base`, then envFrom, then env with `$(NAME)` expanded.
 
-    `field` gives the text of a fieldRef or resourceFieldRef. Raises NotReady.
+    `field` gives the text of a fieldRef or resourceFieldRef. Raises NotReadyError.
     """
     variables = dict(base)
     for source in container.get("envFrom") or ():
         for kind, key in (("configmap", "configMapRef"), ("secret", "secretRef")):
             if named := source.get(key):
-                data = await references.data(
-                    kind, named["name"], bool(named.get("optional"))
-                )
+                data = await references.data(kind, named["name"], bool(named.get("optional")))
                 for name, value in data.items():
                     variables[(source.get("prefix") or "") + name] = _text(value, name)
     for variable in container.get("env") or ():
@@ -209,29 +195,25 @@ async def _referenced(
                 return _text(data[named["key"]], named["key"])
             if optional:
                 return None
-            raise NotReady(
+            raise NotReadyError(
                 f"env {variable!r}: {kind} {named['name']!r} has no key {named['key']!r}"
             )
     try:
         return field(source)
     except (ValueError, KeyError) as error:
-        raise NotReady(f"env {variable!r}: {error}") from None
+        raise NotReadyError(f"env {variable!r}: {error}") from None
 
 
 def container_mounts(
     container: Object, volumes: dict[str, Path], variables: dict[str, str]
 ) -> list[Mount]:
-    """The container's volumeMounts with subPath resolved and made. Raises NotReady or OSError."""
+    """The container's volumeMounts with subPath resolved and made. Raises NotReadyError or OSError."""
     mounts: list[Mount] = []
     for mount in container.get("volumeMounts") or ():
         target = str(PurePosixPath("/") / mount["mountPath"])
         source = volumes[mount["name"]]
         expression = mount.get("subPathExpr")
-        below = (
-            environment.expand(expression, variables)
-            if expression
-            else mount.get("subPath")
-        )
+        below = environment.expand(expression, variables) if expression else mount.get("subPath")
         if below:
             source = _below(source, below)
             if not source.exists():
@@ -244,11 +226,9 @@ def container_mounts(
 def _below(volume: Path, path: str) -> Path:
     """A path in the volume with its links resolved; a link may not lead out of the volume."""
     root = os.path.realpath(volume)
-    resolved = os.path.realpath(os.path.join(root, path))
+    resolved = os.path.realpath(f"{root}/{path}")
     if os.path.commonpath([root, resolved]) != root:
-        raise NotReady(
-            f"subPath {path!r} leads out of its volume; name a path inside it"
-        )
+        raise NotReadyError(f"subPath {path!r} leads out of its volume; name a path inside it")
     return Path(resolved)
 
 
@@ -272,7 +252,7 @@ def _host_path(path: str, kind: str) -> Path:
         folder.touch(exist_ok=True)
     checks = {"Directory": folder.is_dir, "File": folder.is_file}
     if not checks.get(kind.removesuffix("OrCreate"), folder.exists)():
-        raise NotReady(
+        raise NotReadyError(
             f"path {path!r} on the node is no {kind or 'file or folder'}; create it"
         )
     return folder
@@ -282,6 +262,4 @@ def _text(value: bytes, key: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise NotReady(
-            f"key {key!r} is not UTF-8 text: mount it as a file instead"
-        ) from None
+        raise NotReadyError(f"key {key!r} is not UTF-8 text: mount it as a file instead") from None

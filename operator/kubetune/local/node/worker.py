@@ -7,44 +7,25 @@ new node process finds the containers that an earlier one started and goes on wi
 import asyncio
 import json
 import logging
-import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from . import environment, logs, mounts, shim, status, support, volumes
-from .attempt import Attempt, Zygote
-from .client import STRATEGIC, UNREACHABLE, ApiError, Client, Object
-from .gpus import Gpus, gpu_share, gpus_of
+from . import environment, logs, shim, status, support, volumes
+from .attempt import Attempt
+from .client import STRATEGIC, UNREACHABLE, ApiError, Object
+from .gpus import gpus_of
+from .launch import Launch, Node
 
 logger = logging.getLogger(__name__)
 
 HOST_ADDRESS = "127.0.0.1"
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RETRY = 2.0
 """Seconds until a missing ConfigMap, Secret or volume is looked for again."""
 _COALESCE = 0.05
 """Seconds to collect changes in before a status is sent; a short pod then costs one write."""
-
-
-@dataclass
-class Node:
-    """What all workers share."""
-
-    name: str
-    home: Path
-    client: Client
-    zygote: Zygote
-    images: dict[str, Path]
-    """The Python environment's folder by image name."""
-    view: str
-    """`namespaces` or `links`: how containers see their volumes."""
-    gpus: Gpus
-    allocatable: dict[str, str]
 
 
 class PodWorker:
@@ -65,7 +46,8 @@ class PodWorker:
             "podIP": reported.get("podIP") or pod_address(self.uid),
         }
         start = reported.get("startTime") or status.now()
-        images = {name: str(folder) for name, folder in self._environments().items()}
+        self._launch = Launch(node, pod, self.folder, addresses)
+        images = {name: str(folder) for name, folder in self._launch.environments().items()}
         self.facts = status.Facts(addresses, images, start)
         self.reported_running: set[str] = set()
         for found in [
@@ -82,12 +64,8 @@ class PodWorker:
         self.changed = asyncio.Event()
         self._dirty = asyncio.Event()
         self._ended = reported.get("phase") in status.FINISHED
-        self._prepared: dict[str, Path] | None = None
-        self._preparing = asyncio.Lock()
         if not self._ended and (self.folder / "pod.json").exists():
-            node.gpus.restore(
-                self.uid, json.loads((self.folder / "pod.json").read_text())["gpus"]
-            )
+            node.gpus.restore(self.uid, json.loads((self.folder / "pod.json").read_text())["gpus"])
         self.task = asyncio.create_task(self._live())
 
     # What the manager calls.
@@ -121,11 +99,7 @@ class PodWorker:
                 reporter.cancel()
                 self.node.gpus.release(self.uid)
         await self._until(
-            lambda: (
-                self.gone
-                or self.node_stopping
-                or "deletionTimestamp" in self.pod["metadata"]
-            )
+            lambda: self.gone or self.node_stopping or "deletionTimestamp" in self.pod["metadata"]
         )
         if not self.gone and "deletionTimestamp" in self.pod["metadata"]:
             await self._delete_object()
@@ -146,9 +120,7 @@ class PodWorker:
         error = None if body.cancelled() else body.exception()
         if error is not None:
             logger.error("pod %s failed in the node", self._name(), exc_info=error)
-            verdict = status.Verdict(
-                failed=True, reason="NodeError", message=repr(error)
-            )
+            verdict = status.Verdict(failed=True, reason="NodeError", message=repr(error))
         elif not body.cancelled():
             return
         elif self.node_stopping and not any(a.known for a in self.attempts.values()):
@@ -161,18 +133,14 @@ class PodWorker:
         else:
             limit = self.pod["spec"]["activeDeadlineSeconds"]
             message = f"the pod ran longer than activeDeadlineSeconds, which is {limit}"
-            verdict = status.Verdict(
-                failed=True, reason="DeadlineExceeded", message=message
-            )
+            verdict = status.Verdict(failed=True, reason="DeadlineExceeded", message=message)
         await self._terminate(verdict)
 
     async def _execute(self) -> None:
         """Run the pod's containers to their ends; what already ran or runs is picked up."""
         spec = self.pod["spec"]
         if reason := support.refusal(self.pod):
-            self.verdict = status.Verdict(
-                failed=True, reason="NotSupported", message=reason
-            )
+            self.verdict = status.Verdict(failed=True, reason="NotSupported", message=reason)
             return
         await self._check_images()
         await self._take_gpus()
@@ -185,24 +153,19 @@ class PodWorker:
                 group.create_task(self._run(container))
 
     async def _check_images(self) -> None:
-        known = self._environments()
-        unknown = [
-            c for c in environment.all_containers(self.pod) if c["image"] not in known
-        ]
+        known = self._launch.environments()
+        unknown = [c for c in environment.all_containers(self.pod) if c["image"] not in known]
         if not unknown:
             return
         for container in unknown:
             message = support.unknown_image(container["image"], self.node.images)
-            self._set(
-                container, {"waiting": {"reason": "ErrImagePull", "message": message}}
-            )
+            self._set(container, {"waiting": {"reason": "ErrImagePull", "message": message}})
         await asyncio.Event().wait()  # only the pod's deletion ends this
 
     async def _take_gpus(self) -> None:
-        while not self.node.gpus.take(self.uid, gpus_of(self.pod)):
-            await asyncio.sleep(
-                _RETRY
-            )  # the scheduler counts a pod as ended a little before us
+        # The scheduler may count another pod's GPUs as free a moment before that pod's end here.
+        while not self.node.gpus.take(self.uid, gpus_of(self.pod)):  # noqa: ASYNC110
+            await asyncio.sleep(_RETRY)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "home").mkdir(exist_ok=True)
         metadata = self.pod["metadata"]
@@ -230,95 +193,14 @@ class PodWorker:
         """Everything the shim needs to know; waits for what the pod refers to."""
         while True:
             try:
-                async with self._preparing:
-                    if self._prepared is None:
-                        self._prepared = await self._volumes().prepare()
-                return await self._spec(container, self._prepared)
-            except (volumes.NotReady, *UNREACHABLE) as error:
+                return await self._launch.spec(container)
+            except (volumes.NotReadyError, *UNREACHABLE) as error:
                 waiting = {
                     "reason": "CreateContainerConfigError",
                     "message": str(error),
                 }
                 self._set(container, {"waiting": waiting})
             await asyncio.sleep(_RETRY)
-
-    async def _spec(
-        self, container: Object, prepared: dict[str, Path]
-    ) -> dict[str, Any]:
-        name = container["name"]
-        folder = self.attempts[name].folder
-        root = folder / "root"
-        root.mkdir(parents=True, exist_ok=True)
-        (folder / "termination").touch(0o600)
-
-        def field(source: Object) -> str:
-            if reference := source.get("fieldRef"):
-                path = reference["fieldPath"]
-                return environment.pod_field(self.pod, path, self.facts.addresses)
-            reference, allocatable = source["resourceFieldRef"], self.node.allocatable
-            return environment.resource_field(self.pod, name, reference, allocatable)
-
-        variables = await volumes.container_variables(
-            container, self._references(), self._base_variables(container, root), field
-        )
-        places = volumes.container_mounts(container, prepared, variables)
-        path = container.get("terminationMessagePath") or "/dev/termination-log"
-        termination = str(folder / "termination")
-        places.append({"source": termination, "target": path, "readOnly": False})
-        cwd = container.get("workingDir") or ""
-        if self.node.view == "links":
-            mounts.link(str(root), places)
-            if cwd and (root / cwd.lstrip("/")).is_dir():
-                cwd = str(root / cwd.lstrip("/"))
-        argv = [*container["command"], *(container.get("args") or ())]
-        return {
-            "argv": [environment.expand(word, variables) for word in argv],
-            "env": variables,
-            "cwd": cwd or str(self.folder / "home"),
-            "view": self.node.view,
-            "root": str(root),
-            "mounts": places,
-        }
-
-    def _base_variables(self, container: Object, root: Path) -> dict[str, str]:
-        python = self._environments()[container["image"]]
-        server = urlsplit(self.node.client.server)
-        share = gpu_share(self.pod, container, self.node.gpus.held(self.uid))
-        variables = {
-            "PATH": f"{python / 'bin'}:{_SYSTEM_PATH}",
-            "VIRTUAL_ENV": str(python),
-            "HOME": str(self.folder / "home"),
-            "HOSTNAME": self.pod["metadata"]["name"],
-            "LANG": "C.UTF-8",
-            "KUBERNETES_SERVICE_HOST": server.hostname or "",
-            "KUBERNETES_SERVICE_PORT": str(server.port or 443),
-            "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in share),
-        }
-        if self.node.view == "links":
-            variables["KUBETUNE_ROOT"] = str(root)
-            if any(
-                m["mountPath"] == "/tmp" for m in container.get("volumeMounts") or ()
-            ):
-                variables["TMPDIR"] = f"{root}/tmp"
-        return variables
-
-    def _volumes(self) -> volumes.Volumes:
-        made = volumes.Volumes(
-            self._references(), self.folder / "volumes", self.pod, self.facts.addresses
-        )
-        made.capacity = self.node.allocatable
-        return made
-
-    def _references(self) -> volumes.References:
-        return volumes.References(self.node.client, self.pod["metadata"]["namespace"])
-
-    def _environments(self) -> dict[str, Path]:
-        images = {c["image"] for c in environment.all_containers(self.pod)}
-        found = {
-            image: support.image_environment(image, self.node.images)
-            for image in images
-        }
-        return {image: folder for image, folder in found.items() if folder is not None}
 
     async def _terminate(self, verdict: status.Verdict) -> None:
         """Stop the containers: SIGTERM, the grace period, SIGKILL; then set states and verdict."""
@@ -359,20 +241,14 @@ class PodWorker:
     def _end_state(self, container: Object, end: dict[str, Any] | None) -> status.State:
         attempt = self.attempts[container["name"]]
         if end is None:
-            message = (
-                "the container's process was lost: the machine or its shim was stopped"
-            )
+            message = "the container's process was lost: the machine or its shim was stopped"
             self.verdict.disrupted = message
             reason = "ContainerStatusUnknown"
-            return status.terminated(
-                137, reason, message, attempt.started_at, status.now()
-            )
+            return status.terminated(137, reason, message, attempt.started_at, status.now())
         code, failure = end["exitCode"], end["startError"]
         reason = "StartError" if failure else "Error" if code else "Completed"
         message = failure or termination_message(container, attempt.folder, code)
-        return status.terminated(
-            code, reason, message, end["startedAt"], end["finishedAt"]
-        )
+        return status.terminated(code, reason, message, end["startedAt"], end["finishedAt"])
 
     def _set(self, container: Object, state: status.State) -> None:
         if self.facts.states.get(container["name"]) != state:
@@ -411,14 +287,10 @@ class PodWorker:
                 if error.status == 422:
                     return  # the same again would be refused again
             except UNREACHABLE as error:
-                logger.warning(
-                    "pod %s: %s", self._name(), error or type(error).__name__
-                )
+                logger.warning("pod %s: %s", self._name(), error or type(error).__name__)
             await asyncio.sleep(1)
 
-    async def _until(
-        self, true: Callable[[], bool], seconds: float | None = None
-    ) -> None:
+    async def _until(self, true: Callable[[], bool], seconds: float | None = None) -> None:
         """Wait until a condition holds that only changes together with `changed`."""
         try:
             async with asyncio.timeout(seconds):
@@ -445,7 +317,7 @@ class PodWorker:
 
 def pod_address(uid: str) -> str:
     """A loopback address for the pod: of its own where the system has a whole range of them."""
-    if not os.path.exists("/proc/self"):
+    if not Path("/proc/self").exists():
         return HOST_ADDRESS
     number = zlib.crc32(uid.encode())
     return f"127.{1 + number % 254}.{number >> 8 & 255}.{1 + (number >> 16) % 254}"
@@ -453,12 +325,8 @@ def pod_address(uid: str) -> str:
 
 def termination_message(container: Object, folder: Path, code: int) -> str:
     """What the container wrote to its termination log, or the end of its log if so asked."""
-    with open(folder / "termination", "rb") as file:
+    with (folder / "termination").open("rb") as file:
         text = file.read(4096).decode(errors="ignore")
-    if (
-        text
-        or code == 0
-        or container.get("terminationMessagePolicy") != "FallbackToLogsOnError"
-    ):
+    if text or code == 0 or container.get("terminationMessagePolicy") != "FallbackToLogsOnError":
         return text
     return logs.last_text(folder, lines=80, limit=2048)
