@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel, to_snake
+from pydantic.config import JsonDict
 
 from kubetune.api.rules import Rule, TransitionRule
 
@@ -79,6 +80,24 @@ class Value(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The value as it stands in a manifest: camelCase keys, unset fields absent."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def keyed_by(field: str) -> tuple[Any, Any]:
+    """Annotations of a list whose items are known by one required field.
+
+    No two items may have the same key; server-side apply merges such lists by it.
+    """
+    attribute = to_snake(field)
+
+    def unique(items: list[Any]) -> list[Any]:
+        keys = [getattr(item, attribute) for item in items]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"two items have {field} {key!r}; each may stand here once")
+        return items
+
+    schema: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
+    return AfterValidator(unique), Field(json_schema_extra=schema)
 
 
 class SecretKeyRef(Value):

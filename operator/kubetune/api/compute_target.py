@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kubetune.api.base import LocalRef, ObjectName, Value
+from kubetune.api.base import LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.kubernetes_values import (
     EnvFromSource,
     EnvVar,
@@ -70,14 +70,14 @@ class KubernetesTarget(Value):
     resources: Resources | None = Field(
         default=None, description="Resources of a run that neither job nor profile states."
     )
-    volumes: list[VolumeMount] | None = Field(
+    volumes: Annotated[list[VolumeMount], *keyed_by("name")] | None = Field(
         default=None, max_length=16, description="Further claims mounted into every run."
     )
     model_cache: ModelCache | None = Field(
         default=None,
         description="Claim that keeps downloads between runs. Default: each run downloads anew.",
     )
-    env: list[EnvVar] | None = Field(
+    env: Annotated[list[EnvVar], *keyed_by("name")] | None = Field(
         default=None,
         max_length=64,
         description="Environment of every run, for mirrors, proxies and artifact stores.",

@@ -50,6 +50,8 @@ class Kind:
     spec: type[Value]
     status: type[ObjectStatus] | None
     columns: tuple[Column, ...]
+    description: str
+    """What `kubectl explain` says about the kind."""
     namespaced: bool = True
 
     @property
@@ -69,6 +71,7 @@ _TARGET_COLUMNS = (
 KINDS: tuple[Kind, ...] = (
     Kind(
         kind="Dataset",
+        description="Rows to train on: where they come from, what they mean, how they are split.",
         plural="datasets",
         short_names=("dset",),
         spec=DatasetSpec,
@@ -85,6 +88,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         kind="Model",
+        description="A base model or an adapter, wherever it is kept.",
         plural="models",
         short_names=("mdl",),
         spec=ModelSpec,
@@ -101,6 +105,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         kind="PromptTemplate",
+        description="How a row of a Dataset becomes training text.",
         plural="prompttemplates",
         short_names=("pt",),
         spec=PromptTemplateSpec,
@@ -109,6 +114,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         kind="FineTuneJob",
+        description="One fine-tuning run, from inputs to a registered version.",
         plural="finetunejobs",
         short_names=("ftj",),
         spec=FineTuneJobSpec,
@@ -127,6 +133,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         kind="ComputeTarget",
+        description="Where the runs of a namespace are made and where they report.",
         plural="computetargets",
         short_names=("ct",),
         spec=ComputeTargetSpec,
@@ -135,6 +142,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         kind="ClusterComputeTarget",
+        description="Where runs are made and where they report, for all namespaces.",
         plural="clustercomputetargets",
         short_names=("cct",),
         spec=ComputeTargetSpec,
@@ -144,6 +152,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         kind="TuningProfile",
+        description="Reusable settings that the FineTuneJobs of a namespace override.",
         plural="tuningprofiles",
         short_names=("tp",),
         spec=TuningProfileSpec,
@@ -152,6 +161,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         kind="ClusterTuningProfile",
+        description="Reusable settings that FineTuneJobs of all namespaces override.",
         plural="clustertuningprofiles",
         short_names=("ctp",),
         spec=TuningProfileSpec,

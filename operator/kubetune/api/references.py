@@ -14,7 +14,8 @@ class ComputeTargetRef(Value):
 
     kind: Literal["ComputeTarget", "ClusterComputeTarget"] = Field(
         default="ComputeTarget",
-        description="ComputeTarget (same namespace) or ClusterComputeTarget. Default ComputeTarget.",
+        description="ComputeTarget (same namespace) or ClusterComputeTarget."
+        " Default ComputeTarget.",
     )
     name: ObjectName = Field(description="Name of the target.")
 
@@ -24,6 +25,7 @@ class TuningProfileRef(Value):
 
     kind: Literal["TuningProfile", "ClusterTuningProfile"] = Field(
         default="TuningProfile",
-        description="TuningProfile (same namespace) or ClusterTuningProfile. Default TuningProfile.",
+        description="TuningProfile (same namespace) or ClusterTuningProfile."
+        " Default TuningProfile.",
     )
     name: ObjectName = Field(description="Name of the profile.")

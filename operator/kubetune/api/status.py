@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from kubetune.api.base import Value
+from kubetune.api.base import Value, keyed_by
 from kubetune.api.conditions import Phase
 from kubetune.api.inspection import (
     Column,
@@ -41,8 +41,10 @@ class ObjectStatus(Value):
     observed_generation: int | None = Field(
         default=None, description="metadata.generation that this status was made for."
     )
-    conditions: list[Condition] | None = Field(
-        default=None, description="Conditions; Ready tells whether the object can be used."
+    conditions: Annotated[list[Condition], *keyed_by("type")] | None = Field(
+        default=None,
+        max_length=16,
+        description="Conditions; Ready tells whether the object can be used.",
     )
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from kubetune.api.base import ObjectName, Value
 from kubetune.api.kubernetes_values import LabelKey, LabelValue, Quantity
 from kubetune.api.rules import Rule, at_most_one
-from kubetune.api.trl_arguments import SFT_ARGUMENTS
+from kubetune.api.trl_arguments import SftArguments
 
 Objective = Literal["sft"]
 MethodType = Literal["lora", "full"]
@@ -40,7 +40,8 @@ class LoraSettings(Value):
         default=None,
         ge=1,
         le=4096,
-        description="Scaling numerator; updates are scaled by alpha / rank. Default twice the rank.",
+        description="Scaling numerator; updates are scaled by alpha / rank."
+        " Default twice the rank.",
     )
     dropout: float | None = Field(
         default=None, ge=0, lt=1, description="Dropout on the adapter's input, 0 to 1. Default 0."
@@ -223,14 +224,11 @@ class Resources(Value):
 class TrlTrainer(Value):
     """Hugging Face TRL."""
 
-    arguments: dict[str, JsonValue] | None = Field(
+    arguments: SftArguments | None = Field(
         default=None,
-        max_length=128,
         description="Further arguments of the objective's trl configuration class, such as"
         " adam_beta2. Typed hyperparameters have their own fields.",
     )
-
-    rules: ClassVar[tuple[Rule, ...]] = SFT_ARGUMENTS.rules()
 
 
 class Trainer(Value):
@@ -259,7 +257,8 @@ class TrainingSettings(Value):
         default=None,
         ge=0,
         le=100,
-        description="Failed attempts after which the job fails; preemptions don't count. Default 3.",
+        description="Failed attempts after which the job fails; preemptions don't count."
+        " Default 3.",
     )
 
 

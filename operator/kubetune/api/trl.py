@@ -1,47 +1,50 @@
-"""Which arguments ``trainer.trl.arguments`` accepts.
+"""What ``trainer.trl.arguments`` has in common for all objectives.
 
-The names come from trl's configuration classes (``trl_arguments.py``, generated); names
-that kubetune owns, or that reach outside the run, are refused with the field to use instead.
+``trl_arguments.py`` (generated) has one subclass per trl configuration class, with a typed
+field for each of its arguments. Those that kubetune sets itself, or that reach outside the
+run, are fields too, so that the API server can refuse them with the field to use instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from pydantic import ConfigDict, Field, JsonValue
+
+from kubetune.api.base import Int32, Value
 from kubetune.api.rules import Rule
 
+Integer = Int32
+Number = float
+Text = Annotated[str, Field(max_length=1024)]
+TextList = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=64)]
+Map = Annotated[dict[str, JsonValue], Field(max_length=64)]
 
-@dataclass(frozen=True)
-class TrainerArguments:
-    """The arguments of one trl configuration class."""
 
-    allowed: frozenset[str]
-    owned: Mapping[str, str]
-    """Refused name -> what to do instead."""
+class TrlArguments(Value):
+    """Arguments of a trl configuration class, under trl's own snake_case names."""
 
-    def problem(self, name: str) -> str | None:
-        """Why the argument is refused, or None."""
-        if name in self.owned:
-            return f"{name} is set by kubetune: {self.owned[name]}"
-        if name not in self.allowed:
-            return f"{name} is not an argument of this objective's trl configuration"
-        return None
+    model_config = ConfigDict(alias_generator=None)
 
-    def rules(self) -> tuple[Rule, ...]:
-        """The rule for ``arguments``, as CEL and as a check."""
-        names = ", ".join(f"'{name}'" for name in sorted(self.allowed))
-        return (
-            Rule(
-                cel=f"!has(self.arguments) || self.arguments.all(name, name in [{names}])",
-                message="only arguments of trl's configuration that kubetune doesn't set itself;"
-                " docs/trainer-arguments.md lists them and the field to use for the others",
-                check=lambda trl: all(self.problem(name) is None for name in trl.arguments or {}),
-                field="arguments",
-            ),
-        )
+    owned: ClassVar[Mapping[str, str]] = {}
+    """Refused argument -> what to do instead."""
 
-    def problems(self, arguments: Mapping[str, Any]) -> list[str]:
-        """All refusals, for a message that names each argument."""
-        return [text for name in arguments if (text := self.problem(name))]
+
+def argument(text: str) -> Any:
+    """A field of a TrlArguments class."""
+    return Field(default=None, description=text)
+
+
+def refused(owned: Mapping[str, str]) -> tuple[Rule, ...]:
+    """The rules that refuse owned arguments, each with what to do instead."""
+    return tuple(_refused(name, instead) for name, instead in owned.items())
+
+
+def _refused(name: str, instead: str) -> Rule:
+    return Rule(
+        cel=f"!has(self.{name})",
+        message=f"not a free argument: {instead}",
+        check=lambda arguments: getattr(arguments, name) is None,
+        field=name,
+    )

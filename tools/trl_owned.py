@@ -1,0 +1,104 @@
+"""Arguments of trl's configuration classes that a user may not set, and what to do instead.
+
+Read by ``generate_trl_arguments.py``. Three sorts: those with a typed field of their own, those
+that the runner must decide, and those that would reach outside the run.
+"""
+
+_HYPERPARAMETERS = {
+    "per_device_train_batch_size": "perDeviceBatchSize",
+    "auto_find_batch_size": "perDeviceBatchSize",
+    "num_train_epochs": "epochs",
+    "max_steps": "maxSteps",
+    "learning_rate": "learningRate",
+    "lr_scheduler_type": "scheduler",
+    "warmup_steps": "warmup",
+    "weight_decay": "weightDecay",
+    "gradient_accumulation_steps": "gradientAccumulationSteps",
+    "max_grad_norm": "maxGradNorm",
+    "bf16": "precision",
+    "fp16": "precision",
+    "gradient_checkpointing": "gradientCheckpointing",
+    "activation_checkpointing": "gradientCheckpointing",
+    "logging_steps": "loggingSteps",
+    "logging_strategy": "loggingSteps",
+    "eval_steps": "evaluationSteps",
+    "eval_strategy": "evaluationSteps",
+    "seed": "seed",
+    "data_seed": "seed",
+    "max_length": "maxLength",
+    "packing": "packing",
+}
+
+_NO_HUB = "runs push nothing to a hub; use spec.output.registry"
+_ONE_WORKER = "runs have one worker; leave it out"
+_TRACKING = "runs report to the compute target's tracking server; leave it out"
+_CHECKPOINTS = "checkpoints are kubetune's; use spec.checkpoint"
+_ENTRY_POINT = "the runner decides what it does; leave it out"
+_BEST_MODEL = "the last weights are the result; leave it out"
+
+_OTHERS = {
+    "output_dir": "runs have their own scratch space; leave it out",
+    "report_to": _TRACKING,
+    "run_name": _TRACKING,
+    "project": _TRACKING,
+    "trackio_space_id": _TRACKING,
+    "trackio_bucket_id": _TRACKING,
+    "trackio_static_space_id": _TRACKING,
+    "push_to_hub": _NO_HUB,
+    "hub_token": _NO_HUB,
+    "hub_private_repo": _NO_HUB,
+    "hub_model_id": _NO_HUB,
+    "hub_strategy": _NO_HUB,
+    "hub_always_push": _NO_HUB,
+    "hub_revision": _NO_HUB,
+    "save_strategy": "use spec.checkpoint.everySteps",
+    "save_steps": "use spec.checkpoint.everySteps",
+    "save_total_limit": "use spec.checkpoint.keep",
+    "save_only_model": _CHECKPOINTS,
+    "save_on_each_node": _CHECKPOINTS,
+    "enable_jit_checkpoint": _CHECKPOINTS,
+    "resume_from_checkpoint": _CHECKPOINTS,
+    "restore_callback_states_from_checkpoint": _CHECKPOINTS,
+    "ignore_data_skip": _CHECKPOINTS,
+    "load_best_model_at_end": _BEST_MODEL,
+    "metric_for_best_model": _BEST_MODEL,
+    "greater_is_better": _BEST_MODEL,
+    "do_train": _ENTRY_POINT,
+    "do_eval": _ENTRY_POINT,
+    "do_predict": _ENTRY_POINT,
+    "local_rank": _ONE_WORKER,
+    "deepspeed": _ONE_WORKER,
+    "fsdp": _ONE_WORKER,
+    "fsdp_config": _ONE_WORKER,
+    "parallelism_config": _ONE_WORKER,
+    "accelerator_config": _ONE_WORKER,
+    "ddp_find_unused_parameters": _ONE_WORKER,
+    "ddp_bucket_cap_mb": _ONE_WORKER,
+    "ddp_broadcast_buffers": _ONE_WORKER,
+    "ddp_static_graph": _ONE_WORKER,
+    "ddp_backend": _ONE_WORKER,
+    "ddp_timeout": _ONE_WORKER,
+    "log_on_each_node": _ONE_WORKER,
+    "log_level_replica": _ONE_WORKER,
+    "use_cpu": "use spec.resources.gpu; without a GPU a run computes on CPUs",
+    "disable_tqdm": "progress is in status.progress; leave it out",
+    "trust_remote_code": "set trustRemoteCode on the Model",
+    "model_init_kwargs": "the Model says what is loaded, spec.hyperparameters.precision how",
+    "chat_template_path": "the Model's own chat template is used; leave it out",
+    "pad_token": "the runner picks a padding token; leave it out",
+    "dataset_text_field": "set columns on the Dataset",
+    "dataset_kwargs": "the runner prepares the rows; set format and columns on the Dataset",
+    "remove_unused_columns": "the runner prepares the rows; leave it out",
+    "label_names": "the runner prepares the rows; leave it out",
+    "length_column_name": "the runner prepares the rows; leave it out",
+    "include_for_metrics": "use spec.evaluation",
+    "prediction_loss_only": "use spec.evaluation",
+    "batch_eval_metrics": "use spec.evaluation",
+    "include_num_input_tokens_seen": "the runner counts tokens; leave it out",
+    "gradient_checkpointing_kwargs": "use activation_checkpointing_kwargs",
+}
+
+OWNED: dict[str, str] = {
+    **{name: f"use spec.hyperparameters.{field}" for name, field in _HYPERPARAMETERS.items()},
+    **_OTHERS,
+}
