@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ home_option = click.option(
 
 
 @contextmanager
-def _cluster(home: Path | None, **arguments: object) -> Iterator[LocalCluster]:
+def _cluster(home: Path | None, **arguments: object) -> Generator[LocalCluster]:
     """The cluster of a command; its errors become messages without a traceback."""
     try:
         from kubetune.local.cluster import LocalCluster
@@ -92,7 +92,7 @@ def down(home: Path | None, delete: bool) -> None:
 @home_option
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
 def status(home: Path | None, output: str) -> None:
-    """Show what runs where. Exits with 1 unless every component runs.
+    """Show what runs where. Exits with 1 when the control plane is down or something crashed.
 
     \b
     Examples:
@@ -136,7 +136,7 @@ def kubectl(home: Path | None, arguments: tuple[str, ...]) -> None:
         if not program.exists():
             raise click.ClickException(f"{cluster.home} holds no cluster yet; run: kubetune up")
         environment = os.environ | {"KUBECONFIG": str(cluster.kubeconfig)}
-        os.execve(program, ["kubectl", *arguments], environment)
+        os.execve(program, ["kubectl", *arguments], environment)  # noqa: S606 (no shell wanted)
 
 
 @click.command()
@@ -161,7 +161,7 @@ def logs(home: Path | None, component: str, follow: bool, lines: int) -> None:
         if not log.exists():
             raise click.ClickException(f"{component} has not been started yet; run: kubetune up")
         options = ["-F"] if follow else []
-        os.execvp("tail", ["tail", "-n", str(lines), *options, str(log)])
+        os.execvp("tail", ["tail", "-n", str(lines), *options, str(log)])  # noqa: S606
 
 
 def _table(status: ClusterStatus) -> str:

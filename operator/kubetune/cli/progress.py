@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 Report = Callable[[str, str], None]
@@ -11,14 +11,14 @@ PLAIN_INTERVAL = 10  # seconds between lines about the same subject, unless it c
 
 
 @contextmanager
-def progress() -> Iterator[Report]:
+def progress() -> Generator[Report]:
     """A function ``report(subject, text)``; the newest text of each subject is shown."""
     with _live() if sys.stderr.isatty() else _plain() as report:
         yield report
 
 
 @contextmanager
-def _plain() -> Iterator[Report]:
+def _plain() -> Generator[Report]:
     started = time.monotonic()
     shown: dict[str, tuple[str, float]] = {}
 
@@ -34,7 +34,7 @@ def _plain() -> Iterator[Report]:
 
 
 @contextmanager
-def _live() -> Iterator[Report]:
+def _live() -> Generator[Report]:
     from rich.console import Console
     from rich.live import Live
     from rich.spinner import Spinner

@@ -6,6 +6,7 @@ import json
 import os
 import ssl
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -60,7 +61,7 @@ class Client:
         """The HTTP status of a GET, 0 when the server cannot be reached."""
         return self._get(url, timeout)[0]
 
-    def read(self, path: str) -> dict | None:
+    def read(self, path: str) -> dict[str, Any] | None:
         """An object of the API server by its path, None when it is not there."""
         status, body = self._get(self._api + path, timeout=5)
         return json.loads(body) if status == 200 else None

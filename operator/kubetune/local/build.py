@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from kubetune.local.errors import LocalClusterError
 from kubetune.local.toolchain import Toolchain, find_toolchain
@@ -61,7 +62,7 @@ def _fingerprint() -> str:
 
 
 @contextmanager
-def _locked(path: Path, report: Callable[[str], None]) -> Iterator[None]:
+def _locked(path: Path, report: Callable[[str], None]) -> Generator[None]:
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,9 +92,10 @@ def _build(cache: Path, target: Path, report: Callable[[str], None]) -> None:
             # are downloads and errors.
             compiled += " " not in line and not line.startswith("#")
             report(f"compiling: {compiled} of at most {packages} packages")
+        made = Path(folder) / "out"
         for component in COMPONENTS:
-            os.symlink(BINARY, f"{folder}/out/{component}")
-        os.rename(f"{folder}/out", target)
+            (made / component).symlink_to(BINARY)
+        made.rename(target)
     if toolchain.private:
         # Nobody else uses this compiler's cache, and it is 5 GB.
         _remove_writable(cache / "go-build")
@@ -126,7 +128,12 @@ def _link_flags() -> str:
     )
 
 
-def _packages(toolchain: Toolchain, environment: dict[str, str], output, report) -> int:
+def _packages(
+    toolchain: Toolchain,
+    environment: dict[str, str],
+    output: TextIO,
+    report: Callable[[str], None],
+) -> int:
     """Number of packages in the build; downloads the modules on the way."""
     report("reading the module")
     packages = downloads = 0
@@ -139,7 +146,9 @@ def _packages(toolchain: Toolchain, environment: dict[str, str], output, report)
     return packages
 
 
-def _lines(command: list, environment: dict[str, str], output) -> Iterator[str]:
+def _lines(
+    command: Sequence[str | Path], environment: dict[str, str], output: TextIO
+) -> Iterator[str]:
     with subprocess.Popen(
         command,
         cwd=SOURCE,
@@ -149,10 +158,9 @@ def _lines(command: list, environment: dict[str, str], output) -> Iterator[str]:
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        assert process.stdout is not None
         started = time.monotonic()
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 output.write(line)
                 yield line.rstrip()
         except BaseException:

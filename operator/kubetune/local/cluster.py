@@ -5,22 +5,27 @@ state is in its home folder; processes are detached, and any later ``LocalCluste
 folder takes them over.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 
 from kubetune.local import access, build, components, objects, pki, ports
 from kubetune.local.components import Component, Layout
 from kubetune.local.errors import LocalClusterError
 from kubetune.local.paths import default_cache
-from kubetune.local.processes import Process, wait_until
+from kubetune.local.processes import Process, any_with_argument, wait_until
 from kubetune.local.status import ClusterStatus, component_status
 
 ADDONS = frozenset({"node", "mlflow", "operator"})
+# What `down --delete` removes: never the home folder as such, which may hold other things when
+# somebody points $KUBETUNE_HOME at a folder of theirs.
+FOLDERS = ("run", "logs", "pki", "etcd", "mlflow", "node")
+FILES = ("bin", "kubeconfig", "ports.json", "lock")
+
 START_TIMEOUT = 120  # seconds for one component; two busy cores need a tenth of it
 
 Report = Callable[[str, str], None]  # (subject, what it does now)
@@ -80,13 +85,14 @@ class LocalCluster:
         return self.status()
 
     def down(self, delete: bool = False, report: Report = _silent) -> None:
-        """Stop everything in order; ``delete`` also removes the home folder."""
+        """Stop everything in order; ``delete`` also removes the state."""
         if not self.home.exists():
             return
         with self._locked():
+            self._revive_node(report)
             self._stop({file.stem for file in (self.home / "run").glob("*.json")}, report)
             if delete:
-                shutil.rmtree(self.home)
+                self._delete()
 
     def status(self) -> ClusterStatus:
         """What runs where, as of now."""
@@ -126,7 +132,7 @@ class LocalCluster:
     # --- starting
 
     def _prepare(self, binaries: Path) -> None:
-        for folder in ("run", "logs", "mlflow", "node"):
+        for folder in FOLDERS:
             (self.home / folder).mkdir(mode=0o700, exist_ok=True)
         link = self.home / "bin"
         temporary = self.home / "bin.new"
@@ -156,6 +162,7 @@ class LocalCluster:
         self._start_missing(first, started, report)
         client = access.Client(layout)
         self._wait_ready(apiserver, client, report)
+        report(etcd.name, "ready")  # the API server's readiness includes it
         second = clients + [addons[name] for name in ("node",) if name in addons]
         self._start_missing(second, started, report)
         report("objects", "installing")
@@ -163,7 +170,7 @@ class LocalCluster:
         report("objects", "ready")
         last = [addons[name] for name in ("operator",) if name in addons]
         self._start_missing(last, started, report)
-        for component in [*second, *last, *first]:
+        for component in [*second, *last, *first[:-2]]:
             self._wait_ready(component, client, report)
         self._wait(
             "objects",
@@ -205,6 +212,29 @@ class LocalCluster:
 
     # --- stopping
 
+    def _revive_node(self, report: Report) -> None:
+        """Start a node again that died while its pods live on: only a node can stop them."""
+        if self._process(components.NODE_NAME).pid() or not any_with_argument(
+            str(self.home / "node")
+        ):
+            return
+        layout = self._layout()
+        client = access.Client(layout)
+        etcd, apiserver, *_ = components.control_plane(layout)
+        node = components.process_node(layout)
+        self._start_missing([etcd, apiserver], [], report)
+        self._wait_ready(apiserver, client, report)
+        self._start_missing([node], [], report)
+        self._wait_ready(node, client, report)
+
+    def _delete(self) -> None:
+        for name in FOLDERS:
+            shutil.rmtree(self.home / name, ignore_errors=True)
+        for name in FILES:
+            (self.home / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: then it is not ours alone
+            self.home.rmdir()
+
     def _stop(self, names: Collection[str], report: Report) -> None:
         """Stop those of ``names`` in order, each stage at once."""
         for stage in self._stop_stages():
@@ -233,7 +263,6 @@ class LocalCluster:
     # --- parts
 
     def _layout(self) -> Layout:
-        self._make_home()
         return Layout(self.home, self.home / "bin", ports.load(self.home / "ports.json"))
 
     def _all(self, layout: Layout) -> list[Component]:
@@ -258,9 +287,10 @@ class LocalCluster:
 
     def _make_home(self) -> None:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home.chmod(0o700)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    @contextlib.contextmanager
+    def _locked(self) -> Generator[None]:
         """One ``up`` or ``down`` at a time for this home."""
         self._make_home()
         with (self.home / "lock").open("w") as lock:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 NODE_NAME = "process-node"
 SERVICE_RANGE = "10.96.0.0/24"  # never routed: nothing here proxies Services
 

@@ -148,7 +148,8 @@ def _key_usage(is_authority: bool) -> x509.KeyUsage:
 
 def _key(folder: Path, name: str) -> ec.EllipticCurvePrivateKey:
     key = serialization.load_pem_private_key((folder / f"{name}.key").read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"{folder / name}.key is not an elliptic curve key; delete it")
     return key
 
 

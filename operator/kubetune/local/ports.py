@@ -27,7 +27,10 @@ RANGE = range(20_000, 32_000)
 
 
 def load(file: Path) -> dict[str, int]:
-    """The kept ports by name; new ones are chosen for names that have none."""
+    """The kept ports by name; new ones are chosen for names that have none.
+
+    Nothing is written while the folder of ``file`` does not exist.
+    """
     try:
         kept: dict[str, int] = json.loads(file.read_text())
     except FileNotFoundError:
@@ -36,7 +39,7 @@ def load(file: Path) -> dict[str, int]:
     for name in NAMES:
         if name not in ports:
             ports[name] = _choose(set(ports.values()))
-    if ports != kept:
+    if ports != kept and file.parent.exists():
         _save(file, ports)
     return ports
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 # Processes started by this interpreter must be waited for by it, or they stay as zombies.
-_children: dict[int, subprocess.Popen] = {}
+_children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,15 @@ def wait_until(done: Callable[[], bool], seconds: float, interval: float = 0.05)
             return False
         time.sleep(interval)
     return True
+
+
+def any_with_argument(argument: str) -> bool:
+    """True when some process of this user was started with exactly this argument."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.uids().real == os.getuid() and argument in process.cmdline():
+                return True
+    return False
 
 
 def _start_mark(pid: int) -> str | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.local.components import Component
+from kubetune.local.components import CONTROL_PLANE, Component
 from kubetune.local.processes import Process
 
 
@@ -15,7 +15,7 @@ class ComponentStatus:
     name: str
     state: str
     pid: int | None
-    address: str
+    address: str  # URL, empty unless it runs and has one
     rss_bytes: int
     log: Path
 
@@ -31,8 +31,14 @@ class ClusterStatus:
 
     @property
     def running(self) -> bool:
-        """True when every component runs."""
-        return all(component.state == "running" for component in self.components)
+        """True when the control plane runs and nothing has crashed.
+
+        An add-on that was not started (``up --without``) does not count.
+        """
+        states = {component.name: component.state for component in self.components}
+        return "crashed" not in states.values() and all(
+            states[name] == "running" for name in CONTROL_PLANE
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A document with stable keys; memory in bytes."""
@@ -63,7 +69,7 @@ def component_status(component: Component, process: Process) -> ComponentStatus:
         name=component.name,
         state=state,
         pid=pid,
-        address=component.address,
+        address=component.address if pid is not None else "",
         rss_bytes=process.rss_bytes(),
         log=process.log,
     )

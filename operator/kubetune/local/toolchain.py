@@ -80,4 +80,4 @@ def _install(target: Path) -> None:
             tool.chmod(0o755)
         if target.exists():
             shutil.rmtree(target)
-        os.rename(f"{folder}/go", target)
+        (Path(folder) / "go").rename(target)

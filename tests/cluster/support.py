@@ -1,0 +1,53 @@
+"""Helpers of the cluster tests: waiting, and what the system says about processes and ports."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+
+def eventually(question: Callable[[], T], seconds: float = 60, interval: float = 0.1) -> T:
+    """Ask until the answer is true and return it; AssertionError with the last answer after that."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = question()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still {answer!r} after {seconds} s")
+        time.sleep(interval)
+
+
+def listening_addresses(pids: set[int]) -> set[tuple[str, int]]:
+    """Addresses (host, port) on which any of these processes listens."""
+    return {
+        (connection.laddr.ip, connection.laddr.port)
+        for pid in pids
+        for connection in psutil.Process(pid).net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def accepts_connections(port: int) -> bool:
+    """True when something listens on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def processes_of(home: Path) -> list[list[str]]:
+    """Command lines of all living processes that name a cluster's home folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            alive = process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            continue
+        if alive and any(str(home) in part for part in command):
+            found.append(command)
+    return found
