@@ -12,6 +12,8 @@ from typing import Any
 
 from .shim import write_json
 
+MARK = "KUBETUNE_CONTAINER"
+"""Environment variable of all processes of a container: pod uid / container name."""
 _START_LIMIT = 60
 """Seconds to wait for the zygote's answer; only a killed shim leaves it out."""
 
@@ -94,7 +96,10 @@ class Attempt:
                 await asyncio.sleep(0.1)  # the shim is between its lock and its state
             else:
                 await self._wait_for_process(state["shim"])
-        return self._read("exit.json")
+        end = self._read("exit.json")
+        if end is None:
+            self._kill_strays()
+        return end
 
     def signal(self, number: signal.Signals) -> None:
         """Send STOP or KILL of shim.py to the shim, if it lives."""
@@ -102,6 +107,18 @@ class Attempt:
         if state and self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(state["shim"], number)
+
+    def _kill_strays(self) -> None:
+        """Kill what a lost shim left: the kernel ends only the shim's own child with it.
+
+        Found by the mark in their environment, as a pid may belong to somebody else by now.
+        """
+        spec = self._read("spec.json")
+        mark = f"{MARK}={spec['env'][MARK]}".encode() if spec else None
+        for process in Path("/proc").glob("[0-9]*") if mark else ():
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
 
     async def _wait_for_process(self, pid: int) -> None:
         if not hasattr(os, "pidfd_open"):  # macOS

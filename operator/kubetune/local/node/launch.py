@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import environment, mounts, support, volumes
-from .attempt import Zygote
+from .attempt import MARK, Zygote
 from .client import Client, Object
 from .gpus import Gpus, gpu_share
 
@@ -114,6 +114,7 @@ class Launch:
             "HOME": _HOME if self.node.view == "namespaces" else str(self.folder / "home"),
             "HOSTNAME": self.pod["metadata"]["name"],
             "LANG": "C.UTF-8",
+            MARK: f"{self.uid}/{container['name']}",
             "KUBERNETES_SERVICE_HOST": server.hostname or "",
             "KUBERNETES_SERVICE_PORT": str(server.port or 443),
             "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in share),

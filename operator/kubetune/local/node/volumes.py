@@ -207,7 +207,7 @@ async def _referenced(
 def container_mounts(
     container: Object, volumes: dict[str, Path], variables: dict[str, str]
 ) -> list[Mount]:
-    """The container's volumeMounts with subPath resolved and made. Raises NotReadyError or OSError."""
+    """The container's volumeMounts with subPath made. Raises NotReadyError or OSError."""
     mounts: list[Mount] = []
     for mount in container.get("volumeMounts") or ():
         target = str(PurePosixPath("/") / mount["mountPath"])
