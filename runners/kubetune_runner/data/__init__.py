@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from kubetune.api.inspection import Column, Problem
 from kubetune.api.plan import DatasetPlan
+
 from kubetune_runner.data.readers import Row
 
 __all__ = ["LoadedDataset", "Row", "load"]

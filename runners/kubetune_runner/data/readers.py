@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 
 from kubetune.api.dataset import FileFormat
 from kubetune.api.inspection import Problem
+
 from kubetune_runner.data.findings import quote
 
 Row = dict[str, Any]
@@ -24,7 +25,7 @@ Row = dict[str, Any]
 ROW_LIMIT_BYTES = 1024 * 1024
 JSON_LIMIT_BYTES = 256 * 1024 * 1024
 """A json array is read as a whole; longer ones belong into jsonl."""
-BATCH_ROWS = 1024
+BATCH_ROWS = 256
 
 _BOM = b"\xef\xbb\xbf"
 _MAGIC = {
@@ -85,6 +86,8 @@ def _wrong_kind(file: SourceFile) -> str | None:
 
 
 def _problem(file: SourceFile, row: int | None, message: str) -> Problem:
+    if row is None:
+        return Problem(file=file.name, message=message)
     return Problem(file=file.name, row=row, message=message)
 
 
@@ -137,10 +140,17 @@ def _read_jsonl(file: SourceFile) -> Iterator[Item]:
                 yield _problem(file, number, _not_utf8(number, error.start))
             except json.JSONDecodeError as error:
                 yield _problem(
-                    file, number, f"line {number:,} isn't JSON: {error.msg} at column {error.colno}"
+                    file,
+                    number,
+                    f"line {number:,} isn't JSON: {_fault(error)} at column {error.colno}",
                 )
             except (ValueError, RecursionError) as error:
                 yield _problem(file, number, f"line {number:,} isn't JSON: {error}")
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    """What the parser says, some of whose sentences end on "at"."""
+    return error.msg[:1].lower() + error.msg[1:].removesuffix(" starting at")
 
 
 def _object(file: SourceFile, number: int, value: Any) -> Item:
@@ -175,13 +185,11 @@ def _read_json(file: SourceFile) -> Iterator[Item]:
         document = _parse(data.decode())
     except UnicodeDecodeError as error:
         start = data.rfind(b"\n", 0, error.start) + 1
-        yield _problem(
-            file, None, _not_utf8(data.count(b"\n", 0, start) + 1, error.start - start)
-        )
+        yield _problem(file, None, _not_utf8(data.count(b"\n", 0, start) + 1, error.start - start))
         return
     except json.JSONDecodeError as error:
         where = f"line {error.lineno:,}, column {error.colno}"
-        yield _problem(file, None, f"the file isn't JSON: {error.msg} at {where}")
+        yield _problem(file, None, f"the file isn't JSON: {_fault(error)} at {where}")
         return
     except (ValueError, RecursionError) as error:
         yield _problem(file, None, f"the file isn't JSON: {error}")
@@ -229,7 +237,8 @@ class _CsvLines:
         self.problems: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
-        for self.line, data in self._lines:
+        for line, data in self._lines:
+            self.line = line
             if data is None:
                 # The rest can't be read: the line may have opened or closed a quote.
                 self.problems.append(
@@ -294,7 +303,7 @@ def _header_problems(file: SourceFile, header: list[str]) -> Iterator[Item]:
         yield Problem(
             file=file.name,
             field=name[:256],
-            message=f"the header names column {quote(name)} {header.count(name)} times; rename them",
+            message=f"the header names column {quote(name)} {header.count(name)} times; rename it",
         )
     if "" in header:
         yield Note(
@@ -312,11 +321,7 @@ def _read_parquet(file: SourceFile) -> Iterator[Item]:
     try:
         table = pq.ParquetFile(file.path)
         schema = table.schema_arrow
-        binary = [
-            field.name
-            for field in schema
-            if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
-        ]
+        binary = [field.name for field in schema if _holds_bytes(field.type)]
         for name in binary:
             yield Note(
                 Problem(
@@ -337,14 +342,23 @@ def _read_parquet(file: SourceFile) -> Iterator[Item]:
         yield _problem(file, None, f"the file can't be read as parquet: {message}")
 
 
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_nested(kind):
+        return any(_holds_bytes(kind.field(at).type) for at in range(kind.num_fields))
+    return any(
+        check(kind)
+        for check in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    )
+
+
 def _plain(value: Any) -> Any:
     """A parquet value as a JSON value: dates, times and decimals become text."""
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, (Decimal, timedelta)):
         return str(value)
-    if isinstance(value, bytes):
-        return value.hex()
     if isinstance(value, list):
         return [_plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, tuple):

@@ -1,0 +1,220 @@
+"""The files of each split of a dataset repository.
+
+A repository says in the YAML head of its README.md which files belong to which split and
+configuration; without it, file and folder names tell, by the Hub's conventions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from fnmatch import translate
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+import yaml
+from kubetune.api.dataset import FileFormat, Splits
+from kubetune.api.inspection import Problem
+from kubetune.api.plan import HubSource
+
+from kubetune_runner.data.findings import Findings, listing, quote
+from kubetune_runner.data.readers import SourceFile
+from kubetune_runner.data.sources import Source
+from kubetune_runner.data.splits import TRAIN, choose_splits, same_split, split_in_name
+from kubetune_runner.errors import RunError
+from kubetune_runner.hub import HubRepo, open_repo
+
+FORMATS: dict[str, FileFormat] = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+}
+_NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
+_SHARD = re.compile(r"^(.+?)-\d{5,}-of-\d{5,}")
+
+
+def hub_source(hub: HubSource, splits: Splits, token: str | None, findings: Findings) -> Source:
+    """Download the files of the splits that the run uses."""
+    repo = open_repo(hub.repo, "dataset", hub.revision, token)
+    names = split_files(repo, hub.config, findings)
+    # Chosen before anything is downloaded: a repository may have other, huge splits.
+    choice = choose_splits(splits, sorted(names))
+    files = {split: [] for split in names} | {
+        split: [
+            SourceFile(name, repo.download(name), FORMATS[PurePosixPath(name).suffix.lower()])
+            for name in names[split]
+        ]
+        for split in choice.names
+    }
+    return Source(files, repo.commit)
+
+
+def split_files(repo: HubRepo, config: str | None, findings: Findings) -> dict[str, list[str]]:
+    """Names of the data files of each split, sorted.
+
+    Raises RunError HubNotFound or ConfigAmbiguous naming the configurations, and NoFiles.
+    """
+    data = [name for name in sorted(repo.sizes) if _is_data(name)]
+    declared = _configs(repo)
+    if declared:
+        chosen = _choose_config(repo.repo, declared, config)
+        folder = str(chosen.get("data_dir") or "").strip("/")
+        if chosen.get("data_files") is not None:
+            splits = _declared_files(chosen["data_files"], data, folder)
+        else:
+            splits = _conventional(_below(data, folder))
+    elif config and config != "default":
+        splits = _conventional(_below(data, config))
+        if not splits:
+            folders = sorted({name.split("/")[0] for name in data if "/" in name})
+            raise RunError(
+                "HubNotFound",
+                f"dataset repository {quote(repo.repo)} has no configuration {quote(config)}: its"
+                f" README names none; its folders are {listing(folders)}",
+            )
+    else:
+        splits = _conventional(data)
+    splits = _one_format(splits, findings)
+    if not splits:
+        raise RunError("NoFiles", _no_data(repo))
+    return splits
+
+
+def _is_data(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith((".", "__")) for part in path.parts)
+    return path.suffix.lower() in FORMATS and path.name not in _NOT_DATA and not hidden
+
+
+def _no_data(repo: HubRepo) -> str:
+    there = [name for name in sorted(repo.sizes) if not name.startswith(".")]
+    script = f"{repo.repo.split('/')[-1]}.py"
+    if script in there:
+        return (
+            f"dataset repository {quote(repo.repo)} has no data files for this configuration, only"
+            f" the loading script {quote(script)}, which is not run; use a revision such as"
+            " refs/convert/parquet"
+        )
+    return (
+        f"dataset repository {quote(repo.repo)} has no csv, json, jsonl or parquet files for this"
+        f" configuration; it has {listing(there, 5)}"
+    )
+
+
+def _configs(repo: HubRepo) -> list[dict[str, Any]]:
+    """The ``configs`` list in the head of README.md; [] when there is none."""
+    if "README.md" not in repo.sizes:
+        return []
+    text = repo.download("README.md").read_text(encoding="utf-8", errors="replace")
+    head = re.match(r"^---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    if not head:
+        return []
+    try:
+        document = yaml.safe_load(head[1])
+    except yaml.YAMLError as error:
+        raise RunError(
+            "NoFiles", f"README.md of dataset repository {quote(repo.repo)} has broken YAML"
+        ) from error
+    configs = cast("dict[str, Any]", document).get("configs") if isinstance(document, dict) else []
+    return [config for config in configs or [] if isinstance(config, dict)]
+
+
+def _choose_config(repo: str, configs: list[dict[str, Any]], wanted: str | None) -> dict[str, Any]:
+    names = [str(config.get("config_name", "default")) for config in configs]
+    if wanted is not None:
+        if wanted in names:
+            return configs[names.index(wanted)]
+        raise RunError(
+            "HubNotFound",
+            f"dataset repository {quote(repo)} has no configuration {quote(wanted)}; it has"
+            f" {listing(names)}. Set source.huggingFace.config",
+        )
+    if len(configs) == 1:
+        return configs[0]
+    for config, name in zip(configs, names, strict=True):
+        if config.get("default") is True or name == "default":
+            return config
+    raise RunError(
+        "ConfigAmbiguous",
+        f"dataset repository {quote(repo)} has the configurations {listing(names)} and no"
+        " default; set source.huggingFace.config",
+    )
+
+
+def _declared_files(declared: Any, data: list[str], folder: str) -> dict[str, list[str]]:
+    """``data_files`` is a pattern, patterns, split to patterns, or a list of split and path."""
+    if isinstance(declared, str):
+        entries: list[tuple[str, Any]] = [(TRAIN, declared)]
+    elif isinstance(declared, dict):
+        entries = list(cast("dict[str, Any]", declared).items())
+    else:
+        entries = [
+            (str(entry.get("split", TRAIN)), entry.get("path"))
+            if isinstance(entry, dict)
+            else (TRAIN, entry)
+            for entry in cast("list[Any]", declared)
+        ]
+    splits: dict[str, list[str]] = {}
+    for split, patterns in entries:
+        for pattern in cast("list[Any]", patterns) if isinstance(patterns, list) else [patterns]:
+            full = f"{folder}/{pattern}" if folder else str(pattern)
+            matcher = _pattern(full)
+            matched = [name for name in data if matcher.match(name)]
+            splits.setdefault(same_split(split), []).extend(matched)
+    return {split: sorted(set(names)) for split, names in splits.items() if names}
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    """``*`` stays within a folder and ``**`` doesn't, as on the Hub."""
+    parts = re.split(r"(\*\*/|\*\*|\*)", glob)
+    meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+    body = "".join(
+        meaning[part] if part in meaning else translate(part)[len("(?s:") : -len(r")\Z")]
+        for part in parts
+    )
+    return re.compile(f"^{body}$", re.DOTALL)
+
+
+def _below(data: list[str], folder: str) -> list[str]:
+    return [name for name in data if name.startswith(f"{folder}/")] if folder else data
+
+
+def _conventional(data: list[str]) -> dict[str, list[str]]:
+    """Splits by shard name, then file name, then folder; all rows train where none speaks."""
+    splits: dict[str, list[str]] = {}
+    for name in data:
+        path = PurePosixPath(name)
+        shard = _SHARD.match(path.stem)
+        spoken = split_in_name(path.stem) or next(
+            (found for part in reversed(path.parts[:-1]) if (found := split_in_name(part))), None
+        )
+        if spoken is None and shard:
+            spoken = shard[1]
+        if spoken:
+            splits.setdefault(spoken, []).append(name)
+    return splits or ({TRAIN: data} if data else {})
+
+
+def _one_format(splits: dict[str, list[str]], findings: Findings) -> dict[str, list[str]]:
+    """Keep the most frequent format: the same rows are often stored in two."""
+    suffixes = [
+        FORMATS[PurePosixPath(name).suffix.lower()] for names in splits.values() for name in names
+    ]
+    counts = Counter(suffixes)
+    if len(counts) < 2:
+        return splits
+    order: list[str] = list(FORMATS.values())
+    kept = min(counts, key=lambda each: (-counts[each], order.index(each)))
+    findings.note(
+        Problem(
+            message=f"the repository has files of the formats {', '.join(sorted(counts))}; only"
+            f" {kept} is read. Name the files in `configs` of its README.md to read others"
+        )
+    )
+    return {
+        split: chosen
+        for split, names in splits.items()
+        if (chosen := [n for n in names if FORMATS[PurePosixPath(n).suffix.lower()] == kept])
+    }

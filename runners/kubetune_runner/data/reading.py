@@ -1,0 +1,220 @@
+"""Walks through the rows once: digests, columns, problems, and the rows where they are kept.
+
+Memory without kept rows is 32 bytes a row, so an inspection can read what a run couldn't hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubetune.api.inspection import MAX_PROBLEMS, Column, Problem
+from kubetune.api.plan import DatasetPlan
+
+from kubetune_runner.data.columns import ColumnTypes, FormatCheck
+from kubetune_runner.data.findings import Findings, quote
+from kubetune_runner.data.readers import ROW_LIMIT_BYTES, Note, Row, SourceFile, read_file
+from kubetune_runner.data.sources import open_source
+from kubetune_runner.data.splits import HASH_BYTES, choose_splits, hold_out
+from kubetune_runner.errors import RunError
+
+Visitor = Callable[[Row], None]
+
+
+@dataclass
+class SplitReading:
+    """The rows of one split of the source."""
+
+    name: str
+    hashes: bytearray = field(default_factory=bytearray)
+    rows: list[Row] = field(default_factory=list[Row])
+
+    @property
+    def count(self) -> int:
+        return len(self.hashes) // HASH_BYTES
+
+
+@dataclass
+class Reading:
+    """What one pass over the rows found."""
+
+    revision: str | None
+    train: SplitReading
+    evaluation: SplitReading | None
+    held_out: bytearray
+    """One byte a row of ``train``: 1 where it is held out."""
+    columns: list[Column]
+    findings: Findings
+
+    @property
+    def digest(self) -> str:
+        """Over the rows' canonical forms, split by split: format, files and chunks don't count."""
+        total = hashlib.sha256()
+        for split in filter(None, (self.train, self.evaluation)):
+            _add_split(total, split.name, split.hashes)
+        return f"sha256:{total.hexdigest()}"
+
+    @property
+    def split_digest(self) -> str:
+        """Over the rows that train and those that are held out, in order."""
+        total = hashlib.sha256()
+        _add_split(total, "train", self._pick(0))
+        held_out = self.evaluation.hashes if self.evaluation else self._pick(1)
+        _add_split(total, "evaluation", held_out)
+        return f"sha256:{total.hexdigest()}"
+
+    @property
+    def train_count(self) -> int:
+        return self.train.count - sum(self.held_out)
+
+    @property
+    def evaluation_count(self) -> int:
+        return self.evaluation.count if self.evaluation else sum(self.held_out)
+
+    def train_rows(self) -> list[Row]:
+        rows = zip(self.train.rows, self.held_out, strict=True)
+        return [row for row, held_out in rows if not held_out]
+
+    def evaluation_rows(self) -> list[Row]:
+        if self.evaluation:
+            return self.evaluation.rows
+        rows = zip(self.train.rows, self.held_out, strict=True)
+        return [row for row, held_out in rows if held_out]
+
+    def _pick(self, side: int) -> bytes:
+        return b"".join(
+            self.train.hashes[at * HASH_BYTES : (at + 1) * HASH_BYTES]
+            for at, held_out in enumerate(self.held_out)
+            if held_out == side
+        )
+
+
+def read(
+    plan: DatasetPlan, token: str | None, *, keep_rows: bool, visit: Visitor | None = None
+) -> Reading:
+    """Read every row of the splits that are used; ``visit`` sees each usable row.
+
+    Raises RunError as ``data.load`` does. InvalidRows and the errors of the format carry
+    ``problems`` and ``problemCount`` in their summary and the findings as ``findings``.
+    """
+    findings = Findings()
+    types = ColumnTypes()
+    check = FormatCheck(plan.format, plan.columns, findings)
+    with open_source(plan, token, findings) as source:
+        choice = choose_splits(plan.splits, sorted(source.splits))
+        splits = [SplitReading(name) for name in choice.names]
+        for split in splits:
+            for file in source.splits[split.name]:
+                _read_rows(file, split, types, check, findings, keep_rows, visit)
+    columns = types.columns(findings)
+    train = splits[0]
+    try:
+        _refuse_unusable(plan, train, findings)
+        check.finish([column.name for column in columns], sum(split.count for split in splits))
+    except RunError as error:
+        raise RowsRefusedError(error, findings, columns) from error
+    evaluation = splits[1] if len(splits) > 1 else None
+    fraction = 0.0 if evaluation else plan.splits.evaluation_fraction
+    return Reading(
+        revision=source.revision,
+        train=train,
+        evaluation=evaluation,
+        held_out=hold_out(train.hashes, fraction, plan.splits.seed),
+        columns=columns,
+        findings=findings,
+    )
+
+
+class RowsRefusedError(RunError):
+    """The rows can't be used; knows all that was found."""
+
+    def __init__(self, cause: RunError, findings: Findings, columns: list[Column]) -> None:
+        problems = [problem.to_json() for problem in findings.all()[:MAX_PROBLEMS]]
+        super().__init__(
+            cause.reason,
+            cause.message,
+            retryable=cause.retryable,
+            summary={"problems": problems, "problemCount": findings.count} if problems else {},
+        )
+        self.findings = findings
+        self.columns = columns
+
+
+def _read_rows(
+    file: SourceFile,
+    split: SplitReading,
+    types: ColumnTypes,
+    check: FormatCheck,
+    findings: Findings,
+    keep_rows: bool,
+    visit: Visitor | None,
+) -> None:
+    for item in read_file(file):
+        if isinstance(item, Note):
+            findings.note(item.problem)
+            continue
+        if isinstance(item, Problem):
+            findings.error(item)
+            continue
+        number, row = item
+        canonical = _canonical(row)
+        if isinstance(canonical, str):
+            findings.error(Problem(file=file.name, row=number, message=canonical))
+            continue
+        split.hashes += hashlib.sha256(canonical).digest()
+        types.add(row)
+        check.add(file.name, number, row)
+        if keep_rows:
+            split.rows.append(row)
+        if visit:
+            visit(row)
+
+
+def _canonical(row: Row) -> bytes | str:
+    """The row as bytes that don't depend on the file's format, or what is wrong with it.
+
+    Columns are sorted, and those that are null are left out: jsonl may omit what parquet
+    stores as null.
+    """
+    present: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
+    try:
+        data = json.dumps(
+            present, ensure_ascii=False, separators=(",", ":"), sort_keys=True
+        ).encode()
+    except UnicodeEncodeError:
+        return "the row has half of a surrogate pair, which isn't Unicode text; remove it"
+    if len(data) > ROW_LIMIT_BYTES:
+        return (
+            f"the row has {len(data):,} bytes; at most {ROW_LIMIT_BYTES:,} are allowed."
+            " Split or shorten it"
+        )
+    return data
+
+
+def _refuse_unusable(plan: DatasetPlan, train: SplitReading, findings: Findings) -> None:
+    if findings.error_count:
+        first = findings.errors[0]
+        place = ", ".join(
+            part
+            for part in (
+                f"file {quote(first.file)}" if first.file else "",
+                f"row {first.row:,}" if first.row else "",
+            )
+            if part
+        )
+        more = findings.error_count - 1
+        others = f" ({more:,} more such problem{'s' if more > 1 else ''})" if more else ""
+        raise RunError("InvalidRows", f"{place}: {first.message}{others}")
+    if not train.count:
+        raise RunError(
+            "NoRows",
+            f"split {quote(train.name)} of dataset {quote(plan.name)} has no rows; add some",
+        )
+
+
+def _add_split(total: Any, name: str, hashes: bytes | bytearray) -> None:
+    total.update(f"{name}\n{len(hashes) // HASH_BYTES}\n".encode())
+    total.update(hashes)

@@ -1,0 +1,94 @@
+"""Finds the files of each split: on a volume, behind an address, or in a hub repository."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from kubetune.api.plan import WORK_DIRECTORY, DatasetPlan, FilesSource, in_container
+
+from kubetune_runner.data.findings import Findings, listing, quote
+from kubetune_runner.data.readers import SourceFile
+from kubetune_runner.data.splits import TRAIN, split_in_name
+from kubetune_runner.errors import RunError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files by split, sorted by name, so that equal sources read in equal order."""
+
+    splits: dict[str, list[SourceFile]]
+    revision: str | None = None
+    """Commit of a hub source."""
+
+
+@contextmanager
+def open_source(plan: DatasetPlan, token: str | None, findings: Findings) -> Generator[Source]:
+    """The source's files, on disk for as long as the context lasts."""
+    if plan.files:
+        yield _files(plan.files)
+    elif plan.hub:
+        from kubetune_runner.data.hub_files import hub_source
+
+        yield hub_source(plan.hub, plan.splits, token, findings)
+    elif plan.http:
+        from kubetune_runner.data.download import download
+
+        work = in_container(WORK_DIRECTORY)
+        with TemporaryDirectory(dir=work if work.is_dir() else None) as folder:
+            path = Path(folder) / "rows"
+            name = download(plan.http.url, path)
+            yield Source({TRAIN: [SourceFile(name, path, plan.http.format)]})
+
+
+def _files(source: FilesSource) -> Source:
+    """Files that match the glob; one called train, validation or test counts as that split."""
+    root = in_container(source.directory)
+    if not root.is_dir():
+        raise RunError(
+            "NoFiles",
+            f"the folder {source.directory} doesn't exist in the pod; check the claim and its path",
+        )
+    if ".." in PurePosixPath(source.glob).parts:
+        raise RunError("NoFiles", f"glob {quote(source.glob)} may not contain '..'")
+    splits: dict[str, list[SourceFile]] = {}
+    found: dict[str, Path] = {}
+    try:
+        paths = sorted(root.glob(source.glob))
+    except (ValueError, NotImplementedError) as error:
+        raise RunError("NoFiles", f"glob {quote(source.glob)} is not valid: {error}") from error
+    inside = root.resolve()
+    for path in paths:
+        name = path.relative_to(root)
+        # Kubernetes keeps older copies of a ConfigMap's files in folders called ..<time>.
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and not hidden and path.resolve().is_relative_to(inside):
+            found[name.as_posix()] = path
+    if not found:
+        raise RunError("NoFiles", _nothing_matches(root, source.glob))
+    for name, path in found.items():
+        split = (split_in_name(path.stem) if _is_split_name(path.stem) else None) or TRAIN
+        splits.setdefault(split, []).append(SourceFile(name, path, source.format))
+    return Source(splits)
+
+
+def _is_split_name(stem: str) -> bool:
+    """``train``, ``test-00000-of-00002``: on volumes only names that are a split count."""
+    head, *rest = stem.replace("_", "-").split("-")
+    return split_in_name(head) is not None and all(part.isdigit() or part == "of" for part in rest)
+
+
+def _nothing_matches(root: Path, glob: str) -> str:
+    there: list[str] = []
+    for path in root.rglob("*"):
+        name = path.relative_to(root)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            there.append(name.as_posix())
+        if len(there) == 1000:  # a volume can hold millions of files
+            break
+    if not there:
+        return f"glob {quote(glob)} matches no file: the volume is empty"
+    return f"glob {quote(glob)} matches no file; there are {listing(sorted(there), 5)}"
