@@ -1,0 +1,102 @@
+"""The environment of a run's container: plan, caches, tracking credentials, hub tokens.
+
+Used by kubetune.backends.manifests. No secret value passes through here: the kubelet reads the
+Secrets that are named.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Any
+
+from kubetune.api import plan
+from kubetune.backends.base import RunRequest
+
+JsonObject = dict[str, Any]
+
+OWN_PREFIX = "KUBETUNE_"
+CREDENTIAL_VARIABLES = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
+"""Variables of MLflow's client; keys of the credentials Secret have the same names."""
+
+_MULTIPLIERS = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    "k": Decimal(10) ** 3,
+    "M": Decimal(10) ** 6,
+    "G": Decimal(10) ** 9,
+    "T": Decimal(10) ** 12,
+    "P": Decimal(10) ** 15,
+    "E": Decimal(10) ** 18,
+    "Ki": Decimal(2) ** 10,
+    "Mi": Decimal(2) ** 20,
+    "Gi": Decimal(2) ** 30,
+    "Ti": Decimal(2) ** 40,
+    "Pi": Decimal(2) ** 50,
+    "Ei": Decimal(2) ** 60,
+}
+
+
+def environment(request: RunRequest, ca_file: str | None) -> list[JsonObject]:
+    """Entries for ``env``: kubetune's own, then the target's, which can't replace ours."""
+    target = request.target.kubernetes
+    own = [*_values(request, ca_file), *_credentials(request), *_tokens(request)]
+    taken = {entry["name"] for entry in own}
+    given = (variable.to_json() for variable in (target.env if target else None) or ())
+    return own + [
+        entry
+        for entry in given
+        if entry["name"] not in taken and not entry["name"].startswith(OWN_PREFIX)
+    ]
+
+
+def whole_cpus(quantity: str | None) -> int:
+    """CPUs of a quantity, rounded up, at least 1: ``500m`` is 1, ``2.5`` is 3."""
+    if not quantity:
+        return 1
+    number = quantity.rstrip("mkMGTPEi")
+    return max(1, math.ceil(Decimal(number) * _MULTIPLIERS[quantity[len(number) :]]))
+
+
+def _values(request: RunRequest, ca_file: str | None) -> list[JsonObject]:
+    values = {
+        plan.ENV_PLAN: plan.PLAN_FILE,
+        plan.ENV_ATTEMPT: str(request.attempt),
+        plan.ENV_RUN_KEY: request.run_key,
+        "HOME": plan.WORK_DIRECTORY,
+        "TMPDIR": "/tmp",  # noqa: S108 - the container's own
+        "HF_HOME": plan.CACHE_DIRECTORY,
+        # Threads beyond the CPU limit are throttled and make a run slower.
+        "OMP_NUM_THREADS": str(whole_cpus(request.resources.cpu)),
+        "MLFLOW_TRACKING_URI": request.target.tracking.uri,
+    }
+    if ca_file:
+        # Not SSL_CERT_FILE or REQUESTS_CA_BUNDLE: they would replace the public authorities, and
+        # no hub or dataset address could be read any more.
+        values["MLFLOW_TRACKING_SERVER_CERT_PATH"] = ca_file
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _credentials(request: RunRequest) -> list[JsonObject]:
+    secret = request.target.tracking.credentials_secret_ref
+    if secret is None:
+        return []
+    # Optional, as a Secret has either the pair or the token.
+    return [
+        {
+            "name": name,
+            "valueFrom": {"secretKeyRef": {"name": secret.name, "key": name, "optional": True}},
+        }
+        for name in CREDENTIAL_VARIABLES
+    ]
+
+
+def _tokens(request: RunRequest) -> list[JsonObject]:
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": reference.to_json()}}
+        for name, reference in sorted(request.tokens.items())
+    ]

@@ -1,0 +1,141 @@
+"""The Kubernetes backend: one batch/v1 Job per attempt in the owner's namespace.
+
+It reads from the watch's cache and writes through the API client; manifests.py says how the
+objects look and states.py what they mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from kubetune import names
+from kubetune.api.conditions import Reason
+from kubetune.backends.base import FINISHED, BackendError, Owner, RunRequest, RunState
+from kubetune.backends.manifests import build_job, build_plan_config_map
+from kubetune.backends.states import run_state
+from kubetune.clients.kubernetes import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    KubernetesClient,
+    NotFoundError,
+)
+
+JsonObject = dict[str, Any]
+
+NAME_TAKEN = "NameTaken"
+QUOTA_EXCEEDED = "QuotaExceeded"
+
+
+class JobCache(Protocol):
+    """What the watches have shown of our Jobs and pods."""
+
+    def jobs(self, owner_uid: str) -> list[JsonObject]:
+        """Jobs whose controller is this object."""
+        ...
+
+    def pods(self, job_uid: str) -> list[JsonObject]:
+        """Pods whose controller is this Job."""
+        ...
+
+    def put(self, obj: JsonObject) -> None:
+        """Take in an object that was just created or read, before the watch shows it."""
+        ...
+
+
+class KubernetesBackend:
+    """Runs as Jobs in this cluster.
+
+    Beside BackendError its calls raise what the client raises when the API server is away:
+    ApiError, aiohttp.ClientError, TimeoutError. The caller tries again later.
+    """
+
+    def __init__(self, client: KubernetesClient, jobs: JobCache) -> None:
+        self._client = client
+        self._cache = jobs
+
+    def observe(self, owner: Owner, run_key: str) -> list[RunState]:
+        """All attempts that the watches have shown, oldest first."""
+        states = [self._state(job) for job in self._jobs(owner, run_key)]
+        return sorted(states, key=lambda state: state.attempt)
+
+    async def ensure(self, request: RunRequest) -> RunState:
+        """Make the attempt's plan and Job, or adopt those that are there."""
+        # The plan comes first: a pod whose ConfigMap is missing would wait, but a plan without
+        # a Job costs nothing. An existing one stays as it is, it was frozen at first submission.
+        await self._create_or_adopt(build_plan_config_map(request), request.owner)
+        job = await self._create_or_adopt(build_job(request), request.owner)
+        self._cache.put(job)
+        return self._state(job)
+
+    async def stop(self, owner: Owner, run_key: str) -> None:
+        """Delete the live Jobs. They are seen as stopping until their pods are gone."""
+        for job in self._jobs(owner, run_key):
+            if job["metadata"].get("deletionTimestamp") or self._state(job).phase in FINISHED:
+                continue
+            await self._delete(job, "Foreground")
+
+    async def delete(self, owner: Owner, run_key: str) -> None:
+        """Delete all Jobs, with their pods, and the plan."""
+        # Listed, not from the cache: afterwards nobody looks again.
+        for kind in ("Job", "ConfigMap"):
+            for item in await self._list(kind, owner, run_key):
+                if not item["metadata"].get("deletionTimestamp"):
+                    await self._delete(item, "Foreground" if kind == "Job" else "Background")
+
+    def _jobs(self, owner: Owner, run_key: str) -> list[JsonObject]:
+        return [
+            job
+            for job in self._cache.jobs(owner.uid)
+            if job["metadata"].get("labels", {}).get(names.RUN_KEY) == run_key
+        ]
+
+    def _state(self, job: JsonObject) -> RunState:
+        return run_state(job, self._cache.pods(job["metadata"]["uid"]))
+
+    async def _create_or_adopt(self, manifest: JsonObject, owner: Owner) -> JsonObject:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        try:
+            return await self._client.create(manifest)
+        except ConflictError:
+            found = await self._client.get(kind, owner.namespace, name)
+        except ForbiddenError as error:
+            quota = "exceeded quota" in str(error)
+            reason = QUOTA_EXCEEDED if quota else Reason.TARGET_REFUSED
+            raise BackendError(reason, f"{kind} {name}: {error}", retryable=True) from error
+        except InvalidError as error:
+            reason = Reason.TARGET_REFUSED
+            raise BackendError(reason, f"{kind} {name}: {error}", retryable=False) from error
+        if not _is_owned(found, owner):
+            raise BackendError(
+                NAME_TAKEN,
+                f"{kind} {owner.namespace}/{name} exists and does not belong to"
+                f" {owner.kind} {owner.name}; delete it",
+                retryable=True,
+            )
+        return found
+
+    async def _list(self, kind: str, owner: Owner, run_key: str) -> list[JsonObject]:
+        path = self._client.path(kind, owner.namespace)
+        answer = await self._client.request(
+            "GET", path, query={"labelSelector": f"{names.RUN_KEY}={run_key}"}
+        )
+        # Items of a list don't say their kind.
+        items = [{"kind": kind, **item} for item in answer["items"]]
+        return [item for item in items if _is_owned(item, owner)]
+
+    async def _delete(self, item: JsonObject, propagation: str) -> None:
+        """Foreground keeps the object until its pods are gone, so that it can be seen stopping."""
+        metadata = item["metadata"]
+        path = self._client.path(item.get("kind", "Job"), metadata["namespace"], metadata["name"])
+        options = {"propagationPolicy": propagation, "preconditions": {"uid": metadata["uid"]}}
+        try:
+            await self._client.request("DELETE", path, body=options)
+        except (NotFoundError, ConflictError):
+            # Gone, or another object has the name by now.
+            return
+
+
+def _is_owned(item: JsonObject, owner: Owner) -> bool:
+    references = item["metadata"].get("ownerReferences") or ()
+    return any(reference["uid"] == owner.uid for reference in references)

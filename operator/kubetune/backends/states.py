@@ -1,0 +1,238 @@
+"""Reads the state of one attempt from its Job and pods.
+
+Pure functions, used by kubetune.backends.kubernetes. Whether an attempt is over is told by the
+Job's terminal condition alone, which comes after its pods have ended; how it went is told by
+the pod: the outcome that the runner left, else what Kubernetes says about the container.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from datetime import datetime
+from typing import Any
+
+from kubetune import names
+from kubetune.api.conditions import Reason
+from kubetune.api.outcome import ExitCode, Outcome
+from kubetune.backends.base import RunState
+
+JsonObject = dict[str, Any]
+
+MESSAGE_LIMIT = 500
+IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "ImageInspectError",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+SETUP_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
+_SECRETS = re.compile(r"(?<=://)[^/\s@]+(?=@)|\bhf_[A-Za-z0-9]{8,}|(?<=Bearer )\S+")
+
+
+def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
+    """The attempt's state; ``pods`` are the Job's own, in any order."""
+    ended = _condition(job, "Complete") or _condition(job, "Failed")
+    if ended:
+        return _ended(job, ended, _deciding_pod(pods))
+    if job["metadata"].get("deletionTimestamp"):
+        return _state(job, "stopping", pods, "Stopping", "The run is being stopped.")
+    if condition := _condition(job, "FailureTarget"):
+        text = condition.get("message") or "The Job has failed; its pod is being stopped."
+        return _state(job, "stopping", pods, condition.get("reason", ""), text)
+    pod = _live_pod(pods)
+    if job["spec"].get("suspend"):
+        if pod:
+            return _state(job, "stopping", pods, Reason.QUEUED, "The Job was suspended.")
+        text = "The Job is suspended; a queue such as Kueue starts it when there is room."
+        return _state(job, "pending", pods, Reason.QUEUED, text)
+    if pod is None:
+        return _without_pod(job, pods)
+    if pod.get("status", {}).get("phase", "Pending") == "Pending":
+        reason, text = _waiting(pod)
+        return _state(job, "pending", pods, reason, text)
+    if disruption := _condition(pod, "DisruptionTarget"):
+        text = f"The pod is being moved away ({disruption.get('message', 'evicted')})."
+        return _state(job, "running", pods, "Disrupted", text)
+    return _state(job, "running", pods, Reason.STARTED, "The run is under way.")
+
+
+def _without_pod(job: JsonObject, pods: list[JsonObject]) -> RunState:
+    """Neither ended nor a pod alive: before the first one, between two, or just done."""
+    pod = _newest(pods)
+    if pod is None:
+        text = (
+            "The Job has no pod yet. If it stays so, a quota or an admission policy refuses it:"
+            f" kubectl describe job {job['metadata']['name']}"
+        )
+        return _state(job, "pending", pods, Reason.POD_PENDING, text)
+    if disruption := _condition(pod, "DisruptionTarget"):
+        text = f"The pod was evicted ({disruption.get('message', '')}); a new one follows."
+        return _state(job, "pending", pods, "Disrupted", text)
+    # The pod is done but the Job doesn't say so yet: only its word is final.
+    return _state(job, "running", pods, "Ending", "The run has ended; Kubernetes counts it.")
+
+
+def _waiting(pod: JsonObject) -> tuple[str, str]:
+    """Reason and sentence of a pod that doesn't run yet."""
+    scheduled = _any_condition(pod, "PodScheduled")
+    if scheduled and scheduled.get("status") == "False":
+        if scheduled.get("reason") == "SchedulingGated":
+            return Reason.QUEUED, "The pod is held back by a scheduling gate."
+        return Reason.UNSCHEDULABLE, _short(f"No node fits: {scheduled.get('message', '')}")
+    for status in _container_statuses(pod):
+        waiting = status.get("state", {}).get("waiting") or {}
+        reason, text = waiting.get("reason", ""), waiting.get("message", "")
+        if reason in IMAGE_REASONS:
+            return Reason.IMAGE_UNAVAILABLE, _short(
+                f"Image {status.get('image', '')} can't be pulled ({reason}): {text}"
+            )
+        if reason not in SETUP_REASONS:
+            return reason, _short(f"The container can't be made: {text or reason}")
+    node = pod.get("spec", {}).get("nodeName")
+    if not node:
+        return Reason.POD_PENDING, "The pod waits for the scheduler."
+    return Reason.POD_PENDING, f"Node {node} sets the pod up: image, volumes, Secrets."
+
+
+def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunState:
+    terminated = _terminated(pod)
+    outcome = Outcome.from_message(terminated.get("message"))
+    exit_code = terminated.get("exitCode")
+    phase, reason, text = "succeeded", "", ""
+    if ended["type"] == "Failed":
+        phase = "failed"
+        interrupted = exit_code == ExitCode.INTERRUPTED or (
+            outcome is not None and outcome.status == "interrupted"
+        )
+        if interrupted or _condition(pod, "DisruptionTarget"):
+            phase = "preempted"
+        reason, text = _failure(ended, pod, terminated)
+    if outcome:
+        reason, text = outcome.reason, outcome.message
+    return RunState(
+        attempt=_attempt(job),
+        name=job["metadata"]["name"],
+        phase=phase,
+        started_at=_time(terminated.get("startedAt") or job.get("status", {}).get("startTime")),
+        ended_at=_time(terminated.get("finishedAt") or ended.get("lastTransitionTime")),
+        outcome=outcome,
+        exit_code=exit_code,
+        reason=reason,
+        message=text,
+    )
+
+
+def _failure(ended: JsonObject, pod: JsonObject | None, terminated: JsonObject) -> tuple[str, str]:
+    """Reason and sentence of a failed Job whose run left no outcome."""
+    if ended.get("reason") == "DeadlineExceeded":
+        return Reason.DEADLINE_EXCEEDED, "The run took longer than the Job's activeDeadlineSeconds."
+    if pod is None:
+        return "PodLost", "The pod was deleted before it could say how the run ended."
+    if disruption := _condition(pod, "DisruptionTarget"):
+        return "Disrupted", _short(f"The pod was evicted: {disruption.get('message', '')}")
+    if terminated.get("reason") == "OOMKilled":
+        return "OutOfMemory", (
+            "The container used more memory than spec.resources.memory allows. Raise it, or lower"
+            " hyperparameters.perDeviceBatchSize or maxLength, or set gradientCheckpointing: true."
+        )
+    status = pod.get("status", {})
+    if status.get("reason"):
+        return status["reason"], _short(f"The node refused or ended the pod: {_text(status)}")
+    code = terminated.get("exitCode")
+    if code is None:
+        return "PodLost", "The pod ended without an exit code."
+    if terminated.get("reason") not in (None, "Error", "Completed"):
+        return terminated["reason"], _short(f"The container ended: {_text(terminated)}")
+    how = f"The run ended with exit code {code}{_signal_name(code)}"
+    last_line = next(reversed((terminated.get("message") or "").strip().splitlines()), "")
+    return "RunFailed", _short(f"{how}: {last_line}" if last_line else f"{how}; see its log.")
+
+
+def _text(status: JsonObject) -> str:
+    return str(status.get("message") or status.get("reason") or "")
+
+
+def _signal_name(code: int) -> str:
+    try:
+        return f" ({signal.Signals(code - 128).name})" if code > 128 else ""
+    except ValueError:
+        return ""
+
+
+def _state(job: JsonObject, phase: Any, pods: list[JsonObject], reason: str, text: str) -> RunState:
+    """A run that isn't over."""
+    pod = _live_pod(pods) or _newest(pods)
+    started = [
+        (status.get("state", {}).get("running") or status.get("state", {}).get("terminated") or {})
+        for status in _container_statuses(pod)
+    ]
+    return RunState(
+        attempt=_attempt(job),
+        name=job["metadata"]["name"],
+        phase=phase,
+        started_at=_time(next((state["startedAt"] for state in started if state), None)),
+        reason=str(reason),
+        message=text,
+    )
+
+
+def _attempt(job: JsonObject) -> int:
+    return int(job["metadata"]["labels"][names.ATTEMPT])
+
+
+def _condition(item: JsonObject | None, kind: str) -> JsonObject | None:
+    """The condition when it is true."""
+    found = _any_condition(item, kind)
+    return found if found and found.get("status") == "True" else None
+
+
+def _any_condition(item: JsonObject | None, kind: str) -> JsonObject | None:
+    conditions = (item or {}).get("status", {}).get("conditions") or ()
+    return next((condition for condition in conditions if condition["type"] == kind), None)
+
+
+def _container_statuses(pod: JsonObject | None) -> list[JsonObject]:
+    status = (pod or {}).get("status", {})
+    # Initialisation containers are not ours; a cluster's admission may add some.
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+
+
+def _terminated(pod: JsonObject | None) -> JsonObject:
+    for status in (pod or {}).get("status", {}).get("containerStatuses") or ():
+        if status["name"] == "runner":
+            return status.get("state", {}).get("terminated") or {}
+    return {}
+
+
+def _is_live(pod: JsonObject) -> bool:
+    return pod.get("status", {}).get("phase", "Pending") not in ("Succeeded", "Failed")
+
+
+def _live_pod(pods: list[JsonObject]) -> JsonObject | None:
+    return _newest([pod for pod in pods if _is_live(pod)])
+
+
+def _deciding_pod(pods: list[JsonObject]) -> JsonObject | None:
+    """The pod that ended the Job: the newest, and never one that was merely evicted before."""
+    undisturbed = [pod for pod in pods if not _condition(pod, "DisruptionTarget")]
+    return _newest(undisturbed) or _newest(pods)
+
+
+def _newest(pods: list[JsonObject]) -> JsonObject | None:
+    return max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp") or "", default=None)
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _short(text: str) -> str:
+    """One bounded line without credentials: it is shown in status."""
+    line = _SECRETS.sub("***", " ".join(text.split()))
+    return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"
