@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from kubetune.local.node import logs
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kubetune.local.node import environment, status, support
 from kubetune.local.node.gpus import Gpus, gpu_share, gpus_of
 
