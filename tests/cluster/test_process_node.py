@@ -90,9 +90,9 @@ class NodeUnderTest:
     def ended(self, name: str, seconds: float = 30) -> dict[str, Any]:
         """The pod's status once it is finished."""
 
-        def finished() -> dict[str, Any] | None:
+        def finished() -> dict[str, Any]:
             status = self.status(name)
-            return status if status["phase"] in ("Succeeded", "Failed") else None
+            return status if status["phase"] in ("Succeeded", "Failed") else {}
 
         return eventually(finished, seconds)
 
