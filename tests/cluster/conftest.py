@@ -6,7 +6,6 @@ No operator runs in it; tests that need one start their own against it.
 from collections.abc import Iterator
 
 import pytest
-
 from kubetune.local.cluster import LocalCluster
 
 

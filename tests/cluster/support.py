@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def eventually(question: Callable[[], T], seconds: float = 60, interval: float = 0.1) -> T:
-    """Ask until the answer is true and return it; AssertionError with the last answer after that."""
+    """The first true answer; AssertionError with the last one when ``seconds`` have passed."""
     deadline = time.monotonic() + seconds
     while True:
         answer = question()

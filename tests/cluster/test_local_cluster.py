@@ -1,4 +1,4 @@
-"""``kubetune up``, ``down`` and ``status`` on a real control plane: idempotent, tidy, loopback only."""
+"""``kubetune up``, ``down`` and ``status`` on a real control plane: tidy and loopback only."""
 
 import json
 import os
@@ -12,11 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
-from support import accepts_connections, eventually, listening_addresses, processes_of
-
 from kubetune.local import pki, ports
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.errors import LocalClusterError
+from support import accepts_connections, eventually, listening_addresses, processes_of
 
 pytestmark = pytest.mark.cluster
 

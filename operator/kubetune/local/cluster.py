@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Generator
+from datetime import datetime
 from pathlib import Path
 
 from kubetune.local import access, build, components, objects, pki, ports
@@ -190,7 +191,9 @@ class LocalCluster:
 
     def _wait_ready(self, component: Component, client: access.Client, report: Report) -> None:
         if component.name == components.NODE_NAME:
-            self._wait(component.name, lambda: _node_ready(client), self._process(component.name))
+            process = self._process(component.name)
+            since = process.record.stat().st_mtime
+            self._wait(component.name, lambda: _node_ready(client, since), process)
         elif component.health:
             self._wait(
                 component.name,
@@ -298,7 +301,15 @@ class LocalCluster:
             yield
 
 
-def _node_ready(client: access.Client) -> bool:
-    node = client.read(f"/api/v1/nodes/{components.NODE_NAME}")
+def _node_ready(client: access.Client, since: float) -> bool:
+    """True when the node is ready and said so after ``since`` (seconds since the epoch).
+
+    A node that was killed stays Ready in the API server for a while.
+    """
+    name = components.NODE_NAME
+    lease = client.read(f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
+    if not lease or datetime.fromisoformat(lease["spec"]["renewTime"]).timestamp() < since:
+        return False
+    node = client.read(f"/api/v1/nodes/{name}")
     conditions = node["status"].get("conditions", []) if node else []
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

@@ -14,6 +14,9 @@ from .worker import Node, PodWorker
 
 logger = logging.getLogger(__name__)
 
+_FIRST_LIST = 20.0
+"""Seconds that a stop waits for the first list: before it, pods of an earlier node are unknown."""
+
 
 class Pods:
     """All pods of the node, by uid."""
@@ -22,6 +25,7 @@ class Pods:
         self.node = node
         self.workers: dict[str, PodWorker] = {}
         self._removals: set[asyncio.Task[None]] = set()
+        self._listed = asyncio.Event()
         (node.home / "pods").mkdir(parents=True, exist_ok=True)
 
     def find(self, namespace: str, name: str) -> PodWorker | None:
@@ -59,6 +63,11 @@ class Pods:
 
     async def stop_all(self) -> None:
         """Stop every pod as disrupted; returns when the API server has their statuses."""
+        try:
+            async with asyncio.timeout(_FIRST_LIST):
+                await self._listed.wait()
+        except TimeoutError:
+            logger.warning("no answer from the API server: pods of an earlier node keep running")
         for worker in self.workers.values():
             worker.stop_for_node()
         await asyncio.gather(*(worker.task for worker in self.workers.values()))
@@ -77,6 +86,7 @@ class Pods:
         for folder in (self.node.home / "pods").iterdir():
             if folder.name not in known | removing:
                 self._remove(folder, None)
+        self._listed.set()
         return found["metadata"]["resourceVersion"]
 
     def _apply(self, kind: str, pod: Object) -> None:
