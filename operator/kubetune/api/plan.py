@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from kubetune.api.base import Value
 from kubetune.api.dataset import ColumnMapping, DatasetFormat, FileFormat, Splits
@@ -74,7 +74,9 @@ def in_container(path: str) -> Path:
 
 
 class PlanValue(Value):
-    """A part of a plan: as strict as a spec."""
+    """A part of a plan: as strict as a spec; built by field name, written in camelCase."""
+
+    model_config = ConfigDict(validate_by_name=True)
 
 
 class RunIdentity(PlanValue):
@@ -186,7 +188,7 @@ class HyperparametersPlan(PlanValue):
     weight_decay: float
     max_grad_norm: float
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    gradient_checkpointing: bool | None
+    gradient_checkpointing: bool | None = None
     """None: true on a GPU, else false; the device is known to the run alone."""
     logging_steps: int
     evaluation_steps: int | None = None

@@ -24,6 +24,15 @@ class Rule:
     """The camelCase field that an error points to, when one is to blame."""
 
 
+class RuleViolation(ValueError):
+    """A value breaks one of its rules."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(f"{rule.field}: {rule.message}" if rule.field else rule.message)
+        self.field = rule.field
+        self.message = rule.message
+
+
 @dataclass(frozen=True)
 class TransitionRule:
     """A condition on an update, for the API server alone."""

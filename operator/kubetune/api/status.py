@@ -54,6 +54,13 @@ class InspectionState(Value):
     key: str | None = Field(default=None, description="Digest of what was inspected and how.")
     attempts: int | None = Field(default=None, description="Failed tries since the spec changed.")
     time: Timestamp | None = Field(default=None, description="When the last try ended.")
+    result: Literal["found", "refused"] | None = Field(
+        default=None, description="found or refused once it ended; absent while it goes on."
+    )
+    reason: str | None = Field(default=None, description="Why the source was refused.")
+    message: str | None = Field(
+        default=None, max_length=1024, description="Why the last try failed."
+    )
 
 
 class DatasetStatus(ObjectStatus):
@@ -201,6 +208,9 @@ class Result(Value):
     )
     model_ref: dict[str, str] | None = Field(default=None, description="The Model made for it.")
     registered: RegisteredResult | None = Field(default=None, description="Registered version.")
+    model_uri: str | None = Field(
+        default=None, description="The result as MLflow names it, such as models:/m-1a2b."
+    )
     reused: bool | None = Field(default=None, description="Adopted instead of trained.")
 
 

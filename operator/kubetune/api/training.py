@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic.config import JsonDict
 
 from kubetune.api.base import ObjectName, Value
 from kubetune.api.kubernetes_values import LabelKey, LabelValue, Quantity
@@ -61,10 +62,28 @@ class LoraSettings(Value):
     )
 
 
+def _refuse_qlora(value: object) -> object:
+    if value == "qlora":
+        raise ValueError(QLORA_REFUSED)
+    return value
+
+
+QLORA_REFUSED = "qlora is not available yet; use lora"
+
+# The API server has to know the name to answer more than "unsupported value".
+_QLORA_RULE: JsonDict = {
+    "enum": ["lora", "full", "qlora"],
+    "x-kubernetes-validations": [{"rule": "self != 'qlora'", "message": QLORA_REFUSED}],
+}
+
+
 class Method(Value):
     """How weights change."""
 
-    type: MethodType | None = Field(
+    type: (
+        Annotated[MethodType, BeforeValidator(_refuse_qlora), Field(json_schema_extra=_QLORA_RULE)]
+        | None
+    ) = Field(
         default=None,
         description="lora trains an adapter, full all weights. qlora is not available yet: use"
         " lora. Default lora.",

@@ -1,0 +1,166 @@
+"""Reads YAML text as kubectl would, and refuses what two readers take for different things.
+
+Python's usual reader follows YAML 1.1, where ``1e-4`` is text and ``yes`` is true. Here numbers
+are those of YAML 1.2, times and dates stay text, a key may stand in a map only once, and an
+unquoted ``yes``, ``no``, ``on``, ``off``, ``y`` or ``n`` is an error: kubectl makes it a boolean
+where a reader of YAML 1.2 sees text. Every value keeps its line, for messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+Path = tuple[str | int, ...]
+
+_AMBIGUOUS = re.compile(r"^(y|n|yes|no|on|off)$", re.IGNORECASE)
+_TAG = "tag:yaml.org,2002:"
+_RESOLVERS: tuple[tuple[str, str, str], ...] = (
+    ("null", r"^(~|null|Null|NULL|)$", "~nN\0"),
+    ("bool", r"^(true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^([-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+)$", "-+0123456789"),
+    (
+        "float",
+        r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+        "-+.0123456789",
+    ),
+    ("merge", r"^<<$", "<"),
+)
+
+
+class YamlError(ValueError):
+    """Text that is not acceptable YAML; ``line`` counts from 1."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+
+
+@dataclass
+class Document:
+    """One YAML document as plain values."""
+
+    value: Any
+    line: int
+    lines: dict[Path, int] = field(default_factory=dict[Path, int])
+    """Line of each value by its path."""
+
+    def line_of(self, path: Path) -> int:
+        """The line of a value, or of the closest one around it that is there."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, self.line)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+for _name, _pattern, _first in _RESOLVERS:
+    _Loader.add_implicit_resolver(
+        _TAG + _name, re.compile(_pattern), ["" if c == "\0" else c for c in _first]
+    )
+
+
+def read(text: str) -> Iterator[Document]:
+    """The documents of a text; empty ones are left out. Raises YamlError."""
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        raise _translated(error) from None
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            if node is None:
+                continue
+            document = Document(None, _line(node))
+            document.value = _Reader(loader, document).value(node, (), ())
+            if document.value is not None:
+                yield document
+    except yaml.YAMLError as error:
+        raise _translated(error) from None
+    finally:
+        loader.dispose()
+
+
+class _Reader:
+    """Makes plain values of one document's nodes and notes their lines."""
+
+    def __init__(self, loader: _Loader, document: Document) -> None:
+        self._loader = loader
+        self._document = document
+
+    def value(self, node: Node, path: Path, around: tuple[Node, ...]) -> Any:
+        if node in around:
+            raise YamlError("a value that contains itself", _line(node))
+        self._document.lines[path] = _line(node)
+        around = (*around, node)
+        if isinstance(node, MappingNode):
+            return self._mapping(node, path, around)
+        if isinstance(node, SequenceNode):
+            return [
+                self.value(item, (*path, index), around) for index, item in enumerate(node.value)
+            ]
+        return self._scalar(node)
+
+    def _mapping(self, node: MappingNode, path: Path, around: tuple[Node, ...]) -> dict[str, Any]:
+        self._refuse_duplicates(node)
+        self._loader.flatten_mapping(node)  # << takes the keys of another map
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self._key(key_node)
+            result[key] = self.value(value_node, (*path, key), around)
+            self._document.lines[(*path, key)] = _line(key_node)
+        return result
+
+    def _refuse_duplicates(self, node: MappingNode) -> None:
+        seen: dict[str, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == _TAG + "merge":
+                continue
+            key = self._key(key_node)
+            if key in seen:
+                raise YamlError(
+                    f"key {key!r} stands twice in one map, first on line {seen[key]}; remove one",
+                    _line(key_node),
+                )
+            seen[key] = _line(key_node)
+
+    def _key(self, node: Node) -> str:
+        if not isinstance(node, ScalarNode):
+            raise YamlError("a key must be text", _line(node))
+        if not isinstance(self._scalar(node), str):
+            raise YamlError(f"a key must be text; quote it: '{node.value}'", _line(node))
+        return node.value
+
+    def _scalar(self, node: Node) -> Any:
+        if node.style is None and node.tag == _TAG + "str" and _AMBIGUOUS.match(node.value):
+            raise YamlError(
+                f"unquoted {node.value} is a boolean to kubectl and text to others;"
+                f" write true or false, or quote it: '{node.value}'",
+                _line(node),
+            )
+        if not node.tag.startswith(_TAG):
+            raise YamlError(f"tag {node.tag} is not known here; remove it", _line(node))
+        try:
+            return self._loader.construct_object(node)
+        except ValueError as error:
+            raise YamlError(f"{node.value!r}: {error}", _line(node)) from None
+
+
+def _line(node: Node) -> int:
+    return node.start_mark.line + 1
+
+
+def _translated(error: yaml.YAMLError) -> YamlError:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        text = " ".join(part for part in (error.problem, error.context) if part)
+        return YamlError(f"not YAML: {text}", mark.line + 1 if mark else 1)
+    return YamlError(f"not YAML: {error}", 1)

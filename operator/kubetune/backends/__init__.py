@@ -1,0 +1,1 @@
+"""Where runs run. One module per kind of target; base.py has the contract."""

@@ -1,0 +1,107 @@
+"""The contract of a backend: idempotent calls that never block the loop.
+
+``observe`` tells facts and changes nothing; ``ensure`` makes the run of an attempt or adopts
+the one that is there; ``stop`` and ``delete`` may be repeated. The decision which call
+follows is made in kubetune.decide alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from kubetune.api.base import SecretKeyRef
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.outcome import Outcome
+from kubetune.api.training import Resources
+
+Purpose = Literal["train", "inspect"]
+RunPhase = Literal["pending", "running", "stopping", "succeeded", "failed", "preempted"]
+FINISHED: frozenset[RunPhase] = frozenset({"succeeded", "failed", "preempted"})
+
+
+class BackendError(Exception):
+    """The target refused or could not be reached."""
+
+    def __init__(self, reason: str, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retryable = retryable
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The kubetune object that a run belongs to."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """Everything a backend needs to start one attempt."""
+
+    owner: Owner
+    run_key: str
+    attempt: int
+    purpose: Purpose
+    plan: dict[str, Any]
+    """RunPlan or InspectionPlan as JSON."""
+    target: ComputeTargetSpec
+    resources: Resources
+    """Resolved: cpu, memory and gpu are set."""
+    inline_rows: list[dict[str, Any]] | None = None
+    dataset_claim: str | None = None
+    """PersistentVolumeClaim mounted read-only at plan.DATASET_DIRECTORY."""
+    dataset_config_map: tuple[str, str] | None = None
+    """ConfigMap and key, mounted at plan.DATASET_DIRECTORY as the file named by the key."""
+    model_claim: str | None = None
+    """Mounted read-only at plan.MODEL_DIRECTORY."""
+    base_model_claim: str | None = None
+    """Mounted read-only at plan.BASE_MODEL_DIRECTORY."""
+    checkpoint_claim: str | None = None
+    """Mounted at plan.CHECKPOINT_DIRECTORY."""
+    tokens: dict[str, SecretKeyRef] = field(default_factory=dict[str, SecretKeyRef])
+    """Environment variable (plan.ENV_*_TOKEN) -> Secret key in the owner's namespace."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One attempt as the target shows it."""
+
+    attempt: int
+    name: str
+    """The target's own id or name."""
+    phase: RunPhase
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    """CamelCase: why it waits, or how it ended when there is no outcome."""
+    message: str = ""
+    """A sentence for the user."""
+
+
+class Backend(Protocol):
+    """One kind of compute target."""
+
+    def observe(self, owner: Owner, run_key: str) -> list[RunState]:
+        """All attempts that the target knows, oldest first. From caches; never blocks."""
+        ...
+
+    async def ensure(self, request: RunRequest) -> RunState:
+        """Make the attempt's run, or adopt it when it is there. Raises BackendError."""
+        ...
+
+    async def stop(self, owner: Owner, run_key: str) -> None:
+        """Stop all live runs, with grace. Repeatable; stopped ones are left alone."""
+        ...
+
+    async def delete(self, owner: Owner, run_key: str) -> None:
+        """Delete all runs and what was made for them. Repeatable."""
+        ...

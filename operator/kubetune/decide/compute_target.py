@@ -1,0 +1,102 @@
+"""ComputeTarget and ClusterComputeTarget: Ready while runs would find what they need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import ConditionType, Reason
+from kubetune.decide.decision import Decision, conditions_of
+from kubetune.decide.resources import Resource
+from kubetune.decide.waiting import secret_wait
+from kubetune.tracking.base import StorageCheck
+
+JsonObject = dict[str, Any]
+
+RETRY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class TrackingProbe:
+    """What the tracking server answered."""
+
+    version: str = ""
+    error: str = ""
+    credentials_refused: bool = False
+    storage: StorageCheck | None = None
+
+
+@dataclass(frozen=True)
+class ObservedTarget:
+    """A target and the newest probe of what it names."""
+
+    target: Resource[ComputeTargetSpec]
+    secret_problem: str
+    probe: TrackingProbe | None
+    """None when the Secret is missing, so nothing was asked."""
+    probe_seconds: float
+    """Seconds between two probes of a ready target."""
+
+
+def decide(observed: ObservedTarget, now: datetime) -> Decision:
+    """What to do for a target."""
+    target, probe = observed.target, observed.probe
+    if target.deleting:
+        return Decision()
+    conditions = conditions_of(target.status, target.generation, now)
+    status: JsonObject = {
+        "observedGeneration": target.generation,
+        "conditions": conditions.current,
+    }
+
+    # 1. The spec can't be read.
+    spec = target.spec
+    if spec is None:
+        conditions.stalled(Reason.INVALID_SPEC, target.problem)
+        return Decision(status=status)
+
+    # 2. The credentials must be there.
+    if observed.secret_problem or probe is None:
+        conditions.waiting(Reason.SECRET_MISSING, observed.secret_problem)
+        return Decision(status=status, requeue_after=secret_wait(target.waiting_since, now))
+
+    # 3. The tracking server must answer and accept them.
+    uri = spec.tracking.uri
+    if probe.error:
+        refused = probe.credentials_refused
+        reason = Reason.TRACKING_CREDENTIALS if refused else Reason.TRACKING_UNREACHABLE
+        way_out = (
+            "check spec.tracking.credentialsSecretRef" if refused else "check spec.tracking.uri"
+        )
+        message = f"{uri}: {probe.error}; {way_out}"
+        conditions.set(ConditionType.TRACKING_AVAILABLE, False, reason, message)
+        conditions.waiting(reason, message)
+        if version := target.status.get("trackingVersion"):
+            status["trackingVersion"] = version
+        return Decision(status=status, requeue_after=RETRY_SECONDS)
+    status["trackingVersion"] = probe.version
+    conditions.set(
+        ConditionType.TRACKING_AVAILABLE,
+        True,
+        Reason.TRACKING_AVAILABLE,
+        f"MLflow {probe.version} answers at {uri}",
+    )
+
+    # 4. Artifacts must be writable.
+    storage = probe.storage
+    if storage and storage.writable is False:
+        message = f"artifacts can't be written: {storage.message}"
+        conditions.set(ConditionType.STORAGE_WRITABLE, False, Reason.STORAGE_NOT_WRITABLE, message)
+        conditions.waiting(Reason.STORAGE_NOT_WRITABLE, message)
+        return Decision(status=status, requeue_after=RETRY_SECONDS)
+    if storage:
+        conditions.set(
+            ConditionType.STORAGE_WRITABLE,
+            storage.writable,
+            Reason.STORAGE_WRITABLE if storage.writable else Reason.STORAGE_NOT_PROXIED,
+            storage.message,
+        )
+    conditions.ready(Reason.READY, "runs can report and results can be registered")
+    return Decision(status=status, requeue_after=observed.probe_seconds)

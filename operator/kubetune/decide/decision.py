@@ -1,0 +1,202 @@
+"""The language of decisions: actions, conditions and when to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from kubetune.api.conditions import ConditionType, Reason
+from kubetune.backends.base import RunRequest
+from kubetune.tracking.base import Registration
+
+JsonObject = dict[str, Any]
+MAX_MESSAGE = 1024
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Add the finalizer and, when given, the run key to the object; before any other effect."""
+
+    finalizer: bool = False
+    run_key: str | None = None
+
+
+@dataclass(frozen=True)
+class StartRun:
+    """Ensure the run of an attempt."""
+
+    request: RunRequest
+
+
+@dataclass(frozen=True)
+class StopRuns:
+    """Stop live runs of a run key, with grace."""
+
+    run_key: str
+
+
+@dataclass(frozen=True)
+class DeleteRuns:
+    """Delete all runs of a run key and what was made for them."""
+
+    run_key: str
+
+
+@dataclass(frozen=True)
+class OrphanRuns:
+    """Cut the runs loose, so that they outlive the object."""
+
+    run_key: str
+
+
+@dataclass(frozen=True)
+class FindIdentical:
+    """Look for a registered version with the same lineage; known to the next observation."""
+
+    name: str
+    lineage_digest: str
+
+
+@dataclass(frozen=True)
+class FindRun:
+    """Look a finished run up in the tracker; known to the next observation."""
+
+    run_key: str
+
+
+@dataclass(frozen=True)
+class Register:
+    """Register the result; the version becomes known to the next observation."""
+
+    registration: Registration
+
+
+@dataclass(frozen=True)
+class CreateModel:
+    """Make the output Model object, or leave the one that is there."""
+
+    manifest: JsonObject
+
+
+@dataclass(frozen=True)
+class DeleteSelf:
+    """Delete the object: its time to live is over."""
+
+
+@dataclass(frozen=True)
+class ReleaseFinalizer:
+    """Let a deleted object go."""
+
+
+Action = (
+    Stamp
+    | StartRun
+    | StopRuns
+    | DeleteRuns
+    | OrphanRuns
+    | FindIdentical
+    | FindRun
+    | Register
+    | CreateModel
+    | DeleteSelf
+    | ReleaseFinalizer
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Actions in order, then the status; ``status`` None leaves it as it is."""
+
+    actions: tuple[Action, ...] = ()
+    status: JsonObject | None = None
+    requeue_after: float | None = None
+    """Seconds until the object must be looked at again without an event."""
+
+
+@dataclass
+class Conditions:
+    """The conditions of an object, updated without touching what stays the same."""
+
+    generation: int
+    now: datetime
+    current: list[JsonObject] = field(default_factory=list[JsonObject])
+
+    def set(
+        self, kind: ConditionType, status: bool | None, reason: Reason | str, message: str
+    ) -> None:
+        """Set one condition; its transition time changes only when its status does."""
+        text = "Unknown" if status is None else str(status)
+        new = {
+            "type": str(kind),
+            "status": text,
+            "reason": str(reason),
+            "message": shorten(message),
+            "observedGeneration": self.generation,
+            "lastTransitionTime": rfc3339(self.now),
+        }
+        for index, old in enumerate(self.current):
+            if old["type"] == new["type"]:
+                if old["status"] == text:
+                    new["lastTransitionTime"] = old["lastTransitionTime"]
+                self.current[index] = new
+                return
+        self.current.append(new)
+
+    def remove(self, kind: ConditionType) -> None:
+        """Drop a condition that no longer says anything."""
+        self.current[:] = [old for old in self.current if old["type"] != kind]
+
+    def ready(self, reason: Reason | str, message: str) -> None:
+        """The object can be used: kstatus Current."""
+        self.set(ConditionType.READY, True, reason, message)
+        self.remove(ConditionType.RECONCILING)
+        self.remove(ConditionType.STALLED)
+
+    def waiting(self, reason: Reason | str, message: str) -> None:
+        """The operator or a dependency will move it on: kstatus InProgress."""
+        self.set(ConditionType.READY, False, reason, message)
+        self.set(ConditionType.RECONCILING, True, reason, message)
+        self.remove(ConditionType.STALLED)
+
+    def stalled(self, reason: Reason | str, message: str) -> None:
+        """Only a change by the user helps: kstatus Failed."""
+        self.set(ConditionType.READY, False, reason, message)
+        self.set(ConditionType.STALLED, True, reason, message)
+        self.remove(ConditionType.RECONCILING)
+
+
+def conditions_of(status: Mapping[str, Any], generation: int, now: datetime) -> Conditions:
+    """The object's conditions, ready to be changed."""
+    return Conditions(generation, now, [dict(old) for old in status.get("conditions") or ()])
+
+
+def condition_is(status: Mapping[str, Any], kind: ConditionType, wanted: str = "True") -> bool:
+    """Whether a condition has a status, for the object's present generation or an older one."""
+    return any(
+        old["type"] == kind and old["status"] == wanted for old in status.get("conditions") or ()
+    )
+
+
+def condition_text(status: Mapping[str, Any], kind: ConditionType) -> str:
+    """Reason and message of a condition, for a sentence about another object."""
+    for old in status.get("conditions") or ():
+        if old["type"] == kind:
+            return f"{old['reason']}: {old['message']}"
+    return "it has not been looked at yet"
+
+
+def shorten(text: str, limit: int = MAX_MESSAGE) -> str:
+    """The text, cut at the limit with an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def rfc3339(moment: datetime) -> str:
+    """A moment as Kubernetes writes it: UTC, whole seconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Read a Kubernetes timestamp."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None

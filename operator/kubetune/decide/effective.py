@@ -1,0 +1,135 @@
+"""Settings in force: built-in < profile < job, resolved once and then frozen in the plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubetune.api.plan import (
+    CHECKPOINT_DIRECTORY,
+    WORK_DIRECTORY,
+    CheckpointPlan,
+    EvaluationPlan,
+    HyperparametersPlan,
+    LoraPlan,
+    TrainingPlan,
+)
+from kubetune.api.training import Resources, TrainingSettings, merge
+
+JsonObject = dict[str, Any]
+
+SETTINGS_FIELDS = tuple(
+    field.alias or name for name, field in TrainingSettings.model_fields.items()
+)
+
+BUILT_IN: JsonObject = {
+    "method": {"type": "lora"},
+    "data": {"fraction": 1.0, "seed": 42},
+    "hyperparameters": {
+        "perDeviceBatchSize": 8,
+        "gradientAccumulationSteps": 1,
+        "packing": False,
+        "scheduler": "linear",
+        "warmup": 0.03,
+        "weightDecay": 0.0,
+        "maxGradNorm": 1.0,
+        "precision": "auto",
+        "loggingSteps": 10,
+        "seed": 42,
+    },
+    "evaluation": {"maxRows": 128, "maxNewTokens": 64, "baseline": False},
+    "checkpoint": {"everySteps": 100, "keep": 2},
+    "resources": {"cpu": "1", "memory": "4Gi", "gpu": 0},
+    "backoffLimit": 3,
+}
+LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
+DEFAULT_EPOCHS = 3.0
+DEFAULT_MAX_LENGTH = 1024
+DEFAULT_RANK = 16
+
+
+def effective_settings(
+    job: JsonObject,
+    profile: JsonObject | None,
+    target_resources: JsonObject | None,
+    context_length: int | None,
+) -> JsonObject:
+    """All settings of a job as one JSON value, nothing left open but what the device decides.
+
+    ``job`` and ``profile`` are specs as JSON; ``target_resources`` are the target's defaults.
+    """
+    settings = dict(BUILT_IN)
+    if target_resources:
+        settings = merge(settings, {"resources": target_resources})
+    for layer in (profile or {}, job):
+        settings = _lay(settings, {key: layer[key] for key in SETTINGS_FIELDS if key in layer})
+    method = settings["method"]["type"]
+    numbers = settings["hyperparameters"]
+    if "epochs" not in numbers and "maxSteps" not in numbers:
+        numbers = numbers | {"epochs": DEFAULT_EPOCHS}
+    numbers = {
+        "learningRate": LEARNING_RATE[method],
+        "maxLength": min(DEFAULT_MAX_LENGTH, context_length or DEFAULT_MAX_LENGTH),
+    } | numbers
+    settings["hyperparameters"] = numbers
+    if method == "lora":
+        lora = settings["method"].get("lora") or {}
+        rank = lora.get("rank", DEFAULT_RANK)
+        settings["method"] = {
+            "type": "lora",
+            "lora": {
+                "rank": rank,
+                "alpha": 2 * rank,
+                "dropout": 0.0,
+                "targetModules": ["all-linear"],
+                "bias": "none",
+                "useRslora": False,
+            }
+            | lora,
+        }
+    else:
+        # Settings of an adapter that a profile brings have no meaning here.
+        settings["method"] = {"type": method}
+    return settings
+
+
+def training_plan(settings: JsonObject, objective: str, run_key: str) -> TrainingPlan:
+    """The plan's part that changes the result, from effective settings."""
+    checkpoint = settings["checkpoint"]
+    root = CHECKPOINT_DIRECTORY if checkpoint.get("claimName") else f"{WORK_DIRECTORY}/checkpoints"
+    lora = settings["method"].get("lora")
+    return TrainingPlan.model_validate(
+        {
+            "objective": objective,
+            "method": settings["method"]["type"],
+            **({"lora": LoraPlan.model_validate(lora).to_json()} if lora else {}),
+            "hyperparameters": HyperparametersPlan.model_validate(
+                settings["hyperparameters"]
+            ).to_json(),
+            "arguments": ((settings.get("trainer") or {}).get("trl") or {}).get("arguments") or {},
+            "dataFraction": settings["data"]["fraction"],
+            "dataSeed": settings["data"]["seed"],
+            "evaluation": EvaluationPlan.model_validate(settings["evaluation"]).to_json(),
+            "checkpoint": CheckpointPlan(
+                every_steps=checkpoint["everySteps"],
+                keep=checkpoint["keep"],
+                directory=f"{root}/{run_key}",
+            ).to_json(),
+        }
+    )
+
+
+def effective_resources(settings: JsonObject) -> Resources:
+    """The resources in force."""
+    return Resources.model_validate(settings["resources"])
+
+
+def _lay(settings: JsonObject, layer: JsonObject) -> JsonObject:
+    """A layer on the settings below; epochs and maxSteps replace each other."""
+    merged = merge(settings, layer)
+    numbers = layer.get("hyperparameters") or {}
+    for given, other in (("epochs", "maxSteps"), ("maxSteps", "epochs")):
+        if given in numbers:
+            merged["hyperparameters"] = {
+                key: value for key, value in merged["hyperparameters"].items() if key != other
+            }
+    return merged

@@ -1,0 +1,294 @@
+"""The inputs of a FineTuneJob: which are there, which fit, and the plan that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubetune.api.conditions import Phase, Reason
+from kubetune.api.dataset import DatasetSpec
+from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.api.model import ModelSpec
+from kubetune.api.plan import RunIdentity, RunPlan
+from kubetune.api.prompt_template import PromptTemplateSpec
+from kubetune.api.tuning_profile import TuningProfileSpec
+from kubetune.backends.base import RunRequest, RunState
+from kubetune.decide.effective import effective_resources, effective_settings, training_plan
+from kubetune.decide.inspected import tracking_plan
+from kubetune.decide.lineage import lineage
+from kubetune.decide.model import job_output_uri
+from kubetune.decide.prompt_template import slot_problem
+from kubetune.decide.resources import Resource, Target
+from kubetune.decide.sources import Mounts, dataset_source, model_source, prompt_plan
+from kubetune.tracking.base import RegisteredVersion, TrackedRun
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What actions of this job have found out; kept in memory, and found again when lost."""
+
+    identical: RegisteredVersion | None = None
+    identical_sought: bool = False
+    run: TrackedRun | None = None
+    run_sought: bool = False
+    registered: RegisteredVersion | None = None
+    tracking_error: str = ""
+    """A sentence when the tracker could not be asked, else empty."""
+
+
+@dataclass(frozen=True)
+class ObservedJob:
+    """A FineTuneJob and everything around it."""
+
+    job: Resource[FineTuneJobSpec]
+    install_id: str
+    run_key: str
+    """The annotation's, when it is honoured, else a fresh one."""
+    stamped: bool
+    """Whether the object carries run key and finalizer."""
+    target: Target
+    model: Resource[ModelSpec] | None = None
+    base: Resource[ModelSpec] | None = None
+    """The base model of an adapter."""
+    model_job: Resource[FineTuneJobSpec] | None = None
+    """The job whose output the model is."""
+    dataset: Resource[DatasetSpec] | None = None
+    prompt: Resource[PromptTemplateSpec] | None = None
+    profile: Resource[TuningProfileSpec] | None = None
+    secret_problem: str = ""
+    output_rival: str = ""
+    """A sentence when the output Model's name belongs to another."""
+    runs: Sequence[RunState] = ()
+    tracked: TrackedRun | None = None
+    """Newest progress, from the batched read."""
+    learned: Learned = field(default_factory=Learned)
+    progress_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """Why the job can't be submitted."""
+
+    phase: Phase
+    reason: Reason
+    message: str
+    refused: bool = False
+    """Only a change by the user helps."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a submission is made of."""
+
+    plan: RunPlan
+    mounts: Mounts
+    settings: JsonObject
+    lineage: JsonObject
+
+    def request(self, observed: ObservedJob, attempt: int) -> RunRequest:
+        """The run of an attempt. Resources are the spec's, which may change while suspended."""
+        target = observed.target.spec
+        if target is None:
+            raise ValueError("a run needs a target")
+        mounts = self.mounts
+        return RunRequest(
+            owner=observed.job.owner,
+            run_key=observed.run_key,
+            attempt=attempt,
+            purpose="train",
+            plan=self.plan.to_json(),
+            target=target,
+            resources=effective_resources(self.settings),
+            inline_rows=mounts.inline_rows,
+            dataset_claim=mounts.dataset_claim,
+            dataset_config_map=mounts.dataset_config_map,
+            model_claim=mounts.model_claim,
+            base_model_claim=mounts.base_model_claim,
+            checkpoint_claim=self.settings["checkpoint"].get("claimName"),
+            tokens=mounts.tokens,
+        )
+
+
+def resolve(observed: ObservedJob) -> Inputs | NotReady:
+    """The inputs, or the first thing that stands in the way."""
+    return _missing(observed) or _unfit(observed) or _assemble(observed)
+
+
+def registry_name(observed: ObservedJob) -> str | None:
+    """The registered model that gets a version, or None when none is asked for."""
+    spec = observed.job.spec
+    if spec is None or spec.output is None or spec.output.registry is None:
+        return None
+    owner = observed.job.owner
+    return spec.output.registry.name or f"{owner.namespace}-{owner.name}"
+
+
+def _missing(observed: ObservedJob) -> NotReady | None:
+    spec = observed.job.spec
+    if spec is None:
+        return NotReady(Phase.PENDING, Reason.INVALID_SPEC, observed.job.problem, refused=True)
+    wanted: list[tuple[str, str | None, Resource[Any] | None, Reason, Reason]] = [
+        (
+            "Model",
+            spec.model_ref.name,
+            observed.model,
+            Reason.MODEL_MISSING,
+            Reason.MODEL_NOT_READY,
+        ),
+        (
+            "Dataset",
+            spec.dataset_ref.name,
+            observed.dataset,
+            Reason.DATASET_MISSING,
+            Reason.DATASET_NOT_READY,
+        ),
+        (
+            "PromptTemplate",
+            spec.prompt_ref.name if spec.prompt_ref else None,
+            observed.prompt,
+            Reason.PROMPT_MISSING,
+            Reason.PROMPT_NOT_READY,
+        ),
+    ]
+    for kind, name, found, missing, _ in wanted:
+        if name and found is None:
+            return NotReady(Phase.PENDING, missing, f"waiting for {kind} {name} to be created")
+    if spec.profile_ref and observed.profile is None:
+        named = f"{spec.profile_ref.kind} {spec.profile_ref.name}"
+        return NotReady(Phase.PENDING, Reason.PROFILE_MISSING, f"waiting for {named} to be created")
+    if observed.target.spec is None:
+        return NotReady(Phase.PENDING, Reason.TARGET_MISSING, observed.target.why_not)
+    for kind, name, found, _, not_ready in wanted:
+        if name and found is not None and not found.is_ready:
+            return NotReady(
+                Phase.PREPARING,
+                not_ready,
+                f"waiting for {kind} {name} to be Ready; {found.why_not_ready}",
+            )
+    if not observed.target.ready:
+        return NotReady(Phase.PREPARING, Reason.TARGET_NOT_READY, observed.target.why_not)
+    if observed.secret_problem:
+        return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
+    return None
+
+
+def _unfit(observed: ObservedJob) -> NotReady | None:
+    def refuse(message: str, reason: Reason = Reason.INPUTS_REFUSED) -> NotReady:
+        return NotReady(Phase.PENDING, reason, message, refused=True)
+
+    if observed.output_rival:
+        return refuse(observed.output_rival, Reason.OUTPUT_MODEL_TAKEN)
+    profile, dataset, prompt, model = (
+        observed.profile,
+        observed.dataset,
+        observed.prompt,
+        observed.model,
+    )
+    if profile and profile.spec is None:
+        return refuse(f"the profile can't be read: {profile.problem}")
+    if dataset is None or dataset.spec is None or model is None or model.spec is None:
+        return refuse("an input's spec can't be read")
+    if model.status.get("type") == "adapter":
+        return refuse(
+            f"Model {model.name} is an adapter; training goes on from base models only: name its"
+            " base model in spec.modelRef"
+        )
+    if prompt is not None:
+        if prompt.spec is None:
+            return refuse(f"PromptTemplate {prompt.name}: {prompt.problem}")
+        if problem := slot_problem(prompt.spec, dataset.name, dataset.status):
+            return refuse(problem, Reason.SLOT_UNKNOWN)
+        return None
+    return _unfit_columns(dataset)
+
+
+def _unfit_columns(dataset: Resource[DatasetSpec]) -> NotReady | None:
+    """Without a PromptTemplate the columns must have the format's roles."""
+    spec = dataset.spec
+    if spec is None or dataset.status.get("columnsTruncated"):
+        return None
+    columns = {column["name"] for column in dataset.status.get("columns") or ()}
+    mapping = spec.columns
+    roles = {
+        "promptCompletion": ("prompt", "completion"),
+        "text": ("text",),
+        "messages": ("messages",),
+        "preference": ("prompt", "chosen", "rejected"),
+    }[spec.format]
+    for role in roles:
+        column = getattr(mapping, role) if mapping else role
+        if column not in columns:
+            return NotReady(
+                Phase.PENDING,
+                Reason.FORMAT_MISMATCH,
+                f"Dataset {dataset.name} has format {spec.format} but no column {column}; its"
+                f" columns are {', '.join(sorted(columns))}: map it in spec.columns.{role} of the"
+                " Dataset, or name a PromptTemplate in spec.promptRef",
+                refused=True,
+            )
+    if spec.format == "preference":
+        return NotReady(
+            Phase.PENDING,
+            Reason.FORMAT_MISMATCH,
+            f"objective sft can't learn from preference pairs (Dataset {dataset.name}): use a"
+            " PromptTemplate that takes the chosen answer as completion",
+            refused=True,
+        )
+    return None
+
+
+def _assemble(observed: ObservedJob) -> Inputs | NotReady:
+    job, model, dataset = observed.job, observed.model, observed.dataset
+    spec, target = job.spec, observed.target.spec
+    if spec is None or target is None or model is None or dataset is None:
+        raise ValueError("missing inputs are refused before")
+    if model.spec is None or dataset.spec is None:
+        raise ValueError("unreadable inputs are refused before")
+    context = model.status.get("contextLength")
+    resources = target.kubernetes.resources if target.kubernetes else None
+    settings = effective_settings(
+        spec.to_json(),
+        observed.profile.spec.to_json() if observed.profile and observed.profile.spec else None,
+        resources.to_json() if resources else None,
+        context,
+    )
+    if "maxLength" in settings["hyperparameters"] and context:
+        wanted = settings["hyperparameters"]["maxLength"]
+        if wanted > context:
+            return NotReady(
+                Phase.PENDING,
+                Reason.INPUTS_REFUSED,
+                f"hyperparameters.maxLength {wanted} is above the context length {context} of"
+                f" Model {model.name}: lower it",
+                refused=True,
+            )
+    data, data_mounts = dataset_source(dataset.name, dataset.spec, dataset.status)
+    base_model, model_mounts = model_source(
+        model.name,
+        model.spec,
+        model.status,
+        registry_uri=job_output_uri(observed.model_job) if observed.model_job else None,
+    )
+    prompt = prompt_plan(observed.prompt.spec) if observed.prompt and observed.prompt.spec else None
+    training = training_plan(settings, spec.objective, observed.run_key)
+    facts = lineage(base_model, data, prompt, training)
+    owner = job.owner
+    plan = RunPlan(
+        run=RunIdentity(
+            install_id=observed.install_id,
+            run_key=observed.run_key,
+            namespace=owner.namespace,
+            name=owner.name,
+            uid=owner.uid,
+        ),
+        model=base_model,
+        dataset=data,
+        prompt=prompt,
+        training=training,
+        tracking=tracking_plan(target, owner.namespace),
+        lineage_digest=facts["digest"],
+    )
+    return Inputs(plan, data_mounts | model_mounts, settings, facts)

@@ -1,0 +1,371 @@
+"""FineTuneJob: the numbered list of its states.
+
+The first state that fits decides. Once a run was submitted its inputs are frozen in the plan;
+once the job is over nothing starts it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
+from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.backends.base import FINISHED, RunState
+from kubetune.decide import fine_tune_result
+from kubetune.decide.decision import (
+    Action,
+    Conditions,
+    Decision,
+    DeleteSelf,
+    FindIdentical,
+    OrphanRuns,
+    ReleaseFinalizer,
+    Stamp,
+    StartRun,
+    StopRuns,
+    conditions_of,
+    parse_time,
+    rfc3339,
+)
+from kubetune.decide.fine_tune_inputs import Inputs, NotReady, ObservedJob, registry_name, resolve
+from kubetune.decide.fine_tune_progress import (
+    LOST,
+    merge_attempts,
+    mlflow_link,
+    progress,
+    progress_due,
+)
+from kubetune.decide.waiting import secret_wait
+from kubetune.names import FINALIZER
+
+JsonObject = dict[str, Any]
+
+RETRY_FIRST_SECONDS = 10
+RETRY_MAX_SECONDS = 360
+TRACKING_RETRY_SECONDS = 10.0
+TARGET_RETRY_SECONDS = 30.0
+
+
+@dataclass
+class Draft:
+    """The status in the making, and the actions so far."""
+
+    observed: ObservedJob
+    spec: FineTuneJobSpec
+    now: datetime
+    status: JsonObject
+    conditions: Conditions
+    actions: list[Action] = field(default_factory=list[Action])
+
+    @property
+    def live(self) -> list[RunState]:
+        """Runs that have not ended."""
+        return [run for run in self.observed.runs if run.phase not in FINISHED]
+
+    def decision(self, requeue_after: float | None = None) -> Decision:
+        """The decision; a deadline or a time to live may ask to look again earlier."""
+        self.status["conditions"] = self.conditions.current
+        times = [
+            seconds for seconds in (requeue_after, _deadline_left(self)) if seconds is not None
+        ]
+        return Decision(tuple(self.actions), self.status, min(times) if times else None)
+
+    def phase(self, phase: Phase) -> None:
+        """Set the phase."""
+        self.status["phase"] = str(phase)
+
+
+def decide(observed: ObservedJob, now: datetime) -> Decision:
+    """What to do for a FineTuneJob."""
+    job = observed.job
+
+    # 1. Deletion: stop or cut loose what runs, then let go.
+    if job.deleting:
+        return _delete(observed, now)
+
+    # 2. Over: only the time to live may act.
+    if job.status.get("phase") in TERMINAL_PHASES:
+        return _over(observed, now)
+
+    # 3. The spec can't be read.
+    if job.spec is None:
+        conditions = conditions_of(job.status, job.generation, now)
+        conditions.stalled(Reason.INVALID_SPEC, job.problem)
+        status = job.status | {
+            "observedGeneration": job.generation,
+            "conditions": conditions.current,
+        }
+        return Decision(status=status)
+
+    draft = _draft(observed, job.spec, now)
+
+    # 4. Suspended.
+    if job.spec.suspend:
+        return _suspend(draft)
+
+    # 5. The deadline is over.
+    left = _deadline_left(draft)
+    if left is not None and left <= 0:
+        return _expire(draft)
+
+    # 6. A run lives: follow it.
+    if draft.live:
+        return _follow(draft, draft.live[-1])
+
+    # 7. The newest attempt has ended, or was lost.
+    newest = draft.status["attempts"][-1] if draft.status.get("attempts") else None
+    if newest and newest["result"] == "Succeeded":
+        return fine_tune_result.finish(draft)
+    if newest and newest["result"] == "Failed" and (failed := _failed_for_good(draft, newest)):
+        return failed
+    if newest and newest["result"] in ("Failed", "Preempted"):
+        wait = _retry_wait(draft, newest)
+        if wait > 0:
+            return _wait_for_retry(draft, newest, wait)
+
+    # 8. Nothing runs: submit, when everything is there.
+    return _submit(draft, int(draft.status["counts"]["total"]) + 1)
+
+
+def fail(draft: Draft, reason: str, message: str, *, retryable: bool = False) -> Decision:
+    """End the job as failed."""
+    draft.phase(Phase.FAILED)
+    draft.status["failure"] = {"reason": reason, "message": message, "retryable": retryable}
+    draft.status["completionTime"] = rfc3339(draft.now)
+    draft.conditions.set(ConditionType.RUNNING, False, reason, "no run is active")
+    draft.conditions.set(ConditionType.FAILED, True, reason, message)
+    draft.conditions.stalled(reason, message)
+    return draft.decision()
+
+
+def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
+    job = observed.job
+    old = job.status
+    attempts, counts = merge_attempts(
+        old.get("attempts") or [],
+        old.get("counts") or {},
+        observed.runs,
+        stopped=spec.suspend or old.get("phase") in (Phase.STOPPING, Phase.SUSPENDED),
+    )
+    status = {key: value for key, value in old.items() if key not in ("conditions", "attempts")}
+    status |= {"observedGeneration": job.generation, "counts": counts}
+    if attempts:
+        status["attempts"] = attempts
+    draft = Draft(observed, spec, now, status, conditions_of(old, job.generation, now))
+    run = observed.tracked
+    if run is not None:
+        if observed.target.spec:
+            status["mlflow"] = mlflow_link(run, observed.target.spec.tracking)
+        if progress_due(old.get("progress"), run, now, observed.progress_seconds):
+            status["progress"] = progress(run, now)
+    return draft
+
+
+def _delete(observed: ObservedJob, now: datetime) -> Decision:
+    job = observed.job
+    if FINALIZER not in job.finalizers:
+        return Decision()
+    live = [run for run in observed.runs if run.phase not in FINISHED]
+    if live and job.spec is not None and job.spec.deletion_policy == "Orphan":
+        return Decision((OrphanRuns(observed.run_key), ReleaseFinalizer()))
+    if not live:
+        return Decision((ReleaseFinalizer(),))
+    conditions = conditions_of(job.status, job.generation, now)
+    conditions.waiting(Reason.DELETED, "the job is deleted: waiting for its run to stop")
+    status = job.status | {
+        "observedGeneration": job.generation,
+        "phase": str(Phase.STOPPING),
+        "conditions": conditions.current,
+    }
+    return Decision((StopRuns(observed.run_key),), status)
+
+
+def _over(observed: ObservedJob, now: datetime) -> Decision:
+    job = observed.job
+    stop: tuple[Action, ...] = ()
+    if any(run.phase not in FINISHED and run.phase != "stopping" for run in observed.runs):
+        # The end was written before the run was gone: see to it until it is.
+        stop = (StopRuns(observed.run_key),)
+    ttl = job.spec.ttl_seconds_after_finished if job.spec else None
+    ended = parse_time(job.status.get("completionTime"))
+    status = None
+    if job.status.get("observedGeneration") != job.generation:
+        status = job.status | {"observedGeneration": job.generation}
+    if ttl is None or ended is None:
+        return Decision(stop, status)
+    left = (ended + timedelta(seconds=ttl) - now).total_seconds()
+    return Decision((DeleteSelf(),)) if left <= 0 else Decision(stop, status, left)
+
+
+def _suspend(draft: Draft) -> Decision:
+    draft.conditions.remove(ConditionType.RECONCILING)
+    draft.conditions.remove(ConditionType.STALLED)
+    # As in batch/v1, the clock of the deadline starts anew when the job goes on.
+    draft.status.pop("startTime", None)
+    if draft.live:
+        draft.phase(Phase.STOPPING)
+        message = "the job is suspended: waiting for its run to stop"
+        if any(run.phase != "stopping" for run in draft.live):
+            draft.actions.append(StopRuns(draft.observed.run_key))
+    else:
+        draft.phase(Phase.SUSPENDED)
+        message = "spec.suspend is true: nothing runs until it is false"
+        for attempt in draft.status.get("attempts", ()):
+            if attempt["result"] == "Running":
+                attempt["result"] = "Stopped"
+    draft.conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED, message)
+    draft.conditions.set(ConditionType.READY, False, Reason.SUSPENDED, message)
+    return draft.decision()
+
+
+def _expire(draft: Draft) -> Decision:
+    seconds = draft.spec.active_deadline_seconds
+    message = f"the job ran longer than spec.activeDeadlineSeconds, {seconds} s"
+    if draft.live:
+        draft.actions.append(StopRuns(draft.observed.run_key))
+    return fail(draft, Reason.DEADLINE_EXCEEDED, message)
+
+
+def _deadline_left(draft: Draft) -> float | None:
+    started = parse_time(draft.status.get("startTime"))
+    seconds = draft.spec.active_deadline_seconds
+    if started is None or seconds is None or draft.status.get("phase") in TERMINAL_PHASES:
+        return None
+    return (started + timedelta(seconds=seconds) - draft.now).total_seconds()
+
+
+def _follow(draft: Draft, run: RunState) -> Decision:
+    conditions = draft.conditions
+    number = run.attempt
+    if run.phase == "running":
+        draft.phase(Phase.RUNNING)
+        conditions.set(ConditionType.RUNNING, True, Reason.STARTED, f"attempt {number} is running")
+        conditions.waiting(Reason.STARTED, f"attempt {number} is running")
+    elif run.phase == "stopping":
+        draft.phase(Phase.STOPPING)
+        conditions.set(
+            ConditionType.RUNNING, False, Reason.QUEUED, f"attempt {number} is being stopped"
+        )
+        conditions.waiting(Reason.QUEUED, f"attempt {number} is being stopped")
+    else:
+        draft.phase(Phase.QUEUED)
+        reason = run.reason or Reason.QUEUED
+        message = run.message or f"attempt {number} waits for its pod"
+        conditions.set(ConditionType.RUNNING, False, reason, message)
+        conditions.waiting(reason, message)
+    _note_tracking(draft)
+    return draft.decision(requeue_after=None)
+
+
+def _note_tracking(draft: Draft) -> None:
+    """Tell of a tracking outage while a run lives; silence while all is well."""
+    error = draft.observed.learned.tracking_error
+    if error:
+        draft.conditions.set(
+            ConditionType.TRACKING_AVAILABLE, False, Reason.TRACKING_UNREACHABLE, error
+        )
+    else:
+        draft.conditions.remove(ConditionType.TRACKING_AVAILABLE)
+
+
+def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
+    run = next((run for run in draft.observed.runs if run.attempt == newest["number"]), None)
+    reason = newest.get("reason") or "RunFailed"
+    message = newest.get("message") or f"attempt {newest['number']} failed"
+    if run and run.outcome and not run.outcome.retryable:
+        return fail(draft, reason, message)
+    failed, limit = draft.status["counts"]["failed"], _backoff_limit(draft)
+    if failed <= limit:
+        return None
+    note = f"{message} ({failed} failed attempts, spec.backoffLimit is {limit})"
+    if reason == LOST:
+        return fail(draft, Reason.BACKOFF_LIMIT_EXCEEDED, note, retryable=True)
+    return fail(draft, reason, note, retryable=True)
+
+
+def _backoff_limit(draft: Draft) -> int:
+    effective = draft.status.get("effective") or {}
+    if "backoffLimit" in effective:
+        return int(effective["backoffLimit"])
+    return draft.spec.backoff_limit if draft.spec.backoff_limit is not None else 3
+
+
+def _retry_wait(draft: Draft, newest: JsonObject) -> float:
+    """Seconds until the next attempt: 10, 20 ... 360 after failures, none after preemption."""
+    if newest["result"] == "Preempted":
+        return 0
+    failed = max(int(draft.status["counts"]["failed"]), 1)
+    pause = min(RETRY_FIRST_SECONDS * 2 ** (failed - 1), RETRY_MAX_SECONDS)
+    ended = parse_time(newest.get("endTime")) or draft.now
+    return pause - (draft.now - ended).total_seconds()
+
+
+def _wait_for_retry(draft: Draft, newest: JsonObject, wait: float) -> Decision:
+    newest.setdefault("endTime", rfc3339(draft.now))
+    draft.phase(Phase.QUEUED)
+    why = newest.get("message") or newest.get("reason") or "it failed"
+    message = f"attempt {newest['number']}: {why}; the next one follows"
+    draft.conditions.set(ConditionType.RUNNING, False, Reason.RETRYING, message)
+    draft.conditions.waiting(Reason.RETRYING, message)
+    return draft.decision(wait)
+
+
+def _submit(draft: Draft, attempt: int) -> Decision:
+    observed, conditions = draft.observed, draft.conditions
+    inputs = resolve(observed)
+    if isinstance(inputs, NotReady):
+        return _wait_for_inputs(draft, inputs)
+    conditions.set(
+        ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, "all inputs are there and fit"
+    )
+    draft.status["external"] = {"target": observed.target.label}
+    if not observed.stamped:
+        draft.actions.append(Stamp(finalizer=True, run_key=observed.run_key))
+    if "effective" not in draft.status:
+        draft.status["effective"] = inputs.settings
+        draft.status["lineage"] = inputs.lineage
+    if waiting := _reuse(draft, inputs):
+        return waiting
+    draft.actions.append(StartRun(inputs.request(observed, attempt)))
+    draft.status.setdefault("startTime", rfc3339(draft.now))
+    draft.phase(Phase.QUEUED)
+    message = f"attempt {attempt} is submitted to {observed.target.label}"
+    conditions.set(ConditionType.SUBMITTED, True, Reason.QUEUED, message)
+    conditions.waiting(Reason.QUEUED, message)
+    return draft.decision()
+
+
+def _wait_for_inputs(draft: Draft, missing: NotReady) -> Decision:
+    draft.phase(missing.phase)
+    draft.conditions.set(ConditionType.INPUTS_READY, False, missing.reason, missing.message)
+    if missing.refused:
+        draft.conditions.stalled(missing.reason, missing.message)
+        return draft.decision()
+    draft.conditions.waiting(missing.reason, missing.message)
+    wait = None
+    if missing.reason == Reason.SECRET_MISSING:
+        wait = secret_wait(draft.observed.job.waiting_since, draft.now)
+    return draft.decision(wait)
+
+
+def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
+    """Adopt a registered version with the same lineage instead of training again."""
+    observed, name = draft.observed, registry_name(draft.observed)
+    if name is None or draft.spec.reuse == "Never" or draft.status["counts"]["total"]:
+        return None
+    learned = observed.learned
+    if learned.identical:
+        draft.status["result"] = {"reused": True}
+        return fine_tune_result.adopt(draft, learned.identical)
+    if learned.identical_sought:
+        return None
+    draft.phase(Phase.PREPARING)
+    if learned.tracking_error:
+        # Training before the registry was asked could cost a GPU for nothing.
+        draft.conditions.waiting(Reason.TRACKING_UNREACHABLE, learned.tracking_error)
+    else:
+        draft.conditions.waiting(Reason.QUEUED, "asking the registry for an identical version")
+    draft.actions.append(FindIdentical(name, inputs.lineage["digest"]))
+    return draft.decision(TRACKING_RETRY_SECONDS)

@@ -1,0 +1,193 @@
+"""Progress, attempts and results of a FineTuneJob as its status shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.compute_target import Tracking
+from kubetune.api.plan import (
+    METRIC_ETA,
+    METRIC_STEP,
+    METRIC_TOKENS_PER_SECOND,
+    TAG_MODEL_ID,
+    TAG_PHASE,
+    TAG_TOTAL_STEPS,
+)
+from kubetune.api.status import MAX_ATTEMPTS
+from kubetune.backends.base import FINISHED, RunState
+from kubetune.decide.decision import parse_time, rfc3339, shorten
+from kubetune.tracking.base import TrackedRun
+
+JsonObject = dict[str, Any]
+
+LOST = "RunLost"
+MAX_METRICS = 64
+# Metrics of the trainer's bookkeeping rather than of the result.
+_NOT_RESULTS = (METRIC_STEP, METRIC_ETA)
+
+
+def progress(run: TrackedRun, now: datetime) -> JsonObject:
+    """status.progress from a run's newest metrics."""
+    metrics = run.metrics
+    step = _integer(metrics.get(METRIC_STEP))
+    total = _integer_text(run.tags.get(TAG_TOTAL_STEPS))
+    eta = _integer(metrics.get(METRIC_ETA))
+    value: JsonObject = {
+        "stage": run.tags.get(TAG_PHASE),
+        "step": step,
+        "totalSteps": total,
+        "percent": min(100, step * 100 // total) if step is not None and total else None,
+        "epoch": _rounded(metrics.get("epoch"), 3),
+        "loss": number(metrics.get("loss")),
+        "evalLoss": number(metrics.get("eval_loss")),
+        "learningRate": number(metrics.get("learning_rate")),
+        "tokensPerSecond": _rounded(metrics.get(METRIC_TOKENS_PER_SECOND), 1),
+        "etaSeconds": eta,
+        "eta": duration(eta) if eta is not None else None,
+        "updatedAt": rfc3339(now),
+    }
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def progress_due(
+    old: JsonObject | None, run: TrackedRun, now: datetime, at_least_seconds: float
+) -> bool:
+    """Whether new progress is worth a write: something changed, and the last is old enough."""
+    if not old:
+        return True
+    new = progress(run, now)
+    if {**new, "updatedAt": ""} == {**old, "updatedAt": ""}:
+        return False
+    updated = parse_time(old.get("updatedAt"))
+    return updated is None or (now - updated).total_seconds() >= at_least_seconds
+
+
+def finished_progress(old: JsonObject | None) -> JsonObject | None:
+    """Progress once training is over: no time left to wait for."""
+    if not old:
+        return None
+    return {key: value for key, value in old.items() if key not in ("etaSeconds", "eta")}
+
+
+def merge_attempts(
+    known: Sequence[JsonObject], counts: JsonObject, runs: Sequence[RunState], *, stopped: bool
+) -> tuple[list[JsonObject], JsonObject]:
+    """status.attempts and status.counts after what the target shows.
+
+    An attempt that the status knows as running and the target no longer knows is lost:
+    stopped on our order (``stopped``), else failed.
+    """
+    attempts = {attempt["number"]: dict(attempt) for attempt in known}
+    counts = {"total": 0, "failed": 0, "preempted": 0} | counts
+    for run in runs:
+        before = attempts.get(run.attempt)
+        if before and before["result"] != "Running":
+            continue
+        attempts[run.attempt] = _attempt(run, before)
+    seen = {run.attempt for run in runs}
+    for number_, attempt in attempts.items():
+        if attempt["result"] == "Running" and number_ not in seen:
+            attempt |= (
+                {"result": "Stopped"}
+                if stopped
+                else {
+                    "result": "Failed",
+                    "reason": LOST,
+                    "message": f"Job {attempt['job']} was deleted while it ran",
+                }
+            )
+    running_before = {item["number"] for item in known if item["result"] == "Running"}
+    known_before = {item["number"] for item in known}
+    for number_, attempt in attempts.items():
+        if number_ in known_before and number_ not in running_before:
+            continue
+        if attempt["result"] == "Failed":
+            counts["failed"] += 1
+        elif attempt["result"] == "Preempted":
+            counts["preempted"] += 1
+    counts["total"] = max([counts["total"], *attempts])
+    newest = [attempts[key] for key in sorted(attempts)][-MAX_ATTEMPTS:]
+    return newest, counts
+
+
+def mlflow_link(run: TrackedRun, tracking: Tracking) -> JsonObject:
+    """status.mlflow."""
+    root = (tracking.external_uri or tracking.uri).rstrip("/")
+    return {
+        "experimentId": run.experiment_id,
+        "runId": run.run_id,
+        "url": f"{root}/#/experiments/{run.experiment_id}/runs/{run.run_id}",
+    }
+
+
+def result_metrics(metrics: dict[str, Any]) -> dict[str, str]:
+    """Final metrics as text, bounded."""
+    chosen = {
+        name: number(float(value))
+        for name, value in sorted(metrics.items())
+        if name not in _NOT_RESULTS and isinstance(value, int | float)
+    }
+    return {name: text for name, text in list(chosen.items())[:MAX_METRICS] if text is not None}
+
+
+def model_id(run: RunState | None, tracked: TrackedRun | None) -> str | None:
+    """The logged model of a run that succeeded."""
+    if run and run.outcome and (found := run.outcome.summary.get("modelId")):
+        return str(found)
+    return tracked.tags.get(TAG_MODEL_ID) if tracked else None
+
+
+def run_id(run: RunState | None, tracked: TrackedRun | None) -> str | None:
+    """The MLflow run."""
+    if run and run.outcome and (found := run.outcome.summary.get("runId")):
+        return str(found)
+    return tracked.run_id if tracked else None
+
+
+def number(value: float | None) -> str | None:
+    """A number with four significant digits, as text: a float in status prints badly."""
+    return f"{value:.4g}" if value is not None else None
+
+
+def duration(seconds: int) -> str:
+    """Seconds for people, as kubectl writes ages: 45s, 3m20s, 2h5m."""
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60}m"
+
+
+def _attempt(run: RunState, before: JsonObject | None) -> JsonObject:
+    result = {"succeeded": "Succeeded", "failed": "Failed", "preempted": "Preempted"}.get(
+        run.phase, "Running"
+    )
+    outcome = run.outcome
+    ended = run.phase in FINISHED
+    value: JsonObject = {
+        "number": run.attempt,
+        "job": run.name,
+        "startTime": rfc3339(run.started_at) if run.started_at else (before or {}).get("startTime"),
+        "endTime": rfc3339(run.ended_at) if ended and run.ended_at else None,
+        "result": result,
+        "exitCode": run.exit_code if ended else None,
+        "reason": ((outcome.reason if outcome else run.reason) or None) if ended else None,
+        "message": shorten((outcome.message if outcome else "") or run.message) or None
+        if ended
+        else None,
+    }
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def _integer(value: float | None) -> int | None:
+    return int(value) if value is not None else None
+
+
+def _integer_text(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return round(value, digits) if value is not None else None

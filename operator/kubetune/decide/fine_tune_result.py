@@ -1,0 +1,182 @@
+"""The end of a FineTuneJob whose run succeeded: find the result, register it, complete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kubetune.api import API_VERSION
+from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.plan import (
+    TAG_JOB,
+    TAG_LINEAGE,
+    TAG_NAMESPACE,
+    TAG_RUN_KEY,
+)
+from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
+from kubetune.decide.fine_tune_inputs import registry_name
+from kubetune.decide.fine_tune_progress import (
+    finished_progress,
+    mlflow_link,
+    model_id,
+    progress,
+    result_metrics,
+    run_id,
+)
+from kubetune.names import JOB, MANAGED_BY
+from kubetune.tracking.base import RegisteredVersion, Registration
+
+if TYPE_CHECKING:
+    from kubetune.decide.fine_tune_job import Draft
+
+JsonObject = dict[str, Any]
+
+RETRY_SECONDS = 10.0
+
+
+def finish(draft: Draft) -> Decision:
+    """What is left to do after the newest attempt succeeded."""
+    from kubetune.decide.fine_tune_job import fail
+
+    observed, learned = draft.observed, draft.observed.learned
+    run = observed.runs[-1] if observed.runs else None
+    tracked = learned.run or observed.tracked
+    wanted = registry_name(observed)
+    draft.conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED, "the run has ended well")
+    if run and run.outcome:
+        metrics: Any = run.outcome.summary.get("metrics") or {}
+        _keep_result(draft, metrics, model_id(run, tracked))
+    elif tracked:
+        _keep_result(draft, dict(tracked.metrics), model_id(run, tracked))
+    if tracked:
+        draft.status["progress"] = progress(tracked, draft.now) | {
+            key: value
+            for key, value in (draft.status.get("progress") or {}).items()
+            if key == "updatedAt"
+        }
+    draft.status["progress"] = finished_progress(draft.status.get("progress"))
+    if draft.status["progress"] is None:
+        del draft.status["progress"]
+
+    # 1. Nobody asked for a version.
+    if wanted is None:
+        return _complete(draft, "the run has ended well")
+
+    # 2. The version is made: complete.
+    if learned.registered:
+        return adopt(draft, learned.registered)
+
+    # 3. Registering needs to know the run's result.
+    model, run_of_result = model_id(run, tracked), run_id(run, tracked)
+    if model is None or run_of_result is None:
+        if learned.run_sought and not learned.tracking_error:
+            return fail(
+                draft,
+                "ResultMissing",
+                "the run ended well but left no model in MLflow: look at its log, and at"
+                " spec.tracking of the compute target",
+            )
+        return _registering(draft, FindRun(observed.run_key))
+
+    # 4. Register: one version for the run, however often this is tried.
+    alias = (
+        draft.spec.output.registry.alias
+        if draft.spec.output and (draft.spec.output.registry)
+        else None
+    )
+    owner = observed.job.owner
+    lineage: JsonObject = draft.status.get("lineage") or {}
+    tags = {
+        TAG_RUN_KEY: observed.run_key,
+        TAG_NAMESPACE: owner.namespace,
+        TAG_JOB: owner.name,
+        TAG_LINEAGE: str(lineage.get("digest", "")),
+    } | {f"kubetune.{key}": str(value) for key, value in lineage.items() if key != "digest"}
+    registration = Registration(wanted, alias, run_of_result, model, tags)
+    return _registering(draft, Register(registration))
+
+
+def adopt(draft: Draft, version: RegisteredVersion) -> Decision:
+    """Complete with a registered version: the run's own, or an identical one from before."""
+    alias = None
+    if draft.spec.output and draft.spec.output.registry:
+        alias = draft.spec.output.registry.alias
+    registered: JsonObject = {"name": version.name, "version": version.version}
+    if alias and alias in version.aliases:
+        registered["alias"] = alias
+    result: JsonObject = draft.status.setdefault("result", {})
+    result["registered"] = registered
+    result.setdefault("modelUri", version.source)
+    reused = bool(result.get("reused"))
+    said = f"{version.name} version {version.version}"
+    draft.conditions.set(
+        ConditionType.REGISTERED,
+        True,
+        Reason.REUSED if reused else Reason.REGISTERED,
+        f"adopted {said}, which has the same lineage" if reused else f"registered as {said}",
+    )
+    return _complete(
+        draft, f"adopted {said} instead of training again" if reused else f"registered as {said}"
+    )
+
+
+def _keep_result(draft: Draft, metrics: dict[str, Any], model: str | None) -> None:
+    result: JsonObject = draft.status.setdefault("result", {})
+    if chosen := result_metrics(metrics):
+        result["metrics"] = chosen
+    if model:
+        result["modelUri"] = f"models:/{model}"
+    tracked = draft.observed.learned.run or draft.observed.tracked
+    if tracked and draft.observed.target.spec:
+        draft.status["mlflow"] = mlflow_link(tracked, draft.observed.target.spec.tracking)
+
+
+def _registering(draft: Draft, action: FindRun | Register) -> Decision:
+    draft.phase(Phase.REGISTERING)
+    error = draft.observed.learned.tracking_error
+    reason = Reason.TRACKING_UNREACHABLE if error else Reason.REGISTERING
+    message = error or "the run has ended well; its result is being registered"
+    draft.conditions.set(ConditionType.REGISTERED, False, reason, message)
+    draft.conditions.waiting(reason, message)
+    draft.actions.append(action)
+    return draft.decision(RETRY_SECONDS)
+
+
+def _complete(draft: Draft, message: str) -> Decision:
+    output = draft.spec.output
+    if output and output.model_name:
+        draft.actions.append(CreateModel(_output_model(draft, output.model_name)))
+        draft.status.setdefault("result", {})["modelRef"] = {"name": output.model_name}
+    draft.phase(Phase.SUCCEEDED)
+    draft.status["completionTime"] = rfc3339(draft.now)
+    draft.conditions.remove(ConditionType.TRACKING_AVAILABLE)
+    draft.conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
+    draft.conditions.ready(Reason.SUCCEEDED, message)
+    return draft.decision()
+
+
+def _output_model(draft: Draft, name: str) -> JsonObject:
+    """The Model of the result. It has no owner: deleting the job leaves it."""
+    owner = draft.observed.job.owner
+    result: JsonObject = draft.status.get("result") or {}
+    registered = result.get("registered")
+    source: JsonObject = (
+        {"registry": {"name": registered["name"], "version": registered["version"]}}
+        if registered
+        else {"fineTuneJob": {"name": owner.name}}
+    )
+    spec: JsonObject = {"source": source}
+    if (draft.status.get("effective") or {}).get("method", {}).get("type") == "lora":
+        spec["baseModelRef"] = {"name": draft.spec.model_ref.name}
+    if draft.spec.compute_target_ref:
+        spec["computeTargetRef"] = draft.spec.compute_target_ref.to_json()
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Model",
+        "metadata": {
+            "name": name,
+            "namespace": owner.namespace,
+            "labels": dict(MANAGED_BY),
+            "annotations": {JOB: owner.name},
+        },
+        "spec": spec,
+    }

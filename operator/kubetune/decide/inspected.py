@@ -1,0 +1,109 @@
+"""The rules that Dataset, Model and PromptTemplate share: target, Secrets, inspection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import Reason
+from kubetune.api.plan import InspectionPlan, RunIdentity, TrackingPlan
+from kubetune.backends.base import Owner, RunState
+from kubetune.decide import inspection
+from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns
+from kubetune.decide.resources import Target
+from kubetune.decide.sources import Mounts
+from kubetune.decide.waiting import secret_wait
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InspectionFacts:
+    """What was observed beside the object itself."""
+
+    install_id: str
+    target: Target
+    runs: Sequence[RunState]
+    """Runs of the key that ``inspection.inspection_run_key`` gives."""
+    secret_problem: str
+    """A sentence when a named Secret or its key is missing, else empty."""
+    twin: Mapping[str, Any] | None = None
+    """Status of a settled object of the same kind, namespace and inspection key."""
+
+
+def identity(owner: Owner, install_id: str) -> RunIdentity:
+    """The run identity of an inspection; its key is filled in when it starts."""
+    return RunIdentity(
+        install_id=install_id, run_key="", namespace=owner.namespace, name=owner.name, uid=owner.uid
+    )
+
+
+def tracking_plan(target: ComputeTargetSpec, namespace: str) -> TrackingPlan:
+    """Where a run reports."""
+    tracking = target.tracking
+    experiment = tracking.experiment or f"kubetune-{namespace}"
+    return TrackingPlan(uri=tracking.uri, experiment=experiment)
+
+
+def inspect(
+    owner: Owner,
+    status: JsonObject,
+    facts: InspectionFacts,
+    plan: InspectionPlan,
+    mounts: Mounts,
+    waiting_since: datetime | None,
+    now: datetime,
+) -> inspection.Step:
+    """Bring an inspection forward, or repeat what a settled one has found."""
+    key = inspection.inspection_key(plan, mounts)
+    state: JsonObject = status.get("inspection") or {}
+    target = facts.target
+    # 1. Settled: only what is left of its runs has to go.
+    if inspection.settled(state, key):
+        clean_up: tuple[Action, ...] = (
+            (DeleteRuns(inspection.inspection_run_key(owner, key)),) if facts.runs else ()
+        )
+        if state["result"] == "found":
+            return inspection.Step(inspection.Found(status), state, clean_up)
+        refused = inspection.Refused(state["reason"], state.get("message", ""), status)
+        return inspection.Step(refused, state, clean_up)
+    # 2. Another object of the namespace has read the same.
+    if facts.twin is not None:
+        return inspection.Step(inspection.Found(dict(facts.twin)), dict(facts.twin["inspection"]))
+    # 3. What the run would need.
+    if facts.secret_problem:
+        waiting = inspection.Waiting(Reason.SECRET_MISSING, facts.secret_problem)
+        return inspection.Step(waiting, state, requeue_after=secret_wait(waiting_since, now))
+    if target.spec is None:
+        return inspection.Step(inspection.Waiting(Reason.TARGET_MISSING, target.why_not), state)
+    if not target.ready:
+        return inspection.Step(inspection.Waiting(Reason.TARGET_NOT_READY, target.why_not), state)
+    # 4. The run.
+    plan = plan.model_copy(update={"tracking": tracking_plan(target.spec, owner.namespace)})
+    request = inspection.request(owner, plan, mounts, target.spec)
+    return inspection.step(request, key, state, facts.runs, now)
+
+
+def conclude(
+    status: JsonObject,
+    conditions: Conditions,
+    step: inspection.Step,
+    fields: Sequence[str],
+    ready_message: Callable[[JsonObject], str],
+) -> Decision:
+    """Write a step into the status: what was found, and Ready, Reconciling and Stalled."""
+    if step.state:
+        status["inspection"] = step.state
+    match step.result:
+        case inspection.Waiting(reason, message):
+            conditions.waiting(reason, message)
+        case inspection.Refused(reason, message, summary):
+            status |= {key: summary[key] for key in fields if key in summary}
+            conditions.stalled(reason, message)
+        case inspection.Found(summary):
+            status |= {key: summary[key] for key in fields if key in summary}
+            conditions.ready(Reason.INSPECTED, ready_message(status))
+    return Decision(step.actions, status, step.requeue_after)

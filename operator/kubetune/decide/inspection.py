@@ -1,0 +1,186 @@
+"""The life of an inspection, the same for Datasets, Models and PromptTemplates.
+
+An inspection is known by its key, a digest of what is read and how. The status keeps the
+key, so a finished inspection is repeated only when the spec changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import Reason
+from kubetune.api.outcome import Outcome
+from kubetune.api.plan import InspectionPlan
+from kubetune.api.training import Resources
+from kubetune.backends.base import Owner, RunRequest, RunState
+from kubetune.decide.decision import Action, DeleteRuns, StartRun, parse_time, rfc3339
+from kubetune.decide.sources import Mounts
+from kubetune.names import digest
+
+JsonObject = dict[str, Any]
+
+INSPECTION_RESOURCES = Resources(cpu="500m", memory="1Gi", gpu=0)
+FIRST_RETRY_SECONDS = 5
+MAX_RETRY_SECONDS = 300
+KEY_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The inspection goes on by itself."""
+
+    reason: Reason | str
+    message: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The inspection succeeded: the summary of its outcome."""
+
+    summary: JsonObject
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The source is at fault; only a change of the spec helps."""
+
+    reason: str
+    message: str
+    summary: JsonObject
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the inspection stands and what comes next; ``state`` goes to status.inspection."""
+
+    result: Waiting | Found | Refused
+    state: JsonObject
+    actions: tuple[Action, ...] = ()
+    requeue_after: float | None = None
+
+
+def inspection_key(plan: InspectionPlan, mounts: Mounts) -> str:
+    """A digest of what is inspected, whoever asks and wherever it runs."""
+    content = plan.to_json()
+    del content["run"]
+    content.pop("tracking", None)
+    others = [mounts.dataset_claim, mounts.dataset_config_map, mounts.inline_rows]
+    others += [mounts.model_claim, mounts.base_model_claim]
+    return digest(json.dumps([content, others], sort_keys=True))[:KEY_LENGTH]
+
+
+def inspection_run_key(owner: Owner, key: str) -> str:
+    """The run key of an inspection: its own for each object."""
+    return digest(owner.uid, key)[:KEY_LENGTH]
+
+
+def request(
+    owner: Owner, plan: InspectionPlan, mounts: Mounts, target: ComputeTargetSpec
+) -> RunRequest:
+    """The run that inspects; its key and attempt are filled in by ``step``."""
+    return RunRequest(
+        owner=owner,
+        run_key="",
+        attempt=1,
+        purpose="inspect",
+        plan=plan.to_json(),
+        target=target,
+        resources=INSPECTION_RESOURCES,
+        inline_rows=mounts.inline_rows,
+        dataset_claim=mounts.dataset_claim,
+        dataset_config_map=mounts.dataset_config_map,
+        model_claim=mounts.model_claim,
+        base_model_claim=mounts.base_model_claim,
+        tokens=mounts.tokens,
+    )
+
+
+def step(
+    request: RunRequest, key: str, state: JsonObject, runs: Sequence[RunState], now: datetime
+) -> Step:
+    """What comes next. ``state`` is status.inspection, ``runs`` are those of this key."""
+    run_key = inspection_run_key(request.owner, key)
+    clean_up: tuple[Action, ...] = ()
+    if state.get("key") != key:
+        # The spec changed: what the old one started is no longer wanted.
+        if state.get("key"):
+            clean_up = (DeleteRuns(inspection_run_key(request.owner, state["key"])),)
+        state = {"key": key, "attempts": 0}
+    attempts = int(state.get("attempts", 0))
+    run = next((run for run in runs if run.attempt == attempts + 1), None)
+    if run is None:
+        return _start(request, run_key, state, attempts, clean_up, now)
+    if run.phase in ("succeeded", "failed", "preempted"):
+        return _finished(run, run_key, state, attempts, now)
+    message = run.message or "the inspection is running"
+    reason = run.reason if run.phase == "pending" and run.reason else Reason.INSPECTING
+    return Step(Waiting(reason, message), state, clean_up)
+
+
+def settled(state: JsonObject, key: str) -> bool:
+    """Whether the inspection of this key has ended for good."""
+    return state.get("key") == key and state.get("result") is not None
+
+
+def retry_seconds(attempts: int) -> int:
+    """Seconds between the end of the n-th failed try and the next: 5, 10, 20 ... 300."""
+    return min(FIRST_RETRY_SECONDS * 2 ** max(attempts - 1, 0), MAX_RETRY_SECONDS)
+
+
+def _start(
+    request: RunRequest,
+    run_key: str,
+    state: JsonObject,
+    attempts: int,
+    clean_up: tuple[Action, ...],
+    now: datetime,
+) -> Step:
+    ended = parse_time(state.get("time"))
+    if attempts and ended:
+        wait = retry_seconds(attempts) - (now - ended).total_seconds()
+        if wait > 0:
+            message = state.get("message") or "the last inspection failed and is tried again"
+            return Step(Waiting(Reason.INSPECTION_RETRYING, message), state, clean_up, wait)
+    plan = request.plan | {"run": request.plan["run"] | {"runKey": run_key}}
+    started = replace(request, run_key=run_key, attempt=attempts + 1, plan=plan)
+    waiting = Waiting(Reason.INSPECTING, "an inspection reads the source")
+    return Step(waiting, state, (*clean_up, StartRun(started)))
+
+
+def _finished(run: RunState, run_key: str, state: JsonObject, attempts: int, now: datetime) -> Step:
+    clean_up = (DeleteRuns(run_key),)
+    outcome = run.outcome
+    if run.phase == "succeeded" and outcome and outcome.status == "succeeded":
+        done = {
+            "key": state["key"],
+            "attempts": attempts,
+            "time": rfc3339(run.ended_at or now),
+            "result": "found",
+        }
+        return Step(Found(outcome.summary), done, clean_up)
+    failed = {
+        "key": state["key"],
+        "attempts": attempts + 1,
+        "time": rfc3339(run.ended_at or now),
+    }
+    if outcome and not outcome.retryable and outcome.status == "failed":
+        refused = Refused(outcome.reason, outcome.message, outcome.summary)
+        verdict = {"result": "refused", "reason": outcome.reason, "message": outcome.message}
+        return Step(refused, failed | verdict, clean_up)
+    message = _failure_text(run, outcome)
+    wait = float(retry_seconds(attempts + 1))
+    retry = f"{message}; it is tried again in {wait:.0f} s"
+    reason = outcome.reason if outcome else run.reason or Reason.INSPECTION_FAILED
+    return Step(Waiting(reason, retry), failed | {"message": retry}, clean_up, wait)
+
+
+def _failure_text(run: RunState, outcome: Outcome | None) -> str:
+    if outcome and outcome.message:
+        return outcome.message
+    code = f" with exit code {run.exit_code}" if run.exit_code is not None else ""
+    return run.message or f"the inspection ended{code} and left no result"

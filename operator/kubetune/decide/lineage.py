@@ -1,0 +1,43 @@
+"""The lineage digest: equal digests mean that training again would give the same result.
+
+It covers data, split, base revision, prompt, effective settings, code version and world size,
+but neither target nor placement.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kubetune import __version__
+from kubetune.api.plan import DatasetPlan, ModelPlan, PromptPlan, TrainingPlan
+from kubetune.names import digest
+
+JsonObject = dict[str, Any]
+
+WORLD_SIZE = 1
+
+
+def lineage(
+    model: ModelPlan, dataset: DatasetPlan, prompt: PromptPlan | None, training: TrainingPlan
+) -> JsonObject:
+    """status.lineage of a job, with ``digest`` over everything else."""
+    settings = training.to_json()
+    # Where checkpoints lie, and how often they are written, changes nothing in the result.
+    del settings["checkpoint"]
+    config = digest(
+        json.dumps(
+            [settings, prompt.to_json() if prompt else None, dataset.columns.to_json()],
+            sort_keys=True,
+        )
+    )
+    base = model.base.revision if model.base else ""
+    parts = {
+        "datasetDigest": dataset.digest or "",
+        "splitDigest": dataset.split_digest or "",
+        "modelRevision": "+".join(part for part in (model.revision, base) if part),
+        "configDigest": f"sha256:{config}",
+        "codeVersion": __version__,
+        "worldSize": WORLD_SIZE,
+    }
+    return parts | {"digest": f"sha256:{digest(json.dumps(parts, sort_keys=True))}"}

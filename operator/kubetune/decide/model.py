@@ -1,0 +1,168 @@
+"""Model: Ready once an inspection knows what it is, and an adapter's base fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.conditions import ConditionType, Reason
+from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.api.inspection import ModelInspection
+from kubetune.api.model import ModelSpec
+from kubetune.api.plan import InspectionPlan
+from kubetune.decide.decision import Conditions, Decision, condition_is, conditions_of
+from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect
+from kubetune.decide.resources import Resource
+from kubetune.decide.sources import Mounts, model_line, model_source
+
+JsonObject = dict[str, Any]
+
+RESULT_FIELDS = tuple(field.alias or name for name, field in ModelInspection.model_fields.items())
+
+
+@dataclass(frozen=True)
+class ObservedModel:
+    """A Model and what it depends on."""
+
+    model: Resource[ModelSpec]
+    facts: InspectionFacts
+    base: Resource[ModelSpec] | None = None
+    """The Model named by baseModelRef, when it exists."""
+    job: Resource[FineTuneJobSpec] | None = None
+    """The FineTuneJob named by the source, when it exists."""
+
+
+def job_output_uri(job: Resource[FineTuneJobSpec]) -> str | None:
+    """Where the result of a complete job is kept, as the tracker names it."""
+    result = job.status.get("result") or {}
+    if registered := result.get("registered"):
+        return f"models:/{registered['name']}/{registered['version']}"
+    return result.get("modelUri")
+
+
+def inspection_of(observed: ObservedModel) -> tuple[InspectionPlan, Mounts]:
+    """What must be read."""
+    model = observed.model
+    assert model.spec is not None
+    base = observed.base
+    plan, mounts = model_source(
+        model.name,
+        model.spec,
+        registry_uri=job_output_uri(observed.job) if observed.job else None,
+        base=(base.name, base.spec, base.status) if base and base.spec else None,
+    )
+    run = identity(model.owner, observed.facts.install_id)
+    return InspectionPlan(kind="inspectModel", run=run, model=plan), mounts
+
+
+def decide(observed: ObservedModel, now: datetime) -> Decision:
+    """What to do for a Model."""
+    model = observed.model
+    if model.deleting:
+        return Decision()
+    conditions = conditions_of(model.status, model.generation, now)
+    status: JsonObject = {
+        "observedGeneration": model.generation,
+        "conditions": conditions.current,
+    }
+
+    # 1. The spec can't be read.
+    spec = model.spec
+    if spec is None:
+        conditions.stalled(Reason.INVALID_SPEC, model.problem)
+        return Decision(status=status)
+    status["source"] = model_line(spec)
+
+    # 2. Once inspected, neither the job nor the base is asked again.
+    settled = (
+        model.status.get("observedGeneration") == model.generation
+        and (model.status.get("inspection") or {}).get("result") == "found"
+        and model.is_ready
+        and not observed.facts.runs
+    )
+    if settled:
+        return Decision()
+
+    # 3. What it names must exist and be ready.
+    if _waits_for_job(observed, conditions) or _waits_for_base(observed, conditions):
+        return Decision(status=status)
+
+    # 4. The inspection.
+    plan, mounts = inspection_of(observed)
+    step = inspect(
+        model.owner, model.status, observed.facts, plan, mounts, model.waiting_since, now
+    )
+    decision = conclude(status, conditions, step, RESULT_FIELDS, _ready_message)
+
+    # 5. What was found must fit what was declared.
+    kind = status.get("type")
+    if kind == "adapter" and spec.base_model_ref is None:
+        conditions.stalled(
+            Reason.BASE_MODEL_NEEDED,
+            f"this is an adapter of {status.get('baseModel') or 'an unnamed model'}:"
+            " make a Model for that base and name it in spec.baseModelRef",
+        )
+    elif kind == "base" and spec.base_model_ref is not None:
+        conditions.stalled(
+            Reason.BASE_MODEL_NOT_USED,
+            f"spec.baseModelRef names {spec.base_model_ref.name}, but this is a whole model, not"
+            " an adapter: remove baseModelRef",
+        )
+    return replace(decision, status=status)
+
+
+def _waits_for_job(observed: ObservedModel, conditions: Conditions) -> bool:
+    spec = observed.model.spec
+    if spec is None or spec.source.fine_tune_job is None:
+        return False
+    name, job = spec.source.fine_tune_job.name, observed.job
+    if job is None:
+        conditions.waiting(
+            Reason.JOB_MISSING,
+            f"waiting for FineTuneJob {name}, named by spec.source.fineTuneJob.name",
+        )
+        return True
+    if condition_is(job.status, ConditionType.FAILED):
+        conditions.stalled(
+            Reason.JOB_WITHOUT_OUTPUT, f"FineTuneJob {name} has failed and has no output"
+        )
+        return True
+    if not condition_is(job.status, ConditionType.COMPLETE):
+        conditions.waiting(Reason.JOB_NOT_COMPLETE, f"waiting for FineTuneJob {name} to complete")
+        return True
+    if job_output_uri(job) is None:
+        conditions.stalled(
+            Reason.JOB_WITHOUT_OUTPUT, f"FineTuneJob {name} is complete but left no model"
+        )
+        return True
+    return False
+
+
+def _waits_for_base(observed: ObservedModel, conditions: Conditions) -> bool:
+    spec, base = observed.model.spec, observed.base
+    if spec is None or spec.base_model_ref is None:
+        return False
+    name = spec.base_model_ref.name
+    if base is None:
+        conditions.waiting(
+            Reason.MODEL_MISSING, f"waiting for Model {name}, named by spec.baseModelRef.name"
+        )
+        return True
+    if not base.is_ready:
+        conditions.waiting(
+            Reason.MODEL_NOT_READY,
+            f"waiting for Model {name} to be Ready; {base.why_not_ready}",
+        )
+        return True
+    if base.status.get("type") != "base":
+        conditions.stalled(
+            Reason.BASE_MODEL_MISMATCH,
+            f"spec.baseModelRef names {name}, which is an adapter itself: name its base model",
+        )
+        return True
+    return False
+
+
+def _ready_message(status: JsonObject) -> str:
+    return f"{status.get('type')} model, {status.get('architecture')}"

@@ -1,0 +1,80 @@
+"""Objects as decide sees them: parsed, with what stands in the way of parsing as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from kubetune.api.base import Value
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import ConditionType
+from kubetune.backends.base import Owner
+from kubetune.decide.decision import condition_is, condition_text, parse_time
+
+JsonObject = dict[str, Any]
+Spec = TypeVar("Spec", bound=Value)
+
+
+@dataclass(frozen=True)
+class Resource(Generic[Spec]):
+    """An object of one of our kinds."""
+
+    owner: Owner
+    generation: int
+    created: datetime
+    deleting: bool
+    annotations: dict[str, str]
+    finalizers: tuple[str, ...]
+    labels: dict[str, str]
+    spec: Spec | None
+    """None when the spec can't be read; then ``problem`` says why."""
+    problem: str
+    status: JsonObject = field(default_factory=dict[str, Any])
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.owner.name
+
+    @property
+    def is_ready(self) -> bool:
+        """Ready, for the spec that it has now."""
+        return self.status.get("observedGeneration") == self.generation and condition_is(
+            self.status, ConditionType.READY
+        )
+
+    @property
+    def is_stalled(self) -> bool:
+        """Only a change by the user helps."""
+        return condition_is(self.status, ConditionType.STALLED)
+
+    @property
+    def why_not_ready(self) -> str:
+        """Reason and message of its Ready condition."""
+        return condition_text(self.status, ConditionType.READY)
+
+    @property
+    def waiting_since(self) -> datetime | None:
+        """When Ready last changed."""
+        for condition in self.status.get("conditions") or ():
+            if condition["type"] == ConditionType.READY:
+                return parse_time(condition["lastTransitionTime"])
+        return None
+
+
+@dataclass(frozen=True)
+class Target:
+    """The compute target that a reference, or the lack of one, leads to."""
+
+    kind: str
+    name: str
+    spec: ComputeTargetSpec | None
+    ready: bool
+    why_not: str
+    """A sentence when it is missing or not ready."""
+
+    @property
+    def label(self) -> str:
+        """Kind and name."""
+        return f"{self.kind}/{self.name}"

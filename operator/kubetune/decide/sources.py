@@ -1,0 +1,172 @@
+"""Sources of datasets and models as the plan names them, and what must be mounted for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubetune.api.base import SecretKeyRef
+from kubetune.api.dataset import ColumnMapping, DatasetSpec, Splits
+from kubetune.api.model import ModelSpec
+from kubetune.api.plan import (
+    BASE_MODEL_DIRECTORY,
+    DATASET_DIRECTORY,
+    ENV_BASE_MODEL_TOKEN,
+    ENV_DATASET_TOKEN,
+    ENV_MODEL_TOKEN,
+    MODEL_DIRECTORY,
+    PLAN_DIRECTORY,
+    DatasetPlan,
+    FilesSource,
+    HttpSource,
+    HubSource,
+    ModelPlan,
+    PromptPlan,
+)
+from kubetune.api.prompt_template import PromptTemplateSpec
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Mounts:
+    """What a run needs beside its plan; fields as in backends.base.RunRequest."""
+
+    inline_rows: list[JsonObject] | None = None
+    dataset_claim: str | None = None
+    dataset_config_map: tuple[str, str] | None = None
+    model_claim: str | None = None
+    base_model_claim: str | None = None
+    tokens: dict[str, SecretKeyRef] = field(default_factory=dict[str, SecretKeyRef])
+
+    def __or__(self, other: Mounts) -> Mounts:
+        return Mounts(
+            inline_rows=self.inline_rows or other.inline_rows,
+            dataset_claim=self.dataset_claim or other.dataset_claim,
+            dataset_config_map=self.dataset_config_map or other.dataset_config_map,
+            model_claim=self.model_claim or other.model_claim,
+            base_model_claim=self.base_model_claim or other.base_model_claim,
+            tokens=self.tokens | other.tokens,
+        )
+
+
+def dataset_source(
+    name: str, spec: DatasetSpec, status: JsonObject | None = None
+) -> tuple[DatasetPlan, Mounts]:
+    """The dataset for a plan; with the status of a ready Dataset its digests and revision too."""
+    found = status or {}
+    source = spec.source
+    common: JsonObject = {
+        "name": name,
+        "format": spec.format,
+        "columns": spec.columns or ColumnMapping(),
+        "splits": spec.splits or Splits(),
+        "digest": found.get("digest"),
+        "splitDigest": found.get("splitDigest"),
+    }
+    common = {key: value for key, value in common.items() if value is not None}
+    if hub := source.hugging_face:
+        place = HubSource(
+            repo=hub.repo, revision=found.get("revision") or hub.revision, config=hub.config
+        )
+        tokens = {ENV_DATASET_TOKEN: hub.token_secret_ref} if hub.token_secret_ref else {}
+        return DatasetPlan(hub=place, **common), Mounts(tokens=tokens)
+    if volume := source.volume:
+        files = FilesSource(directory=DATASET_DIRECTORY, glob=volume.glob, format=volume.format)
+        return DatasetPlan(files=files, **common), Mounts(dataset_claim=volume.claim_name)
+    if http := source.http:
+        return DatasetPlan(http=HttpSource(url=http.url, format=http.format), **common), Mounts()
+    if config := source.config_map:
+        files = FilesSource(directory=DATASET_DIRECTORY, glob=config.key, format=config.format)
+        mounts = Mounts(dataset_config_map=(config.name, config.key))
+        return DatasetPlan(files=files, **common), mounts
+    assert source.inline is not None
+    files = FilesSource(directory=PLAN_DIRECTORY, glob="rows.jsonl", format="jsonl")
+    return DatasetPlan(files=files, **common), Mounts(inline_rows=source.inline.rows)
+
+
+def dataset_line(spec: DatasetSpec) -> str:
+    """The source in one line, for status."""
+    source = spec.source
+    if hub := source.hugging_face:
+        return f"hf://{hub.repo}@{hub.revision}" + (f" ({hub.config})" if hub.config else "")
+    if volume := source.volume:
+        return f"pvc://{volume.claim_name}/{volume.glob}"
+    if source.http:
+        return source.http.url
+    if config := source.config_map:
+        return f"configmap://{config.name}/{config.key}"
+    assert source.inline is not None
+    return f"inline ({len(source.inline.rows)} rows)"
+
+
+def model_source(
+    name: str,
+    spec: ModelSpec,
+    status: JsonObject | None = None,
+    *,
+    registry_uri: str | None = None,
+    base: tuple[str, ModelSpec, JsonObject] | None = None,
+) -> tuple[ModelPlan, Mounts]:
+    """The model for a plan.
+
+    ``registry_uri`` is where the output of a FineTuneJob is kept; ``base`` is name, spec and
+    status of an adapter's base model, which may not be an adapter itself.
+    """
+    plan, claim, token = _one_model(name, spec, status or {}, MODEL_DIRECTORY, registry_uri)
+    mounts = Mounts(model_claim=claim, tokens={ENV_MODEL_TOKEN: token} if token else {})
+    if base is None:
+        return plan, mounts
+    base_plan, base_claim, base_token = _one_model(*base, BASE_MODEL_DIRECTORY, None)
+    tokens = {ENV_BASE_MODEL_TOKEN: base_token} if base_token else {}
+    return (
+        plan.model_copy(update={"base": base_plan}),
+        mounts | Mounts(base_model_claim=base_claim, tokens=tokens),
+    )
+
+
+def _one_model(
+    name: str, spec: ModelSpec, status: JsonObject, directory: str, registry_uri: str | None
+) -> tuple[ModelPlan, str | None, SecretKeyRef | None]:
+    source = spec.source
+    revision = status.get("revision")
+    common: JsonObject = {
+        "name": name,
+        "type": status.get("type"),
+        "revision": revision,
+        "trustRemoteCode": spec.trust_remote_code,
+    }
+    common = {key: value for key, value in common.items() if value is not None}
+    if hub := source.hugging_face:
+        place = HubSource(repo=hub.repo, revision=revision or hub.revision)
+        return ModelPlan(hub=place, **common), None, hub.token_secret_ref
+    if volume := source.volume:
+        path = directory if volume.path == "." else f"{directory}/{volume.path}"
+        return ModelPlan(directory=path, **common), volume.claim_name, None
+    if registered := source.registry:
+        if revision:
+            registry_uri = f"models:/{registered.name}/{revision}"
+        elif registered.version is not None:
+            registry_uri = f"models:/{registered.name}/{registered.version}"
+        else:
+            registry_uri = f"models:/{registered.name}@{registered.alias}"
+    return ModelPlan(registry_uri=registry_uri, **common), None, None
+
+
+def model_line(spec: ModelSpec) -> str:
+    """The source in one line, for status."""
+    source = spec.source
+    if hub := source.hugging_face:
+        return f"hf://{hub.repo}@{hub.revision}"
+    if volume := source.volume:
+        return f"pvc://{volume.claim_name}/{volume.path}"
+    if registered := source.registry:
+        suffix = registered.version if registered.version is not None else f"@{registered.alias}"
+        return f"models:/{registered.name}/{suffix}"
+    assert source.fine_tune_job is not None
+    return f"finetunejob/{source.fine_tune_job.name}"
+
+
+def prompt_plan(spec: PromptTemplateSpec) -> PromptPlan:
+    """The prompt for a plan."""
+    return PromptPlan(prompt=spec.prompt, completion=spec.completion, messages=spec.messages)

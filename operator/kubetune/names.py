@@ -1,0 +1,59 @@
+"""Names, labels and annotations that the operator gives to objects outside its own kinds."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from kubetune.api import GROUP
+
+FINALIZER = f"{GROUP}/finalizer"
+RUN_KEY = f"{GROUP}/run-key"
+"""Annotation of a FineTuneJob; label of everything made for it."""
+OWNER_KIND = f"{GROUP}/owner-kind"
+OWNER_NAME = f"{GROUP}/owner-name"
+ATTEMPT = f"{GROUP}/attempt"
+PURPOSE = f"{GROUP}/purpose"
+JOB = f"{GROUP}/job"
+MANAGED_BY = {"app.kubernetes.io/managed-by": "kubetune"}
+
+_NONCE_LENGTH = 6
+_HASH_LENGTH = 10
+MAX_JOB_NAME = 63
+"""Pods carry the Job's name as a label value."""
+
+
+def new_run_key(install_id: str, namespace: str, name: str) -> str:
+    """A fresh key: a nonce and a hash that ties it to one object of one installation."""
+    nonce = secrets.token_hex(_NONCE_LENGTH // 2)
+    return nonce + _run_key_hash(install_id, namespace, name, nonce)
+
+
+def run_key_is_ours(key: str, install_id: str, namespace: str, name: str) -> bool:
+    """Whether the key was made for this object; a copied annotation is not honoured."""
+    nonce = key[:_NONCE_LENGTH]
+    return key == nonce + _run_key_hash(install_id, namespace, name, nonce)
+
+
+def digest(*parts: str) -> str:
+    """A hex sha256 over the parts, with their borders kept."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        hasher.update(len(encoded).to_bytes(8, "big"))
+        hasher.update(encoded)
+    return hasher.hexdigest()
+
+
+def child_name(owner: str, *suffix: str) -> str:
+    """A name of at most 63 characters: the owner's, shortened when needed, and a suffix."""
+    tail = "-" + "-".join(suffix)
+    room = MAX_JOB_NAME - len(tail)
+    base = owner.replace(".", "-")
+    if len(base) > room:
+        base = base[:room].rstrip("-")
+    return base + tail
+
+
+def _run_key_hash(install_id: str, namespace: str, name: str, nonce: str) -> str:
+    return digest(install_id, namespace, name, nonce)[:_HASH_LENGTH]

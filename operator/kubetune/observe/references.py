@@ -1,0 +1,56 @@
+"""Which objects an object names: a change of those is a reason to look at it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubetune.queue import Key
+
+JsonObject = dict[str, Any]
+
+TARGET_KINDS = ("ComputeTarget", "ClusterComputeTarget")
+DEFAULT_TARGETS = "*"
+"""Stands for all targets: whoever names none depends on which of them is the default."""
+
+
+def references(key: Key, body: JsonObject) -> frozenset[Key]:
+    """Keys of the objects that ``body`` names, existing or not."""
+    spec: JsonObject = body.get("spec") or {}
+    namespace = key.namespace
+    found: set[Key] = set()
+    if key.kind in ("FineTuneJob", "Dataset", "Model", "PromptTemplate"):
+        found.add(_target(namespace, spec.get("computeTargetRef")))
+    match key.kind:
+        case "FineTuneJob":
+            found |= _named(namespace, spec, "Model", "modelRef")
+            found |= _named(namespace, spec, "Dataset", "datasetRef")
+            found |= _named(namespace, spec, "PromptTemplate", "promptRef")
+            if profile := spec.get("profileRef"):
+                kind = profile.get("kind", "TuningProfile")
+                scope = "" if kind == "ClusterTuningProfile" else namespace
+                found.add(Key(kind, scope, profile["name"]))
+            if model_name := (spec.get("output") or {}).get("modelName"):
+                found.add(Key("Model", namespace, model_name))
+        case "Dataset":
+            found |= _named(namespace, spec, "Model", "tokenizerRef")
+            found |= _named(namespace, spec.get("source") or {}, "ConfigMap", "configMap")
+        case "Model":
+            found |= _named(namespace, spec, "Model", "baseModelRef")
+            found |= _named(namespace, spec.get("source") or {}, "FineTuneJob", "fineTuneJob")
+        case "PromptTemplate":
+            found |= _named(namespace, spec, "Dataset", "datasetRef")
+        case _:
+            pass
+    return frozenset(found)
+
+
+def _named(namespace: str, spec: JsonObject, kind: str, field: str) -> set[Key]:
+    reference = spec.get(field)
+    return {Key(kind, namespace, reference["name"])} if reference else set()
+
+
+def _target(namespace: str, reference: JsonObject | None) -> Key:
+    if not reference:
+        return Key("ComputeTarget", "", DEFAULT_TARGETS)
+    kind = reference.get("kind", "ComputeTarget")
+    return Key(kind, "" if kind == "ClusterComputeTarget" else namespace, reference["name"])

@@ -1,0 +1,53 @@
+"""Settings of the operator, read once from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each field is read from KUBETUNE_<FIELD>, in capitals."""
+
+    install_id: str = ""
+    """Part of every run key and MLflow tag. Default: the uid of namespace kube-system. Give the
+    old one to a rebuilt cluster, so that restored run keys are honoured."""
+
+    operator_namespace: str = "kubetune-system"
+    """Where Secrets of a ClusterComputeTarget are read from for its own probe."""
+
+    workers: int = 16
+    """Objects reconciled at the same time. More help only when the API server is far away."""
+
+    tracking_poll_seconds: float = 5.0
+    """Seconds between two batched reads of running jobs from MLflow."""
+
+    progress_write_seconds: float = 10.0
+    """At least so many seconds between two progress writes of one job."""
+
+    tracking_timeout_seconds: float = 5.0
+    """Time-out of one MLflow request."""
+
+    target_probe_seconds: float = 60.0
+    """Seconds between two probes of a ready compute target."""
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
+        """Read the settings.
+
+        Raises ValueError naming the variable when a value can't be read.
+        """
+        given: dict[str, object] = {}
+        for field in fields(Settings):
+            variable = f"KUBETUNE_{field.name.upper()}"
+            text = environment.get(variable)
+            if not text:
+                continue
+            try:
+                given[field.name] = type(field.default)(text)
+            except ValueError:
+                expected = type(field.default).__name__
+                raise ValueError(f"{variable}={text!r}: give a value of type {expected}") from None
+        return Settings(**given)  # type: ignore[arg-type]

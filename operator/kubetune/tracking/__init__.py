@@ -1,0 +1,1 @@
+"""Where runs report and results are registered. base.py has the contract."""

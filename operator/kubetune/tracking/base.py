@@ -1,0 +1,104 @@
+"""The contract of a tracker: an experiment tracking server with a model registry.
+
+Calls are coroutines with short time-outs and one quick retry at most; they raise TrackingError and
+never block the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class TrackingError(Exception):
+    """The server refused or could not be reached."""
+
+    def __init__(self, message: str, *, credentials: bool = False, missing: bool = False) -> None:
+        super().__init__(message)
+        self.credentials = credentials
+        """The server answered 401 or 403."""
+        self.missing = missing
+        """What was asked for doesn't exist."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as the tracking server shows it."""
+
+    run_key: str
+    experiment_id: str
+    run_id: str
+    status: str
+    """MLflow's: RUNNING, FINISHED, FAILED, KILLED, SCHEDULED."""
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    """Newest value per metric."""
+    updated_ms: int = 0
+    """Newest timestamp of any metric, milliseconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version in the model registry."""
+
+    name: str
+    version: int
+    run_id: str
+    source: str
+    status: str
+    """PENDING_REGISTRATION, READY or FAILED_REGISTRATION."""
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    aliases: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What to register: one version for one run, whoever asks and how often."""
+
+    name: str
+    alias: str | None
+    run_id: str
+    model_id: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StorageCheck:
+    """Whether artifacts can be written."""
+
+    writable: bool | None
+    """None: artifacts don't go through the server, so only runs can tell."""
+    message: str
+
+
+class Tracker(Protocol):
+    """One tracking server with one set of credentials."""
+
+    async def server_version(self) -> str:
+        """Version of the server; also proves that it answers and accepts the credentials."""
+        ...
+
+    async def check_storage(self) -> StorageCheck:
+        """Write, read and delete one small artifact."""
+        ...
+
+    async def running(self, install_id: str, experiments: Sequence[str]) -> list[TrackedRun]:
+        """All runs of this installation that are RUNNING in the experiments (by name), in batches."""
+        ...
+
+    async def find_run(self, run_key: str, experiment: str) -> TrackedRun | None:
+        """The run of a key, in any state."""
+        ...
+
+    async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
+        """The newest READY version of a registered model with this lineage tag."""
+        ...
+
+    async def register(self, registration: Registration) -> RegisteredVersion:
+        """The version made from the run: found or created, tagged, and alias moved to it."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
