@@ -45,9 +45,9 @@ def load(plan: DatasetPlan, token: str | None) -> LoadedDataset:
     Raises RunError when rows can't be read (InvalidRows, NoRows, NoFiles, ...), the hub
     refuses (HubAccessDenied, HubNotFound) or is away (HubThrottled, HubUnreachable).
     """
-    from kubetune_runner.data.reading import read
+    from kubetune_runner.data.reading import ALL_ROWS, read
 
-    reading = read(plan, token, keep_rows=True)
+    reading = read(plan, token, keep_rows=ALL_ROWS)
     return LoadedDataset(
         train=reading.train_rows(),
         evaluation=reading.evaluation_rows(),

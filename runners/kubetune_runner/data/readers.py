@@ -27,6 +27,7 @@ JSON_LIMIT_BYTES = 256 * 1024 * 1024
 """A json array is read as a whole; longer ones belong into jsonl."""
 BATCH_ROWS = 256
 
+_TOO_LONG = f"is longer than the {ROW_LIMIT_BYTES:,} bytes a row may have; split or shorten it"
 _BOM = b"\xef\xbb\xbf"
 _MAGIC = {
     b"\x1f\x8b": "is gzip-compressed; store it uncompressed",
@@ -91,11 +92,6 @@ def _problem(file: SourceFile, row: int | None, message: str) -> Problem:
     return Problem(file=file.name, row=row, message=message)
 
 
-def _too_long(size: int | None = None) -> str:
-    found = f"the row has {size:,} bytes" if size else "the row is longer"
-    return f"{found}; at most {ROW_LIMIT_BYTES:,} are allowed. Split or shorten it"
-
-
 def _not_utf8(line: int, byte: int) -> str:
     return (
         f"line {line:,} isn't UTF-8 (byte {byte + 1:,} of the line); re-encode the file, for"
@@ -130,7 +126,7 @@ def _read_jsonl(file: SourceFile) -> Iterator[Item]:
     with file.path.open("rb") as stream:
         for number, line in _lines(stream):
             if line is None:
-                yield _problem(file, number, _too_long())
+                yield _problem(file, number, f"line {number:,} {_TOO_LONG}")
                 continue
             try:
                 text = line.decode().strip()
@@ -242,8 +238,7 @@ class _CsvLines:
             if data is None:
                 # The rest can't be read: the line may have opened or closed a quote.
                 self.problems.append(
-                    f"line {self.line:,} is longer than {ROW_LIMIT_BYTES:,} bytes; shorten it."
-                    " The rest of the file was not read"
+                    f"line {self.line:,} {_TOO_LONG}. The rest of the file was not read"
                 )
                 return
             try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from kubetune_runner.data.readers import ROW_LIMIT_BYTES, Note, Row, SourceFile,
 from kubetune_runner.data.sources import open_source
 from kubetune_runner.data.splits import HASH_BYTES, choose_splits, hold_out
 from kubetune_runner.errors import RunError
+
+ALL_ROWS = sys.maxsize
 
 Visitor = Callable[[Row], None]
 
@@ -75,13 +78,13 @@ class Reading:
         return self.evaluation.count if self.evaluation else sum(self.held_out)
 
     def train_rows(self) -> list[Row]:
-        rows = zip(self.train.rows, self.held_out, strict=True)
+        rows = zip(self.train.rows, self.held_out, strict=False)
         return [row for row, held_out in rows if not held_out]
 
     def evaluation_rows(self) -> list[Row]:
         if self.evaluation:
             return self.evaluation.rows
-        rows = zip(self.train.rows, self.held_out, strict=True)
+        rows = zip(self.train.rows, self.held_out, strict=False)
         return [row for row, held_out in rows if held_out]
 
     def _pick(self, side: int) -> bytes:
@@ -93,12 +96,14 @@ class Reading:
 
 
 def read(
-    plan: DatasetPlan, token: str | None, *, keep_rows: bool, visit: Visitor | None = None
+    plan: DatasetPlan, token: str | None, *, keep_rows: int, visit: Visitor | None = None
 ) -> Reading:
-    """Read every row of the splits that are used; ``visit`` sees each usable row.
+    """Read every row of the splits that are used, and keep the first ones of each.
 
-    Raises RunError as ``data.load`` does. InvalidRows and the errors of the format carry
-    ``problems`` and ``problemCount`` in their summary and the findings as ``findings``.
+    ``visit`` sees each row that could be read.
+
+    Raises RunError as ``data.load`` does. Rows that can't be used raise
+    RowsRefusedError.
     """
     findings = Findings()
     types = ColumnTypes()
@@ -129,7 +134,10 @@ def read(
 
 
 class RowsRefusedError(RunError):
-    """The rows can't be used; knows all that was found."""
+    """The rows can't be used: InvalidRows, NoRows, ColumnMissing or NoUsableRows.
+
+    The summary has the first ``problems`` and their ``problemCount``, the report all of them.
+    """
 
     def __init__(self, cause: RunError, findings: Findings, columns: list[Column]) -> None:
         problems = [problem.to_json() for problem in findings.all()[:MAX_PROBLEMS]]
@@ -139,8 +147,10 @@ class RowsRefusedError(RunError):
             retryable=cause.retryable,
             summary={"problems": problems, "problemCount": findings.count} if problems else {},
         )
-        self.findings = findings
-        self.columns = columns
+        self.report = {
+            "columns": [column.to_json() for column in columns],
+            "problems": [problem.to_json() for problem in findings.all()],
+        }
 
 
 def _read_rows(
@@ -149,7 +159,7 @@ def _read_rows(
     types: ColumnTypes,
     check: FormatCheck,
     findings: Findings,
-    keep_rows: bool,
+    keep_rows: int,
     visit: Visitor | None,
 ) -> None:
     for item in read_file(file):
@@ -167,7 +177,7 @@ def _read_rows(
         split.hashes += hashlib.sha256(canonical).digest()
         types.add(row)
         check.add(file.name, number, row)
-        if keep_rows:
+        if len(split.rows) < keep_rows:
             split.rows.append(row)
         if visit:
             visit(row)

@@ -1,0 +1,70 @@
+"""Whether an adapter's weights fit a base model, told from the shapes in both headers."""
+
+from __future__ import annotations
+
+import re
+
+from kubetune_runner.data.findings import quote
+from kubetune_runner.errors import RunError
+from kubetune_runner.inspection.safetensors import Tensors
+
+_LORA = re.compile(
+    r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>A|B|embedding_A|embedding_B)"
+    r"(?:\.[^.]+)?(?:\.weight)?$"
+)
+
+
+def check_fits(adapter: Tensors, base: Tensors, base_name: str) -> None:
+    """Compare the outer size of each LoRA matrix with the weight that it changes.
+
+    Raises RunError BaseModelMismatch with the tensor and both shapes. Modules that the base
+    names otherwise are left to PEFT, as long as others match.
+    """
+    matched: set[str] = set()
+    missing: list[str] = []
+    for name, (_, shape) in adapter.items():
+        match = _LORA.match(name)
+        if not match or len(shape) != 2:
+            continue
+        weight = _weight(match["module"], base)
+        if weight is None:
+            missing.append(match["module"])
+            continue
+        matched.add(_pattern(match["module"]))
+        base_shape = base[weight][1]
+        outer = shape[1] if match["side"].endswith("A") else shape[0]
+        # Linear keeps (out, in) and GPT-2's Conv1D (in, out): either place will do.
+        if outer not in base_shape:
+            raise RunError(
+                "BaseModelMismatch",
+                f"the adapter doesn't fit base model {quote(base_name)}: its tensor"
+                f" {quote(name)} has shape {_show(shape)}, but {quote(weight)} of the base has"
+                f" {_show(base_shape)}. Set spec.baseModelRef to the model it was trained on",
+            )
+    # lm_head may be tied to the embedding and so absent; a whole layer can't be.
+    for module in missing:
+        if not matched or _pattern(module) in matched:
+            raise RunError(
+                "BaseModelMismatch",
+                f"the adapter doesn't fit base model {quote(base_name)}: it changes"
+                f" {quote(module)}, which the base doesn't have. Set spec.baseModelRef to the"
+                " model it was trained on",
+            )
+
+
+def _weight(module: str, base: Tensors) -> str | None:
+    """The base's weight of a module; checkpoints may leave out the outermost prefix."""
+    parts = module.split(".")
+    for start in range(min(len(parts), 3)):
+        name = ".".join([*parts[start:], "weight"])
+        if name in base:
+            return name
+    return None
+
+
+def _pattern(module: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".*", module)
+
+
+def _show(shape: list[int]) -> str:
+    return "x".join(str(extent) for extent in shape)

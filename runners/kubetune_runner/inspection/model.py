@@ -1,0 +1,288 @@
+"""Kind inspectModel: what a model is, from its configuration, tokenizer and weight headers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
+
+from kubetune.api.inspection import ModelInspection
+from kubetune.api.plan import (
+    ENV_BASE_MODEL_TOKEN,
+    ENV_MODEL_TOKEN,
+    ModelPlan,
+    TrackingPlan,
+)
+
+from kubetune_runner.data.findings import listing, quote
+from kubetune_runner.errors import RunError
+from kubetune_runner.inspection.adapter import check_fits
+from kubetune_runner.inspection.mlflow_api import MlflowError
+from kubetune_runner.inspection.model_files import ModelFiles, open_model
+from kubetune_runner.inspection.safetensors import DTYPES, Tensors
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CONTEXT_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+)
+WIDTH_NAMES = ("hidden_size", "n_embd", "d_model", "dim")
+OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack")
+
+
+def inspect_model(plan: ModelPlan, tracking: TrackingPlan | None) -> ModelInspection:
+    """Tell base models and adapters apart and describe them.
+
+    Raises RunError ModelNotFound, ModelUnrecognized, ModelFilesMissing, ModelFilesInvalid,
+    BaseModelMissing, BaseModelUnexpected, BaseModelMismatch, or as ``open_model`` does.
+    """
+    files = _open(plan, tracking, ENV_MODEL_TOKEN)
+    if "adapter_config.json" in files.sizes:
+        return _adapter(plan, files, tracking)
+    if "config.json" not in files.sizes:
+        found = listing([name for name in files.sizes if not name.startswith(".")], 5)
+        raise RunError(
+            "ModelUnrecognized",
+            f"{files.place} has neither config.json (a model) nor adapter_config.json (an"
+            f" adapter); it has {found}",
+        )
+    if plan.base:
+        raise RunError(
+            "BaseModelUnexpected",
+            f"{files.place} is a base model, not an adapter; remove spec.baseModelRef",
+        )
+    config = _json(files, "config.json")
+    weights = _weights(files)
+    described = _describe(config, files, weights)
+    return ModelInspection.model_validate({"type": "base", **described})
+
+
+def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> Tokenizer:
+    """The model's fast tokenizer; an adapter may leave it to its base.
+
+    Raises RunError TokenizerMissing, or as ``open_model`` does.
+    """
+    from tokenizers import Tokenizer
+
+    for part, variable in ((plan, ENV_MODEL_TOKEN), (plan.base, ENV_BASE_MODEL_TOKEN)):
+        if part is None:
+            continue
+        files = _open(part, tracking, variable)
+        if "tokenizer.json" in files.sizes:
+            try:
+                return Tokenizer.from_str(_text(files, "tokenizer.json"))
+            except RunError:
+                raise
+            except Exception as error:  # the tokenizers library raises nothing more specific
+                raise RunError(
+                    "ModelFilesInvalid", f"tokenizer.json of {files.place} can't be read"
+                ) from error
+    raise RunError("TokenizerMissing", f"model {quote(plan.name)} has no tokenizer.json")
+
+
+def _open(plan: ModelPlan, tracking: TrackingPlan | None, variable: str) -> ModelFiles:
+    return open_model(plan, tracking, os.environ.get(variable) or None)
+
+
+def _adapter(plan: ModelPlan, files: ModelFiles, tracking: TrackingPlan | None) -> ModelInspection:
+    config = _json(files, "adapter_config.json")
+    trained_on = config.get("base_model_name_or_path")
+    if plan.base is None:
+        raise RunError(
+            "BaseModelMissing",
+            f"{files.place} is an adapter, trained on {quote(str(trained_on))}; declare that model"
+            " and name it in spec.baseModelRef",
+        )
+    base_files = _open(plan.base, tracking, ENV_BASE_MODEL_TOKEN)
+    if "config.json" not in base_files.sizes or "adapter_config.json" in base_files.sizes:
+        raise RunError(
+            "BaseModelMismatch",
+            f"spec.baseModelRef {quote(plan.base.name)} is no base model; name the model that"
+            " the adapter was trained on",
+        )
+    base_config = _json(base_files, "config.json")
+    weights = _weights(files, adapter=True)
+    if weights and not base_config.get("quantization_config"):
+        base_weights = _weights(base_files)
+        if base_weights:
+            check_fits(weights, base_weights, plan.base.name)
+    described = _describe(base_config, base_files, None)
+    own = _tokenizer_facts(files)
+    described |= {
+        "revision": files.revision,
+        "parameters": _parameters(weights),
+        "dtype": _dtype(weights),
+        "sizeBytes": _size(files, adapter=True),
+        "license": files.license,
+        "adapterRank": config.get("r") if isinstance(config.get("r"), int) else None,
+        "baseModel": str(trained_on) if trained_on else None,
+    }
+    if own is not None:
+        described |= own
+    return ModelInspection.model_validate({"type": "adapter", **_present(described)})
+
+
+def _describe(config: dict[str, Any], files: ModelFiles, weights: Tensors | None) -> dict[str, Any]:
+    # Models for text and images keep the sizes of their language part one level below.
+    nested = config.get("text_config")
+    text: dict[str, Any] = {**config, **nested} if isinstance(nested, dict) else config
+    quantized = "quantization_config" in config
+    architectures: Any = config.get("architectures") or ["unknown"]
+    return _present(
+        {
+            "revision": files.revision,
+            "architecture": str(architectures[0]),
+            "modelType": str(config.get("model_type") or "unknown"),
+            # Packed weights hold several parameters in one element, so they aren't counted.
+            "parameters": None if quantized else _parameters(weights),
+            "dtype": _dtype(weights) or _configured_dtype(text),
+            "contextLength": _first_number(text, CONTEXT_NAMES),
+            "sizeBytes": _size(files),
+            "license": files.license,
+            "hiddenSize": _first_number(text, WIDTH_NAMES),
+            "vocabularySize": _first_number(text, ("vocab_size", "n_vocab")),
+            **(_tokenizer_facts(files) or {"chatTemplate": False}),
+        }
+    )
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _first_number(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    values = (config.get(name) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def _configured_dtype(config: dict[str, Any]) -> str | None:
+    value = config.get("dtype") or config.get("torch_dtype")
+    return value.removeprefix("torch.") if isinstance(value, str) else None
+
+
+def _tokenizer_facts(files: ModelFiles) -> dict[str, Any] | None:
+    """Chat template and pad token; None where there is no tokenizer."""
+    if not {"tokenizer_config.json", "tokenizer.json"} & files.sizes.keys():
+        return None
+    config = _json(files, "tokenizer_config.json", missing={})
+    special = _json(files, "special_tokens_map.json", missing={})
+    pad: Any = config.get("pad_token") or special.get("pad_token")
+    if isinstance(pad, dict):
+        pad = cast("dict[str, Any]", pad).get("content")
+    template = bool(config.get("chat_template")) or "chat_template.jinja" in files.sizes
+    return _present({"chatTemplate": template, "padToken": pad})
+
+
+def _weight_files(files: ModelFiles, adapter: bool = False) -> list[str]:
+    """The safetensors files of the model; those of an index where there is one."""
+    if adapter:
+        return [name for name in ("adapter_model.safetensors",) if name in files.sizes]
+    index = "model.safetensors.index.json"
+    if index in files.sizes:
+        shards: Any = _json(files, index).get("weight_map") or {}
+        names = sorted({str(shard) for shard in shards.values()})
+        missing = [name for name in names if name not in files.sizes]
+        if missing:
+            raise RunError(
+                "ModelFilesMissing",
+                f"{files.place} lacks {listing(missing, 5)} of its {len(names)} weight files",
+            )
+        return names
+    return ["model.safetensors"] if "model.safetensors" in files.sizes else []
+
+
+def _other_weights(files: ModelFiles, adapter: bool) -> list[str]:
+    return [
+        name
+        for name in files.sizes
+        if name.endswith(OTHER_WEIGHTS)
+        and "/" not in name
+        and name.startswith("adapter_model") == adapter
+        and name != "training_args.bin"
+    ]
+
+
+def _weights(files: ModelFiles, adapter: bool = False) -> Tensors | None:
+    """All tensors; None where the weights aren't safetensors.
+
+    Raises RunError ModelFilesMissing and ModelFilesInvalid.
+    """
+    names = _weight_files(files, adapter)
+    if not names:
+        if _other_weights(files, adapter):
+            return None
+        kind = "adapter_model.safetensors" if adapter else "model.safetensors"
+        raise RunError(
+            "ModelFilesMissing",
+            f"{files.place} has a configuration, but no weights such as {kind}",
+        )
+    with ThreadPoolExecutor(max_workers=min(8, len(names))) as pool:
+        headers = list(pool.map(lambda name: _header(files, name), names))
+    return {name: tensor for header in headers for name, tensor in header.items()}
+
+
+def _header(files: ModelFiles, name: str) -> Tensors:
+    try:
+        return files.tensors(name)
+    except MlflowError as error:
+        raise _unreachable(files, name, error) from error
+    except ValueError as error:
+        raise RunError("ModelFilesInvalid", f"{name} of {files.place} {error}") from error
+
+
+def _parameters(weights: Tensors | None) -> int | None:
+    return sum(math.prod(shape) for _, shape in weights.values()) if weights else None
+
+
+def _dtype(weights: Tensors | None) -> str | None:
+    """The format that holds most parameters."""
+    counts: Counter[str] = Counter()
+    for dtype, shape in (weights or {}).values():
+        counts[dtype] += math.prod(shape)
+    return DTYPES.get(name := counts.most_common(1)[0][0], name) if counts else None
+
+
+def _size(files: ModelFiles, adapter: bool = False) -> int | None:
+    names = _weight_files(files, adapter) or _other_weights(files, adapter)
+    sizes = [files.sizes[name] for name in names]
+    return sum(size for size in sizes if size) if sizes and None not in sizes else None
+
+
+def _text(files: ModelFiles, name: str) -> str:
+    try:
+        return files.text(name)
+    except MlflowError as error:
+        raise _unreachable(files, name, error) from error
+    except ValueError as error:
+        raise RunError("ModelFilesInvalid", f"{name} of {files.place} isn't UTF-8 text") from error
+
+
+def _json(files: ModelFiles, name: str, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON object among the files. Raises RunError ModelFilesInvalid."""
+    if missing is not None and name not in files.sizes:
+        return missing
+    text = _text(files, name)
+    try:
+        document: Any = json.loads(text)
+    except ValueError as error:
+        raise RunError("ModelFilesInvalid", f"{name} of {files.place} isn't JSON") from error
+    if not isinstance(document, dict):
+        raise RunError("ModelFilesInvalid", f"{name} of {files.place} isn't a JSON object")
+    return cast("dict[str, Any]", document)
+
+
+def _unreachable(files: ModelFiles, name: str, error: MlflowError) -> RunError:
+    return RunError(
+        "RegistryUnreachable",
+        f"{name} of {files.place} can't be read: {error}; check the compute target's tracking",
+        retryable=True,
+    )

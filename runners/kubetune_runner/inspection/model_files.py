@@ -1,0 +1,254 @@
+"""The files of a model wherever it is kept, without downloading its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from kubetune.api.plan import WORK_DIRECTORY, ModelPlan, TrackingPlan, in_container
+
+from kubetune_runner.data.findings import quote
+from kubetune_runner.errors import RunError
+from kubetune_runner.hub import HubRepo, open_repo
+from kubetune_runner.inspection.mlflow_api import MlflowApi, MlflowError, is_proxied
+from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
+
+TEXT_LIMIT_BYTES = 128 * 1024 * 1024
+SAMPLE_BYTES = 64 * 1024
+SAMPLES = 32
+WHOLE_BELOW_BYTES = 16 * 1024 * 1024
+
+
+class ModelFiles(Protocol):
+    """Files of one model; the names are relative to the folder of its configuration."""
+
+    @property
+    def place(self) -> str: ...
+    @property
+    def revision(self) -> str: ...
+    @property
+    def license(self) -> str | None: ...
+    @property
+    def sizes(self) -> dict[str, int | None]: ...
+
+    def text(self, name: str) -> str:
+        """A small text file."""
+        ...
+
+    def tensors(self, name: str) -> Tensors:
+        """The header of a safetensors file. Raises ValueError when it is broken."""
+        ...
+
+
+def open_model(plan: ModelPlan, tracking: TrackingPlan | None, token: str | None) -> ModelFiles:
+    """Find the model's files.
+
+    Raises RunError ModelNotFound, RegistryNotFound, RegistryUnreachable, or as ``open_repo``.
+    """
+    if plan.hub:
+        return _HubFiles(open_repo(plan.hub.repo, "model", plan.hub.revision, token))
+    if plan.directory:
+        return _directory(in_container(plan.directory), plan.directory)
+    return _registered(plan.registry_uri or "", tracking)
+
+
+@dataclass(frozen=True)
+class _HubFiles:
+    repo: HubRepo
+
+    @property
+    def place(self) -> str:
+        return f"model repository {quote(self.repo.repo)}"
+
+    @property
+    def revision(self) -> str:
+        return self.repo.commit
+
+    @property
+    def license(self) -> str | None:
+        return self.repo.license
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        return self.repo.sizes
+
+    def text(self, name: str) -> str:
+        return self.repo.download(name).read_text(encoding="utf-8")
+
+    def tensors(self, name: str) -> Tensors:
+        if self.repo.cached:
+            path = self.repo.download(name)
+            return parse_header(file_chunks(path), path.stat().st_size)
+        return self.repo.tensors(name)
+
+
+@dataclass(frozen=True)
+class _FolderFiles:
+    folder: Path
+    place: str
+    revision: str
+    license: str | None
+    sizes: dict[str, int | None]
+
+    def text(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def tensors(self, name: str) -> Tensors:
+        path = self.folder / name
+        return parse_header(file_chunks(path), path.stat().st_size)
+
+
+def _directory(folder: Path, named: str) -> _FolderFiles:
+    if not folder.is_dir():
+        kind = "is a file, not a folder" if folder.exists() else "doesn't exist"
+        raise RunError(
+            "ModelNotFound",
+            f"the model's path {named} {kind} in the pod; check source.volume.claimName and"
+            " source.volume.path",
+        )
+    sizes: dict[str, int | None] = {
+        path.name: path.stat().st_size
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(".")
+    }
+    readme = folder / "README.md"
+    license = license_in(readme.read_text(errors="replace")) if readme.is_file() else None
+    return _FolderFiles(folder, f"folder {named}", directory_digest(folder), license, sizes)
+
+
+def directory_digest(folder: Path) -> str:
+    """``sha256:<hex>`` over the names, sizes and contents of the files right in a folder.
+
+    Files from 16 MiB are sampled: head, tail and blocks spread evenly between, 2 MiB in
+    all, because reading gigabytes of weights takes minutes on a network volume. Training
+    changes practically every block; a change made by hand to some bytes can be missed.
+    """
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        size = path.stat().st_size
+        total.update(f"{path.name}\n{size}\n".encode())
+        with path.open("rb") as stream:
+            if size < WHOLE_BELOW_BYTES:
+                total.update(stream.read())
+                continue
+            for block in range(SAMPLES):
+                stream.seek((size - SAMPLE_BYTES) * block // (SAMPLES - 1))
+                total.update(stream.read(SAMPLE_BYTES))
+    return f"sha256:{total.hexdigest()}"
+
+
+def license_in(readme: str) -> str | None:
+    """The license that a model card names in its head."""
+    head = re.match(r"^---\s*\n(.*?)\n---", readme, re.DOTALL)
+    found = re.search(r"^license:\s*(\S.*?)\s*$", head[1], re.MULTILINE) if head else None
+    return found[1].strip("'\"") if found else None
+
+
+@dataclass(frozen=True)
+class _RegistryFiles:
+    api: MlflowApi
+    root: str
+    folder: str
+    place: str
+    revision: str
+    sizes: dict[str, int | None]
+    license: str | None = None
+
+    def text(self, name: str) -> str:
+        data = bytearray()
+        with self.api.open_artifact(self.root, self._path(name)) as chunks:
+            for chunk in chunks:
+                data += chunk
+                if len(data) > TEXT_LIMIT_BYTES:
+                    raise ValueError(f"{name} is longer than {TEXT_LIMIT_BYTES:,} bytes")
+        return data.decode()
+
+    def tensors(self, name: str) -> Tensors:
+        with self.api.open_artifact(self.root, self._path(name)) as chunks:
+            return parse_header(chunks, self.sizes.get(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self.folder}/{name}" if self.folder else name
+
+
+def _registered(uri: str, tracking: TrackingPlan | None) -> ModelFiles:
+    match = re.match(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>.+))$", uri)
+    if not match or tracking is None:
+        why = "isn't models:/name/version or models:/name@alias" if not match else "needs tracking"
+        raise RunError("PlanInvalid", f"model.registryUri: {uri} {why}")
+    name = match["name"]
+    try:
+        api = MlflowApi(tracking.uri)
+        version = api.version(name, match["version"], match["alias"])
+        root = api.version_root(name, version)
+        place = f"version {version} of registered model {quote(name)}"
+        if not is_proxied(root):
+            return _downloaded(name, version, tracking.uri, place)
+        found: dict[str, int | None] = dict(api.list_artifacts(root))
+    except MlflowError as error:
+        if error.status in (400, 404):
+            raise RunError(
+                "RegistryNotFound",
+                f"the registry has no {uri}; check source.registry",
+                retryable=True,
+            ) from error
+        raise RunError(
+            "RegistryUnreachable",
+            f"{uri} can't be read: {error}; check the compute target's tracking",
+            retryable=True,
+        ) from error
+    folder = _model_folder(list(found))
+    return _RegistryFiles(api, root, folder, place, version, _inside(found, folder))
+
+
+def _model_folder(names: list[str]) -> str:
+    """Where a registered version keeps the model: below ``artifacts/`` or ``model/``, mostly."""
+    for configuration in ("adapter_config.json", "config.json"):
+        folders = [
+            PurePosixPath(name).parent.as_posix()
+            for name in names
+            if PurePosixPath(name).name == configuration
+        ]
+        if folders:
+            nearest = min(folders, key=lambda folder: (folder.count("/"), folder))
+            return "" if nearest == "." else nearest
+    return ""
+
+
+def _inside(sizes: dict[str, int | None], folder: str) -> dict[str, int | None]:
+    prefix = f"{folder}/" if folder else ""
+    return {
+        name.removeprefix(prefix): size for name, size in sizes.items() if name.startswith(prefix)
+    }
+
+
+def _downloaded(name: str, version: str, uri: str, place: str) -> _FolderFiles:
+    """Artifacts that live in a store of their own come whole, by MLflow's own client."""
+    import tempfile
+
+    from mlflow.artifacts import download_artifacts
+
+    work = in_container(WORK_DIRECTORY)
+    target = tempfile.mkdtemp(dir=work if work.is_dir() else None)
+    try:
+        root = Path(
+            download_artifacts(
+                artifact_uri=f"models:/{name}/{version}", dst_path=target, tracking_uri=uri
+            )
+        )
+    except Exception as error:  # each artifact store raises its own
+        raise RunError(
+            "RegistryUnreachable",
+            f"the files of {place} can't be read ({error.__class__.__name__}); check the"
+            " credentials of the artifact store in the compute target's env",
+            retryable=True,
+        ) from error
+    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    folder = root / _model_folder(names)
+    files = _directory(folder, folder.as_posix())
+    return _FolderFiles(folder, place, version, files.license, files.sizes)
