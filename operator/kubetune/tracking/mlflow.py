@@ -1,0 +1,341 @@
+"""The MLflow tracker: finds runs, registers versions, checks the server.
+
+Runs are found by the tags that the runner sets (kubetune.api.plan), so that submission needs no
+call. Everything here may be repeated: the register call of an operator that died in the middle
+is finished by the next one's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from kubetune.api import plan
+from kubetune.tracking.base import (
+    RegisteredVersion,
+    Registration,
+    StorageCheck,
+    TrackedRun,
+    TrackingError,
+)
+from kubetune.tracking.rest import Credentials, MlflowError, RestClient
+
+JsonObject = dict[str, Any]
+
+PAGE_SIZE = 1000
+VERSION_PAGE_SIZE = 200
+READY_WAIT_SECONDS = 5.0
+READY_POLL_SECONDS = 0.25
+PROXY_SCHEME = "mlflow-artifacts"
+
+
+class MlflowTracker:
+    """One MLflow server with one set of credentials; see kubetune.tracking.base.Tracker."""
+
+    def __init__(
+        self,
+        uri: str,
+        credentials: Credentials | None = None,
+        ca_pem: str | None = None,
+        timeout_seconds: float = 5.0,
+    ) -> None:
+        self._rest = RestClient(uri, credentials, ca_pem, timeout_seconds)
+        self._experiment_ids: dict[str, str] = {}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._rest.close()
+
+    # --- the server
+
+    async def server_version(self) -> str:
+        """Version of the server; also proves that it answers and accepts the credentials."""
+        # Some servers tell their version to everybody, so ask for something else too.
+        await self._rest.call("POST", "experiments/search", {"max_results": 1})
+        return (await self._rest.text("GET", "/version", retry=True)).strip()
+
+    async def check_storage(self, experiment: str | None = None) -> StorageCheck:
+        """Write, read and delete one small artifact.
+
+        It goes beside the experiment's runs when there is one of that name, as rights are given
+        by experiment; else beside those of the default experiment.
+        """
+        location = await self._artifact_location(experiment)
+        parts = urlsplit(location)
+        if parts.scheme != PROXY_SCHEME:
+            return StorageCheck(
+                None,
+                f"Runs write artifacts to {parts.scheme or 'a folder'} directly, not through the"
+                " server; only they can tell whether it works.",
+            )
+        # The folder "models" would be taken for a logged model's.
+        folder = parts.path.strip("/")
+        path = quote(f"{folder}/kubetune-check-{secrets.token_hex(4)}.txt".lstrip("/"))
+        url = f"/api/2.0/mlflow-artifacts/artifacts/{path}"
+        content = secrets.token_hex(8)
+        try:
+            await self._rest.text("PUT", url, data=content.encode())
+            read = await self._rest.text("GET", url, retry=True)
+            await self._rest.text("DELETE", url)
+        except MlflowError as error:
+            if error.credentials and not await self._experiment_id(experiment or ""):
+                return StorageCheck(
+                    None,
+                    "Rights for artifacts are given by experiment, and the one that runs use does"
+                    " not exist yet; only they can tell whether it works.",
+                )
+            return StorageCheck(False, f"An artifact can't be written and read: {error}")
+        if read != content:
+            return StorageCheck(False, "An artifact did not come back as it was written.")
+        return StorageCheck(True, "Artifacts can be written, read and deleted.")
+
+    # --- runs
+
+    async def running(self, install_id: str, experiments: Sequence[str]) -> list[TrackedRun]:
+        """All runs of this installation that are RUNNING in the experiments (by name)."""
+        found: list[TrackedRun] = []
+        ids = [await self._experiment_id(name) for name in dict.fromkeys(experiments)]
+        known = [experiment_id for experiment_id in ids if experiment_id]
+        if known:
+            condition = f"attributes.status = 'RUNNING' and {_tag(plan.TAG_INSTALL, install_id)}"
+            found = await self._search_runs(known, condition)
+        if not found:
+            # An experiment may have been deleted and made anew under another id.
+            self._experiment_ids.clear()
+        return found
+
+    async def find_run(self, run_key: str, experiment: str) -> TrackedRun | None:
+        """The run of a key, in any state; the oldest if there should be two."""
+        experiment_id = await self._experiment_id(experiment)
+        if not experiment_id:
+            return None
+        runs = await self._search_runs([experiment_id], _tag(plan.TAG_RUN_KEY, run_key))
+        if not runs:
+            self._experiment_ids.pop(experiment, None)
+        return runs[-1] if runs else None
+
+    # --- the registry
+
+    async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
+        """The newest READY version with this lineage tag whose run and model still exist."""
+        condition = f"name = {_quoted(name)} and {_tag(plan.TAG_LINEAGE, lineage_digest)}"
+        for version in reversed(await self._search_versions(condition)):
+            if version.status == "READY" and await self._source_exists(version):
+                return version
+        return None
+
+    async def register(self, registration: Registration) -> RegisteredVersion:
+        """The version made from the run: found or created, tagged, and alias moved to it.
+
+        An alias that a newer version holds stays there: a register call that is repeated late
+        must not undo that of a later job.
+        """
+        version = await self._version_of_run(registration)
+        if version is None:
+            version = await self._create_version(registration)
+        version = await self._when_ready(version)
+        for key, value in registration.tags.items():
+            if version.tags.get(key) != value:
+                body = {"name": version.name, "version": str(version.version)}
+                await self._rest.call(
+                    "POST", "model-versions/set-tag", {**body, "key": key, "value": value}
+                )
+        if registration.alias:
+            await self._move_alias(version, registration.alias)
+        return await self._get_version(version)
+
+    async def _create_version(self, registration: Registration) -> RegisteredVersion:
+        body = {
+            "name": registration.name,
+            "source": f"models:/{registration.model_id}",
+            "run_id": registration.run_id,
+            "model_id": registration.model_id,
+            # With the version, so that it is never seen without them.
+            "tags": [{"key": key, "value": value} for key, value in registration.tags.items()],
+        }
+        try:
+            answer = await self._rest.call("POST", "model-versions/create", body)
+        except MlflowError as error:
+            if not error.missing:
+                raise
+            await self._create_registered_model(registration.name)
+            answer = await self._rest.call("POST", "model-versions/create", body)
+        created = _version(answer["model_version"])
+        first = await self._version_of_run(registration)
+        if first is None or first.version >= created.version:
+            return created
+        # Somebody else registered the run at the same moment. All see the same versions by now,
+        # so the oldest stays and everybody removes their own younger one.
+        body = {"name": created.name, "version": str(created.version)}
+        await self._rest.call("DELETE", "model-versions/delete", body)
+        return first
+
+    async def _create_registered_model(self, name: str) -> None:
+        try:
+            await self._rest.call("POST", "registered-models/create", {"name": name})
+        except MlflowError as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    async def _version_of_run(self, registration: Registration) -> RegisteredVersion | None:
+        """The oldest version that was made from the run's model."""
+        condition = (
+            f"name = {_quoted(registration.name)} and run_id = {_quoted(registration.run_id)}"
+        )
+        source = f"models:/{registration.model_id}"
+        versions = await self._search_versions(condition)
+        return next((version for version in versions if version.source == source), None)
+
+    async def _when_ready(self, version: RegisteredVersion) -> RegisteredVersion:
+        deadline = asyncio.get_running_loop().time() + READY_WAIT_SECONDS
+        while version.status != "READY":
+            if version.status == "FAILED_REGISTRATION":
+                raise TrackingError(
+                    f"version {version.version} of {version.name} is FAILED_REGISTRATION; delete"
+                    " it in MLflow to have it registered again"
+                )
+            if asyncio.get_running_loop().time() > deadline:
+                raise TrackingError(
+                    f"version {version.version} of {version.name} is still {version.status}"
+                )
+            await asyncio.sleep(READY_POLL_SECONDS)
+            version = await self._get_version(version)
+        return version
+
+    async def _move_alias(self, version: RegisteredVersion, alias: str) -> None:
+        try:
+            answer = await self._rest.call(
+                "GET", "registered-models/alias", query={"name": version.name, "alias": alias}
+            )
+            if int(answer["model_version"]["version"]) >= version.version:
+                return
+        except MlflowError as error:
+            # No alias yet: an error code of its own kind, by the age of the server.
+            if not (error.missing or error.code == "INVALID_PARAMETER_VALUE"):
+                raise
+        body = {"name": version.name, "alias": alias, "version": str(version.version)}
+        await self._rest.call("POST", "registered-models/alias", body)
+
+    async def _get_version(self, version: RegisteredVersion) -> RegisteredVersion:
+        query = {"name": version.name, "version": str(version.version)}
+        answer = await self._rest.call("GET", "model-versions/get", query=query)
+        return _version(answer["model_version"])
+
+    async def _source_exists(self, version: RegisteredVersion) -> bool:
+        try:
+            if version.run_id:
+                answer = await self._rest.call("GET", "runs/get", query={"run_id": version.run_id})
+                if answer["run"]["info"].get("lifecycle_stage") == "deleted":
+                    return False
+            model_id = version.source.removeprefix("models:/")
+            if model_id != version.source:
+                await self._rest.call("GET", f"logged-models/{quote(model_id)}")
+        except MlflowError as error:
+            if error.missing:
+                return False
+            raise
+        return True
+
+    # --- searches
+
+    async def _search_runs(self, experiment_ids: list[str], condition: str) -> list[TrackedRun]:
+        """Matching runs, newest first, over all pages."""
+        runs: list[TrackedRun] = []
+        body: JsonObject = {
+            "experiment_ids": experiment_ids,
+            "filter": condition,
+            "max_results": PAGE_SIZE,
+            "run_view_type": "ACTIVE_ONLY",
+            "order_by": ["attributes.start_time DESC"],
+        }
+        while True:
+            answer = await self._rest.call("POST", "runs/search", body)
+            runs.extend(_run(item) for item in answer.get("runs", ()))
+            if not answer.get("next_page_token"):
+                return runs
+            body = {**body, "page_token": answer["next_page_token"]}
+
+    async def _search_versions(self, condition: str) -> list[RegisteredVersion]:
+        """Matching versions, oldest first, over all pages."""
+        versions: list[RegisteredVersion] = []
+        query = {"filter": condition, "max_results": str(VERSION_PAGE_SIZE)}
+        while True:
+            answer = await self._rest.call("GET", "model-versions/search", query=query)
+            versions.extend(_version(item) for item in answer.get("model_versions", ()))
+            if not answer.get("next_page_token"):
+                return sorted(versions, key=lambda version: version.version)
+            query["page_token"] = answer["next_page_token"]
+
+    async def _experiment_id(self, name: str) -> str | None:
+        """The id of an experiment; None while it doesn't exist. Only ids are remembered."""
+        if name not in self._experiment_ids:
+            experiment = await self._experiment(name)
+            if experiment is None:
+                return None
+            self._experiment_ids[name] = experiment["experiment_id"]
+        return self._experiment_ids[name]
+
+    async def _experiment(self, name: str) -> JsonObject | None:
+        if not name:
+            return None
+        try:
+            answer = await self._rest.call(
+                "GET", "experiments/get-by-name", query={"experiment_name": name}
+            )
+        except MlflowError as error:
+            if error.missing:
+                return None
+            raise
+        experiment = answer["experiment"]
+        return None if experiment.get("lifecycle_stage") == "deleted" else experiment
+
+    async def _artifact_location(self, experiment: str | None) -> str:
+        found = await self._experiment(experiment or "")
+        if found is None:
+            answer = await self._rest.call("POST", "experiments/search", {"max_results": 1})
+            found = next(iter(answer.get("experiments", ())), None)
+        # Without any experiment in sight the proxy's root is all that is left to try.
+        return found["artifact_location"] if found else f"{PROXY_SCHEME}:/"
+
+
+def _run(item: JsonObject) -> TrackedRun:
+    info, data = item["info"], item.get("data", {})
+    metrics = data.get("metrics", ())
+    tags = {tag["key"]: tag.get("value", "") for tag in data.get("tags", ())}
+    return TrackedRun(
+        run_key=tags.get(plan.TAG_RUN_KEY, ""),
+        experiment_id=info["experiment_id"],
+        run_id=info["run_id"],
+        status=info["status"],
+        tags=tags,
+        # A metric that is 0 has no value field on some servers; NaN comes as text.
+        metrics={metric["key"]: float(metric.get("value", 0)) for metric in metrics},
+        updated_ms=max((int(metric.get("timestamp", 0)) for metric in metrics), default=0),
+    )
+
+
+def _version(item: JsonObject) -> RegisteredVersion:
+    return RegisteredVersion(
+        name=item["name"],
+        version=int(item["version"]),
+        run_id=item.get("run_id", ""),
+        source=item.get("source", ""),
+        status=item.get("status", "READY"),
+        tags={tag["key"]: tag.get("value", "") for tag in item.get("tags", ())},
+        aliases=tuple(item.get("aliases", ())),
+    )
+
+
+def _tag(key: str, value: str) -> str:
+    return f"tags.`{key}` = {_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    """A text in MLflow's filter language, which knows no escapes."""
+    for mark in ("'", '"'):
+        if mark not in value:
+            return f"{mark}{value}{mark}"
+    raise TrackingError(f"{value!r} can't be searched for in MLflow: it has both kinds of quotes")

@@ -1,0 +1,49 @@
+"""Keeps one tracker per server and credentials, so that connections are shared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from kubetune.names import digest
+from kubetune.tracking.mlflow import MlflowTracker
+from kubetune.tracking.rest import Credentials
+
+MAX_TRACKERS = 64
+
+
+class TrackerPool:
+    """Trackers by address, credentials and authorities; the least used ones are closed."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout = timeout_seconds
+        self._trackers: OrderedDict[str, MlflowTracker] = OrderedDict()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    def key(uri: str, credentials: Credentials | None = None, ca_pem: str | None = None) -> str:
+        """What makes a tracker the same one; tells nothing about the credentials."""
+        given = credentials or Credentials()
+        return digest(uri, given.username, given.password, given.token, ca_pem or "")
+
+    def get(
+        self, uri: str, credentials: Credentials | None = None, ca_pem: str | None = None
+    ) -> MlflowTracker:
+        """The tracker for a server; call it anew for each use. Needs a running event loop."""
+        key = self.key(uri, credentials, ca_pem)
+        if key not in self._trackers:
+            self._trackers[key] = MlflowTracker(uri, credentials, ca_pem, self._timeout)
+        self._trackers.move_to_end(key)
+        if len(self._trackers) > MAX_TRACKERS:
+            # A closed tracker that somebody still holds opens new connections when it is used.
+            _, unused = self._trackers.popitem(last=False)
+            task = asyncio.create_task(unused.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        return self._trackers[key]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        trackers = list(self._trackers.values())
+        self._trackers.clear()
+        await asyncio.gather(*(tracker.close() for tracker in trackers), *self._closing)
