@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic.config import JsonDict
 
-from kubetune.api.rules import Rule, RuleViolation, TransitionRule
+from kubetune.api.rules import Rule, RuleError, TransitionRule
 
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -74,7 +74,7 @@ class Value(BaseModel):
     def _rules_hold(self) -> Self:
         for rule in self.rules:
             if not rule.check(self):
-                raise RuleViolation(rule)
+                raise RuleError(rule)
         return self
 
     def to_json(self) -> dict[str, Any]:

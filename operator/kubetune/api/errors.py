@@ -11,12 +11,11 @@ import json
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kubetune.api.rules import RuleViolation
+from kubetune.api.rules import RuleError
 
 Path = tuple[str | int, ...]
 
@@ -62,7 +61,7 @@ def problems(error: ValidationError, model: type[BaseModel], prefix: Path = ()) 
 def _problem(details: ErrorDetails, model: type[BaseModel], prefix: Path) -> Problem:
     path = (*prefix, *details["loc"])
     cause = details.get("ctx", {}).get("error")
-    if isinstance(cause, RuleViolation):
+    if isinstance(cause, RuleError):
         return Problem((*path, cause.field) if cause.field else path, cause.message)
     if cause is not None:
         return Problem(path, str(cause))
@@ -128,5 +127,5 @@ def _known_fields(location: Path, model: type[BaseModel]) -> set[str]:
 def _models(annotation: object) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    for argument in cast("tuple[Any, ...]", typing.get_args(annotation)):
+    for argument in typing.get_args(annotation):
         yield from _models(argument)

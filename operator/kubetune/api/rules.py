@@ -24,7 +24,7 @@ class Rule:
     """The camelCase field that an error points to, when one is to blame."""
 
 
-class RuleViolation(ValueError):
+class RuleError(ValueError):
     """A value breaks one of its rules."""
 
     def __init__(self, rule: Rule) -> None:

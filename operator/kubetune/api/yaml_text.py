@@ -107,6 +107,7 @@ class _Reader:
             return [
                 self.value(item, (*path, index), around) for index, item in enumerate(node.value)
             ]
+        assert isinstance(node, ScalarNode)  # there are only these three
         return self._scalar(node)
 
     def _mapping(self, node: MappingNode, path: Path, around: tuple[Node, ...]) -> dict[str, Any]:
@@ -139,7 +140,7 @@ class _Reader:
             raise YamlError(f"a key must be text; quote it: '{node.value}'", _line(node))
         return node.value
 
-    def _scalar(self, node: Node) -> Any:
+    def _scalar(self, node: ScalarNode) -> Any:
         if node.style is None and node.tag == _TAG + "str" and _AMBIGUOUS.match(node.value):
             raise YamlError(
                 f"unquoted {node.value} is a boolean to kubectl and text to others;"

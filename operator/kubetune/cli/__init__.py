@@ -15,6 +15,7 @@ COMMANDS = {
     "kubeconfig": "kubetune.cli.cluster",
     "kubectl": "kubetune.cli.cluster",
     "logs": "kubetune.cli.cluster",
+    "validate": "kubetune.cli.validate",
     "operator": "kubetune.cli.operator",
 }
 
