@@ -8,6 +8,7 @@ is finished by the next one's.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -124,7 +125,8 @@ class MlflowTracker:
         condition = f"name = {_quoted(name)} and {_tag(plan.TAG_LINEAGE, lineage_digest)}"
         for version in reversed(await self._search_versions(condition)):
             if version.status == "READY" and await self._source_exists(version):
-                return version
+                # Searches leave the aliases out.
+                return await self._get_version(version)
         return None
 
     async def register(self, registration: Registration) -> RegisteredVersion:
@@ -311,10 +313,16 @@ def _run(item: JsonObject) -> TrackedRun:
         run_id=info["run_id"],
         status=info["status"],
         tags=tags,
-        # A metric that is 0 has no value field on some servers; NaN comes as text.
-        metrics={metric["key"]: float(metric.get("value", 0)) for metric in metrics},
+        metrics={metric["key"]: _number(metric.get("value", 0)) for metric in metrics},
         updated_ms=max((int(metric.get("timestamp", 0)) for metric in metrics), default=0),
     )
+
+
+def _number(value: Any) -> float:
+    """A metric's value, which comes as text when it is NaN or infinite."""
+    number = float(value)
+    # One object for all NaNs, so that a run with one equals itself at the next poll.
+    return math.nan if math.isnan(number) else number
 
 
 def _version(item: JsonObject) -> RegisteredVersion:

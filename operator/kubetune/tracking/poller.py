@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from kubetune.tracking.base import TrackedRun, Tracker, TrackingError
+from kubetune.tracking.base import TrackedRun, TrackingError
 
 logger = logging.getLogger(__name__)
 
 MAX_BACKOFF_SECONDS = 60.0
 
 K = TypeVar("K", bound=Hashable)
+
+
+class RunSource(Protocol):
+    """The part of a Tracker that is used here."""
+
+    async def running(self, install_id: str, experiments: Sequence[str]) -> list[TrackedRun]:
+        """See kubetune.tracking.base.Tracker."""
+        ...
 
 
 @dataclass
@@ -34,7 +42,7 @@ class _Watched(Generic[K]):
 class _Server(Generic[K]):
     """One tracking server and what is watched there, by run key."""
 
-    tracker: Tracker
+    tracker: RunSource
     watched: dict[str, _Watched[K]] = field(default_factory=dict[str, _Watched[K]])
     failures: int = 0
     error: str = ""
@@ -58,7 +66,7 @@ class ProgressPoller(Generic[K]):
         self._changed = asyncio.Event()
 
     def watch(
-        self, tracker_key: str, tracker: Tracker, run_key: str, experiment: str, key: K
+        self, tracker_key: str, tracker: RunSource, run_key: str, experiment: str, key: K
     ) -> None:
         """Follow a run; the last call counts, also when the tracker is another one."""
         if self._server_of.get(run_key) not in (None, tracker_key):

@@ -1,0 +1,253 @@
+"""What a request becomes: the parts of Job and ConfigMap that users and clusters rely on."""
+
+import json
+from typing import Any
+
+import pytest
+from backend_objects import OWNER, RUN_KEY, request
+from kubetune.api import plan
+from kubetune.api.base import SecretKeyRef
+from kubetune.api.training import Resources
+from kubetune.backends.base import Owner
+from kubetune.backends.environment import whole_cpus
+from kubetune.backends.manifests import build_job, build_plan_config_map, job_name, plan_name
+
+JsonObject = dict[str, Any]
+
+
+def pod_spec(**given: Any) -> JsonObject:
+    return build_job(request(**given))["spec"]["template"]["spec"]
+
+
+def container(**given: Any) -> JsonObject:
+    return pod_spec(**given)["containers"][0]
+
+
+def environment(**given: Any) -> dict[str, JsonObject]:
+    entries = container(**given)["env"]
+    assert len({entry["name"] for entry in entries}) == len(entries), "a name was given twice"
+    return {entry["name"]: entry for entry in entries}
+
+
+def mounts(**given: Any) -> dict[str, JsonObject]:
+    """Volume source by mount path, with the mount's own settings."""
+    spec = pod_spec(**given)
+    sources = {volume["name"]: volume for volume in spec["volumes"]}
+    assert len(sources) == len(spec["volumes"]), "a volume name was given twice"
+    return {
+        mount["mountPath"]: {**sources[mount["name"]], "readOnly": mount.get("readOnly", False)}
+        for mount in spec["containers"][0]["volumeMounts"]
+    }
+
+
+def test_a_failed_pod_is_never_replaced_and_an_evicted_one_is():
+    spec = build_job(request())["spec"]
+    assert (spec["backoffLimit"], spec["completions"], spec["parallelism"]) == (0, 1, 1)
+    assert spec["podReplacementPolicy"] == "Failed"
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["action"] == "Ignore"
+    assert rule["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_training_has_grace_and_no_deadline_and_inspection_the_opposite():
+    training, inspection = build_job(request()), build_job(request(purpose="inspect"))
+    assert training["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 120
+    assert "activeDeadlineSeconds" not in training["spec"]
+    assert inspection["spec"]["activeDeadlineSeconds"] == 1800
+    assert "terminationGracePeriodSeconds" not in inspection["spec"]["template"]["spec"]
+
+
+def test_marks_and_owner():
+    job = build_job(request())
+    for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
+        assert metadata["labels"] == {
+            "app.kubernetes.io/managed-by": "kubetune",
+            "kubetune.io/run-key": RUN_KEY,
+            "kubetune.io/purpose": "train",
+            "kubetune.io/owner-kind": "FineTuneJob",
+            "kubetune.io/attempt": "2",
+        }
+        assert metadata["annotations"] == {"kubetune.io/owner-name": "tickets"}
+    (reference,) = job["metadata"]["ownerReferences"]
+    assert (reference["uid"], reference["controller"]) == ("uid-1", True)
+    assert reference["blockOwnerDeletion"] is False
+
+
+def test_names_fit_a_label_and_differ_by_attempt():
+    owner = Owner("v1", "FineTuneJob", "team", "a.long-name." * 21, "uid")
+    names = {job_name(owner, RUN_KEY, attempt) for attempt in (1, 2, 101)}
+    assert len(names) == 3
+    assert all(len(name) <= 63 and "." not in name for name in names)
+    assert plan_name(owner, RUN_KEY) not in names
+
+
+def test_the_pod_is_restricted():
+    spec = pod_spec()
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_an_empty_target_leaves_no_empty_fields():
+    spec = pod_spec()
+    optional = {"nodeSelector", "tolerations", "imagePullSecrets", "serviceAccountName"}
+    assert not optional & spec.keys()
+    assert not {"envFrom", "imagePullPolicy"} & spec["containers"][0].keys()
+
+
+def test_placement_comes_from_target_and_gpu_label():
+    spec = pod_spec(
+        kubernetes={
+            "nodeSelector": {"pool": "training", "nvidia.com/gpu.product": "any"},
+            "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            "imagePullPolicy": "Never",
+            "imagePullSecrets": [{"name": "pull"}],
+            "serviceAccountName": "runner",
+            "priorityClassName": "low",
+            "runtimeClassName": "nvidia",
+            "gpuResourceName": "amd.com/gpu",
+        },
+        resources=Resources(
+            cpu="8", memory="64Gi", gpu=2, gpuLabel={"nvidia.com/gpu.product": "H100"}
+        ),
+    )
+    assert spec["nodeSelector"] == {"pool": "training", "nvidia.com/gpu.product": "H100"}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert spec["serviceAccountName"] == "runner"
+    assert (spec["priorityClassName"], spec["runtimeClassName"]) == ("low", "nvidia")
+    (runner,) = spec["containers"]
+    assert runner["imagePullPolicy"] == "Never"
+    wanted = {"cpu": "8", "memory": "64Gi", "amd.com/gpu": "2"}
+    assert runner["resources"] == {"requests": wanted, "limits": wanted}
+
+
+def test_own_environment():
+    values = {name: entry.get("value") for name, entry in environment().items()}
+    assert values == {
+        "KUBETUNE_PLAN": plan.PLAN_FILE,
+        "KUBETUNE_ATTEMPT": "2",
+        "KUBETUNE_RUN_KEY": RUN_KEY,
+        "HOME": plan.WORK_DIRECTORY,
+        "TMPDIR": "/tmp",
+        "HF_HOME": plan.CACHE_DIRECTORY,
+        "OMP_NUM_THREADS": "2",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+    }
+
+
+@pytest.mark.parametrize(
+    ("quantity", "threads"),
+    [("500m", 1), ("1", 1), ("1001m", 2), ("2.5", 3), ("16", 16), ("1k", 1000), (None, 1)],
+)
+def test_threads_follow_the_cpu_limit(quantity: str | None, threads: int):
+    assert whole_cpus(quantity) == threads
+
+
+def test_target_environment_adds_and_never_replaces():
+    found = environment(
+        kubernetes={
+            "env": [
+                {"name": "HF_ENDPOINT", "value": "https://mirror.example"},
+                {"name": "MLFLOW_TRACKING_URI", "value": "http://evil"},
+                {"name": "KUBETUNE_ROOT", "value": "/"},
+                {
+                    "name": "AWS_SECRET_ACCESS_KEY",
+                    "valueFrom": {"secretKeyRef": {"name": "s3", "key": "secret"}},
+                },
+            ],
+            "envFrom": [{"configMapRef": {"name": "proxies"}}],
+        }
+    )
+    assert found["HF_ENDPOINT"]["value"] == "https://mirror.example"
+    assert found["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow:5000"
+    assert "KUBETUNE_ROOT" not in found
+    reference = {"secretKeyRef": {"name": "s3", "key": "secret"}}
+    assert found["AWS_SECRET_ACCESS_KEY"]["valueFrom"] == reference
+    runner = container(kubernetes={"envFrom": [{"secretRef": {"name": "more"}}]})
+    assert runner["envFrom"] == [{"secretRef": {"name": "more"}}]
+
+
+def test_credentials_are_references_only():
+    found = environment(
+        tracking={"credentialsSecretRef": {"name": "mlflow"}},
+        tokens={plan.ENV_MODEL_TOKEN: SecretKeyRef(name="hub", key="token")},
+    )
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        reference = found[name]["valueFrom"]["secretKeyRef"]
+        assert reference == {"name": "mlflow", "key": name, "optional": True}
+    # A hub token that is missing must hold the pod back, or a gated model fails later.
+    token = found[plan.ENV_MODEL_TOKEN]["valueFrom"]["secretKeyRef"]
+    assert token == {"name": "hub", "key": "token"}
+
+
+def test_authorities_of_the_tracking_server_alone():
+    given: JsonObject = {"tracking": {"caBundle": {"configMapName": "ca", "key": "root.pem"}}}
+    mounted = mounts(**given)["/kubetune/ca"]
+    assert mounted["configMap"] == {
+        "name": "ca",
+        "items": [{"key": "root.pem", "path": "ca.crt"}],
+    }
+    found = environment(**given)
+    assert found["MLFLOW_TRACKING_SERVER_CERT_PATH"]["value"] == "/kubetune/ca/ca.crt"
+    assert not {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"} & found.keys()
+
+
+def test_scratch_space_and_cache():
+    without = mounts()
+    for path in ("/tmp", plan.WORK_DIRECTORY, plan.CACHE_DIRECTORY):
+        assert without[path]["emptyDir"] == {}
+    assert without[plan.PLAN_DIRECTORY]["configMap"]["name"] == plan_name(OWNER, RUN_KEY)
+    assert without[plan.PLAN_DIRECTORY]["readOnly"] is True
+    cached = mounts(kubernetes={"modelCache": {"claimName": "hub-cache"}})[plan.CACHE_DIRECTORY]
+    assert cached["persistentVolumeClaim"] == {"claimName": "hub-cache"}
+    assert cached["readOnly"] is False
+
+
+def test_one_claim_is_one_volume_however_often_it_is_mounted():
+    given: JsonObject = {
+        "kubernetes": {
+            "volumes": [{"name": "plan", "claimName": "other", "mountPath": "/data"}],
+            "modelCache": {"claimName": "shared"},
+        },
+        "dataset_claim": "shared",
+        "model_claim": "shared",
+        "base_model_claim": "base",
+        "checkpoint_claim": "shared",
+    }
+    found = mounts(**given)
+    shared = {path for path, source in found.items() if source["name"] == "claim-0"}
+    assert shared == {
+        plan.DATASET_DIRECTORY,
+        plan.MODEL_DIRECTORY,
+        plan.CHECKPOINT_DIRECTORY,
+        plan.CACHE_DIRECTORY,
+    }
+    read_only = {path for path in found if found[path]["readOnly"]}
+    directories = {plan.DATASET_DIRECTORY, plan.MODEL_DIRECTORY, plan.BASE_MODEL_DIRECTORY}
+    assert read_only == directories | {plan.PLAN_DIRECTORY}
+    assert found["/data"]["persistentVolumeClaim"] == {"claimName": "other"}
+
+
+def test_dataset_config_map_is_one_file():
+    mounted = mounts(dataset_config_map=("rows", "train.csv"))[plan.DATASET_DIRECTORY]
+    items = [{"key": "train.csv", "path": "train.csv"}]
+    assert mounted["configMap"] == {"name": "rows", "items": items}
+    assert mounted["readOnly"] is True
+
+
+def test_plan_config_map_is_frozen_and_has_the_rows():
+    rows = [{"text": "zwei\nZeilen – ü"}, {"text": "b"}]
+    config_map = build_plan_config_map(request(inline_rows=rows))
+    assert config_map["immutable"] is True
+    assert json.loads(config_map["data"]["plan.json"]) == {"version": 1, "kind": "train"}
+    lines = config_map["data"]["rows.jsonl"].splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    assert set(build_plan_config_map(request())["data"]) == {"plan.json"}

@@ -1,0 +1,265 @@
+"""What a Job and its pods tell about an attempt: one table of named cases."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from backend_objects import condition, job, pod, terminated, waiting
+from kubetune.api.outcome import Outcome
+from kubetune.backends.states import run_state
+
+JsonObject = dict[str, Any]
+
+TRAINED = Outcome(status="succeeded", reason="Trained", message="done", summary={"steps": 3})
+CHANGED = Outcome(status="failed", reason="DatasetChanged", message="rows differ")
+STOPPED = Outcome(status="interrupted", reason="Interrupted", retryable=True)
+COMPLETE = job(condition("Complete"))
+FAILED = job(condition("Failed", reason="BackoffLimitExceeded"))
+EVICTED = condition("DisruptionTarget", message="Eviction API: evicting")
+RUNNING = {"running": {"startedAt": "2026-01-02T03:04:05Z"}}
+
+
+@dataclass
+class Case:
+    name: str
+    job: JsonObject
+    pods: list[JsonObject]
+    phase: str
+    reason: str
+    says: str = ""
+    exit_code: int | None = None
+    outcome: Outcome | None = field(default=None)
+
+
+CASES = [
+    Case("no pod yet", job(), [], "pending", "PodPending", "kubectl describe job tickets-1"),
+    Case("queue holds it", job(suspend=True), [], "pending", "Queued", "Kueue"),
+    Case("queue preempts it", job(suspend=True), [pod("Running")], "stopping", "Queued"),
+    Case(
+        "no node fits",
+        job(),
+        [pod("Pending", condition("PodScheduled", "False", message="0/3 nodes: no GPU"))],
+        "pending",
+        "Unschedulable",
+        "0/3 nodes: no GPU",
+    ),
+    Case(
+        "scheduling gate",
+        job(),
+        [pod("Pending", condition("PodScheduled", "False", reason="SchedulingGated"), node=None)],
+        "pending",
+        "Queued",
+    ),
+    Case("scheduler is slow", job(), [pod(node=None)], "pending", "PodPending", "scheduler"),
+    *(
+        Case(
+            f"image: {reason}",
+            job(),
+            [pod(state=waiting(reason, "not found"))],
+            "pending",
+            "ImageUnavailable",
+            f"registry.example/runner:1 can't be pulled ({reason}): not found",
+        )
+        for reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
+    ),
+    Case(
+        "Secret is missing",
+        job(),
+        [pod(state=waiting("CreateContainerConfigError", 'secret "hub" not found'))],
+        "pending",
+        "CreateContainerConfigError",
+        'secret "hub" not found',
+    ),
+    Case(
+        "being set up",
+        job(),
+        [pod(state=waiting("ContainerCreating"))],
+        "pending",
+        "PodPending",
+        "node-1",
+    ),
+    Case("runs", job(), [pod("Running", state=RUNNING)], "running", "Started"),
+    Case("node is silent", job(), [pod("Unknown", state=RUNNING)], "running", "Started"),
+    Case("evicted, still there", job(), [pod("Running", EVICTED)], "running", "Disrupted"),
+    Case("evicted, gone", job(), [pod("Failed", EVICTED)], "pending", "Disrupted", "new one"),
+    Case(
+        "runs again after an eviction",
+        job(),
+        [pod("Running", state=RUNNING, created="2026-01-02T04:00:00Z"), pod("Failed", EVICTED)],
+        "running",
+        "Started",
+    ),
+    Case(
+        "pod done, Job not yet: not final",
+        job(condition("SuccessCriteriaMet")),
+        [pod("Succeeded", state=terminated(0, "Completed", TRAINED.to_message()))],
+        "running",
+        "Ending",
+    ),
+    Case(
+        "deadline passed, pod in its grace",
+        job(condition("FailureTarget", reason="DeadlineExceeded", message="too long")),
+        [pod("Running", state=RUNNING)],
+        "stopping",
+        "DeadlineExceeded",
+        "too long",
+    ),
+    Case("being deleted", job(deleted=True), [pod("Running")], "stopping", "Stopping"),
+    Case("being deleted, pod gone", job(deleted=True), [], "stopping", "Stopping"),
+    Case(
+        "succeeded",
+        COMPLETE,
+        [pod("Succeeded", state=terminated(0, "Completed", TRAINED.to_message()))],
+        "succeeded",
+        "Trained",
+        "done",
+        exit_code=0,
+        outcome=TRAINED,
+    ),
+    Case("succeeded, pod cleaned up", COMPLETE, [], "succeeded", ""),
+    Case(
+        "succeeded and being deleted",
+        {**COMPLETE, "metadata": job(deleted=True)["metadata"]},
+        [],
+        "succeeded",
+        "",
+    ),
+    Case(
+        "refused by the runner",
+        FAILED,
+        [pod("Failed", state=terminated(64, message=CHANGED.to_message()))],
+        "failed",
+        "DatasetChanged",
+        "rows differ",
+        exit_code=64,
+        outcome=CHANGED,
+    ),
+    Case(
+        "interrupted with an outcome",
+        FAILED,
+        [pod("Failed", state=terminated(75, message=STOPPED.to_message()))],
+        "preempted",
+        "Interrupted",
+        exit_code=75,
+        outcome=STOPPED,
+    ),
+    Case(
+        "interrupted without one",
+        FAILED,
+        [pod("Failed", state=terminated(75))],
+        "preempted",
+        "RunFailed",
+        exit_code=75,
+    ),
+    Case(
+        "out of memory",
+        FAILED,
+        [pod("Failed", state=terminated(137, "OOMKilled"))],
+        "failed",
+        "OutOfMemory",
+        "spec.resources.memory",
+        exit_code=137,
+    ),
+    Case(
+        "killed",
+        FAILED,
+        [pod("Failed", state=terminated(137))],
+        "failed",
+        "RunFailed",
+        "exit code 137 (SIGKILL)",
+        exit_code=137,
+    ),
+    Case(
+        "crashed: the last line of its log",
+        FAILED,
+        [pod("Failed", state=terminated(1, message="Traceback\n  File x\nImportError: no y\n"))],
+        "failed",
+        "RunFailed",
+        "exit code 1: ImportError: no y",
+        exit_code=1,
+    ),
+    Case(
+        "can't start",
+        FAILED,
+        [pod("Failed", state=terminated(128, "StartError", "exec: python: not found"))],
+        "failed",
+        "StartError",
+        "python: not found",
+        exit_code=128,
+    ),
+    Case(
+        "node refuses the pod",
+        FAILED,
+        [pod("Failed", reason="OutOfcpu", message="Node didn't have enough resource: cpu")],
+        "failed",
+        "OutOfcpu",
+        "enough resource: cpu",
+    ),
+    Case(
+        "evicted where nothing replaces it",
+        FAILED,
+        [pod("Failed", EVICTED, reason="Evicted")],
+        "preempted",
+        "Disrupted",
+        "Eviction API",
+    ),
+    Case("pod deleted by hand", FAILED, [], "failed", "PodLost"),
+    Case(
+        "deadline",
+        job(condition("Failed", reason="DeadlineExceeded")),
+        [],
+        "failed",
+        "DeadlineExceeded",
+        "activeDeadlineSeconds",
+    ),
+    Case(
+        "a failed pod decides, whenever another was evicted",
+        FAILED,
+        [
+            pod("Failed", EVICTED, created="2026-01-02T05:00:00Z"),
+            pod("Failed", state=terminated(1, message=CHANGED.to_message())),
+        ],
+        "failed",
+        "DatasetChanged",
+        exit_code=1,
+        outcome=CHANGED,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_run_state(case: Case):
+    state = run_state(case.job, case.pods)
+    assert (state.phase, state.reason) == (case.phase, case.reason)
+    assert case.says in state.message
+    assert state.exit_code == case.exit_code
+    assert state.outcome == case.outcome
+    assert (state.attempt, state.name) == (1, "tickets-1")
+
+
+def test_times_are_those_of_the_container():
+    ended = run_state(FAILED, [pod("Failed", state=terminated(1))])
+    assert ended.started_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert ended.ended_at == datetime(2026, 1, 2, 3, 9, 5, tzinfo=UTC)
+    assert run_state(job(), [pod("Running", state=RUNNING)]).started_at == ended.started_at
+    assert run_state(COMPLETE, []).ended_at == ended.ended_at
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ConnectionError: https://me:hunter2@mlflow.example/x",
+        "refused token hf_hunter2hunter2hunter2",
+        "sent Authorization: Bearer hunter2",
+    ],
+)
+def test_a_log_line_in_status_shows_no_secret(line: str):
+    state = run_state(FAILED, [pod("Failed", state=terminated(1, message=line))])
+    assert "***" in state.message
+    assert "hunter2" not in state.message
+
+
+def test_a_log_line_in_status_is_bounded():
+    state = run_state(FAILED, [pod("Failed", state=terminated(1, message="x" * 4000))])
+    assert len(state.message) <= 500
