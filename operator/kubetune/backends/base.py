@@ -105,3 +105,7 @@ class Backend(Protocol):
     async def delete(self, owner: Owner, run_key: str) -> None:
         """Delete all runs and what was made for them. Repeatable."""
         ...
+
+    async def orphan(self, owner: Owner, run_key: str) -> None:
+        """Cut the runs loose, so that they outlive their owner. Repeatable."""
+        ...

@@ -38,7 +38,7 @@ class JobCache(Protocol):
         """Pods whose controller is this Job."""
         ...
 
-    def put(self, obj: JsonObject) -> None:
+    def put(self, body: JsonObject) -> bool:
         """Take in an object that was just created or read, before the watch shows it."""
         ...
 
@@ -82,6 +82,16 @@ class KubernetesBackend:
             for item in await self._list(kind, owner, run_key):
                 if not item["metadata"].get("deletionTimestamp"):
                     await self._delete(item, "Foreground" if kind == "Job" else "Background")
+
+    async def orphan(self, owner: Owner, run_key: str) -> None:
+        """Take the owner references off, so that the garbage collector leaves Jobs and plan."""
+        for kind in ("Job", "ConfigMap"):
+            for item in await self._list(kind, owner, run_key):
+                metadata = item["metadata"]
+                change = {"uid": metadata["uid"], "ownerReferences": None}
+                await self._client.patch(
+                    kind, metadata["namespace"], metadata["name"], {"metadata": change}
+                )
 
     def _jobs(self, owner: Owner, run_key: str) -> list[JsonObject]:
         return [

@@ -57,6 +57,8 @@ class FindIdentical:
 
     name: str
     lineage_digest: str
+    alias: str | None = None
+    """Moved to the version that is found."""
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,13 @@ def registry_name(observed: ObservedJob) -> str | None:
     return spec.output.registry.name or f"{owner.namespace}-{owner.name}"
 
 
+def registry_alias(observed: ObservedJob) -> str | None:
+    """The alias that moves to the version, when one is asked for."""
+    spec = observed.job.spec
+    registry = spec.output.registry if spec and spec.output else None
+    return registry.alias if registry else None
+
+
 def _missing(observed: ObservedJob) -> NotReady | None:
     spec = observed.job.spec
     if spec is None:

@@ -29,7 +29,14 @@ from kubetune.decide.decision import (
     parse_time,
     rfc3339,
 )
-from kubetune.decide.fine_tune_inputs import Inputs, NotReady, ObservedJob, registry_name, resolve
+from kubetune.decide.fine_tune_inputs import (
+    Inputs,
+    NotReady,
+    ObservedJob,
+    registry_alias,
+    registry_name,
+    resolve,
+)
 from kubetune.decide.fine_tune_progress import (
     LOST,
     merge_attempts,
@@ -367,5 +374,5 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
         draft.conditions.waiting(Reason.TRACKING_UNREACHABLE, learned.tracking_error)
     else:
         draft.conditions.waiting(Reason.QUEUED, "asking the registry for an identical version")
-    draft.actions.append(FindIdentical(name, inputs.lineage["digest"]))
+    draft.actions.append(FindIdentical(name, inputs.lineage["digest"], registry_alias(observed)))
     return draft.decision(TRACKING_RETRY_SECONDS)

@@ -54,14 +54,16 @@ def progress(run: TrackedRun, now: datetime) -> JsonObject:
 def progress_due(
     old: JsonObject | None, run: TrackedRun, now: datetime, at_least_seconds: float
 ) -> bool:
-    """Whether new progress is worth a write: something changed, and the last is old enough."""
+    """Whether new progress is worth a write: there is news, and the last write is old enough."""
     if not old:
         return True
-    new = progress(run, now)
-    if {**new, "updatedAt": ""} == {**old, "updatedAt": ""}:
-        return False
     updated = parse_time(old.get("updatedAt"))
-    return updated is None or (now - updated).total_seconds() >= at_least_seconds
+    if updated is None:
+        return True
+    # A metric that was reported again with the same value is news too: the run is alive.
+    fresh = run.updated_ms > updated.timestamp() * 1000
+    changed = {**progress(run, now), "updatedAt": ""} != {**old, "updatedAt": ""}
+    return (fresh or changed) and (now - updated).total_seconds() >= at_least_seconds
 
 
 def finished_progress(old: JsonObject | None) -> JsonObject | None:

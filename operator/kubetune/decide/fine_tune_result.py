@@ -13,7 +13,7 @@ from kubetune.api.plan import (
     TAG_RUN_KEY,
 )
 from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
-from kubetune.decide.fine_tune_inputs import registry_name
+from kubetune.decide.fine_tune_inputs import registry_alias, registry_name
 from kubetune.decide.fine_tune_progress import (
     finished_progress,
     mlflow_link,
@@ -78,11 +78,7 @@ def finish(draft: Draft) -> Decision:
         return _registering(draft, FindRun(observed.run_key))
 
     # 4. Register: one version for the run, however often this is tried.
-    alias = (
-        draft.spec.output.registry.alias
-        if draft.spec.output and (draft.spec.output.registry)
-        else None
-    )
+    alias = registry_alias(observed)
     owner = observed.job.owner
     lineage: JsonObject = draft.status.get("lineage") or {}
     tags = {
@@ -97,9 +93,7 @@ def finish(draft: Draft) -> Decision:
 
 def adopt(draft: Draft, version: RegisteredVersion) -> Decision:
     """Complete with a registered version: the run's own, or an identical one from before."""
-    alias = None
-    if draft.spec.output and draft.spec.output.registry:
-        alias = draft.spec.output.registry.alias
+    alias = registry_alias(draft.observed)
     registered: JsonObject = {"name": version.name, "version": version.version}
     if alias and alias in version.aliases:
         registered["alias"] = alias

@@ -84,7 +84,7 @@ class Tracker(Protocol):
         ...
 
     async def running(self, install_id: str, experiments: Sequence[str]) -> list[TrackedRun]:
-        """All runs of this installation that are RUNNING in the experiments (by name), in batches."""
+        """Runs of this installation that are RUNNING in the experiments (by name), batched."""
         ...
 
     async def find_run(self, run_key: str, experiment: str) -> TrackedRun | None:

@@ -1,0 +1,1 @@
+"""Effects: actions run in order, each repeatable, then one status write."""

@@ -1,0 +1,162 @@
+"""Runs the actions of a decision.
+
+Each action may be repeated after a crash at any point: runs are found by their deterministic
+names, versions by their run, and the run key is written before anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from kubetune.backends.base import Backend
+from kubetune.clients.kubernetes import ConflictError, KubernetesClient
+from kubetune.decide.decision import (
+    Action,
+    CreateModel,
+    DeleteRuns,
+    DeleteSelf,
+    FindIdentical,
+    FindRun,
+    OrphanRuns,
+    Register,
+    ReleaseFinalizer,
+    Stamp,
+    StartRun,
+    StopRuns,
+)
+from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
+from kubetune.names import FINALIZER, JOB, RUN_KEY
+from kubetune.observe.cache import ObjectCache, key_of
+from kubetune.observe.objects import parse
+from kubetune.observe.trackers import Trackers
+from kubetune.tracking.base import Registration, Tracker, TrackingError
+
+JsonObject = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+class Actor:
+    """Runs actions against the API server, the target and the tracker."""
+
+    def __init__(
+        self,
+        cache: ObjectCache,
+        client: KubernetesClient,
+        backend: Backend,
+        trackers: Trackers,
+    ) -> None:
+        self._cache = cache
+        self._client = client
+        self._backend = backend
+        self._trackers = trackers
+
+    async def run(self, body: JsonObject, actions: Sequence[Action]) -> bool:
+        """Run actions that need no tracker; True when the target must be observed anew."""
+        changed = False
+        key, owner = key_of(body), None
+        for action in actions:
+            match action:
+                case Stamp():
+                    body = await self._stamp(body, action)
+                case StartRun(request):
+                    await self._backend.ensure(request)
+                    changed = True
+                case StopRuns(run_key):
+                    owner = owner or parse(body).owner
+                    await self._backend.stop(owner, run_key)
+                case DeleteRuns(run_key):
+                    owner = owner or parse(body).owner
+                    await self._backend.delete(owner, run_key)
+                case OrphanRuns(run_key):
+                    owner = owner or parse(body).owner
+                    await self._backend.orphan(owner, run_key)
+                case CreateModel(manifest):
+                    await self._create_model(manifest)
+                case DeleteSelf():
+                    await self._client.delete(*key, uid=body["metadata"]["uid"])
+                case ReleaseFinalizer():
+                    await self._release(body)
+                case FindIdentical() | FindRun() | Register():
+                    continue
+            logger.debug("%s %s/%s: %s", key.kind, key.namespace, key.name, action)
+        return changed
+
+    async def learn(
+        self, observed: ObservedJob, learned: Learned, actions: Sequence[Action]
+    ) -> Learned:
+        """Run the actions that ask or tell the tracker; what they found out."""
+        for action in actions:
+            if not isinstance(action, FindIdentical | FindRun | Register):
+                continue
+            target = observed.target.spec
+            if target is None:
+                return replace(learned, tracking_error=observed.target.why_not)
+            try:
+                found = await self._trackers.of(target, observed.job.owner.namespace)
+                learned = await _ask(found.tracker, observed, learned, action)
+            except TrackingError as error:
+                return replace(learned, tracking_error=str(error))
+        return learned
+
+    async def _stamp(self, body: JsonObject, stamp: Stamp) -> JsonObject:
+        key, metadata = key_of(body), body["metadata"]
+        # The version makes this fail when somebody else changed the object in between.
+        change: JsonObject = {"resourceVersion": metadata["resourceVersion"]}
+        finalizers: list[str] = list(metadata.get("finalizers") or ())
+        if stamp.finalizer and FINALIZER not in finalizers:
+            change["finalizers"] = [*finalizers, FINALIZER]
+        if stamp.run_key:
+            change["annotations"] = {RUN_KEY: stamp.run_key}
+        stamped = await self._client.patch(*key, {"metadata": change})
+        self._cache.put(stamped)
+        return stamped
+
+    async def _release(self, body: JsonObject) -> None:
+        key, metadata = key_of(body), body["metadata"]
+        kept = [name for name in metadata.get("finalizers") or () if name != FINALIZER]
+        change = {"resourceVersion": metadata["resourceVersion"], "finalizers": kept}
+        await self._client.patch(*key, {"metadata": change})
+
+    async def _create_model(self, manifest: JsonObject) -> None:
+        key = key_of(manifest)
+        try:
+            self._cache.put(await self._client.create(manifest))
+        except ConflictError:
+            there = await self._client.get(*key)
+            annotations = there["metadata"].get("annotations") or {}
+            if annotations.get(JOB) != manifest["metadata"]["annotations"][JOB]:
+                raise
+            if there["spec"] != manifest["spec"]:
+                changed = dict.fromkeys(there["spec"]["source"])
+                source = changed | manifest["spec"]["source"]
+                patch = {"spec": manifest["spec"] | {"source": source}}
+                self._cache.put(await self._client.patch(*key, patch))
+
+
+async def _ask(
+    tracker: Tracker,
+    observed: ObservedJob,
+    learned: Learned,
+    action: FindIdentical | FindRun | Register,
+) -> Learned:
+    learned = replace(learned, tracking_error="")
+    match action:
+        case FindIdentical(name, lineage_digest, _):
+            identical = await tracker.find_identical(name, lineage_digest)
+            if identical and action.alias:
+                # Found by its run, the version is there: only the alias moves.
+                model = identical.source.removeprefix("models:/")
+                same = Registration(name, action.alias, identical.run_id, model, {})
+                identical = await tracker.register(same)
+            return replace(learned, identical=identical, identical_sought=True)
+        case FindRun(run_key):
+            target = observed.target.spec
+            experiment = target.tracking.experiment if target else None
+            experiment = experiment or f"kubetune-{observed.job.owner.namespace}"
+            run = await tracker.find_run(run_key, experiment)
+            return replace(learned, run=run, run_sought=True)
+        case Register(registration):
+            return replace(learned, registered=await tracker.register(registration))

@@ -1,0 +1,62 @@
+"""`kubetune operator`: runs the operator in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import click
+
+
+@click.command()
+@click.option(
+    "--health-port",
+    type=int,
+    default=8080,
+    show_default=True,
+    help="Port of /healthz and /metrics; 0 turns both off.",
+)
+@click.option(
+    "--health-address",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of /healthz and /metrics; 0.0.0.0 in a pod.",
+)
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    help="Watch this namespace only; may be given several times. Default: the whole cluster.",
+)
+@click.option("--verbose", is_flag=True, help="Log every action.")
+def operator(
+    health_port: int, health_address: str, namespaces: tuple[str, ...], verbose: bool
+) -> None:
+    """Run the operator against the cluster of $KUBECONFIG, or of the pod that it runs in.
+
+    \b
+    Settings come from the environment; the important ones:
+      KUBETUNE_INSTALL_ID              part of run keys; default: uid of namespace kube-system
+      KUBETUNE_TRACKING_POLL_SECONDS   seconds between two reads of running jobs (5)
+    """
+    from kubetune.operate import operate
+    from kubetune.settings import Settings
+
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for noisy in ("kopf.activities", "kopf.objects", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        settings = Settings.from_environment()
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    asyncio.run(
+        operate(
+            settings,
+            health_address=health_address,
+            health_port=health_port,
+            namespaces=namespaces,
+        )
+    )

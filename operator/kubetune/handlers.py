@@ -1,0 +1,124 @@
+"""The wiring of kopf: every trigger of the operator, and nothing else.
+
+kopf lists and watches; our index functions put each object into the cache and its key into
+the work queue. kopf calls event handlers only after everything was indexed once, so the first
+event starts the workers: no reference looks missing just because it wasn't listed yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import kopf
+
+from kubetune.api import GROUP, VERSION
+from kubetune.api.kinds import BY_KIND, KINDS
+from kubetune.clients.kubernetes import find_connection
+from kubetune.metrics import LAST_EVENT
+from kubetune.names import RUN_KEY
+from kubetune.observe.cache import ObjectCache, key_of, owner_key
+from kubetune.observe.references import DEFAULT_TARGETS, TARGET_KINDS
+from kubetune.queue import Key, WorkQueue
+from kubetune.reconciler import RECONCILED_KINDS
+
+JsonObject = dict[str, Any]
+
+KUBERNETES_KINDS = {
+    ("batch", "v1", "jobs"): "Job",
+    ("", "v1", "pods"): "Pod",
+    ("", "v1", "configmaps"): "ConfigMap",
+}
+# Of the cluster's own kinds only what is ours, and the ConfigMaps that a Dataset may name.
+SELECTORS = {"jobs": RUN_KEY, "pods": RUN_KEY, "configmaps": f"!{RUN_KEY}"}
+MIRRORED_CONFIG_MAP_FIELDS = ("apiVersion", "kind", "metadata")
+
+
+class Feed:
+    """Puts what the watches show into cache and queue."""
+
+    def __init__(self, cache: ObjectCache, queue: WorkQueue) -> None:
+        self._cache = cache
+        self._queue = queue
+        self.listed = asyncio.Event()
+        """Set once every kind was listed."""
+
+    def seen(self, body: JsonObject) -> None:
+        """An object appeared or changed."""
+        LAST_EVENT.set(time.time())
+        if self._cache.put(body):
+            self._wake(body)
+
+    def gone(self, body: JsonObject) -> None:
+        """An object was deleted."""
+        self._cache.remove(body)
+        self._wake(body)
+
+    def _wake(self, body: JsonObject) -> None:
+        key = key_of(body)
+        if key.kind in RECONCILED_KINDS:
+            self._queue.add(key)
+        elif owner := owner_key(body):
+            self._queue.add(owner)
+        for dependent in self._cache.dependents(key):
+            self._queue.add(dependent)
+        if key.kind in TARGET_KINDS:
+            for dependent in self._cache.dependents(Key(TARGET_KINDS[0], "", DEFAULT_TARGETS)):
+                if key.namespace in ("", dependent.namespace):
+                    self._queue.add(dependent)
+
+
+def build_registry(feed: Feed) -> kopf.OperatorRegistry:
+    """Handlers for all kinds, in a registry of their own."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return find_connection()
+
+    def watch(group: str, version: str, plural: str, kind: str) -> None:
+        @kopf.index(group, version, plural, registry=registry, id=f"{plural}-cache")
+        async def index(body: kopf.Body, **_: Any) -> None:
+            feed.seen(_plain(body, kind))
+
+        @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}-event")
+        async def event(event: Mapping[str, Any], **_: Any) -> None:
+            feed.listed.set()
+            if event["type"] == "DELETED":
+                feed.gone(_plain(event["object"], kind))
+
+    for kind in KINDS:
+        watch(GROUP, VERSION, kind.plural, kind.kind)
+    for (group, version, plural), name in KUBERNETES_KINDS.items():
+        watch(group, version, plural, name)
+    return registry
+
+
+def build_settings() -> kopf.OperatorSettings:
+    """kopf's settings: no state of its own on our objects, and watches that notice silence."""
+    settings = kopf.OperatorSettings()
+    settings.persistence.finalizer = f"{GROUP}/kopf"
+    settings.posting.enabled = False
+    settings.posting.level = logging.ERROR
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    # Belt and braces beside the inactivity time-out: watches are renewed at least this often.
+    settings.watching.server_timeout = 600
+    for plural, selector in SELECTORS.items():
+        settings.watching.label_selectors[plural] = selector
+    return settings
+
+
+def _plain(body: Mapping[str, Any], kind: str) -> JsonObject:
+    """The object as a plain dict; lists leave out the kind, and rows of ConfigMaps stay out."""
+    plain = dict(body)
+    plain["kind"] = kind
+    plain["metadata"] = dict(body["metadata"])
+    if kind == "ConfigMap":
+        return {field: plain[field] for field in MIRRORED_CONFIG_MAP_FIELDS if field in plain}
+    if kind in BY_KIND:
+        plain.setdefault("spec", {})
+    return plain

@@ -1,0 +1,14 @@
+"""The operator's own Prometheus metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RECONCILES = Counter(
+    "kubetune_reconciles_total", "Reconciles by kind and result.", ["kind", "result"]
+)
+RECONCILE_SECONDS = Histogram(
+    "kubetune_reconcile_seconds", "Duration of reconciles by kind.", ["kind"]
+)
+QUEUE_LENGTH = Gauge("kubetune_queue_length", "Objects that wait for or are in a reconcile.")
+LAST_EVENT = Gauge("kubetune_last_event_timestamp_seconds", "When the last watch event came.")

@@ -1,0 +1,141 @@
+"""Observation of a FineTuneJob."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.backends.base import Backend
+from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
+from kubetune.decide.resources import Resource
+from kubetune.names import FINALIZER, JOB, RUN_KEY, new_run_key, run_key_is_ours
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.objects import find, parse, resolve_target
+from kubetune.observe.secrets import secret_problem
+from kubetune.queue import Key
+from kubetune.tracking.base import TrackedRun
+
+
+class FineTuneJobObserver:
+    """Builds what decide needs to know of a job."""
+
+    def __init__(
+        self,
+        cache: ObjectCache,
+        client: KubernetesClient,
+        backend: Backend,
+        install_id: str,
+        progress_seconds: float,
+    ) -> None:
+        self._cache = cache
+        self._client = client
+        self._backend = backend
+        self._install_id = install_id
+        self._progress_seconds = progress_seconds
+
+    async def observe(
+        self,
+        job: Resource[FineTuneJobSpec],
+        fresh_run_key: str,
+        learned: Learned,
+        tracked: TrackedRun | None,
+    ) -> ObservedJob:
+        """A job and everything around it. ``fresh_run_key`` is used when it has none yet."""
+        spec, namespace = job.spec, job.owner.namespace
+        given = self.run_key(job)
+        run_key = given or fresh_run_key
+        target = resolve_target(self._cache, namespace, spec.compute_target_ref if spec else None)
+        runs = self._backend.observe(job.owner, run_key)
+        common: dict[str, Any] = {
+            "job": job,
+            "install_id": self._install_id,
+            "run_key": run_key,
+            "stamped": given is not None and FINALIZER in job.finalizers,
+            "target": target,
+            "runs": runs,
+            "tracked": tracked,
+            "learned": learned,
+            "progress_seconds": self._progress_seconds,
+        }
+        if spec is None or any(run.phase in ("pending", "running", "stopping") for run in runs):
+            # A submitted run follows its frozen plan; nobody looks at the inputs.
+            return ObservedJob(**common)
+        model = find(self._cache, "Model", namespace, spec.model_ref.name)
+        dataset = find(self._cache, "Dataset", namespace, spec.dataset_ref.name)
+        source = model.spec.source if model and model.spec else None
+        profile = spec.profile_ref
+        return ObservedJob(
+            model=model,
+            model_job=find(
+                self._cache,
+                "FineTuneJob",
+                namespace,
+                source.fine_tune_job.name if source and source.fine_tune_job else None,
+            ),
+            dataset=dataset,
+            prompt=find(
+                self._cache,
+                "PromptTemplate",
+                namespace,
+                spec.prompt_ref.name if spec.prompt_ref else None,
+            ),
+            profile=find(
+                self._cache,
+                profile.kind,
+                "" if profile.kind == "ClusterTuningProfile" else namespace,
+                profile.name,
+            )
+            if profile
+            else None,
+            secret_problem=await self._secret_problem(namespace, model, dataset, target.spec),
+            output_rival=self._output_rival(job),
+            **common,
+        )
+
+    def run_key(self, job: Resource[Any]) -> str | None:
+        """The job's run key, when it was made for this job."""
+        key = job.annotations.get(RUN_KEY)
+        owner = job.owner
+        if key and run_key_is_ours(key, self._install_id, owner.namespace, owner.name):
+            return key
+        return None
+
+    def new_run_key(self, job: Resource[Any]) -> str:
+        """A run key for a job that has none."""
+        return new_run_key(self._install_id, job.owner.namespace, job.owner.name)
+
+    async def _secret_problem(self, namespace: str, model: Any, dataset: Any, target: Any) -> str:
+        wanted: list[tuple[str, str | None]] = []
+        if target and target.tracking.credentials_secret_ref:
+            wanted.append((target.tracking.credentials_secret_ref.name, None))
+        for resource in (model, dataset):
+            source = resource.spec.source.hugging_face if resource and resource.spec else None
+            if source and source.token_secret_ref:
+                wanted.append((source.token_secret_ref.name, source.token_secret_ref.key))
+        return await secret_problem(self._client, namespace, wanted)
+
+    def _output_rival(self, job: Resource[FineTuneJobSpec]) -> str:
+        """Who has the output Model's name already: another Model, or an older job."""
+        output = job.spec.output if job.spec else None
+        if output is None or output.model_name is None:
+            return ""
+        namespace, name = job.owner.namespace, output.model_name
+        advice = "choose another spec.output.modelName"
+        body = self._cache.get("Model", namespace, name)
+        if body is not None:
+            made_by = (body["metadata"].get("annotations") or {}).get(JOB)
+            if made_by != job.name:
+                whose = f"is the output of FineTuneJob {made_by}" if made_by else "exists already"
+                return f"Model {name} {whose}: {advice}"
+        for key in self._cache.dependents(Key("Model", namespace, name)):
+            other = self._cache.get(*key) if key.kind == "FineTuneJob" else None
+            if other is None or key.name == job.name:
+                continue
+            rival: Resource[FineTuneJobSpec] = parse(other)
+            wants = rival.spec and rival.spec.output and rival.spec.output.model_name == name
+            if not wants or rival.deleting or rival.status.get("phase") in ("Failed", "Cancelled"):
+                continue
+            if (rival.created, rival.name) < (job.created, job.name):
+                return f"FineTuneJob {rival.name} makes Model {name} too, and is older: {advice}"
+        return ""

@@ -1,0 +1,121 @@
+"""Observations of Dataset, Model and PromptTemplate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from kubetune.api.plan import InspectionPlan
+from kubetune.backends.base import Backend
+from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.decide import dataset, inspection, model, prompt_template
+from kubetune.decide.inspected import InspectionFacts
+from kubetune.decide.resources import Resource
+from kubetune.decide.sources import Mounts
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.objects import find, parse, resolve_target
+from kubetune.observe.secrets import secret_problem
+
+JsonObject = dict[str, Any]
+Observed = TypeVar(
+    "Observed", dataset.ObservedDataset, model.ObservedModel, prompt_template.ObservedPromptTemplate
+)
+
+
+class InspectedObserver:
+    """Builds what decide needs to know of the kinds that are inspected."""
+
+    def __init__(
+        self, cache: ObjectCache, client: KubernetesClient, backend: Backend, install_id: str
+    ) -> None:
+        self._cache = cache
+        self._client = client
+        self._backend = backend
+        self._install_id = install_id
+
+    async def dataset(self, resource: Resource[Any]) -> dataset.ObservedDataset:
+        """A Dataset and what it names."""
+        spec, namespace = resource.spec, resource.owner.namespace
+        config_map = spec.source.config_map if spec else None
+        tokenizer = spec.tokenizer_ref if spec else None
+        observed = dataset.ObservedDataset(
+            dataset=resource,
+            facts=self._facts(resource),
+            config_map_missing=config_map is not None
+            and self._cache.get("ConfigMap", namespace, config_map.name) is None,
+            tokenizer=find(self._cache, "Model", namespace, tokenizer.name if tokenizer else None),
+        )
+        return await self._with_runs(observed, resource, dataset.inspection_of)
+
+    async def model(self, resource: Resource[Any]) -> model.ObservedModel:
+        """A Model and what it names."""
+        spec, namespace = resource.spec, resource.owner.namespace
+        base = spec.base_model_ref.name if spec and spec.base_model_ref else None
+        job = spec.source.fine_tune_job.name if spec and spec.source.fine_tune_job else None
+        observed = model.ObservedModel(
+            model=resource,
+            facts=self._facts(resource),
+            base=find(self._cache, "Model", namespace, base),
+            job=find(self._cache, "FineTuneJob", namespace, job),
+        )
+        if spec is None or (job and (not observed.job or not model.job_output_uri(observed.job))):
+            return observed
+        return await self._with_runs(observed, resource, model.inspection_of)
+
+    async def prompt_template(
+        self, resource: Resource[Any]
+    ) -> prompt_template.ObservedPromptTemplate:
+        """A PromptTemplate and its Dataset."""
+        spec, namespace = resource.spec, resource.owner.namespace
+        name = spec.dataset_ref.name if spec and spec.dataset_ref else None
+        rows = find(self._cache, "Dataset", namespace, name)
+        observed = prompt_template.ObservedPromptTemplate(
+            template=resource, facts=self._facts(resource), dataset=rows
+        )
+        if spec is None or not spec.sample or rows is None or rows.spec is None:
+            return observed
+        return await self._with_runs(observed, resource, prompt_template.inspection_of)
+
+    def _facts(self, resource: Resource[Any]) -> InspectionFacts:
+        reference = getattr(resource.spec, "compute_target_ref", None)
+        return InspectionFacts(
+            install_id=self._install_id,
+            target=resolve_target(self._cache, resource.owner.namespace, reference),
+            runs=(),
+            secret_problem="",
+        )
+
+    async def _with_runs(
+        self,
+        observed: Observed,
+        resource: Resource[Any],
+        inspection_of: Callable[[Observed], tuple[InspectionPlan, Mounts]],
+    ) -> Observed:
+        """Add the runs of the inspection that the spec asks for, a twin, and missing Secrets."""
+        if resource.spec is None:
+            return observed
+        plan, mounts = inspection_of(observed)
+        key = inspection.inspection_key(plan, mounts)
+        run_key = inspection.inspection_run_key(resource.owner, key)
+        runs = self._backend.observe(resource.owner, run_key)
+        facts = replace(observed.facts, runs=runs)
+        if not inspection.settled(resource.status.get("inspection") or {}, key) and not runs:
+            wanted = [(token.name, token.key) for token in mounts.tokens.values()]
+            problem = await secret_problem(self._client, resource.owner.namespace, wanted)
+            facts = replace(facts, twin=self._twin(resource, key), secret_problem=problem)
+        return replace(observed, facts=facts)
+
+    def _twin(self, resource: Resource[Any], key: str) -> JsonObject | None:
+        owner = resource.owner
+        for body in self._cache.of_kind(owner.kind, owner.namespace):
+            status: JsonObject = body.get("status") or {}
+            state: JsonObject = status.get("inspection") or {}
+            if (
+                state.get("key") == key
+                and state.get("result") == "found"
+                and body["metadata"]["uid"] != owner.uid
+                and parse(body).is_ready
+            ):
+                return status
+        return None

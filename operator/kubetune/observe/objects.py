@@ -1,0 +1,119 @@
+"""Bodies from the watch as decide's parsed resources."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from kubetune.api import API_VERSION
+from kubetune.api.base import Value
+from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
+from kubetune.api.kinds import BY_KIND
+from kubetune.api.references import ComputeTargetRef
+from kubetune.backends.base import Owner
+from kubetune.decide.decision import parse_time
+from kubetune.decide.resources import Resource, Target
+from kubetune.observe.cache import ObjectCache, key_of
+from kubetune.observe.references import TARGET_KINDS
+
+JsonObject = dict[str, Any]
+
+
+def parse(body: JsonObject) -> Resource[Any]:
+    """An object of one of our kinds; unknown fields of a newer CRD are ignored."""
+    metadata = body["metadata"]
+    spec, problem = _spec(
+        _Once((body["kind"], metadata["uid"], metadata["generation"]), body.get("spec") or {})
+    )
+    created = parse_time(metadata["creationTimestamp"])
+    if created is None:
+        raise ValueError("an object from the API server has a creationTimestamp")
+    return Resource(
+        owner=Owner(
+            api_version=API_VERSION,
+            kind=body["kind"],
+            namespace=metadata.get("namespace", ""),
+            name=metadata["name"],
+            uid=metadata["uid"],
+        ),
+        generation=metadata["generation"],
+        created=created,
+        deleting="deletionTimestamp" in metadata,
+        annotations=metadata.get("annotations") or {},
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        labels=metadata.get("labels") or {},
+        spec=spec,
+        problem=problem,
+        status=body.get("status") or {},
+    )
+
+
+def find(cache: ObjectCache, kind: str, namespace: str, name: str | None) -> Resource[Any] | None:
+    """A parsed object from the cache; None when it isn't there or no name was given."""
+    body = cache.get(kind, namespace, name) if name else None
+    return parse(body) if body else None
+
+
+def resolve_target(
+    cache: ObjectCache, namespace: str, reference: ComputeTargetRef | None
+) -> Target:
+    """The target that a reference names, else the namespace's default, else the cluster's."""
+    if reference is not None:
+        kind, name = reference.kind, reference.name
+        scope = "" if kind == "ClusterComputeTarget" else namespace
+        body = cache.get(kind, scope, name)
+        if body is None:
+            return Target(kind, name, None, False, f"waiting for {kind} {name} to be created")
+        return _target(body)
+    for kind, scope in zip(TARGET_KINDS, (namespace, ""), strict=True):
+        defaults = [
+            body
+            for body in cache.of_kind(kind, scope)
+            if (body["metadata"].get("annotations") or {}).get(DEFAULT_TARGET_ANNOTATION) == "true"
+        ]
+        if defaults:
+            return _target(min(defaults, key=lambda body: key_of(body).name))
+    return Target(
+        "ClusterComputeTarget",
+        "",
+        None,
+        False,
+        "no compute target: name one in spec.computeTargetRef, or annotate a ComputeTarget or"
+        f' ClusterComputeTarget with {DEFAULT_TARGET_ANNOTATION}: "true"',
+    )
+
+
+def _target(body: JsonObject) -> Target:
+    resource: Resource[ComputeTargetSpec] = parse(body)
+    kind, name = resource.owner.kind, resource.name
+    if resource.spec is None:
+        return Target(kind, name, None, False, f"{kind} {name}: {resource.problem}")
+    why_not = f"{kind} {name} is not Ready; {resource.why_not_ready}"
+    return Target(kind, name, resource.spec, resource.is_ready, why_not)
+
+
+class _Once:
+    """A spec that is hashed by the version of its object, not by its content."""
+
+    def __init__(self, version: tuple[str, str, int], spec: JsonObject) -> None:
+        self.version = version
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return hash(self.version)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Once) and self.version == other.version
+
+
+@lru_cache(maxsize=4096)
+def _spec(given: _Once) -> tuple[Value | None, str]:
+    model = BY_KIND[given.version[0]].spec
+    try:
+        return model.model_validate(given.spec, extra="ignore"), ""
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in ("spec", *first["loc"]))
+        return None, f"{path}: {first['msg']}"

@@ -1,0 +1,108 @@
+"""Puts the parts together and runs them until a signal ends the operator."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+
+import kopf
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from kubetune.backends.kubernetes import KubernetesBackend
+from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.handlers import Feed, build_registry, build_settings
+from kubetune.metrics import QUEUE_LENGTH
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.trackers import Trackers
+from kubetune.queue import WorkQueue
+from kubetune.reconciler import Reconciler
+from kubetune.settings import Settings
+from kubetune.tracking.pool import TrackerPool
+
+logger = logging.getLogger(__name__)
+
+
+async def operate(
+    settings: Settings, *, health_address: str, health_port: int, namespaces: Sequence[str] = ()
+) -> None:
+    """Run the operator until SIGTERM or SIGINT.
+
+    Raises kopf.LoginError without credentials, ApiError when the cluster can't be read.
+    """
+    client = KubernetesClient.connect()
+    install_id = settings.install_id or await _install_id(client)
+    cache, queue = ObjectCache(), WorkQueue()
+    pool = TrackerPool(settings.tracking_timeout_seconds)
+    reconciler = Reconciler(
+        cache,
+        client,
+        KubernetesBackend(client, cache),
+        Trackers(client, pool),
+        queue,
+        settings,
+        install_id,
+    )
+    feed = Feed(cache, queue)
+    QUEUE_LENGTH.set_function(lambda: len(queue))
+    stop, ready = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    health = await _serve_health(health_address, health_port, ready) if health_port else None
+
+    async def work() -> None:
+        await feed.listed.wait()
+        logger.info("everything is listed; %d objects to look at", len(queue))
+        await queue.run(reconciler, settings.workers)
+
+    workers = [asyncio.create_task(work()), asyncio.create_task(reconciler.poller.run())]
+    for worker in workers:
+        worker.add_done_callback(lambda _: stop.set())
+    try:
+        await kopf.operator(
+            registry=build_registry(feed),
+            settings=build_settings(),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=list(namespaces),
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+    finally:
+        for worker in workers:
+            worker.cancel()
+        results = await asyncio.gather(*workers, return_exceptions=True)
+        if health:
+            await health.cleanup()
+        await pool.close()
+        await client.close()
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def _install_id(client: KubernetesClient) -> str:
+    """The uid of kube-system: as old as the cluster, and nobody deletes it."""
+    namespace = await client.get("Namespace", None, "kube-system")
+    return str(namespace["metadata"]["uid"])
+
+
+async def _serve_health(address: str, port: int, ready: asyncio.Event) -> web.AppRunner:
+    async def healthz(_: web.Request) -> web.Response:
+        if not ready.is_set():
+            return web.Response(status=503, text="starting\n")
+        return web.Response(text="ok\n")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    application = web.Application()
+    application.router.add_get("/healthz", healthz)
+    application.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, address, port).start()
+    return runner

@@ -1,0 +1,273 @@
+"""The loop of every kind: observe, decide, act, one status write.
+
+``Reconciler`` is what the work queue calls. Rounds repeat within one reconcile while actions
+bring new facts, so what follows from them needs neither a second event nor a second write.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from kubetune.act.actions import Actor
+from kubetune.act.status import status_patch
+from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
+from kubetune.backends.base import FINISHED, Backend, BackendError
+from kubetune.clients.kubernetes import ConflictError, KubernetesClient, NotFoundError
+from kubetune.decide import compute_target, dataset, fine_tune_job, model, prompt_template
+from kubetune.decide.compute_target import ObservedTarget
+from kubetune.decide.decision import Decision, conditions_of
+from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
+from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
+from kubetune.names import FINALIZER
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.fine_tune_job import FineTuneJobObserver
+from kubetune.observe.inspected import InspectedObserver
+from kubetune.observe.objects import parse
+from kubetune.observe.secrets import secret_problem
+from kubetune.observe.trackers import Trackers
+from kubetune.queue import Key, WorkQueue
+from kubetune.settings import Settings
+from kubetune.tracking.base import TrackingError
+from kubetune.tracking.poller import ProgressPoller
+
+JsonObject = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+MAX_ROUNDS = 6
+REFUSED_RETRY_SECONDS = 30.0
+RECONCILED_KINDS = frozenset(
+    {
+        "Dataset",
+        "Model",
+        "PromptTemplate",
+        "FineTuneJob",
+        "ComputeTarget",
+        "ClusterComputeTarget",
+    }
+)
+
+
+class Reconciler:
+    """Brings one object at a time closer to what its spec says."""
+
+    def __init__(
+        self,
+        cache: ObjectCache,
+        client: KubernetesClient,
+        backend: Backend,
+        trackers: Trackers,
+        queue: WorkQueue,
+        settings: Settings,
+        install_id: str,
+    ) -> None:
+        self._cache = cache
+        self._client = client
+        self._trackers = trackers
+        self._queue = queue
+        self._settings = settings
+        self._actor = Actor(cache, client, backend, trackers)
+        self._inspected = InspectedObserver(cache, client, backend, install_id)
+        self._jobs = FineTuneJobObserver(
+            cache, client, backend, install_id, settings.progress_write_seconds
+        )
+        self.poller: ProgressPoller[Key] = ProgressPoller(
+            install_id, settings.tracking_poll_seconds, queue.add
+        )
+        self._learned: dict[Key, Learned] = {}
+        self._watched: dict[Key, str] = {}
+        """Run keys that the poller follows."""
+
+    async def __call__(self, key: Key) -> None:
+        """Reconcile one object. Raises what should bring the key back after a delay."""
+        body = self._cache.get(*key)
+        if body is None:
+            self._forget(key)
+            return
+        if key.kind == "FineTuneJob" and _is_over(body):
+            self._unwatch(key)
+            self._learned.pop(key, None)
+            return
+        started = time.perf_counter()
+        try:
+            requeue_after = await self._reconcile(key, body)
+        except (NotFoundError, ConflictError) as error:
+            # The object, or what we know of it, is out of date; the watch will tell more.
+            RECONCILES.labels(key.kind, "stale").inc()
+            logger.info("%s %s/%s is out of date: %s", *key, error)
+            raise
+        except Exception:
+            RECONCILES.labels(key.kind, "error").inc()
+            logger.exception("%s %s/%s can't be reconciled", *key)
+            raise
+        RECONCILES.labels(key.kind, "ok").inc()
+        RECONCILE_SECONDS.labels(key.kind).observe(time.perf_counter() - started)
+        if requeue_after is not None:
+            self._queue.add_after(key, requeue_after)
+
+    async def _reconcile(self, key: Key, body: JsonObject) -> float | None:
+        old: JsonObject = body.get("status") or {}
+        status, requeue_after = old, None
+        try:
+            match key.kind:
+                case "FineTuneJob":
+                    status, requeue_after = await self._fine_tune_job(key, body)
+                case "ComputeTarget" | "ClusterComputeTarget":
+                    decision = compute_target.decide(await self._target(body), _now())
+                    status, requeue_after = decision.status or old, decision.requeue_after
+                case _:
+                    status, requeue_after = await self._inspect(key, body)
+        except _RefusedError as refused:
+            status, requeue_after = refused.status, refused.requeue_after
+        await self._write(key, old, status)
+        return requeue_after
+
+    async def _inspect(self, key: Key, body: JsonObject) -> tuple[JsonObject, float | None]:
+        status: JsonObject = body.get("status") or {}
+        decision = Decision()
+        for _ in range(MAX_ROUNDS):
+            resource = parse(body | {"status": status})
+            now = _now()
+            match key.kind:
+                case "Dataset":
+                    decision = dataset.decide(await self._inspected.dataset(resource), now)
+                case "Model":
+                    decision = model.decide(await self._inspected.model(resource), now)
+                case _:
+                    observed = await self._inspected.prompt_template(resource)
+                    decision = prompt_template.decide(observed, now)
+            status = decision.status if decision.status is not None else status
+            if not await self._act(key, body, decision, status):
+                break
+        return status, decision.requeue_after
+
+    async def _fine_tune_job(self, key: Key, body: JsonObject) -> tuple[JsonObject, float | None]:
+        status: JsonObject = body.get("status") or {}
+        fresh = self._jobs.new_run_key(parse(body))
+        decision, learned = Decision(), self._learned.get(key, Learned())
+        observed = None
+        for _ in range(MAX_ROUNDS):
+            # A stamp of an earlier round is in the cache by now.
+            body = self._cache.get(*key) or body
+            resource = parse(body | {"status": status})
+            run_key = self._jobs.run_key(resource) or fresh
+            if error := self.poller.error(run_key):
+                learned = replace(learned, tracking_error=error)
+            observed = await self._jobs.observe(
+                resource, fresh, learned, self.poller.tracked(run_key)
+            )
+            decision = fine_tune_job.decide(observed, _now())
+            status = decision.status if decision.status is not None else status
+            changed = await self._act(key, body, decision, status)
+            before = learned
+            learned = await self._actor.learn(observed, learned, decision.actions)
+            if not changed and learned == before:
+                break
+        self._learned[key] = replace(learned, tracking_error="", run_sought=False)
+        if observed is not None:
+            await self._follow_progress(key, observed)
+        return status, decision.requeue_after
+
+    async def _act(
+        self, key: Key, body: JsonObject, decision: Decision, status: JsonObject
+    ) -> bool:
+        try:
+            return await self._actor.run(body, decision.actions)
+        except BackendError as error:
+            raise _RefusedError(
+                *_refused(status, error, body["metadata"]["generation"], _now())
+            ) from error
+
+    async def _target(self, body: JsonObject) -> ObservedTarget:
+        target = parse(body)
+        namespace = target.owner.namespace or self._settings.operator_namespace
+        problem, probe = "", None
+        if target.spec is not None and not target.deleting:
+            reference = target.spec.tracking.credentials_secret_ref
+            wanted = [(reference.name, None)] if reference else []
+            problem = await secret_problem(self._client, namespace, wanted)
+            if not problem:
+                probe = await self._trackers.probe(target.spec.tracking, namespace)
+        return ObservedTarget(target, problem, probe, self._settings.target_probe_seconds)
+
+    async def _follow_progress(self, key: Key, observed: ObservedJob) -> None:
+        """Have the poller follow the run while it lives."""
+        live = any(run.phase not in FINISHED for run in observed.runs)
+        target = observed.target.spec
+        if not live or target is None or observed.job.deleting:
+            if not live and observed.job.status.get("phase") not in (Phase.REGISTERING,):
+                self._unwatch(key)
+            return
+        namespace = observed.job.owner.namespace
+        try:
+            found = await self._trackers.of(target, namespace)
+        except TrackingError as error:
+            logger.warning("progress of %s/%s can't be read: %s", namespace, key.name, error)
+            return
+        experiment = target.tracking.experiment or f"kubetune-{namespace}"
+        self.poller.watch(found.key, found.tracker, observed.run_key, experiment, key)
+        self._watched[key] = observed.run_key
+
+    def _unwatch(self, key: Key) -> None:
+        run_key = self._watched.pop(key, None)
+        if run_key:
+            self.poller.unwatch(run_key)
+
+    def _forget(self, key: Key) -> None:
+        self._unwatch(key)
+        self._learned.pop(key, None)
+        self._queue.forget(key)
+
+    async def _write(self, key: Key, old: JsonObject, status: JsonObject) -> None:
+        patch = status_patch(old, status)
+        if patch is None or self._cache.get(*key) is None:
+            return
+        try:
+            self._cache.put(await self._client.patch(*key, patch, subresource="status"))
+        except NotFoundError:
+            # Deleted while we looked: nobody is left to tell.
+            return
+
+
+class _RefusedError(Exception):
+    """The target refused an action: what the status says about it."""
+
+    def __init__(self, status: JsonObject, requeue_after: float | None) -> None:
+        super().__init__()
+        self.status = status
+        self.requeue_after = requeue_after
+
+
+def _refused(
+    status: JsonObject, error: BackendError, generation: int, now: datetime
+) -> tuple[JsonObject, float | None]:
+    conditions = conditions_of(status, generation, now)
+    status = status | {"conditions": conditions.current}
+    if "phase" in status:
+        status["phase"] = str(Phase.PENDING)
+        status.pop("startTime", None)
+        conditions.set(ConditionType.SUBMITTED, False, error.reason, str(error))
+    if error.retryable:
+        conditions.waiting(error.reason, str(error))
+        return status, REFUSED_RETRY_SECONDS
+    conditions.stalled(error.reason or Reason.TARGET_REFUSED, str(error))
+    return status, None
+
+
+def _is_over(body: JsonObject) -> bool:
+    """A finished job that nothing more has to happen to: the cheap way out."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    return (
+        status.get("phase") in TERMINAL_PHASES
+        and "deletionTimestamp" not in metadata
+        and status.get("observedGeneration") == metadata["generation"]
+        and "ttlSecondsAfterFinished" not in body["spec"]
+        and status.get("phase") != Phase.FAILED
+    ) or ("deletionTimestamp" in metadata and FINALIZER not in (metadata.get("finalizers") or ()))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
