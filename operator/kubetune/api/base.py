@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self, cast
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Self, Union, cast, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel, to_snake
@@ -49,25 +51,18 @@ class Value(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_not_a_value(cls, value: Any) -> Any:
-        """Treat null as the API server does: dropped where there is a default, else refused."""
+    def _as_the_api_server_reads(cls, value: Any) -> Any:
+        """Null is as good as absent, and 16.0 is 16 where an integer belongs."""
         if not isinstance(value, Mapping):
             return value
         given = cast("Mapping[Any, Any]", value)
-        nulls = [key for key, item in given.items() if item is None]
-        if not nulls:
-            return given
-        defaulted = {
-            field.alias or name
-            for name, field in cls.model_fields.items()
-            if not field.is_required() and field.get_default(call_default_factory=True) is not None
-        }
-        known = {field.alias or name for name, field in cls.model_fields.items()}
-        for key in nulls:
-            if key in known and key not in defaulted:
-                raise ValueError(f"{key}: null is not a value; leave the field out instead")
+        known, integers = _field_names(cls)
         return {
-            key: item for key, item in given.items() if item is not None or key not in defaulted
+            key: int(item)
+            if isinstance(item, float) and key in integers and item.is_integer()
+            else item
+            for key, item in given.items()
+            if item is not None or key not in known
         }
 
     @model_validator(mode="after")
@@ -98,6 +93,28 @@ def keyed_by(field: str) -> tuple[Any, Any]:
 
     schema: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
     return AfterValidator(unique), Field(json_schema_extra=schema)
+
+
+@cache
+def _field_names(value: type[Value]) -> tuple[frozenset[str], frozenset[str]]:
+    """All names on the wire, and those of integers."""
+    fields = {field.alias or name: field for name, field in value.model_fields.items()}
+    integers = (name for name, field in fields.items() if _is_integer(field.annotation))
+    return frozenset(fields), frozenset(integers)
+
+
+def _is_integer(annotation: object) -> bool:
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        return any(_is_integer(argument) for argument in get_args(annotation))
+    return annotation is int
+
+
+def without_nulls(value: Any) -> Any:
+    """A map from key to text as the API server reads it: null is as good as absent."""
+    if not isinstance(value, Mapping):
+        return value
+    given = cast("Mapping[Any, Any]", value)
+    return {key: item for key, item in given.items() if item is not None}
 
 
 class SecretKeyRef(Value):

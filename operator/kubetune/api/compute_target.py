@@ -10,8 +10,7 @@ from kubetune.api.base import LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.kubernetes_values import (
     EnvFromSource,
     EnvVar,
-    LabelKey,
-    LabelValue,
+    Labels,
     Toleration,
     VolumeMount,
 )
@@ -37,7 +36,7 @@ class KubernetesTarget(Value):
     image: str = Field(
         min_length=1,
         max_length=1024,
-        pattern=r"^\S+$",
+        pattern=r"^[!-~]+$",
         description="Runner image. The Helm chart's default target names the released one.",
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
@@ -51,9 +50,7 @@ class KubernetesTarget(Value):
         description="Service account of the pods. Runs need no Kubernetes rights, and no token"
         " is mounted. Default: the namespace's `default`.",
     )
-    node_selector: dict[LabelKey, LabelValue] | None = Field(
-        default=None, max_length=32, description="Labels a node must have."
-    )
+    node_selector: Labels | None = Field(default=None, description="Labels a node must have.")
     tolerations: list[Toleration] | None = Field(
         default=None, max_length=32, description="Taints that the pods accept."
     )
@@ -103,14 +100,14 @@ class Tracking(Value):
     uri: str = Field(
         min_length=8,
         max_length=2048,
-        pattern=r"^https?://\S+$",
+        pattern=r"^https?://[!-~]+$",
         description="Address as operator and pods reach it. Credentials in it are refused.",
     )
     external_uri: str | None = Field(
         default=None,
         min_length=8,
         max_length=2048,
-        pattern=r"^https?://\S+$",
+        pattern=r"^https?://[!-~]+$",
         description="Address for the links in status. Default: uri.",
     )
     experiment: str | None = Field(

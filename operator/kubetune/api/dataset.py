@@ -14,7 +14,11 @@ FileFormat = Literal["csv", "json", "jsonl", "parquet"]
 DatasetFormat = Literal["promptCompletion", "text", "messages", "preference"]
 HubRepo = Annotated[
     str,
-    Field(min_length=1, max_length=193, pattern=r"^[A-Za-z0-9][-\w.]*(/[A-Za-z0-9][-\w.]*)?$"),
+    Field(
+        min_length=1,
+        max_length=193,
+        pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.]*(/[A-Za-z0-9][-A-Za-z0-9_.]*)?$",
+    ),
 ]
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 RelativeGlob = Annotated[
@@ -62,7 +66,7 @@ class HttpFile(Value):
     url: str = Field(
         min_length=9,
         max_length=2048,
-        pattern=r"^https://\S+$",
+        pattern=r"^https://[!-~]+$",
         description="https address of the file.",
     )
     format: FileFormat = Field(description="Format of the file: csv, json, jsonl or parquet.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from kubetune.api.base import DNS_LABEL, ConfigKey, ObjectName, Value
+from kubetune.api.base import DNS_LABEL, ConfigKey, ObjectName, Value, without_nulls
 from kubetune.api.rules import Rule, at_most_one, exactly_one
 
 Quantity = Annotated[
@@ -22,7 +22,20 @@ Quantity = Annotated[
 LabelValue = Annotated[
     str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")
 ]
-LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+LabelKey = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=317,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?"
+        r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        description="a label key is a name of at most 63 letters, digits, -, _ and ., with a"
+        " lower-case domain and / before it where it has one",
+    ),
+]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32), BeforeValidator(without_nulls)]
+"""Labels that a node must have, at most 32."""
+
 DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 
 

@@ -12,7 +12,9 @@ from kubetune.api.references import ComputeTargetRef
 from kubetune.api.rules import Rule, exactly_one
 
 RegistryName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/:]+$")]
-RegistryAlias = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z][-\w]*$")]
+RegistryAlias = Annotated[
+    str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z][-A-Za-z0-9_]*$")
+]
 
 
 class HuggingFaceModel(Value):

@@ -17,7 +17,7 @@ from kubetune.api.rules import Rule, TransitionRule
 
 Schema = dict[str, Any]
 
-_DROPPED = frozenset({"title", "propertyNames", "$defs"})
+_DROPPED = frozenset({"title", "propertyNames", "patternProperties", "$defs"})
 
 
 class _ValueSchema(GenerateJsonSchema):
@@ -74,7 +74,8 @@ def _structural(schema: Schema, definitions: Schema) -> Schema:
             name: _structural(item, definitions) for name, item in result["properties"].items()
         }
     elif result.get("type") == "object":
-        given = result.pop("additionalProperties", True)
+        patterns = schema.get("patternProperties", {})
+        given = next(iter(patterns.values()), result.pop("additionalProperties", True))
         values: Schema = {} if given is True else _structural(given, definitions)
         if "type" in values:
             result["additionalProperties"] = values
@@ -85,21 +86,22 @@ def _structural(schema: Schema, definitions: Schema) -> Schema:
     if "items" in result:
         result["items"] = _structural(result["items"], definitions)
     if names := schema.get("propertyNames"):
-        result["x-kubernetes-validations"] = [_key_rule(_structural(names, definitions))]
+        pattern = next(iter(schema.get("patternProperties", {})), None)
+        result["x-kubernetes-validations"] = [_key_rule(names, pattern)]
     if not result.keys() & {"type", "x-kubernetes-int-or-string"}:
         result["x-kubernetes-preserve-unknown-fields"] = True
     return result
 
 
-def _key_rule(names: Schema) -> Schema:
+def _key_rule(names: Schema, pattern: str | None) -> Schema:
     """Bounds on the keys of a map: structural schemas have none, CEL does."""
     conditions: list[str] = []
     if "minLength" in names:
         conditions.append(f"size(key) >= {names['minLength']}")
     if "maxLength" in names:
         conditions.append(f"size(key) <= {names['maxLength']}")
-    if "pattern" in names:
-        conditions.append(f"key.matches(r'{names['pattern']}')")
+    if pattern:
+        conditions.append(f"key.matches(r'{pattern}')")
     return {
         "rule": f"self.all(key, {' && '.join(conditions)})",
         "message": names.get("description", "a key is too short, too long or malformed"),

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.config import JsonDict
 
 from kubetune.api.base import ObjectName, Value
-from kubetune.api.kubernetes_values import LabelKey, LabelValue, Quantity
+from kubetune.api.kubernetes_values import Labels, Quantity
 from kubetune.api.rules import Rule, at_most_one
 from kubetune.api.trl_arguments import SftArguments
 
@@ -233,9 +233,8 @@ class Resources(Value):
     cpu: Quantity | None = Field(default=None, description="CPUs, such as 2 or 500m. Default 1.")
     memory: Quantity | None = Field(default=None, description="Memory, such as 8Gi. Default 4Gi.")
     gpu: int | None = Field(default=None, ge=0, le=64, description="Whole GPUs. Default 0.")
-    gpu_label: dict[LabelKey, LabelValue] | None = Field(
+    gpu_label: Labels | None = Field(
         default=None,
-        max_length=8,
         description="Node labels of the GPU type, such as nvidia.com/gpu.product: NVIDIA-H100.",
     )
 
