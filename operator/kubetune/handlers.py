@@ -45,24 +45,25 @@ class Feed:
         self._queue = queue
         self.listed = asyncio.Event()
         """Set once every kind was listed."""
+        cache.on_change = self._wake
 
     def seen(self, body: JsonObject) -> None:
         """An object appeared or changed."""
         LAST_EVENT.set(time.time())
-        if self._cache.put(body):
-            self._wake(body)
+        self._cache.put(body, ours=False)
 
     def gone(self, body: JsonObject) -> None:
         """An object was deleted."""
         self._cache.remove(body)
-        self._wake(body)
+        self._wake(body, ours=False)
 
-    def _wake(self, body: JsonObject) -> None:
+    def _wake(self, body: JsonObject, ours: bool) -> None:
         key = key_of(body)
-        if key.kind in RECONCILED_KINDS:
-            self._queue.add(key)
-        elif owner := owner_key(body):
-            self._queue.add(owner)
+        if not ours:
+            if key.kind in RECONCILED_KINDS:
+                self._queue.add(key)
+            elif owner := owner_key(body):
+                self._queue.add(owner)
         for dependent in self._cache.dependents(key):
             self._queue.add(dependent)
         if key.kind in TARGET_KINDS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Sequence
 
 import kopf
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 async def operate(
     settings: Settings, *, health_address: str, health_port: int, namespaces: Sequence[str] = ()
 ) -> None:
-    """Run the operator until SIGTERM or SIGINT.
+    """Run the operator until SIGTERM or SIGINT, which kopf handles.
 
     Raises kopf.LoginError without credentials, ApiError when the cluster can't be read.
     """
@@ -48,9 +47,6 @@ async def operate(
     feed = Feed(cache, queue)
     QUEUE_LENGTH.set_function(lambda: len(queue))
     stop, ready = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     health = await _serve_health(health_address, health_port, ready) if health_port else None
 
     async def work() -> None:

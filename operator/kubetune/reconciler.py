@@ -222,14 +222,26 @@ class Reconciler:
         self._queue.forget(key)
 
     async def _write(self, key: Key, old: JsonObject, status: JsonObject) -> None:
-        patch = status_patch(old, status)
-        if patch is None or self._cache.get(*key) is None:
+        patch, before = status_patch(old, status), self._cache.get(*key)
+        if patch is None or before is None:
             return
         try:
-            self._cache.put(await self._client.patch(*key, patch, subresource="status"))
+            written = await self._client.patch(*key, patch, subresource="status")
         except NotFoundError:
             # Deleted while we looked: nobody is left to tell.
             return
+        unseen = _declared(written) != _declared(before)
+        self._cache.put(written)
+        if unseen:
+            # Our answer overtook somebody's change, whose event will now look old.
+            self._queue.add(key)
+
+
+def _declared(body: JsonObject) -> tuple[Any, ...]:
+    """What others decide about an object."""
+    metadata = body["metadata"]
+    fields = ("uid", "generation", "deletionTimestamp", "annotations", "finalizers")
+    return tuple(metadata.get(field) for field in fields)
 
 
 class _RefusedError(Exception):

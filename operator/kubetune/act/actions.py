@@ -123,7 +123,7 @@ class Actor:
     async def _create_model(self, manifest: JsonObject) -> None:
         key = key_of(manifest)
         try:
-            self._cache.put(await self._client.create(manifest))
+            self._cache.put(await self._client.create(manifest), ours=False)
         except ConflictError:
             there = await self._client.get(*key)
             annotations = there["metadata"].get("annotations") or {}
@@ -133,7 +133,7 @@ class Actor:
                 changed = dict.fromkeys(there["spec"]["source"])
                 source = changed | manifest["spec"]["source"]
                 patch = {"spec": manifest["spec"] | {"source": source}}
-                self._cache.put(await self._client.patch(*key, patch))
+                self._cache.put(await self._client.patch(*key, patch), ours=False)
 
 
 async def _ask(

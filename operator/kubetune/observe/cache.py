@@ -7,7 +7,7 @@ next reconcile doesn't have to wait for the watch; an older version never replac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kubetune.names import OWNER_KIND, OWNER_NAME
@@ -22,6 +22,8 @@ class ObjectCache:
     """All watched objects by kind, namespace and name."""
 
     def __init__(self) -> None:
+        self.on_change: Callable[[JsonObject, bool], None] = lambda body, ours: None
+        """Called with each object that is new here, and whether the change is our own write."""
         self._objects: dict[Key, JsonObject] = {}
         self._children: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
         """Jobs and pods by the uid of their controlling owner."""
@@ -53,8 +55,11 @@ class ObjectCache:
         """Objects that name this one, whether it exists or not."""
         return tuple(self._dependents.get(key, ()))
 
-    def put(self, body: JsonObject) -> bool:
-        """Store an object; False when the stored one is as new or newer."""
+    def put(self, body: JsonObject, *, ours: bool = True) -> bool:
+        """Store an object; False when the stored one is as new or newer.
+
+        ``ours`` is the answer to our own write: who wrote it doesn't have to be told of it.
+        """
         key = key_of(body)
         known = self._objects.get(key)
         if known is not None and not _newer(body, known):
@@ -70,6 +75,7 @@ class ObjectCache:
             self._references[key] = named
             for other in named:
                 self._dependents[other].add(key)
+        self.on_change(body, ours)
         return True
 
     def remove(self, body: JsonObject) -> None:
