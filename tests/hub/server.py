@@ -265,9 +265,9 @@ def running(root: Path, port: int = 0) -> Generator[Hub]:
     """Serve the folder on loopback from a thread; ``url`` of the hub is its address."""
     hub = Hub(root)
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(hub.application(), access_log=None)
+    runner = web.AppRunner(hub.application(), access_log=None, shutdown_timeout=1)
     loop.run_until_complete(runner.setup())
-    site = web.TCPSite(runner, "127.0.0.1", port, shutdown_timeout=1)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     loop.run_until_complete(site.start())
     hub.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     thread = threading.Thread(target=loop.run_forever, name="hub")

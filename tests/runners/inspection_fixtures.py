@@ -18,8 +18,8 @@ ROWS = [{"prompt": f"question {at}", "completion": f"answer {at}"} for at in ran
 RUN = {"installId": "install", "runKey": "key", "namespace": "team", "name": "it", "uid": "u"}
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+@pytest.fixture(name="hub")
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that this process' huggingface_hub asks, with an empty cache."""
     from huggingface_hub import constants
 
