@@ -1,0 +1,74 @@
+# Front door. Needs Python >= 3.11, make and git; everything else lands in .tools, .venv and the
+# cache ($KUBETUNE_CACHE). `make` alone lists the targets.
+SHELL := /bin/bash -eu -o pipefail
+.DEFAULT_GOAL := help
+.PHONY: help env quickstart up down test test-fast test-all bench generate lint format clean
+
+# A uv on PATH is used when it runs (a version manager's shim may not), else one is installed here.
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .tools/bin/uv)
+export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH)
+export UV_PYTHON_DOWNLOADS := never
+
+ENVIRONMENT := .venv/.synced
+PYTEST := .venv/bin/python -m pytest
+CODE := operator runners tests tools
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+env: $(ENVIRONMENT) ## Make the Python environment in .venv
+
+# An environment that exists keeps its interpreter.
+$(ENVIRONMENT): pyproject.toml uv.lock $(filter .tools/%,$(UV))
+	@if ! [ -x .venv/bin/python ]; then export UV_PYTHON="$$(tools/find-python)"; fi; \
+	echo "Installing the locked packages into .venv (7 GB the first time)" >&2; \
+	$(UV) sync --frozen --all-extras --quiet
+	@touch $@
+
+.tools/bin/uv:
+	@python="$$(tools/find-python)"; echo "Installing uv into .tools" >&2; \
+	"$$python" -m venv .tools && .tools/bin/python -m pip install --quiet 'uv>=0.9'
+
+quickstart: $(ENVIRONMENT) ## Fine-tune a model on this machine, from nothing (MODEL=<hugging face repo>)
+ifneq ($(filter-out local,$(TARGET)),)
+	$(error TARGET=$(TARGET): only the local cluster is supported; leave TARGET out)
+endif
+	@.venv/bin/kubetune quickstart $(if $(MODEL),--model '$(MODEL)')
+
+up: $(ENVIRONMENT) ## Start the local cluster
+	@.venv/bin/kubetune up
+
+down: ## Stop the local cluster; its state stays for the next start
+	@if [ -x .venv/bin/kubetune ]; then .venv/bin/kubetune down; fi
+
+test: $(ENVIRONMENT) ## Run the tests, with a real control plane, MLflow and trainings
+	@$(PYTEST) -m 'not exhaustive' $(ARGS)
+
+test-fast: $(ENVIRONMENT) ## Run the tests that need no cluster (under a minute)
+	@$(PYTEST) tests/unit $(ARGS)
+
+test-all: $(ENVIRONMENT) ## Run the tests and their long forms
+	@$(PYTEST) $(ARGS)
+
+bench: $(ENVIRONMENT) ## Measure the operator against the floor of a bare client
+	@.venv/bin/python tests/bench $(ARGS)
+
+generate: $(ENVIRONMENT) ## Render what is made from the models: CRDs, argument list, reference
+	@.venv/bin/python tools/generate_trl_arguments.py
+	@.venv/bin/ruff format --quiet operator/kubetune/api/trl_arguments.py
+	@.venv/bin/python -m kubetune.api.crd
+
+lint: $(ENVIRONMENT) ## Check format, style, types, import contracts and rendered files
+	@.venv/bin/ruff format --check $(CODE)
+	@.venv/bin/ruff check $(CODE)
+	@.venv/bin/pyright
+	@.venv/bin/lint-imports
+	@.venv/bin/python tools/generate_trl_arguments.py --check
+	@.venv/bin/python -m kubetune.api.crd --check
+
+format: $(ENVIRONMENT) ## Format the code and repair what can be repaired
+	@.venv/bin/ruff check --fix --quiet $(CODE) || true
+	@.venv/bin/ruff format $(CODE)
+
+clean: ## Remove the environment and caches of this checkout (not the local cluster's state)
+	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist build
