@@ -19,7 +19,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +101,7 @@ class Hub:
         self,
         kind: str,
         repo: str,
-        files: dict[str, bytes | str],
+        files: Mapping[str, bytes | str],
         *,
         revision: str = "main",
         private: bool = False,

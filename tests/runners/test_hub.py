@@ -12,7 +12,7 @@ import pytest
 from inspection_fixtures import (
     ROWS,
     hub_plan,
-    hub_server,  # noqa: F401
+    hub_server,  # noqa: F401  # pyright: ignore[reportUnusedImport]
     jsonl,
     model_files,
 )

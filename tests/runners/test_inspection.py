@@ -16,7 +16,7 @@ from inspection_fixtures import (
     adapter_files,
     dataset_document,
     files_plan,
-    hub_server,  # noqa: F401
+    hub_server,  # noqa: F401  # pyright: ignore[reportUnusedImport]
     inspection_plan,
     jsonl,
     model_files,

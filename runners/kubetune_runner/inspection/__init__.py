@@ -25,7 +25,7 @@ def run(plan: InspectionPlan) -> Outcome:
 
     The summary holds the fields of DatasetInspection, ModelInspection or PromptSample, or of
     a failure ``problems`` and ``problemCount``; it fits a termination message. The full
-    report is an artifact of the tracking server, where the plan names one that answers.
+    report of a dataset is an artifact of the tracking server, where one answers.
     """
     report: dict[str, Any] = {}
     try:
@@ -46,8 +46,8 @@ def run(plan: InspectionPlan) -> Outcome:
             retryable=error.retryable,
             summary=error.summary,
         )
-    # A rendered row may be private, so it goes nowhere but to the status that asked for it.
-    if plan.tracking and plan.kind != "renderPrompt" and not outcome.retryable:
+    # Only a dataset has more to report than fits; a rendered row may be private.
+    if plan.tracking and plan.kind == "inspectDataset" and not outcome.retryable:
         document = {**outcome.to_json(), **report}
         uri = publish(plan.tracking, plan.run, plan.kind, document)
         if uri:

@@ -129,6 +129,10 @@ class MlflowApi:
             model_id = root.removeprefix("models:/").split("/")[0]
             logged = self._json("GET", f"logged-models/{model_id}", {})
             root = str(logged["model"]["info"]["artifact_uri"])
+        elif root.startswith("runs:/"):
+            run_id, _, path = root.removeprefix("runs:/").partition("/")
+            found = self._json("GET", "runs/get", {"run_id": run_id})
+            root = f"{_identity(found['run'])[1]}/{path}"
         return root
 
     def list_artifacts(self, root: str, folder: str = "") -> dict[str, int]:

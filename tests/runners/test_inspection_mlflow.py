@@ -1,0 +1,150 @@
+"""Inspections against a real MLflow server: registered models and the full report."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inspection_fixtures import (
+    adapter_files,
+    files_plan,
+    inspection_plan,
+    model_files,
+    write,
+)
+from kubetune.api.inspection import DatasetInspection, ModelInspection
+from kubetune_runner.inspection import run
+from kubetune_runner.inspection.mlflow_api import MlflowApi
+
+LOADER = """
+import mlflow
+
+
+class Adapter(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+
+mlflow.models.set_model(Adapter())
+"""
+
+
+@pytest.fixture(scope="module")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tracking server with registry and artifacts."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log,
+            stderr=log,
+        )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        _wait(uri, process, folder / "log")
+        yield uri
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _wait(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise AssertionError(f"MLflow didn't start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def registry(mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server with an adapter as a pyfunc model, and a base model as artifacts of a run."""
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("models")
+    adapter = write(folder / "adapter", adapter_files())
+    base = write(folder / "base", model_files())
+    write(folder, {"loader.py": LOADER})
+    mlflow.set_tracking_uri(mlflow_uri)
+    client = mlflow.MlflowClient(mlflow_uri)
+    mlflow.set_experiment("models")
+    with mlflow.start_run() as active:
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(folder / "loader.py"),
+            artifacts={"adapter": str(adapter)},
+        )
+        mlflow.log_artifacts(str(base), "base")
+    client.create_registered_model("my adapter")
+    client.create_model_version(
+        "my adapter", logged.model_uri, active.info.run_id, model_id=logged.model_id
+    )
+    client.set_registered_model_alias("my adapter", "champion", "1")
+    client.create_registered_model("base")
+    client.create_model_version("base", f"runs:/{active.info.run_id}/base", active.info.run_id)
+    yield mlflow_uri
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+
+
+def inspect(uri: str, registry: str, base: dict[str, Any] | None = None) -> Any:
+    model = {"name": "m", "registryUri": uri} | ({"base": base} if base else {})
+    tracking = {"uri": registry, "experiment": "kubetune"}
+    return run(inspection_plan("inspectModel", model=model, tracking=tracking))
+
+
+@pytest.mark.parametrize("uri", ["models:/my adapter/1", "models:/my adapter@champion"])
+def test_registered_adapter_on_a_registered_base(uri: str, registry: str) -> None:
+    outcome = inspect(uri, registry, {"name": "base", "registryUri": "models:/base/1"})
+    found = ModelInspection.model_validate(outcome.summary)
+    assert (found.type, found.revision, found.adapter_rank) == ("adapter", "1", 4)
+    assert (found.hidden_size, found.base_model) == (16, "acme/base")
+
+
+def test_registered_base(registry: str) -> None:
+    found = ModelInspection.model_validate(inspect("models:/base/1", registry).summary)
+    assert (found.type, found.revision, found.parameters) == ("base", "1", 1536)
+
+
+@pytest.mark.parametrize("uri", ["models:/base/9", "models:/base@none", "models:/nothing/1"])
+def test_versions_that_do_not_exist(uri: str, registry: str) -> None:
+    outcome = inspect(uri, registry)
+    assert (outcome.reason, outcome.retryable) == ("RegistryNotFound", True)
+    assert uri in outcome.message
+
+
+def test_all_problems_are_in_the_report(mlflow_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "", "completion": "c"}\n' * 50)
+    plan = inspection_plan(
+        "inspectDataset",
+        dataset=files_plan(tmp_path, "*").to_json(),
+        tracking={"uri": mlflow_uri, "experiment": "reports"},
+    )
+    found = DatasetInspection.model_validate(run(plan).summary)
+    again = DatasetInspection.model_validate(run(plan).summary)
+    assert found.report_uri == again.report_uri
+    api = MlflowApi(mlflow_uri)
+    identity = api.find_run(api.experiment("reports"), "kubetune.run_key", "key")
+    assert identity is not None
+    assert found.report_uri == f"runs:/{identity[0]}/inspection.json"
+    with api.open_artifact(identity[1], "inspection.json") as chunks:
+        report = b"".join(chunks).decode()
+    assert report.count('"row"') == 50 + 20  # all, and those of the summary
