@@ -9,6 +9,7 @@ import importlib.util
 import click
 
 COMMANDS = {
+    "quickstart": "kubetune.cli.quickstart",
     "up": "kubetune.cli.cluster",
     "down": "kubetune.cli.cluster",
     "status": "kubetune.cli.cluster",
@@ -39,6 +40,7 @@ def main() -> None:
 
     \b
     Try it on this machine, without Docker or root:
+      kubetune quickstart                          fine-tune a small model, from nothing
       kubetune up                                  start a local cluster
       export KUBECONFIG=$(kubetune kubeconfig)     point kubectl at it
       kubetune kubectl -- get ftj -A -w            or use the kubectl that comes with it

@@ -29,7 +29,7 @@ home_option = click.option(
 
 
 @contextmanager
-def _cluster(home: Path | None, **arguments: object) -> Generator[LocalCluster]:
+def open_cluster(home: Path | None, **arguments: object) -> Generator[LocalCluster]:
     """The cluster of a command; its errors become messages without a traceback."""
     try:
         from kubetune.local.cluster import LocalCluster
@@ -64,7 +64,7 @@ def up(home: Path | None, without: tuple[str, ...]) -> None:
     """
     from kubetune.cli.progress import progress
 
-    with _cluster(home, components={"node", "mlflow", "operator"} - set(without)) as cluster:
+    with open_cluster(home, components={"node", "mlflow", "operator"} - set(without)) as cluster:
         with progress() as report:
             status = cluster.up(report)
         click.echo(_table(status))
@@ -84,7 +84,7 @@ def down(home: Path | None, delete: bool) -> None:
     """
     from kubetune.cli.progress import progress
 
-    with _cluster(home) as cluster, progress() as report:
+    with open_cluster(home) as cluster, progress() as report:
         cluster.down(delete=delete, report=report)
 
 
@@ -99,7 +99,7 @@ def status(home: Path | None, output: str) -> None:
       kubetune status
       kubetune status -o json | jq '.components[] | {name, state, rssBytes}'
     """
-    with _cluster(home) as cluster:
+    with open_cluster(home) as cluster:
         state = cluster.status()
         click.echo(json.dumps(state.to_json(), indent=2) if output == "json" else _table(state))
     sys.exit(0 if state.running else 1)
@@ -114,7 +114,7 @@ def kubeconfig(home: Path | None) -> None:
     Example:
       export KUBECONFIG=$(kubetune kubeconfig)
     """
-    with _cluster(home) as cluster:
+    with open_cluster(home) as cluster:
         if not cluster.kubeconfig.exists():
             raise click.ClickException(f"{cluster.home} holds no cluster yet; run: kubetune up")
         click.echo(cluster.kubeconfig)
@@ -131,7 +131,7 @@ def kubectl(home: Path | None, arguments: tuple[str, ...]) -> None:
       kubetune kubectl -- get pods -A
       kubetune kubectl -- explain ftj.spec.method.lora
     """
-    with _cluster(home) as cluster:
+    with open_cluster(home) as cluster:
         program = cluster.kubectl_path()
         if not program.exists():
             raise click.ClickException(f"{cluster.home} holds no cluster yet; run: kubetune up")
@@ -151,7 +151,7 @@ def logs(home: Path | None, component: str, follow: bool, lines: int) -> None:
     Example:
       kubetune logs -f operator
     """
-    with _cluster(home) as cluster:
+    with open_cluster(home) as cluster:
         known = [part.name for part in cluster.status().components]
         if component not in known:
             raise click.BadParameter(

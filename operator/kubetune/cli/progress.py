@@ -49,7 +49,7 @@ def _live() -> Generator[Report]:
     def render() -> Table:
         now = time.monotonic()
         table = Table.grid(padding=(0, 1))
-        for subject, text in subjects.items():
+        for subject, text in list(subjects.items()):  # reports come from other threads
             done = subject in ended
             mark = Text("✓", style="green") if done else spinner
             seconds = ended.get(subject, now) - started

@@ -59,14 +59,15 @@ class Client:
 
     def status(self, url: str, timeout: float = 5) -> int:
         """The HTTP status of a GET, 0 when the server cannot be reached."""
-        return self._get(url, timeout)[0]
+        return self.get(url, timeout)[0]
 
     def read(self, path: str) -> dict[str, Any] | None:
         """An object of the API server by its path, None when it is not there."""
-        status, body = self._get(self._api + path, timeout=5)
+        status, body = self.get(self._api + path, timeout=5)
         return json.loads(body) if status == 200 else None
 
-    def _get(self, url: str, timeout: float) -> tuple[int, bytes]:
+    def get(self, url: str, timeout: float = 5) -> tuple[int, bytes]:
+        """Status and body of a GET; (0, b"") when the server cannot be reached."""
         # http.client and not urllib: a proxy from the environment must not see loopback requests.
         parts = urlsplit(url)
         host = parts.netloc
@@ -75,7 +76,7 @@ class Client:
         else:
             connection = http.client.HTTPConnection(host, timeout=timeout)
         try:
-            connection.request("GET", parts.path)
+            connection.request("GET", parts._replace(scheme="", netloc="").geturl())
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, http.client.HTTPException):

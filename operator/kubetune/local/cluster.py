@@ -122,6 +122,10 @@ class LocalCluster:
             raise LocalClusterError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
         return result.stdout
 
+    def client(self) -> access.Client:
+        """GET requests to the cluster's servers, as its administrator."""
+        return access.Client(self._layout())
+
     def kubectl_path(self) -> Path:
         """The kubectl of the same version as the API server."""
         return self._layout().binaries / "kubectl"

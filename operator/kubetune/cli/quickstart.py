@@ -1,0 +1,96 @@
+"""``kubetune quickstart``: from nothing to a registered adapter on this machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kubetune.cli.cluster import home_option, open_cluster
+from kubetune.cli.progress import progress
+
+if TYPE_CHECKING:
+    from kubetune.local.cluster import LocalCluster
+    from kubetune.local.quickstart import Object
+
+SHOWN_SAMPLES = 3
+
+
+@click.command()
+@home_option
+@click.option(
+    "--model",
+    metavar="REPO",
+    help="Model of a Hugging Face hub, such as HuggingFaceTB/SmolLM2-135M."
+    " Default: a small one that is pretrained here, so that nothing is downloaded.",
+)
+def quickstart(home: Path | None, model: str | None) -> None:
+    """Fine-tune a small model on generated support tickets, on a local cluster.
+
+    Starts the cluster, applies a Dataset, a Model, a PromptTemplate and a FineTuneJob, follows the
+    job and shows what the model has learned. Running it again trains again.
+
+    \b
+    Examples:
+      kubetune quickstart
+      kubetune quickstart --model HuggingFaceTB/SmolLM2-135M
+    """
+    started_at = time.monotonic()
+    with open_cluster(home) as cluster:
+        from kubetune.local.quickstart import start
+        from kubetune.local.quickstart_follow import follow
+
+        with progress() as report:
+            started = start(cluster, model, report)
+            if started.note:
+                report("note", started.note)
+            job = follow(cluster, started.job, report)
+        _show(cluster, job)
+        click.echo(f"\nDone in {time.monotonic() - started_at:.0f} s.")
+
+
+def _show(cluster: LocalCluster, job: Object) -> None:
+    from kubetune.local.quickstart_results import comparisons, links, samples
+
+    click.echo("\nOn tickets that training never saw:")
+    click.echo(f"  {'':<14}{'before':>12}{'after':>12}")
+    for row in comparisons(job):
+        click.echo(f"  {row.metric:<14}{_number(row.before):>12}{_number(row.after):>12}")
+    for sample in samples(cluster, job)[:SHOWN_SAMPLES]:
+        click.echo(f"\n  {' '.join(sample['prompt'].split())}")
+        click.echo(f"    before:   {_one_line(sample['base'])}")
+        click.echo(f"    after:    {_one_line(sample['tuned'])}")
+        click.echo(f"    expected: {_one_line(sample['reference'])}")
+    if registered := job["status"]["result"].get("registered"):
+        alias = f" (alias {registered['alias']})" if registered.get("alias") else ""
+        click.echo(
+            f"\nRegistered in MLflow: {registered['name']} version {registered['version']}{alias}"
+        )
+    for title, page in links(cluster, job).items():
+        click.echo(f"  {title}: {page}")
+    _show_next_steps(cluster, job)
+
+
+def _show_next_steps(cluster: LocalCluster, job: Object) -> None:
+    namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+    click.echo(
+        "\nWhat to try next:\n"
+        f"  export KUBECONFIG={cluster.kubeconfig}\n"
+        f"  alias kubectl='{cluster.kubectl_path()}'\n"
+        f"  kubectl get kubetune -n {namespace}                  everything kubetune knows\n"
+        f"  kubectl get ftj {name} -n {namespace} -o yaml    settings, lineage and results\n"
+        "  kubectl explain ftj.spec.method.lora                     what can be set\n"
+        "  manifests/examples/features                              one example a feature\n"
+        "  kubetune down                                            stop it all"
+    )
+
+
+def _number(text: str) -> str:
+    return f"{float(text):.3g}"
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 72 else f"{line[:71]}…"

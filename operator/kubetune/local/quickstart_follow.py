@@ -1,0 +1,105 @@
+"""Follow a FineTuneJob to its end, as ``kubetune quickstart`` shows it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from kubetune.local.cluster import LocalCluster
+from kubetune.local.errors import LocalClusterError
+from kubetune.local.quickstart import NAMESPACE, Object, Report, finished, object_path
+
+INTERVAL_SECONDS = 0.5
+SILENCE_SECONDS = 300
+"""Without any change of status for so long, something is wrong that nobody reports."""
+
+_REFERENCES = {"datasetRef": "datasets", "modelRef": "models", "promptRef": "prompttemplates"}
+
+
+def follow(cluster: LocalCluster, job: Object, report: Report) -> Object:
+    """Report each change of the job until it is Complete, and return it.
+
+    Raises LocalClusterError when the job or an input of it fails, disappears or stands still;
+    the message says why and where the logs are.
+    """
+    client, name = cluster.client(), job["metadata"]["name"]
+    seen, changed_at = "", time.monotonic()
+    while True:
+        current = client.read(object_path(job))
+        if current is None:
+            _check_control_plane(cluster)
+            raise LocalClusterError(f"FineTuneJob {name} was deleted while it was followed")
+        status = current.get("status") or {}
+        if finished(current):
+            if status["phase"] == "Succeeded":
+                report(name, "ready")
+                return current
+            raise LocalClusterError(_failure(current))
+        report(name, describe(status))
+        snapshot = json.dumps(status, sort_keys=True)
+        if snapshot != seen:
+            seen, changed_at = snapshot, time.monotonic()
+        elif time.monotonic() - changed_at > SILENCE_SECONDS:
+            raise LocalClusterError(
+                f"FineTuneJob {name} has not changed for {SILENCE_SECONDS} s; it says:"
+                f" {describe(status)}\n{_where_logs_are(name)}"
+            )
+        _check_inputs(cluster, current)
+        time.sleep(INTERVAL_SECONDS)
+
+
+def describe(status: Object) -> str:
+    """One line: phase, and what is known of progress or of what it waits for."""
+    phase = status.get("phase") or "Pending"
+    progress: dict[str, Any] = status.get("progress") or {}
+    if phase != "Running" or not progress:
+        return f"{phase}: {_condition(status, 'Ready').get('message', 'waiting for the operator')}"
+    parts = [progress.get("stage") or "starting"]
+    if progress.get("stage") == "training":
+        parts.append(f"{progress.get('percent', 0)} %")
+        if (loss := progress.get("loss")) is not None:
+            parts.append(f"loss {loss}")
+        if eta := progress.get("eta"):
+            parts.append(f"{eta} left")
+    return f"{phase}: {', '.join(parts)}"
+
+
+def _check_inputs(cluster: LocalCluster, job: Object) -> None:
+    """An input that can't become ready keeps the job waiting for its user; here nobody comes."""
+    for reference, plural in _REFERENCES.items():
+        name = (job["spec"].get(reference) or {}).get("name")
+        found = cluster.client().read(object_path(plural, name)) if name else None
+        stalled = _condition((found or {}).get("status") or {}, "Stalled")
+        if found and stalled.get("status") == "True":
+            raise LocalClusterError(
+                f"{found['kind']} {name} failed: {stalled['message']}\n"
+                + _where_logs_are(job["metadata"]["name"])
+            )
+
+
+def _check_control_plane(cluster: LocalCluster) -> None:
+    status = cluster.status()
+    if not status.running:
+        gone = [part.name for part in status.components if part.state != "running"]
+        raise LocalClusterError(f"{', '.join(gone)} stopped; run: kubetune up")
+
+
+def _failure(job: Object) -> str:
+    status, name = job["status"], job["metadata"]["name"]
+    failure = status.get("failure") or {}
+    reason = failure.get("reason", status["phase"])
+    message = failure.get("message") or _condition(status, "Ready").get("message", "")
+    return f"FineTuneJob {name} failed, {reason}: {message}\n{_where_logs_are(name)}"
+
+
+def _where_logs_are(name: str) -> str:
+    return (
+        f"Look at: kubetune kubectl -- describe ftj {name} -n {NAMESPACE}\n"
+        f"         kubetune kubectl -- logs -n {NAMESPACE} -l kubetune.io/owner-name={name}\n"
+        "         kubetune logs operator"
+    )
+
+
+def _condition(status: Object, kind: str) -> Object:
+    return next((c for c in status.get("conditions") or () if c["type"] == kind), {})
