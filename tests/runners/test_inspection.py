@@ -47,12 +47,15 @@ def test_dataset_inspection_in_a_process_of_its_own(tmp_path: Path) -> None:
     plan = {"kind": "inspectDataset", "run": RUN, "dataset": dataset_document(source)}
     write(tmp_path / "kubetune" / "plan", {"plan.json": json.dumps({"version": 1, **plan})})
     script = (
-        "import resource, runpy, sys\n"
+        "import pathlib, re, runpy, sys\n"
         "try:\n"
         "    runpy.run_module('kubetune_runner', run_name='__main__')\n"
         "except SystemExit as end:\n"
         "    heavy = {'torch', 'transformers', 'datasets', 'mlflow', 'pandas'} & set(sys.modules)\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, sorted(heavy))\n"
+        # Not ru_maxrss: a process inherits that from the one that started it.
+        "    status = pathlib.Path('/proc/self/status').read_text()\n"
+        "    peak = int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) // 1024\n"
+        "    print(peak, sorted(heavy))\n"
         "    sys.exit(end.code)\n"
     )
     done = subprocess.run(
