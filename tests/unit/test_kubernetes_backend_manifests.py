@@ -114,8 +114,13 @@ def test_placement_comes_from_target_and_gpu_label():
             "runtimeClassName": "nvidia",
             "gpuResourceName": "amd.com/gpu",
         },
-        resources=Resources(
-            cpu="8", memory="64Gi", gpu=2, gpuLabel={"nvidia.com/gpu.product": "H100"}
+        resources=Resources.model_validate(
+            {
+                "cpu": "8",
+                "memory": "64Gi",
+                "gpu": 2,
+                "gpuLabel": {"nvidia.com/gpu.product": "H100"},
+            }
         ),
     )
     assert spec["nodeSelector"] == {"pool": "training", "nvidia.com/gpu.product": "H100"}

@@ -1,0 +1,205 @@
+"""The MLflow tracker against a real MLflow server: found runs, one version, moved aliases."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from kubetune.api import plan
+from kubetune.local.cluster import LocalCluster
+from kubetune.tracking.base import Registration, TrackingError
+from kubetune.tracking.mlflow import MlflowTracker
+from mlflow import MlflowClient
+
+pytestmark = pytest.mark.cluster
+
+
+class Server:
+    """The server as a run sees it, by MLflow's own client."""
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self.uri = uri
+        self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self.folder = folder
+        self.name = f"tracker-{os.urandom(4).hex()}"
+        self.experiment_id = self.client.create_experiment(self.name)
+
+    def run(self, run_key: str, install: str = "install-1") -> str:
+        """A run as the runner makes it; its id."""
+        tags = {plan.TAG_RUN_KEY: run_key, plan.TAG_INSTALL: install}
+        return self.client.create_run(self.experiment_id, tags=tags).info.run_id
+
+    def registration(self, run_id: str, alias: str | None = "champion") -> Registration:
+        """What to register for a run, after a model was logged for it."""
+        (self.folder / "weights").write_text("0")
+        model = self.client.create_logged_model(self.experiment_id, source_run_id=run_id)
+        self.client.log_model_artifacts(model.model_id, str(self.folder))
+        self.client.finalize_logged_model(model.model_id, "READY")
+        tags = {plan.TAG_LINEAGE: f"digest-{run_id}", plan.TAG_JOB: "tickets"}
+        return Registration(self.name, alias, run_id, model.model_id, tags)
+
+    def versions(self) -> list[int]:
+        found = self.client.search_model_versions(f"name = '{self.name}'")
+        return sorted(int(version.version) for version in found)
+
+    def aliases(self) -> dict[str, int]:
+        aliases = self.client.get_registered_model(self.name).aliases
+        return {alias: int(version) for alias, version in aliases.items()}
+
+
+@pytest.fixture
+def server(cluster: LocalCluster, tmp_path: Path) -> Server:
+    return Server(cluster.mlflow_url, tmp_path)
+
+
+@pytest_asyncio.fixture
+async def tracker(server: Server) -> AsyncGenerator[MlflowTracker]:
+    tracker = MlflowTracker(server.uri, timeout_seconds=20)
+    yield tracker
+    await tracker.close()
+
+
+async def test_server_and_storage(server: Server, tracker: MlflowTracker):
+    assert (await tracker.server_version()).count(".") >= 2
+    for experiment in (None, "no-such-experiment", server.name):
+        check = await tracker.check_storage(experiment)
+        assert check.writable is True, check.message
+
+
+async def test_storage_beside_the_server_can_not_be_told(server: Server, tracker: MlflowTracker):
+    name = f"{server.name}-s3"
+    server.client.create_experiment(name, artifact_location="s3://bucket/runs")
+    check = await tracker.check_storage(name)
+    assert check.writable is None
+    assert "s3" in check.message
+
+
+async def test_running_finds_this_installations_running_runs(
+    server: Server, tracker: MlflowTracker
+):
+    mine, done = server.run("key-1"), server.run("key-2")
+    server.run("key-3", install="install-2")
+    server.client.set_terminated(done)
+    server.client.log_metric(mine, plan.METRIC_STEP, 3, timestamp=1000, step=3)
+    server.client.log_metric(mine, plan.METRIC_STEP, 4, timestamp=2000, step=4)
+    server.client.log_metric(mine, "loss", 0.0, timestamp=1500, step=4)
+    server.client.set_tag(mine, plan.TAG_PHASE, "training")
+    (run,) = await tracker.running("install-1", [server.name, "no-such-experiment"])
+    assert (run.run_key, run.run_id, run.status) == ("key-1", mine, "RUNNING")
+    assert run.metrics == {plan.METRIC_STEP: 4.0, "loss": 0.0}
+    assert run.updated_ms == 2000
+    assert run.tags[plan.TAG_PHASE] == "training"
+
+
+async def test_an_experiment_that_appears_later_is_found(server: Server, tracker: MlflowTracker):
+    name = f"{server.name}-later"
+    assert await tracker.find_run("key-1", name) is None
+    assert await tracker.running("install-1", [name]) == []
+    server.experiment_id = server.client.create_experiment(name)
+    run_id = server.run("key-1")
+    (run,) = await tracker.running("install-1", [name])
+    assert run.run_id == run_id
+    server.client.set_terminated(run_id, "FAILED")
+    found = await tracker.find_run("key-1", name)
+    assert found
+    assert (found.run_id, found.status) == (run_id, "FAILED")
+    assert await tracker.find_run("key-2", name) is None
+
+
+async def test_register_twice_is_one_version(server: Server, tracker: MlflowTracker):
+    registration = server.registration(server.run("key-1"))
+    first = await tracker.register(registration)
+    assert await tracker.register(registration) == first
+    assert (first.version, first.status, first.aliases) == (1, "READY", ("champion",))
+    assert first.run_id == registration.run_id
+    assert registration.tags.items() <= first.tags.items()
+    assert server.versions() == [1]
+
+
+async def test_operators_that_register_at_once_leave_one_version(server: Server):
+    registration = server.registration(server.run("key-1"))
+    operators = [MlflowTracker(server.uri, timeout_seconds=30) for _ in range(4)]
+    results = await asyncio.gather(
+        *(operator.register(registration) for operator in operators), return_exceptions=True
+    )
+    # The server may refuse one of two equal writes; the operator would come back.
+    assert any(not isinstance(result, BaseException) for result in results), results
+    await operators[0].register(registration)
+    await asyncio.gather(*(operator.close() for operator in operators))
+    assert server.versions() == [1]
+    assert server.aliases() == {"champion": 1}
+
+
+async def test_register_finishes_what_a_crash_left(server: Server, tracker: MlflowTracker):
+    registration = server.registration(server.run("key-1"))
+    server.client.create_registered_model(server.name)
+    server.client.create_model_version(
+        server.name,
+        f"models:/{registration.model_id}",
+        run_id=registration.run_id,
+        model_id=registration.model_id,
+    )
+    found = await tracker.register(registration)
+    assert found.version == 1
+    assert registration.tags.items() <= found.tags.items()
+    assert server.versions() == [1]
+    assert server.aliases() == {"champion": 1}
+
+
+async def test_the_alias_moves_forward_and_never_back(server: Server, tracker: MlflowTracker):
+    old = server.registration(server.run("key-1"))
+    new = server.registration(server.run("key-2"))
+    await tracker.register(old)
+    assert server.aliases() == {"champion": 1}
+    assert (await tracker.register(new)).version == 2
+    assert server.aliases() == {"champion": 2}
+    assert (await tracker.register(old)).aliases == ()
+    assert server.aliases() == {"champion": 2}
+
+
+async def test_no_alias_is_set_unasked(server: Server, tracker: MlflowTracker):
+    await tracker.register(server.registration(server.run("key-1"), alias=None))
+    assert server.aliases() == {}
+
+
+async def test_a_model_that_is_gone_is_an_error(server: Server, tracker: MlflowTracker):
+    registration = Registration(server.name, "champion", server.run("key-1"), "m-nothing", {})
+    with pytest.raises(TrackingError, match="m-nothing"):
+        await tracker.register(registration)
+
+
+async def test_identical_versions_count_while_run_and_model_exist(
+    server: Server, tracker: MlflowTracker
+):
+    run_id = server.run("key-1")
+    registration = server.registration(run_id)
+    digest = registration.tags[plan.TAG_LINEAGE]
+    assert await tracker.find_identical(server.name, digest) is None
+    registered = await tracker.register(registration)
+    assert await tracker.find_identical(server.name, digest) == registered
+    assert await tracker.find_identical(server.name, "another") is None
+    server.client.delete_run(run_id)
+    assert await tracker.find_identical(server.name, digest) is None
+    server.client.restore_run(run_id)
+    assert await tracker.find_identical(server.name, digest) == registered
+    server.client.delete_logged_model(registration.model_id)
+    assert await tracker.find_identical(server.name, digest) is None
+
+
+async def test_a_server_that_is_down_is_an_error_in_time(server: Server):
+    closed = MlflowTracker("http://127.0.0.1:9", timeout_seconds=2)
+    started = time.monotonic()
+    for call in (
+        closed.server_version(),
+        closed.find_run("key", server.name),
+        closed.running("install-1", [server.name]),
+        closed.register(Registration("name", None, "run", "model", {})),
+    ):
+        with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
+            await call
+    # The limit of four calls; MLflow's own client would block for minutes.
+    assert time.monotonic() - started < 8
+    await closed.close()
