@@ -58,9 +58,7 @@ RECIPES = {
 }  # fmt: skip
 
 
-def make_model(
-    directory: Path, recipe: Recipe, report: Callable[[int, int, float], None]
-) -> None:
+def make_model(directory: Path, recipe: Recipe, report: Callable[[int, int, float], None]) -> None:
     """Pretrain and save model and tokenizer; nothing to do when the folder holds them already.
 
     ``report`` gets step, all steps and loss after every step.

@@ -1,0 +1,142 @@
+"""Entry of every run: ``python -m kubetune_runner`` reads the plan, runs it, leaves an outcome.
+
+The outcome goes to the termination log; the exit code tells whether another attempt makes sense.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from kubetune.api.outcome import ExitCode, Outcome
+from kubetune.api.plan import (
+    ENV_PLAN,
+    ENV_ROOT,
+    PLAN_FILE,
+    PLAN_VERSION,
+    InspectionPlan,
+    RunPlan,
+    in_container,
+)
+from pydantic import ValidationError
+
+from kubetune_runner.errors import RunError
+from kubetune_runner.signals import Interrupted, StopSignal
+
+ENV_TERMINATION_LOG = "KUBETUNE_TERMINATION_LOG"
+"""File for the outcome, instead of /dev/termination-log."""
+TERMINATION_LOG = "/dev/termination-log"
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the plan; returns the exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Request lines of the HTTP clients say nothing about the run.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    stop = StopSignal()
+    stop.install()
+    outcome = _outcome(stop)
+    stop.release()
+    _leave(outcome)
+    log.info("%s: %s %s", outcome.status, outcome.reason, outcome.message)
+    return exit_code(outcome)
+
+
+def exit_code(outcome: Outcome) -> ExitCode:
+    """The exit code that goes with an outcome."""
+    if outcome.status == "succeeded":
+        return ExitCode.SUCCEEDED
+    if outcome.status == "interrupted":
+        return ExitCode.INTERRUPTED
+    return ExitCode.FAILED if outcome.retryable else ExitCode.REFUSED
+
+
+def read_plan(path: Path) -> RunPlan | InspectionPlan:
+    """Read and check the plan.
+
+    Raises RunError: PlanMissing, PlanInvalid, PlanVersion.
+    """
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError("PlanMissing", f"plan {path} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError("PlanInvalid", f"plan {path} is not JSON: {error}") from error
+    version = document.get("version") if isinstance(document, dict) else None
+    if version != PLAN_VERSION:
+        raise RunError(
+            "PlanVersion",
+            f"plan has version {version}, this runner reads version {PLAN_VERSION}: use a runner"
+            " image of the operator's version",
+        )
+    kind = RunPlan if document.get("kind", "train") == "train" else InspectionPlan
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise RunError("PlanInvalid", f"plan: {field}: {first['msg']}") from error
+
+
+def _outcome(stop: StopSignal) -> Outcome:
+    """Run the plan; whatever happens becomes an outcome."""
+    try:
+        named = os.environ.get(ENV_PLAN)
+        plan = read_plan(Path(named) if named else in_container(PLAN_FILE))
+        if isinstance(plan, RunPlan):
+            from kubetune_runner.train import run as train
+
+            return train(plan, stop)
+        from kubetune_runner.inspection import run as inspect
+
+        return inspect(plan)
+    except RunError as error:
+        return Outcome(
+            status="failed",
+            reason=error.reason,
+            message=error.message,
+            retryable=error.retryable,
+            summary=error.summary,
+        )
+    except Interrupted:
+        return Outcome(
+            status="interrupted", reason="Interrupted", message="stopped by SIGTERM", retryable=True
+        )
+    except Exception as error:
+        log.exception("unexpected error")
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return Outcome(
+            status="failed",
+            reason="UnexpectedError",
+            message=f"{text}; the run's log has the traceback",
+            retryable=True,
+        )
+
+
+def _leave(outcome: Outcome) -> None:
+    """Write the outcome where the backend finds it."""
+    named = os.environ.get(ENV_TERMINATION_LOG)
+    path = Path(named) if named else in_container(TERMINATION_LOG)
+    try:
+        message = outcome.to_message()
+    except ValueError:
+        log.warning("summary left out of the outcome: it is longer than a termination message")
+        message = outcome.model_copy(update={"summary": {}}).to_message()
+    try:
+        if os.environ.get(ENV_ROOT):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(message, encoding="utf-8")
+    except OSError as error:
+        log.warning("outcome not written to %s: %s", path, error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""How good the model is on held-out rows: loss, perplexity and, where there are answers, how
+often the generated one is right."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kubetune.api.plan import EvaluationPlan
+
+from kubetune_runner.encoding import EncodedRow
+from kubetune_runner.loader import generate
+
+if TYPE_CHECKING:
+    from kubetune_runner.trainer import Trainer
+
+MAX_EXPONENT = 80.0
+"""A larger loss would make a perplexity that no one can read."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics and the answers behind them."""
+
+    metrics: dict[str, float]
+    rows: list[EncodedRow]
+    answers: list[str]
+    """As many as rows."""
+
+
+def evaluate(
+    trainer: Trainer,
+    tokenizer: Any,
+    rows: list[EncodedRow],
+    plan: EvaluationPlan,
+    context: int | None,
+) -> Evaluation:
+    """Measure the trainer's model on the held-out rows as it is now."""
+    metrics: dict[str, float] = {}
+    if rows:
+        loss = trainer.held_out_loss()
+        metrics = {"eval_loss": loss, "perplexity": math.exp(min(loss, MAX_EXPONENT))}
+    room = None if context is None else context - plan.max_new_tokens
+    asked = [
+        row
+        for row in rows
+        # A prompt that leaves no room for the answer can't be graded.
+        if row.prompt_ids is not None and (room is None or len(row.prompt_ids) <= room)
+    ][: plan.max_rows]
+    answers: list[str] = []
+    if asked:
+        model: Any = trainer.model
+        model.eval()
+        ids = generate(
+            model,
+            tokenizer,
+            [row.prompt_ids or [] for row in asked],
+            batch=max(8, trainer.args.per_device_eval_batch_size),
+            max_new_tokens=plan.max_new_tokens,
+        )
+        answers = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        pairs = list(zip(answers, (row.reference for row in asked), strict=True))
+        metrics["exact_match"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
+        metrics["token_f1"] = sum(token_f1(*pair) for pair in pairs) / len(pairs)
+    return Evaluation(metrics, asked, answers)
+
+
+def exact_match(answer: str, reference: str) -> bool:
+    """Whether the texts are equal but for white space at their ends."""
+    return answer.strip() == reference.strip()
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """Harmonic mean of precision and recall over words between white space, 0 to 1."""
+    words, wanted = answer.split(), reference.split()
+    if not words or not wanted:
+        return float(words == wanted)
+    common = sum((Counter(words) & Counter(wanted)).values())
+    return 2 * common / (len(words) + len(wanted))

@@ -1,0 +1,139 @@
+"""How MLflow loads a fine-tuned model; this file is stored with every version.
+
+It must run where only torch, transformers, peft and mlflow are installed, so it imports nothing
+of kubetune. Evaluation uses the same ``generate``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+ENV_BASE_MODEL = "KUBETUNE_BASE_MODEL"
+"""Folder or repository of the base model, instead of the one the adapter names."""
+DESCRIPTION = "kubetune.json"
+"""File beside the weights: {"dtype", "chat", "maxNewTokens"}."""
+
+
+def generate(
+    model: Any, tokenizer: Any, prompts: list[list[int]], *, batch: int, max_new_tokens: int
+) -> list[list[int]]:
+    """Greedy continuation of each prompt (token ids), without the prompt and the end token."""
+    import torch
+    from transformers import GenerationConfig
+
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    stop = sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=stop or None,
+        use_cache=True,
+    )
+    answers: list[list[int]] = [[] for _ in prompts]
+    # Prompts of like length share a batch: less padding.
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        width = max(1, *(len(prompts[index]) for index in chosen))
+        pads = [width - len(prompts[index]) for index in chosen]
+        ids = [
+            [tokenizer.pad_token_id] * pad + prompts[index]
+            for pad, index in zip(pads, chosen, strict=True)
+        ]
+        mask = [[0] * pad + [1] * (width - pad) for pad in pads]
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                generation_config=config,
+            )
+        for index, row in zip(chosen, output[:, width:].tolist(), strict=True):
+            length = next((i for i, token in enumerate(row) if token in stop), len(row))
+            answers[index] = row[:length]
+    return answers
+
+
+class FineTunedModel(PythonModel):
+    """Prompts in, generated answers out."""
+
+    def load_context(self, context: Any) -> None:
+        """Load tokenizer, base model and adapter, or the whole model."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = Path(next(iter(context.artifacts.values())))
+        self.description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        dtype = getattr(torch, self.description["dtype"])
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        if (folder / "adapter_config.json").is_file():
+            from peft import PeftModel
+
+            base, revision = _base_model(folder, context.model_config or {})
+            model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=dtype)
+            self.model: Any = PeftModel.from_pretrained(model, folder)
+        else:
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> list[str]:
+        """Answers to prompts: a list of texts, or a table with the column prompt."""
+        if hasattr(model_input, "columns"):
+            column = "prompt" if "prompt" in model_input.columns else model_input.columns[0]
+            model_input = model_input[column].tolist()
+        prompts = [str(prompt) for prompt in model_input]
+        limit = (params or {}).get("max_new_tokens") or self.description["maxNewTokens"]
+        answers = generate(
+            self.model, self.tokenizer, self._ids(prompts), batch=8, max_new_tokens=limit
+        )
+        return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+
+    def _ids(self, prompts: list[str]) -> list[list[int]]:
+        if self.description["chat"]:
+            texts = [
+                self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": prompt}],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                )
+                for prompt in prompts
+            ]
+            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        encoded = self.tokenizer(prompts)["input_ids"]
+        return [ids[:-1] if ids and ids[-1] == end else ids for ids in encoded]
+
+
+def _base_model(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
+    """Where the base model is, and its revision."""
+    override = config.get("base_model") or os.environ.get(ENV_BASE_MODEL)
+    if override:
+        return override, "main"
+    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    name = adapter["base_model_name_or_path"]
+    if name.startswith("models:/"):
+        import mlflow
+
+        root = Path(mlflow.artifacts.download_artifacts(artifact_uri=name))
+        return str(next(root.glob("**/config.json")).parent), "main"
+    rooted = Path(os.environ.get("KUBETUNE_ROOT", "/")) / name.lstrip("/")
+    if name.startswith("/") and not Path(name).is_dir() and not rooted.is_dir():
+        raise FileNotFoundError(
+            f"base model {name} is not here: set {ENV_BASE_MODEL} or model_config base_model"
+            " to its folder"
+        )
+    if name.startswith("/"):
+        return name if Path(name).is_dir() else str(rooted), "main"
+    return name, adapter.get("revision") or "main"
+
+
+# Not when the runner imports this file for generate.
+if __name__ != "kubetune_runner.loader":
+    set_model(FineTunedModel())

@@ -1,0 +1,213 @@
+"""Finds, checks and loads the model that a run starts from.
+
+Everything that a configuration file can tell is checked before torch is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from kubetune.api.plan import ENV_MODEL_TOKEN, LoraPlan, ModelPlan, in_container
+
+from kubetune_runner.errors import RunError
+
+_SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+
+
+def fetch(model: ModelPlan) -> Path:
+    """Folder with the model's files, downloaded when they aren't here yet.
+
+    Raises RunError: AdapterAsBase, ModelMissing, and those of ``hub.open_repo``.
+    """
+    if model.type == "adapter":
+        raise RunError(
+            "AdapterAsBase",
+            f"model {model.name} is an adapter: training on top of one is not available yet;"
+            " reference its base model, or a merged model",
+        )
+    if model.hub is not None:
+        return _from_hub(model)
+    if model.registry_uri is not None:
+        return _config_folder(model, _from_registry(model.registry_uri))
+    folder = in_container(model.directory or "")
+    if not folder.is_dir():
+        raise RunError(
+            "ModelMissing",
+            f"model {model.name}: {model.directory} is not a folder: correct path in the Model",
+        )
+    return _config_folder(model, folder)
+
+
+def reference(model: ModelPlan) -> tuple[str, str | None]:
+    """What an adapter's files name as its base: repository, path or registry URI; revision."""
+    if model.hub is not None:
+        return model.hub.repo, model.revision or model.hub.revision
+    return model.registry_uri or model.directory or "", None
+
+
+def context_length(folder: Path) -> int | None:
+    """Longest sequence of the model in tokens, when its configuration tells."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config") or {}):
+        for field in _CONTEXT_FIELDS:
+            if isinstance(part.get(field), int):
+                return part[field]
+    return None
+
+
+def check_length(model: ModelPlan, folder: Path, max_length: int) -> None:
+    """Refuse rows longer than the model can read."""
+    context = context_length(folder)
+    if context is not None and max_length > context:
+        raise RunError(
+            "MaxLengthTooLarge",
+            f"hyperparameters.maxLength is {max_length}, but {model.name} reads at most {context}"
+            f" tokens: set maxLength to {context} or less",
+        )
+
+
+def load_tokenizer(model: ModelPlan, folder: Path) -> Any:
+    """The tokenizer, always with a pad token.
+
+    Padding is masked by position, so a pad token that is also the end token costs nothing.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise RunError(
+            "TokenizerUnreadable",
+            f"model {model.name}: its tokenizer can't be loaded: {_first_line(error)}",
+        ) from error
+    if tokenizer.pad_token is None:
+        substitute = tokenizer.eos_token or tokenizer.unk_token
+        if substitute is None:
+            raise RunError(
+                "PadTokenMissing",
+                f"model {model.name}: its tokenizer has neither pad, end nor unknown token:"
+                " add pad_token to tokenizer_config.json",
+            )
+        tokenizer.pad_token = substitute
+    return tokenizer
+
+
+def load_model(model: ModelPlan, folder: Path, dtype: Any) -> Any:
+    """The model with its weights in ``dtype``, on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RunError(
+            "ModelUnreadable",
+            f"model {model.name} can't be loaded: {_first_line(error)}",
+        ) from error
+    return loaded
+
+
+def lora_config(model: Any, lora: LoraPlan) -> Any:
+    """peft's configuration, after a check that every target module exists.
+
+    Raises RunError TargetModulesUnknown with the names there are.
+    """
+    import torch
+    from peft import LoraConfig
+
+    targets: str | list[str] = lora.target_modules
+    if lora.target_modules == ["all-linear"]:
+        targets = "all-linear"
+    else:
+        head = model.get_output_embeddings()
+        names = [name for name, _ in model.named_modules()]
+        linear = {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        }
+        unknown = [
+            target
+            for target in lora.target_modules
+            if not any(name == target or name.endswith(f".{target}") for name in names)
+            or any(model.get_submodule(n) is head for n in names if n == target)
+        ]
+        if unknown:
+            raise RunError(
+                "TargetModulesUnknown",
+                f"method.lora.targetModules: {', '.join(unknown)} can't get an adapter in this"
+                f" model; it has {', '.join(sorted(linear))}, or use all-linear",
+            )
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        bias=lora.bias,
+        use_rslora=lora.use_rslora,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _from_hub(model: ModelPlan) -> Path:
+    from kubetune_runner.hub import open_repo
+
+    assert model.hub is not None
+    repo = open_repo(
+        model.hub.repo,
+        "model",
+        model.revision or model.hub.revision,
+        os.environ.get(ENV_MODEL_TOKEN) or None,
+    )
+    names = [name for name in repo.sizes if "/" not in name]
+    weights = [name for name in names if name.endswith(".safetensors")] or [
+        name for name in names if name.endswith(".bin")
+    ]
+    wanted = [n for n in names if any(fnmatch(n, p) for p in _SMALL_FILES)] + weights
+    if "config.json" not in wanted:
+        raise _no_config(model, names)
+    folders = {repo.download(name).parent for name in wanted}
+    return folders.pop()
+
+
+def _from_registry(uri: str) -> Path:
+    import mlflow
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except Exception as error:
+        raise RunError(
+            "RegistryUnavailable",
+            f"{uri} can't be read from the tracking server: {_first_line(error)}",
+            retryable=True,
+        ) from error
+
+
+def _config_folder(model: ModelPlan, folder: Path) -> Path:
+    """The folder that holds config.json: the given one or, in a registry version, one below."""
+    if (folder / "config.json").is_file():
+        return folder
+    for path in sorted(folder.glob("**/config.json")):
+        if any(path.parent.glob("*.safetensors")) or any(path.parent.glob("*.bin")):
+            return path.parent
+    raise _no_config(model, sorted(path.name for path in folder.iterdir()))
+
+
+def _no_config(model: ModelPlan, names: list[str]) -> RunError:
+    found = ", ".join(names[:5]) or "nothing"
+    return RunError(
+        "ModelMissing",
+        f"model {model.name} has no config.json with weights beside it; found {found}",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

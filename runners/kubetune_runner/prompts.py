@@ -1,0 +1,138 @@
+"""Rows become examples: prompt and completion, plain text, or a chat.
+
+The first step after reading the data; no tokenizer is needed yet. ``encoding`` goes on from
+here.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from kubetune.api.dataset import ColumnMapping
+from kubetune.api.plan import DatasetPlan, PromptPlan
+from kubetune.api.prompt_template import render, slots
+
+from kubetune_runner.errors import RunError
+
+Row = dict[str, Any]
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training text: exactly one of completion (with prompt), text and messages is set."""
+
+    prompt: str = ""
+    completion: str | None = None
+    text: str | None = None
+    messages: list[Message] | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to learn from it."""
+        if self.messages is not None:
+            return not any(m["role"] == "assistant" and m["content"].strip() for m in self.messages)
+        return not (self.completion or self.text or "").strip()
+
+
+def choose(rows: list[Row], fraction: float, seed: int) -> list[Row]:
+    """A share of the rows, at least one, in their order; the same for the same seed."""
+    if fraction >= 1:
+        return rows
+    count = max(1, ceil(len(rows) * fraction))
+    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]
+
+
+def make_examples(
+    rows: list[Row], dataset: DatasetPlan, prompt: PromptPlan | None
+) -> list[Example]:
+    """One example a row.
+
+    Raises RunError when a row lacks a column (ColumnMissing) or doesn't have the format's shape
+    (RowShape), or the format isn't one to train on here (FormatUnsupported).
+    """
+    make = _from_template if prompt is not None else _from_columns
+    examples: list[Example] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            examples.append(make(row, dataset, prompt))
+        except KeyError as error:
+            raise RunError(
+                "ColumnMissing",
+                f"row {number} of dataset {dataset.name} has no column {error.args[0]!r}, it has"
+                f" {', '.join(sorted(row))}: correct the PromptTemplate's slots or the Dataset's"
+                " columns",
+            ) from None
+        except _ShapeError as error:
+            raise RunError("RowShape", f"row {number} of dataset {dataset.name}: {error}") from None
+    return examples
+
+
+class _ShapeError(ValueError):
+    """A row doesn't look as its format says; the text names the column."""
+
+
+def _from_template(row: Row, _dataset: DatasetPlan, prompt: PromptPlan | None) -> Example:
+    assert prompt is not None
+    if prompt.messages is not None:
+        return Example(
+            messages=[{"role": m.role, "content": _filled(m.content, row)} for m in prompt.messages]
+        )
+    return Example(
+        prompt=_filled(prompt.prompt or "", row), completion=_filled(prompt.completion or "", row)
+    )
+
+
+def _filled(template: str, row: Row) -> str:
+    for slot in slots(template):
+        if slot not in row:
+            raise KeyError(slot)
+    return render(template, row)
+
+
+def _from_columns(row: Row, dataset: DatasetPlan, _prompt: PromptPlan | None) -> Example:
+    columns: ColumnMapping = dataset.columns
+    match dataset.format:
+        case "promptCompletion":
+            return Example(
+                prompt=_text(row, columns.prompt), completion=_text(row, columns.completion)
+            )
+        case "text":
+            return Example(text=_text(row, columns.text))
+        case "messages":
+            return Example(messages=_messages(row, columns.messages))
+        case "preference":
+            raise RunError(
+                "FormatUnsupported",
+                f"dataset {dataset.name} has format preference, which objective sft can't train"
+                " on: give the job a promptRef that uses the prompt and chosen columns",
+            )
+
+
+def _text(row: Row, column: str) -> str:
+    value = row[column]
+    if value is None:
+        return ""
+    if isinstance(value, list | dict):
+        raise _ShapeError(
+            f"column {column!r} holds a {type(value).__name__}, not text: use format messages for"
+            " chats, or a PromptTemplate"
+        )
+    return str(value)
+
+
+def _messages(row: Row, column: str) -> list[Message]:
+    value = row[column]
+    if not isinstance(value, list) or not value:
+        raise _ShapeError(f"column {column!r} is not a list of messages")
+    for message in value:
+        if not (
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+        ):
+            raise _ShapeError(f"column {column!r} has a message without text for role and content")
+    return [{"role": m["role"], "content": m["content"]} for m in value]

@@ -1,0 +1,243 @@
+"""The run's line to MLflow: a thread that buffers and sends, so training never waits for it.
+
+Each FineTuneJob has one MLflow run, found by its run-key tag; every attempt continues in it.
+While the server is away everything is kept and sent later, in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kubetune.api import plan as names
+from kubetune.api.plan import RunPlan
+
+FLUSH_SECONDS = 3.0
+LONGEST_PAUSE_SECONDS = 15.0
+MAX_BUFFERED_METRICS = 1_000_000
+BATCH_METRICS = 900
+"""MLflow takes 1,000 metrics, tags and parameters in one call, of which 100 tags."""
+BATCH_OTHERS = 50
+
+log = logging.getLogger(__name__)
+
+Gauges = Callable[[], tuple[int, Mapping[str, float]] | None]
+
+
+class Tracker:
+    """Buffers what a run reports and sends it in the background."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        # Two quick tries instead of minutes in one call: this thread has its own patience.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        # Imported here, in the main thread: two threads importing at once can deadlock.
+        import mlflow
+        from mlflow.tracking import MlflowClient
+
+        mlflow.set_tracking_uri(plan.tracking.uri)
+        self.client: Any = MlflowClient(plan.tracking.uri)
+        self.attempt = int(os.environ.get(names.ENV_ATTEMPT, "1"))
+        self.run_id: str | None = None
+        self.known_metrics: dict[str, float] = {}
+        """Last values that earlier attempts reported."""
+        self.known_tags: dict[str, str] = {}
+        self._plan = plan
+        self._metrics: deque[Any] = deque(maxlen=MAX_BUFFERED_METRICS)
+        self._params: dict[str, str] = {}
+        self._calls: deque[Callable[[Any, str], None]] = deque()
+        self._gauges: Gauges = lambda: None
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._deadline: float | None = None
+        self._failures = 0
+        self._tags: dict[str, str] = {
+            **plan.tags,
+            names.TAG_RUN_KEY: plan.run.run_key,
+            names.TAG_INSTALL: plan.run.install_id,
+            names.TAG_NAMESPACE: plan.run.namespace,
+            names.TAG_JOB: plan.run.name,
+            names.TAG_LINEAGE: plan.lineage_digest,
+            names.TAG_ATTEMPT: str(self.attempt),
+        }
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def phase(self, phase: str) -> None:
+        """Report what the run is doing."""
+        log.info("phase %s", phase)
+        self.tags({names.TAG_PHASE: phase})
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        with self._lock:
+            self._tags.update(tags)
+        self._wake.set()
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; the same in every attempt."""
+        with self._lock:
+            self._params.update({key: str(value) for key, value in params.items()})
+
+    def metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics at an optimizer step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        with self._lock:
+            self._metrics.extend(Metric(key, value, now, step) for key, value in metrics.items())
+
+    def call(self, function: Callable[[Any, str], None]) -> None:
+        """Have ``function(client, run_id)`` called in the background, again until it works."""
+        with self._lock:
+            self._calls.append(function)
+
+    def watch(self, gauges: Gauges) -> None:
+        """Ask ``gauges`` for step and metrics before every flush."""
+        self._gauges = gauges
+
+    def wait_run(self, seconds: float) -> str | None:
+        """The run's id; None when the server can't be reached within the time."""
+        end = time.monotonic() + seconds
+        while self.run_id is None and time.monotonic() < end:
+            self._wake.set()
+            time.sleep(0.1)
+        return self.run_id
+
+    def close(self, status: str, seconds: float) -> bool:
+        """Send what is left and end the run as FINISHED, FAILED or KILLED.
+
+        Returns whether all of it arrived within the time.
+        """
+        self.call(lambda client, run_id: client.set_terminated(run_id, status))
+        self._gauges = lambda: None
+        self._deadline = time.monotonic() + seconds
+        self._wake.set()
+        self._thread.join(seconds + LONGEST_PAUSE_SECONDS)
+        return not self._pending()
+
+    def _pending(self) -> bool:
+        with self._lock:
+            return bool(self._metrics or self._params or self._tags or self._calls)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                self._flush()
+                self._failures = 0
+            except Exception as error:
+                self._failures += 1
+                if self._failures == 1:
+                    log.warning("MLflow can't be reached, reports are kept: %s", _short(error))
+            if self._deadline is not None and (
+                not self._pending() or time.monotonic() >= self._deadline
+            ):
+                return
+            closing = self._deadline is not None
+            pause = 0.5 if closing else FLUSH_SECONDS * min(self._failures + 1, 5)
+            self._wake.wait(min(pause, LONGEST_PAUSE_SECONDS))
+            self._wake.clear()
+
+    def _flush(self) -> None:
+        if self.run_id is None:
+            self.run_id = self._open_run()
+        gauges = self._gauges()
+        if gauges is not None:
+            self.metrics(gauges[1], gauges[0])
+        while self._send(self.run_id):
+            pass
+        while self._calls:
+            self._guarded(lambda: self._calls[0](self.client, self.run_id or ""))
+            self._calls.popleft()
+
+    def _send(self, run_id: str) -> bool:
+        """Send one batch; False when there was nothing to send."""
+        from mlflow.entities import Param, RunTag
+
+        with self._lock:
+            metrics = [self._metrics[i] for i in range(min(BATCH_METRICS, len(self._metrics)))]
+            params = dict(list(self._params.items())[:BATCH_OTHERS])
+            tags = dict(list(self._tags.items())[:BATCH_OTHERS])
+        if not metrics and not params and not tags:
+            return False
+        self._guarded(
+            lambda: self.client.log_batch(
+                run_id,
+                metrics,
+                [Param(key, value) for key, value in params.items()],
+                [RunTag(key, value) for key, value in tags.items()],
+            )
+        )
+        with self._lock:
+            for _ in metrics:
+                self._metrics.popleft()
+            for key in params:
+                self._params.pop(key, None)
+            for key, value in tags.items():
+                # A newer value may have come while this one was under way.
+                if self._tags.get(key) == value:
+                    del self._tags[key]
+        return True
+
+    def _guarded(self, send: Callable[[], object]) -> None:
+        """Send; what the server calls invalid is dropped, since it would block all that follows."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            send()
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            log.warning("MLflow refused a report, it is dropped: %s", _short(error))
+
+    def _open_run(self) -> str:
+        """Find the run by its run key or create it; returns its id."""
+        key = self._plan.run.run_key
+        experiment = self._experiment()
+        found = self.client.search_runs(
+            [experiment],
+            f"tags.`{names.TAG_RUN_KEY}` = '{key}'",
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
+        if found:
+            run = found[0]
+            self.known_metrics = dict(run.data.metrics)
+            self.known_tags = dict(run.data.tags)
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            run = self.client.create_run(
+                experiment,
+                tags={names.TAG_RUN_KEY: key},
+                run_name=f"{self._plan.run.namespace}/{self._plan.run.name}",
+            )
+        log.info("MLflow run %s in experiment %s", run.info.run_id, self._plan.tracking.experiment)
+        return run.info.run_id
+
+    def _experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        name = self._plan.tracking.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self.client.create_experiment(name)
+            except MlflowException as error:
+                # Another run made it in between.
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(name)
+        return found.experiment_id
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -1,0 +1,334 @@
+"""A training run from plan to outcome, in the order in which a mistake costs least.
+
+What can be checked without torch is checked before it is imported; the MLflow run exists before
+that too, so a user sees the job from its first seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kubetune.api.outcome import Outcome
+from kubetune.api.plan import (
+    ENV_DATASET_TOKEN,
+    TAG_MODEL_ID,
+    DatasetPlan,
+    RunPlan,
+    in_container,
+)
+
+from kubetune_runner import checkpoints, data, models
+from kubetune_runner.encoding import EncodedRows, encode
+from kubetune_runner.errors import RunError
+from kubetune_runner.prompts import choose, make_examples
+from kubetune_runner.signals import Interrupted, StopSignal
+from kubetune_runner.tracking import Tracker
+
+if TYPE_CHECKING:
+    from kubetune_runner.evaluation import Evaluation
+    from kubetune_runner.trainer import Progress, Trainer
+
+CLOSE_SECONDS = 20.0
+MAX_SAMPLES = 8
+PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that training reads."""
+
+    folder: Path
+    """The model's files."""
+    tokenizer: Any
+    train: EncodedRows
+    evaluation: EncodedRows
+    chat: bool
+    context: int | None
+
+
+def run(plan: RunPlan, stop: StopSignal) -> Outcome:
+    """Train, evaluate and upload.
+
+    Raises RunError when the run can't go on, Interrupted after a signal.
+    """
+    tracker = Tracker(plan)
+    tracker.start()
+    tracker.phase("preparing")
+    tracker.params(_parameters(plan))
+    tracker.call(lambda client, run_id: _log_dataset(client, run_id, plan.dataset))
+    try:
+        outcome = _run(plan, stop, tracker)
+    except Interrupted:
+        _close(tracker, "interrupted", "KILLED")
+        raise
+    except BaseException:
+        _close(tracker, "failed", "FAILED")
+        raise
+    _close(tracker, "succeeded", "FINISHED")
+    return outcome
+
+
+def _close(tracker: Tracker, phase: str, status: str) -> None:
+    tracker.phase(phase)
+    if not tracker.close(status, CLOSE_SECONDS):
+        log.warning("MLflow didn't get the run's last reports")
+
+
+def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
+    inputs = _prepare(plan)
+    from kubetune_runner.evaluation import evaluate
+
+    trainer, progress = _make_trainer(plan, inputs, stop, tracker)
+
+    def measure() -> Evaluation:
+        return evaluate(
+            trainer,
+            inputs.tokenizer,
+            inputs.evaluation.rows,
+            plan.training.evaluation,
+            inputs.context,
+        )
+
+    baseline = measure() if plan.training.evaluation.baseline else None
+    if baseline is not None:
+        tracker.metrics(_prefixed(baseline), 0)
+    tracker.phase("training")
+    _fit(plan, stop, trainer, progress)
+    tracker.phase("evaluating")
+    tuned = measure()
+    metrics = dict(tuned.metrics)
+    loss = _mean_loss(trainer)
+    if loss is not None:
+        metrics["train_loss"] = loss
+    if baseline is not None:
+        metrics |= _prefixed(baseline)
+    tracker.metrics(metrics, trainer.state.global_step)
+    tracker.phase("uploading")
+    model_id = _upload(plan, tracker, trainer, inputs, baseline, tuned)
+    tracker.tags({TAG_MODEL_ID: model_id})
+    return Outcome(
+        status="succeeded",
+        reason="Trained",
+        message=f"trained {trainer.state.global_step} steps",
+        summary={
+            "metrics": metrics,
+            "modelId": model_id,
+            "runId": tracker.run_id or "",
+            "steps": trainer.state.global_step,
+            "rows": _row_counts(inputs),
+        },
+    )
+
+
+def _prepare(plan: RunPlan) -> Inputs:
+    """Read and check data and model files; no torch."""
+    if plan.training.method == "lora" and plan.training.lora is None:
+        raise RunError("PlanInvalid", "plan: training.lora is missing for method lora")
+    folder = models.fetch(plan.model)
+    models.check_length(plan.model, folder, plan.training.hyperparameters.max_length)
+    loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
+    for found, expected in (
+        (loaded.digest, plan.dataset.digest),
+        (loaded.split_digest, plan.dataset.split_digest),
+    ):
+        if expected is not None and found != expected:
+            raise RunError(
+                "DatasetChanged",
+                f"dataset {plan.dataset.name} is not what was inspected (digest {found[:19]}…,"
+                f" expected {expected[:19]}…): restore the files, or apply the Dataset under a"
+                " new name",
+            )
+    rows = choose(loaded.train, plan.training.data_fraction, plan.training.data_seed)
+    train = make_examples(rows, plan.dataset, plan.prompt)
+    held_out = make_examples(loaded.evaluation, plan.dataset, plan.prompt)
+    tokenizer = models.load_tokenizer(plan.model, folder)
+    limit = plan.training.hyperparameters.max_length
+    inputs = Inputs(
+        folder=folder,
+        tokenizer=tokenizer,
+        train=encode(train, tokenizer, limit),
+        evaluation=encode(held_out, tokenizer, limit),
+        chat=any(example.messages is not None for example in train[:1]),
+        context=models.context_length(folder),
+    )
+    counts = inputs.train
+    if not counts.rows:
+        raise RunError(
+            "NoTrainableRows",
+            f"dataset {plan.dataset.name}: of {len(train)} training rows {counts.empty} have no"
+            f" answer and {counts.cut_away} none within hyperparameters.maxLength {limit}: add"
+            " answers or raise maxLength",
+        )
+    log.info("rows: %s", _row_counts(inputs))
+    return inputs
+
+
+def _make_trainer(
+    plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker
+) -> tuple[Trainer, Progress]:
+    from kubetune_runner import trainer as training
+
+    folder = in_container(plan.training.checkpoint.directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = training.arguments(plan.training, folder, evaluates=bool(inputs.evaluation.rows))
+    if arguments.n_gpu > 1:
+        raise RunError(
+            "SeveralGpus",
+            f"the run sees {arguments.n_gpu} GPUs, but one is used: set resources.gpu to 1",
+        )
+    model = models.load_model(plan.model, inputs.folder, training.weights_dtype(plan.training))
+    adapter = models.lora_config(model, plan.training.lora) if plan.training.lora else None
+    progress = training.Progress(tracker, stop, plan.lineage_digest)
+    try:
+        trainer = training.Trainer(
+            held_out=inputs.evaluation.rows,
+            model=model,
+            args=arguments,
+            train_dataset=training.table(inputs.train.rows),
+            processing_class=inputs.tokenizer,
+            peft_config=adapter if plan.training.method == "lora" else None,
+            callbacks=[progress],
+        )
+    except (ValueError, TypeError) as error:
+        text = str(error).splitlines()[0][:500]
+        raise RunError("TrainerRefused", f"trl refuses the settings: {text}") from error
+    progress.trainer = trainer
+    return trainer, progress
+
+
+def _fit(plan: RunPlan, stop: StopSignal, trainer: Trainer, progress: Progress) -> None:
+    import torch
+
+    folder = in_container(plan.training.checkpoint.directory)
+    checkpoint = checkpoints.newest(folder, plan.lineage_digest)
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+    try:
+        with stop.deferred():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            "OutOfMemory",
+            "the GPU's memory is too small: lower hyperparameters.perDeviceBatchSize or maxLength,"
+            " or set gradientCheckpointing",
+        ) from error
+    if progress.lost:
+        raise RunError(
+            "LossNotFinite",
+            f"the loss is not a number any more at step {trainer.state.global_step}: lower"
+            " hyperparameters.learningRate, or use precision fp32",
+        )
+
+
+def _upload(
+    plan: RunPlan,
+    tracker: Tracker,
+    trainer: Trainer,
+    inputs: Inputs,
+    baseline: Evaluation | None,
+    tuned: Evaluation,
+) -> str:
+    from kubetune_runner.upload import save, upload
+
+    name = "adapter" if plan.training.method == "lora" else "model"
+    folder = in_container(plan.training.checkpoint.directory) / "result" / name
+    save(
+        trainer.model,
+        inputs.tokenizer,
+        plan.model,
+        folder,
+        chat=inputs.chat,
+        max_new_tokens=plan.training.evaluation.max_new_tokens,
+    )
+    artifacts: dict[str, Any] = {
+        "environment.json": _environment(),
+        "rows.json": _row_counts(inputs),
+        "plan.json": plan.to_json(),
+    }
+    if baseline is not None and tuned.rows:
+        answers = zip(tuned.rows, baseline.answers, tuned.answers, strict=True)
+        artifacts["samples.json"] = [
+            {"prompt": row.prompt, "reference": row.reference, "base": before, "tuned": after}
+            for row, before, after in list(answers)[:MAX_SAMPLES]
+        ]
+    return upload(tracker, folder, artifacts)
+
+
+def _mean_loss(trainer: Trainer) -> float | None:
+    from kubetune_runner.trainer import mean_loss
+
+    return mean_loss(trainer.state.log_history)
+
+
+def _prefixed(evaluation: Evaluation) -> dict[str, float]:
+    return {f"baseline_{key}": value for key, value in evaluation.metrics.items()}
+
+
+def _row_counts(inputs: Inputs) -> dict[str, Any]:
+    """What became of the rows, by split."""
+    return {
+        split: {
+            "used": len(rows.rows),
+            "empty": rows.empty,
+            "cut": rows.cut,
+            "cutAway": rows.cut_away,
+        }
+        for split, rows in (("train", inputs.train), ("evaluation", inputs.evaluation))
+    }
+
+
+def _parameters(plan: RunPlan) -> dict[str, Any]:
+    """The plan's settings, flat, as MLflow parameters."""
+    training = plan.training.to_json()
+    training.pop("checkpoint", None)
+
+    def flat(prefix: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return {
+                k: v
+                for key, item in value.items()
+                for k, v in flat(f"{prefix}{key}.", item).items()
+            }
+        return {prefix.rstrip("."): value}
+
+    model, revision = models.reference(plan.model)
+    return {
+        **flat("", training),
+        "model": model,
+        "model.revision": plan.model.revision or revision or "",
+        "dataset": plan.dataset.name,
+        "dataset.digest": plan.dataset.digest or "",
+        "dataset.splitDigest": plan.dataset.split_digest or "",
+    }
+
+
+def _log_dataset(client: Any, run_id: str, dataset: DatasetPlan) -> None:
+    """Show the dataset on the run's page; MLflow keeps 36 characters of a digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    digest = (dataset.digest or "").removeprefix("sha256:")[:36]
+    source = dataset.to_json().get("hub") or dataset.to_json().get("files") or {}
+    entity = Dataset(
+        name=dataset.name, digest=digest or "unknown", source_type="kubetune", source=str(source)
+    )
+    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name() if gpu else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,100 @@
+"""Puts the result into MLflow as a logged model that pyfunc and peft can both load.
+
+The operator registers it; run pods hold no registry rights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kubetune.api.plan import TAG_MODEL_ID, ModelPlan
+
+from kubetune_runner import models
+from kubetune_runner.errors import RunError
+from kubetune_runner.loader import DESCRIPTION
+from kubetune_runner.tracking import Tracker
+
+PATIENCE_SECONDS = 600.0
+ENV_PATIENCE = "KUBETUNE_UPLOAD_PATIENCE_SECONDS"
+PACKAGES = ("mlflow", "torch", "transformers", "peft")
+
+log = logging.getLogger(__name__)
+
+
+def save(
+    model: Any, tokenizer: Any, base: ModelPlan, folder: Path, *, chat: bool, max_new_tokens: int
+) -> None:
+    """Write adapter or model, tokenizer and a description into a folder."""
+    if hasattr(model, "peft_config"):
+        config = model.peft_config["default"]
+        config.base_model_name_or_path, config.revision = models.reference(base)
+        # "auto" would ask the hub for the base model; embeddings are never resized here.
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    dtype = str(next(iter(model.get_base_model().parameters() if hasattr(model, "peft_config")
+                          else model.parameters())).dtype).removeprefix("torch.")  # fmt: skip
+    description = {"dtype": dtype, "chat": chat, "maxNewTokens": max_new_tokens}
+    (folder / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
+
+
+def upload(tracker: Tracker, folder: Path, artifacts: dict[str, Any]) -> str:
+    """Log the folder as a model and ``artifacts`` (file name -> JSON); returns the model's id.
+
+    While MLflow is away it tries again; raises RunError TrackingUnavailable (retryable: the
+    checkpoint of the last step is there, so another attempt only uploads) when that takes too
+    long.
+    """
+    end = time.monotonic() + float(os.environ.get(ENV_PATIENCE, PATIENCE_SECONDS))
+    pause = 1.0
+    # A server may take longer to store a large file than to answer a question.
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "120"
+    while True:
+        run_id = tracker.wait_run(max(0.0, min(5.0, end - time.monotonic())))
+        try:
+            if run_id is None:
+                raise ConnectionError("the tracking server can't be reached")
+            model_id = tracker.known_tags.get(TAG_MODEL_ID) or _log_model(run_id, folder)
+            for name, document in artifacts.items():
+                tracker.client.log_dict(run_id, document, name)
+            return model_id
+        except Exception as error:
+            if time.monotonic() >= end:
+                raise RunError(
+                    "TrackingUnavailable",
+                    "the model is trained but can't be uploaded to MLflow:"
+                    f" {str(error).splitlines()[0][:300]}; another attempt uploads it",
+                    retryable=True,
+                ) from error
+            log.warning("upload failed, trying again: %s", error)
+            time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            pause = min(pause * 2, 30.0)
+
+
+def _log_model(run_id: str, folder: Path) -> str:
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string")]),
+        outputs=Schema([ColSpec("string")]),
+        params=ParamSchema([ParamSpec("max_new_tokens", "integer", 0)]),
+    )
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("loader.py")),
+            artifacts={folder.name: str(folder)},
+            signature=signature,
+            # Given, since MLflow would load the model once more to find them out.
+            pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
+        )
+    return info.model_id
