@@ -55,8 +55,8 @@ bench: $(ENVIRONMENT) ## Measure the operator against the floor of a bare client
 
 generate: $(ENVIRONMENT) ## Render what is made from the models: CRDs, argument list, reference
 	@.venv/bin/python tools/generate_trl_arguments.py
-	@.venv/bin/ruff format --quiet operator/kubetune/api/trl_arguments.py
 	@.venv/bin/python -m kubetune.api.crd
+	@.venv/bin/python tools/generate_reference.py
 
 lint: $(ENVIRONMENT) ## Check format, style, types, import contracts and rendered files
 	@.venv/bin/ruff format --check $(CODE)
@@ -65,6 +65,7 @@ lint: $(ENVIRONMENT) ## Check format, style, types, import contracts and rendere
 	@.venv/bin/lint-imports
 	@.venv/bin/python tools/generate_trl_arguments.py --check
 	@.venv/bin/python -m kubetune.api.crd --check
+	@.venv/bin/python tools/generate_reference.py --check
 
 format: $(ENVIRONMENT) ## Format the code and repair what can be repaired
 	@.venv/bin/ruff check --fix --quiet $(CODE) || true

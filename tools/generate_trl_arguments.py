@@ -61,7 +61,7 @@ def main() -> int:
 
 def sft_arguments() -> list[Argument]:
     """The arguments of trl's SFTConfig, in name order."""
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     hints = typing.get_type_hints(SFTConfig)
     fields = {field.name: field for field in dataclasses.fields(SFTConfig) if field.init}
@@ -79,7 +79,7 @@ def _type(name: str, hint: object) -> str:
     origins = [typing.get_origin(option) or option for option in options]
     enums = [option for option in options if isinstance(option, enum.EnumMeta)]
     if enums and name not in OWNED:
-        return f"Literal[{', '.join(json.dumps(str(m.value)) for m in enums[0])}]"
+        return f"Literal[{', '.join(json.dumps(str(member.value)) for member in enums[0].__members__.values())}]"
     if any(isinstance(option, enum.EnumMeta) for option in options):
         return "Text"
     # A map rather than the path of a file, a list rather than one item, a number rather than
@@ -105,7 +105,7 @@ def _alternatives(hint: object) -> tuple[object, ...]:
     return (hint,)
 
 
-def _default(field: dataclasses.Field) -> str | None:
+def _default(field: dataclasses.Field[object]) -> str | None:
     default = field.default
     if default is None or default is dataclasses.MISSING:
         return None

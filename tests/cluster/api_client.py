@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import yaml
 from kubetune.api import API_VERSION
-from kubetune.api.kinds import Kind
+from kubetune.api.crd import custom_resource_definition
+from kubetune.api.kinds import BY_KIND, Kind
 
 
 class ApiClient:
@@ -63,3 +64,21 @@ def manifest(kind: Kind, spec: object, name: str = "sample") -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": spec,
     }
+
+
+def create(
+    api: ApiClient, kind: str, spec: object, name: str = "sample", dry_run: bool = True
+) -> tuple[int, str]:
+    """Status and message of a creation with strict field validation."""
+    query = "?fieldValidation=Strict" + ("&dryRun=All" if dry_run else "")
+    definition = BY_KIND[kind]
+    status, answer = api.request(
+        "POST", collection(definition) + query, manifest(definition, spec, name)
+    )
+    return status, answer.get("message", "")
+
+
+def spec_schema(kind: Kind) -> dict[str, Any]:
+    """The rendered schema of a kind's spec."""
+    version = custom_resource_definition(kind)["spec"]["versions"][0]
+    return version["schema"]["openAPIV3Schema"]["properties"]["spec"]

@@ -1,20 +1,15 @@
-"""One local cluster for all cluster tests of a session: control plane, process node, MLflow.
-
-No operator runs in it; tests that need one start their own against it.
-"""
+"""Fixtures of the cluster tests alone; the cluster itself is in tests/conftest.py."""
 
 from collections.abc import Iterator
 
 import pytest
+from api_client import ApiClient
 from kubetune.local.cluster import LocalCluster
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """A running cluster in a temporary home; the built control plane comes from the cache."""
-    cluster = LocalCluster(tmp_path_factory.mktemp("cluster"), {"node", "mlflow"})
-    try:
-        cluster.up()
-        yield cluster
-    finally:
-        cluster.down()
+def api(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
+    """A kept-alive connection to the cluster's API server as administrator."""
+    client = ApiClient(cluster.kubeconfig, tmp_path_factory.mktemp("api"))
+    yield client
+    client.close()

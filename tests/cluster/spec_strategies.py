@@ -27,8 +27,8 @@ _FREE = st.recursive(
 JUNK: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 0.5, 1.0, 16.0, -0.0, 1e-4, 1e300, 2**31, 2**53 + 1, 10**20,
     "", "x", "3", "true", "null", "lora", "Ünï-cödé", "a" * 300, "a\nb", "a\n", " a", "a/b", "/a",
-    "http://a@b", "https://h/p?q", "\u00a0", "１２", [], [None], [1], ["x"], ["x", "x"], {}, {"x": 1}, {"x": None}, {"name": "x"},
-    {"name": "x", "value": "v"},
+    "http://a@b", "https://h/p?q", "\u00a0", "１２", [], [None], [1], ["x"], ["x", "x"],
+    {}, {"x": 1}, {"x": None}, {"name": "x"}, {"name": "x", "value": "v"},
 )  # fmt: skip
 
 

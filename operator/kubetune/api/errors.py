@@ -76,7 +76,7 @@ def _message(details: ErrorDetails) -> str:
         return "is required; add it"
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        return f"must be {words} {context[key]}, not {value}"
+        return f"must be {words} {context[key]:.10g}, not {value}"
     if kind == "literal_error":
         return f"must be {context['expected']}, not {value}"
     if kind == "string_pattern_mismatch":

@@ -1,9 +1,9 @@
 """Reads YAML text as kubectl would, and refuses what two readers take for different things.
 
 Python's usual reader follows YAML 1.1, where ``1e-4`` is text and ``yes`` is true. Here numbers
-are those of YAML 1.2, times and dates stay text, a key may stand in a map only once, and an
-unquoted ``yes``, ``no``, ``on``, ``off``, ``y`` or ``n`` is an error: kubectl makes it a boolean
-where a reader of YAML 1.2 sees text. Every value keeps its line, for messages.
+are those of YAML 1.2, times and dates stay text, a key may stand in a map only once, and what
+kubectl takes for something else than a reader of YAML 1.2 is an error: an unquoted ``yes``,
+``no``, ``on``, ``off``, ``y`` or ``n``, and ``010`` or ``1_000``. Every value keeps its line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 Path = tuple[str | int, ...]
 
-_AMBIGUOUS = re.compile(r"^(y|n|yes|no|on|off)$", re.IGNORECASE)
+_TRUTH = re.compile(r"^(y|n|yes|no|on|off)$", re.IGNORECASE)
+_NUMBER = re.compile(r"^[-+]?(0[0-9]+|0[bo][0-9_]+|0x[0-9a-f]*_[0-9a-f_]*|[0-9]+_[0-9_.]*)$", re.I)
 _TAG = "tag:yaml.org,2002:"
 _RESOLVERS: tuple[tuple[str, str, str], ...] = (
     ("null", r"^(~|null|Null|NULL|)$", "~nN\0"),
@@ -141,18 +142,29 @@ class _Reader:
         return node.value
 
     def _scalar(self, node: ScalarNode) -> Any:
-        if node.style is None and node.tag == _TAG + "str" and _AMBIGUOUS.match(node.value):
-            raise YamlError(
-                f"unquoted {node.value} is a boolean to kubectl and text to others;"
-                f" write true or false, or quote it: '{node.value}'",
-                _line(node),
-            )
+        if node.style is None:
+            self._refuse_ambiguous(node)
         if not node.tag.startswith(_TAG):
             raise YamlError(f"tag {node.tag} is not known here; remove it", _line(node))
         try:
             return self._loader.construct_object(node)
         except ValueError as error:
             raise YamlError(f"{node.value!r}: {error}", _line(node)) from None
+
+    def _refuse_ambiguous(self, node: ScalarNode) -> None:
+        text = node.value
+        if _TRUTH.match(text):
+            raise YamlError(
+                f"unquoted {text} is a boolean to kubectl and text to others;"
+                f" write true or false, or quote it: '{text}'",
+                _line(node),
+            )
+        if _NUMBER.match(text):
+            raise YamlError(
+                f"unquoted {text} is one number to kubectl and something else to others;"
+                f" write a plain decimal number, or quote it: '{text}'",
+                _line(node),
+            )
 
 
 def _line(node: Node) -> int:

@@ -1,0 +1,284 @@
+"""The rendered CRDs on a real API server: what is accepted, refused, explained and kept."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from api_client import ApiClient, collection, create, manifest, spec_schema
+from kubetune.api.kinds import BY_KIND, KINDS
+from kubetune.api.trl_arguments import SftArguments
+from kubetune.local.cluster import LocalCluster
+
+pytestmark = pytest.mark.cluster
+
+Spec = dict[str, Any]
+
+JOB: Spec = {"modelRef": {"name": "base"}, "datasetRef": {"name": "tickets"}}
+INLINE: Spec = {"source": {"inline": {"rows": [{"prompt": "a", "completion": "b"}]}}}
+TARGET: Spec = {"kubernetes": {"image": "runner:1"}, "tracking": {"uri": "http://mlflow:5000"}}
+HUB: Spec = {"repo": "owner/name"}
+
+
+def kubectl(
+    cluster: LocalCluster, *arguments: str, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    command = [str(cluster.kubectl_path()), f"--kubeconfig={cluster.kubeconfig}", *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+
+
+def test_every_kind_is_established_and_structural(cluster: LocalCluster) -> None:
+    answer = json.loads(cluster.kubectl("get", "crd", "-o", "json"))
+    found = {item["spec"]["names"]["kind"]: item for item in answer["items"]}
+    assert found.keys() >= BY_KIND.keys()
+    for kind in KINDS:
+        conditions = {c["type"]: c["status"] for c in found[kind.kind]["status"]["conditions"]}
+        assert conditions == {"NamesAccepted": "True", "Established": "True"}
+
+
+def test_short_names_and_category(cluster: LocalCluster) -> None:
+    resources = cluster.kubectl("api-resources", "--categories=kubetune", "--no-headers")
+    found = {line.split()[0]: line.split()[1] for line in resources.splitlines()}
+    assert found == {kind.plural: ",".join(kind.short_names) for kind in KINDS}
+
+
+def test_explain_gives_a_sentence_with_the_default(cluster: LocalCluster) -> None:
+    explained = cluster.kubectl("explain", "ftj.spec.method.lora.rank")
+    assert "FIELD: rank <integer>" in explained
+    assert "Rank of the update matrices. Default 16." in explained
+
+
+@pytest.mark.parametrize("flags", [(), ("--server-side",)], ids=["client-side", "server-side"])
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({**JOB, "method": {"lora": {"rnak": 8}}}, "spec.method.lora.rnak"),
+        ({**JOB, "hyperParameters": {}}, "spec.hyperParameters"),
+        ({**JOB, "trainer": {"trl": {"arguments": {"adam_beta3": 1}}}}, "adam_beta3"),
+    ],
+)
+def test_kubectl_refuses_typos(
+    cluster: LocalCluster, flags: tuple[str, ...], spec: Spec, field: str
+) -> None:
+    text = json.dumps(manifest(BY_KIND["FineTuneJob"], spec, "typo"))
+    result = kubectl(cluster, "apply", *flags, "-f", "-", text=text)
+    assert result.returncode == 1
+    assert field in result.stderr
+    # server-side apply says "field not declared in schema", client-side "unknown field"
+    assert "unknown field" in result.stderr or "not declared in schema" in result.stderr
+
+
+def test_exponent_numbers_work_through_kubectl(cluster: LocalCluster) -> None:
+    text = (
+        "apiVersion: kubetune.io/v1alpha1\nkind: FineTuneJob\nmetadata: {name: exponent}\n"
+        "spec:\n  modelRef: {name: m}\n  datasetRef: {name: d}\n"
+        "  hyperparameters: {learningRate: 1e-4}\n"
+    )
+    result = kubectl(cluster, "apply", "--dry-run=server", "-o", "json", "-f", "-", text=text)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["spec"]["hyperparameters"]["learningRate"] == 1e-4
+
+
+def test_nan_is_refused_by_kubectl(cluster: LocalCluster) -> None:
+    text = (
+        "apiVersion: kubetune.io/v1alpha1\nkind: FineTuneJob\nmetadata: {name: nan}\n"
+        "spec:\n  modelRef: {name: m}\n  datasetRef: {name: d}\n"
+        "  hyperparameters: {learningRate: .nan}\n"
+    )
+    result = kubectl(cluster, "apply", "--dry-run=server", "-f", "-", text=text)
+    assert result.returncode == 1
+    assert "NaN" in result.stderr or "learningRate" in result.stderr
+
+
+# What a rule or a bound must refuse: kind, spec, what the message must contain.
+def job(**fields: Any) -> Spec:
+    return {**JOB, **fields}
+
+
+def source(**sources: Any) -> Spec:
+    return {"source": sources}
+
+
+def target(**fields: Any) -> Spec:
+    return {"kubernetes": {**TARGET["kubernetes"], **fields}, "tracking": TARGET["tracking"]}
+
+
+VOLUME = {"claimName": "data", "glob": "*.csv", "format": "csv"}
+TEMPLATE: Spec = {"prompt": "{q}", "completion": "{a}"}
+
+REFUSED: list[tuple[str, Spec, str]] = [
+    ("Dataset", source(), "give exactly one of huggingFace, volume, http, configMap, inline"),
+    ("Dataset", source(huggingFace=HUB, volume=VOLUME), "give exactly one of huggingFace"),
+    ("Dataset", source(inline={"rows": []}), "should have at least 1 items"),
+    ("Model", source(), "give exactly one of huggingFace, volume, registry, fineTuneJob"),
+    ("Model", source(huggingFace=HUB, fineTuneJob={"name": "j"}), "give exactly one of hugging"),
+    ("Model", source(registry={"name": "r"}), "give exactly one of version, alias"),
+    ("Model", source(registry={"name": "r", "version": 1, "alias": "a"}), "one of version, alias"),
+    ("PromptTemplate", {}, "give exactly one of prompt, messages"),
+    ("PromptTemplate", {"prompt": "a"}, "completion goes with prompt"),
+    ("PromptTemplate", {**TEMPLATE, "sample": True}, "sample needs datasetRef"),
+    (
+        "PromptTemplate",
+        {"messages": [{"role": "user", "content": "a"}]},
+        "messages need one with role assistant",
+    ),
+    ("ComputeTarget", {"tracking": TARGET["tracking"]}, "give exactly one of kubernetes"),
+    (
+        "ComputeTarget",
+        {**TARGET, "tracking": {"uri": "http://me:secret@host"}},
+        "credentials don't belong into an address",
+    ),
+    (
+        "ComputeTarget",
+        target(env=[{"name": "A", "value": "b", "valueFrom": {"secretKeyRef": {}}}]),
+        "spec.kubernetes.env[0].valueFrom.secretKeyRef.name: Required value",
+    ),
+    (
+        "ComputeTarget",
+        target(
+            env=[
+                {
+                    "name": "A",
+                    "value": "b",
+                    "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}},
+                }
+            ]
+        ),
+        "give at most one of value, valueFrom",
+    ),
+    (
+        "ComputeTarget",
+        target(env=[{"name": "A", "valueFrom": {}}]),
+        "give exactly one of configMapKeyRef, secretKeyRef",
+    ),
+    ("ComputeTarget", target(env=[{"name": "A"}, {"name": "A"}]), "Duplicate value"),
+    ("ComputeTarget", target(envFrom=[{}]), "give exactly one of configMapRef, secretRef"),
+    ("ComputeTarget", target(nodeSelector={"a b": "c"}), "a label key is a name of at most"),
+    ("FineTuneJob", job(method={"type": "full", "lora": {"rank": 8}}), "lora settings go with"),
+    ("FineTuneJob", job(method={"type": "qlora"}), "qlora is not available yet; use lora"),
+    ("FineTuneJob", job(method={"lora": {"rank": -1}}), "greater than or equal to 1"),
+    ("FineTuneJob", job(method={"lora": {"rank": "8"}}), "must be of type integer"),
+    (
+        "FineTuneJob",
+        job(hyperparameters={"epochs": 1, "maxSteps": 10}),
+        "give at most one of epochs, maxSteps",
+    ),
+    ("FineTuneJob", job(hyperparameters={"learningRate": 0}), "should be greater than 0"),
+    ("FineTuneJob", job(resources={"gpuLabel": {"-": "x"}}), "a label key is a name of at most"),
+    ("FineTuneJob", {"modelRef": {"name": "m"}}, "spec.datasetRef: Required value"),
+]
+
+
+@pytest.mark.parametrize(("kind", "spec", "message"), REFUSED)
+def test_refused_with_the_way_out(api: ApiClient, kind: str, spec: Spec, message: str) -> None:
+    status, answer = create(api, kind, spec)
+    assert status == 422, answer
+    assert message in answer
+
+
+def example(schema: Spec) -> Any:
+    """Some value of a simple schema."""
+    values = {"string": "x", "integer": 1, "number": 0.5, "boolean": True, "array": []}
+    return schema["enum"][0] if "enum" in schema else values.get(schema["type"], {})
+
+
+@pytest.mark.parametrize("name", sorted(SftArguments.owned))
+def test_owned_trl_arguments_name_the_field_to_use(api: ApiClient, name: str) -> None:
+    schema = spec_schema(BY_KIND["FineTuneJob"])["properties"]["trainer"]["properties"]["trl"]
+    value = example(schema["properties"]["arguments"]["properties"][name])
+    status, answer = create(api, "FineTuneJob", job(trainer={"trl": {"arguments": {name: value}}}))
+    assert status == 422, answer
+    assert f"spec.trainer.trl.arguments.{name}" in answer
+    assert SftArguments.owned[name] in answer
+
+
+def rules_in(schema: Any) -> Iterator[Spec]:
+    if isinstance(schema, dict):
+        yield from schema.get("x-kubernetes-validations", ())
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for item in schema:
+            yield from rules_in(item)
+
+
+def test_every_rule_has_a_case_that_breaks_it() -> None:
+    owned = {f"not a free argument: {instead}" for instead in SftArguments.owned.values()}
+    tried = {kind: [m for k, _, m in REFUSED if k == kind] for kind in BY_KIND}
+    # Profiles and cluster targets have the models of jobs and targets.
+    for kind, same in (
+        ("TuningProfile", "FineTuneJob"),
+        ("ClusterTuningProfile", "FineTuneJob"),
+        ("ClusterComputeTarget", "ComputeTarget"),
+    ):
+        tried[kind] = tried[same]
+    untried = {
+        (kind.kind, rule["message"])
+        for kind in KINDS
+        for rule in rules_in(spec_schema(kind))
+        if "oldSelf" not in rule["rule"]
+        and rule["message"] not in owned
+        and not any(part in rule["message"] for part in tried[kind.kind])
+    }
+    assert not untried
+
+
+ACCEPTED: list[tuple[str, Spec]] = [
+    ("Dataset", INLINE),
+    ("Dataset", source(volume=VOLUME)),
+    ("Dataset", source(http={"url": "https://host/rows.csv", "format": "csv"})),
+    ("Dataset", source(configMap={"name": "rows", "key": "rows.jsonl"})),
+    ("Dataset", source(huggingFace=HUB)),
+    ("Dataset", source(inline={"rows": [{"a": None, "b": [1, {"c": True}], "d": 0.5}]})),
+    ("Model", source(huggingFace=HUB)),
+    ("Model", source(volume={"claimName": "models"})),
+    ("Model", source(registry={"name": "r", "version": 3})),
+    ("Model", source(registry={"name": "r", "alias": "champion"})),
+    ("Model", source(fineTuneJob={"name": "j"})),
+    ("PromptTemplate", TEMPLATE),
+    ("PromptTemplate", {**TEMPLATE, "sample": True, "datasetRef": {"name": "d"}}),
+    ("PromptTemplate", {"messages": [{"role": "assistant", "content": "{a}"}]}),
+    ("PromptTemplate", {"prompt": "질문 – ё\u0301 🙂" * 160, "completion": "{a}"}),
+    ("ComputeTarget", TARGET),
+    ("ComputeTarget", target(nodeSelector={"nvidia.com/gpu.product": "H100"}, env=[{"name": "A"}])),
+    ("ClusterComputeTarget", TARGET),
+    ("FineTuneJob", JOB),
+    ("FineTuneJob", job(method={"type": "full"}, hyperparameters={"maxSteps": 3})),
+    ("FineTuneJob", job(method={"lora": {"rank": 8}}, hyperparameters={"epochs": 0.5})),
+    ("FineTuneJob", job(trainer={"trl": {"arguments": {"adam_beta2": 0.95, "optim": "sgd"}}})),
+    ("TuningProfile", {"hyperparameters": {"learningRate": 1e-4}}),
+    ("ClusterTuningProfile", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "spec"), ACCEPTED)
+def test_accepted(api: ApiClient, kind: str, spec: Spec) -> None:
+    assert create(api, kind, spec) == (201, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("a" * 63, 201), ("a." * 126 + "a", 201), ("a" * 254, 422), ("A", 422)]
+)
+def test_names(api: ApiClient, name: str, status: int) -> None:
+    assert create(api, "FineTuneJob", JOB, name)[0] == status
+
+
+def test_no_default_on_what_a_profile_may_set(api: ApiClient) -> None:
+    spec = job(method={"lora": {}}, hyperparameters={}, data={}, checkpoint={}, resources={})
+    path = collection(BY_KIND["FineTuneJob"]) + "?dryRun=All"
+    _, answer = api.request("POST", path, manifest(BY_KIND["FineTuneJob"], spec))
+    defaults = {
+        "objective": "sft",
+        "suspend": False,
+        "reuse": "IfIdentical",
+        "deletionPolicy": "Delete",
+    }
+    assert answer["spec"] == {**spec, **defaults}
+
+
+def test_300_kilobytes_of_inline_rows_do_not_pass_kubectl_apply(cluster: LocalCluster) -> None:
+    spec = source(inline={"rows": [{"text": "x" * 1000} for _ in range(300)]})
+    text = json.dumps(manifest(BY_KIND["Dataset"], spec, "large"))
+    result = kubectl(cluster, "apply", "-f", "-", text=text)
+    assert result.returncode == 1
+    assert "262144 bytes" in result.stderr
