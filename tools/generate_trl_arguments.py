@@ -79,7 +79,8 @@ def _type(name: str, hint: object) -> str:
     origins = [typing.get_origin(option) or option for option in options]
     enums = [option for option in options if isinstance(option, enum.EnumMeta)]
     if enums and name not in OWNED:
-        return f"Literal[{', '.join(json.dumps(str(member.value)) for member in enums[0].__members__.values())}]"
+        members = typing.cast("type[enum.Enum]", enums[0])
+        return f"Literal[{', '.join(json.dumps(str(member.value)) for member in members)}]"
     if any(isinstance(option, enum.EnumMeta) for option in options):
         return "Text"
     # A map rather than the path of a file, a list rather than one item, a number rather than
