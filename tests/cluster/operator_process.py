@@ -1,0 +1,113 @@
+"""The real operator as a process of the tests, which can be killed and started again."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from kubetune.local.cluster import LocalCluster
+
+from tests.cluster.support import eventually
+
+COMMAND = (sys.executable, "-m", "kubetune.cli")
+
+
+class Operator:
+    """At most one operator of a cluster; its log grows over all starts."""
+
+    def __init__(self, cluster: LocalCluster, folder: Path) -> None:
+        self.log = folder / "operator.log"
+        self._kubeconfig = cluster.kubeconfig
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    def start(
+        self, command: tuple[str, ...] = COMMAND, environment: dict[str, str] | None = None
+    ) -> None:
+        """Start it and return once it serves; it lists the objects meanwhile."""
+        self.stop()
+        self._port = _free_port()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "operator", "--health-port", str(self._port)],
+                env={
+                    **os.environ,
+                    "KUBECONFIG": str(self._kubeconfig),
+                    # Seconds of the defaults that tests would only wait for.
+                    "KUBETUNE_TRACKING_POLL_SECONDS": "1",
+                    "KUBETUNE_TARGET_PROBE_SECONDS": "5",
+                    **(environment or {}),
+                },
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        eventually(lambda: self._healthy() or self.ended(), 60)
+
+    def ended(self) -> bool:
+        """Whether it runs no more."""
+        return self._process is None or self._process.poll() is not None
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._end(signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """No operator runs within the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    def metrics(self) -> str:
+        """The text of /metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
+            return answer.read().decode()
+
+    def log_since(self, offset: int) -> str:
+        """What it has logged after so many bytes."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
+
+    def log_size(self) -> int:
+        """Bytes logged so far."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"the operator did not end on {number.name}") from None
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/healthz", timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

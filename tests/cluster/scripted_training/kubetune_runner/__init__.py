@@ -1,0 +1,1 @@
+"""Stands in for the runner: inspections are real, trainings do what a test tells them."""

@@ -1,0 +1,39 @@
+"""Hands inspections to the real runner; a training ends as its script says, once it has one.
+
+``tests/cluster/workspace.py`` writes the scripts into the volume that is mounted at SCRIPTS.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+from kubetune.api.outcome import ExitCode, Outcome
+from kubetune.api.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, in_container
+
+SCRIPTS = "/scripts"
+
+
+def leave(outcome: Outcome) -> None:
+    in_container("/dev/termination-log").write_text(outcome.to_message())
+
+
+def interrupted(*_: object) -> None:
+    leave(Outcome(status="interrupted", reason="Interrupted", retryable=True))
+    sys.exit(ExitCode.INTERRUPTED)
+
+
+plan = json.loads(in_container(os.environ[ENV_PLAN]).read_text())
+if plan["kind"] != "train":
+    # Without the path that leads here, the installed package is the one that is found.
+    del os.environ["PYTHONPATH"]
+    os.execv(sys.executable, [sys.executable, "-m", "kubetune_runner"])
+signal.signal(signal.SIGTERM, interrupted)
+script = in_container(SCRIPTS) / f"{os.environ[ENV_RUN_KEY]}.{os.environ[ENV_ATTEMPT]}.json"
+while not script.exists():
+    time.sleep(0.05)
+told = json.loads(script.read_text())
+if told["outcome"]:
+    leave(Outcome.model_validate(told["outcome"]))
+sys.exit(told["code"])

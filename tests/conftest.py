@@ -1,0 +1,69 @@
+"""One local cluster, and one operator, for all tests of a session that need them."""
+
+from collections.abc import Iterator
+
+import pytest
+from kubetune.local.cluster import LocalCluster
+
+from tests.cluster.operator_process import Operator
+from tests.cluster.workspace import Workspace
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A running cluster (control plane, process node, MLflow) in a temporary home.
+
+    The built control plane comes from the cache. No operator runs until a test asks for it.
+    """
+    cluster = LocalCluster(tmp_path_factory.mktemp("cluster"), {"node", "mlflow"})
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture(scope="session")
+def operator_process(
+    cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
+    """The operator of the session; use ``operator``."""
+    operator = Operator(cluster, tmp_path_factory.mktemp("operator"))
+    operator.start()
+    yield operator
+    operator.stop()
+
+
+@pytest.fixture
+def operator(operator_process: Operator) -> Iterator[Operator]:
+    """A running operator. What it logged meanwhile is shown when the test fails."""
+    if operator_process.ended():
+        operator_process.start()
+    offset = operator_process.log_size()
+    yield operator_process
+    print(operator_process.log_since(offset))
+
+
+@pytest.fixture
+def space(cluster: LocalCluster, operator: Operator) -> Iterator[Workspace]:
+    """A namespace of the test's own, watched by the operator."""
+    space = Workspace(cluster)
+    yield space
+    space.close()
+
+
+@pytest.fixture(scope="module")
+def module_space(cluster: LocalCluster, operator_process: Operator) -> Iterator[Workspace]:
+    """A namespace with ready inputs, for the jobs of a module."""
+    if operator_process.ended():
+        operator_process.start()
+    space = Workspace(cluster)
+    space.inputs()
+    yield space
+    space.close()
+
+
+@pytest.fixture
+def jobs(module_space: Workspace, operator: Operator) -> Workspace:
+    """The module's namespace; give each job a name of its own."""
+    return module_space
