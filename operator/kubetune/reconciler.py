@@ -260,7 +260,8 @@ def _refused(
     status = status | {"conditions": conditions.current}
     if "phase" in status:
         status["phase"] = str(Phase.PENDING)
-        status.pop("startTime", None)
+        if not status.get("attempts"):
+            status.pop("startTime", None)
         conditions.set(ConditionType.SUBMITTED, False, error.reason, str(error))
     if error.retryable:
         conditions.waiting(error.reason, str(error))

@@ -26,7 +26,6 @@ class Reason(StrEnum):
 
     # Every kind
     INVALID_SPEC = "InvalidSpec"
-    INTERNAL_ERROR = "InternalError"
     READY = "Ready"
 
     # References
@@ -64,23 +63,33 @@ class Reason(StrEnum):
     # Fine-tune jobs
     OUTPUT_MODEL_TAKEN = "OutputModelTaken"
     SUSPENDED = "Suspended"
-    QUEUED = "Queued"
-    UNSCHEDULABLE = "Unschedulable"
-    IMAGE_UNAVAILABLE = "ImageUnavailable"
-    POD_PENDING = "PodPending"
+    SEEKING_IDENTICAL = "SeekingIdentical"
     STARTED = "Started"
     RETRYING = "Retrying"
     REGISTERING = "Registering"
     REGISTERED = "Registered"
-    REGISTRATION_FAILED = "RegistrationFailed"
+    RESULT_MISSING = "ResultMissing"
     REUSED = "Reused"
     SUCCEEDED = "Succeeded"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
-    NOT_RETRYABLE = "NotRetryable"
-    TARGET_REFUSED = "TargetRefused"
-    SPEC_DRIFT = "SpecDrift"
     DELETED = "Deleted"
+
+    # Runs on the target
+    QUEUED = "Queued"
+    POD_PENDING = "PodPending"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    STOPPING = "Stopping"
+    DISRUPTED = "Disrupted"
+    ENDING = "Ending"
+    OUT_OF_MEMORY = "OutOfMemory"
+    POD_LOST = "PodLost"
+    RUN_LOST = "RunLost"
+    RUN_FAILED = "RunFailed"
+    TARGET_REFUSED = "TargetRefused"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    NAME_TAKEN = "NameTaken"
 
     # Tracking
     TRACKING_AVAILABLE = "TrackingAvailable"

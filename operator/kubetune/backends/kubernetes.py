@@ -23,9 +23,6 @@ from kubetune.clients.kubernetes import (
 
 JsonObject = dict[str, Any]
 
-NAME_TAKEN = "NameTaken"
-QUOTA_EXCEEDED = "QuotaExceeded"
-
 
 class JobCache(Protocol):
     """What the watches have shown of our Jobs and pods."""
@@ -111,14 +108,14 @@ class KubernetesBackend:
             found = await self._client.get(kind, owner.namespace, name)
         except ForbiddenError as error:
             quota = "exceeded quota" in str(error)
-            reason = QUOTA_EXCEEDED if quota else Reason.TARGET_REFUSED
+            reason = Reason.QUOTA_EXCEEDED if quota else Reason.TARGET_REFUSED
             raise BackendError(reason, f"{kind} {name}: {error}", retryable=True) from error
         except InvalidError as error:
             reason = Reason.TARGET_REFUSED
             raise BackendError(reason, f"{kind} {name}: {error}", retryable=False) from error
         if not _is_owned(found, owner):
             raise BackendError(
-                NAME_TAKEN,
+                Reason.NAME_TAKEN,
                 f"{kind} {owner.namespace}/{name} exists and does not belong to"
                 f" {owner.kind} {owner.name}; delete it",
                 retryable=True,

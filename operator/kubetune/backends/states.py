@@ -41,7 +41,7 @@ def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
     if ended:
         return _ended(job, ended, _deciding_pod(pods))
     if job["metadata"].get("deletionTimestamp"):
-        return _state(job, "stopping", pods, "Stopping", "The run is being stopped.")
+        return _state(job, "stopping", pods, Reason.STOPPING, "The run is being stopped.")
     if condition := _condition(job, "FailureTarget"):
         text = condition.get("message") or "The Job has failed; its pod is being stopped."
         return _state(job, "stopping", pods, condition.get("reason", ""), text)
@@ -58,7 +58,7 @@ def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
         return _state(job, "pending", pods, reason, text)
     if disruption := _condition(pod, "DisruptionTarget"):
         text = f"The pod is being moved away ({disruption.get('message', 'evicted')})."
-        return _state(job, "running", pods, "Disrupted", text)
+        return _state(job, "running", pods, Reason.DISRUPTED, text)
     return _state(job, "running", pods, Reason.STARTED, "The run is under way.")
 
 
@@ -73,9 +73,9 @@ def _without_pod(job: JsonObject, pods: list[JsonObject]) -> RunState:
         return _state(job, "pending", pods, Reason.POD_PENDING, text)
     if disruption := _condition(pod, "DisruptionTarget"):
         text = f"The pod was evicted ({disruption.get('message', '')}); a new one follows."
-        return _state(job, "pending", pods, "Disrupted", text)
+        return _state(job, "pending", pods, Reason.DISRUPTED, text)
     # The pod is done but the Job doesn't say so yet: only its word is final.
-    return _state(job, "running", pods, "Ending", "The run has ended; Kubernetes counts it.")
+    return _state(job, "running", pods, Reason.ENDING, "The run has ended; Kubernetes counts it.")
 
 
 def _waiting(pod: JsonObject) -> tuple[str, str]:
@@ -133,11 +133,11 @@ def _failure(ended: JsonObject, pod: JsonObject | None, terminated: JsonObject) 
     if ended.get("reason") == "DeadlineExceeded":
         return Reason.DEADLINE_EXCEEDED, "The run took longer than the Job's activeDeadlineSeconds."
     if pod is None:
-        return "PodLost", "The pod was deleted before it could say how the run ended."
+        return Reason.POD_LOST, "The pod was deleted before it could say how the run ended."
     if disruption := _condition(pod, "DisruptionTarget"):
-        return "Disrupted", _short(f"The pod was evicted: {disruption.get('message', '')}")
+        return Reason.DISRUPTED, _short(f"The pod was evicted: {disruption.get('message', '')}")
     if terminated.get("reason") == "OOMKilled":
-        return "OutOfMemory", (
+        return Reason.OUT_OF_MEMORY, (
             "The container used more memory than spec.resources.memory allows. Raise it, or lower"
             " hyperparameters.perDeviceBatchSize or maxLength, or set gradientCheckpointing: true."
         )
@@ -146,12 +146,12 @@ def _failure(ended: JsonObject, pod: JsonObject | None, terminated: JsonObject) 
         return status["reason"], _short(f"The node refused or ended the pod: {_text(status)}")
     code = terminated.get("exitCode")
     if code is None:
-        return "PodLost", "The pod ended without an exit code."
+        return Reason.POD_LOST, "The pod ended without an exit code."
     if terminated.get("reason") not in (None, "Error", "Completed"):
         return terminated["reason"], _short(f"The container ended: {_text(terminated)}")
     how = f"The run ended with exit code {code}{_signal_name(code)}"
     last_line = next(reversed((terminated.get("message") or "").strip().splitlines()), "")
-    return "RunFailed", _short(f"{how}: {last_line}" if last_line else f"{how}; see its log.")
+    return Reason.RUN_FAILED, _short(f"{how}: {last_line}" if last_line else f"{how}; see its log.")
 
 
 def _text(status: JsonObject) -> str:

@@ -12,7 +12,7 @@ from kubetune.api.inspection import DatasetInspection
 from kubetune.api.model import ModelSpec
 from kubetune.api.plan import InspectionPlan
 from kubetune.decide.decision import Decision, conditions_of
-from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect
+from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, dataset_line, dataset_source, model_source
 
@@ -53,6 +53,11 @@ def decide(observed: ObservedDataset, now: datetime) -> Decision:
     if dataset.deleting:
         # Inspection Jobs have an owner reference; nothing else is ours.
         return Decision()
+    return tidy(dataset.owner, dataset.status, _decide(observed, now))
+
+
+def _decide(observed: ObservedDataset, now: datetime) -> Decision:
+    dataset = observed.dataset
     conditions = conditions_of(dataset.status, dataset.generation, now)
     status: JsonObject = {
         "observedGeneration": dataset.generation,

@@ -124,8 +124,13 @@ def effective_resources(settings: JsonObject) -> Resources:
 
 
 def _lay(settings: JsonObject, layer: JsonObject) -> JsonObject:
-    """A layer on the settings below; epochs and maxSteps replace each other."""
+    """A layer on the settings below; epochs and maxSteps replace each other.
+
+    Who sets up an adapter wants one, whatever the layers below say.
+    """
     merged = merge(settings, layer)
+    if "lora" in (layer.get("method") or {}):
+        merged["method"] = merged["method"] | {"type": "lora"}
     numbers = layer.get("hyperparameters") or {}
     for given, other in (("epochs", "maxSteps"), ("maxSteps", "epochs")):
         if given in numbers:

@@ -88,8 +88,8 @@ class Inputs:
     settings: JsonObject
     lineage: JsonObject
 
-    def request(self, observed: ObservedJob, attempt: int) -> RunRequest:
-        """The run of an attempt. Resources are the spec's, which may change while suspended."""
+    def request(self, observed: ObservedJob, attempt: int, settings: JsonObject) -> RunRequest:
+        """The run of an attempt with the settings in force: those of the first submission."""
         target = observed.target.spec
         if target is None:
             raise ValueError("a run needs a target")
@@ -101,13 +101,13 @@ class Inputs:
             purpose="train",
             plan=self.plan.to_json(),
             target=target,
-            resources=effective_resources(self.settings),
+            resources=effective_resources(settings),
             inline_rows=mounts.inline_rows,
             dataset_claim=mounts.dataset_claim,
             dataset_config_map=mounts.dataset_config_map,
             model_claim=mounts.model_claim,
             base_model_claim=mounts.base_model_claim,
-            checkpoint_claim=self.settings["checkpoint"].get("claimName"),
+            checkpoint_claim=settings["checkpoint"].get("claimName"),
             tokens=mounts.tokens,
         )
 
@@ -115,6 +115,22 @@ class Inputs:
 def resolve(observed: ObservedJob) -> Inputs | NotReady:
     """The inputs, or the first thing that stands in the way."""
     return _missing(observed) or _unfit(observed) or _assemble(observed)
+
+
+def freeze(status: JsonObject, inputs: Inputs | NotReady) -> JsonObject:
+    """Settings in force: the inputs' until a run was started with them, from then on those.
+
+    They stand in ``status`` afterwards. Resources are the exception: they may change while the
+    job is suspended.
+    """
+    if isinstance(inputs, NotReady):
+        return {}
+    started = status["counts"]["total"] and "lineage" in status
+    if not started:
+        status |= {"effective": inputs.settings, "lineage": inputs.lineage}
+    resources = {"resources": inputs.settings["resources"]}
+    status["effective"] = status["effective"] | resources
+    return status["effective"]
 
 
 def registry_name(observed: ObservedJob) -> str | None:

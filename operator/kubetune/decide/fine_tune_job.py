@@ -28,17 +28,18 @@ from kubetune.decide.decision import (
     conditions_of,
     parse_time,
     rfc3339,
+    shorten,
 )
 from kubetune.decide.fine_tune_inputs import (
     Inputs,
     NotReady,
     ObservedJob,
+    freeze,
     registry_alias,
     registry_name,
     resolve,
 )
 from kubetune.decide.fine_tune_progress import (
-    LOST,
     merge_attempts,
     mlflow_link,
     progress,
@@ -52,7 +53,6 @@ JsonObject = dict[str, Any]
 RETRY_FIRST_SECONDS = 10
 RETRY_MAX_SECONDS = 360
 TRACKING_RETRY_SECONDS = 10.0
-TARGET_RETRY_SECONDS = 30.0
 
 
 @dataclass
@@ -74,9 +74,9 @@ class Draft:
     def decision(self, requeue_after: float | None = None) -> Decision:
         """The decision; a deadline or a time to live may ask to look again earlier."""
         self.status["conditions"] = self.conditions.current
-        times = [
-            seconds for seconds in (requeue_after, _deadline_left(self)) if seconds is not None
-        ]
+        over = self.status.get("phase") in TERMINAL_PHASES
+        limit = self.spec.ttl_seconds_after_finished if over else _deadline_left(self)
+        times = [seconds for seconds in (requeue_after, limit) if seconds is not None]
         return Decision(tuple(self.actions), self.status, min(times) if times else None)
 
     def phase(self, phase: Phase) -> None:
@@ -107,6 +107,9 @@ def decide(observed: ObservedJob, now: datetime) -> Decision:
         return Decision(status=status)
 
     draft = _draft(observed, job.spec, now)
+    if draft.status["counts"]["total"] and "lineage" not in draft.status:
+        # A run was started, and the operator ended before it could write what it froze.
+        freeze(draft.status, resolve(observed))
 
     # 4. Suspended.
     if job.spec.suspend:
@@ -139,7 +142,11 @@ def decide(observed: ObservedJob, now: datetime) -> Decision:
 def fail(draft: Draft, reason: str, message: str, *, retryable: bool = False) -> Decision:
     """End the job as failed."""
     draft.phase(Phase.FAILED)
-    draft.status["failure"] = {"reason": reason, "message": message, "retryable": retryable}
+    draft.status["failure"] = {
+        "reason": reason,
+        "message": shorten(message),
+        "retryable": retryable,
+    }
     draft.status["completionTime"] = rfc3339(draft.now)
     draft.conditions.set(ConditionType.RUNNING, False, reason, "no run is active")
     draft.conditions.set(ConditionType.FAILED, True, reason, message)
@@ -160,6 +167,9 @@ def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft
     status |= {"observedGeneration": job.generation, "counts": counts}
     if attempts:
         status["attempts"] = attempts
+        job_id = f"{job.owner.namespace}/{attempts[-1]['job']}"
+        known = {"target": observed.target.label} | (old.get("external") or {})
+        status["external"] = known | {"jobId": job_id}
     draft = Draft(observed, spec, now, status, conditions_of(old, job.generation, now))
     run = observed.tracked
     if run is not None:
@@ -219,9 +229,6 @@ def _suspend(draft: Draft) -> Decision:
     else:
         draft.phase(Phase.SUSPENDED)
         message = "spec.suspend is true: nothing runs until it is false"
-        for attempt in draft.status.get("attempts", ()):
-            if attempt["result"] == "Running":
-                attempt["result"] = "Stopped"
     draft.conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED, message)
     draft.conditions.set(ConditionType.READY, False, Reason.SUSPENDED, message)
     return draft.decision()
@@ -232,6 +239,9 @@ def _expire(draft: Draft) -> Decision:
     message = f"the job ran longer than spec.activeDeadlineSeconds, {seconds} s"
     if draft.live:
         draft.actions.append(StopRuns(draft.observed.run_key))
+    for attempt in draft.status.get("attempts", ()):
+        if attempt["result"] == "Running":
+            attempt["result"] = "Stopped"
     return fail(draft, Reason.DEADLINE_EXCEEDED, message)
 
 
@@ -253,9 +263,9 @@ def _follow(draft: Draft, run: RunState) -> Decision:
     elif run.phase == "stopping":
         draft.phase(Phase.STOPPING)
         conditions.set(
-            ConditionType.RUNNING, False, Reason.QUEUED, f"attempt {number} is being stopped"
+            ConditionType.RUNNING, False, Reason.STOPPING, f"attempt {number} is being stopped"
         )
-        conditions.waiting(Reason.QUEUED, f"attempt {number} is being stopped")
+        conditions.waiting(Reason.STOPPING, f"attempt {number} is being stopped")
     else:
         draft.phase(Phase.QUEUED)
         reason = run.reason or Reason.QUEUED
@@ -263,7 +273,7 @@ def _follow(draft: Draft, run: RunState) -> Decision:
         conditions.set(ConditionType.RUNNING, False, reason, message)
         conditions.waiting(reason, message)
     _note_tracking(draft)
-    return draft.decision(requeue_after=None)
+    return draft.decision()
 
 
 def _note_tracking(draft: Draft) -> None:
@@ -279,7 +289,7 @@ def _note_tracking(draft: Draft) -> None:
 
 def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
     run = next((run for run in draft.observed.runs if run.attempt == newest["number"]), None)
-    reason = newest.get("reason") or "RunFailed"
+    reason = newest.get("reason") or Reason.RUN_FAILED
     message = newest.get("message") or f"attempt {newest['number']} failed"
     if run and run.outcome and not run.outcome.retryable:
         return fail(draft, reason, message)
@@ -287,7 +297,7 @@ def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
     if failed <= limit:
         return None
     note = f"{message} ({failed} failed attempts, spec.backoffLimit is {limit})"
-    if reason == LOST:
+    if reason == Reason.RUN_LOST:
         return fail(draft, Reason.BACKOFF_LIMIT_EXCEEDED, note, retryable=True)
     return fail(draft, reason, note, retryable=True)
 
@@ -327,15 +337,15 @@ def _submit(draft: Draft, attempt: int) -> Decision:
     conditions.set(
         ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, "all inputs are there and fit"
     )
-    draft.status["external"] = {"target": observed.target.label}
+    draft.status["external"] = (draft.status.get("external") or {}) | {
+        "target": observed.target.label
+    }
     if not observed.stamped:
         draft.actions.append(Stamp(finalizer=True, run_key=observed.run_key))
-    if "effective" not in draft.status:
-        draft.status["effective"] = inputs.settings
-        draft.status["lineage"] = inputs.lineage
+    settings = freeze(draft.status, inputs)
     if waiting := _reuse(draft, inputs):
         return waiting
-    draft.actions.append(StartRun(inputs.request(observed, attempt)))
+    draft.actions.append(StartRun(inputs.request(observed, attempt, settings)))
     draft.status.setdefault("startTime", rfc3339(draft.now))
     draft.phase(Phase.QUEUED)
     message = f"attempt {attempt} is submitted to {observed.target.label}"
@@ -349,7 +359,9 @@ def _wait_for_inputs(draft: Draft, missing: NotReady) -> Decision:
     draft.conditions.set(ConditionType.INPUTS_READY, False, missing.reason, missing.message)
     if missing.refused:
         draft.conditions.stalled(missing.reason, missing.message)
-        return draft.decision()
+        # Nothing tells of a rival job that fails or is deleted.
+        taken = missing.reason == Reason.OUTPUT_MODEL_TAKEN
+        return draft.decision(fine_tune_result.RIVAL_RETRY_SECONDS if taken else None)
     draft.conditions.waiting(missing.reason, missing.message)
     wait = None
     if missing.reason == Reason.SECRET_MISSING:
@@ -373,6 +385,8 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
         # Training before the registry was asked could cost a GPU for nothing.
         draft.conditions.waiting(Reason.TRACKING_UNREACHABLE, learned.tracking_error)
     else:
-        draft.conditions.waiting(Reason.QUEUED, "asking the registry for an identical version")
+        draft.conditions.waiting(
+            Reason.SEEKING_IDENTICAL, "asking the registry for an identical version"
+        )
     draft.actions.append(FindIdentical(name, inputs.lineage["digest"], registry_alias(observed)))
     return draft.decision(TRACKING_RETRY_SECONDS)

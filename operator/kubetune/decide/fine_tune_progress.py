@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api.compute_target import Tracking
+from kubetune.api.conditions import Reason
 from kubetune.api.plan import (
     METRIC_ETA,
     METRIC_STEP,
@@ -22,7 +23,6 @@ from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]
 
-LOST = "RunLost"
 MAX_METRICS = 64
 # Metrics of the trainer's bookkeeping rather than of the result.
 _NOT_RESULTS = (METRIC_STEP, METRIC_ETA)
@@ -87,6 +87,9 @@ def merge_attempts(
         before = attempts.get(run.attempt)
         if before and before["result"] != "Running":
             continue
+        if before is None and run.attempt <= counts["total"]:
+            # Counted long ago, and no longer among the newest.
+            continue
         attempts[run.attempt] = _attempt(run, before)
     seen = {run.attempt for run in runs}
     for number_, attempt in attempts.items():
@@ -96,7 +99,7 @@ def merge_attempts(
                 if stopped
                 else {
                     "result": "Failed",
-                    "reason": LOST,
+                    "reason": str(Reason.RUN_LOST),
                     "message": f"Job {attempt['job']} was deleted while it ran",
                 }
             )

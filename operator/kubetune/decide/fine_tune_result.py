@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 JsonObject = dict[str, Any]
 
 RETRY_SECONDS = 10.0
+RIVAL_RETRY_SECONDS = 30.0
 
 
 def finish(draft: Draft) -> Decision:
@@ -38,7 +39,8 @@ def finish(draft: Draft) -> Decision:
     from kubetune.decide.fine_tune_job import fail
 
     observed, learned = draft.observed, draft.observed.learned
-    run = observed.runs[-1] if observed.runs else None
+    newest = draft.status["attempts"][-1]["number"]
+    run = next((run for run in observed.runs if run.attempt == newest), None)
     tracked = learned.run or observed.tracked
     wanted = registry_name(observed)
     draft.conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED, "the run has ended well")
@@ -71,7 +73,7 @@ def finish(draft: Draft) -> Decision:
         if learned.run_sought and not learned.tracking_error:
             return fail(
                 draft,
-                "ResultMissing",
+                Reason.RESULT_MISSING,
                 "the run ended well but left no model in MLflow: look at its log, and at"
                 " spec.tracking of the compute target",
             )
@@ -138,6 +140,11 @@ def _registering(draft: Draft, action: FindRun | Register) -> Decision:
 def _complete(draft: Draft, message: str) -> Decision:
     output = draft.spec.output
     if output and output.model_name:
+        if rival := draft.observed.output_rival:
+            # Made by somebody else while the run was under way.
+            draft.phase(Phase.REGISTERING)
+            draft.conditions.stalled(Reason.OUTPUT_MODEL_TAKEN, rival)
+            return draft.decision(RIVAL_RETRY_SECONDS)
         draft.actions.append(CreateModel(_output_model(draft, output.model_name)))
         draft.status.setdefault("result", {})["modelRef"] = {"name": output.model_name}
     draft.phase(Phase.SUCCEEDED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -70,6 +70,9 @@ def inspect(
             return inspection.Step(inspection.Found(status), state, clean_up)
         refused = inspection.Refused(state["reason"], state.get("message", ""), status)
         return inspection.Step(refused, state, clean_up)
+    if state.get("key") != key:
+        # The spec changed: nothing of the old state holds. ``tidy`` deletes its runs.
+        state = {"key": key, "attempts": 0}
     # 2. Another object of the namespace has read the same.
     if facts.twin is not None:
         return inspection.Step(inspection.Found(dict(facts.twin)), dict(facts.twin["inspection"]))
@@ -85,6 +88,17 @@ def inspect(
     plan = plan.model_copy(update={"tracking": tracking_plan(target.spec, owner.namespace)})
     request = inspection.request(owner, plan, mounts, target.spec)
     return inspection.step(request, key, state, facts.runs, now)
+
+
+def tidy(owner: Owner, old: JsonObject, decision: Decision) -> Decision:
+    """Add the deletion of what an inspection started that the new status no longer knows."""
+    known: str | None = (old.get("inspection") or {}).get("key")
+    if decision.status is None or known is None:
+        return decision
+    if (decision.status.get("inspection") or {}).get("key") == known:
+        return decision
+    gone = DeleteRuns(inspection.inspection_run_key(owner, known))
+    return replace(decision, actions=(gone, *decision.actions))
 
 
 def conclude(

@@ -18,7 +18,15 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import InspectionPlan
 from kubetune.api.training import Resources
 from kubetune.backends.base import Owner, RunRequest, RunState
-from kubetune.decide.decision import Action, DeleteRuns, StartRun, parse_time, rfc3339
+from kubetune.decide.decision import (
+    MAX_MESSAGE,
+    Action,
+    DeleteRuns,
+    StartRun,
+    parse_time,
+    rfc3339,
+    shorten,
+)
 from kubetune.decide.sources import Mounts
 from kubetune.names import digest
 
@@ -28,6 +36,8 @@ INSPECTION_RESOURCES = Resources(cpu="500m", memory="1Gi", gpu=0)
 FIRST_RETRY_SECONDS = 5
 MAX_RETRY_SECONDS = 300
 KEY_LENGTH = 16
+# Part of the plan that has the name of the inspected object itself.
+_SUBJECTS = {"inspectDataset": "dataset", "inspectModel": "model"}
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,17 @@ class Step:
 
 
 def inspection_key(plan: InspectionPlan, mounts: Mounts) -> str:
-    """A digest of what is inspected, whoever asks and wherever it runs."""
+    """A digest of what is inspected and with whose token, whoever asks for it.
+
+    ``plan`` has no tracking server, unless it is where the source is read from.
+    """
     content = plan.to_json()
     del content["run"]
-    content.pop("tracking", None)
-    others = [mounts.dataset_claim, mounts.dataset_config_map, mounts.inline_rows]
+    if plan.kind in _SUBJECTS:
+        del content[_SUBJECTS[plan.kind]]["name"]
+    others: list[Any] = [mounts.dataset_claim, mounts.dataset_config_map, mounts.inline_rows]
     others += [mounts.model_claim, mounts.base_model_claim]
+    others += [{name: token.to_json() for name, token in mounts.tokens.items()}]
     return digest(json.dumps([content, others], sort_keys=True))[:KEY_LENGTH]
 
 
@@ -103,23 +118,17 @@ def request(
 def step(
     request: RunRequest, key: str, state: JsonObject, runs: Sequence[RunState], now: datetime
 ) -> Step:
-    """What comes next. ``state`` is status.inspection, ``runs`` are those of this key."""
+    """What comes next. ``state`` is status.inspection of this key, ``runs`` are its runs."""
     run_key = inspection_run_key(request.owner, key)
-    clean_up: tuple[Action, ...] = ()
-    if state.get("key") != key:
-        # The spec changed: what the old one started is no longer wanted.
-        if state.get("key"):
-            clean_up = (DeleteRuns(inspection_run_key(request.owner, state["key"])),)
-        state = {"key": key, "attempts": 0}
     attempts = int(state.get("attempts", 0))
     run = next((run for run in runs if run.attempt == attempts + 1), None)
     if run is None:
-        return _start(request, run_key, state, attempts, clean_up, now)
+        return _start(request, run_key, state, attempts, now)
     if run.phase in ("succeeded", "failed", "preempted"):
         return _finished(run, run_key, state, attempts, now)
     message = run.message or "the inspection is running"
     reason = run.reason if run.phase == "pending" and run.reason else Reason.INSPECTING
-    return Step(Waiting(reason, message), state, clean_up)
+    return Step(Waiting(reason, message), state)
 
 
 def settled(state: JsonObject, key: str) -> bool:
@@ -137,7 +146,6 @@ def _start(
     run_key: str,
     state: JsonObject,
     attempts: int,
-    clean_up: tuple[Action, ...],
     now: datetime,
 ) -> Step:
     ended = parse_time(state.get("time"))
@@ -145,11 +153,11 @@ def _start(
         wait = retry_seconds(attempts) - (now - ended).total_seconds()
         if wait > 0:
             message = state.get("message") or "the last inspection failed and is tried again"
-            return Step(Waiting(Reason.INSPECTION_RETRYING, message), state, clean_up, wait)
+            return Step(Waiting(Reason.INSPECTION_RETRYING, message), state, requeue_after=wait)
     plan = request.plan | {"run": request.plan["run"] | {"runKey": run_key}}
     started = replace(request, run_key=run_key, attempt=attempts + 1, plan=plan)
     waiting = Waiting(Reason.INSPECTING, "an inspection reads the source")
-    return Step(waiting, state, (*clean_up, StartRun(started)))
+    return Step(waiting, state, (StartRun(started),))
 
 
 def _finished(run: RunState, run_key: str, state: JsonObject, attempts: int, now: datetime) -> Step:
@@ -174,7 +182,8 @@ def _finished(run: RunState, run_key: str, state: JsonObject, attempts: int, now
         return Step(refused, failed | verdict, clean_up)
     message = _failure_text(run, outcome)
     wait = float(retry_seconds(attempts + 1))
-    retry = f"{message}; it is tried again in {wait:.0f} s"
+    way_on = f"; it is tried again in {wait:.0f} s"
+    retry = shorten(message, MAX_MESSAGE - len(way_on)) + way_on
     reason = outcome.reason if outcome else run.reason or Reason.INSPECTION_FAILED
     return Step(Waiting(reason, retry), failed | {"message": retry}, clean_up, wait)
 

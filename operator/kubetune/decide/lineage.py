@@ -27,17 +27,27 @@ def lineage(
     del settings["checkpoint"]
     config = digest(
         json.dumps(
-            [settings, prompt.to_json() if prompt else None, dataset.columns.to_json()],
+            [
+                settings,
+                prompt.to_json() if prompt else None,
+                dataset.format,
+                dataset.columns.to_json(),
+            ],
             sort_keys=True,
         )
     )
-    base = model.base.revision if model.base else ""
     parts = {
         "datasetDigest": dataset.digest or "",
         "splitDigest": dataset.split_digest or "",
-        "modelRevision": "+".join(part for part in (model.revision, base) if part),
+        "modelRevision": _revision(model),
         "configDigest": f"sha256:{config}",
         "codeVersion": __version__,
         "worldSize": WORLD_SIZE,
     }
     return parts | {"digest": f"sha256:{digest(json.dumps(parts, sort_keys=True))}"}
+
+
+def _revision(model: ModelPlan) -> str:
+    """What the weights are: a number alone would be the same for every registered model."""
+    own = model.registry_uri or model.revision or ""
+    return f"{own}+{_revision(model.base)}" if model.base else own

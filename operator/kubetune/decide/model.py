@@ -11,8 +11,22 @@ from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.inspection import ModelInspection
 from kubetune.api.model import ModelSpec
 from kubetune.api.plan import InspectionPlan
-from kubetune.decide.decision import Conditions, Decision, condition_is, conditions_of
-from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect
+from kubetune.decide.decision import (
+    Conditions,
+    Decision,
+    DeleteRuns,
+    condition_is,
+    conditions_of,
+)
+from kubetune.decide.inspected import (
+    InspectionFacts,
+    conclude,
+    identity,
+    inspect,
+    tidy,
+    tracking_plan,
+)
+from kubetune.decide.inspection import Found, Refused, inspection_run_key
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, model_line, model_source
 
@@ -53,7 +67,12 @@ def inspection_of(observed: ObservedModel) -> tuple[InspectionPlan, Mounts]:
         base=(base.name, base.spec, base.status) if base and base.spec else None,
     )
     run = identity(model.owner, observed.facts.install_id)
-    return InspectionPlan(kind="inspectModel", run=run, model=plan), mounts
+    target = observed.facts.target.spec
+    # A version in a registry is another one on another server.
+    registry = (
+        tracking_plan(target, model.owner.namespace) if plan.registry_uri and target else None
+    )
+    return InspectionPlan(kind="inspectModel", run=run, model=plan, tracking=registry), mounts
 
 
 def decide(observed: ObservedModel, now: datetime) -> Decision:
@@ -61,6 +80,11 @@ def decide(observed: ObservedModel, now: datetime) -> Decision:
     model = observed.model
     if model.deleting:
         return Decision()
+    return tidy(model.owner, model.status, _decide(observed, now))
+
+
+def _decide(observed: ObservedModel, now: datetime) -> Decision:
+    model = observed.model
     conditions = conditions_of(model.status, model.generation, now)
     status: JsonObject = {
         "observedGeneration": model.generation,
@@ -75,14 +99,10 @@ def decide(observed: ObservedModel, now: datetime) -> Decision:
     status["source"] = model_line(spec)
 
     # 2. Once inspected, neither the job nor the base is asked again.
-    settled = (
-        model.status.get("observedGeneration") == model.generation
-        and (model.status.get("inspection") or {}).get("result") == "found"
-        and model.is_ready
-        and not observed.facts.runs
-    )
-    if settled:
-        return Decision()
+    state: JsonObject = model.status.get("inspection") or {}
+    if model.is_ready and state.get("result") == "found":
+        left = DeleteRuns(inspection_run_key(model.owner, state["key"]))
+        return Decision((left,) if observed.facts.runs else ())
 
     # 3. What it names must exist and be ready.
     if _waits_for_job(observed, conditions) or _waits_for_base(observed, conditions):
@@ -93,23 +113,28 @@ def decide(observed: ObservedModel, now: datetime) -> Decision:
     step = inspect(
         model.owner, model.status, observed.facts, plan, mounts, model.waiting_since, now
     )
-    decision = conclude(status, conditions, step, RESULT_FIELDS, _ready_message)
-
     # 5. What was found must fit what was declared.
-    kind = status.get("type")
-    if kind == "adapter" and spec.base_model_ref is None:
-        conditions.stalled(
+    if isinstance(step.result, Found) and (misfit := _misfit(spec, step.result.summary)):
+        step = replace(step, result=misfit)
+    return conclude(status, conditions, step, RESULT_FIELDS, _ready_message)
+
+
+def _misfit(spec: ModelSpec, found: JsonObject) -> Refused | None:
+    if found["type"] == "adapter" and spec.base_model_ref is None:
+        return Refused(
             Reason.BASE_MODEL_NEEDED,
-            f"this is an adapter of {status.get('baseModel') or 'an unnamed model'}:"
+            f"this is an adapter of {found.get('baseModel') or 'an unnamed model'}:"
             " make a Model for that base and name it in spec.baseModelRef",
+            found,
         )
-    elif kind == "base" and spec.base_model_ref is not None:
-        conditions.stalled(
+    if found["type"] == "base" and spec.base_model_ref is not None:
+        return Refused(
             Reason.BASE_MODEL_NOT_USED,
             f"spec.baseModelRef names {spec.base_model_ref.name}, but this is a whole model, not"
             " an adapter: remove baseModelRef",
+            found,
         )
-    return replace(decision, status=status)
+    return None
 
 
 def _waits_for_job(observed: ObservedModel, conditions: Conditions) -> bool:

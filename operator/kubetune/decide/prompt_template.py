@@ -11,7 +11,7 @@ from kubetune.api.dataset import DatasetSpec
 from kubetune.api.plan import InspectionPlan
 from kubetune.api.prompt_template import PromptTemplateSpec, template_slots
 from kubetune.decide.decision import Decision, conditions_of
-from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect
+from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.inspection import Found
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, dataset_source, prompt_plan
@@ -64,9 +64,14 @@ def inspection_of(observed: ObservedPromptTemplate) -> tuple[InspectionPlan, Mou
 
 def decide(observed: ObservedPromptTemplate, now: datetime) -> Decision:
     """What to do for a PromptTemplate."""
-    template, dataset = observed.template, observed.dataset
+    template = observed.template
     if template.deleting:
         return Decision()
+    return tidy(template.owner, template.status, _decide(observed, now))
+
+
+def _decide(observed: ObservedPromptTemplate, now: datetime) -> Decision:
+    template, dataset = observed.template, observed.dataset
     conditions = conditions_of(template.status, template.generation, now)
     status: JsonObject = {
         "observedGeneration": template.generation,

@@ -127,7 +127,6 @@ def controller_uid(body: JsonObject) -> str | None:
 
 
 def _newer(body: JsonObject, known: JsonObject) -> bool:
-    if body["metadata"]["uid"] != known["metadata"]["uid"]:
-        return True
+    # Also between an object and its successor of the same name, whose version is higher.
     # Comparable since Kubernetes 1.35; before, they were etcd's increasing revisions anyway.
     return int(body["metadata"]["resourceVersion"]) > int(known["metadata"]["resourceVersion"])

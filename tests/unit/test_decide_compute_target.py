@@ -1,0 +1,112 @@
+"""When a compute target is Ready: one table of named cases."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from builders import NOW, ago, condition, condition_of, kstatus, resource
+from kubetune.decide.compute_target import ObservedTarget, TrackingProbe, decide
+from kubetune.tracking.base import StorageCheck
+
+TARGET: dict[str, Any] = {
+    "kubernetes": {"image": "registry.example/runner:1"},
+    "tracking": {"uri": "http://mlflow:5000"},
+}
+WRITABLE = TrackingProbe(version="3.17.2", storage=StorageCheck(True, "written and read"))
+
+
+@dataclass
+class Case:
+    name: str
+    probe: TrackingProbe | None
+    ready: tuple[str, str]
+    verdict: str
+    requeue: float | None
+    says: str = ""
+    secret_problem: str = ""
+    waited: float = 0
+    readable: bool = True
+
+
+CASES = [
+    Case("all is well", WRITABLE, ("True", "Ready"), "Current", 300),
+    Case(
+        "only runs can tell whether storage is writable",
+        TrackingProbe(version="3", storage=StorageCheck(None, "artifacts go to s3 directly")),
+        ("True", "Ready"),
+        "Current",
+        300,
+    ),
+    Case("unreadable", None, ("False", "InvalidSpec"), "Failed", None, readable=False),
+    Case(
+        "no Secret",
+        None,
+        ("False", "SecretMissing"),
+        "InProgress",
+        2,
+        "waiting for Secret mlflow",
+        "waiting for Secret mlflow in namespace team",
+    ),
+    Case(
+        "no Secret for long: read less often, at most every 25 s",
+        None,
+        ("False", "SecretMissing"),
+        "InProgress",
+        25,
+        secret_problem="waiting for Secret mlflow in namespace team",
+        waited=3600,
+    ),
+    Case(
+        "server away",
+        TrackingProbe(error="connection refused"),
+        ("False", "TrackingUnreachable"),
+        "InProgress",
+        10,
+        "http://mlflow:5000: connection refused; check spec.tracking.uri",
+    ),
+    Case(
+        "credentials refused",
+        TrackingProbe(error="answered 401", credentials_refused=True),
+        ("False", "TrackingCredentialsRefused"),
+        "InProgress",
+        10,
+        "spec.tracking.credentialsSecretRef",
+    ),
+    Case(
+        "storage is read-only",
+        TrackingProbe(version="3", storage=StorageCheck(False, "answered 500")),
+        ("False", "StorageNotWritable"),
+        "InProgress",
+        10,
+        "answered 500",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_ready(case: Case) -> None:
+    waiting = [condition("Ready", "False", lastTransitionTime=ago(case.waited))]
+    target = resource(
+        "ComputeTarget",
+        "main",
+        TARGET if case.readable else None,
+        status={"conditions": waiting} if case.waited else {},
+    )
+    decision = decide(ObservedTarget(target, case.secret_problem, case.probe, 300), NOW)
+    assert decision.status is not None
+    assert condition_of(decision.status, "Ready") == case.ready
+    assert kstatus(decision.status, 1) == case.verdict
+    assert decision.requeue_after == case.requeue
+    message = next(c["message"] for c in decision.status["conditions"] if c["type"] == "Ready")
+    assert case.says in message
+
+
+def test_last_known_version_stays_while_the_server_is_away() -> None:
+    target = resource("ComputeTarget", "main", TARGET, status={"trackingVersion": "3.17.2"})
+    away = ObservedTarget(target, "", TrackingProbe(error="no answer"), 300)
+    assert (decide(away, NOW).status or {})["trackingVersion"] == "3.17.2"
+
+
+def test_deleted_target_is_left_alone() -> None:
+    target = resource("ComputeTarget", "main", TARGET, deleting=True)
+    assert decide(ObservedTarget(target, "", WRITABLE, 300), NOW).status is None

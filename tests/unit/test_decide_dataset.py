@@ -1,0 +1,206 @@
+"""What a Dataset waits for and what it shows: one table of named cases."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from builders import (
+    DATASET_FOUND,
+    MISSING_TARGET,
+    MODEL_FOUND,
+    NOW,
+    dataset,
+    facts,
+    kstatus,
+    model,
+    names,
+    ready,
+    ready_reason,
+    resource,
+    run,
+    target,
+)
+from kubetune.api.outcome import Outcome
+from kubetune.decide.dataset import ObservedDataset, decide, inspection_of
+from kubetune.decide.decision import StartRun
+from kubetune.decide.resources import Resource
+
+JsonObject = dict[str, Any]
+
+FOUND = Outcome(status="succeeded", reason="Inspected", summary=DATASET_FOUND)
+BAD = Outcome(status="failed", reason="RowShape", message="row 3: no answer", summary={})
+CONFIG_MAP = {"source": {"configMap": {"name": "rows", "key": "rows.jsonl"}}}
+TOKENIZER = {"tokenizerRef": {"name": "base"}}
+BIG = {"source": {"inline": {"rows": [{"prompt": "x" * 70000}, {"prompt": "y" * 70000}]}}}
+
+
+@dataclass
+class Case:
+    name: str
+    because: str
+    dataset: Resource[Any]
+    ready: tuple[str, str]
+    verdict: str
+    actions: list[str] = field(default_factory=list[str])
+    around: JsonObject = field(default_factory=dict[str, Any])
+    facts: JsonObject = field(default_factory=dict[str, Any])
+
+
+CASES = [
+    Case(
+        "new",
+        "nothing was read yet, so an inspection starts",
+        dataset(),
+        ("False", "Inspecting"),
+        "InProgress",
+        ["StartRun"],
+    ),
+    Case(
+        "unreadable",
+        "only the user can repair the spec",
+        resource("Dataset", "tickets", None),
+        ("False", "InvalidSpec"),
+        "Failed",
+    ),
+    Case(
+        "inline rows too large",
+        "kubectl apply could not keep its copy",
+        dataset(BIG),
+        ("False", "InlineRowsTooLarge"),
+        "Failed",
+    ),
+    Case(
+        "no ConfigMap",
+        "the pod would hang on its mount",
+        dataset(CONFIG_MAP),
+        ("False", "ConfigMapMissing"),
+        "InProgress",
+        around={"config_map_missing": True},
+    ),
+    Case(
+        "no tokenizer",
+        "its Model may follow in the same manifest",
+        dataset(TOKENIZER),
+        ("False", "ModelMissing"),
+        "InProgress",
+    ),
+    Case(
+        "tokenizer not ready",
+        "its revision isn't known yet",
+        dataset(TOKENIZER),
+        ("False", "ModelNotReady"),
+        "InProgress",
+        around={"tokenizer": model()},
+    ),
+    Case(
+        "tokenizer ready",
+        "all is there",
+        dataset(TOKENIZER),
+        ("False", "Inspecting"),
+        "InProgress",
+        ["StartRun"],
+        around={"tokenizer": ready(model(), **MODEL_FOUND)},
+    ),
+    Case(
+        "no Secret",
+        "the pod could not start",
+        dataset(),
+        ("False", "SecretMissing"),
+        "InProgress",
+        facts={"secret_problem": "waiting for Secret hub in namespace team"},
+    ),
+    Case(
+        "no target",
+        "nothing says where to run",
+        dataset(),
+        ("False", "TargetMissing"),
+        "InProgress",
+        facts={"target": MISSING_TARGET},
+    ),
+    Case(
+        "target not ready",
+        "the run would fail there",
+        dataset(),
+        ("False", "TargetNotReady"),
+        "InProgress",
+        facts={"target": target(ready=False)},
+    ),
+    Case(
+        "waits for its pod",
+        "the reason of the pod is the user's answer",
+        dataset(),
+        ("False", "Unschedulable"),
+        "InProgress",
+        facts={"runs": [run(1, "pending", reason="Unschedulable", message="No node fits")]},
+    ),
+    Case(
+        "runs",
+        "the run isn't started twice",
+        dataset(),
+        ("False", "Inspecting"),
+        "InProgress",
+        facts={"runs": [run(1, "running")]},
+    ),
+    Case(
+        "found",
+        "the result is kept and the run not",
+        dataset(),
+        ("True", "Inspected"),
+        "Current",
+        ["DeleteRuns"],
+        facts={"runs": [run(1, "succeeded", FOUND)]},
+    ),
+    Case(
+        "refused",
+        "another try would find the same",
+        dataset(),
+        ("False", "RowShape"),
+        "Failed",
+        ["DeleteRuns"],
+        facts={"runs": [run(1, "failed", BAD)]},
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_dataset(case: Case) -> None:
+    observed = ObservedDataset(case.dataset, facts(**case.facts), **case.around)
+    decision = decide(observed, NOW)
+    assert ready_reason(decision) == case.ready, case.because
+    assert kstatus(decision.status or {}, 1) == case.verdict, case.because
+    assert names(decision) == case.actions, case.because
+
+
+def test_found_rows_stand_in_status() -> None:
+    runs = [run(1, "succeeded", FOUND)]
+    status = decide(ObservedDataset(dataset(), facts(runs=runs)), NOW).status or {}
+    assert {key: status[key] for key in DATASET_FOUND} == DATASET_FOUND
+    assert status["source"] == "inline (1 rows)"
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ({"huggingFace": {"repo": "org/rows", "config": "en"}}, "hf://org/rows@main (en)"),
+        ({"volume": {"claimName": "v", "glob": "a/*.csv", "format": "csv"}}, "pvc://v/a/*.csv"),
+        ({"http": {"url": "https://example.org/a", "format": "csv"}}, "https://example.org/a"),
+        (CONFIG_MAP["source"], "configmap://rows/rows.jsonl"),
+    ],
+)
+def test_each_source_has_a_line_and_a_request(source: JsonObject, line: str) -> None:
+    decision = decide(ObservedDataset(dataset({"source": source}), facts()), NOW)
+    assert (decision.status or {})["source"] == line
+    start = decision.actions[0]
+    assert isinstance(start, StartRun)
+    assert start.request.purpose == "inspect"
+    assert start.request.plan["run"]["runKey"] == start.request.run_key
+
+
+def test_output_of_a_job_is_no_tokenizer_source() -> None:
+    made = ready(model({"source": {"fineTuneJob": {"name": "tune"}}}), **MODEL_FOUND)
+    plan, _ = inspection_of(ObservedDataset(dataset(TOKENIZER), facts(), tokenizer=made))
+    assert plan.model is None
+
+
+def test_deleted_dataset_is_left_alone() -> None:
+    assert decide(ObservedDataset(dataset(deleting=True), facts()), NOW).status is None
