@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from api_client import ApiClient, collection, manifest, spec_schema
 from hypothesis import HealthCheck, given, settings
-from kubetune.api.kinds import KINDS, Kind
+from kubetune.api.kinds import BY_KIND, KINDS, Kind
 from kubetune.api.manifests import ObjectError, parse_object
 from spec_strategies import specs
 
@@ -63,6 +63,31 @@ def search(api: ApiClient, kind: Kind, examples: int, derandomize: bool) -> None
         compare(api, kind, spec)
 
     agree()
+
+
+JOB = {"modelRef": {"name": "m"}, "datasetRef": {"name": "d"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("FineTuneJob", {**JOB, "method": None}),
+        ("FineTuneJob", {**JOB, "modelRef": None}),
+        ("FineTuneJob", {**JOB, "resources": {"gpuLabel": {"a": None}}}),
+        ("FineTuneJob", {**JOB, "method": {"lora": {"rank": 8.0}}}),
+        ("FineTuneJob", {**JOB, "method": {"lora": {"targetModules": [None]}}}),
+        ("FineTuneJob", {**JOB, "hyperparameters": {"epochs": None, "maxSteps": 1}}),
+        ("FineTuneJob", {**JOB, "hyperparameters": {"maxSteps": 1.0}}),
+        ("Model", {"source": {"registry": {"name": "r", "version": 1.0}}}),
+        ("Model", {"source": {"huggingFace": {"repo": "é/a"}}}),
+        ("ClusterComputeTarget", {"tracking": {"uri": "http://\u0085"}}),
+        ("Dataset", {"source": {"inline": {"rows": [{"a": None}]}}}),
+    ],
+)
+def test_server_and_models_agree_on_what_once_differed(
+    api: ApiClient, kind: str, spec: dict[str, Any]
+) -> None:
+    compare(api, BY_KIND[kind], spec)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)

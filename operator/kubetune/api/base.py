@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from types import UnionType
@@ -97,10 +98,15 @@ def keyed_by(field: str) -> tuple[Any, Any]:
 
 @cache
 def _field_names(value: type[Value]) -> tuple[frozenset[str], frozenset[str]]:
-    """All names on the wire, and those of integers."""
+    """All names on the wire, and those of integers that may be written as 16.0.
+
+    CEL is stricter than the API server's schema: it has no integer 16.0, so a field that a rule
+    reads must be written as one.
+    """
     fields = {field.alias or name: field for name, field in value.model_fields.items()}
-    integers = (name for name, field in fields.items() if _is_integer(field.annotation))
-    return frozenset(fields), frozenset(integers)
+    integers = {name for name, field in fields.items() if _is_integer(field.annotation)}
+    read = {name for rule in value.rules for name in re.findall(r"self\.(\w+)", rule.cel)}
+    return frozenset(fields), frozenset(integers - read)
 
 
 def _is_integer(annotation: object) -> bool:
