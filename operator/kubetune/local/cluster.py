@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -39,7 +39,8 @@ def _silent(subject: str, text: str) -> None:
 class LocalCluster:
     """One cluster below ``home``; ``components`` says what runs beside the control plane.
 
-    An add-on whose module this installation lacks is left out.
+    An add-on whose module this installation lacks is left out. ``flags`` are added to the command
+    lines of components, by their names.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class LocalCluster:
         home: Path,
         components: Collection[str] = ADDONS,
         cache: Path | None = None,
+        flags: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if unknown := set(components) - ADDONS:
             raise ValueError(f"unknown components {sorted(unknown)}; known: {sorted(ADDONS)}")
         self.home = home.absolute()
         self.cache = cache or default_cache()
         self._wanted = frozenset(components)
+        self._flags = flags or {}
 
     @property
     def kubeconfig(self) -> Path:
@@ -191,7 +194,8 @@ class LocalCluster:
             if process.pid() is None:
                 report(component.name, "starting")
                 started.append(component)
-                process.start(component.command, component.environment, cwd=self.home)
+                command = [*component.command, *self._flags.get(component.name, ())]
+                process.start(command, component.environment, cwd=self.home)
 
     def _wait_ready(self, component: Component, client: access.Client, report: Report) -> None:
         if component.name == components.NODE_NAME:

@@ -1,0 +1,1 @@
+"""`make bench`: what the operator and the runner cost, as figures with budgets; never a test."""

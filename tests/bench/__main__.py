@@ -1,0 +1,48 @@
+"""Runs the bench: ``python -m tests.bench``, or ``make bench ARGS='--jobs 200'``.
+
+The measures follow one another on the same objects: submission between two floors, lives,
+memory and silence of an operator with nothing but finished jobs, and its restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from . import operator_bench
+from .report import Figure, as_json, as_table
+
+MEASURES = ("submission", "lives", "idle", "restart")
+
+
+@click.command()
+@click.option("--jobs", default=1000, show_default=True, help="FineTuneJobs to submit.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(MEASURES),
+    help="Measure this only; may be given several times. What it needs is done, not measured.",
+)
+@click.option("--paced", default=200, show_default=True, help="Of these, lives at 4 a second.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+@click.option("--profile", type=click.Path(path_type=Path), help="Folder for cProfile's files.")
+def main(jobs: int, only: tuple[str, ...], paced: int, output: str, profile: Path | None) -> None:
+    """Measure kubetune; the exit code tells nothing about budgets."""
+    measures = frozenset(only or MEASURES)
+    figures: list[Figure] = []
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    with tempfile.TemporaryDirectory(prefix="kubetune-bench-") as folder:
+        bench = operator_bench.OperatorBench(Path(folder), jobs, min(paced, jobs), profile, say)
+        figures += asyncio.run(bench.run(measures))
+    click.echo(as_json(figures) if output == "json" else as_table(figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

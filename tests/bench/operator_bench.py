@@ -1,0 +1,147 @@
+"""The operator's figures, in the order in which one cluster gives them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from kubetune.api.conditions import ConditionType
+from kubetune.decide.decision import condition_is
+
+from . import lives, submission
+from .control_plane import FLOORS, NAMESPACE, ControlPlane, control_plane, until
+from .operator_process import OperatorProcess
+from .report import Figure
+
+IDLE_SECONDS = 60
+READS = ("get", "list")
+
+
+class OperatorBench:
+    """All measures on one cluster; ``folder`` is empty and temporary."""
+
+    def __init__(
+        self,
+        folder: Path,
+        jobs: int,
+        paced: int,
+        profile: Path | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._folder = folder
+        self._jobs = jobs
+        self._paced = paced
+        self._profile = profile
+        self._say = say
+        self._figures: list[Figure] = []
+
+    async def run(self, measures: frozenset[str]) -> list[Figure]:
+        """Measure these of submission, lives, idle and restart."""
+        self._say("starting a control plane")
+        async with control_plane(self._folder) as plane:
+            with_floor = "submission" in measures
+            floors = [await self._floor(plane, FLOORS[0])] if with_floor else []
+            wrote = plane.audit_position()
+            submitted = await self._submit(plane)
+            if with_floor:
+                floors.append(await self._floor(plane, FLOORS[1]))
+                self._add_submission(submitted, floors)
+            if measures & {"lives", "idle", "restart"}:
+                await self._live(plane, measures, wrote)
+            if "restart" in measures:
+                await self._restart(plane)
+        return self._figures
+
+    async def _floor(self, plane: ControlPlane, namespace: str) -> float:
+        if namespace == FLOORS[0]:
+            # An operator makes the target ready, once.
+            async with self._operator(plane, "target"):
+                await until(lambda: _target_ready(plane), 60)
+        self._say(f"floor: {self._jobs} submissions by a bare client")
+        return await submission.floor(plane, namespace, self._jobs)
+
+    async def _submit(self, plane: ControlPlane) -> submission.Submitted:
+        self._say(f"operator: {self._jobs} submissions")
+        async with self._operator(plane, "submission") as operator:
+            await until(lambda: _target_ready(plane), 60)
+            return await submission.by_operator(plane, operator, self._jobs)
+
+    def _add_submission(self, submitted: submission.Submitted, floors: list[float]) -> None:
+        floor = sum(floors) / len(floors)
+        both = " and ".join(f"{seconds:.2f}" for seconds in floors)
+        note = f"{submitted.wall:.2f} s over floors of {both} s, {self._jobs} jobs"
+        self._add("submission over floor", submitted.wall / floor, "", 1.3, note)
+        cpu = 1000 * submitted.operator_cpu / self._jobs
+        self._add("operator CPU per submission", cpu, "ms", 6)
+
+    async def _live(self, plane: ControlPlane, measures: frozenset[str], wrote: int) -> None:
+        async with self._operator(plane, "lives") as operator:
+            jobs = await lives.batch_jobs(plane)
+            names = sorted(jobs)
+            slow, fast = names[: self._paced], names[self._paced :]
+            self._say(f"{len(fast)} runs end at once")
+            await lives.finish(plane, {name: jobs[name] for name in fast})
+            await operator.idle()
+            self._say(f"{len(slow)} runs live at 4 a second")
+            times = await lives.reaction_times(plane, {name: jobs[name] for name in slow})
+            await operator.idle()
+            if "lives" in measures:
+                self._add_lives(times, plane.requests_since(wrote))
+                self._add("operator memory", operator.rss_megabytes(), "MB", 200)
+            if "idle" in measures:
+                await self._idle(plane)
+
+    def _add_lives(self, times: list[float], requests: Counter[tuple[str, str]]) -> None:
+        half = 1000 * lives.percentile(times, 50)
+        late = 1000 * lives.percentile(times, 99)
+        note = f"median {half:.0f} ms, {len(times)} lives at 4 a second"
+        self._add("Job Complete to status, p99", late, "ms", 60, note)
+        writes = {key: count for key, count in requests.items() if key[0] not in READS}
+        own = sum(count for (_, resource), count in writes.items() if "finetunejobs" in resource)
+        note = f"the user's creation included; {_summary(writes)}"
+        self._add("writes on a FineTuneJob", 1 + own / self._jobs, "", 8, note)
+        self._add("writes for a FineTuneJob", 1 + sum(writes.values()) / self._jobs, "")
+
+    async def _idle(self, plane: ControlPlane) -> None:
+        self._say(f"{IDLE_SECONDS} s of silence")
+        before = plane.audit_position()
+        await asyncio.sleep(IDLE_SECONDS)
+        requests = plane.requests_since(before)
+        rate = sum(requests.values()) * 60 / IDLE_SECONDS
+        self._add("idle requests per minute", rate, "", 2, _summary(requests))
+
+    async def _restart(self, plane: ControlPlane) -> None:
+        self._say("restart")
+        before = plane.audit_position()
+        async with self._operator(plane, "restart") as operator:
+            self._add("restart", operator.cpu_seconds(), "CPU s", 3, f"{self._jobs} finished jobs")
+            self._add("memory after restart", operator.rss_megabytes(), "MB", 200)
+            requests = plane.requests_since(before)
+            writes = {key: count for key, count in requests.items() if key[0] not in READS}
+            self._add("writes of a restart", sum(writes.values()), "", 0, _summary(writes))
+
+    def _operator(
+        self, plane: ControlPlane, name: str
+    ) -> AbstractAsyncContextManager[OperatorProcess]:
+        profile = self._profile / f"{name}.prof" if self._profile else None
+        log = self._folder / f"operator-{name}.log"
+        return OperatorProcess(plane.operator_kubeconfig, log, NAMESPACE, profile)
+
+    def _add(
+        self, name: str, value: float, unit: str, budget: float | None = None, note: str = ""
+    ) -> None:
+        figure = Figure(name, value, unit, budget, note)
+        self._say(f"  {name}: {value:.3g} {unit} {figure.verdict} {note}")
+        self._figures.append(figure)
+
+
+async def _target_ready(plane: ControlPlane) -> bool:
+    status = (await plane.target()).get("status") or {}
+    return condition_is(status, ConditionType.READY)
+
+
+def _summary(requests: dict[tuple[str, str], int]) -> str:
+    return ", ".join(f"{count} {' '.join(key)}" for key, count in sorted(requests.items()))
