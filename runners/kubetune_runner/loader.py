@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 
 ENV_BASE_MODEL = "KUBETUNE_BASE_MODEL"
 """Folder or repository of the base model, instead of the one the adapter names."""
@@ -83,7 +83,8 @@ class FineTunedModel(PythonModel):
             self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> list[str]:
+    # MLflow would take type hints here for a schema and complain about them.
+    def predict(self, context, model_input, params=None):  # pyright: ignore
         """Answers to prompts: a list of texts, or a table with the column prompt."""
         if hasattr(model_input, "columns"):
             column = "prompt" if "prompt" in model_input.columns else model_input.columns[0]
@@ -119,9 +120,9 @@ def _base_model(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
     adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     name = adapter["base_model_name_or_path"]
     if name.startswith("models:/"):
-        import mlflow
+        from mlflow.artifacts import download_artifacts
 
-        root = Path(mlflow.artifacts.download_artifacts(artifact_uri=name))
+        root = Path(download_artifacts(artifact_uri=name))
         return str(next(root.glob("**/config.json")).parent), "main"
     rooted = Path(os.environ.get("KUBETUNE_ROOT", "/")) / name.lstrip("/")
     if name.startswith("/") and not Path(name).is_dir() and not rooted.is_dir():

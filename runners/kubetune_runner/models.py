@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ENV_MODEL_TOKEN, LoraPlan, ModelPlan, in_container
+from kubetune.api.plan import ENV_MODEL_TOKEN, HubSource, LoraPlan, ModelPlan, in_container
 
 from kubetune_runner.errors import RunError
 
@@ -31,7 +31,7 @@ def fetch(model: ModelPlan) -> Path:
             " reference its base model, or a merged model",
         )
     if model.hub is not None:
-        return _from_hub(model)
+        return _from_hub(model, model.hub)
     if model.registry_uri is not None:
         return _config_folder(model, _from_registry(model.registry_uri))
     folder = in_container(model.directory or "")
@@ -157,14 +157,13 @@ def lora_config(model: Any, lora: LoraPlan) -> Any:
     )
 
 
-def _from_hub(model: ModelPlan) -> Path:
+def _from_hub(model: ModelPlan, source: HubSource) -> Path:
     from kubetune_runner.hub import open_repo
 
-    assert model.hub is not None
     repo = open_repo(
-        model.hub.repo,
+        source.repo,
         "model",
-        model.revision or model.hub.revision,
+        model.revision or source.revision,
         os.environ.get(ENV_MODEL_TOKEN) or None,
     )
     names = [name for name in repo.sizes if "/" not in name]
@@ -179,10 +178,10 @@ def _from_hub(model: ModelPlan) -> Path:
 
 
 def _from_registry(uri: str) -> Path:
-    import mlflow
+    from mlflow.artifacts import download_artifacts
 
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        return Path(download_artifacts(artifact_uri=uri))
     except Exception as error:
         raise RunError(
             "RegistryUnavailable",

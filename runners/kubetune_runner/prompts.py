@@ -43,7 +43,8 @@ def choose(rows: list[Row], fraction: float, seed: int) -> list[Row]:
     if fraction >= 1:
         return rows
     count = max(1, ceil(len(rows) * fraction))
-    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]
+    chosen = random.Random(seed).sample(range(len(rows)), count)  # noqa: S311 - not a secret
+    return [rows[i] for i in sorted(chosen)]
 
 
 def make_examples(
@@ -54,11 +55,12 @@ def make_examples(
     Raises RunError when a row lacks a column (ColumnMissing) or doesn't have the format's shape
     (RowShape), or the format isn't one to train on here (FormatUnsupported).
     """
-    make = _from_template if prompt is not None else _from_columns
     examples: list[Example] = []
     for number, row in enumerate(rows, start=1):
         try:
-            examples.append(make(row, dataset, prompt))
+            examples.append(
+                _from_columns(row, dataset) if prompt is None else _from_template(row, prompt)
+            )
         except KeyError as error:
             raise RunError(
                 "ColumnMissing",
@@ -75,8 +77,7 @@ class _ShapeError(ValueError):
     """A row doesn't look as its format says; the text names the column."""
 
 
-def _from_template(row: Row, _dataset: DatasetPlan, prompt: PromptPlan | None) -> Example:
-    assert prompt is not None
+def _from_template(row: Row, prompt: PromptPlan) -> Example:
     if prompt.messages is not None:
         return Example(
             messages=[{"role": m.role, "content": _filled(m.content, row)} for m in prompt.messages]
@@ -93,7 +94,7 @@ def _filled(template: str, row: Row) -> str:
     return render(template, row)
 
 
-def _from_columns(row: Row, dataset: DatasetPlan, _prompt: PromptPlan | None) -> Example:
+def _from_columns(row: Row, dataset: DatasetPlan) -> Example:
     columns: ColumnMapping = dataset.columns
     match dataset.format:
         case "promptCompletion":

@@ -7,7 +7,7 @@ which the progress callback reads after each step so that a checkpoint is writte
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -32,7 +32,7 @@ class StopSignal:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self) -> Generator[None]:
         """Within the block a signal only sets ``received``; after it Interrupted is raised."""
         self._deferred = True
         try:

@@ -37,6 +37,9 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        # The folder that a run starts in says nothing about its model.
+        os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")
         # Imported here, in the main thread: two threads importing at once can deadlock.
         import mlflow
         from mlflow.tracking import MlflowClient

@@ -84,6 +84,7 @@ def _close(tracker: Tracker, phase: str, status: str) -> None:
 
 def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
     inputs = _prepare(plan)
+    _quieten()
     from kubetune_runner.evaluation import evaluate
 
     trainer, progress = _make_trainer(plan, inputs, stop, tracker)
@@ -114,17 +115,18 @@ def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
     tracker.phase("uploading")
     model_id = _upload(plan, tracker, trainer, inputs, baseline, tuned)
     tracker.tags({TAG_MODEL_ID: model_id})
+    summary: dict[str, Any] = {
+        "metrics": metrics,
+        "modelId": model_id,
+        "runId": tracker.run_id or "",
+        "steps": trainer.state.global_step,
+        "rows": _row_counts(inputs),
+    }
     return Outcome(
         status="succeeded",
         reason="Trained",
         message=f"trained {trainer.state.global_step} steps",
-        summary={
-            "metrics": metrics,
-            "modelId": model_id,
-            "runId": tracker.run_id or "",
-            "steps": trainer.state.global_step,
-            "rows": _row_counts(inputs),
-        },
+        summary=summary,
     )
 
 
@@ -320,6 +322,18 @@ def _log_dataset(client: Any, run_id: str, dataset: DatasetPlan) -> None:
         name=dataset.name, digest=digest or "unknown", source_type="kubetune", source=str(source)
     )
     client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+
+def _quieten() -> None:
+    """Keep the libraries' progress bars and deprecations out of the run's log."""
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|trl)\\..*")
+    # MLflow's advice for authors of predict functions and examples.
+    warnings.filterwarnings("ignore", message=".*(Add type hints|An input example was not)")
 
 
 def _environment() -> dict[str, Any]:

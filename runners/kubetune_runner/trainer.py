@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import trl.trainer.utils
 from datasets import Dataset
 from kubetune.api.plan import (
     METRIC_ETA,
@@ -21,9 +20,10 @@ from kubetune.api.plan import (
     TrainingPlan,
 )
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from trl.trainer import utils as _trl_utils
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from kubetune_runner import checkpoints
 from kubetune_runner.encoding import EncodedRow
@@ -32,6 +32,8 @@ from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
 
 log = logging.getLogger(__name__)
+
+trl_utils: Any = _trl_utils
 
 
 def precision(plan: TrainingPlan) -> str:
@@ -139,11 +141,12 @@ class Trainer(SFTTrainer):
     def __init__(self, *, held_out: list[EncodedRow], **options: Any) -> None:
         if not torch.cuda.is_available():
             _score_labels_only()
+        tokenizer: Any = options["processing_class"]
         super().__init__(eval_dataset=table(held_out) if held_out else None, **options)
         self.held_out = sorted(held_out, key=lambda row: len(row.input_ids))
-        self._collate = DataCollatorForLanguageModeling(
-            pad_token_id=self.processing_class.pad_token_id
-        )
+        self._collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
+        # It prints what Progress logs.
+        self.remove_callback(PrinterCallback)
 
     @property
     def tokens_seen(self) -> int:
@@ -153,20 +156,21 @@ class Trainer(SFTTrainer):
     def held_out_loss(self) -> float:
         """Negative log-likelihood per labelled token, over all held-out rows."""
         total, tokens = 0.0, 0
-        training = self.model.training
-        self.model.eval()
+        model: Any = self.model
+        training = model.training
+        model.eval()
         batch = self.args.per_device_eval_batch_size
         for start in range(0, len(self.held_out), batch):
             rows = [
                 {"input_ids": row.input_ids, "labels": row.labels}
                 for row in self.held_out[start : start + batch]
             ]
-            inputs = self._prepare_inputs(self._collate(rows))
+            inputs = self._prepare_inputs(self._collate.torch_call(rows))
             with torch.no_grad(), self.compute_loss_context_manager():
-                output = self.model(**inputs, use_cache=False, fused_lm_head=True)
+                output = model(**inputs, use_cache=False, fused_lm_head=True)
             total -= output.log_probs.double().sum().item()
             tokens += int(output.label_mask.sum().item())
-        self.model.train(training)
+        model.train(training)
         return total / tokens
 
     def evaluate(self, *_args: Any, metric_key_prefix: str = "eval", **_options: Any) -> Any:
@@ -184,8 +188,8 @@ def _score_labels_only() -> None:
 
     It is a private name (trl 1.16): without it training is a third slower, and right.
     """
-    if hasattr(trl.trainer.utils, "_use_triton"):
-        trl.trainer.utils._use_triton = lambda device: True
+    if hasattr(trl_utils, "_use_triton"):
+        trl_utils._use_triton = lambda device: True
     else:
         log.warning("this trl version has no fast head for CPUs; training is slower")
 

@@ -1,0 +1,158 @@
+"""Reports reach MLflow late rather than never; attempts go on where the last one stopped."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubetune.api import plan as names
+from kubetune.api.outcome import ExitCode
+from kubetune_runner.sample.tickets import tickets
+from kubetune_runner.tracking import Tracker
+
+from tests.cluster.relay import Relay
+from tests.runners.conftest import PlanFactory, Runner
+
+
+def client_of(server: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(server)
+
+
+def runs_of(server: str, run_key: str) -> list[Any]:
+    client = client_of(server)
+    experiment = client.get_experiment_by_name("tests")
+    return client.search_runs(
+        [experiment.experiment_id], f"tags.`{names.TAG_RUN_KEY}` = '{run_key}'"
+    )
+
+
+@pytest.fixture
+def relay(mlflow_server: str) -> Iterator[Relay]:
+    relay = Relay(mlflow_server)
+    yield relay
+    relay.close()
+
+
+def test_reports_are_kept_while_mlflow_is_away(
+    make_plan: PlanFactory, mlflow_server: str, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubetune_runner.tracking.FLUSH_SECONDS", 0.1)
+    relay.mode = "refuse"
+    plan = make_plan(tracking={"uri": relay.url})
+    tracker = Tracker(plan)
+    tracker.start()
+    tracker.phase("training")
+    for step in range(1, 2501):
+        tracker.metrics({"loss": 1 / step}, step)
+    assert tracker.wait_run(1.0) is None
+    relay.mode = "forward"
+    run_id = tracker.wait_run(60)
+    assert run_id is not None
+    relay.mode = "refuse"
+    tracker.metrics({"loss": 0.0}, 2501)
+    tracker.phase("evaluating")
+    relay.mode = "forward"
+    assert tracker.close("FINISHED", 60)
+    history = client_of(mlflow_server).get_metric_history(run_id, "loss")
+    assert [metric.step for metric in history] == list(range(1, 2502))
+    assert client_of(mlflow_server).get_run(run_id).data.tags[names.TAG_PHASE] == "evaluating"
+
+
+def test_a_report_that_mlflow_refuses_does_not_hold_up_the_next(
+    make_plan: PlanFactory, mlflow_server: str
+) -> None:
+    tracker = Tracker(make_plan(tracking={"uri": mlflow_server}))
+    tracker.start()
+    assert tracker.wait_run(60)
+    tracker.call(lambda client, run_id: client.log_metric(run_id, "not/allowed?!", 1.0))
+    tracker.metrics({"loss": 2.0}, 1)
+    assert tracker.close("FINISHED", 60)
+    run = client_of(mlflow_server).get_run(tracker.run_id)
+    assert run.data.metrics["loss"] == 2.0
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.training
+def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
+    make_plan: PlanFactory,
+    mlflow_server: str,
+    start_runner: Callable[..., Runner],
+    tmp_path: Path,
+) -> None:
+    """SIGTERM saves the step it came in; SIGKILL loses what came after the last checkpoint."""
+    plan = make_plan(
+        rows=tickets(400),
+        tracking={"uri": mlflow_server},
+        training={
+            "lora": {"dropout": 0.1},
+            "hyperparameters": {"maxSteps": 150, "loggingSteps": 1},
+            "checkpoint": {"everySteps": 40},
+        },
+    )
+    first = start_runner(plan, KUBETUNE_ATTEMPT="1")
+    first.wait_for("step 15/")
+    first.process.send_signal(signal.SIGTERM)
+    code, outcome = first.wait()
+    assert (code, outcome.status) == (ExitCode.INTERRUPTED, "interrupted"), outcome
+    saved = [int(p.name.split("-")[1]) for p in (tmp_path / "checkpoints").glob("checkpoint-*")]
+    assert len(saved) == 1
+    assert 15 <= saved[0] < 150
+    [run] = runs_of(mlflow_server, plan.run.run_key)
+    assert (run.info.status, run.data.tags[names.TAG_PHASE]) == ("KILLED", "interrupted")
+
+    second = start_runner(plan, KUBETUNE_ATTEMPT="2")
+    second.wait_for("step 90/")
+    second.process.kill()
+    second.process.wait()
+
+    code, outcome = start_runner(plan, KUBETUNE_ATTEMPT="3").wait()
+    assert code == 0, outcome
+    [run] = runs_of(mlflow_server, plan.run.run_key)
+    history = client_of(mlflow_server).get_metric_history(run.info.run_id, "loss")
+    assert [metric.step for metric in history] == list(range(1, 151))
+    assert run.data.tags[names.TAG_ATTEMPT] == "3"
+    resumed = [metric.value for metric in history]
+
+    plain = make_plan(
+        rows=tickets(400),
+        tracking={"uri": mlflow_server},
+        run={"runKey": "uninterrupted"},
+        training={
+            "lora": {"dropout": 0.1},
+            "hyperparameters": {"maxSteps": 150, "loggingSteps": 1},
+            "checkpoint": {"everySteps": 40, "directory": str(tmp_path / "other")},
+        },
+    )
+    code, _ = start_runner(plain).wait()
+    assert code == 0
+    [run] = runs_of(mlflow_server, "uninterrupted")
+    history = client_of(mlflow_server).get_metric_history(run.info.run_id, "loss")
+    assert resumed == pytest.approx([metric.value for metric in history], abs=2e-4)
+
+
+@pytest.mark.training
+def test_a_result_that_can_not_be_uploaded_is_uploaded_by_the_next_attempt(
+    make_plan: PlanFactory,
+    mlflow_server: str,
+    relay: Relay,
+    start_runner: Callable[..., Runner],
+) -> None:
+    relay.mode = "refuse"
+    plan = make_plan(tracking={"uri": relay.url})
+    code, outcome = start_runner(plan, KUBETUNE_UPLOAD_PATIENCE_SECONDS="1").wait()
+    assert (code, outcome.reason) == (ExitCode.FAILED, "TrackingUnavailable"), outcome
+    relay.mode = "forward"
+    again = start_runner(plan)
+    started = time.monotonic()
+    code, outcome = again.wait()
+    assert code == 0, (outcome, time.monotonic() - started)
+    assert "checkpoint-8" in again.log
+    summary: Any = outcome.summary
+    assert summary["steps"] == 8
+    assert client_of(mlflow_server).get_logged_model(summary["modelId"])

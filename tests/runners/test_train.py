@@ -1,0 +1,239 @@
+"""Runs from plan to outcome against a real MLflow server."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubetune.api import plan as names
+from kubetune.api.plan import RunPlan
+from kubetune_runner import train
+from kubetune_runner.loader import ENV_BASE_MODEL, generate
+from kubetune_runner.sample.tickets import tickets
+from kubetune_runner.signals import StopSignal
+from kubetune_runner.tracking import Tracker
+from kubetune_runner.upload import save, upload
+
+from tests.runners.conftest import PlanFactory, Runner
+
+pytestmark = pytest.mark.training
+
+
+def client_of(server: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(server)
+
+
+def test_a_run_reports_evaluates_and_uploads(
+    make_plan: PlanFactory, mlflow_server: str, start_runner: Callable[..., Runner]
+) -> None:
+    rows = [*tickets(64), {"prompt": "p", "completion": ""}]
+    plan = make_plan(
+        rows=rows,
+        tracking={"uri": mlflow_server},
+        tags={"team": "support"},
+        training={
+            "evaluation": {"baseline": True},
+            "hyperparameters": {"evaluationSteps": 4, "loggingSteps": 2},
+        },
+    )
+    code, outcome = start_runner(plan).wait()
+    assert (code, outcome.reason) == (0, "Trained"), outcome
+    summary: Any = outcome.summary
+    assert summary["rows"]["train"] == {"used": 64, "empty": 1, "cut": 0, "cutAway": 0}
+    assert summary["steps"] == 8
+    metrics = summary["metrics"]
+    assert set(metrics) == {
+        f"{prefix}{name}"
+        for prefix in ("", "baseline_")
+        for name in ("eval_loss", "perplexity", "exact_match", "token_f1")
+    } | {"train_loss"}
+    assert metrics["eval_loss"] < metrics["baseline_eval_loss"]
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))
+
+    client = client_of(mlflow_server)
+    run = client.get_run(summary["runId"])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "ns/job"
+    for tag, value in {
+        names.TAG_RUN_KEY: plan.run.run_key,
+        names.TAG_PHASE: "succeeded",
+        names.TAG_TOTAL_STEPS: "8",
+        names.TAG_ATTEMPT: "1",
+        names.TAG_MODEL_ID: summary["modelId"],
+        names.TAG_LINEAGE: "sha256:0",
+        "team": "support",
+    }.items():
+        assert run.data.tags[tag] == value
+    assert run.data.params["hyperparameters.learningRate"] == "0.01"
+    assert run.data.params["lora.rank"] == "4"
+    steps = [m.step for m in client.get_metric_history(run.info.run_id, "loss")]
+    assert steps == [1, 2, 4, 6, 8]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "eval_loss")][:2] == [4, 8]
+    assert run.data.metrics[names.METRIC_STEP] == 8
+    assert run.inputs.dataset_inputs[0].dataset.name == "tickets"
+    folder = Path(client.download_artifacts(run.info.run_id, "samples.json"))
+    samples = json.loads(folder.read_text())
+    assert len(samples) == 4
+    assert set(samples[0]) == {"prompt", "reference", "base", "tuned"}
+
+
+def fitted(plan: RunPlan, tracker: Tracker) -> tuple[Any, Any]:
+    """Trainer and inputs after training, in this process."""
+    inputs = train._prepare(plan)
+    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), tracker)
+    train._fit(plan, StopSignal(), trainer, progress)
+    return trainer, inputs
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_registered_version_generates_what_the_trained_model_did(
+    make_plan: PlanFactory,
+    mlflow_server: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    """The adapter alone, peft and pyfunc give the same tokens; some obvious flows don't."""
+    import mlflow
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    plan = make_plan(tracking={"uri": mlflow_server}, training={"method": method})
+    if method == "full":
+        document = plan.to_json()
+        del document["training"]["lora"]
+        plan = RunPlan.model_validate(document)
+    tracker = Tracker(plan)
+    tracker.start()
+    trainer, inputs = fitted(plan, tracker)
+    trainer.model.eval()
+    rows = inputs.evaluation.rows
+    prompts = [row.prompt_ids for row in rows]
+    options = {"batch": 8, "max_new_tokens": 12}
+    expected = generate(trainer.model, inputs.tokenizer, prompts, **options)
+    untrained: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert generate(untrained, inputs.tokenizer, prompts, **options) != expected
+
+    folder = tmp_path / "result" / ("adapter" if method == "lora" else "model")
+    save(trainer.model, inputs.tokenizer, plan.model, folder, chat=False, max_new_tokens=12)
+    model_id = upload(tracker, folder, {})
+    assert tracker.close("FINISHED", 30)
+
+    client = client_of(mlflow_server)
+    name = f"ns-job-{method}"
+    client.create_registered_model(name)
+    version = client.create_model_version(
+        name, f"models:/{model_id}", tracker.run_id, model_id=model_id
+    )
+    uri = f"models:/{name}/{version.version}"
+    downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    stored = downloaded / "artifacts" / folder.name
+    tokenizer = AutoTokenizer.from_pretrained(stored)
+    if method == "lora":
+        from peft import PeftModel
+
+        base: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
+        reloaded: Any = PeftModel.from_pretrained(base, stored)
+    else:
+        reloaded = AutoModelForCausalLM.from_pretrained(stored)
+    reloaded.eval()
+    assert generate(reloaded, tokenizer, prompts, **options) == expected
+
+    texts = tokenizer.batch_decode(expected, skip_special_tokens=True)
+    served = mlflow.pyfunc.load_model(uri)
+    assert list(served.predict([row.prompt for row in rows])) == texts
+    if method == "lora":
+        import pandas
+
+        moved = tmp_path / "moved"
+        tiny_model.rename(moved)
+        try:
+            monkeypatch.setenv(ENV_BASE_MODEL, str(moved))
+            table = pandas.DataFrame({"prompt": [row.prompt for row in rows]})
+            assert list(mlflow.pyfunc.load_model(uri).predict(table)) == texts
+        finally:
+            moved.rename(tiny_model)
+
+
+ONE = tickets(1)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"rows": ONE, "held_out": []},
+        {"rows": [{"text": "some text"}] * 3, "held_out": [], "dataset": {"format": "text"}},
+        {
+            "rows": [
+                {
+                    "messages": [
+                        {"role": "user", "content": "Hello?"},
+                        {"role": "assistant", "content": "Yes."},
+                    ]
+                }
+            ]
+            * 3,
+            "held_out": [],
+            "dataset": {"format": "messages"},
+        },
+        {"training": {"hyperparameters": {"packing": True}}},
+    ],
+    ids=["one row", "text", "chat", "packing"],
+)
+def test_unusual_data_trains(
+    make_plan: PlanFactory, monkeypatch: pytest.MonkeyPatch, over: dict[str, Any]
+) -> None:
+    plan = make_plan(**over)
+    trainer, _ = fitted(plan, Tracker(plan))
+    assert trainer.state.global_step == 8
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+
+
+def test_losses_are_those_of_stock_trl(
+    make_plan: PlanFactory, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Own labels and the quick head on CPUs change speed, not numbers."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+    from trl.trainer import utils
+
+    rows = tickets(64)
+    plan = make_plan(rows=rows)
+    quick_head = utils._use_triton
+    trainer, _ = fitted(plan, Tracker(plan))
+    ours = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    utils._use_triton = quick_head
+    stock = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model),
+        args=SFTConfig(
+            str(tmp_path / "stock"),
+            max_steps=8,
+            learning_rate=0.01,
+            per_device_train_batch_size=4,
+            logging_steps=1,
+            lr_scheduler_type="linear",
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            seed=42,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(tiny_model),
+        peft_config=LoraConfig(
+            r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )
+    stock.train()
+    theirs = [entry["loss"] for entry in stock.state.log_history if "loss" in entry]
+    assert ours == pytest.approx(theirs, abs=1e-4)

@@ -1,0 +1,121 @@
+"""Loss is computed on answers alone, and rows are cut or left out as said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubetune_runner.encoding import IGNORED, EncodedRow, encode
+from kubetune_runner.errors import RunError
+from kubetune_runner.prompts import Example
+
+CHAT = Example(
+    messages=[
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "How are you?"},
+        {"role": "assistant", "content": "Fine."},
+        {"role": "user", "content": "And now?"},
+        {"role": "assistant", "content": "Still fine."},
+    ]
+)
+WITHOUT_MARKERS = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# As templates of reasoning models do: earlier answers look different once others follow.
+SHORTENS_EARLIER_TURNS = (
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.role == 'assistant' %}MARK{% if not loop.last %}short{% else %}{{ m.content }}"
+    "{% endif %}{{ eos_token }}END{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer(tiny_model: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def labelled(row: EncodedRow, tokenizer: Any) -> str:
+    return tokenizer.decode([label for label in row.labels if label != IGNORED])
+
+
+def test_only_the_completion_and_the_end_are_learned(tokenizer: Any) -> None:
+    [row] = encode([Example("The router", " is broken")], tokenizer, 100).rows
+    assert labelled(row, tokenizer) == " is broken<eos>"
+    assert tokenizer.decode(row.input_ids) == "<bos>The router is broken<eos>"
+    assert row.prompt_ids == row.input_ids[: len(row.prompt_ids or [])]
+
+
+def test_a_prompt_that_merges_with_its_completion_keeps_its_own_tokens(tokenizer: Any) -> None:
+    # "the" is one token, "t" and "he" are how generation sees it.
+    [row] = encode([Example("t", "he")], tokenizer, 100).rows
+    assert row.prompt_ids == tokenizer("t")["input_ids"]
+    assert row.input_ids[: len(row.prompt_ids or [])] == row.prompt_ids
+    assert labelled(row, tokenizer) == "he<eos>"
+
+
+def test_text_is_learned_whole(tokenizer: Any) -> None:
+    [row] = encode([Example(text="all of it")], tokenizer, 100).rows
+    assert row.labels == row.input_ids
+    assert row.prompt_ids is None
+
+
+@pytest.mark.parametrize("template", [None, WITHOUT_MARKERS])
+def test_every_assistant_turn_of_a_chat_is_learned(tokenizer: Any, template: str | None) -> None:
+    tokenizer.chat_template = template or tokenizer.chat_template
+    [row] = encode([CHAT], tokenizer, 100).rows
+    assert labelled(row, tokenizer) == "Fine.<eos>Still fine.<eos>"
+    assert row.reference == "Still fine."
+    assert row.prompt.endswith("And now?<|assistant|>") or row.prompt.endswith("<eos><|assistant|>")
+
+
+def test_a_template_that_rewrites_turns_needs_markers(tokenizer: Any) -> None:
+    tokenizer.chat_template = SHORTENS_EARLIER_TURNS.replace("MARK", "").replace("END", "")
+    with pytest.raises(RunError) as caught:
+        encode([CHAT], tokenizer, 100)
+    assert caught.value.reason == "ChatTemplateUnsupported"
+    assert "{% generation %}" in caught.value.message
+    tokenizer.chat_template = SHORTENS_EARLIER_TURNS.replace("MARK", "{% generation %}").replace(
+        "END", "{% endgeneration %}"
+    )
+    [row] = encode([CHAT], tokenizer, 100).rows
+    assert labelled(row, tokenizer) == "short<eos>Still fine.<eos>"
+
+
+def test_a_chat_without_a_template_is_refused(tokenizer: Any) -> None:
+    tokenizer.chat_template = None
+    with pytest.raises(RunError) as caught:
+        encode([CHAT], tokenizer, 100)
+    assert caught.value.reason == "ChatTemplateMissing"
+
+
+def test_rows_are_cut_counted_and_left_out(tokenizer: Any) -> None:
+    examples = [
+        Example("short", " a"),
+        Example("short", " long answer" * 20),
+        Example("a long prompt " * 20, "b"),
+        Example("nothing", ""),
+    ]
+    encoded = encode(examples, tokenizer, 16)
+    assert (len(encoded.rows), encoded.cut, encoded.cut_away, encoded.empty) == (2, 1, 1, 1)
+    assert [len(row.input_ids) for row in encoded.rows][1] == 16
+    assert all(len(row.input_ids) == len(row.labels) for row in encoded.rows)
+
+
+def test_an_end_token_that_pads_is_still_learned(tiny_model: Path, tmp_path: Path) -> None:
+    from kubetune.api.plan import ModelPlan
+    from kubetune_runner import models
+    from transformers import AutoTokenizer
+
+    stripped: Any = AutoTokenizer.from_pretrained(tiny_model)
+    stripped.pad_token = None
+    stripped.save_pretrained(tmp_path)
+    plan = ModelPlan.model_validate({"name": "m", "directory": str(tmp_path)})
+    tokenizer = models.load_tokenizer(plan, tmp_path)
+    assert tokenizer.pad_token == tokenizer.eos_token
+    [row] = encode([Example("p", " c")], tokenizer, 100).rows
+    assert row.labels[-1] == tokenizer.eos_token_id

@@ -1,0 +1,106 @@
+"""Rows become examples, or the run says which column is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from kubetune.api.plan import DatasetPlan, PromptPlan
+from kubetune_runner.errors import RunError
+from kubetune_runner.prompts import Example, choose, make_examples
+
+
+def dataset(format: str = "promptCompletion", **columns: str) -> DatasetPlan:
+    return DatasetPlan.model_validate(
+        {
+            "name": "d",
+            "files": {"directory": "/d", "glob": "*", "format": "jsonl"},
+            "format": format,
+            "columns": columns,
+            "splits": {},
+        }
+    )
+
+
+def prompt(**document: Any) -> PromptPlan:
+    return PromptPlan.model_validate(document)
+
+
+@pytest.mark.parametrize(
+    ("row", "plan", "template", "expected"),
+    [
+        ({"prompt": "a", "completion": 7}, dataset(), None, Example("a", "7")),
+        ({"q": "a", "a": None}, dataset(prompt="q", completion="a"), None, Example("a", "")),
+        ({"text": "hi"}, dataset("text"), None, Example(text="hi")),
+        (
+            {"q": "1{2}"},
+            dataset(),
+            prompt(prompt="{{{q}}}", completion="{q}!"),
+            Example("{1{2}}", "1{2}!"),
+        ),
+        (
+            {"q": "x"},
+            dataset(),
+            prompt(messages=[{"role": "assistant", "content": "={q}"}]),
+            Example(messages=[{"role": "assistant", "content": "=x"}]),
+        ),
+        (
+            {"messages": [{"role": "user", "content": "u", "extra": 1}]},
+            dataset("messages"),
+            None,
+            Example(messages=[{"role": "user", "content": "u"}]),
+        ),
+    ],
+)
+def test_a_row_becomes_an_example(
+    row: dict[str, Any], plan: DatasetPlan, template: PromptPlan | None, expected: Example
+) -> None:
+    assert make_examples([row], plan, template) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("row", "plan", "template", "reason", "words"),
+    [
+        ({"q": "a"}, dataset(), None, "ColumnMissing", "'prompt'"),
+        ({"q": "a"}, dataset(), prompt(prompt="{r}", completion="{q}"), "ColumnMissing", "'r'"),
+        ({"prompt": ["a"], "completion": ""}, dataset(), None, "RowShape", "'prompt'"),
+        ({"messages": "hello"}, dataset("messages"), None, "RowShape", "'messages'"),
+        ({"messages": [{"role": "user"}]}, dataset("messages"), None, "RowShape", "content"),
+        ({"prompt": "a"}, dataset("preference"), None, "FormatUnsupported", "promptRef"),
+    ],
+)
+def test_a_row_that_does_not_fit_names_the_column(
+    row: dict[str, Any], plan: DatasetPlan, template: PromptPlan | None, reason: str, words: str
+) -> None:
+    with pytest.raises(RunError) as caught:
+        make_examples([row], plan, template)
+    assert caught.value.reason == reason
+    assert words in caught.value.message
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("example", "empty"),
+    [
+        (Example("p", ""), True),
+        (Example("p", " \n"), True),
+        (Example("", "c"), False),
+        (Example(text=""), True),
+        (Example(messages=[{"role": "user", "content": "u"}]), True),
+        (Example(messages=[{"role": "assistant", "content": "a"}]), False),
+    ],
+)
+def test_an_example_without_an_answer_is_empty(example: Example, empty: bool) -> None:
+    assert example.empty is empty
+
+
+def test_a_fraction_keeps_the_order_and_at_least_one_row() -> None:
+    rows: list[dict[str, Any]] = [{"n": n} for n in range(100)]
+    half = choose(rows, 0.5, 1)
+    assert len(half) == 50
+    assert [row["n"] for row in half] == sorted(row["n"] for row in half)
+    assert choose(rows, 0.5, 1) == half
+    assert choose(rows, 0.5, 2) != half
+    assert len(choose(rows[:1], 0.01, 1)) == 1
+    assert json.dumps(choose(rows, 1.0, 1)) == json.dumps(rows)
