@@ -121,6 +121,10 @@ def test_lists_as_kubectl_prints_them() -> None:
             "  method:\n    type: full\n    lora: {}",
             "10: spec.method.lora: lora settings go with type lora",
         ),
+        (
+            "  resources: {gpuLabel: {'/': x}}",
+            '8: spec.resources.gpuLabel: key "/" must match',
+        ),
         ("  promptRef: {}", "8: spec.promptRef.name: is required"),
         ("  reuse: Always", "8: spec.reuse: must be 'IfIdentical' or 'Never', not \"Always\""),
         ("status: {}\nsepc: {}", "9: sepc: unknown field; did you mean spec?"),

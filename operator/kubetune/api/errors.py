@@ -67,6 +67,8 @@ def _problem(details: ErrorDetails, model: type[BaseModel], prefix: Path) -> Pro
         return Problem(path, str(cause))
     if details["type"] == "extra_forbidden":
         return Problem(path, _unknown_field(details["loc"], model))
+    if path[-1:] == ("[key]",):  # pydantic's mark for the key of a map
+        return Problem(path[:-2], f"key {shown(path[-2])} {_message(details)}")
     return Problem(path, _message(details))
 
 
