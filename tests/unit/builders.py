@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -208,6 +209,13 @@ def kstatus(status: JsonObject, generation: int) -> str:
     if found.get("Stalled") == "True":
         return "Failed"
     return "InProgress" if found.get("Ready", "True") != "True" else "Current"
+
+
+def assert_fits(kind: str, status: JsonObject) -> None:
+    """Raises when the API server would refuse the status: wrong types, or too much of it."""
+    model = BY_KIND[kind].status
+    assert model is not None
+    model.model_validate_json(json.dumps(status))
 
 
 def names(decision: Decision) -> list[str]:

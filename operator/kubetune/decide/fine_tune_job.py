@@ -6,6 +6,7 @@ once the job is over nothing starts it again.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -156,7 +157,8 @@ def fail(draft: Draft, reason: str, message: str, *, retryable: bool = False) ->
 
 def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
     job = observed.job
-    old = job.status
+    # What was observed must stay as it is: the write is the difference to it.
+    old = deepcopy(job.status)
     attempts, counts = merge_attempts(
         old.get("attempts") or [],
         old.get("counts") or {},

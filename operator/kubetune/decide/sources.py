@@ -161,8 +161,9 @@ def model_line(spec: ModelSpec) -> str:
     if volume := source.volume:
         return f"pvc://{volume.claim_name}/{volume.path}"
     if registered := source.registry:
-        suffix = registered.version if registered.version is not None else f"@{registered.alias}"
-        return f"models:/{registered.name}/{suffix}"
+        if registered.version is not None:
+            return f"models:/{registered.name}/{registered.version}"
+        return f"models:/{registered.name}@{registered.alias}"
     assert source.fine_tune_job is not None
     return f"finetunejob/{source.fine_tune_job.name}"
 

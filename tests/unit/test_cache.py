@@ -1,0 +1,145 @@
+"""The object cache: the newest version wins, and the look-ups follow it."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.references import DEFAULT_TARGETS, references
+from kubetune.queue import Key
+
+JsonObject = dict[str, Any]
+
+JOB = Key("FineTuneJob", "team", "tune")
+
+
+def body(kind: str, name: str, version: int, uid: str = "u1", **fields: Any) -> JsonObject:
+    metadata = {"namespace": "team", "name": name, "uid": uid, "resourceVersion": str(version)}
+    return {"kind": kind, "metadata": metadata | fields.pop("metadata", {}), **fields}
+
+
+def tuning(version: int, model: str, **fields: Any) -> JsonObject:
+    spec = {"modelRef": {"name": model}, "datasetRef": {"name": "rows"}}
+    return body("FineTuneJob", "tune", version, spec=spec, **fields)
+
+
+def child(version: int, owner: str, kind: str = "Job") -> JsonObject:
+    references = [{"uid": owner, "controller": True}, {"uid": "other"}]
+    return body(kind, "tune-1", version, metadata={"ownerReferences": references})
+
+
+def test_older_version_never_replaces_a_newer() -> None:
+    cache = ObjectCache()
+    assert cache.put(tuning(10, "a"))
+    assert not cache.put(tuning(9, "b"))
+    assert not cache.put(tuning(10, "b"))
+    assert cache.put(tuning(11, "c"))
+    assert (cache.get(*JOB) or {})["spec"]["modelRef"]["name"] == "c"
+
+
+def test_late_news_of_a_predecessor_changes_nothing() -> None:
+    """Deleted and made again: events of the first arrive after our create was answered."""
+    cache = ObjectCache()
+    cache.put(tuning(10, "old", metadata={"uid": "first"}))
+    cache.put(tuning(20, "new", metadata={"uid": "second"}))
+    assert not cache.put(tuning(15, "old", metadata={"uid": "first"}))
+    cache.remove(tuning(16, "old", metadata={"uid": "first"}))
+    assert (cache.get(*JOB) or {})["metadata"]["uid"] == "second"
+
+
+def test_dependents_follow_the_references() -> None:
+    cache = ObjectCache()
+    cache.put(tuning(1, "a"))
+    assert list(cache.dependents(Key("Model", "team", "a"))) == [JOB], "existing or not"
+    cache.put(tuning(2, "b"))
+    assert list(cache.dependents(Key("Model", "team", "a"))) == []
+    assert list(cache.dependents(Key("Model", "team", "b"))) == [JOB]
+    cache.remove(tuning(2, "b"))
+    assert list(cache.dependents(Key("Model", "team", "b"))) == []
+
+
+def test_children_are_found_by_their_controller() -> None:
+    cache = ObjectCache()
+    cache.put(child(1, "owner"))
+    cache.put(child(1, "job-uid", "Pod"))
+    assert [item["kind"] for item in cache.jobs("owner")] == ["Job"]
+    assert [item["kind"] for item in cache.pods("job-uid")] == ["Pod"]
+    assert cache.jobs("other") == []
+    cache.put(child(2, "other-owner"))
+    assert cache.jobs("owner") == []
+    cache.remove(child(2, "other-owner"))
+    assert cache.jobs("other-owner") == []
+
+
+def test_each_change_is_told_once_and_whose_it_was() -> None:
+    cache, told = ObjectCache(), list[tuple[str, bool]]()
+    cache.on_change = lambda item, ours: told.append((item["metadata"]["resourceVersion"], ours))
+    cache.put(tuning(1, "a"), ours=False)
+    cache.put(tuning(2, "a"))
+    cache.put(tuning(2, "a"), ours=False)
+    assert told == [("1", False), ("2", True)], "the watch repeats what our write has answered"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["put", "remove"]),
+            st.sampled_from("abc"),
+            st.sampled_from(["x", "y", None]),
+        ),
+        max_size=20,
+    )
+)
+def test_indices_hold_what_the_objects_say(events: list[tuple[str, str, str | None]]) -> None:
+    """Events are (what, name of a Dataset, Model that it names)."""
+    cache = ObjectCache()
+    for version, (what, name, model) in enumerate(events, 1):
+        spec = {"tokenizerRef": {"name": model}} if model else {}
+        given = body("Dataset", name, version, spec=spec)
+        if what == "put":
+            cache.put(given)
+        else:
+            cache.remove(given)
+    present = cache.of_kind("Dataset", "team")
+    for model in ("x", "y"):
+        naming = {
+            Key("Dataset", "team", item["metadata"]["name"])
+            for item in present
+            if item["spec"].get("tokenizerRef") == {"name": model}
+        }
+        assert set(cache.dependents(Key("Model", "team", model))) == naming
+    if not present:
+        assert not cache._dependents, "nothing is left behind"
+
+
+def test_references_of_each_kind() -> None:
+    def found(kind: str, spec: JsonObject) -> set[Key]:
+        return set(references(Key(kind, "team", "it"), {"spec": spec}))
+
+    default = Key("ComputeTarget", "", DEFAULT_TARGETS)
+    everything = {
+        "modelRef": {"name": "m"},
+        "datasetRef": {"name": "d"},
+        "promptRef": {"name": "p"},
+        "profileRef": {"kind": "ClusterTuningProfile", "name": "t"},
+        "computeTargetRef": {"kind": "ClusterComputeTarget", "name": "c"},
+        "output": {"modelName": "out"},
+    }
+    assert found("FineTuneJob", everything) == {
+        Key("Model", "team", "m"),
+        Key("Dataset", "team", "d"),
+        Key("PromptTemplate", "team", "p"),
+        Key("ClusterTuningProfile", "", "t"),
+        Key("ClusterComputeTarget", "", "c"),
+        Key("Model", "team", "out"),
+    }
+    config = {"source": {"configMap": {"name": "rows", "key": "k"}}}
+    assert found("Dataset", config) == {default, Key("ConfigMap", "team", "rows")}
+    made = {"source": {"fineTuneJob": {"name": "j"}}, "baseModelRef": {"name": "b"}}
+    assert found("Model", made) == {
+        default,
+        Key("FineTuneJob", "team", "j"),
+        Key("Model", "team", "b"),
+    }
+    assert found("PromptTemplate", {}) == {default}
+    assert found("ComputeTarget", {}) == set()

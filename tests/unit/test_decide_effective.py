@@ -1,0 +1,169 @@
+"""Settings in force: built-in < target < profile < job."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kubetune.decide.effective import BUILT_IN, effective_settings, training_plan
+
+JsonObject = dict[str, Any]
+
+
+def settings(
+    job: JsonObject | None = None, profile: JsonObject | None = None, **given: Any
+) -> JsonObject:
+    return effective_settings(job or {}, profile, given.get("target"), given.get("context"))
+
+
+@dataclass
+class Case:
+    name: str
+    because: str
+    where: tuple[str, ...]
+    expected: Any
+    job: JsonObject = field(default_factory=dict[str, Any])
+    profile: JsonObject = field(default_factory=dict[str, Any])
+    around: JsonObject = field(default_factory=dict[str, Any])
+
+
+def rate(value: float) -> JsonObject:
+    return {"hyperparameters": {"learningRate": value}}
+
+
+NUMBERS = "hyperparameters"
+FULL: JsonObject = {"method": {"type": "full"}}
+CASES = [
+    Case("lora by default", "it fits most GPUs", ("method", "type"), "lora"),
+    Case("rate of lora", "adapters learn faster", (NUMBERS, "learningRate"), 2e-4),
+    Case("rate of full", "whole models forget", (NUMBERS, "learningRate"), 2e-5, FULL),
+    Case("profile over built-in", "", (NUMBERS, "learningRate"), 0.1, {}, rate(0.1)),
+    Case("job over profile", "", (NUMBERS, "learningRate"), 0.2, rate(0.2), rate(0.1)),
+    Case(
+        "fields are merged one by one",
+        "a job that sets one number keeps the profile's others",
+        (NUMBERS, "seed"),
+        7,
+        rate(0.2),
+        {"hyperparameters": {"seed": 7}},
+    ),
+    Case("epochs by default", "neither was given", (NUMBERS, "epochs"), 3.0),
+    Case(
+        "job's maxSteps replace the profile's epochs",
+        "both say when training ends",
+        (NUMBERS, "epochs"),
+        None,
+        {"hyperparameters": {"maxSteps": 5}},
+        {"hyperparameters": {"epochs": 2.0}},
+    ),
+    Case(
+        "job's epochs replace the profile's maxSteps",
+        "both say when training ends",
+        (NUMBERS, "maxSteps"),
+        None,
+        {"hyperparameters": {"epochs": 2.0}},
+        {"hyperparameters": {"maxSteps": 5}},
+    ),
+    Case(
+        "short context",
+        "longer rows can't be read",
+        (NUMBERS, "maxLength"),
+        512,
+        {},
+        {},
+        {"context": 512},
+    ),
+    Case(
+        "long context",
+        "memory is the limit",
+        (NUMBERS, "maxLength"),
+        1024,
+        {},
+        {},
+        {"context": 131072},
+    ),
+    Case(
+        "alpha is twice the rank",
+        "",
+        ("method", "lora", "alpha"),
+        64,
+        {"method": {"lora": {"rank": 32}}},
+    ),
+    Case(
+        "alpha of the profile stays",
+        "it was set by somebody",
+        ("method", "lora", "alpha"),
+        8,
+        {"method": {"lora": {"rank": 32}}},
+        {"method": {"lora": {"alpha": 8}}},
+    ),
+    Case(
+        "full drops the profile's adapter",
+        "it has no meaning there",
+        ("method", "lora"),
+        None,
+        FULL,
+        {"method": {"type": "lora", "lora": {"rank": 8}}},
+    ),
+    Case(
+        "a job that sets up an adapter gets one",
+        "dropping what the user wrote would be a surprise",
+        ("method", "type"),
+        "lora",
+        {"method": {"lora": {"rank": 8}}},
+        FULL,
+    ),
+    Case("resources of the target", "", ("resources", "gpu"), 1, {}, {}, {"target": {"gpu": 1}}),
+    Case(
+        "job's resources over the target's",
+        "",
+        ("resources", "gpu"),
+        0,
+        {"resources": {"gpu": 0}},
+        {},
+        {"target": {"gpu": 1}},
+    ),
+    Case("backoffLimit of the profile", "", ("backoffLimit",), 0, {}, {"backoffLimit": 0}),
+    Case(
+        "arguments are merged",
+        "a profile may bring some",
+        ("trainer", "trl", "arguments"),
+        {"adam_beta2": 0.9, "tf32": True},
+        {"trainer": {"trl": {"arguments": {"tf32": True}}}},
+        {"trainer": {"trl": {"arguments": {"adam_beta2": 0.9}}}},
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_setting(case: Case) -> None:
+    found: Any = settings(case.job, case.profile, **case.around)
+    for key in case.where:
+        found = found.get(key) if found else None
+    assert found == case.expected, case.because
+
+
+@given(
+    st.sampled_from([{}, FULL, {"method": {"lora": {"rank": 4}}}]),
+    st.sampled_from([{}, FULL, {"method": {"type": "lora", "lora": {"alpha": 4}}}]),
+    *[st.sampled_from([{}, {"epochs": 1.0}, {"maxSteps": 3}, {"packing": True}])] * 2,
+)
+def test_every_combination_makes_a_plan(
+    job: JsonObject, profile: JsonObject, job_numbers: JsonObject, profile_numbers: JsonObject
+) -> None:
+    before = repr(BUILT_IN)
+    found = settings(job | {NUMBERS: job_numbers}, profile | {NUMBERS: profile_numbers})
+    plan = training_plan(found, "sft", "key")
+    assert (plan.lora is None) == (plan.method == "full")
+    assert repr(BUILT_IN) == before, "built-in settings are shared"
+
+
+def test_checkpoints_are_kept_where_a_claim_is() -> None:
+    with_claim = settings({"checkpoint": {"claimName": "disk"}})
+    assert training_plan(with_claim, "sft", "key").checkpoint.directory == (
+        "/kubetune/checkpoints/key"
+    )
+    assert training_plan(settings(), "sft", "key").checkpoint.directory == (
+        "/kubetune/work/checkpoints/key"
+    )

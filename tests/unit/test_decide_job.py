@@ -1,0 +1,412 @@
+"""The numbered states of a FineTuneJob: one table of named cases."""
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from builders import (
+    CRASHED,
+    NOW,
+    REFUSED,
+    TRACKED,
+    TRAINED,
+    ago,
+    attempt,
+    condition_of,
+    job,
+    kstatus,
+    names,
+    observed_job,
+    resource,
+    run,
+    tried,
+)
+from kubetune.backends.base import RunState
+from kubetune.decide.decision import OrphanRuns, ReleaseFinalizer, StopRuns
+from kubetune.decide.fine_tune_inputs import Learned
+from kubetune.decide.fine_tune_job import decide
+
+JsonObject = dict[str, Any]
+
+RUNNING = tried(attempt(1, "Running"))
+SUSPEND: JsonObject = {"suspend": True}
+DEADLINE: JsonObject = {"activeDeadlineSeconds": 60}
+
+
+@dataclass
+class Case:
+    name: str
+    because: str
+    phase: str
+    ready: tuple[str, str]
+    status: JsonObject = field(default_factory=dict[str, Any])
+    runs: list[RunState] = field(default_factory=list[RunState])
+    spec: JsonObject = field(default_factory=dict[str, Any])
+    actions: list[str] = field(default_factory=list[str])
+    requeue: float | None = None
+    running: tuple[str, str] | None = None
+    verdict: str = "InProgress"
+
+
+CASES = [
+    Case(
+        "4 suspended from the start",
+        "nothing is asked, nothing is started",
+        "Suspended",
+        ("False", "Suspended"),
+        spec=SUSPEND,
+        running=("False", "Suspended"),
+    ),
+    Case(
+        "4 suspended while it runs",
+        "the run is stopped with grace",
+        "Stopping",
+        ("False", "Suspended"),
+        RUNNING,
+        [run(1, "running")],
+        SUSPEND,
+        ["StopRuns"],
+        running=("False", "Suspended"),
+    ),
+    Case(
+        "4 suspended and already stopping",
+        "an order is given once",
+        "Stopping",
+        ("False", "Suspended"),
+        RUNNING,
+        [run(1, "stopping")],
+        SUSPEND,
+        running=("False", "Suspended"),
+    ),
+    Case(
+        "4 suspended and stopped",
+        "the run is gone",
+        "Suspended",
+        ("False", "Suspended"),
+        tried(attempt(1, "Running"), phase="Stopping"),
+        spec=SUSPEND,
+        running=("False", "Suspended"),
+    ),
+    Case(
+        "4 resumed before the run is gone",
+        "two runs at once would write the same checkpoints",
+        "Stopping",
+        ("False", "Stopping"),
+        tried(attempt(1, "Running"), phase="Stopping"),
+        [run(1, "stopping")],
+        running=("False", "Stopping"),
+    ),
+    Case(
+        "4 resumed",
+        "what was stopped goes on at once, as a new attempt",
+        "Queued",
+        ("False", "Queued"),
+        tried(attempt(1, "Stopped"), phase="Suspended"),
+        actions=["StartRun"],
+    ),
+    Case(
+        "5 deadline over while it runs",
+        "the run is stopped",
+        "Failed",
+        ("False", "DeadlineExceeded"),
+        RUNNING,
+        [run(1, "running")],
+        DEADLINE,
+        ["StopRuns"],
+        running=("False", "DeadlineExceeded"),
+        verdict="Failed",
+    ),
+    Case(
+        "5 deadline over between two attempts",
+        "it counts all attempts",
+        "Failed",
+        ("False", "DeadlineExceeded"),
+        tried(attempt(1, "Failed", endTime=ago(1))),
+        spec=DEADLINE,
+        running=("False", "DeadlineExceeded"),
+        verdict="Failed",
+    ),
+    Case(
+        "5 deadline ahead",
+        "nothing else announces it",
+        "Running",
+        ("False", "Started"),
+        RUNNING,
+        [run(1, "running")],
+        {"activeDeadlineSeconds": 100},
+        requeue=10,
+        running=("True", "Started"),
+    ),
+    Case(
+        "6 waits for a node",
+        "the pod's reason answers why",
+        "Queued",
+        ("False", "Unschedulable"),
+        RUNNING,
+        [run(1, "pending", reason="Unschedulable", message="No node fits: no GPU")],
+        running=("False", "Unschedulable"),
+    ),
+    Case(
+        "6 runs",
+        "the target tells of the end",
+        "Running",
+        ("False", "Started"),
+        RUNNING,
+        [run(1, "running")],
+        running=("True", "Started"),
+    ),
+    Case(
+        "6 runs, but an older attempt has failed",
+        "the newest counts",
+        "Running",
+        ("False", "Started"),
+        tried(attempt(1, "Failed"), attempt(2, "Running")),
+        [run(1, "failed", CRASHED), run(2, "running")],
+        running=("True", "Started"),
+    ),
+    Case(
+        "6 runs, and the operator has forgotten it",
+        "a crash after the start and before the status: it is adopted",
+        "Running",
+        ("False", "Started"),
+        {},
+        [run(1, "running")],
+        running=("True", "Started"),
+    ),
+    Case(
+        "7 has succeeded",
+        "nobody asked for a version",
+        "Succeeded",
+        ("True", "Succeeded"),
+        RUNNING,
+        [run(1, "succeeded", TRAINED)],
+        running=("False", "Succeeded"),
+        verdict="Current",
+    ),
+    Case(
+        "7 has failed",
+        "another attempt may succeed, after a pause",
+        "Queued",
+        ("False", "Retrying"),
+        RUNNING,
+        [run(1, "failed", CRASHED)],
+        requeue=10,
+        running=("False", "Retrying"),
+    ),
+    Case(
+        "7 has failed, and the pause is over",
+        "",
+        "Queued",
+        ("False", "Queued"),
+        tried(attempt(1, "Failed", endTime=ago(10))),
+        [run(1, "failed", CRASHED)],
+        actions=["StartRun"],
+    ),
+    Case(
+        "7 has failed for good",
+        "the runner says that another attempt would fail alike",
+        "Failed",
+        ("False", "RowShape"),
+        RUNNING,
+        [run(1, "failed", REFUSED)],
+        running=("False", "RowShape"),
+        verdict="Failed",
+    ),
+    Case(
+        "7 has failed too often",
+        "its last reason is the job's",
+        "Failed",
+        ("False", "OutOfMemory"),
+        RUNNING,
+        [run(1, "failed", CRASHED)],
+        {"backoffLimit": 0},
+        running=("False", "OutOfMemory"),
+        verdict="Failed",
+    ),
+    Case(
+        "7 was lost too often",
+        "no run told a reason",
+        "Failed",
+        ("False", "BackoffLimitExceeded"),
+        RUNNING,
+        [],
+        {"backoffLimit": 0},
+        running=("False", "BackoffLimitExceeded"),
+        verdict="Failed",
+    ),
+    Case(
+        "7 was lost",
+        "somebody deleted its Job: it counts as failed",
+        "Queued",
+        ("False", "Retrying"),
+        RUNNING,
+        requeue=10,
+        running=("False", "Retrying"),
+    ),
+    Case(
+        "7 was preempted",
+        "it is nobody's fault: at once, and it doesn't count",
+        "Queued",
+        ("False", "Queued"),
+        RUNNING,
+        [run(1, "preempted", reason="Disrupted")],
+        {"backoffLimit": 0},
+        ["StartRun"],
+    ),
+    Case(
+        "8 submitted", "all inputs are there", "Queued", ("False", "Queued"), actions=["StartRun"]
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_state(case: Case) -> None:
+    observed = observed_job(job(case.spec, status=case.status), runs=case.runs)
+    decision = decide(observed, NOW)
+    status = decision.status or {}
+    assert status["phase"] == case.phase, case.because
+    assert condition_of(status, "Ready") == case.ready, case.because
+    assert condition_of(status, "Running") == case.running, case.because
+    assert names(decision) == case.actions, case.because
+    assert decision.requeue_after == case.requeue, case.because
+    assert kstatus(status, 1) == case.verdict
+
+
+def test_pause_between_attempts_grows_to_six_minutes() -> None:
+    pauses: list[float | None] = []
+    for failed in range(1, 8):
+        items = [attempt(n, "Failed", endTime=ago(0)) for n in range(1, failed + 1)]
+        observed = observed_job(job({"backoffLimit": 100}, status=tried(*items)))
+        pauses.append(decide(observed, NOW).requeue_after)
+    assert pauses == [10, 20, 40, 80, 160, 320, 360]
+
+
+def test_unreadable_spec_stalls_and_keeps_the_rest() -> None:
+    broken = resource("FineTuneJob", "tune", None, status=RUNNING)
+    decision = decide(observed_job(broken), NOW)
+    status = decision.status or {}
+    assert condition_of(status, "Stalled") == ("True", "InvalidSpec")
+    assert status["attempts"] == RUNNING["attempts"]
+    assert decision.actions == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "phase", "actions"),
+    [
+        ("Delete", None, [ReleaseFinalizer]),
+        ("Delete", "running", [StopRuns]),
+        ("Delete", "stopping", [StopRuns]),
+        ("Delete", "failed", [ReleaseFinalizer]),
+        ("Orphan", None, [ReleaseFinalizer]),
+        ("Orphan", "running", [OrphanRuns, ReleaseFinalizer]),
+        ("Orphan", "succeeded", [ReleaseFinalizer]),
+    ],
+)
+def test_deletion(policy: str, phase: Any, actions: list[type]) -> None:
+    """1: the finalizer goes only when nothing of ours runs any more."""
+    deleted = job({"deletionPolicy": policy}, status=RUNNING, deleting=True)
+    runs = [run(1, phase)] if phase else []
+    decision = decide(observed_job(deleted, runs=runs), NOW)
+    assert [type(action) for action in decision.actions] == actions
+    if actions == [StopRuns]:
+        assert (decision.status or {})["phase"] == "Stopping"
+
+
+def test_deletion_without_our_finalizer_is_not_ours() -> None:
+    observed = observed_job(job(deleting=True), runs=[run(1, "running")])
+    observed = replace(observed, job=replace(observed.job, finalizers=()))
+    assert decide(observed, NOW).actions == ()
+
+
+TERMINAL = [
+    tried(attempt(1, "Succeeded"), phase="Succeeded", completionTime=ago(60)),
+    tried(attempt(1, "Failed"), phase="Failed", completionTime=ago(60)),
+]
+
+
+@pytest.mark.parametrize("status", TERMINAL, ids=lambda status: status["phase"])
+class TestOver:
+    """2: a finished job is finished."""
+
+    def test_child_deleted(self, status: JsonObject) -> None:
+        decision = decide(observed_job(job(status=status), runs=[]), NOW)
+        assert (decision.actions, decision.status, decision.requeue_after) == ((), None, None)
+
+    def test_operator_restarted(self, status: JsonObject) -> None:
+        observed = observed_job(job(status=status), runs=[run(1, "failed", CRASHED)])
+        assert decide(observed, NOW + timedelta(days=1)).actions == ()
+
+    def test_inputs_gone(self, status: JsonObject) -> None:
+        observed = observed_job(job(status=status), model=None, dataset=None)
+        assert decide(observed, NOW).actions == ()
+
+    @pytest.mark.parametrize(
+        "edit", [{"suspend": True}, {"activeDeadlineSeconds": 1}, {"deletionPolicy": "Orphan"}]
+    )
+    def test_spec_edited(self, status: JsonObject, edit: JsonObject) -> None:
+        decision = decide(observed_job(job(edit, status=status, generation=2)), NOW)
+        assert decision.actions == ()
+        assert decision.status == status | {"observedGeneration": 2}
+
+    def test_run_that_is_left_is_stopped_once(self, status: JsonObject) -> None:
+        observed = observed_job(job(status=status), runs=[run(1, "running")])
+        assert names(decide(observed, NOW)) == ["StopRuns"]
+        observed = observed_job(job(status=status), runs=[run(1, "stopping")])
+        assert decide(observed, NOW).actions == ()
+
+    def test_time_to_live(self, status: JsonObject) -> None:
+        def after(seconds: int) -> tuple[list[str], float | None]:
+            spec = {"ttlSecondsAfterFinished": seconds}
+            decision = decide(observed_job(job(spec, status=status)), NOW)
+            return names(decision), decision.requeue_after
+
+        assert after(100) == ([], 40)
+        assert after(60) == (["DeleteSelf"], None)
+        assert after(0) == (["DeleteSelf"], None)
+
+
+def test_resuming_starts_the_clock_of_the_deadline_anew() -> None:
+    suspended = decide(observed_job(job(SUSPEND, status=RUNNING)), NOW).status or {}
+    assert "startTime" not in suspended
+    resumed = decide(observed_job(job(DEADLINE, status=suspended)), NOW)
+    assert names(resumed) == ["StartRun"]
+    assert resumed.requeue_after == 60
+
+
+def test_run_that_succeeds_while_it_is_stopped_isn_t_repeated() -> None:
+    runs = [run(1, "succeeded", TRAINED)]
+    suspended = decide(observed_job(job(SUSPEND, status=RUNNING), runs=runs), NOW).status or {}
+    assert suspended["phase"] == "Suspended"
+    resumed = decide(observed_job(job(status=suspended), runs=runs), NOW)
+    assert (resumed.status or {})["phase"] == "Succeeded"
+
+
+def test_outage_of_the_tracking_server_is_told_while_it_lasts() -> None:
+    given = job(status=RUNNING)
+    away = observed_job(given, runs=[run(1, "running")], learned=Learned(tracking_error="away"))
+    status = decide(away, NOW).status or {}
+    assert status["phase"] == "Running", "training goes on"
+    assert condition_of(status, "TrackingAvailable") == ("False", "TrackingUnreachable")
+    back = observed_job(job(status=status), runs=[run(1, "running")])
+    assert condition_of(decide(back, NOW).status, "TrackingAvailable") is None
+
+
+def test_progress_is_written_at_most_every_ten_seconds() -> None:
+    observed = observed_job(job(status=RUNNING), runs=[run(1, "running")], tracked=TRACKED)
+    first = decide(observed, NOW).status or {}
+    assert first["progress"] == {
+        "stage": "training",
+        "step": 50,
+        "totalSteps": 200,
+        "percent": 25,
+        "loss": "1.235",
+        "etaSeconds": 200,
+        "eta": "3m20s",
+        "updatedAt": ago(0),
+    }
+    newer = replace(TRACKED, metrics=TRACKED.metrics | {"kubetune_step": 60.0})
+    observed = observed_job(job(status=first), runs=[run(1, "running")], tracked=newer)
+    assert (decide(observed, NOW + timedelta(seconds=9)).status or {}) == first
+    later = decide(observed, NOW + timedelta(seconds=10)).status or {}
+    assert later["progress"]["step"] == 60

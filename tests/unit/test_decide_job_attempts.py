@@ -1,0 +1,239 @@
+"""Attempts and their counts after what the target shows, and what a later attempt runs with."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from builders import (
+    CRASHED,
+    DATASET_FOUND,
+    NOW,
+    TRAINED,
+    ago,
+    assert_fits,
+    attempt,
+    dataset,
+    job,
+    model,
+    observed_job,
+    ready,
+    resource,
+    run,
+    tried,
+)
+from kubetune.api.outcome import Outcome
+from kubetune.api.status import MAX_ATTEMPTS
+from kubetune.backends.base import RunState
+from kubetune.decide.decision import Decision, StartRun
+from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_progress import merge_attempts
+
+JsonObject = dict[str, Any]
+
+
+@dataclass
+class Case:
+    name: str
+    because: str
+    known: list[str]
+    runs: list[RunState]
+    results: list[str]
+    counts: tuple[int, int, int]
+    """total, failed, preempted"""
+    before: tuple[int, int, int] = (0, 0, 0)
+    stopped: bool = False
+    reasons: dict[int, str] = field(default_factory=dict[int, str])
+
+
+CASES = [
+    Case("nothing", "", [], [], [], (0, 0, 0)),
+    Case("new run", "", [], [run(1, "pending")], ["Running"], (1, 0, 0)),
+    Case(
+        "found after a crash",
+        "the status of the first attempt was never written",
+        [],
+        [run(1, "failed", CRASHED), run(2, "running")],
+        ["Failed", "Running"],
+        (2, 1, 0),
+    ),
+    Case("goes on", "", ["Running"], [run(1, "stopping")], ["Running"], (1, 0, 0), (1, 0, 0)),
+    Case(
+        "succeeds",
+        "",
+        ["Running"],
+        [run(1, "succeeded", TRAINED)],
+        ["Succeeded"],
+        (1, 0, 0),
+        (1, 0, 0),
+    ),
+    Case(
+        "fails",
+        "the runner's reason goes before the target's",
+        ["Running"],
+        [run(1, "failed", CRASHED, reason="RunFailed", exit_code=1)],
+        ["Failed"],
+        (1, 1, 0),
+        (1, 0, 0),
+        reasons={1: "OutOfMemory"},
+    ),
+    Case(
+        "fails without a word",
+        "the target's reason is all there is",
+        ["Running"],
+        [run(1, "failed", reason="RunFailed", exit_code=1)],
+        ["Failed"],
+        (1, 1, 0),
+        (1, 0, 0),
+        reasons={1: "RunFailed"},
+    ),
+    Case(
+        "counted once",
+        "a failed Job stays where it is and is seen again and again",
+        ["Failed"],
+        [run(1, "failed", CRASHED)],
+        ["Failed"],
+        (1, 1, 0),
+        (1, 1, 0),
+    ),
+    Case("preempted", "", ["Running"], [run(1, "preempted")], ["Preempted"], (1, 0, 1), (1, 0, 0)),
+    Case(
+        "lost",
+        "somebody deleted its Job",
+        ["Running"],
+        [],
+        ["Failed"],
+        (1, 1, 0),
+        (1, 0, 0),
+        reasons={1: "RunLost"},
+    ),
+    Case(
+        "stopped on our order",
+        "it doesn't count",
+        ["Running"],
+        [],
+        ["Stopped"],
+        (1, 0, 0),
+        (1, 0, 0),
+        stopped=True,
+    ),
+    Case(
+        "finished Jobs deleted",
+        "what is written stays written",
+        ["Failed", "Preempted", "Succeeded"],
+        [],
+        ["Failed", "Preempted", "Succeeded"],
+        (3, 1, 1),
+        (3, 1, 1),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_merge(case: Case) -> None:
+    known = [attempt(number, result) for number, result in enumerate(case.known, 1)]
+    labels = ("total", "failed", "preempted")
+    before: JsonObject = dict(zip(labels, case.before, strict=True))
+    attempts, counts = merge_attempts(known, before, case.runs, stopped=case.stopped)
+    assert [item["result"] for item in attempts] == case.results, case.because
+    assert counts == dict(zip(labels, case.counts, strict=True)), case.because
+    for number, reason in case.reasons.items():
+        assert attempts[number - 1]["reason"] == reason, case.because
+
+
+def test_attempts_beyond_the_newest_ten_are_counted_once() -> None:
+    """Failed Jobs stay in the cluster, also those that status no longer lists."""
+    runs = [run(number, "failed", CRASHED) for number in range(1, 16)]
+    attempts: list[JsonObject] = []
+    counts: JsonObject = {}
+    for _ in range(3):
+        attempts, counts = merge_attempts(attempts, counts, runs, stopped=False)
+        assert counts == {"total": 15, "failed": 15, "preempted": 0}
+        assert [item["number"] for item in attempts] == list(range(6, 16))
+        assert len(attempts) == MAX_ATTEMPTS
+
+
+def next_attempt(decision: Decision) -> StartRun:
+    (start,) = (action for action in decision.actions if isinstance(action, StartRun))
+    return start
+
+
+def failed_once(spec: JsonObject | None = None, **around: Any) -> JsonObject:
+    """The status of a job whose first attempt failed ten seconds ago."""
+    started = decide(observed_job(job(spec), **around), NOW).status or {}
+    failed = tried(attempt(1, "Failed", endTime=ago(10)), phase="Queued")
+    return started | failed
+
+
+def test_attempt_after_a_failure_has_the_next_number() -> None:
+    start = next_attempt(decide(observed_job(job(status=failed_once())), NOW))
+    assert start.request.attempt == 2
+
+
+def test_settings_are_frozen_with_the_first_run() -> None:
+    """Profile and data may change meanwhile; the run's plan doesn't, and status says so."""
+
+    def profile(claim: str | None) -> Any:
+        checkpoint = {"checkpoint": {"claimName": claim}} if claim else {}
+        return resource("TuningProfile", "house", checkpoint)
+
+    spec = {"profileRef": {"name": "house"}}
+    status = failed_once(spec, profile=profile("disk"))
+    changed = ready(dataset(), **(DATASET_FOUND | {"digest": "sha256:new"}))
+    observed = observed_job(job(spec, status=status), profile=profile(None), dataset=changed)
+    decision = decide(observed, NOW)
+    assert next_attempt(decision).request.checkpoint_claim == "disk"
+    after = decision.status or {}
+    assert after["effective"] == status["effective"]
+    assert after["lineage"] == status["lineage"]
+
+
+def test_settings_are_not_frozen_before_the_first_run() -> None:
+    seeking = job({"output": {"registry": {}}})
+    status = decide(observed_job(seeking), NOW).status or {}
+    changed = ready(dataset(), **(DATASET_FOUND | {"digest": "sha256:new"}))
+    again = observed_job(job({"output": {"registry": {}}}, status=status), dataset=changed)
+    assert (decide(again, NOW).status or {})["lineage"]["datasetDigest"] == "sha256:new"
+
+
+def test_resources_may_change_while_suspended() -> None:
+    status = failed_once() | {"phase": "Suspended"}
+    more = job({"resources": {"memory": "16Gi"}}, status=status)
+    decision = decide(observed_job(more), NOW)
+    assert next_attempt(decision).request.resources.memory == "16Gi"
+    assert (decision.status or {})["effective"]["resources"]["memory"] == "16Gi"
+
+
+def test_crash_between_start_and_status_loses_no_lineage() -> None:
+    lineage = (decide(observed_job(), NOW).status or {})["lineage"]
+    stamped = job({"output": {"modelName": "out"}})
+    done = observed_job(stamped, runs=[run(1, "succeeded", TRAINED)])
+    status = decide(done, NOW).status or {}
+    assert status["lineage"] == lineage
+    assert status["effective"]["method"]["type"] == "lora"
+
+
+def test_retry_waits_for_inputs_that_are_gone() -> None:
+    decision = decide(observed_job(job(status=failed_once()), model=model()), NOW)
+    assert (decision.status or {})["phase"] == "Preparing"
+    assert decision.actions == ()
+
+
+def test_longest_messages_fit_the_schema() -> None:
+    outcome = Outcome(status="failed", reason="Long", message="m" * 1024, retryable=True)
+    observed = observed_job(job({"backoffLimit": 0}), runs=[run(1, "failed", outcome)])
+    status = decide(observed, NOW).status or {}
+    assert status["phase"] == "Failed"
+    assert_fits("FineTuneJob", status)
+
+
+def test_expired_job_leaves_no_attempt_running() -> None:
+    status = tried(attempt(1, "Running"))
+    spec = {"activeDeadlineSeconds": 1}
+    decision = decide(observed_job(job(spec, status=status), runs=[run(1, "running")]), NOW)
+    assert (decision.status or {})["attempts"][0]["result"] == "Stopped"
+
+
+def test_newest_job_stands_in_status() -> None:
+    observed = observed_job(runs=[run(1, "failed", CRASHED), run(2, "running")])
+    external = (decide(observed, NOW).status or {})["external"]
+    assert external == {"target": "ComputeTarget/main", "jobId": "team/tune-2"}

@@ -1,0 +1,185 @@
+"""Why a job isn't submitted: one table of named cases, and what is submitted in the end."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from builders import (
+    COMMIT,
+    DATASET_FOUND,
+    MISSING_TARGET,
+    MODEL_FOUND,
+    NOW,
+    RUN_KEY,
+    condition_of,
+    dataset,
+    job,
+    kstatus,
+    model,
+    names,
+    observed_job,
+    prompt,
+    ready,
+    resource,
+    target,
+)
+from kubetune.api.plan import RunPlan
+from kubetune.decide.decision import Stamp, StartRun
+from kubetune.decide.fine_tune_job import decide
+from kubetune.names import FINALIZER
+
+PROMPT: dict[str, Any] = {"promptRef": {"name": "plain"}}
+PROFILE: dict[str, Any] = {"profileRef": {"name": "house"}}
+PREFERENCE = [{"name": name, "type": "string"} for name in ("prompt", "chosen", "rejected")]
+
+
+@dataclass
+class Case:
+    name: str
+    because: str
+    phase: str
+    reason: str
+    verdict: str
+    around: dict[str, Any]
+    spec: dict[str, Any] = field(default_factory=dict[str, Any])
+    requeue: float | None = None
+    says: str = ""
+
+
+def waits(name: str, phase: str, reason: str, around: dict[str, Any], **more: Any) -> Case:
+    return Case(name, "it may come", phase, reason, "InProgress", around, **more)
+
+
+def refused(name: str, because: str, reason: str, around: dict[str, Any], **more: Any) -> Case:
+    return Case(name, because, "Pending", reason, "Failed", around, **more)
+
+
+CASES = [
+    waits("no Model", "Pending", "ModelMissing", {"model": None}, says="waiting for Model base"),
+    waits("no Dataset", "Pending", "DatasetMissing", {"dataset": None}),
+    waits("no PromptTemplate", "Pending", "PromptTemplateMissing", {}, spec=PROMPT),
+    waits("no profile", "Pending", "TuningProfileMissing", {}, spec=PROFILE),
+    waits("no target", "Pending", "TargetMissing", {"target": MISSING_TARGET}),
+    waits("Model not ready", "Preparing", "ModelNotReady", {"model": model()}),
+    waits(
+        "Model of an older spec",
+        "Preparing",
+        "ModelNotReady",
+        {"model": ready(model(generation=2), **MODEL_FOUND, observedGeneration=1)},
+    ),
+    waits("Dataset not ready", "Preparing", "DatasetNotReady", {"dataset": dataset()}),
+    waits(
+        "PromptTemplate not ready",
+        "Preparing",
+        "PromptTemplateNotReady",
+        {"prompt": prompt()},
+        spec=PROMPT,
+    ),
+    waits("target not ready", "Preparing", "TargetNotReady", {"target": target(ready=False)}),
+    waits(
+        "no Secret",
+        "Preparing",
+        "SecretMissing",
+        {"secret_problem": "waiting for Secret hub in namespace team"},
+        requeue=2,
+    ),
+    refused(
+        "output Model taken",
+        "two jobs would write one Model",
+        "OutputModelTaken",
+        {"output_rival": "Model out exists already"},
+        requeue=30,
+    ),
+    refused(
+        "Model is an adapter",
+        "adapters are trained on base models",
+        "InputsRefused",
+        {"model": ready(model(), **(MODEL_FOUND | {"type": "adapter"}))},
+        says="spec.modelRef",
+    ),
+    refused(
+        "unreadable profile",
+        "its settings would be lost in silence",
+        "InputsRefused",
+        {"profile": resource("TuningProfile", "house", None)},
+        spec=PROFILE,
+    ),
+    refused(
+        "longer than the model reads",
+        "the user asked for it, so it isn't cut in silence",
+        "InputsRefused",
+        {},
+        spec={"hyperparameters": {"maxLength": 4096}},
+        says="maxLength 4096 is above the context length 2048",
+    ),
+    refused(
+        "slot without a column",
+        "training would fail at the first row",
+        "SlotUnknown",
+        {"prompt": ready(prompt({"prompt": "{question}"}))},
+        spec=PROMPT,
+        says="{question}",
+    ),
+    refused(
+        "columns don't fit the format",
+        "training would fail at the first row",
+        "FormatMismatch",
+        {"dataset": ready(dataset({"format": "messages"}), **DATASET_FOUND)},
+        says="spec.columns.messages",
+    ),
+    refused(
+        "preference pairs",
+        "sft can't learn from them as they are",
+        "FormatMismatch",
+        {
+            "dataset": ready(
+                dataset({"format": "preference"}), **(DATASET_FOUND | {"columns": PREFERENCE})
+            )
+        },
+        says="PromptTemplate",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_not_submitted(case: Case) -> None:
+    decision = decide(observed_job(job(case.spec), **case.around), NOW)
+    status = decision.status or {}
+    assert decision.actions == (), case.because
+    assert status["phase"] == case.phase, case.because
+    assert condition_of(status, "Ready") == ("False", case.reason), case.because
+    assert condition_of(status, "InputsReady") == ("False", case.reason)
+    assert kstatus(status, 1) == case.verdict, case.because
+    assert decision.requeue_after == case.requeue
+    message = next(c["message"] for c in status["conditions"] if c["type"] == "Ready")
+    assert case.says in message
+
+
+def test_first_submission() -> None:
+    observed = observed_job(job(finalizers=()), stamped=False)
+    decision = decide(observed, NOW)
+    status = decision.status or {}
+    stamp, start = decision.actions
+    assert stamp == Stamp(finalizer=True, run_key=RUN_KEY), "before any other effect"
+    assert isinstance(start, StartRun)
+    assert (start.request.run_key, start.request.attempt) == (RUN_KEY, 1)
+    plan = RunPlan.model_validate(start.request.plan)
+    assert plan.model.revision == COMMIT
+    assert plan.dataset.digest == DATASET_FOUND["digest"]
+    assert plan.lineage_digest == status["lineage"]["digest"]
+    assert status["phase"] == "Queued"
+    assert status["effective"]["hyperparameters"]["epochs"] == 3.0
+    assert status["external"] == {"target": "ComputeTarget/main"}
+    assert condition_of(status, "InputsReady") == ("True", "InputsReady")
+    assert condition_of(status, "Submitted") == ("True", "Queued")
+    assert kstatus(status, 1) == "InProgress"
+
+
+def test_stamped_job_is_not_stamped_again() -> None:
+    assert names(decide(observed_job(job(finalizers=(FINALIZER,))), NOW)) == ["StartRun"]
+
+
+def test_columns_cut_short_are_not_refused() -> None:
+    cut = DATASET_FOUND | {"columnsTruncated": True}
+    observed = observed_job(dataset=ready(dataset({"format": "messages"}), **cut))
+    assert names(decide(observed, NOW)) == ["StartRun"]

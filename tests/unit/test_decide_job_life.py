@@ -1,0 +1,242 @@
+"""The life of a job under whatever may happen to it, in any order.
+
+``World`` stands for target and tracker: it does what the actions say. hypothesis chooses what
+happens between two decisions; after each decision the promises of the design must hold.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from builders import (
+    CRASHED,
+    DATASET_FOUND,
+    NOW,
+    REFUSED,
+    TRACKED,
+    TRAINED,
+    VERSION,
+    assert_fits,
+    dataset,
+    job,
+    observed_job,
+    ready,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kubetune.api.conditions import TERMINAL_PHASES
+from kubetune.api.outcome import Outcome
+from kubetune.backends.base import FINISHED, RunState
+from kubetune.decide.decision import (
+    Action,
+    Decision,
+    FindIdentical,
+    FindRun,
+    Register,
+    StartRun,
+    StopRuns,
+)
+from kubetune.decide.fine_tune_inputs import Learned
+from kubetune.decide.fine_tune_job import decide
+
+JsonObject = dict[str, Any]
+
+LONG = Outcome(status="failed", reason="Long", message="m" * 1024, retryable=True)
+ENDS: dict[str, tuple[str, Outcome | None]] = {
+    "succeeds": ("succeeded", TRAINED),
+    "succeeds in silence": ("succeeded", None),
+    "fails": ("failed", CRASHED),
+    "fails with many words": ("failed", LONG),
+    "fails for good": ("failed", REFUSED),
+    "is evicted": ("preempted", None),
+}
+EVENTS = st.sampled_from(
+    [
+        *ENDS,
+        "runs",
+        "is gone",
+        "old Jobs are deleted",
+        "suspend",
+        "resume",
+        "operator restarts",
+        "tracker goes",
+        "tracker comes",
+        "a minute passes",
+        "an hour passes",
+        "profile or data change",
+    ]
+)
+SPECS = st.fixed_dictionaries(
+    {"backoffLimit": st.sampled_from([0, 1, 20])},
+    optional={
+        "output": st.sampled_from([{"registry": {}}, {"modelName": "out"}]),
+        "reuse": st.just("Never"),
+        "activeDeadlineSeconds": st.sampled_from([90, 10000]),
+    },
+)
+
+
+@dataclass
+class World:
+    """Target, tracker and the stored object."""
+
+    spec: JsonObject
+    now: datetime = NOW
+    status: JsonObject = field(default_factory=dict[str, Any])
+    runs: dict[int, RunState] = field(default_factory=dict[int, RunState])
+    learned: Learned = field(default_factory=Learned)
+    tracker_answers: bool = True
+    started: list[int] = field(default_factory=list[int])
+    digest: str = "sha256:d1"
+
+    @property
+    def live(self) -> list[RunState]:
+        return [run for run in self.runs.values() if run.phase not in FINISHED]
+
+    def happens(self, event: str) -> None:
+        for run in self.live:
+            if event in ENDS:
+                phase, outcome = ENDS[event]
+                self._change(run, phase=phase, outcome=outcome, ended_at=self.now)
+            elif event == "runs" and run.phase == "pending":
+                self._change(run, phase="running", started_at=self.now)
+            elif event == "is gone":
+                del self.runs[run.attempt]
+        match event:
+            case "old Jobs are deleted":
+                self.runs = {run.attempt: run for run in self.live}
+            case "suspend" | "resume":
+                self.spec = self.spec | {"suspend": event == "suspend"}
+            case "operator restarts":
+                self.learned = Learned()
+            case "tracker goes" | "tracker comes":
+                self.tracker_answers = event == "tracker comes"
+            case "a minute passes":
+                self.now += timedelta(minutes=1)
+            case "an hour passes":
+                self.now += timedelta(hours=1)
+            case "profile or data change":
+                self.digest += "x"
+            case _:
+                pass
+
+    def decide(self) -> Decision:
+        """Decide twice on the same: the answer is the same, and the arguments stay as they are."""
+        given = observed_job(
+            job(self.spec, status=self.status),
+            dataset=ready(dataset(), **(DATASET_FOUND | {"digest": self.digest})),
+            runs=[self.runs[number] for number in sorted(self.runs)],
+            learned=self.learned,
+            tracked=TRACKED if self.live else None,
+        )
+        before = copy.deepcopy(self.status)
+        decision = decide(given, self.now)
+        assert decision == decide(given, self.now)
+        assert self.status == before
+        return decision
+
+    def act(self, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            match action:
+                case StartRun(request):
+                    assert not self.live, "one live run at most"
+                    assert request.attempt not in self.runs, "a run is started once"
+                    self.started.append(request.attempt)
+                    run = RunState(request.attempt, f"tune-{request.attempt}", "pending")
+                    self.runs[request.attempt] = run
+                case StopRuns():
+                    for run in self.live:
+                        self._change(run, phase="stopping")
+                case FindIdentical() | FindRun() | Register():
+                    self._learn(action)
+                case _:
+                    pass
+
+    def _learn(self, action: Action) -> None:
+        if not self.tracker_answers:
+            self.learned = replace(self.learned, tracking_error="mlflow: no answer")
+            return
+        self.learned = replace(self.learned, tracking_error="")
+        match action:
+            case FindIdentical():
+                self.learned = replace(self.learned, identical_sought=True)
+            case FindRun():
+                self.learned = replace(self.learned, run_sought=True)
+            case _:
+                self.learned = replace(self.learned, registered=VERSION)
+
+    def _change(self, run: RunState, **fields: Any) -> None:
+        self.runs[run.attempt] = replace(run, **fields)
+
+    def reconcile(self, *, write: bool = True) -> None:
+        """Rounds until nothing is left to do, then one write, which a crash may prevent."""
+        stored = self.status
+        for _ in range(6):
+            before = (self.status, dict(self.runs), self.learned)
+            over = self.status.get("phase") in TERMINAL_PHASES
+            decision = self.decide()
+            if over:
+                assert not any(isinstance(a, StartRun) for a in decision.actions), "over is over"
+            if decision.status is not None:
+                check_conditions(self.status, decision.status)
+                self.status = decision.status
+            self.act(decision.actions)
+            if before == (self.status, self.runs, self.learned):
+                break
+        if not write:
+            self.status = stored
+        self.learned = replace(self.learned, tracking_error="", run_sought=False)
+
+
+def check_conditions(old: JsonObject, new: JsonObject) -> None:
+    """A transition time changes with the status of its condition, and only then."""
+    before = {item["type"]: item for item in old.get("conditions", ())}
+    for item in new["conditions"]:
+        known = before.get(item["type"])
+        if known and known["status"] == item["status"]:
+            assert item["lastTransitionTime"] == known["lastTransitionTime"]
+    types = [item["type"] for item in new["conditions"]]
+    assert len(types) == len(set(types))
+    states = {item["type"]: item["status"] for item in new["conditions"]}
+    assert not (states.get("Reconciling") == "True" and states.get("Stalled") == "True")
+
+
+@settings(max_examples=150, deadline=None)
+@given(SPECS, st.lists(st.tuples(EVENTS, st.booleans()), max_size=30))
+def test_promises_hold_whatever_happens(spec: JsonObject, events: list[tuple[str, bool]]) -> None:
+    """The second of a pair tells whether the operator is killed before it writes the status."""
+    world = World(spec)
+    for event, killed in events:
+        phase, started = world.status.get("phase"), len(world.started)
+        world.happens(event)
+        world.reconcile(write=not killed)
+        assert_fits("FineTuneJob", world.status)
+        if phase in TERMINAL_PHASES:
+            assert world.status["phase"] == phase, "terminal phases stay"
+            assert len(world.started) == started
+    # Once nothing happens any more, deciding again changes nothing.
+    world.reconcile()
+    settled, started = copy.deepcopy(world.status), len(world.started)
+    world.reconcile()
+    assert world.status == settled
+    assert len(world.started) == started
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([*ENDS, "is gone", "an hour passes", "runs"]), max_size=60))
+def test_counts_tell_what_happened(events: list[str]) -> None:
+    world = World({"backoffLimit": 100})
+    world.reconcile()
+    failed = preempted = 0
+    for event in events:
+        if world.live and world.status["phase"] not in TERMINAL_PHASES:
+            failed += event in ("fails", "fails with many words", "fails for good", "is gone")
+            preempted += event == "is evicted"
+        world.happens(event)
+        world.reconcile()
+    counts = world.status["counts"]
+    assert counts == {"total": len(world.started), "failed": failed, "preempted": preempted}
+    assert world.started == list(range(1, len(world.started) + 1))

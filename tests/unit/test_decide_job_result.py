@@ -1,0 +1,196 @@
+"""The end of a job whose run succeeded: result, registration, reuse and the output Model."""
+
+from dataclasses import replace
+from typing import Any
+
+from builders import (
+    NOW,
+    TRACKED,
+    TRAINED,
+    VERSION,
+    attempt,
+    condition_of,
+    job,
+    kstatus,
+    names,
+    observed_job,
+    run,
+    tried,
+)
+from kubetune.api.outcome import Outcome
+from kubetune.decide.decision import CreateModel, Decision, FindIdentical, FindRun, Register
+from kubetune.decide.fine_tune_inputs import Learned
+from kubetune.decide.fine_tune_job import decide
+from kubetune.tracking.base import TrackedRun
+
+JsonObject = dict[str, Any]
+
+REGISTRY: JsonObject = {"output": {"registry": {"alias": "best"}}, "reuse": "Never"}
+BOTH: JsonObject = {"output": {"registry": {"name": "house"}, "modelName": "out"}}
+SUCCEEDED = [run(1, "succeeded", TRAINED)]
+SILENT = [run(1, "succeeded")]
+FOUND_RUN = replace(TRACKED, status="FINISHED", tags={"kubetune.model_id": "m-9"})
+
+
+def ended(spec: JsonObject, **around: Any) -> Decision:
+    status = tried(attempt(1, "Running"), lineage={"digest": "sha256:l", "codeVersion": "1"})
+    status["effective"] = {"method": {"type": "lora"}, "resources": {}}
+    return decide(observed_job(job(spec, status=status), **({"runs": SUCCEEDED} | around)), NOW)
+
+
+def status_of(decision: Decision) -> JsonObject:
+    assert decision.status is not None
+    return decision.status
+
+
+def test_registers_the_run_s_model() -> None:
+    decision = ended(REGISTRY)
+    (register,) = decision.actions
+    assert isinstance(register, Register)
+    wanted = register.registration
+    assert (wanted.name, wanted.alias) == ("team-tune", "best")
+    assert (wanted.run_id, wanted.model_id) == ("run-1", "m-1")
+    assert wanted.tags["kubetune.lineage_digest"] == "sha256:l"
+    assert wanted.tags["kubetune.codeVersion"] == "1"
+    assert status_of(decision)["phase"] == "Registering"
+    assert condition_of(decision.status, "Registered") == ("False", "Registering")
+    assert decision.requeue_after == 10
+
+
+def test_completes_once_the_version_is_known() -> None:
+    version = replace(VERSION, aliases=("best",))
+    decision = ended(REGISTRY, learned=Learned(registered=version))
+    status = status_of(decision)
+    assert status["phase"] == "Succeeded"
+    assert status["result"]["registered"] == {"name": "team-tune", "version": 3, "alias": "best"}
+    assert status["result"]["metrics"] == {"eval_loss": "0.5"}
+    assert condition_of(status, "Complete") == ("True", "Succeeded")
+    assert condition_of(status, "Registered") == ("True", "Registered")
+    assert kstatus(status, 1) == "Current"
+
+
+def test_alias_that_points_elsewhere_is_not_claimed() -> None:
+    status = status_of(ended(REGISTRY, learned=Learned(registered=VERSION)))
+    assert "alias" not in status["result"]["registered"]
+
+
+def test_outage_delays_registration_and_fails_nothing() -> None:
+    decision = ended(REGISTRY, learned=Learned(tracking_error="mlflow: no answer"))
+    assert names(decision) == ["Register"]
+    assert status_of(decision)["phase"] == "Registering"
+    assert condition_of(decision.status, "Ready") == ("False", "TrackingUnreachable")
+
+
+def test_run_that_left_no_word_is_looked_up() -> None:
+    assert ended(REGISTRY, runs=SILENT).actions == (FindRun("abcdef0123456789"),)
+    learned = Learned(run=FOUND_RUN, run_sought=True)
+    (register,) = ended(REGISTRY, runs=SILENT, learned=learned).actions
+    assert isinstance(register, Register)
+    assert register.registration.model_id == "m-9"
+
+
+def test_run_without_a_model_fails_the_job() -> None:
+    status = status_of(ended(REGISTRY, runs=SILENT, learned=Learned(run_sought=True)))
+    assert status["phase"] == "Failed"
+    assert status["failure"]["reason"] == "ResultMissing"
+
+
+def test_look_up_that_failed_is_repeated() -> None:
+    learned = Learned(run_sought=True, tracking_error="no answer")
+    assert names(ended(REGISTRY, runs=SILENT, learned=learned)) == ["FindRun"]
+
+
+def test_result_is_the_newest_attempt_s() -> None:
+    """The Job of the attempt that succeeded is gone; an older one is still there."""
+    old = Outcome(status="failed", reason="X", summary={"metrics": {"loss": 9}, "modelId": "old"})
+    status = tried(attempt(1, "Failed"), attempt(2, "Succeeded"))
+    observed = observed_job(
+        job(REGISTRY, status=status), runs=[run(1, "failed", old)], learned=Learned(run=FOUND_RUN)
+    )
+    (register,) = decide(observed, NOW).actions
+    assert isinstance(register, Register)
+    assert register.registration.model_id == "m-9"
+
+
+def test_output_model_is_made_before_the_job_is_complete() -> None:
+    decision = ended(BOTH | {"reuse": "Never"}, learned=Learned(registered=VERSION))
+    (create,) = decision.actions
+    assert isinstance(create, CreateModel)
+    assert create.manifest["metadata"]["name"] == "out"
+    assert "ownerReferences" not in create.manifest["metadata"], "it outlives the job"
+    source = {"registry": {"name": "team-tune", "version": 3}}
+    assert create.manifest["spec"] == {"source": source, "baseModelRef": {"name": "base"}}
+    assert status_of(decision)["result"]["modelRef"] == {"name": "out"}
+
+
+def test_output_model_without_registry_is_the_job_s_output() -> None:
+    (create,) = ended({"output": {"modelName": "out"}}).actions
+    assert isinstance(create, CreateModel)
+    assert create.manifest["spec"]["source"] == {"fineTuneJob": {"name": "tune"}}
+
+
+def test_rival_that_came_while_it_ran_keeps_the_job_open() -> None:
+    decision = ended({"output": {"modelName": "out"}}, output_rival="Model out exists already")
+    assert decision.actions == ()
+    assert status_of(decision)["phase"] == "Registering"
+    assert condition_of(decision.status, "Stalled") == ("True", "OutputModelTaken")
+    assert decision.requeue_after == 30
+
+
+class TestReuse:
+    """An identical version is adopted instead of training again."""
+
+    def test_the_registry_is_asked_first(self) -> None:
+        decision = decide(observed_job(job(BOTH)), NOW)
+        (find,) = decision.actions
+        digest = status_of(decision)["lineage"]["digest"]
+        assert find == FindIdentical("house", digest, None)
+        assert status_of(decision)["phase"] == "Preparing"
+        assert condition_of(decision.status, "Ready") == ("False", "SeekingIdentical")
+
+    def test_nothing_identical_means_training(self) -> None:
+        learned = Learned(identical_sought=True)
+        assert names(decide(observed_job(job(BOTH), learned=learned), NOW)) == ["StartRun"]
+
+    def test_identical_version_is_adopted(self) -> None:
+        learned = Learned(identical=VERSION, identical_sought=True)
+        decision = decide(observed_job(job(BOTH), learned=learned), NOW)
+        status = status_of(decision)
+        assert names(decision) == ["CreateModel"]
+        assert status["phase"] == "Succeeded"
+        assert status["result"]["reused"] is True
+        assert status["result"]["modelUri"] == "models:/m-1"
+        assert condition_of(status, "Registered") == ("True", "Reused")
+
+    def test_outage_is_waited_for(self) -> None:
+        """Training before the registry was asked could cost a GPU for nothing."""
+        learned = Learned(tracking_error="mlflow: no answer")
+        decision = decide(observed_job(job(BOTH), learned=learned), NOW)
+        assert names(decision) == ["FindIdentical"]
+        assert condition_of(decision.status, "Ready") == ("False", "TrackingUnreachable")
+        assert decision.requeue_after == 10
+
+    def test_not_asked_when_it_is_not_wanted(self) -> None:
+        assert names(decide(observed_job(job(REGISTRY)), NOW)) == ["StartRun"]
+        assert names(decide(observed_job(job({})), NOW)) == ["StartRun"]
+
+    def test_not_asked_after_an_attempt(self) -> None:
+        status = tried(attempt(1, "Preempted"))
+        assert names(decide(observed_job(job(BOTH, status=status)), NOW)) == ["StartRun"]
+
+
+def test_metrics_are_bounded_and_text() -> None:
+    many: JsonObject = {f"m{n:03}": n / 3 for n in range(100)} | {"kubetune_step": 5, "note": "x"}
+    outcome = Outcome(status="succeeded", reason="Trained", summary={"metrics": many})
+    result = status_of(ended({}, runs=[run(1, "succeeded", outcome)]))["result"]
+    assert len(result["metrics"]) == 64
+    assert result["metrics"]["m001"] == "0.3333"
+
+
+def test_progress_at_the_end_has_no_time_left() -> None:
+    tracked: TrackedRun = TRACKED
+    status = status_of(ended({}, tracked=tracked, runs=SUCCEEDED))
+    assert status["progress"]["step"] == 50
+    assert "eta" not in status["progress"]
+    assert "etaSeconds" not in status["progress"]
+    assert status["mlflow"]["url"] == "http://mlflow:5000/#/experiments/7/runs/run-1"

@@ -1,0 +1,90 @@
+"""What changes the lineage digest, and what must not: one table of named cases."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from builders import (
+    DATASET_FOUND,
+    MODEL_FOUND,
+    RUN_KEY,
+    dataset,
+    job,
+    model,
+    observed_job,
+    prompt,
+    ready,
+    target,
+)
+from kubetune.decide.fine_tune_inputs import Inputs, ObservedJob, resolve
+
+
+def digest(observed: ObservedJob) -> str:
+    inputs = resolve(observed)
+    assert isinstance(inputs, Inputs), inputs
+    assert inputs.plan.lineage_digest == inputs.lineage["digest"]
+    return inputs.lineage["digest"]
+
+
+def registered(name: str, version: int) -> Any:
+    spec = {"source": {"registry": {"name": name, "version": version}}}
+    return ready(model(spec), **(MODEL_FOUND | {"revision": str(version)}))
+
+
+def rows(spec: dict[str, Any] | None = None, **found: Any) -> Any:
+    return ready(dataset(spec), **(DATASET_FOUND | found))
+
+
+@dataclass
+class Case:
+    name: str
+    spec: dict[str, Any] = field(default_factory=dict[str, Any])
+    around: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+CHANGES = [
+    Case("rows", around={"dataset": rows(digest="sha256:other")}),
+    Case("split", around={"dataset": rows(splitDigest="sha256:other")}),
+    Case(
+        "format of the rows",
+        around={"dataset": rows({"format": "text", "columns": {"text": "prompt"}})},
+    ),
+    Case("columns", around={"dataset": rows({"columns": {"prompt": "completion"}})}),
+    Case("base revision", around={"model": ready(model(), **(MODEL_FOUND | {"revision": "c1"}))}),
+    Case("prompt", around={"prompt": ready(prompt())}),
+    Case("hyperparameter", {"hyperparameters": {"learningRate": 1e-3}}),
+    Case("method", {"method": {"type": "full"}}),
+    Case("fraction", {"data": {"fraction": 0.5}}),
+    Case("trainer's argument", {"trainer": {"trl": {"arguments": {"tf32": True}}}}),
+    Case("evaluation", {"evaluation": {"maxRows": 0}}),
+]
+KEEPS = [
+    Case("target", {"computeTargetRef": {"name": "gpu"}}),
+    Case("tracking server", around={"target": target(tracking={"uri": "http://two:5000"})}),
+    Case("resources", {"resources": {"gpu": 4, "memory": "64Gi"}}),
+    Case("checkpoints", {"checkpoint": {"everySteps": 7, "claimName": "disk"}}),
+    Case("retries", {"backoffLimit": 0}),
+    Case("deadline", {"activeDeadlineSeconds": 60}),
+    Case("output", {"output": {"registry": {"name": "other", "alias": "best"}}}),
+    Case("reuse", {"reuse": "Never"}),
+    Case("run key", around={"run_key": RUN_KEY[::-1]}),
+    Case("default written out", {"hyperparameters": {"epochs": 3.0, "seed": 42}}),
+]
+
+
+@pytest.mark.parametrize("case", CHANGES, ids=lambda case: case.name)
+def test_changes(case: Case) -> None:
+    if "prompt" in case.around:
+        case.spec = {"promptRef": {"name": "plain"}}
+    assert digest(observed_job(job(case.spec), **case.around)) != digest(observed_job())
+
+
+@pytest.mark.parametrize("case", KEEPS, ids=lambda case: case.name)
+def test_keeps(case: Case) -> None:
+    assert digest(observed_job(job(case.spec), **case.around)) == digest(observed_job())
+
+
+def test_equal_numbers_of_two_registered_models_are_two_revisions() -> None:
+    one = observed_job(model=registered("one", 1))
+    assert digest(one) != digest(observed_job(model=registered("two", 1)))
+    assert digest(one) != digest(observed_job(model=registered("one", 2)))
