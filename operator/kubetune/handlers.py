@@ -62,7 +62,8 @@ class Feed:
         if not ours:
             if key.kind in RECONCILED_KINDS:
                 self._queue.add(key)
-            elif owner := owner_key(body):
+            elif (owner := owner_key(body)) and owner.kind in RECONCILED_KINDS:
+                # Anybody may put our labels on an object.
                 self._queue.add(owner)
         for dependent in self._cache.dependents(key):
             self._queue.add(dependent)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from kubetune.local.cluster import LocalCluster
@@ -62,7 +62,7 @@ class Operator:
         self._end(signal.SIGTERM)
 
     @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
+    def stopped(self) -> Generator[None]:
         """No operator runs within the block."""
         self.stop()
         try:

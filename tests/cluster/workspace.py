@@ -11,7 +11,7 @@ from kubetune import names
 from kubetune.api import API_VERSION
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.outcome import Outcome
-from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.clients.kubernetes import CORE_KINDS, KubernetesClient
 from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.api_client import ApiClient
@@ -41,7 +41,7 @@ class Workspace:
         self._api = ApiClient(cluster.kubeconfig, self._folder)
         self._scripts = self._folder / "scripts"
         self.files = self._folder / "files"
-        self._request("POST", "/api/v1/namespaces", _namespace(self.namespace))
+        self.request("POST", "/api/v1/namespaces", _namespace(self.namespace))
         for name, folder in (("scripts", self._scripts), ("files", self.files)):
             folder.mkdir()
             self._claim(name, folder)
@@ -72,9 +72,22 @@ class Workspace:
 
     # --- objects
 
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        content_type: str | None = None,
+    ) -> JsonObject:
+        """One request as administrator, which must succeed; PATCH is a merge patch."""
+        given = content_type or (MERGE_PATCH if method == "PATCH" else "application/json")
+        status, answer = self._api.request(method, path, body, given)
+        assert status < 300, (method, path, answer.get("message"))
+        return answer
+
     def create(self, kind: str, name: str, spec: Any = None, **fields: Any) -> JsonObject:
         """Make an object; ``fields`` are further metadata, or top-level fields of core kinds."""
-        api_version = API_VERSION if kind in BY_KIND else "v1"
+        api_version = API_VERSION if kind in BY_KIND else CORE_KINDS[kind][0]
         metadata = {key: fields.pop(key) for key in ("annotations", "labels") if key in fields}
         body = {
             "apiVersion": api_version,
@@ -83,7 +96,15 @@ class Workspace:
             **({"spec": spec} if spec is not None else {}),
             **fields,
         }
-        return self._request("POST", self.path(kind) + "?fieldValidation=Strict", body)
+        return self.request("POST", self.path(kind) + "?fieldValidation=Strict", body)
+
+    def created(self, kind: str, name: str, spec: Any) -> bool:
+        """Try to make an object; False when it is refused, as while a CRD is being changed."""
+        try:
+            self.create(kind, name, spec)
+        except AssertionError:
+            return False
+        return True
 
     def find(self, kind: str, name: str) -> JsonObject | None:
         """An object, None when it isn't there."""
@@ -92,21 +113,21 @@ class Workspace:
 
     def get(self, kind: str, name: str) -> JsonObject:
         """An object that must be there."""
-        return self._request("GET", self.path(kind, name))
+        return self.request("GET", self.path(kind, name))
 
     def objects(self, kind: str) -> list[JsonObject]:
         """All objects of a kind."""
-        return self._request("GET", self.path(kind))["items"]
+        return self.request("GET", self.path(kind))["items"]
 
     def patch(self, kind: str, name: str, patch: JsonObject, subresource: str = "") -> JsonObject:
         """Merge-patch an object."""
         path = self.path(kind, name) + (f"/{subresource}" if subresource else "")
-        return self._request("PATCH", path, patch, MERGE_PATCH)
+        return self.request("PATCH", path, patch)
 
     def delete(self, kind: str, name: str) -> None:
         """Delete an object in the background."""
         options = {"propagationPolicy": "Background"}
-        self._request("DELETE", self.path(kind, name), options)
+        self.request("DELETE", self.path(kind, name), options)
 
     def path(self, kind: str, name: str | None = None) -> str:
         """The API path of a kind in this namespace, or of one object."""
@@ -216,13 +237,6 @@ class Workspace:
 
     # --- inside
 
-    def _request(
-        self, method: str, path: str, body: object = None, content_type: str = "application/json"
-    ) -> JsonObject:
-        status, answer = self._api.request(method, path, body, content_type)
-        assert status < 300, (method, path, answer.get("message"))
-        return answer
-
     def _claim(self, name: str, folder: Path) -> None:
         volume_name = f"{self.namespace}-{name}"
         common = {"accessModes": ["ReadWriteMany"]}
@@ -249,7 +263,7 @@ class Workspace:
             ),
         ):
             body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": named}, "spec": spec}
-            self._request("POST", path, body)
+            self.request("POST", path, body)
 
 
 DEFAULT_TARGET: Mapping[str, Any] = {"annotations": {"kubetune.io/is-default-target": "true"}}

@@ -15,7 +15,14 @@ DEFAULT_TARGETS = "*"
 
 def references(key: Key, body: JsonObject) -> frozenset[Key]:
     """Keys of the objects that ``body`` names, existing or not."""
-    spec: JsonObject = body.get("spec") or {}
+    try:
+        return _references(key, body.get("spec") or {})
+    except (AttributeError, KeyError, TypeError):
+        # Accepted by another version of the CRD: it names nobody that we could read.
+        return frozenset()
+
+
+def _references(key: Key, spec: JsonObject) -> frozenset[Key]:
     namespace = key.namespace
     found: set[Key] = set()
     if key.kind in ("FineTuneJob", "Dataset", "Model", "PromptTemplate"):
