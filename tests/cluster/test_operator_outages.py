@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from kubetune.api.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
-from kubetune.local.objects import crds
+from kubetune.local.objects import packaged
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay
@@ -129,8 +129,7 @@ def test_a_missing_crd_stops_no_other_kind(
     cluster: LocalCluster, jobs: Workspace, operator: Operator
 ):
     name = "clustertuningprofiles.kubetune.io"
-    folder = crds()
-    assert folder
+    folder = packaged("crds", "crds")
     operator.stop()
     cluster.kubectl("delete", "crd", name)
     try:

@@ -68,8 +68,13 @@ def render(kind: Kind) -> str:
 
 
 def rendered_files() -> dict[str, str]:
-    """File name -> content, of all kinds."""
-    return {f"{GROUP}_{kind.plural}.yaml": render(kind) for kind in KINDS}
+    """File name -> content: all kinds, and the kustomization that lists them."""
+    files = {f"{GROUP}_{kind.plural}.yaml": render(kind) for kind in KINDS}
+    listed = "".join(f"  - {name}\n" for name in sorted(files))
+    return files | {
+        "kustomization.yaml": f"{HEADER}apiVersion: kustomize.config.k8s.io/v1beta1\n"
+        f"kind: Kustomization\nresources:\n{listed}"
+    }
 
 
 def _printer_column(column: Column) -> dict[str, Any]:

@@ -5,18 +5,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import kubetune
+from kubetune.api import GROUP
+from kubetune.api.kinds import KINDS
 from kubetune.local.errors import LocalClusterError
 
 MANIFESTS = Path(__file__).parent / "manifests"
 
 
-def crds() -> Path | None:
-    """The folder with the rendered CRDs: in an installed package, else in a checkout."""
+def packaged(name: str, checkout: str) -> Path:
+    """A folder or file that ships with kubetune: in an installed package, else in a checkout."""
     package = Path(kubetune.__file__).parent
-    for folder in (package / "crds", package.parents[1] / "crds"):
-        if any(folder.glob("*.yaml")):
-            return folder
-    return None
+    for path in (package / name, package.parents[1] / checkout):
+        if path.exists():
+            return path
+    raise LocalClusterError(f"this installation of kubetune lacks {checkout}")
 
 
 def local_defaults(values: Mapping[str, str]) -> str:
@@ -33,8 +35,10 @@ def local_defaults(values: Mapping[str, str]) -> str:
 def install(kubectl: Callable[..., str], values: Mapping[str, str]) -> None:
     """Apply the CRDs, wait until the API server serves them, then apply the local defaults."""
     apply = ("apply", "--server-side", "--force-conflicts", "--field-manager=kubetune-local")
-    if folder := crds():
-        kubectl(*apply, "-f", str(folder))
-        kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(folder))
+    names = [f"{kind.plural}.{GROUP}" for kind in KINDS]
+    kubectl(*apply, "-k", str(packaged("crds", "crds")))
+    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", *names)
+    # The operator has the rights of an installed one here, and no more.
+    kubectl(*apply, "-f", str(packaged("cluster-role.yaml", "manifests/install/cluster-role.yaml")))
     if manifests := local_defaults(values):
         kubectl(*apply, "-f", "-", input=manifests)

@@ -45,7 +45,7 @@ IDENTITIES = (
     Identity("serving", "localhost", hosts=LOCAL_HOSTS),
     Identity("apiserver-kubelet-client", "kube-apiserver-kubelet-client", ("system:masters",)),
     Identity("admin", "kubetune-admin", ("system:masters",)),
-    Identity("operator", "kubetune-operator", ("system:masters",)),
+    Identity("operator", "kubetune-operator"),
     Identity("kube-controller-manager", "system:kube-controller-manager"),
     Identity("kube-scheduler", "system:kube-scheduler"),
     Identity("node", "system:node:process-node", ("system:nodes",)),
