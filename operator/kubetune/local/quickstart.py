@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import kubetune
+from kubetune.api import yaml_text
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.errors import LocalClusterError
 
@@ -75,7 +74,7 @@ def render(samples: Path, model: str | None) -> list[Object]:
     objects: list[Object] = []
     for file in sorted(_manifests().glob("*.yaml")):
         text = string.Template(file.read_text()).safe_substitute(SAMPLES=str(samples))
-        objects += [document for document in yaml.safe_load_all(text) if document]
+        objects += [document.value for document in yaml_text.read(text)]
     if model is not None:
         _use_hub_model(objects, model)
     return objects
