@@ -1,0 +1,3 @@
+{{- define "kubetune.labels" -}}
+app.kubernetes.io/name: kubetune
+{{- end -}}

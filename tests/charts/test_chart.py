@@ -1,0 +1,101 @@
+"""The Helm chart and the kustomize install are the same thing, and the API server takes it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kubetune.local.cluster import LocalCluster
+from tests.tools import go_program
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "kubetune"
+
+pytestmark = pytest.mark.cluster
+
+Manifest = dict[str, Any]
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = go_program("helm", "helm.sh/helm/v4/cmd/helm")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+
+
+def rendered(*options: str) -> list[Manifest]:
+    result = helm(
+        *("template", "kubetune", str(CHART), "--namespace", "kubetune-system"),
+        *("--include-crds", "--kube-version", "1.36.3", *options),
+    )
+    assert result.returncode == 0, result.stderr
+    return [document for document in yaml.safe_load_all(result.stdout) if document]
+
+
+def by_identity(objects: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    return {(item["kind"], item["metadata"]["name"]): item for item in objects}
+
+
+@pytest.fixture(scope="module")
+def kustomized(cluster: LocalCluster) -> list[Manifest]:
+    text = cluster.kubectl("kustomize", str(ROOT / "manifests" / "install"))
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def test_the_chart_renders_what_kustomize_does(kustomized: list[Manifest]):
+    chart, install = by_identity(rendered()), by_identity(kustomized)
+    # Helm makes the release's namespace itself, with --create-namespace.
+    del install["Namespace", "kubetune-system"]
+    assert chart == install
+
+
+def test_the_objects_install_on_a_cluster(cluster: LocalCluster):
+    objects = {"apiVersion": "v1", "kind": "List", "items": rendered()}
+    apply = ("apply", "--server-side", "--force-conflicts", "--field-manager=chart-test")
+    try:
+        cluster.kubectl(*apply, "-f", "-", input=json.dumps(objects))
+        deployment = json.loads(
+            cluster.kubectl("get", "deployment", "kubetune", "-n", "kubetune-system", "-o", "json")
+        )
+        assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    finally:
+        cluster.kubectl("delete", "deployment", "kubetune", "-n", "kubetune-system")
+        cluster.kubectl("delete", "cct", "default")
+
+
+def test_values_reach_the_objects():
+    objects = by_identity(
+        rendered(
+            *("--set", "installId=prod", "--set", "image.tag=9.9.9"),
+            *("--set", "defaultTarget.credentialsSecretName=mlflow"),
+            *("--set-json", 'defaultTarget.kubernetes={"nodeSelector":{"gpu":"true"}}'),
+        )
+    )
+    pod = objects["Deployment", "kubetune"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "kubetune/operator:9.9.9"
+    assert {"name": "KUBETUNE_INSTALL_ID", "value": "prod"} in pod["containers"][0]["env"]
+    target = objects["ClusterComputeTarget", "default"]["spec"]
+    assert target["kubernetes"]["nodeSelector"] == {"gpu": "true"}
+    assert target["tracking"]["credentialsSecretRef"] == {"name": "mlflow"}
+
+
+def test_the_default_target_can_be_left_out():
+    kinds = {item["kind"] for item in rendered("--set", "defaultTarget.create=false")}
+    assert "ClusterComputeTarget" not in kinds
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("imag.tag=1", "imag"),
+        ("defaultTarget.trackingUri=mlflow:5000", "trackingUri"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(setting: str, named: str):
+    result = helm("template", "kubetune", str(CHART), "--set", setting)
+    assert result.returncode != 0
+    assert named in result.stderr
