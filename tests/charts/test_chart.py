@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-
 from kubetune.local.cluster import LocalCluster
+
 from tests.tools import go_program
 
 ROOT = Path(__file__).parents[2]
