@@ -23,10 +23,11 @@ from builders import (
 )
 from kubetune.api.outcome import Outcome
 from kubetune.api.status import MAX_ATTEMPTS
-from kubetune.backends.base import RunState
+from kubetune.backends.base import BackendError, RunState
 from kubetune.decide.decision import Decision, StartRun
 from kubetune.decide.fine_tune_job import decide
 from kubetune.decide.fine_tune_progress import merge_attempts
+from kubetune.reconciler import _refused
 
 JsonObject = dict[str, Any]
 
@@ -237,3 +238,13 @@ def test_newest_job_stands_in_status() -> None:
     observed = observed_job(runs=[run(1, "failed", CRASHED), run(2, "running")])
     external = (decide(observed, NOW).status or {})["external"]
     assert external == {"target": "ComputeTarget/main", "jobId": "team/tune-2"}
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_refusal_of_a_later_attempt_keeps_the_clock_of_the_deadline(attempts: int) -> None:
+    status = tried(*[attempt(1, "Failed")] * attempts)
+    error = BackendError("QuotaExceeded", "no room", retryable=True)
+    after, requeue = _refused(status, error, 1, NOW)
+    assert ("startTime" in after) == bool(attempts)
+    assert after["phase"] == "Pending"
+    assert requeue == 30

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from builders import (
+    COLUMNS,
     DATASET_FOUND,
     MODEL_FOUND,
     RUN_KEY,
@@ -35,6 +36,9 @@ def rows(spec: dict[str, Any] | None = None, **found: Any) -> Any:
     return ready(dataset(spec), **(DATASET_FOUND | found))
 
 
+WITH_TEXT = [*COLUMNS, {"name": "text", "type": "string"}]
+
+
 @dataclass
 class Case:
     name: str
@@ -45,10 +49,7 @@ class Case:
 CHANGES = [
     Case("rows", around={"dataset": rows(digest="sha256:other")}),
     Case("split", around={"dataset": rows(splitDigest="sha256:other")}),
-    Case(
-        "format of the rows",
-        around={"dataset": rows({"format": "text", "columns": {"text": "prompt"}})},
-    ),
+    Case("format of the rows", around={"dataset": rows({"format": "text"}, columns=WITH_TEXT)}),
     Case("columns", around={"dataset": rows({"columns": {"prompt": "completion"}})}),
     Case("base revision", around={"model": ready(model(), **(MODEL_FOUND | {"revision": "c1"}))}),
     Case("prompt", around={"prompt": ready(prompt())}),
