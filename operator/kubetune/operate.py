@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import kopf
 from aiohttp import web
@@ -57,9 +58,17 @@ async def operate(
     workers = [asyncio.create_task(work()), asyncio.create_task(reconciler.poller.run())]
     for worker in workers:
         worker.add_done_callback(lambda _: stop.set())
+    registry = build_registry(feed)
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop_working(**_: Any) -> None:
+        # kopf takes tasks that are not its own for hung handlers and waits 5 s for them.
+        for worker in workers:
+            worker.cancel()
+
     try:
         await kopf.operator(
-            registry=build_registry(feed),
+            registry=registry,
             settings=build_settings(),
             standalone=True,
             clusterwide=not namespaces,

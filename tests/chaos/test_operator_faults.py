@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
-from tests.cluster.workspace import Workspace, annotations, phase_of
+from tests.cluster.workspace import Workspace, phase_of
 
 pytestmark = pytest.mark.cluster
 
@@ -52,8 +52,7 @@ def check(jobs: Workspace, name: str) -> None:
     assert status["lineage"]["digest"]
     assert status["effective"]["hyperparameters"]["maxSteps"] == 1
     assert len(jobs.runs(name)) == 1
-    plans = [item for item in jobs.objects("ConfigMap") if owner(item) == name]
-    assert len(plans) == 1
+    assert len(jobs.children("ConfigMap", name)) == 1
     registered = f"{jobs.namespace}-{name}"
     client: Any = MlflowClient(jobs.cluster.mlflow_url)
     (version,) = client.search_model_versions(f"name = '{registered}'")
@@ -65,10 +64,6 @@ def check(jobs: Workspace, name: str) -> None:
     }
     source = jobs.get("Model", name)["spec"]["source"]
     assert source == {"registry": {"name": registered, "version": int(version.version)}}
-
-
-def owner(item: dict[str, Any]) -> str | None:
-    return annotations(item).get("kubetune.io/owner-name")
 
 
 def test_killed_at_every_write(jobs: Workspace, faulty: Operator):
@@ -96,7 +91,7 @@ def test_killed_at_every_write(jobs: Workspace, faulty: Operator):
             break
     assert LEAST_WRITES < len(names) < MOST_WRITES - 1, "each write is to have its fault"
     for name in names:
-        eventually(lambda name=name: over(name))
+        jobs.until("FineTuneJob", name, lambda _, name=name: over(name))
         check(jobs, name)
 
 

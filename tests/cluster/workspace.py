@@ -51,7 +51,7 @@ class Workspace:
         """Delete the namespace; it goes by itself, and what runs in it."""
         for job in self.objects("Job"):
             # Ended at once: nobody waits for its grace.
-            self.end_run(job["metadata"]["labels"][names.RUN_KEY])
+            self.end_run((job["metadata"].get("labels") or {}).get(names.RUN_KEY, ""))
         self._api.request("DELETE", f"/api/v1/namespaces/{self.namespace}")
         self._api.close()
 
@@ -208,10 +208,15 @@ class Workspace:
 
     def runs(self, job: str) -> list[JsonObject]:
         """The batch Jobs of a FineTuneJob's attempts."""
+        return self.children("Job", job)
+
+    def children(self, kind: str, job: str) -> list[JsonObject]:
+        """Jobs or ConfigMaps that were made for a FineTuneJob, orphans as well."""
         return [
             item
-            for item in self.objects("Job")
-            if item["metadata"]["annotations"].get(names.OWNER_NAME) == job
+            for item in self.objects(kind)
+            if (item["metadata"].get("labels") or {}).get(names.OWNER_KIND) == "FineTuneJob"
+            and annotations(item).get(names.OWNER_NAME) == job
         ]
 
     def run_key(self, job: str) -> str:

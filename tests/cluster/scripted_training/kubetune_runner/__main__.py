@@ -25,6 +25,10 @@ def interrupted(*_: object) -> None:
 
 
 plan = json.loads(in_container(os.environ[ENV_PLAN]).read_text())
+if plan["kind"] == "inspectModel" and "registryUri" in plan["model"]:
+    # What scripted trainings register has no files.
+    leave(Outcome(status="failed", reason="ModelFilesMissing", message="a scripted result"))
+    sys.exit(ExitCode.REFUSED)
 if plan["kind"] != "train":
     # Without the path that leads here, the installed package is the one that is found.
     del os.environ["PYTHONPATH"]
