@@ -103,6 +103,7 @@ def build_settings() -> kopf.OperatorSettings:
     """kopf's settings: no state of its own on our objects, and watches that notice silence."""
     settings = kopf.OperatorSettings()
     settings.persistence.finalizer = f"{GROUP}/kopf"
+    settings.persistence.diffbase_storage = NoDiffs()
     settings.posting.enabled = False
     settings.posting.level = logging.ERROR
     settings.networking.request_timeout = 30
@@ -112,6 +113,20 @@ def build_settings() -> kopf.OperatorSettings:
     for plural, selector in SELECTORS.items():
         settings.watching.label_selectors[plural] = selector
     return settings
+
+
+class NoDiffs(kopf.DiffBaseStorage):
+    """Nobody asks kopf what has changed, and finding out would copy each object several times."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing of the object matters."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing was stored."""
+
+    def store(self, **_: Any) -> None:
+        """Nothing is."""
 
 
 def _plain(body: Mapping[str, Any], kind: str) -> JsonObject:
