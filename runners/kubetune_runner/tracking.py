@@ -125,7 +125,7 @@ class Tracker:
         self._gauges = lambda: None
         self._deadline = time.monotonic() + seconds
         self._wake.set()
-        self._thread.join(seconds + LONGEST_PAUSE_SECONDS)
+        self._thread.join(seconds + 1.0)
         return not self._pending()
 
     def _pending(self) -> bool:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from kubetune_runner.evaluation import Evaluation
     from kubetune_runner.trainer import Progress, Trainer
 
-CLOSE_SECONDS = 20.0
+CLOSE_SECONDS = 15.0
+"""For the last reports; a signal leaves less, since the grace period runs."""
+INTERRUPTED_CLOSE_SECONDS = 5.0
 MAX_SAMPLES = 8
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
 
@@ -67,18 +69,18 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     try:
         outcome = _run(plan, stop, tracker)
     except Interrupted:
-        _close(tracker, "interrupted", "KILLED")
+        _close(tracker, "interrupted", "KILLED", INTERRUPTED_CLOSE_SECONDS)
         raise
     except BaseException:
-        _close(tracker, "failed", "FAILED")
+        _close(tracker, "failed", "FAILED", CLOSE_SECONDS)
         raise
-    _close(tracker, "succeeded", "FINISHED")
+    _close(tracker, "succeeded", "FINISHED", CLOSE_SECONDS)
     return outcome
 
 
-def _close(tracker: Tracker, phase: str, status: str) -> None:
+def _close(tracker: Tracker, phase: str, status: str, seconds: float) -> None:
     tracker.phase(phase)
-    if not tracker.close(status, CLOSE_SECONDS):
+    if not tracker.close(status, seconds):
         log.warning("MLflow didn't get the run's last reports")
 
 

@@ -246,7 +246,8 @@ class Progress(TrainerCallback):
         if not all(math.isfinite(values.get(key, 0.0)) for key in ("loss", "eval_loss")):
             self.lost = control.should_training_stop = True
             control.should_save = False
-        if values and state.global_step > self._known_step:
+        # The trainer's last words are sums over the run, which don't belong to a step.
+        if values.keys() - {"epoch"} and state.global_step > self._known_step:
             self._tracker.metrics(values, state.global_step)
             log.info(
                 "step %d/%d: %s",

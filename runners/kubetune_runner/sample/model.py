@@ -1,6 +1,6 @@
 """A Llama of 2.6 million parameters, pretrained on the standard library's docstrings.
 
-It takes about a minute on one core and knows nothing of the sample tickets, so fine-tuning
+It takes half a minute on one core and knows nothing of the sample tickets, so fine-tuning
 it shows real learning. The same Python version gives the same model.
 """
 
@@ -32,17 +32,20 @@ MINIMUM_DOCSTRING = 80
 class Recipe:
     """Size of the model and length of its pretraining."""
 
-    steps: int = 180
+    steps: int = 60
     batch: int = 16
-    length: int = 128
+    length: int = 64
     learning_rate: float = 2e-3
-    warmup: int = 50
+    warmup: int = 20
     vocabulary: int = 4096
     hidden: int = 192
     intermediate: int = 512
     layers: int = 4
     heads: int = 6
     context: int = 512
+    initializer_range: float = 0.07
+    """About 1 / sqrt(hidden): the frozen, tied head then gives logits large enough for an
+    adapter to be sure of itself. transformers' 0.02 left a loss of 2.9 at full accuracy."""
     characters: int | None = None
     """Characters of the corpus that are used; None: all."""
     seed: int = 42
@@ -146,6 +149,7 @@ def _pretrain(
             num_attention_heads=recipe.heads,
             max_position_embeddings=recipe.context,
             tie_word_embeddings=True,
+            initializer_range=recipe.initializer_range,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
