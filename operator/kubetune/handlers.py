@@ -81,12 +81,18 @@ def build_registry(feed: Feed) -> kopf.OperatorRegistry:
     def login(**_: Any) -> kopf.ConnectionInfo:
         return find_connection()
 
+    def is_first_or_last(event: Mapping[str, Any], **_: Any) -> bool:
+        return event["type"] == "DELETED" or not feed.listed.is_set()
+
     def watch(group: str, version: str, plural: str, kind: str) -> None:
         @kopf.index(group, version, plural, registry=registry, id=f"{plural}-cache")
         async def index(body: kopf.Body, **_: Any) -> None:
             feed.seen(_plain(body, kind))
 
-        @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}-event")
+        # Changes are with the index already; a second handler for them would cost CPU.
+        @kopf.on.event(
+            group, version, plural, registry=registry, id=f"{plural}-event", when=is_first_or_last
+        )
         async def event(event: Mapping[str, Any], **_: Any) -> None:
             feed.listed.set()
             if event["type"] == "DELETED":

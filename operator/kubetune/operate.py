@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -53,6 +54,7 @@ async def operate(
     async def work() -> None:
         await feed.listed.wait()
         logger.info("everything is listed; %d objects to look at", len(queue))
+        _collect_rarely()
         await queue.run(reconciler, settings.workers)
 
     workers = [asyncio.create_task(work()), asyncio.create_task(reconciler.poller.run())]
@@ -87,6 +89,14 @@ async def operate(
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def _collect_rarely() -> None:
+    """Spare the collector modules and listed objects, and much of its rounds: bodies make it busy
+    and reference counts free them, as they have no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20)
 
 
 async def _install_id(client: KubernetesClient) -> str:
