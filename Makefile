@@ -51,7 +51,7 @@ test-all: $(ENVIRONMENT) ## Run the tests and their long forms
 	@$(PYTEST) $(ARGS)
 
 bench: $(ENVIRONMENT) ## Measure the operator against the floor of a bare client
-	@.venv/bin/python tests/bench $(ARGS)
+	@.venv/bin/python -m tests.bench $(ARGS)
 
 generate: $(ENVIRONMENT) ## Render what is made from the models: CRDs, argument list, reference
 	@.venv/bin/python tools/generate_trl_arguments.py

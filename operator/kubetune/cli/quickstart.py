@@ -75,16 +75,19 @@ def _show(cluster: LocalCluster, job: Object) -> None:
 
 def _show_next_steps(cluster: LocalCluster, job: Object) -> None:
     namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
-    click.echo(
-        "\nWhat to try next:\n"
-        f"  export KUBECONFIG={cluster.kubeconfig}\n"
-        f"  alias kubectl='{cluster.kubectl_path()}'\n"
-        f"  kubectl get kubetune -n {namespace}                  everything kubetune knows\n"
-        f"  kubectl get ftj {name} -n {namespace} -o yaml    settings, lineage and results\n"
-        "  kubectl explain ftj.spec.method.lora                     what can be set\n"
-        "  manifests/examples/features                              one example a feature\n"
-        "  kubetune down                                            stop it all"
-    )
+    steps = {
+        f"kubectl get kubetune -n {namespace}": "everything kubetune knows",
+        f"kubectl get ftj {name} -n {namespace} -o yaml": "settings, lineage and results",
+        "kubectl explain ftj.spec.method.lora": "what can be set",
+        "ls manifests/examples/features": "one example for each feature",
+        "kubetune down": "stop it all",
+    }
+    width = max(map(len, steps)) + 3
+    click.echo("\nWhat to try next:")
+    click.echo(f"  export KUBECONFIG={cluster.kubeconfig}")
+    click.echo(f"  alias kubectl={cluster.kubectl_path()}")
+    for command, purpose in steps.items():
+        click.echo(f"  {command:<{width}}{purpose}")
 
 
 def _number(text: str) -> str:
@@ -93,4 +96,4 @@ def _number(text: str) -> str:
 
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= 72 else f"{line[:71]}…"
+    return (line if len(line) <= 72 else f"{line[:71]}…") or "(nothing)"
