@@ -1,0 +1,135 @@
+"""From kubectl apply to a registered adapter: the real operator and a real training."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from kubetune import names
+from kubetune.api.plan import TAG_LINEAGE
+from mlflow.tracking import MlflowClient
+
+from tests.cluster.support import eventually
+from tests.cluster.workspace import Workspace, annotations, condition, phase_of
+
+pytestmark = [pytest.mark.cluster, pytest.mark.training]
+
+MANIFESTS = """
+apiVersion: kubetune.io/v1alpha1
+kind: Dataset
+metadata: {name: tickets}
+spec:
+  source: {volume: {claimName: files, glob: tickets.jsonl, format: jsonl}}
+  computeTargetRef: {kind: ClusterComputeTarget, name: local}
+---
+apiVersion: kubetune.io/v1alpha1
+kind: Model
+metadata: {name: small}
+spec:
+  source: {volume: {claimName: files, path: model}}
+  computeTargetRef: {kind: ClusterComputeTarget, name: local}
+---
+apiVersion: kubetune.io/v1alpha1
+kind: PromptTemplate
+metadata: {name: route}
+spec:
+  prompt: "{prompt}"
+  completion: "{completion}"
+  datasetRef: {name: tickets}
+---
+apiVersion: kubetune.io/v1alpha1
+kind: FineTuneJob
+metadata: {name: router}
+spec:
+  modelRef: {name: small}
+  datasetRef: {name: tickets}
+  promptRef: {name: route}
+  computeTargetRef: {kind: ClusterComputeTarget, name: local}
+  method: {type: lora, lora: {rank: 4}}
+  hyperparameters: {maxSteps: STEPS, loggingSteps: 5, learningRate: 1e-3}
+  evaluation: {maxRows: 2, maxNewTokens: 4}
+  backoffLimit: 0
+  output:
+    modelName: routed
+    registry: {alias: champion}
+"""
+STEPS = 300
+OTHER_WRITES = 8
+"""Writes on the object once its inputs are ready, progress aside."""
+
+
+def sample(space: Workspace) -> None:
+    """The sample model in its test size, and tickets."""
+    for arguments in (
+        ("model", str(space.files / "model"), "--size", "test"),
+        ("tickets", str(space.files / "tickets.jsonl"), "--rows", "200"),
+    ):
+        command = [sys.executable, "-m", "kubetune_runner.sample", *arguments]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_from_apply_to_a_registered_adapter(space: Workspace):
+    sample(space)
+    kubectl, namespace = space.cluster.kubectl, ("-n", space.namespace)
+    manifests = MANIFESTS.replace("STEPS", str(STEPS))
+    kubectl("apply", *namespace, "-f", "-", input=manifests)
+
+    # What is seen on the way: each version of the object that differs, and the progress.
+    versions: dict[str, Any] = {}
+    progress: list[tuple[int, str]] = []
+
+    def watch(body: dict[str, Any]) -> bool:
+        versions[body["metadata"]["resourceVersion"]] = body
+        shown = (body.get("status") or {}).get("progress") or {}
+        if "step" in shown and (not progress or progress[-1][0] != shown["step"]):
+            progress.append((shown["step"], kubectl("get", *namespace, "ftj", "router")))
+        return phase_of(body) in ("Succeeded", "Failed")
+
+    body = space.until("FineTuneJob", "router", watch, 240)
+    status = body["status"]
+    assert status["phase"] == "Succeeded", status
+    name = f"{space.namespace}-router"
+    assert status["result"]["registered"] == {"name": name, "version": 1, "alias": "champion"}
+    assert float(status["result"]["metrics"]["eval_loss"]) > 0
+    assert [attempt["result"] for attempt in status["attempts"]] == ["Succeeded"]
+    assert condition(body, "Complete")[0] == condition(body, "Registered")[0] == "True"
+
+    client: Any = MlflowClient(space.cluster.mlflow_url)
+    (version,) = client.search_model_versions(f"name = '{name}'")
+    assert client.get_model_version_by_alias(name, "champion").version == version.version
+    assert version.tags[TAG_LINEAGE] == status["lineage"]["digest"]
+    assert version.run_id == status["mlflow"]["runId"]
+
+    steps = [step for step, _ in progress]
+    assert steps == sorted(steps)
+    assert [step for step in steps if step > 0], "progress was seen"
+    assert "Succeeded" in kubectl("get", *namespace, "ftj", "router")
+    assert any("%" in shown or str(step) in shown for step, shown in progress)
+    # While inputs were on their way each change of them was told; from then on it is counted.
+    ready = [body for body in versions.values() if condition(body, "InputsReady")[0] == "True"]
+    quiet = {str(without_progress(body)): condition(body, "Ready") for body in ready}
+    assert len(quiet) <= OTHER_WRITES, list(quiet.values())
+
+    made = space.ready("Model", "routed")
+    assert (made["type"], made["adapterRank"]) == ("adapter", 4)
+    assert annotations(space.get("Model", "routed"))[names.JOB] == "router"
+    space.delete("FineTuneJob", "router")
+    eventually(lambda: space.find("FineTuneJob", "router") is None)
+    assert space.find("Model", "routed")
+    # The same once more costs no training: the registered version is adopted.
+    kubectl("apply", *namespace, "-f", "-", input=manifests)
+    again = space.phase("router", "Succeeded")
+    assert again["status"]["result"]["reused"] is True
+    assert space.runs("router") == []
+
+
+def without_progress(body: dict[str, Any]) -> list[Any]:
+    """All of an object that counts as a write of its own."""
+    status = {
+        key: value
+        for key, value in (body.get("status") or {}).items()
+        if key not in ("progress", "mlflow")
+    }
+    metadata = body["metadata"]
+    return [metadata.get("finalizers"), metadata.get("annotations"), body["spec"], status]
