@@ -37,6 +37,8 @@ class OperatorBench:
         self._profile = profile
         self._say = say
         self._figures: list[Figure] = []
+        self._requests: Counter[tuple[str, str]] = Counter()
+        """What the operator asked while jobs were submitted and lived."""
 
     async def run(self, measures: frozenset[str]) -> list[Figure]:
         """Measure these of submission, lives, idle and restart."""
@@ -44,13 +46,12 @@ class OperatorBench:
         async with control_plane(self._folder) as plane:
             with_floor = "submission" in measures
             floors = [await self._floor(plane, FLOORS[0])] if with_floor else []
-            wrote = plane.audit_position()
             submitted = await self._submit(plane)
             if with_floor:
                 floors.append(await self._floor(plane, FLOORS[1]))
                 self._add_submission(submitted, floors)
             if measures & {"lives", "idle", "restart"}:
-                await self._live(plane, measures, wrote)
+                await self._live(plane, measures)
             if "restart" in measures:
                 await self._restart(plane)
         return self._figures
@@ -67,7 +68,10 @@ class OperatorBench:
         self._say(f"operator: {self._jobs} submissions")
         async with self._operator(plane, "submission") as operator:
             await until(lambda: _target_ready(plane), 60)
-            return await submission.by_operator(plane, operator, self._jobs)
+            before = plane.audit_position()
+            submitted = await submission.by_operator(plane, operator, self._jobs)
+            self._requests += plane.requests_since(before)
+            return submitted
 
     def _add_submission(self, submitted: submission.Submitted, floors: list[float]) -> None:
         floor = sum(floors) / len(floors)
@@ -77,9 +81,9 @@ class OperatorBench:
         cpu = 1000 * submitted.operator_cpu / self._jobs
         self._add("operator CPU per submission", cpu, "ms", 6)
 
-    async def _live(self, plane: ControlPlane, measures: frozenset[str], wrote: int) -> None:
+    async def _live(self, plane: ControlPlane, measures: frozenset[str]) -> None:
         async with self._operator(plane, "lives") as operator:
-            jobs = await lives.batch_jobs(plane)
+            jobs, before = await lives.batch_jobs(plane), plane.audit_position()
             names = sorted(jobs)
             slow, fast = names[: self._paced], names[self._paced :]
             self._say(f"{len(fast)} runs end at once")
@@ -89,17 +93,18 @@ class OperatorBench:
             times = await lives.reaction_times(plane, {name: jobs[name] for name in slow})
             await operator.idle()
             if "lives" in measures:
-                self._add_lives(times, plane.requests_since(wrote))
+                self._requests += plane.requests_since(before)
+                self._add_lives(times)
                 self._add("operator memory", operator.rss_megabytes(), "MB", 200)
             if "idle" in measures:
                 await self._idle(plane)
 
-    def _add_lives(self, times: list[float], requests: Counter[tuple[str, str]]) -> None:
+    def _add_lives(self, times: list[float]) -> None:
         half = 1000 * lives.percentile(times, 50)
         late = 1000 * lives.percentile(times, 99)
         note = f"median {half:.0f} ms, {len(times)} lives at 4 a second"
         self._add("Job Complete to status, p99", late, "ms", 60, note)
-        writes = {key: count for key, count in requests.items() if key[0] not in READS}
+        writes = {key: count for key, count in self._requests.items() if key[0] not in READS}
         own = sum(count for (_, resource), count in writes.items() if "finetunejobs" in resource)
         note = f"the user's creation included; {_summary(writes)}"
         self._add("writes on a FineTuneJob", 1 + own / self._jobs, "", 8, note)

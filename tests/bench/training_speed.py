@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-STEPS, BATCH, ROUNDS = 20, 16, 3
+STEPS, BATCH, ROUNDS = 60, 16, 3
 
 
 def main() -> None:
