@@ -215,6 +215,9 @@ def _fit(plan: RunPlan, stop: StopSignal, trainer: Trainer, progress: Progress) 
     checkpoint = checkpoints.newest(folder, plan.lineage_digest)
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
+        if trainer.restore_finished(checkpoint):
+            progress.on_train_begin(trainer.args, trainer.state, trainer.control)
+            return
     try:
         with stop.deferred():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

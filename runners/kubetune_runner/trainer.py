@@ -20,7 +20,7 @@ from kubetune.api.plan import (
     TrainingPlan,
 )
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerState
 from trl.trainer import utils as _trl_utils
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
@@ -152,6 +152,18 @@ class Trainer(SFTTrainer):
     def tokens_seen(self) -> int:
         """Tokens trained on in this process."""
         return int(self._total_train_tokens)
+
+    def restore_finished(self, checkpoint: Path) -> bool:
+        """Take over a checkpoint of the last step; False when there are steps left to train.
+
+        ``train`` would make one more step before it sees that none is left.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < state.max_steps:
+            return False
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
+        return True
 
     def held_out_loss(self) -> float:
         """Negative log-likelihood per labelled token, over all held-out rows."""

@@ -102,6 +102,7 @@ def test_a_registered_version_generates_what_the_trained_model_did(
 ) -> None:
     """The adapter alone, peft and pyfunc give the same tokens; some obvious flows don't."""
     import mlflow
+    from mlflow.artifacts import download_artifacts
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     plan = make_plan(tracking={"uri": mlflow_server}, training={"method": method})
@@ -132,7 +133,7 @@ def test_a_registered_version_generates_what_the_trained_model_did(
         name, f"models:/{model_id}", tracker.run_id, model_id=model_id
     )
     uri = f"models:/{name}/{version.version}"
-    downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    downloaded = Path(download_artifacts(artifact_uri=uri))
     stored = downloaded / "artifacts" / folder.name
     tokenizer = AutoTokenizer.from_pretrained(stored)
     if method == "lora":
@@ -196,22 +197,34 @@ def test_unusual_data_trains(
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_finished_checkpoint_is_taken_over_without_another_step(
+    make_plan: PlanFactory, method: str
+) -> None:
+    plan = make_plan(training={"method": method})
+    trainer, _ = fitted(plan, Tracker(plan))
+    again, _ = fitted(plan, Tracker(plan))
+    assert again.state.global_step == 8
+    assert again.held_out_loss() == trainer.held_out_loss()
+
+
 def test_losses_are_those_of_stock_trl(
     make_plan: PlanFactory, tiny_model: Path, tmp_path: Path
 ) -> None:
     """Own labels and the quick head on CPUs change speed, not numbers."""
     from datasets import Dataset
+    from kubetune_runner.trainer import trl_utils
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
-    from trl.trainer import utils
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     rows = tickets(64)
     plan = make_plan(rows=rows)
-    quick_head = utils._use_triton
+    quick_head = trl_utils._use_triton
     trainer, _ = fitted(plan, Tracker(plan))
     ours = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    utils._use_triton = quick_head
+    trl_utils._use_triton = quick_head
     stock = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_model),
         args=SFTConfig(
