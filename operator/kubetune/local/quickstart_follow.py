@@ -11,8 +11,10 @@ from kubetune.local.errors import LocalClusterError
 from kubetune.local.quickstart import NAMESPACE, Object, Report, finished, object_path
 
 INTERVAL_SECONDS = 0.5
-SILENCE_SECONDS = 300
-"""Without any change of status for so long, something is wrong that nobody reports."""
+PATIENCE_SECONDS = 300
+"""An input that isn't ready, or a pod that isn't started, for so long will hardly become so."""
+RUNNING_PATIENCE_SECONDS = 1800
+"""A run may have to download a model before it shows progress."""
 
 _REFERENCES = {"datasetRef": "datasets", "modelRef": "models", "promptRef": "prompttemplates"}
 
@@ -24,7 +26,7 @@ def follow(cluster: LocalCluster, job: Object, report: Report) -> Object:
     the message says why and where the logs are.
     """
     client, name = cluster.client(), job["metadata"]["name"]
-    seen, changed_at = "", time.monotonic()
+    seen, moved_at = "", time.monotonic()
     while True:
         current = client.read(object_path(job))
         if current is None:
@@ -37,12 +39,15 @@ def follow(cluster: LocalCluster, job: Object, report: Report) -> Object:
                 return current
             raise LocalClusterError(_failure(current))
         report(name, describe(status))
-        snapshot = json.dumps(status, sort_keys=True)
-        if snapshot != seen:
-            seen, changed_at = snapshot, time.monotonic()
-        elif time.monotonic() - changed_at > SILENCE_SECONDS:
+        # Messages change with every try again; only phase and progress mean that it moves.
+        mark = json.dumps([status.get("phase"), status.get("progress"), status.get("counts")])
+        running = status.get("phase") == "Running"
+        patience = RUNNING_PATIENCE_SECONDS if running else PATIENCE_SECONDS
+        if mark != seen:
+            seen, moved_at = mark, time.monotonic()
+        elif time.monotonic() - moved_at > patience:
             raise LocalClusterError(
-                f"FineTuneJob {name} has not changed for {SILENCE_SECONDS} s; it says:"
+                f"FineTuneJob {name} has not moved for {patience} s; it says:"
                 f" {describe(status)}\n{_where_logs_are(name)}"
             )
         _check_inputs(cluster, current)
