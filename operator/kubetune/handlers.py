@@ -1,13 +1,11 @@
 """The wiring of kopf: every trigger of the operator, and nothing else.
 
-kopf lists and watches; our index functions put each object into the cache and its key into
-the work queue. kopf calls event handlers only after everything was indexed once, so the first
-event starts the workers: no reference looks missing just because it wasn't listed yet.
+kopf lists and watches; one event handler for each kind puts objects into the cache and keys into
+the work queue. There are no kopf indices: observe/listing.py says why.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -34,6 +32,10 @@ KUBERNETES_KINDS = {
 }
 # Of the cluster's own kinds only what is ours, and the ConfigMaps that a Dataset may name.
 SELECTORS = {"jobs": RUN_KEY, "pods": RUN_KEY, "configmaps": f"!{RUN_KEY}"}
+WATCHED = {kind.kind: "" for kind in KINDS} | {
+    kind: SELECTORS[plural] for (_, _, plural), kind in KUBERNETES_KINDS.items()
+}
+"""Label selectors by kind, empty for all objects."""
 MIRRORED_CONFIG_MAP_FIELDS = ("apiVersion", "kind", "metadata")
 
 
@@ -43,8 +45,6 @@ class Feed:
     def __init__(self, cache: ObjectCache, queue: WorkQueue) -> None:
         self._cache = cache
         self._queue = queue
-        self.listed = asyncio.Event()
-        """Set once every kind was listed."""
         cache.on_change = self._wake
 
     def seen(self, body: JsonObject) -> None:
@@ -81,22 +81,14 @@ def build_registry(feed: Feed) -> kopf.OperatorRegistry:
     def login(**_: Any) -> kopf.ConnectionInfo:
         return find_connection()
 
-    def is_first_or_last(event: Mapping[str, Any], **_: Any) -> bool:
-        return event["type"] == "DELETED" or not feed.listed.is_set()
-
     def watch(group: str, version: str, plural: str, kind: str) -> None:
-        @kopf.index(group, version, plural, registry=registry, id=f"{plural}-cache")
-        async def index(body: kopf.Body, **_: Any) -> None:
-            feed.seen(_plain(body, kind))
-
-        # Changes are with the index already; a second handler for them would cost CPU.
-        @kopf.on.event(
-            group, version, plural, registry=registry, id=f"{plural}-event", when=is_first_or_last
-        )
+        @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}-event")
         async def event(event: Mapping[str, Any], **_: Any) -> None:
-            feed.listed.set()
+            body = _plain(event["object"], kind)
             if event["type"] == "DELETED":
-                feed.gone(_plain(event["object"], kind))
+                feed.gone(body)
+            else:
+                feed.seen(body)
 
     for kind in KINDS:
         watch(GROUP, VERSION, kind.plural, kind.kind)

@@ -14,9 +14,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from kubetune.backends.kubernetes import KubernetesBackend
 from kubetune.clients.kubernetes import KubernetesClient
-from kubetune.handlers import Feed, build_registry, build_settings
+from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
 from kubetune.metrics import QUEUE_LENGTH
 from kubetune.observe.cache import ObjectCache
+from kubetune.observe.listing import everything_listed
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import WorkQueue
 from kubetune.reconciler import Reconciler
@@ -33,6 +34,8 @@ async def operate(
 
     Raises kopf.LoginError without credentials, ApiError when the cluster can't be read.
     """
+    # Bodies keep the collector busy for nothing: they have no cycles, reference counts free them.
+    gc.set_threshold(10_000, 20)
     client = KubernetesClient.connect()
     install_id = settings.install_id or await _install_id(client)
     cache, queue = ObjectCache(), WorkQueue()
@@ -52,9 +55,10 @@ async def operate(
     health = await _serve_health(health_address, health_port, ready) if health_port else None
 
     async def work() -> None:
-        await feed.listed.wait()
+        await everything_listed(client, cache, WATCHED, namespaces)
         logger.info("everything is listed; %d objects to look at", len(queue))
-        _collect_rarely()
+        # The collector need not walk modules and listed objects again and again.
+        gc.freeze()
         await queue.run(reconciler, settings.workers)
 
     workers = [asyncio.create_task(work()), asyncio.create_task(reconciler.poller.run())]
@@ -89,14 +93,6 @@ async def operate(
     for result in results:
         if isinstance(result, Exception):
             raise result
-
-
-def _collect_rarely() -> None:
-    """Spare the collector modules and listed objects, and much of its rounds: bodies make it busy
-    and reference counts free them, as they have no cycles."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20)
 
 
 async def _install_id(client: KubernetesClient) -> str:

@@ -116,6 +116,7 @@ class KubernetesClient:
         body: Any = None,
         query: dict[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> JsonObject:
         """One request; the answer as a dict.
 
@@ -125,7 +126,9 @@ class KubernetesClient:
         url = self._connection.server.rstrip("/") + path
         if query:
             url += "?" + urlencode(query)
-        headers = {"Content-Type": content_type} if body is not None else None
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
         for fresh_login in (False, True):
             async with session.request(method, url, json=body, headers=headers) as response:
                 if response.status == 401 and not fresh_login:
