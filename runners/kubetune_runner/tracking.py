@@ -48,11 +48,11 @@ class Tracker:
         self.client: Any = MlflowClient(plan.tracking.uri)
         self.attempt = int(os.environ.get(names.ENV_ATTEMPT, "1"))
         self.run_id: str | None = None
-        self.known_metrics: dict[str, float] = {}
-        """Last values that earlier attempts reported."""
         self.known_tags: dict[str, str] = {}
         self._plan = plan
-        self._metrics: deque[Any] = deque(maxlen=MAX_BUFFERED_METRICS)
+        self._reported: dict[str, int] = {}
+        """Last step of a metric that earlier attempts reported."""
+        self._metrics: deque[tuple[Any, bool]] = deque(maxlen=MAX_BUFFERED_METRICS)
         self._params: dict[str, str] = {}
         self._calls: deque[Callable[[Any, str], None]] = deque()
         self._gauges: Gauges = lambda: None
@@ -91,13 +91,15 @@ class Tracker:
         with self._lock:
             self._params.update({key: str(value) for key, value in params.items()})
 
-    def metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log metrics at an optimizer step."""
+    def metrics(self, metrics: Mapping[str, float], step: int, *, once: bool = False) -> None:
+        """Log metrics at an optimizer step; with ``once`` not if an earlier attempt did."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         with self._lock:
-            self._metrics.extend(Metric(key, value, now, step) for key, value in metrics.items())
+            self._metrics.extend(
+                (Metric(key, value, now, step), once) for key, value in metrics.items()
+            )
 
     def call(self, function: Callable[[Any, str], None]) -> None:
         """Have ``function(client, run_id)`` called in the background, again until it works."""
@@ -175,7 +177,7 @@ class Tracker:
         self._guarded(
             lambda: self.client.log_batch(
                 run_id,
-                metrics,
+                [metric for metric, once in metrics if not (once and self._is_reported(metric))],
                 [Param(key, value) for key, value in params.items()],
                 [RunTag(key, value) for key, value in tags.items()],
             )
@@ -190,6 +192,10 @@ class Tracker:
                 if self._tags.get(key) == value:
                     del self._tags[key]
         return True
+
+    def _is_reported(self, metric: Any) -> bool:
+        last = self._reported.get(metric.key, self._reported.get("loss", -1))
+        return metric.step <= last
 
     def _guarded(self, send: Callable[[], object]) -> None:
         """Send; what the server calls invalid is dropped, since it would block all that follows."""
@@ -214,7 +220,10 @@ class Tracker:
         )
         if found:
             run = found[0]
-            self.known_metrics = dict(run.data.metrics)
+            for key in ("loss", "eval_loss"):
+                history = self.client.get_metric_history(run.info.run_id, key)
+                if history:
+                    self._reported[key] = max(metric.step for metric in history)
             self.known_tags = dict(run.data.tags)
             self.client.update_run(run.info.run_id, status="RUNNING")
         else:

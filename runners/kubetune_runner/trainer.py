@@ -216,7 +216,6 @@ class Progress(TrainerCallback):
         self._tracker = tracker
         self._stop = stop
         self._lineage_digest = lineage_digest
-        self._known_step = -1
         self._began = time.monotonic()
         self._first_step = self._step = self._total = 0
 
@@ -225,9 +224,9 @@ class Progress(TrainerCallback):
         self._began = time.monotonic()
         self._first_step = self._step = state.global_step
         self._total = state.max_steps
-        # Steps between the checkpoint and the end of the last attempt are in MLflow already.
-        if state.global_step:
-            self._known_step = int(self._tracker.known_metrics.get(METRIC_STEP, -1))
+        # An attempt that was killed took its unsent reports with it; the checkpoint has them.
+        for entry in state.log_history:
+            self._report(entry, entry["step"])
         self._tracker.tags({TAG_TOTAL_STEPS: str(state.max_steps)})
         self._tracker.watch(self._gauges)
 
@@ -248,25 +247,30 @@ class Progress(TrainerCallback):
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
     ) -> None:
         """Metrics of a step."""
-        values = {
-            key: float(value)
-            for key, value in (logs or {}).items()
-            if isinstance(value, int | float)
-            and not key.startswith("train_")
-            and key != "total_flos"
-        }
+        values = self._report(logs or {}, state.global_step)
         if not all(math.isfinite(values.get(key, 0.0)) for key in ("loss", "eval_loss")):
             self.lost = control.should_training_stop = True
             control.should_save = False
-        # The trainer's last words are sums over the run, which don't belong to a step.
-        if values.keys() - {"epoch"} and state.global_step > self._known_step:
-            self._tracker.metrics(values, state.global_step)
+        if values:
             log.info(
                 "step %d/%d: %s",
                 state.global_step,
                 state.max_steps,
                 " ".join(f"{key}={value:.4g}" for key, value in values.items()),
             )
+
+    def _report(self, logs: Mapping[str, Any], step: int) -> dict[str, float]:
+        """Pass a step's metrics on; returns them."""
+        # The trainer's last words are sums over the run, which don't belong to a step.
+        if "train_runtime" in logs:
+            return {}
+        values = {
+            key: float(value)
+            for key, value in logs.items()
+            if isinstance(value, int | float) and key != "step"
+        }
+        self._tracker.metrics(values, step, once=True)
+        return values
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A checkpoint was written."""
