@@ -79,7 +79,7 @@ class Launch:
         places.append({"source": termination, "target": path, "readOnly": False})
         cwd = container.get("workingDir") or ""
         if self.node.view == "namespaces":
-            places += self._own_mounts(places)
+            places += self._own_mounts(places, variables)
         else:
             mounts.link(str(root), places)
             if cwd and (root / cwd.lstrip("/")).is_dir():
@@ -94,10 +94,14 @@ class Launch:
             "mounts": places,
         }
 
-    def _own_mounts(self, places: list[mounts.Mount]) -> list[mounts.Mount]:
+    def _own_mounts(
+        self, places: list[mounts.Mount], variables: dict[str, str]
+    ) -> list[mounts.Mount]:
         """The pod's home, and Python where the pod's mounts hide it (a mount on /tmp may)."""
         targets = [Path(place["target"]) for place in places]
-        hidden = [f for f in self.node.python if any(f.is_relative_to(t) for t in targets)]
+        modules = [Path(entry) for entry in variables.get("PYTHONPATH", "").split(":") if entry]
+        python = dict.fromkeys([*self.node.python, *(f for f in modules if f.is_dir())])
+        hidden = [f for f in python if any(f.is_relative_to(t) for t in targets)]
         made: list[mounts.Mount] = [
             {"source": str(folder), "target": str(folder), "readOnly": False} for folder in hidden
         ]
