@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -36,7 +35,9 @@ WATCHED = {kind.kind: "" for kind in KINDS} | {
     kind: SELECTORS[plural] for (_, _, plural), kind in KUBERNETES_KINDS.items()
 }
 """Label selectors by kind, empty for all objects."""
-MIRRORED_CONFIG_MAP_FIELDS = ("apiVersion", "kind", "metadata")
+# Half the memory of a finished run.
+UNREAD_SPEC_FIELDS = {"Job": ("template",), "Pod": ("containers", "initContainers", "volumes")}
+MIRRORED_CONFIG_MAP_FIELDS = {"apiVersion", "kind", "metadata"}
 
 
 class Feed:
@@ -83,8 +84,8 @@ def build_registry(feed: Feed) -> kopf.OperatorRegistry:
 
     def watch(group: str, version: str, plural: str, kind: str) -> None:
         @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}-event")
-        async def event(event: Mapping[str, Any], **_: Any) -> None:
-            body = _plain(event["object"], kind)
+        async def event(event: kopf.RawEvent, **_: Any) -> None:
+            body = _slim(cast("JsonObject", event["object"]), kind)
             if event["type"] == "DELETED":
                 feed.gone(body)
             else:
@@ -127,13 +128,18 @@ class NoDiffs(kopf.DiffBaseStorage):
         """Nothing is."""
 
 
-def _plain(body: Mapping[str, Any], kind: str) -> JsonObject:
-    """The object as a plain dict; lists leave out the kind, and rows of ConfigMaps stay out."""
-    plain = dict(body)
-    plain["kind"] = kind
-    plain["metadata"] = dict(body["metadata"])
+def _slim(body: JsonObject, kind: str) -> JsonObject:
+    """The object as the cache wants it; lists leave out the kind, and what nobody reads goes.
+
+    In place: kopf keeps each object for some seconds, and thousands come at a start.
+    """
+    body["kind"] = kind
+    body["metadata"].pop("managedFields", None)
     if kind == "ConfigMap":
-        return {field: plain[field] for field in MIRRORED_CONFIG_MAP_FIELDS if field in plain}
-    if kind in BY_KIND:
-        plain.setdefault("spec", {})
-    return plain
+        for field in body.keys() - MIRRORED_CONFIG_MAP_FIELDS:
+            del body[field]
+    elif kind in BY_KIND:
+        body.setdefault("spec", {})
+    for field in UNREAD_SPEC_FIELDS.get(kind, ()):
+        body["spec"].pop(field, None)
+    return body

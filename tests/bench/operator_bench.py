@@ -123,7 +123,13 @@ class OperatorBench:
         before = plane.audit_position()
         async with self._operator(plane, "restart") as operator:
             self._add("restart", operator.cpu_seconds(), "CPU s", 3, f"{self._jobs} finished jobs")
-            self._add("memory after restart", operator.rss_megabytes(), "MB", 200)
+            self._add(
+                "memory after restart",
+                operator.rss_megabytes(),
+                "MB",
+                200,
+                "its peak: lists arrive whole",
+            )
             requests = plane.requests_since(before)
             writes = {key: count for key, count in requests.items() if key[0] not in READS}
             self._add("writes of a restart", sum(writes.values()), "", 0, _summary(writes))

@@ -29,6 +29,7 @@ NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 LOOK_SECONDS = 0.05
 LIST_AGAIN_SECONDS = 5.0
 RETRY_SECONDS = 1.0
+PAGE = 250
 
 
 async def everything_listed(
@@ -76,18 +77,23 @@ async def _seen(cache: ObjectCache, keys: Iterable[Key]) -> bool:
 async def _list(
     client: KubernetesClient, kind: str, namespace: str | None, selector: str
 ) -> list[Key]:
-    query = {"labelSelector": selector} if selector else None
-    try:
-        answer = await client.request(
-            "GET", client.path(kind, namespace), query=query, accept=NAMES_ONLY
-        )
-    except (NotFoundError, ForbiddenError):
-        # No such kind here, or none of ours: the watch says so, and other kinds go on.
-        return []
-    return [
-        Key(kind, item["metadata"].get("namespace", ""), item["metadata"]["name"])
-        for item in answer["items"] or ()
-    ]
+    # In pages: metadata has managedFields, and what is decoded at once stays with the process.
+    query = {"limit": str(PAGE)} | ({"labelSelector": selector} if selector else {})
+    found: list[Key] = []
+    while True:
+        try:
+            answer = await client.request(
+                "GET", client.path(kind, namespace), query=query, accept=NAMES_ONLY
+            )
+        except (NotFoundError, ForbiddenError):
+            # No such kind here, or none of ours: the watch says so, and other kinds go on.
+            return found
+        for item in answer["items"] or ():
+            metadata = item["metadata"]
+            found.append(Key(kind, metadata.get("namespace", ""), metadata["name"]))
+        query["continue"] = answer["metadata"].get("continue", "")
+        if not query["continue"]:
+            return found
 
 
 def _is_namespaced(kind: str) -> bool:
