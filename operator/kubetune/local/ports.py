@@ -7,6 +7,7 @@ and of MLflow, so those two never move by themselves.
 import json
 import random
 import socket
+import time
 from pathlib import Path
 
 from kubetune.local.errors import LocalClusterError
@@ -24,6 +25,7 @@ PUBLIC = ("kube-apiserver", "mlflow")
 # Below the range from which systems take the ports of outgoing connections: one of those could
 # sit on a kept port at the next start.
 RANGE = range(20_000, 32_000)
+LET_GO_SECONDS = 3.0
 
 
 def load(file: Path) -> dict[str, int]:
@@ -50,7 +52,7 @@ def replace_taken(file: Path, ports: dict[str, int], unused: set[str]) -> dict[s
     Internal ports that somebody else took are chosen anew; for a public one LocalClusterError
     tells what to do.
     """
-    taken = {name for name in unused if not is_free(ports[name])}
+    taken = {name for name in unused if not _comes_free(ports[name])}
     for name in sorted(taken & set(PUBLIC)):
         raise LocalClusterError(
             f"port {ports[name]} on 127.0.0.1, which this cluster uses for {name}, is taken by"
@@ -74,6 +76,16 @@ def is_free(port: int) -> bool:
             probe.bind(("127.0.0.1", port))
         except OSError:
             return False
+    return True
+
+
+def _comes_free(port: int) -> bool:
+    """True when the port is free, or is so soon: a killed server holds it until it is gone."""
+    deadline = time.monotonic() + LET_GO_SECONDS
+    while not is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
     return True
 
 
