@@ -7,6 +7,7 @@ memory and silence of an operator with nothing but finished jobs, and its restar
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -32,6 +33,8 @@ MEASURES = ("submission", "lives", "idle", "restart")
 @click.option("--profile", type=click.Path(path_type=Path), help="Folder for cProfile's files.")
 def main(jobs: int, only: tuple[str, ...], paced: int, output: str, profile: Path | None) -> None:
     """Measure kubetune; the exit code tells nothing about budgets."""
+    # As Ctrl-C does: the cluster must not outlive the bench.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     measures = frozenset(only or MEASURES)
     figures: list[Figure] = []
 
