@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.workspace import Workspace
+
+# How fast a busy machine draws examples tells nothing about the code.
+settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("calm")
 
 
 @pytest.fixture(scope="session")
