@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,8 @@ import yaml
 from kubetune.api import API_VERSION
 from kubetune.api.crd import custom_resource_definition
 from kubetune.api.kinds import BY_KIND, Kind
+
+MAX_IDLE_SECONDS = 20
 
 
 class ApiClient:
@@ -32,11 +35,15 @@ class ApiClient:
         identity.unlink()
         address = urlsplit(cluster["server"]).netloc
         self._connection = http.client.HTTPSConnection(address, context=context, timeout=30)
+        self._used = time.monotonic()
 
     def request(
         self, method: str, path: str, body: object = None, content_type: str = "application/json"
     ) -> tuple[int, dict[str, Any]]:
         """Status and decoded answer of one request."""
+        if time.monotonic() - self._used > MAX_IDLE_SECONDS:
+            # The server closes idle connections, and that shows only in the next request.
+            self._connection.close()
         self._connection.request(
             method,
             path,
@@ -44,7 +51,9 @@ class ApiClient:
             headers={"Content-Type": content_type, "Accept": "application/json"},
         )
         response = self._connection.getresponse()
-        return response.status, json.loads(response.read())
+        answer = json.loads(response.read())
+        self._used = time.monotonic()
+        return response.status, answer
 
     def close(self) -> None:
         self._connection.close()
