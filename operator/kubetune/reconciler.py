@@ -207,7 +207,7 @@ class Reconciler:
         except TrackingError as error:
             logger.warning("progress of %s/%s can't be read: %s", namespace, key.name, error)
             return
-        experiment = target.tracking.experiment or f"kubetune-{namespace}"
+        experiment = target.tracking.experiment_in(namespace)
         self.poller.watch(found.key, found.tracker, observed.run_key, experiment, key)
         self._watched[key] = observed.run_key
 

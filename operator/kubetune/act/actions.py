@@ -95,8 +95,10 @@ class Actor:
             if target is None:
                 return replace(learned, tracking_error=observed.target.why_not)
             try:
-                found = await self._trackers.of(target, observed.job.owner.namespace)
-                learned = await _ask(found.tracker, observed, learned, action)
+                namespace = observed.job.owner.namespace
+                found = await self._trackers.of(target, namespace)
+                experiment = target.tracking.experiment_in(namespace)
+                learned = await _ask(found.tracker, experiment, learned, action)
             except TrackingError as error:
                 return replace(learned, tracking_error=str(error))
         return learned
@@ -138,7 +140,7 @@ class Actor:
 
 async def _ask(
     tracker: Tracker,
-    observed: ObservedJob,
+    experiment: str,
     learned: Learned,
     action: FindIdentical | FindRun | Register,
 ) -> Learned:
@@ -153,9 +155,6 @@ async def _ask(
                 identical = await tracker.register(same)
             return replace(learned, identical=identical, identical_sought=True)
         case FindRun(run_key):
-            target = observed.target.spec
-            experiment = target.tracking.experiment if target else None
-            experiment = experiment or f"kubetune-{observed.job.owner.namespace}"
             run = await tracker.find_run(run_key, experiment)
             return replace(learned, run=run, run_sought=True)
         case Register(registration):

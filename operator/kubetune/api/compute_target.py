@@ -135,6 +135,10 @@ class Tracking(Value):
         ),
     )
 
+    def experiment_in(self, namespace: str) -> str:
+        """Name of the experiment that the runs of a namespace report to."""
+        return self.experiment or f"kubetune-{namespace}"
+
 
 class ComputeTargetSpec(Value):
     """What the admin declares."""

@@ -44,8 +44,7 @@ def identity(owner: Owner, install_id: str) -> RunIdentity:
 def tracking_plan(target: ComputeTargetSpec, namespace: str) -> TrackingPlan:
     """Where a run reports."""
     tracking = target.tracking
-    experiment = tracking.experiment or f"kubetune-{namespace}"
-    return TrackingPlan(uri=tracking.uri, experiment=experiment)
+    return TrackingPlan(uri=tracking.uri, experiment=tracking.experiment_in(namespace))
 
 
 def inspect(
