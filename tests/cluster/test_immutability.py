@@ -47,13 +47,12 @@ WITH_DEFAULT = ("reuse", "suspend", "deletionPolicy")  # removed, they get their
 
 
 def update(api: ApiClient, name: str, before: Spec, after: Spec) -> tuple[int, str]:
-    """Create a job and replace its spec."""
+    """Create a job and replace its spec, whatever the operator writes meanwhile."""
     kind = BY_KIND["FineTuneJob"]
     assert create(api, "FineTuneJob", before, name, dry_run=False) == (201, "")
     path = f"{collection(kind)}/{name}"
-    _, current = api.request("GET", path)
-    current["spec"] = after
-    status, answer = api.request("PUT", path, current)
+    replace = [{"op": "replace", "path": "/spec", "value": after}]
+    status, answer = api.request("PATCH", path, replace, "application/json-patch+json")
     api.request("DELETE", path)
     return status, answer.get("message", "")
 
