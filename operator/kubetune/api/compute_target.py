@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.base import LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.cml_target import CaBundle, CmlTarget
 from kubetune.api.kubernetes_values import (
     EnvFromSource,
     EnvVar,
@@ -18,6 +19,8 @@ from kubetune.api.rules import Rule, exactly_one
 from kubetune.api.training import Resources
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+CML_TRACKING_URI = "cml://localhost"
+"""The workspace's tracking server, as MLflow inside a workload knows it."""
 DEFAULT_TARGET_ANNOTATION = "kubetune.io/is-default-target"
 """``"true"`` on a ComputeTarget: its namespace's default; on a ClusterComputeTarget: everyone's."""
 
@@ -84,24 +87,21 @@ class KubernetesTarget(Value):
     )
 
 
-class CaBundle(Value):
-    """Certificates of a private authority, PEM, in a ConfigMap."""
-
-    config_map_name: ObjectName = Field(description="ConfigMap in the job's namespace.")
-    key: Annotated[str, Field(min_length=1, max_length=253)] = Field(
-        default="ca.crt", description="Key with PEM certificates. Default ca.crt."
-    )
-
-
 class Tracking(Value):
-    """The MLflow server that runs report to and results are registered in."""
+    """The server that runs report to and results are registered in."""
 
-    type: Literal["mlflow"] = Field(default="mlflow", description="Kind of server: mlflow.")
-    uri: str = Field(
+    type: Literal["mlflow", "cml"] = Field(
+        default="mlflow",
+        description="mlflow: an MLflow server at uri. cml: the workspace's own experiments and"
+        " model registry, on targets of type cml only. Default mlflow.",
+    )
+    uri: str | None = Field(
+        default=None,
         min_length=8,
         max_length=2048,
         pattern=r"^https?://[!-~]+$",
-        description="Address as operator and pods reach it. Credentials in it are refused.",
+        description="Address of the MLflow server as operator and runs reach it. Credentials in it"
+        " are refused.",
     )
     external_uri: str | None = Field(
         default=None,
@@ -114,13 +114,13 @@ class Tracking(Value):
         default=None,
         min_length=1,
         max_length=250,
-        description="MLflow experiment. Default: kubetune-<namespace>.",
+        description="Experiment. Default: kubetune-<namespace>.",
     )
     credentials_secret_ref: LocalRef | None = Field(
         default=None,
         description="Secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or with"
         " MLFLOW_TRACKING_TOKEN: for a ComputeTarget in its namespace, for a"
-        " ClusterComputeTarget in each job's.",
+        " ClusterComputeTarget in each job's. Runs on CML take them from project variables.",
     )
     ca_bundle: CaBundle | None = Field(
         default=None, description="Certificates of the server's private authority."
@@ -128,12 +128,35 @@ class Tracking(Value):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!self.uri.matches('^https?://[^/]*@')",
+            cel="!has(self.uri) || !self.uri.matches('^https?://[^/]*@')",
             message="credentials don't belong into an address; use credentialsSecretRef",
-            check=lambda tracking: "@" not in tracking.uri.split("//", 1)[1].split("/", 1)[0],
+            check=lambda tracking: (
+                tracking.uri is None or "@" not in tracking.uri.split("//", 1)[1].split("/", 1)[0]
+            ),
             field="uri",
         ),
+        Rule(
+            cel="self.type == 'cml' || has(self.uri)",
+            message="give the address of the MLflow server",
+            check=lambda tracking: tracking.type == "cml" or tracking.uri is not None,
+            field="uri",
+        ),
+        Rule(
+            cel="self.type != 'cml' || !(has(self.uri) || has(self.credentialsSecretRef) ||"
+            " has(self.caBundle))",
+            message="type cml uses address, key and certificates of spec.cml: leave uri,"
+            " credentialsSecretRef and caBundle out",
+            check=lambda tracking: (
+                tracking.type != "cml"
+                or not (tracking.uri or tracking.credentials_secret_ref or tracking.ca_bundle)
+            ),
+        ),
     )
+
+    @property
+    def run_uri(self) -> str:
+        """The address that runs are given."""
+        return self.uri or CML_TRACKING_URI
 
     def experiment_in(self, namespace: str) -> str:
         """Name of the experiment that the runs of a namespace report to."""
@@ -143,9 +166,26 @@ class Tracking(Value):
 class ComputeTargetSpec(Value):
     """What the admin declares."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("kubernetes"),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("kubernetes", "cml"),
+        Rule(
+            cel="self.tracking.type != 'cml' || has(self.cml)",
+            message="type cml needs a target in CML: give spec.cml, or type mlflow and its uri",
+            check=lambda spec: spec.tracking.type != "cml" or spec.cml is not None,
+            field="tracking",
+        ),
+    )
 
     kubernetes: KubernetesTarget | None = Field(
         default=None, description="Runs are Kubernetes Jobs in this cluster."
     )
+    cml: CmlTarget | None = Field(
+        default=None, description="Runs are jobs of a Cloudera Machine Learning workspace."
+    )
     tracking: Tracking = Field(description="Where runs report and results are registered.")
+
+    @property
+    def resources(self) -> Resources | None:
+        """Resources of a run that neither job nor profile states."""
+        target = self.kubernetes or self.cml
+        return target.resources if target else None

@@ -60,6 +60,15 @@ class VolumeFiles(Value):
     format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
 
 
+class ProjectFiles(Value):
+    """Files of the CML project that the compute target names."""
+
+    glob: RelativeGlob = Field(
+        description="Files relative to the project's root, such as `data/tickets/*.jsonl`."
+    )
+    format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
+
+
 class HttpFile(Value):
     """One file behind an https address."""
 
@@ -94,7 +103,7 @@ class DatasetSource(Value):
     """Where rows come from; exactly one."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        exactly_one("hugging_face", "volume", "http", "config_map", "inline"),
+        exactly_one("hugging_face", "volume", "project", "http", "config_map", "inline"),
     )
 
     hugging_face: HuggingFaceDataset | None = Field(
@@ -102,6 +111,9 @@ class DatasetSource(Value):
     )
     volume: VolumeFiles | None = Field(
         default=None, description="Files on a PersistentVolumeClaim."
+    )
+    project: ProjectFiles | None = Field(
+        default=None, description="Files of the CML project; on targets of type cml."
     )
     http: HttpFile | None = Field(default=None, description="One file behind an https address.")
     config_map: ConfigMapFile | None = Field(default=None, description="One key of a ConfigMap.")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.base import LocalRef, ObjectName, Value
-from kubetune.api.model import RegistryAlias, RegistryName
+from kubetune.api.model import PROVIDER, RegistryAlias, RegistryName, RegistryProvider
 from kubetune.api.references import ComputeTargetRef, TuningProfileRef
 from kubetune.api.rules import TransitionRule, unchanged
 from kubetune.api.training import Objective, TrainingSettings
@@ -34,6 +34,7 @@ _FROZEN = (
 class RegistryOutput(Value):
     """Where the result is registered."""
 
+    provider: RegistryProvider | None = Field(default=None, description=PROVIDER)
     name: RegistryName | None = Field(
         default=None,
         description="Registered model that gets a new version. Default: <namespace>-<job name>.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,12 @@ RegistryName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/
 RegistryAlias = Annotated[
     str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z][-A-Za-z0-9_]*$")
 ]
+
+RegistryProvider = Literal["mlflow", "cml"]
+PROVIDER = (
+    "Registry: mlflow or cml, the one of the target's spec.tracking. Default: that one; another is"
+    " refused, since runs can't reach it."
+)
 
 
 class HuggingFaceModel(Value):
@@ -47,11 +53,23 @@ class VolumePath(Value):
     )
 
 
+class ProjectPath(Value):
+    """A folder of the CML project that the compute target names."""
+
+    path: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[^/]",
+        description="Folder relative to the project's root.",
+    )
+
+
 class RegisteredVersion(Value):
     """A version in the model registry of the compute target's tracking server."""
 
     rules: ClassVar[tuple[Rule, ...]] = (exactly_one("version", "alias"),)
 
+    provider: RegistryProvider | None = Field(default=None, description=PROVIDER)
     name: RegistryName = Field(description="Registered model.")
     version: int | None = Field(
         default=None, ge=1, le=2**31 - 1, description="Version number; or give an alias."
@@ -65,7 +83,7 @@ class ModelSource(Value):
     """Where the model is kept; exactly one."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        exactly_one("hugging_face", "volume", "registry", "fine_tune_job"),
+        exactly_one("hugging_face", "volume", "project", "registry", "fine_tune_job"),
     )
 
     hugging_face: HuggingFaceModel | None = Field(
@@ -73,6 +91,9 @@ class ModelSource(Value):
     )
     volume: VolumePath | None = Field(
         default=None, description="A folder on a PersistentVolumeClaim."
+    )
+    project: ProjectPath | None = Field(
+        default=None, description="A folder of the CML project; on targets of type cml."
     )
     registry: RegisteredVersion | None = Field(
         default=None, description="A version in the tracking server's model registry."

@@ -6,9 +6,12 @@ paths in the container (``in_container`` adds $KUBETUNE_ROOT where volumes can't
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import zlib
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
@@ -30,6 +33,8 @@ MODEL_DIRECTORY = "/kubetune/model"
 """The Model's claim, read-only."""
 BASE_MODEL_DIRECTORY = "/kubetune/base-model"
 """The claim of an adapter's base model, read-only."""
+PROJECT_DIRECTORY = "/kubetune/project"
+"""The CML project's files."""
 WORK_DIRECTORY = "/kubetune/work"
 """Scratch space, an emptyDir."""
 CHECKPOINT_DIRECTORY = "/kubetune/checkpoints"
@@ -48,6 +53,18 @@ ENV_DATASET_TOKEN = "KUBETUNE_DATASET_TOKEN"
 ENV_MODEL_TOKEN = "KUBETUNE_MODEL_TOKEN"
 ENV_BASE_MODEL_TOKEN = "KUBETUNE_BASE_MODEL_TOKEN"
 
+# Environment of a run on CML, which has neither mounts nor Secrets.
+ENV_PLAN_DATA = "KUBETUNE_PLAN_DATA"
+"""The plan as base64 of zlib of JSON (``encode_plan``)."""
+ENV_REQUIRED_VARIABLES = "KUBETUNE_REQUIRED_VARIABLES"
+"""Names of project variables that must be set, separated by commas."""
+ENV_TOKEN_VARIABLES = "KUBETUNE_TOKEN_VARIABLES"
+"""``KUBETUNE_MODEL_TOKEN=HF_TOKEN,...``: which project variable a token is taken from."""
+CML_FOLDER = ".kubetune"
+"""Folder of the project that is kubetune's."""
+CML_RUNS_FOLDER = f"{CML_FOLDER}/runs"
+"""Below it a folder for each run key, which is $KUBETUNE_ROOT of its runs."""
+
 # Tags of the MLflow run and of registered versions.
 TAG_RUN_KEY = "kubetune.run_key"
 TAG_INSTALL = "kubetune.install"
@@ -60,6 +77,8 @@ TAG_MODEL_ID = "kubetune.model_id"
 TAG_LINEAGE = "kubetune.lineage_digest"
 TAG_NAMESPACE = "kubetune.namespace"
 TAG_JOB = "kubetune.job"
+TAG_OUTCOME = "kubetune.outcome"
+"""The outcome document of the newest attempt, where its file can't be read."""
 
 METRIC_STEP = "kubetune_step"
 """Optimizer steps done; the MLflow step of every metric is the optimizer step too."""
@@ -71,6 +90,25 @@ def in_container(path: str) -> Path:
     """The path as this process sees it: below $KUBETUNE_ROOT where mounts aren't possible."""
     root = os.environ.get(ENV_ROOT)
     return Path(root) / path.lstrip("/") if root else Path(path)
+
+
+def outcome_path(run_key: str, attempt: int) -> str:
+    """The project file on CML that holds an attempt's outcome."""
+    return f"{CML_RUNS_FOLDER}/{run_key}/outcome-{attempt}.json"
+
+
+def encode_plan(plan: dict[str, Any]) -> str:
+    """A plan as one environment variable."""
+    text = json.dumps(plan, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def decode_plan(text: str) -> dict[str, Any]:
+    """The plan of ``encode_plan``. Raises ValueError when it is none."""
+    try:
+        return json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
+    except zlib.error as error:
+        raise ValueError(f"the plan can't be decompressed: {error}") from error
 
 
 class PlanValue(Value):

@@ -114,12 +114,48 @@ class PromptTemplateStatus(ObjectStatus):
     )
 
 
+class CmlAccelerator(Value):
+    """An accelerator label of a CML workspace."""
+
+    key: str = Field(description="Key, for resources.gpuLabel.")
+    value: str = Field(description="Value, for resources.gpuLabel.")
+    max_per_workload: int | None = Field(default=None, description="Most GPUs that a run gets.")
+    free: int | None = Field(default=None, description="GPUs that nobody uses now.")
+
+
+class CmlQuota(Value):
+    """Quota of the key's user; CPUs, gigabytes and GPUs."""
+
+    cpu: str | None = Field(default=None, description="CPUs, used/allowed.")
+    memory: str | None = Field(default=None, description="Gigabytes, used/allowed.")
+    gpu: str | None = Field(default=None, description="GPUs, used/allowed.")
+
+
+class CmlWorkspaceStatus(Value):
+    """What a CML workspace offers to the target."""
+
+    project_id: str | None = Field(default=None, description="Id of the project.")
+    runtime: str | None = Field(default=None, description="Identifier of the runtime in use.")
+    accelerators: list[CmlAccelerator] | None = Field(
+        default=None, max_length=32, description="Accelerator labels, at most 32."
+    )
+    quota: CmlQuota | None = Field(default=None, description="Quota of the key's user.")
+    variables: list[str] | None = Field(
+        default=None,
+        max_length=100,
+        description="Names of the project's variables, at most 100; never their values.",
+    )
+
+
 class ComputeTargetStatus(ObjectStatus):
     """Status of a ComputeTarget or ClusterComputeTarget."""
 
     tracking_version: str | None = Field(default=None, description="Version of the MLflow server.")
     gpus: int | None = Field(
         default=None, description="Allocatable GPUs on nodes that the target selects."
+    )
+    workspace: CmlWorkspaceStatus | None = Field(
+        default=None, description="What the CML workspace offers."
     )
 
 
@@ -150,7 +186,12 @@ class External(Value):
     """The run outside."""
 
     target: str | None = Field(default=None, description="Kind/name of the compute target.")
-    job_id: str | None = Field(default=None, description="Namespace/name of the newest Job.")
+    workspace: str | None = Field(default=None, description="Address of the CML workspace.")
+    job_id: str | None = Field(
+        default=None, description="Namespace/name of the newest Job; on CML project/id of the job."
+    )
+    run_id: str | None = Field(default=None, description="On CML the id of the newest run.")
+    url: str | None = Field(default=None, description="On CML the page of the job.")
 
 
 class MlflowRun(Value):

@@ -72,7 +72,7 @@ def _values(request: RunRequest, ca_file: str | None) -> list[JsonObject]:
         "HF_HOME": plan.CACHE_DIRECTORY,
         # Threads beyond the CPU limit are throttled and make a run slower.
         "OMP_NUM_THREADS": str(whole_cpus(request.resources.cpu)),
-        "MLFLOW_TRACKING_URI": request.target.tracking.uri,
+        "MLFLOW_TRACKING_URI": request.target.tracking.run_uri,
     }
     if ca_file:
         # Not SSL_CERT_FILE or REQUESTS_CA_BUNDLE: they would replace the public authorities, and

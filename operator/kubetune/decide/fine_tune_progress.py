@@ -119,7 +119,7 @@ def merge_attempts(
 
 def mlflow_link(run: TrackedRun, tracking: Tracking) -> JsonObject:
     """status.mlflow."""
-    root = (tracking.external_uri or tracking.uri).rstrip("/")
+    root = (tracking.external_uri or tracking.run_uri).rstrip("/")
     return {
         "experimentId": run.experiment_id,
         "runId": run.run_id,

@@ -44,7 +44,7 @@ def identity(owner: Owner, install_id: str) -> RunIdentity:
 def tracking_plan(target: ComputeTargetSpec, namespace: str) -> TrackingPlan:
     """Where a run reports."""
     tracking = target.tracking
-    return TrackingPlan(uri=tracking.uri, experiment=tracking.experiment_in(namespace))
+    return TrackingPlan(uri=tracking.run_uri, experiment=tracking.experiment_in(namespace))
 
 
 def inspect(

@@ -34,16 +34,16 @@ class Trackers:
             given = await credentials(self._client, namespace, tracking)
             authority = await certificates(self._client, namespace, tracking)
         except (ApiError, ValueError) as error:
-            raise TrackingError(f"credentials of {tracking.uri}: {error}") from error
-        key = TrackerPool.key(tracking.uri, given, authority)
-        return TargetTracker(key, self._pool.get(tracking.uri, given, authority))
+            raise TrackingError(f"credentials of {tracking.run_uri}: {error}") from error
+        key = TrackerPool.key(tracking.run_uri, given, authority)
+        return TargetTracker(key, self._pool.get(tracking.run_uri, given, authority))
 
     async def probe(self, tracking: Tracking, namespace: str) -> TrackingProbe:
         """Ask the server for its version and write one small artifact."""
         try:
             given = await credentials(self._client, namespace, tracking)
             authority = await certificates(self._client, namespace, tracking)
-            tracker = self._pool.get(tracking.uri, given, authority)
+            tracker = self._pool.get(tracking.run_uri, given, authority)
             version = await tracker.server_version()
             return TrackingProbe(version=version, storage=await tracker.check_storage())
         except TrackingError as error:
