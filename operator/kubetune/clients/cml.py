@@ -1,0 +1,382 @@
+"""The only caller of the ``cmlapi`` package, as coroutines with typed errors.
+
+Each workspace serves its own version of the package, so it is an optional dependency that is
+imported with the first call. It blocks, knows no time limits and repeats requests on its own
+unless told otherwise; all of that is settled here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import logging
+import posixpath
+import ssl
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from kubetune.clients.cml_errors import (
+    Call,
+    CmlError,
+    ConflictError,
+    CredentialsError,
+    Gate,
+    InvalidError,
+    NotFoundError,
+    PackageMissingError,
+    ThrottledError,
+    UnavailableError,
+    UnknownOutcomeError,
+    UnreadableAnswerError,
+    redacted,
+    translated,
+)
+from kubetune.names import digest
+
+__all__ = [
+    "CmlClient",
+    "CmlClients",
+    "CmlError",
+    "ConflictError",
+    "CredentialsError",
+    "InvalidError",
+    "NotFoundError",
+    "PackageMissingError",
+    "ThrottledError",
+    "UnavailableError",
+    "UnknownOutcomeError",
+]
+
+JsonObject = dict[str, Any]
+T = TypeVar("T")
+
+MAX_CLIENTS = 64
+PAGE_SIZE = 100
+MAX_PAGES = 1000
+MAX_DOWNLOAD_BYTES = 64 * 2**20
+
+
+class CmlClient:
+    """Calls to one workspace with one API key.
+
+    ``concurrency`` bounds the calls at one time; the others wait in line. A call is sent at most
+    once. When a coroutine is cancelled its call is not made, or, when it is under way, goes on
+    unseen: what was written is then as unknown as after an UnknownOutcomeError. ``ca_pem`` adds
+    authorities to the system's. ``timeouts`` are for connecting and for each wait for an answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        ca_pem: str | None = None,
+        *,
+        concurrency: int = 8,
+        timeouts: tuple[int, int] = (5, 30),
+    ) -> None:
+        self.url = url.strip().rstrip("/").removesuffix("/api/v2").rstrip("/")
+        self._api_key = api_key.strip()
+        self._ca_pem = ca_pem
+        self._concurrency = concurrency
+        # The package ignores time-outs that aren't an int or a pair, without a word.
+        self._timeouts = (int(timeouts[0]), int(timeouts[1]))
+        self._gate = Gate()
+        self._opening = threading.Lock()
+        self._api: Any = None
+        # As many threads as calls may run: not the loop's own, where one slow workspace
+        # would hold up everybody, and no lock that is bound to a loop.
+        self._threads: ThreadPoolExecutor | None = None
+
+    async def read(self, operation: str, *arguments: Any, **options: Any) -> JsonObject:
+        """Call an operation that changes nothing, such as ``get_job``; raises CmlError."""
+        return await self._call(operation, arguments, options, writes=False)
+
+    async def write(self, operation: str, *arguments: Any, **options: Any) -> JsonObject:
+        """Call an operation that changes something; raises CmlError.
+
+        After an UnknownOutcomeError look whether it has happened before calling again.
+        """
+        return await self._call(operation, arguments, options, writes=True)
+
+    async def pages(
+        self, operation: str, field: str, *arguments: Any, **options: Any
+    ) -> list[JsonObject]:
+        """The items under ``field`` on all pages of a list; raises CmlError."""
+        items: list[JsonObject] = []
+        tokens: set[str] = set()
+        page = await self.read(operation, *arguments, page_size=PAGE_SIZE, **options)
+        while True:
+            if page and field not in page:
+                raise InvalidError(f"the installed cmlapi package has no {field} in {operation}")
+            items += page.get(field) or []
+            token = page.get("next_page_token")
+            if not token:
+                return items
+            if token in tokens or len(tokens) >= MAX_PAGES:
+                # Half a list is worse than none: what isn't on it would be made again.
+                raise UnavailableError(
+                    f"{redacted(self.url)} gives no end to the pages of {operation}"
+                )
+            tokens.add(token)
+            page = await self.read(
+                operation, *arguments, page_size=PAGE_SIZE, page_token=token, **options
+            )
+
+    async def upload(self, project_id: str, path: str, content: bytes) -> None:
+        """Write a file of the project, over one that is there; raises CmlError.
+
+        To upload the same again is safe.
+        """
+        target = _file_path(path)
+
+        def send(api: Any) -> None:
+            # The package's own upload_file names every file after the local one that it reads.
+            _, _, headers = api.api_client.call_api(
+                "/api/v2/projects/{project_id}/files",
+                "POST",
+                path_params={"project_id": project_id},
+                header_params={"Accept": "application/json", "Content-Type": "multipart/form-data"},
+                post_params=[
+                    (target, (posixpath.basename(target), content, "application/octet-stream"))
+                ],
+                _request_timeout=self._timeouts,
+            )
+            if "html" in str(dict(headers).get("Content-Type", "")):
+                raise UnreadableAnswerError("a web page came back")
+
+        await self._in_thread("upload_file", send, writes=True)
+
+    async def download(self, project_id: str, path: str) -> bytes:
+        """The content of a file of the project; raises NotFoundError, CmlError."""
+        target = _file_path(path)
+
+        def receive(api: Any) -> bytes:
+            # What the package declares as the answer is not what a file is.
+            response = api.download_project_file(
+                project_id, target, _preload_content=False, _request_timeout=self._timeouts
+            )
+            try:
+                content = response.read(MAX_DOWNLOAD_BYTES + 1)
+                if len(content) > MAX_DOWNLOAD_BYTES:
+                    raise InvalidError(
+                        f"the project's file {target} is larger than {MAX_DOWNLOAD_BYTES} bytes"
+                    )
+            except BaseException:
+                # With a rest unread the connection is of no more use.
+                response.close()
+                raise
+            finally:
+                response.release_conn()
+            return cast("bytes", content)
+
+        return await self._in_thread("download_project_file", receive, writes=False)
+
+    async def supports(self, operation: str) -> bool:
+        """Whether the installed package has an operation; raises PackageMissingError."""
+        api = await self._submit(self._open)
+        return callable(getattr(api, operation, None))
+
+    async def close(self) -> None:
+        """Close the connections; those in use when their calls end. A later call opens anew."""
+        threads, self._threads = self._threads, None
+        if threads:
+            threads.shutdown(wait=False)
+        if self._api is not None:
+            # Only those at rest; urllib3 closes the others when they come back.
+            self._api.api_client.rest_client.pool_manager.clear()
+
+    async def _call(
+        self, operation: str, arguments: tuple[Any, ...], options: JsonObject, *, writes: bool
+    ) -> JsonObject:
+        def run(api: Any) -> JsonObject:
+            method = getattr(api, operation, None)
+            if method is None:
+                raise InvalidError(
+                    f"the installed cmlapi package has no {operation};"
+                    f" install the one of this workspace: {self._install_line()}"
+                )
+            answer: Any = method(*arguments, **{**options, "_request_timeout": self._timeouts})
+            if answer is None and not writes:
+                raise UnreadableAnswerError("the answer is empty")
+            as_dict = getattr(answer, "to_dict", None)
+            if as_dict is not None:
+                answer = as_dict()
+            return cast("JsonObject", answer) if isinstance(answer, dict) else {}
+
+        return await self._in_thread(operation, run, writes=writes)
+
+    async def _in_thread(self, operation: str, run: Callable[[Any], T], *, writes: bool) -> T:
+        return await self._submit(lambda: self._run(operation, run, writes))
+
+    async def _submit(self, work: Callable[[], T]) -> T:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="cml")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _run(self, operation: str, run: Callable[[Any], T], writes: bool) -> T:
+        # The gate is asked when a call's turn has come, not when it gets in line.
+        self._gate.enter(operation)
+        failure: CmlError | None = None
+        try:
+            return run(self._open())
+        except Exception as error:
+            call = Call(redacted(self.url), operation, writes, self._api_key)
+            failure = translated(error, call)
+            raise failure from None
+        finally:
+            self._gate.leave(operation, failure)
+
+    def _open(self) -> Any:
+        with self._opening:
+            if self._api is None:
+                self._check()
+                try:
+                    package = importlib.import_module("cmlapi")
+                except ImportError as error:
+                    raise PackageMissingError(
+                        f"the cmlapi package can't be imported ({error}); install the one that"
+                        f" the workspace serves: {self._install_line()}"
+                    ) from None
+                self._api = package.CMLServiceApi(self._new_api_client(package))
+            return self._api
+
+    def _check(self) -> None:
+        scheme, _, host = self.url.partition("://")
+        if scheme.lower() not in ("http", "https") or not host:
+            raise InvalidError(
+                f"the workspace's url {redacted(self.url)!r} needs the form https://<host>"
+            )
+        if not self._api_key.isascii() or not self._api_key.isprintable() or not self._api_key:
+            raise CredentialsError(
+                f"the API key for {redacted(self.url)} is empty or holds characters that no key"
+                " has; copy it again from the workspace's User Settings, API Keys",
+                key_refused=True,
+            )
+
+    def _new_api_client(self, package: Any) -> Any:
+        with _loggers_kept():
+            configuration = package.Configuration()
+        configuration.host = self.url
+        configuration.connection_pool_maxsize = self._concurrency
+        api_client = _strict(package.ApiClient)(configuration)
+        api_client.set_default_header("authorization", f"Bearer {self._api_key}")
+        api_client.user_agent = "kubetune"
+        unused = vars(api_client).get("pool")
+        if unused is not None:
+            # Five threads or more, for calls of a kind that isn't made here.
+            unused.close()
+            unused.join()
+        pools = api_client.rest_client.pool_manager.connection_pool_kw
+        pools["retries"] = _no_retries()
+        if self.url.lower().startswith("https"):
+            # One context for all connections; with a file the package's would be made anew for
+            # each, and the operator has no place to write one.
+            pools.pop("ca_certs", None)
+            pools["ssl_context"] = _tls(self._ca_pem)
+        return api_client
+
+    def _install_line(self) -> str:
+        return f"pip install {redacted(self.url)}/api/v2/python.tar.gz"
+
+
+class CmlClients:
+    """Clients by workspace, API key and authorities; the least used ones are closed."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[str, CmlClient] = OrderedDict()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    def key(url: str, api_key: str, ca_pem: str | None = None) -> str:
+        """What makes a client the same one; tells nothing about the credential."""
+        return digest(url, api_key, ca_pem or "")
+
+    def get(self, url: str, api_key: str, ca_pem: str | None = None) -> CmlClient:
+        """The client for a workspace; call it anew for each use. Needs a running event loop."""
+        key = self.key(url, api_key, ca_pem)
+        if key not in self._clients:
+            self._clients[key] = CmlClient(url, api_key, ca_pem)
+        self._clients.move_to_end(key)
+        if len(self._clients) > MAX_CLIENTS:
+            # A closed client that somebody still holds opens new connections when it is used.
+            _, unused = self._clients.popitem(last=False)
+            task = asyncio.create_task(unused.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        return self._clients[key]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        clients = list(self._clients.values())
+        self._clients.clear()
+        await asyncio.gather(*(client.close() for client in clients), *self._closing)
+
+
+def _strict(base: type[Any]) -> type[Any]:
+    """The package's ApiClient, which takes any text for an object without fields."""
+
+    class StrictApiClient(base):
+        def deserialize(self, response: Any, response_type: Any) -> Any:
+            if not response.data:
+                return None
+            try:
+                answer = json.loads(response.data)
+            except ValueError:
+                raise UnreadableAnswerError("the answer is not JSON") from None
+            if not isinstance(answer, dict):
+                raise UnreadableAnswerError("the answer is not a JSON object")
+            try:
+                return super().deserialize(response, response_type)
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise UnreadableAnswerError(f"a field can't be read: {error}") from None
+
+    return StrictApiClient
+
+
+def _tls(ca_pem: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    system = ssl.get_default_verify_paths()
+    folder = Path(system.capath) if system.capath else None
+    if not system.cafile and not (folder and any(folder.iterdir())):
+        context.load_verify_locations(importlib.import_module("certifi").where())
+    if ca_pem:
+        try:
+            context.load_verify_locations(cadata=ca_pem)
+        except (ssl.SSLError, ValueError) as error:
+            raise InvalidError(f"the CA bundle holds no PEM certificates: {error}") from None
+    return context
+
+
+def _no_retries() -> Any:
+    """No second request of any kind: not after an error, and not to where a redirect points."""
+    from urllib3 import Retry
+
+    return Retry(total=0, redirect=0, raise_on_redirect=False)
+
+
+def _file_path(path: str) -> str:
+    cleaned = posixpath.normpath(path)
+    if not path or path.startswith("/") or cleaned in (".", "..") or cleaned.startswith("../"):
+        raise InvalidError(f"the project file path {path!r} must be relative and stay within")
+    return cleaned
+
+
+@contextlib.contextmanager
+def _loggers_kept() -> Generator[None]:
+    """Undo what the package's Configuration does to other people's loggers."""
+    urllib3, package = logging.getLogger("urllib3"), logging.getLogger("cmlapi")
+    kept = [(logger, logger.level, list(logger.handlers)) for logger in (urllib3, package)]
+    try:
+        yield
+    finally:
+        for logger, level, handlers in kept:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+        # It logs whole answers, access keys of models among them.
+        package.setLevel(logging.WARNING)
