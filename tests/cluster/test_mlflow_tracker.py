@@ -39,7 +39,9 @@ class Server:
         self.client.log_model_artifacts(model.model_id, str(self.folder))
         self.client.finalize_logged_model(model.model_id, "READY")
         tags = {plan.TAG_LINEAGE: f"digest-{run_id}", plan.TAG_JOB: "tickets"}
-        return Registration(self.name, alias, run_id, model.model_id, tags)
+        return Registration(
+            self.name, alias, self.experiment_id, run_id, f"models:/{model.model_id}", tags
+        )
 
     def versions(self) -> list[int]:
         found = self.client.search_model_versions(f"name = '{self.name}'")
@@ -138,9 +140,9 @@ async def test_register_finishes_what_a_crash_left(server: Server, tracker: Mlfl
     server.client.create_registered_model(server.name)
     server.client.create_model_version(
         server.name,
-        f"models:/{registration.model_id}",
+        registration.source,
         run_id=registration.run_id,
-        model_id=registration.model_id,
+        model_id=registration.source.removeprefix("models:/"),
     )
     found = await tracker.register(registration)
     assert found.version == 1
@@ -166,7 +168,9 @@ async def test_no_alias_is_set_unasked(server: Server, tracker: MlflowTracker):
 
 
 async def test_a_model_that_is_gone_is_an_error(server: Server, tracker: MlflowTracker):
-    registration = Registration(server.name, "champion", server.run("key-1"), "m-nothing", {})
+    registration = Registration(
+        server.name, "champion", "", server.run("key-1"), "models:/m-nothing", {}
+    )
     with pytest.raises(TrackingError, match="m-nothing"):
         await tracker.register(registration)
 
@@ -185,7 +189,7 @@ async def test_identical_versions_count_while_run_and_model_exist(
     assert await tracker.find_identical(server.name, digest) is None
     server.client.restore_run(run_id)
     assert await tracker.find_identical(server.name, digest) == registered
-    server.client.delete_logged_model(registration.model_id)
+    server.client.delete_logged_model(registration.source.removeprefix("models:/"))
     assert await tracker.find_identical(server.name, digest) is None
 
 
@@ -196,7 +200,7 @@ async def test_a_server_that_is_down_is_an_error_in_time(server: Server):
         closed.server_version(),
         closed.find_run("key", server.name),
         closed.running("install-1", [server.name]),
-        closed.register(Registration("name", None, "run", "model", {})),
+        closed.register(Registration("name", None, "", "run", "models:/model", {})),
     ):
         with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
             await call

@@ -49,7 +49,7 @@ def test_registers_the_run_s_model() -> None:
     assert isinstance(register, Register)
     wanted = register.registration
     assert (wanted.name, wanted.alias) == ("team-tune", "best")
-    assert (wanted.run_id, wanted.model_id) == ("run-1", "m-1")
+    assert (wanted.run_id, wanted.source) == ("run-1", "models:/m-1")
     assert wanted.tags["kubetune.lineage_digest"] == "sha256:l"
     assert wanted.tags["kubetune.codeVersion"] == "1"
     assert status_of(decision)["phase"] == "Registering"
@@ -86,7 +86,7 @@ def test_run_that_left_no_word_is_looked_up() -> None:
     learned = Learned(run=FOUND_RUN, run_sought=True)
     (register,) = ended(REGISTRY, runs=SILENT, learned=learned).actions
     assert isinstance(register, Register)
-    assert register.registration.model_id == "m-9"
+    assert register.registration.source == "models:/m-9"
 
 
 def test_run_without_a_model_fails_the_job() -> None:
@@ -109,7 +109,7 @@ def test_result_is_the_newest_attempt_s() -> None:
     )
     (register,) = decide(observed, NOW).actions
     assert isinstance(register, Register)
-    assert register.registration.model_id == "m-9"
+    assert register.registration.source == "models:/m-9"
 
 
 def test_output_model_is_made_before_the_job_is_complete() -> None:

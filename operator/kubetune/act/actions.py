@@ -150,8 +150,7 @@ async def _ask(
             identical = await tracker.find_identical(name, lineage_digest)
             if identical and action.alias:
                 # Found by its run, the version is there: only the alias moves.
-                model = identical.source.removeprefix("models:/")
-                same = Registration(name, action.alias, identical.run_id, model, {})
+                same = Registration(name, action.alias, "", identical.run_id, identical.source, {})
                 identical = await tracker.register(same)
             return replace(learned, identical=identical, identical_sought=True)
         case FindRun(run_key):

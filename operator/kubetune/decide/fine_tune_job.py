@@ -177,7 +177,7 @@ def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft
     run = observed.tracked
     if run is not None:
         if observed.target.spec:
-            status["mlflow"] = mlflow_link(run, observed.target.spec.tracking)
+            status["mlflow"] = mlflow_link(run, observed.target.spec)
         if progress_due(old.get("progress"), run, now, observed.progress_seconds):
             status["progress"] = progress(run, now)
     return draft

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kubetune.api.compute_target import Tracking
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.plan import (
     METRIC_ETA,
     METRIC_STEP,
     METRIC_TOKENS_PER_SECOND,
     TAG_MODEL_ID,
+    TAG_MODEL_PATH,
     TAG_PHASE,
     TAG_TOTAL_STEPS,
 )
@@ -117,14 +119,15 @@ def merge_attempts(
     return newest, counts
 
 
-def mlflow_link(run: TrackedRun, tracking: Tracking) -> JsonObject:
+def mlflow_link(run: TrackedRun, target: ComputeTargetSpec) -> JsonObject:
     """status.mlflow."""
+    ids = {"experimentId": run.experiment_id, "runId": run.run_id}
+    tracking = target.tracking
+    if tracking.type == "cml" and target.cml:
+        # The API doesn't tell where the page of a run is; the workspace is certain.
+        return ids | {"url": (tracking.external_uri or target.cml.url).rstrip("/")}
     root = (tracking.external_uri or tracking.run_uri).rstrip("/")
-    return {
-        "experimentId": run.experiment_id,
-        "runId": run.run_id,
-        "url": f"{root}/#/experiments/{run.experiment_id}/runs/{run.run_id}",
-    }
+    return ids | {"url": f"{root}/#/experiments/{run.experiment_id}/runs/{run.run_id}"}
 
 
 def result_metrics(metrics: dict[str, Any]) -> dict[str, str]:
@@ -137,18 +140,35 @@ def result_metrics(metrics: dict[str, Any]) -> dict[str, str]:
     return {name: text for name, text in list(chosen.items())[:MAX_METRICS] if text is not None}
 
 
-def model_id(run: RunState | None, tracked: TrackedRun | None) -> str | None:
-    """The logged model of a run that succeeded."""
-    if run and run.outcome and (found := run.outcome.summary.get("modelId")):
-        return str(found)
-    return tracked.tags.get(TAG_MODEL_ID) if tracked else None
+@dataclass(frozen=True)
+class RunResult:
+    """Where the tracking server keeps what a run has made."""
+
+    run_id: str
+    experiment_id: str
+    """Empty when it isn't known."""
+    source: str
+    """``models:/<model id>`` or ``runs:/<run id>/<path>``."""
 
 
-def run_id(run: RunState | None, tracked: TrackedRun | None) -> str | None:
-    """The MLflow run."""
-    if run and run.outcome and (found := run.outcome.summary.get("runId")):
-        return str(found)
-    return tracked.run_id if tracked else None
+def result_of(run: RunState | None, tracked: TrackedRun | None) -> RunResult | None:
+    """The model of a run that succeeded: by the run's own word, else by its tags."""
+    summary: JsonObject = dict(run.outcome.summary) if run and run.outcome else {}
+    tags = tracked.tags if tracked else {}
+    run_id = summary.get("runId") or (tracked.run_id if tracked else None)
+    if not run_id:
+        return None
+    source = _source(run_id, summary.get("modelId"), summary.get("artifactPath")) or _source(
+        run_id, tags.get(TAG_MODEL_ID), tags.get(TAG_MODEL_PATH)
+    )
+    experiment_id = summary.get("experimentId") or (tracked.experiment_id if tracked else "")
+    return RunResult(str(run_id), str(experiment_id), source) if source else None
+
+
+def _source(run_id: Any, model_id: Any, path: Any) -> str:
+    if model_id:
+        return f"models:/{model_id}"
+    return f"runs:/{run_id}/{path}" if path else ""
 
 
 def number(value: float | None) -> str | None:

@@ -15,12 +15,12 @@ from kubetune.api.plan import (
 from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
 from kubetune.decide.fine_tune_inputs import registry_alias, registry_name
 from kubetune.decide.fine_tune_progress import (
+    RunResult,
     finished_progress,
     mlflow_link,
-    model_id,
     progress,
     result_metrics,
-    run_id,
+    result_of,
 )
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
@@ -42,13 +42,13 @@ def finish(draft: Draft) -> Decision:
     newest = draft.status["attempts"][-1]["number"]
     run = next((run for run in observed.runs if run.attempt == newest), None)
     tracked = learned.run or observed.tracked
-    wanted = registry_name(observed)
+    wanted, result = registry_name(observed), result_of(run, tracked)
     draft.conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED, "the run has ended well")
     if run and run.outcome:
         metrics: Any = run.outcome.summary.get("metrics") or {}
-        _keep_result(draft, metrics, model_id(run, tracked))
+        _keep_result(draft, metrics, result)
     elif tracked:
-        _keep_result(draft, dict(tracked.metrics), model_id(run, tracked))
+        _keep_result(draft, dict(tracked.metrics), result)
     if tracked:
         draft.status["progress"] = progress(tracked, draft.now) | {
             key: value
@@ -67,14 +67,16 @@ def finish(draft: Draft) -> Decision:
     if learned.registered:
         return adopt(draft, learned.registered)
 
-    # 3. Registering needs to know the run's result.
-    model, run_of_result = model_id(run, tracked), run_id(run, tracked)
-    if model is None or run_of_result is None:
+    # 3. Registering needs to know the run's result; CML's registry the experiment too.
+    target = observed.target.spec
+    in_cml = target is not None and target.tracking.type == "cml"
+    if result is None or (in_cml and not result.experiment_id):
         if learned.run_sought and not learned.tracking_error:
+            server = "the workspace's experiments" if in_cml else "MLflow"
             return fail(
                 draft,
                 Reason.RESULT_MISSING,
-                "the run ended well but left no model in MLflow: look at its log, and at"
+                f"the run ended well but left no model in {server}: look at its log, and at"
                 " spec.tracking of the compute target",
             )
         return _registering(draft, FindRun(observed.run_key))
@@ -89,7 +91,9 @@ def finish(draft: Draft) -> Decision:
         TAG_JOB: owner.name,
         TAG_LINEAGE: str(lineage.get("digest", "")),
     } | {f"kubetune.{key}": str(value) for key, value in lineage.items() if key != "digest"}
-    registration = Registration(wanted, alias, run_of_result, model, tags)
+    registration = Registration(
+        wanted, alias, result.experiment_id, result.run_id, result.source, tags
+    )
     return _registering(draft, Register(registration))
 
 
@@ -104,26 +108,27 @@ def adopt(draft: Draft, version: RegisteredVersion) -> Decision:
     result.setdefault("modelUri", version.source)
     reused = bool(result.get("reused"))
     said = f"{version.name} version {version.version}"
+    message = f"adopted {said}, which has the same lineage" if reused else f"registered as {said}"
+    target = draft.observed.target.spec
+    if alias and target and target.tracking.type == "cml":
+        message += f"; CML's registry has no aliases, so {alias} was not set"
     draft.conditions.set(
-        ConditionType.REGISTERED,
-        True,
-        Reason.REUSED if reused else Reason.REGISTERED,
-        f"adopted {said}, which has the same lineage" if reused else f"registered as {said}",
+        ConditionType.REGISTERED, True, Reason.REUSED if reused else Reason.REGISTERED, message
     )
     return _complete(
         draft, f"adopted {said} instead of training again" if reused else f"registered as {said}"
     )
 
 
-def _keep_result(draft: Draft, metrics: dict[str, Any], model: str | None) -> None:
+def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None) -> None:
     result: JsonObject = draft.status.setdefault("result", {})
     if chosen := result_metrics(metrics):
         result["metrics"] = chosen
-    if model:
-        result["modelUri"] = f"models:/{model}"
+    if found:
+        result["modelUri"] = found.source
     tracked = draft.observed.learned.run or draft.observed.tracked
     if tracked and draft.observed.target.spec:
-        draft.status["mlflow"] = mlflow_link(tracked, draft.observed.target.spec.tracking)
+        draft.status["mlflow"] = mlflow_link(tracked, draft.observed.target.spec)
 
 
 def _registering(draft: Draft, action: FindRun | Register) -> Decision:

@@ -46,6 +46,7 @@ class RegisteredVersion:
     version: int
     run_id: str
     source: str
+    """As in Registration, or an address that the server gives."""
     status: str
     """PENDING_REGISTRATION, READY or FAILED_REGISTRATION."""
     tags: dict[str, str] = field(default_factory=dict[str, str])
@@ -58,8 +59,12 @@ class Registration:
 
     name: str
     alias: str | None
+    """Moved to the version where the registry has aliases."""
+    experiment_id: str
+    """Empty when it isn't known."""
     run_id: str
-    model_id: str
+    source: str
+    """``models:/<model id>``, a logged model, or ``runs:/<run id>/<path>``, artifacts of a run."""
     tags: dict[str, str]
 
 

@@ -31,6 +31,7 @@ VERSION_PAGE_SIZE = 200
 READY_WAIT_SECONDS = 5.0
 READY_POLL_SECONDS = 0.25
 PROXY_SCHEME = "mlflow-artifacts"
+LOGGED_MODEL = "models:/"
 
 
 class MlflowTracker:
@@ -150,14 +151,15 @@ class MlflowTracker:
         return await self._get_version(version)
 
     async def _create_version(self, registration: Registration) -> RegisteredVersion:
-        body = {
+        body: JsonObject = {
             "name": registration.name,
-            "source": f"models:/{registration.model_id}",
+            "source": await self._stored_source(registration),
             "run_id": registration.run_id,
-            "model_id": registration.model_id,
             # With the version, so that it is never seen without them.
             "tags": [{"key": key, "value": value} for key, value in registration.tags.items()],
         }
+        if registration.source.startswith(LOGGED_MODEL):
+            body["model_id"] = registration.source.removeprefix(LOGGED_MODEL)
         try:
             answer = await self._rest.call("POST", "model-versions/create", body)
         except MlflowError as error:
@@ -183,13 +185,27 @@ class MlflowTracker:
                 raise
 
     async def _version_of_run(self, registration: Registration) -> RegisteredVersion | None:
-        """The oldest version that was made from the run's model."""
+        """The oldest version that was made from the source."""
         condition = (
             f"name = {_quoted(registration.name)} and run_id = {_quoted(registration.run_id)}"
         )
-        source = f"models:/{registration.model_id}"
         versions = await self._search_versions(condition)
+        if not versions:
+            return None
+        source = await self._stored_source(registration)
         return next((version for version in versions if version.source == source), None)
+
+    async def _stored_source(self, registration: Registration) -> str:
+        """The source as the registry keeps it: artifacts of a run by their address."""
+        path = registration.source.removeprefix(f"runs:/{registration.run_id}/")
+        if path == registration.source:
+            return path
+        run = await self._run_info(registration.run_id)
+        return f"{run['artifact_uri'].rstrip('/')}/{path}"
+
+    async def _run_info(self, run_id: str) -> JsonObject:
+        answer = await self._rest.call("GET", "runs/get", query={"run_id": run_id})
+        return answer["run"]["info"]
 
     async def _when_ready(self, version: RegisteredVersion) -> RegisteredVersion:
         deadline = asyncio.get_running_loop().time() + READY_WAIT_SECONDS
@@ -229,10 +245,11 @@ class MlflowTracker:
     async def _source_exists(self, version: RegisteredVersion) -> bool:
         try:
             if version.run_id:
-                answer = await self._rest.call("GET", "runs/get", query={"run_id": version.run_id})
-                if answer["run"]["info"].get("lifecycle_stage") == "deleted":
+                run = await self._run_info(version.run_id)
+                if run.get("lifecycle_stage") == "deleted":
                     return False
-            model_id = version.source.removeprefix("models:/")
+            # Artifacts of a run are there as long as the run.
+            model_id = version.source.removeprefix(LOGGED_MODEL)
             if model_id != version.source:
                 await self._rest.call("GET", f"logged-models/{quote(model_id)}")
         except MlflowError as error:
