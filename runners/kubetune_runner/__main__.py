@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from kubetune.api.plan import (
 )
 from pydantic import ValidationError
 
+from kubetune_runner import outcomes
 from kubetune_runner.errors import RunError
 from kubetune_runner.signals import Interrupted, StopSignal
 
@@ -36,18 +38,26 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the plan; returns the exit code."""
+    return exit_code(execute())
+
+
+def execute(prepare: Callable[[], object] = lambda: None) -> Outcome:
+    """Call ``prepare``, run the plan and leave the outcome, whatever happens."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # A notebook's kernel may have set up the root logger for warnings only.
+    logging.getLogger("kubetune_runner").setLevel(logging.INFO)
     # Request lines of the HTTP clients say nothing about the run.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     stop = StopSignal()
     stop.install()
-    outcome = _outcome(stop)
+    outcome = _outcome(stop, prepare)
     stop.release()
     _leave(outcome)
+    stop.restore()
     log.info("%s: %s %s", outcome.status, outcome.reason, outcome.message)
-    return exit_code(outcome)
+    return outcome
 
 
 def exit_code(outcome: Outcome) -> ExitCode:
@@ -86,9 +96,10 @@ def read_plan(path: Path) -> RunPlan | InspectionPlan:
         raise RunError("PlanInvalid", f"plan: {field}: {first['msg']}") from error
 
 
-def _outcome(stop: StopSignal) -> Outcome:
+def _outcome(stop: StopSignal, prepare: Callable[[], object]) -> Outcome:
     """Run the plan; whatever happens becomes an outcome."""
     try:
+        prepare()
         named = os.environ.get(ENV_PLAN)
         plan = read_plan(Path(named) if named else in_container(PLAN_FILE))
         if isinstance(plan, RunPlan):
@@ -98,27 +109,12 @@ def _outcome(stop: StopSignal) -> Outcome:
         from kubetune_runner.inspection import run as inspect
 
         return inspect(plan)
-    except RunError as error:
-        return Outcome(
-            status="failed",
-            reason=error.reason,
-            message=error.message,
-            retryable=error.retryable,
-            summary=error.summary,
-        )
-    except Interrupted:
-        return Outcome(
-            status="interrupted", reason="Interrupted", message="stopped by SIGTERM", retryable=True
-        )
-    except Exception as error:
+    except (RunError, Interrupted, KeyboardInterrupt) as error:
+        return outcomes.from_error(error)
+    # A library that calls sys.exit doesn't speak for the run.
+    except (Exception, SystemExit) as error:
         log.exception("unexpected error")
-        text = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        return Outcome(
-            status="failed",
-            reason="UnexpectedError",
-            message=f"{text}; the run's log has the traceback",
-            retryable=True,
-        )
+        return outcomes.from_error(error)
 
 
 def _leave(outcome: Outcome) -> None:
@@ -126,14 +122,9 @@ def _leave(outcome: Outcome) -> None:
     named = os.environ.get(ENV_TERMINATION_LOG)
     path = Path(named) if named else in_container(TERMINATION_LOG)
     try:
-        message = outcome.to_message()
-    except ValueError:
-        log.warning("summary left out of the outcome: it is longer than a termination message")
-        message = outcome.model_copy(update={"summary": {}}).to_message()
-    try:
         if os.environ.get(ENV_ROOT):
             path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(message, encoding="utf-8")
+        path.write_text(outcomes.message_of(outcome), encoding="utf-8")
     except OSError as error:
         log.warning("outcome not written to %s: %s", path, error)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from kubetune.api.plan import ENV_MODEL_TOKEN, HubSource, LoraPlan, ModelPlan, in_container
 
+from kubetune_runner import mlflow_client
 from kubetune_runner.errors import RunError
 
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
@@ -181,7 +182,7 @@ def _from_registry(uri: str) -> Path:
     from mlflow.artifacts import download_artifacts
 
     try:
-        return Path(download_artifacts(artifact_uri=uri))
+        return Path(mlflow_client.retried(lambda: download_artifacts(artifact_uri=uri)))
     except Exception as error:
         raise RunError(
             "RegistryUnavailable",

@@ -6,10 +6,14 @@ which the progress callback reads after each step so that a checkpoint is writte
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 class Interrupted(BaseException):
@@ -22,14 +26,28 @@ class StopSignal:
     def __init__(self) -> None:
         self.received = False
         self._deferred = False
+        self._installed = False
+        self._before: Any = None
 
     def install(self) -> None:
-        """Take over SIGTERM; only in the main thread."""
-        signal.signal(signal.SIGTERM, self._handle)
+        """Take over SIGTERM, where this is the main thread; elsewhere the signal just ends it."""
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._handle)
+        except ValueError:
+            log.warning("not in the main thread: SIGTERM will end the run without a checkpoint")
+        else:
+            self._installed = True
 
     def release(self) -> None:
         """Ignore further signals: the run is writing its last words."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self._installed:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def restore(self) -> None:
+        """Leave SIGTERM to whoever had it: a notebook's kernel lives on after the run."""
+        if self._installed:
+            # None is a handler that wasn't set from Python.
+            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
     @contextmanager
     def deferred(self) -> Generator[None]:

@@ -17,6 +17,9 @@ from typing import Any
 from kubetune.api import plan as names
 from kubetune.api.plan import RunPlan
 
+from kubetune_runner import mlflow_client
+from kubetune_runner.mlflow_client import first_line
+
 FLUSH_SECONDS = 3.0
 LONGEST_PAUSE_SECONDS = 15.0
 MAX_BUFFERED_METRICS = 1_000_000
@@ -33,21 +36,11 @@ class Tracker:
     """Buffers what a run reports and sends it in the background."""
 
     def __init__(self, plan: RunPlan) -> None:
-        # Two quick tries instead of minutes in one call: this thread has its own patience.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        # The folder that a run starts in says nothing about its model.
-        os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")
         # Imported here, in the main thread: two threads importing at once can deadlock.
-        import mlflow
-        from mlflow.tracking import MlflowClient
-
-        mlflow.set_tracking_uri(plan.tracking.uri)
-        self.client: Any = MlflowClient(plan.tracking.uri)
+        self.client: Any = mlflow_client.connect(plan.tracking.uri)
         self.attempt = int(os.environ.get(names.ENV_ATTEMPT, "1"))
         self.run_id: str | None = None
+        self.experiment_id: str | None = None
         self.known_tags: dict[str, str] = {}
         self._plan = plan
         self._reported: dict[str, int] = {}
@@ -142,7 +135,7 @@ class Tracker:
             except Exception as error:
                 self._failures += 1
                 if self._failures == 1:
-                    log.warning("MLflow can't be reached, reports are kept: %s", _short(error))
+                    log.warning("MLflow can't be reached, reports are kept: %s", first_line(error))
             if self._deadline is not None and (
                 not self._pending() or time.monotonic() >= self._deadline
             ):
@@ -198,58 +191,37 @@ class Tracker:
         return metric.step <= last
 
     def _guarded(self, send: Callable[[], object]) -> None:
-        """Send; what the server calls invalid is dropped, since it would block all that follows."""
-        from mlflow.exceptions import MlflowException
-
+        """Send; what the server refuses or lacks is dropped: it would block all that follows."""
         try:
             send()
-        except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
+        except Exception as error:
+            refused = getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
+            if not refused and not mlflow_client.is_unsupported(error):
                 raise
-            log.warning("MLflow refused a report, it is dropped: %s", _short(error))
+            log.warning("MLflow refused a report, it is dropped: %s", first_line(error))
 
     def _open_run(self) -> str:
         """Find the run by its run key or create it; returns its id."""
         key = self._plan.run.run_key
-        experiment = self._experiment()
-        found = self.client.search_runs(
-            [experiment],
-            f"tags.`{names.TAG_RUN_KEY}` = '{key}'",
-            max_results=1,
-            order_by=["attributes.start_time ASC"],
-        )
-        if found:
-            run = found[0]
-            for key in ("loss", "eval_loss"):
-                history = self.client.get_metric_history(run.info.run_id, key)
-                if history:
-                    self._reported[key] = max(metric.step for metric in history)
+        experiment = mlflow_client.experiment_id(self.client, self._plan.tracking.experiment)
+        run = mlflow_client.find_run(self.client, experiment, key)
+        if run is not None:
+            self._guarded(lambda: self._recall(run.info.run_id))
             self.known_tags = dict(run.data.tags)
-            self.client.update_run(run.info.run_id, status="RUNNING")
+            self._guarded(lambda: self.client.update_run(run.info.run_id, status="RUNNING"))
         else:
             run = self.client.create_run(
                 experiment,
                 tags={names.TAG_RUN_KEY: key},
                 run_name=f"{self._plan.run.namespace}/{self._plan.run.name}",
             )
+        self.experiment_id = experiment
         log.info("MLflow run %s in experiment %s", run.info.run_id, self._plan.tracking.experiment)
         return run.info.run_id
 
-    def _experiment(self) -> str:
-        from mlflow.exceptions import MlflowException
-
-        name = self._plan.tracking.experiment
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                return self.client.create_experiment(name)
-            except MlflowException as error:
-                # Another run made it in between.
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = self.client.get_experiment_by_name(name)
-        return found.experiment_id
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    def _recall(self, run_id: str) -> None:
+        """Find out what earlier attempts reported."""
+        for key in ("loss", "eval_loss"):
+            history = self.client.get_metric_history(run_id, key)
+            if history:
+                self._reported[key] = max(metric.step for metric in history)

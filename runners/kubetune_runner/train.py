@@ -18,16 +18,18 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import (
     ENV_DATASET_TOKEN,
     TAG_MODEL_ID,
+    TAG_MODEL_PATH,
+    TAG_OUTCOME,
     DatasetPlan,
     RunPlan,
     in_container,
 )
 
-from kubetune_runner import checkpoints, data, models
+from kubetune_runner import checkpoints, data, models, outcomes
 from kubetune_runner.encoding import EncodedRows, encode
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import choose, make_examples
-from kubetune_runner.signals import Interrupted, StopSignal
+from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 15.0
 """For the last reports; a signal leaves less, since the grace period runs."""
 INTERRUPTED_CLOSE_SECONDS = 5.0
+RUN_STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+"""MLflow's words."""
 MAX_SAMPLES = 8
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
 
@@ -68,19 +72,21 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     tracker.call(lambda client, run_id: _log_dataset(client, run_id, plan.dataset))
     try:
         outcome = _run(plan, stop, tracker)
-    except Interrupted:
-        _close(tracker, "interrupted", "KILLED", INTERRUPTED_CLOSE_SECONDS)
+    except BaseException as error:
+        _close(tracker, outcomes.from_error(error))
         raise
-    except BaseException:
-        _close(tracker, "failed", "FAILED", CLOSE_SECONDS)
-        raise
-    _close(tracker, "succeeded", "FINISHED", CLOSE_SECONDS)
+    _close(tracker, outcome)
     return outcome
 
 
-def _close(tracker: Tracker, phase: str, status: str, seconds: float) -> None:
-    tracker.phase(phase)
-    if not tracker.close(status, seconds):
+def _close(tracker: Tracker, outcome: Outcome) -> None:
+    """Report how the run ended."""
+    if outcomes.on_cml():
+        # The operator may not get at the project's files.
+        tracker.tags({TAG_OUTCOME: outcomes.message_of(outcome)})
+    tracker.phase(outcome.status)
+    seconds = INTERRUPTED_CLOSE_SECONDS if outcome.status == "interrupted" else CLOSE_SECONDS
+    if not tracker.close(RUN_STATUS[outcome.status], seconds):
         log.warning("MLflow didn't get the run's last reports")
 
 
@@ -115,12 +121,11 @@ def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
         metrics |= _prefixed(baseline)
     tracker.metrics(metrics, trainer.state.global_step)
     tracker.phase("uploading")
-    model_id = _upload(plan, tracker, trainer, inputs, baseline, tuned)
-    tracker.tags({TAG_MODEL_ID: model_id})
     summary: dict[str, Any] = {
         "metrics": metrics,
-        "modelId": model_id,
+        **_upload(plan, tracker, trainer, inputs, baseline, tuned),
         "runId": tracker.run_id or "",
+        "experimentId": tracker.experiment_id or "",
         "steps": trainer.state.global_step,
         "rows": _row_counts(inputs),
     }
@@ -242,8 +247,9 @@ def _upload(
     inputs: Inputs,
     baseline: Evaluation | None,
     tuned: Evaluation,
-) -> str:
-    from kubetune_runner.upload import save, upload
+) -> dict[str, str]:
+    """Upload the result; returns where it is, for the summary."""
+    from kubetune_runner.upload import ARTIFACT_PATH, save, upload
 
     name = "adapter" if plan.training.method == "lora" else "model"
     folder = in_container(plan.training.checkpoint.directory) / "result" / name
@@ -266,7 +272,12 @@ def _upload(
             {"prompt": row.prompt, "reference": row.reference, "base": before, "tuned": after}
             for row, before, after in list(answers)[:MAX_SAMPLES]
         ]
-    return upload(tracker, folder, artifacts)
+    model_id = upload(tracker, folder, artifacts)
+    if model_id is None:
+        tracker.tags({TAG_MODEL_PATH: ARTIFACT_PATH})
+        return {"artifactPath": ARTIFACT_PATH}
+    tracker.tags({TAG_MODEL_ID: model_id})
+    return {"modelId": model_id}
 
 
 def _mean_loss(trainer: Trainer) -> float | None:

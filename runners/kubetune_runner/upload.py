@@ -1,6 +1,7 @@
-"""Puts the result into MLflow as a logged model that pyfunc and peft can both load.
+"""Puts the result into MLflow as a model that pyfunc and peft can both load.
 
-The operator registers it; run pods hold no registry rights.
+It is a logged model or, where the server keeps none, a folder among the run's artifacts. The
+operator registers it; run pods hold no registry rights.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import TAG_MODEL_ID, ModelPlan
+from kubetune.api.plan import TAG_MODEL_ID, TAG_MODEL_PATH, ModelPlan
 
-from kubetune_runner import models
+from kubetune_runner import mlflow_client, models
 from kubetune_runner.errors import RunError
 from kubetune_runner.loader import DESCRIPTION
 from kubetune_runner.tracking import Tracker
 
+ARTIFACT_PATH = "model"
+"""Folder of the model among the run's artifacts."""
 PATIENCE_SECONDS = 600.0
 ENV_PATIENCE = "KUBETUNE_UPLOAD_PATIENCE_SECONDS"
 PACKAGES = ("mlflow", "torch", "transformers", "peft")
@@ -45,12 +49,13 @@ def save(
     (folder / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
 
 
-def upload(tracker: Tracker, folder: Path, artifacts: dict[str, Any]) -> str:
-    """Log the folder as a model and ``artifacts`` (file name -> JSON); returns the model's id.
+def upload(tracker: Tracker, folder: Path, artifacts: dict[str, Any]) -> str | None:
+    """Log the folder as a model and ``artifacts`` (file name -> JSON).
 
-    While MLflow is away it tries again; raises RunError TrackingUnavailable (retryable: the
-    checkpoint of the last step is there, so another attempt only uploads) when that takes too
-    long.
+    Returns the id of the logged model, or None when the model is at ARTIFACT_PATH of the run's
+    artifacts. While MLflow is away it tries again; raises RunError TrackingUnavailable
+    (retryable: the checkpoint of the last step is there, so another attempt only uploads) when
+    that takes too long.
     """
     end = time.monotonic() + float(os.environ.get(ENV_PATIENCE, PATIENCE_SECONDS))
     pause = 1.0
@@ -61,7 +66,9 @@ def upload(tracker: Tracker, folder: Path, artifacts: dict[str, Any]) -> str:
         try:
             if run_id is None:
                 raise ConnectionError("the tracking server can't be reached")
-            model_id = tracker.known_tags.get(TAG_MODEL_ID) or _log_model(run_id, folder)
+            model_id = tracker.known_tags.get(TAG_MODEL_ID)
+            if model_id is None and TAG_MODEL_PATH not in tracker.known_tags:
+                model_id = _store(tracker.client, run_id, folder)
             for name, document in artifacts.items():
                 tracker.client.log_dict(run_id, document, name)
             return model_id
@@ -78,8 +85,52 @@ def upload(tracker: Tracker, folder: Path, artifacts: dict[str, Any]) -> str:
             pause = min(pause * 2, 30.0)
 
 
+def _store(client: Any, run_id: str, folder: Path) -> str | None:
+    """Store the model; returns its id as a logged model, or None."""
+    if not mlflow_client.in_workspace(client.tracking_uri):
+        try:
+            return _log_model(run_id, folder)
+        except Exception as error:
+            # Only the server's own words count: a TypeError here would be a mistake of ours.
+            if not hasattr(error, "error_code") or not mlflow_client.is_unsupported(error):
+                raise
+            log.info(
+                "the tracking server keeps no logged models (%s): the model goes to the run's"
+                " artifacts",
+                mlflow_client.first_line(error),
+            )
+    _log_files(client, run_id, folder)
+    return None
+
+
 def _log_model(run_id: str, folder: Path) -> str:
     import mlflow
+
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.pyfunc.log_model(name="model", **_flavor(folder))
+    return info.model_id
+
+
+def _log_files(client: Any, run_id: str, folder: Path) -> None:
+    """Put the model together in a folder beside, and upload that to the run's artifacts."""
+    import mlflow
+    from mlflow.models import Model
+
+    packed = folder.parent / "packed"
+    shutil.rmtree(packed, ignore_errors=True)
+    try:
+        mlflow.pyfunc.save_model(
+            path=str(packed),
+            mlflow_model=Model(artifact_path=ARTIFACT_PATH, run_id=run_id),
+            **_flavor(folder),
+        )
+        client.log_artifacts(run_id, str(packed), ARTIFACT_PATH)
+    finally:
+        shutil.rmtree(packed, ignore_errors=True)
+
+
+def _flavor(folder: Path) -> dict[str, Any]:
+    """How pyfunc loads the folder."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -88,13 +139,10 @@ def _log_model(run_id: str, folder: Path) -> str:
         outputs=Schema([ColSpec("string")]),
         params=ParamSchema([ParamSpec("max_new_tokens", "integer", 0)]),
     )
-    with mlflow.start_run(run_id=run_id):
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(Path(__file__).with_name("loader.py")),
-            artifacts={folder.name: str(folder)},
-            signature=signature,
-            # Given, since MLflow would load the model once more to find them out.
-            pip_requirements=[f"{name}=={version(name)}" for name in PACKAGES],
-        )
-    return info.model_id
+    return {
+        "python_model": str(Path(__file__).with_name("loader.py")),
+        "artifacts": {folder.name: str(folder)},
+        "signature": signature,
+        # Given, since MLflow would load the model once more to find them out.
+        "pip_requirements": [f"{name}=={version(name)}" for name in PACKAGES],
+    }

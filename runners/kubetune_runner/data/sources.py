@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from kubetune.api.plan import WORK_DIRECTORY, DatasetPlan, FilesSource, in_container
+from kubetune.api.plan import (
+    PROJECT_DIRECTORY,
+    WORK_DIRECTORY,
+    DatasetPlan,
+    FilesSource,
+    in_container,
+)
 
 from kubetune_runner.data.findings import Findings, listing, quote
 from kubetune_runner.data.readers import SourceFile
@@ -47,10 +54,13 @@ def open_source(plan: DatasetPlan, token: str | None, findings: Findings) -> Gen
 def _files(source: FilesSource) -> Source:
     """Files that match the glob; one called train, validation or test counts as that split."""
     root = in_container(source.directory)
+    in_project = source.directory.startswith(PROJECT_DIRECTORY)
     if not root.is_dir():
+        where = "the CML project; check source.project" if in_project else ""
         raise RunError(
             "NoFiles",
-            f"the folder {source.directory} doesn't exist in the pod; check the claim and its path",
+            f"the folder {source.directory} doesn't exist in"
+            f" {where or 'the pod; check the claim and its path'}",
         )
     if ".." in PurePosixPath(source.glob).parts:
         raise RunError("NoFiles", f"glob {quote(source.glob)} may not contain '..'")
@@ -68,7 +78,9 @@ def _files(source: FilesSource) -> Source:
         if path.is_file() and not hidden and path.resolve().is_relative_to(inside):
             found[name.as_posix()] = path
     if not found:
-        raise RunError("NoFiles", _nothing_matches(root, source.glob))
+        raise RunError(
+            "NoFiles", _nothing_matches(root, source.glob, "project" if in_project else "volume")
+        )
     for name, path in found.items():
         split = (split_in_name(path.stem) if _is_split_name(path.stem) else None) or TRAIN
         splits.setdefault(split, []).append(SourceFile(name, path, source.format))
@@ -81,14 +93,15 @@ def _is_split_name(stem: str) -> bool:
     return split_in_name(head) is not None and all(part.isdigit() or part == "of" for part in rest)
 
 
-def _nothing_matches(root: Path, glob: str) -> str:
+def _nothing_matches(root: Path, glob: str, place: str) -> str:
     there: list[str] = []
-    for path in root.rglob("*"):
-        name = path.relative_to(root)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
-            there.append(name.as_posix())
-        if len(there) == 1000:  # a volume can hold millions of files
+    for folder, folders, names in os.walk(root):
+        # A project's hidden folders hold whole installations and caches.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        base = Path(folder).relative_to(root)
+        there += [(base / name).as_posix() for name in names if not name.startswith(".")]
+        if len(there) >= 1000:  # a volume can hold millions of files
             break
     if not there:
-        return f"glob {quote(glob)} matches no file: the volume is empty"
+        return f"glob {quote(glob)} matches no file: the {place} is empty"
     return f"glob {quote(glob)} matches no file; there are {listing(sorted(there), 5)}"

@@ -1,6 +1,7 @@
 """The few MLflow REST calls of an inspection: importing the client costs seconds of CPU.
 
-Credentials come from the environment by MLflow's own names.
+Credentials come from the environment by MLflow's own names. A server that isn't reached by
+http, such as a CML workspace's, is left to the client.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
 
 if TYPE_CHECKING:
@@ -27,6 +28,26 @@ class MlflowError(Exception):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class TrackingApi(Protocol):
+    """What an inspection needs of any tracking server; all of it raises MlflowError."""
+
+    def experiment(self, name: str) -> str: ...
+    def find_run(self, experiment: str, tag: str, value: str) -> tuple[str, str] | None: ...
+    def create_run(self, experiment: str, name: str, tags: dict[str, str]) -> tuple[str, str]: ...
+    def finish_run(self, run_id: str) -> None: ...
+    def put_artifact(self, root: str, name: str, document: Any) -> None: ...
+    def version(self, name: str, version: str | None, alias: str | None) -> str: ...
+
+
+def open_api(uri: str) -> TrackingApi:
+    """The server at an address."""
+    if urlsplit(uri).scheme in ("http", "https"):
+        return MlflowApi(uri)
+    from kubetune_runner.inspection.mlflow_plugin import PluginApi
+
+    return PluginApi(uri)
 
 
 class MlflowApi:

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from kubetune.api.plan import WORK_DIRECTORY, ModelPlan, TrackingPlan, in_container
+from kubetune.api.plan import (
+    PROJECT_DIRECTORY,
+    WORK_DIRECTORY,
+    ModelPlan,
+    TrackingPlan,
+    in_container,
+)
 
+from kubetune_runner import mlflow_client
 from kubetune_runner.data.findings import quote
 from kubetune_runner.errors import RunError
 from kubetune_runner.hub import HubRepo, open_repo
-from kubetune_runner.inspection.mlflow_api import MlflowApi, MlflowError, is_proxied
+from kubetune_runner.inspection.mlflow_api import MlflowApi, MlflowError, is_proxied, open_api
 from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
 
 TEXT_LIMIT_BYTES = 128 * 1024 * 1024
@@ -104,11 +111,11 @@ class _FolderFiles:
 def _directory(folder: Path, named: str) -> _FolderFiles:
     if not folder.is_dir():
         kind = "is a file, not a folder" if folder.exists() else "doesn't exist"
-        raise RunError(
-            "ModelNotFound",
-            f"the model's path {named} {kind} in the pod; check source.volume.claimName and"
-            " source.volume.path",
-        )
+        where = "in the pod; check source.volume.claimName and source.volume.path"
+        if named.startswith(PROJECT_DIRECTORY):
+            named = named.removeprefix(PROJECT_DIRECTORY).lstrip("/")
+            where = "in the CML project; check source.project.path"
+        raise RunError("ModelNotFound", f"the model's path {named} {kind} {where}")
     sizes: dict[str, int | None] = {
         path.name: path.stat().st_size
         for path in sorted(folder.iterdir())
@@ -183,11 +190,11 @@ def _registered(uri: str, tracking: TrackingPlan | None) -> ModelFiles:
         raise RunError("PlanInvalid", f"model.registryUri: {uri} {why}")
     name = match["name"]
     try:
-        api = MlflowApi(tracking.uri)
+        api = open_api(tracking.uri)
         version = api.version(name, match["version"], match["alias"])
-        root = api.version_root(name, version)
         place = f"version {version} of registered model {quote(name)}"
-        if not is_proxied(root):
+        root = api.version_root(name, version) if isinstance(api, MlflowApi) else ""
+        if not isinstance(api, MlflowApi) or not is_proxied(root):
             return _downloaded(name, version, tracking.uri, place)
         found: dict[str, int | None] = dict(api.list_artifacts(root))
     except MlflowError as error:
@@ -237,8 +244,10 @@ def _downloaded(name: str, version: str, uri: str, place: str) -> _FolderFiles:
     target = tempfile.mkdtemp(dir=work if work.is_dir() else None)
     try:
         root = Path(
-            download_artifacts(
-                artifact_uri=f"models:/{name}/{version}", dst_path=target, tracking_uri=uri
+            mlflow_client.retried(
+                lambda: download_artifacts(
+                    artifact_uri=f"models:/{name}/{version}", dst_path=target, tracking_uri=uri
+                )
             )
         )
     except Exception as error:  # each artifact store raises its own

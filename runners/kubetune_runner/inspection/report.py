@@ -8,7 +8,7 @@ from typing import Any
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import TAG_RUN_KEY, RunIdentity, TrackingPlan
 
-from kubetune_runner.inspection.mlflow_api import MlflowApi, MlflowError
+from kubetune_runner.inspection.mlflow_api import MlflowError, open_api
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def publish(
     inspection that is repeated writes into the run it made before.
     """
     try:
-        api = MlflowApi(tracking.uri)
+        api = open_api(tracking.uri)
         experiment = api.experiment(tracking.experiment)
         tags = {
             TAG_RUN_KEY: run.run_key,

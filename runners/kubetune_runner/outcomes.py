@@ -1,0 +1,74 @@
+"""How an error becomes the outcome of a run, and the outcome a text."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from kubetune.api.outcome import Outcome
+from kubetune.api.plan import ENV_PLAN_DATA
+
+from kubetune_runner.errors import RunError
+from kubetune_runner.signals import Interrupted
+
+log = logging.getLogger(__name__)
+
+
+def on_cml() -> bool:
+    """Whether this run was started by ``kubetune_runner.cml``."""
+    return ENV_PLAN_DATA in os.environ
+
+
+def from_error(error: BaseException) -> Outcome:
+    """The outcome of a run that an exception ended."""
+    if isinstance(error, RunError):
+        return Outcome(
+            status="failed",
+            reason=error.reason,
+            message=error.message,
+            retryable=error.retryable,
+            summary=error.summary,
+        )
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        signal = "SIGTERM" if isinstance(error, Interrupted) else "SIGINT"
+        return Outcome(
+            status="interrupted",
+            reason="Interrupted",
+            message=f"stopped by {signal}",
+            retryable=True,
+        )
+    if isinstance(error, ImportError):
+        return Outcome(
+            status="failed",
+            reason="RunnerMissing",
+            message=f"{_first_line(error)}; {packages_hint()}",
+        )
+    return Outcome(
+        status="failed",
+        reason="UnexpectedError",
+        message=f"{type(error).__name__}: {_first_line(error)}; the run's log has the traceback",
+        retryable=True,
+    )
+
+
+def packages_hint() -> str:
+    """What to do about a package that is missing or too old."""
+    if on_cml():
+        return (
+            "use a runtime image with the runner's packages, or run pip install"
+            " 'kubetune[runner]' in a session of the project"
+        )
+    return "use a runner image of the operator's version"
+
+
+def message_of(outcome: Outcome) -> str:
+    """The outcome as text that always fits; the summary is dropped when it is too long."""
+    try:
+        return outcome.to_message()
+    except ValueError:
+        log.warning("summary left out of the outcome: it is longer than a termination message")
+        return outcome.model_copy(update={"summary": {}}).to_message()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:300]
