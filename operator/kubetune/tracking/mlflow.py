@@ -8,7 +8,6 @@ is finished by the next one's.
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from kubetune.tracking.base import (
     TrackingError,
 )
 from kubetune.tracking.rest import Credentials, MlflowError, RestClient
+from kubetune.tracking.values import metric_value
 
 JsonObject = dict[str, Any]
 
@@ -330,16 +330,9 @@ def _run(item: JsonObject) -> TrackedRun:
         run_id=info["run_id"],
         status=info["status"],
         tags=tags,
-        metrics={metric["key"]: _number(metric.get("value", 0)) for metric in metrics},
+        metrics={metric["key"]: metric_value(metric.get("value")) for metric in metrics},
         updated_ms=max((int(metric.get("timestamp", 0)) for metric in metrics), default=0),
     )
-
-
-def _number(value: Any) -> float:
-    """A metric's value, which comes as text when it is NaN or infinite."""
-    number = float(value)
-    # One object for all NaNs, so that a run with one equals itself at the next poll.
-    return math.nan if math.isnan(number) else number
 
 
 def _version(item: JsonObject) -> RegisteredVersion:

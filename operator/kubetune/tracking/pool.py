@@ -1,11 +1,13 @@
-"""Keeps one tracker per server and credentials, so that connections are shared."""
+"""Keep one tracker per server and credentials, so that connections and what is known are shared."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
 
+from kubetune.clients.cml import CmlClients
 from kubetune.names import digest
+from kubetune.tracking.cml import CmlTracker
 from kubetune.tracking.mlflow import MlflowTracker
 from kubetune.tracking.rest import Credentials
 
@@ -47,3 +49,28 @@ class TrackerPool:
         trackers = list(self._trackers.values())
         self._trackers.clear()
         await asyncio.gather(*(tracker.close() for tracker in trackers), *self._closing)
+
+
+class CmlTrackers:
+    """Trackers of projects of CML workspaces, over clients that are shared with others."""
+
+    def __init__(self, clients: CmlClients) -> None:
+        self._clients = clients
+        self._trackers: OrderedDict[str, CmlTracker] = OrderedDict()
+
+    @staticmethod
+    def key(url: str, project: str, api_key: str, ca_pem: str | None = None) -> str:
+        """What makes a tracker the same one; tells nothing about the API key."""
+        return digest("cml", project, CmlClients.key(url, api_key, ca_pem))
+
+    def get(self, url: str, project: str, api_key: str, ca_pem: str | None = None) -> CmlTracker:
+        """The tracker for a project; call it anew for each use. Needs a running event loop."""
+        client = self._clients.get(url, api_key, ca_pem)
+        key = self.key(url, project, api_key, ca_pem)
+        tracker = self._trackers.get(key)
+        if tracker is None or tracker.client is not client:
+            tracker = self._trackers[key] = CmlTracker(client, project)
+        self._trackers.move_to_end(key)
+        if len(self._trackers) > MAX_TRACKERS:
+            self._trackers.popitem(last=False)
+        return tracker

@@ -1,0 +1,185 @@
+"""The tracker of a CML workspace: its experiments and model registry over the workspace's API.
+
+Runs inside the workspace report to ``cml://localhost``, which is only known there; the same
+experiments are read here. See kubetune.tracking.cml_registry for the registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kubetune.api import plan
+from kubetune.clients.cml import CmlClient, CmlError, CredentialsError, NotFoundError
+from kubetune.clients.cml_experiments import experiment_ids
+from kubetune.clients.cml_projects import find_project
+from kubetune.tracking.base import (
+    RegisteredVersion,
+    Registration,
+    StorageCheck,
+    TrackedRun,
+    TrackingError,
+)
+from kubetune.tracking.cml_registry import SETTLE_SECONDS, CmlRegistry
+from kubetune.tracking.cml_values import run_age, run_status, tags_of, tracked_run
+
+JsonObject = dict[str, Any]
+
+SERVER = "Cloudera AI experiments"
+
+
+class CmlTracker:
+    """One project of a workspace with one API key; see kubetune.tracking.base.Tracker.
+
+    ``project`` is a name or an id. ``settle_seconds`` as in CmlRegistry.
+    """
+
+    def __init__(
+        self, client: CmlClient, project: str, settle_seconds: float = SETTLE_SECONDS
+    ) -> None:
+        self.client = client
+        self._project = project
+        self._registry = CmlRegistry(client, settle_seconds)
+        self._project_id = ""
+        self._experiment_ids: dict[str, list[str]] = {}
+
+    async def close(self) -> None:
+        """Nothing: the connections are the client's."""
+
+    async def server_version(self) -> str:
+        """What answers; proves that the key is accepted and the project is there.
+
+        The API doesn't tell the workspace's version.
+        """
+        with self._errors():
+            self._project_id = ""
+            await self.client.read("list_experiments", await self._project_found(), page_size=1)
+        return SERVER
+
+    async def check_storage(self) -> StorageCheck:
+        """Nothing can be told: artifacts are written from within the workspace only."""
+        return StorageCheck(
+            None,
+            "Runs write artifacts to the workspace's own store; only they can tell whether it"
+            " works.",
+        )
+
+    # --- runs
+
+    async def running(self, install_id: str, experiments: Sequence[str]) -> list[TrackedRun]:
+        """All runs of this installation that are RUNNING in the experiments (by name)."""
+        with self._errors():
+            known = await self._experiments(experiments)
+            listings = await asyncio.gather(
+                *(self._runs(experiment_id, "RUNNING") for experiment_id in known)
+            )
+        found = [
+            tracked_run(item, experiment_id)
+            for experiment_id, items in zip(known, listings, strict=True)
+            for item in items
+            if _tags(item).get(plan.TAG_INSTALL) == install_id
+        ]
+        if not found:
+            # An experiment may have been deleted and made anew under another id.
+            self._experiment_ids.clear()
+        return found
+
+    async def find_run(self, run_key: str, experiment: str) -> TrackedRun | None:
+        """The run of a key, in any state; the oldest if there should be two."""
+        with self._errors():
+            known = await self._experiments((experiment,))
+            listings = await asyncio.gather(*(self._runs(experiment_id) for experiment_id in known))
+        found = [
+            (run_age(item), experiment_id, item)
+            for experiment_id, items in zip(known, listings, strict=True)
+            for item in items
+            if _tags(item).get(plan.TAG_RUN_KEY) == run_key
+        ]
+        if not found:
+            self._experiment_ids.pop(experiment, None)
+            return None
+        _, experiment_id, item = min(found, key=lambda entry: entry[0])
+        return tracked_run(item, experiment_id)
+
+    # --- the registry
+
+    async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
+        """The newest READY version of a registered model with this lineage tag."""
+        with self._errors():
+            found = await self._registry.find_identical(
+                await self._project_found(), name, lineage_digest
+            )
+        return found.registered() if found else None
+
+    async def register(self, registration: Registration) -> RegisteredVersion:
+        """The version made from the run: found or created. It never has an alias."""
+        with self._errors():
+            version = await self._registry.register(await self._project_found(), registration)
+        return version.registered(registration.source)
+
+    # --- what is in the project
+
+    async def _project_found(self) -> str:
+        if not self._project_id:
+            self._project_id = str((await find_project(self.client, self._project))["id"])
+        return self._project_id
+
+    async def _experiments(self, names: Sequence[str]) -> list[str]:
+        """The ids of all experiments of these names. Only ids are remembered."""
+        unknown = set(names) - self._experiment_ids.keys()
+        if unknown:
+            project_id = await self._project_found()
+            self._experiment_ids |= await experiment_ids(self.client, project_id, unknown)
+        return [
+            experiment_id
+            for name in dict.fromkeys(names)
+            for experiment_id in self._experiment_ids.get(name, ())
+        ]
+
+    async def _runs(self, experiment_id: str, status: str | None = None) -> list[JsonObject]:
+        """Runs of an experiment, with their data; of one status when it is given.
+
+        All pages are read and compared here: how the API's own filters match is not known.
+        """
+        project_id = await self._project_found()
+        try:
+            runs = await self.client.pages(
+                "list_experiment_runs", "experiment_runs", project_id, experiment_id
+            )
+        except NotFoundError:
+            # Deleted; the other experiments are still of interest.
+            self._experiment_ids.clear()
+            return []
+        wanted = [run for run in runs if status is None or run_status(run.get("status")) == status]
+        return list(
+            await asyncio.gather(
+                *(self._with_data(project_id, experiment_id, run) for run in wanted)
+            )
+        )
+
+    async def _with_data(self, project_id: str, experiment_id: str, run: JsonObject) -> JsonObject:
+        """The run with tags and metrics, should listings come without."""
+        if run.get("data") is not None:
+            return run
+        return await self.client.read("get_experiment_run", project_id, experiment_id, run["id"])
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        """Errors of the client as those of trackers."""
+        try:
+            yield
+        except CmlError as error:
+            missing = isinstance(error, NotFoundError)
+            if missing:
+                # The project may have been deleted and made anew under another id.
+                self._project_id = ""
+                self._experiment_ids.clear()
+            raise TrackingError(
+                str(error), credentials=isinstance(error, CredentialsError), missing=missing
+            ) from error
+
+
+def _tags(run: JsonObject) -> dict[str, str]:
+    return tags_of((run.get("data") or {}).get("tags"))
