@@ -258,6 +258,7 @@ async def test_other_peoples_loggers_stay_as_they_are(monkeypatch: pytest.Monkey
     # The package touches them once, when its first Configuration is made.
     for name in [name for name in sys.modules if name.partition(".")[0] == "cmlapi"]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(logging.getLogger("urllib3"), "level", logging.INFO)
     names = (None, "urllib3")
     before = [
         (logging.getLogger(name).level, logging.getLogger(name).handlers[:]) for name in names

@@ -111,6 +111,12 @@ async def test_a_key_in_an_answer_is_not_repeated(echo: str):
         assert secret not in shown
 
 
+async def test_an_empty_answer_is_nothing_that_was_read():
+    async with talking(answering("")) as (client, _):
+        with pytest.raises(UnavailableError, match="the answer is empty"):
+            await client.pages("list_jobs", "jobs", "p")
+
+
 async def test_a_page_that_is_not_utf8_is_no_crash():
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=502, body="<h1>Übel</h1>".encode("latin-1"))
