@@ -1,0 +1,65 @@
+"""``python -m tests.cml``: a CML workspace on this machine, whose jobs are real processes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from tests.cml import client_package
+from tests.cml.server import StandIn
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="python -m tests.cml", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="where it keeps its files")
+    parser.add_argument("--port", type=int, default=0, help="port on loopback; 0 for a free one")
+    parser.add_argument(
+        "--key-file",
+        type=Path,
+        help="file with the API key; made with a new key if it is missing (default: FOLDER/key)",
+    )
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        client_package.build()
+    except client_package.ClientPackageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    key = _key(arguments.key_file or arguments.folder / "key")
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    stand_in = StandIn(arguments.folder, port=arguments.port, key=key)
+    stand_in.mode = "process"
+    try:
+        stand_in.start()
+    except OSError as error:
+        print(f"error: port {arguments.port} can't be used: {error}", file=sys.stderr)
+        return 1
+    try:
+        print(stand_in.url, flush=True)
+        ended.wait()
+    finally:
+        stand_in.close()
+    return 0
+
+
+def _key(path: Path) -> str:
+    if path.is_file() and (key := path.read_text().strip()):
+        return key
+    key = secrets.token_urlsafe(32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Nobody else may read it, from the first byte on.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(key + "\n")
+    return key
+
+
+if __name__ == "__main__":
+    sys.exit(main())

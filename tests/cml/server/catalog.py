@@ -1,0 +1,125 @@
+"""What a workspace offers: runtimes, add-ons, accelerator labels, quotas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.cml.server.clock import text
+from tests.cml.server.errors import invalid
+from tests.cml.server.records import USER
+
+_MADE = text(1_767_225_600.0)
+
+
+def runtime(
+    editor: str, edition: str, version: str, status: str = "ENABLED", kernel: str = "Python 3.11"
+) -> dict[str, Any]:
+    """A runtime; its identifier follows the pattern of Cloudera's images."""
+    words = "-".join((editor, kernel.replace(" ", ""), edition)).lower().replace(" ", "")
+    return {
+        "image_identifier": f"registry.example.com/cloudera/ml-runtime-{words}:{version}",
+        "editor": editor,
+        "kernel": kernel,
+        "edition": edition,
+        "description": f"{edition} edition of {kernel} for {editor}",
+        "full_version": version,
+        "status": status,
+        "register_user_id": 0,
+    }
+
+
+def label(key: str, value: str, number: str, gpus: int, per_workload: int) -> dict[str, Any]:
+    """A label of nodes with GPUs."""
+    return {
+        "id": number,
+        "label_key": key,
+        "label_value": value,
+        "availability": True,
+        "max_gpu_count": str(gpus),
+        "current_gpu_count": "0",
+        "max_gpu_per_workload": str(per_workload),
+        "created_at": _MADE,
+        "updated_at": _MADE,
+    }
+
+
+def _runtimes() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for editor in ("PBJ Workbench", "JupyterLab"):
+        for edition in ("Standard", "Nvidia GPU"):
+            found += [
+                runtime(editor, edition, "2025.06.1-b5", "DEPRECATED"),
+                runtime(editor, edition, "2025.09.1-b5"),
+                # Told apart from the one before only by comparing the numbers as numbers.
+                runtime(editor, edition, "2025.09.1-b12"),
+                runtime(editor, edition, "2026.01.1-b1", "DISABLED"),
+            ]
+    found.append(runtime("PBJ Workbench", "Standard", "2026.01.1-b1", kernel="R 4.4"))
+    return found
+
+
+def _addons() -> list[dict[str, Any]]:
+    return [
+        {
+            "identifier": "hadoop-cli-7.2.18-hf4",
+            "component": "HadoopCLI",
+            "display_name": "Hadoop CLI - CDP 7.2.18",
+            "status": "AVAILABLE",
+            "manageable": True,
+            "id": "1",
+            "reason": "",
+        }
+    ]
+
+
+@dataclass
+class Catalog:
+    """Rows as the API answers them; tests may change them."""
+
+    runtimes: list[dict[str, Any]] = field(default_factory=_runtimes)
+    addons: list[dict[str, Any]] = field(default_factory=_addons)
+    labels: list[dict[str, Any]] = field(
+        default_factory=lambda: [label("accelerator", "nvidia-a100", "7", gpus=8, per_workload=4)]
+    )
+    quota: dict[str, str] = field(
+        default_factory=lambda: {"cpu": "64", "memory": "512", "nvidia_gpu": "8"}
+    )
+
+    def check_runtime(self, identifier: str) -> None:
+        """Refuse a runtime that is unknown or disabled."""
+        found = next((r for r in self.runtimes if r["image_identifier"] == identifier), None)
+        if found is None:
+            raise invalid(f"runtime_identifier {identifier} is not a registered runtime")
+        if found["status"] == "DISABLED":
+            raise invalid(f"runtime_identifier {identifier} is disabled")
+
+    def check_addons(self, identifiers: list[str]) -> None:
+        """Refuse add-ons that are not there."""
+        for identifier in identifiers:
+            if not any(
+                addon["identifier"] == identifier and addon["status"] == "AVAILABLE"
+                for addon in self.addons
+            ):
+                raise invalid(f"runtime addon {identifier} is not available")
+
+    def check_gpus(self, gpus: int, label_id: str) -> None:
+        """Refuse a label that is unknown, or more GPUs than one workload may have."""
+        if gpus < 0:
+            raise invalid(f"nvidia_gpu must not be negative, got {gpus}")
+        labels = self.labels
+        if label_id not in ("", "0"):
+            labels = [one for one in labels if one["id"] == label_id]
+            if not labels:
+                raise invalid(f"accelerator_label_id {label_id} is not a known label")
+        most = max((int(one["max_gpu_per_workload"]) for one in labels), default=0)
+        if labels and gpus > most:
+            raise invalid(f"nvidia_gpu {gpus} is more than the {most} that a workload may have")
+
+    def user_quota(self, cpu: float, memory: float, gpus: int) -> dict[str, Any]:
+        """The quota row of the user, with what active workloads use."""
+        return {
+            "username": USER["username"],
+            "quota_usage": {"cpu": f"{cpu:g}", "memory": f"{memory:g}", "nvidia_gpu": str(gpus)},
+            "quota_configured": self.quota,
+        }

@@ -1,0 +1,40 @@
+"""Runtimes, add-ons, accelerator labels, quotas and usage."""
+
+from __future__ import annotations
+
+from tests.cml.server.calls import Answer, Call
+from tests.cml.server.errors import RefusalError
+
+
+def list_runtimes(call: Call) -> Answer:
+    return call.page(call.workspace.catalog.runtimes, "runtimes")
+
+
+def list_runtime_addons(call: Call) -> Answer:
+    return call.page(call.workspace.catalog.addons, "runtime_addons")
+
+
+def list_all_accelerator_node_labels(call: Call) -> Answer:
+    if call.workspace.behaviour.no_labels:
+        raise RefusalError(5, "Not Found")
+    return call.page(call.workspace.catalog.labels, "accelerator_node_label")
+
+
+def list_users_quota(call: Call) -> Answer:
+    workspace = call.workspace
+    workspace.settle()
+    active = [run.settings for run in workspace.runs.values() if run.active]
+    row = workspace.catalog.user_quota(
+        sum(settings.get("cpu", 1) for settings in active),
+        sum(settings.get("memory", 1) for settings in active),
+        sum(settings.get("nvidia_gpu", 0) for settings in active),
+    )
+    return call.page([row], "users_quota")
+
+
+def list_usage(call: Call) -> Answer:
+    workspace = call.workspace
+    workspace.settle()
+    rows = [] if workspace.behaviour.no_usage else workspace.usage
+    answer = call.page(rows, "usage")
+    return {**answer, "total_count": len(rows)}
