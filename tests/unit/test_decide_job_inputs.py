@@ -138,6 +138,15 @@ CASES = [
         },
         says="PromptTemplate",
     ),
+    refused(
+        "registry of another kind",
+        "runs reach the target's own registry alone",
+        "RegistryProviderMismatch",
+        {},
+        spec={"output": {"registry": {"provider": "cml"}}},
+        says="spec.output.registry.provider is cml, but spec.tracking.type of the compute target"
+        " is mlflow",
+    ),
 ]
 
 

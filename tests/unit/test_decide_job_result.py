@@ -15,6 +15,7 @@ from builders import (
     names,
     observed_job,
     run,
+    target,
     tried,
 )
 from kubetune.api.outcome import Outcome
@@ -30,6 +31,16 @@ BOTH: JsonObject = {"output": {"registry": {"name": "house"}, "modelName": "out"
 SUCCEEDED = [run(1, "succeeded", TRAINED)]
 SILENT = [run(1, "succeeded")]
 FOUND_RUN = replace(TRACKED, status="FINISHED", tags={"kubetune.model_id": "m-9"})
+IN_CML = target(
+    kubernetes=None,
+    cml={
+        "url": "https://ml.example/",
+        "project": "tuning",
+        "apiKeySecretRef": {"name": "cml"},
+        "runtime": {"kernel": "Python 3.11"},
+    },
+    tracking={"type": "cml"},
+)
 
 
 def ended(spec: JsonObject, **around: Any) -> Decision:
@@ -135,6 +146,68 @@ def test_rival_that_came_while_it_ran_keeps_the_job_open() -> None:
     assert status_of(decision)["phase"] == "Registering"
     assert condition_of(decision.status, "Stalled") == ("True", "OutputModelTaken")
     assert decision.requeue_after == 30
+
+
+def test_registers_a_run_s_artifacts() -> None:
+    summary: JsonObject = {"runId": "run-1", "experimentId": "7", "artifactPath": "model"}
+    outcome = Outcome(status="succeeded", reason="Trained", summary=summary)
+    decision = ended(REGISTRY, runs=[run(1, "succeeded", outcome)])
+    (register,) = decision.actions
+    assert isinstance(register, Register)
+    wanted = register.registration
+    assert (wanted.experiment_id, wanted.run_id) == ("7", "run-1")
+    assert wanted.source == "runs:/run-1/model"
+    assert status_of(decision)["result"]["modelUri"] == "runs:/run-1/model"
+
+
+def test_artifacts_of_a_run_that_left_no_word_are_told_by_its_tags() -> None:
+    found = replace(FOUND_RUN, tags={"kubetune.model_path": "model"})
+    learned = Learned(run=found, run_sought=True)
+    (register,) = ended(REGISTRY, runs=SILENT, learned=learned).actions
+    assert isinstance(register, Register)
+    assert register.registration.source == "runs:/run-1/model"
+    assert register.registration.experiment_id == "7"
+
+
+class TestCml:
+    """A target whose results go into the workspace's own registry."""
+
+    def test_the_experiment_is_needed_too(self) -> None:
+        """The registry's call names it, and not every outcome does."""
+        summary: JsonObject = {"runId": "run-1", "artifactPath": "model"}
+        outcome = Outcome(status="succeeded", reason="Trained", summary=summary)
+        runs = [run(1, "succeeded", outcome)]
+        decision = ended(REGISTRY, runs=runs, target=IN_CML)
+        assert decision.actions == (FindRun("abcdef0123456789"),)
+        learned = Learned(run=FOUND_RUN, run_sought=True)
+        (register,) = ended(REGISTRY, runs=runs, target=IN_CML, learned=learned).actions
+        assert isinstance(register, Register)
+        assert register.registration.experiment_id == "7"
+        assert register.registration.source == "runs:/run-1/model"
+
+    def test_the_alias_that_can_not_be_set_is_told(self) -> None:
+        status = status_of(ended(REGISTRY, target=IN_CML, learned=Learned(registered=VERSION)))
+        assert status["phase"] == "Succeeded"
+        assert "alias" not in status["result"]["registered"]
+        (message,) = (
+            item["message"] for item in status["conditions"] if item["type"] == "Registered"
+        )
+        assert message == (
+            "registered as team-tune version 3; CML's registry has no aliases, so best was not set"
+        )
+
+    def test_the_link_is_as_far_as_is_certain(self) -> None:
+        status = status_of(ended({}, tracked=TRACKED, target=IN_CML))
+        assert status["mlflow"] == {
+            "experimentId": "7",
+            "runId": "run-1",
+            "url": "https://ml.example",
+        }
+
+    def test_a_run_without_a_model_is_looked_for_in_the_right_place(self) -> None:
+        learned = Learned(run_sought=True)
+        status = status_of(ended(REGISTRY, runs=SILENT, target=IN_CML, learned=learned))
+        assert "the workspace's experiments" in status["failure"]["message"]
 
 
 class TestReuse:

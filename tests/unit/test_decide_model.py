@@ -160,6 +160,21 @@ CASES = [
         around={"base": ready(model(), **MODEL_FOUND)},
         runs=[run(1, "succeeded", BASE)],
     ),
+    Case(
+        "registry of another kind",
+        "runs reach the target's own registry alone",
+        model({"source": {"registry": {"provider": "cml", "name": "n", "version": 1}}}),
+        ("False", "RegistryProviderMismatch"),
+        "Failed",
+    ),
+    Case(
+        "registry of the target's kind",
+        "that is what is meant without a provider too",
+        model({"source": {"registry": {"provider": "mlflow", "name": "n", "version": 1}}}),
+        ("False", "Inspecting"),
+        "InProgress",
+        ["StartRun"],
+    ),
 ]
 
 

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     JOB_MISSING = "FineTuneJobMissing"
     JOB_NOT_COMPLETE = "FineTuneJobNotComplete"
     JOB_WITHOUT_OUTPUT = "FineTuneJobWithoutOutput"
+    REGISTRY_PROVIDER_MISMATCH = "RegistryProviderMismatch"
     INPUTS_READY = "InputsReady"
     INPUTS_REFUSED = "InputsRefused"
 

@@ -19,6 +19,7 @@ from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import lineage
 from kubetune.decide.model import job_output_uri
 from kubetune.decide.prompt_template import slot_problem
+from kubetune.decide.registry import provider_problem
 from kubetune.decide.resources import Resource, Target
 from kubetune.decide.sources import Mounts, dataset_source, model_source, prompt_plan
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
@@ -204,6 +205,8 @@ def _unfit(observed: ObservedJob) -> NotReady | None:
 
     if observed.output_rival:
         return refuse(observed.output_rival, Reason.OUTPUT_MODEL_TAKEN)
+    if problem := _registry_problem(observed):
+        return refuse(problem, Reason.REGISTRY_PROVIDER_MISMATCH)
     profile, dataset, prompt, model = (
         observed.profile,
         observed.dataset,
@@ -226,6 +229,14 @@ def _unfit(observed: ObservedJob) -> NotReady | None:
             return refuse(problem, Reason.SLOT_UNKNOWN)
         return None
     return _unfit_columns(dataset)
+
+
+def _registry_problem(observed: ObservedJob) -> str:
+    spec, target = observed.job.spec, observed.target.spec
+    registry = spec.output.registry if spec and spec.output else None
+    if registry is None or target is None:
+        return ""
+    return provider_problem(registry.provider, target.tracking, "spec.output.registry.provider")
 
 
 def _unfit_columns(dataset: Resource[DatasetSpec]) -> NotReady | None:

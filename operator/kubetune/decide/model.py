@@ -27,6 +27,7 @@ from kubetune.decide.inspected import (
     tracking_plan,
 )
 from kubetune.decide.inspection import Found, Refused, inspection_run_key
+from kubetune.decide.registry import provider_problem
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, model_line, model_source
 
@@ -108,12 +109,20 @@ def _decide(observed: ObservedModel, now: datetime) -> Decision:
     if _waits_for_job(observed, conditions) or _waits_for_base(observed, conditions):
         return Decision(status=status)
 
-    # 4. The inspection.
+    # 4. A registry that runs can't reach.
+    if registered := spec.source.registry:
+        target = observed.facts.target.spec
+        field = "spec.source.registry.provider"
+        if target and (problem := provider_problem(registered.provider, target.tracking, field)):
+            conditions.stalled(Reason.REGISTRY_PROVIDER_MISMATCH, problem)
+            return Decision(status=status)
+
+    # 5. The inspection.
     plan, mounts = inspection_of(observed)
     step = inspect(
         model.owner, model.status, observed.facts, plan, mounts, model.waiting_since, now
     )
-    # 5. What was found must fit what was declared.
+    # 6. What was found must fit what was declared.
     if isinstance(step.result, Found) and (misfit := _misfit(spec, step.result.summary)):
         step = replace(step, result=misfit)
     return conclude(status, conditions, step, RESULT_FIELDS, _ready_message)
