@@ -13,6 +13,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from kubetune.backends.kubernetes import KubernetesBackend
+from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
 from kubetune.metrics import QUEUE_LENGTH
@@ -40,11 +41,12 @@ async def operate(
     install_id = settings.install_id or await _install_id(client)
     cache, queue = ObjectCache(), WorkQueue()
     pool = TrackerPool(settings.tracking_timeout_seconds)
+    cml_clients = CmlClients()
     reconciler = Reconciler(
         cache,
         client,
         KubernetesBackend(client, cache),
-        Trackers(client, pool),
+        Trackers(client, pool, cml_clients=cml_clients),
         queue,
         settings,
         install_id,
@@ -89,6 +91,7 @@ async def operate(
         if health:
             await health.cleanup()
         await pool.close()
+        await cml_clients.close()
         await client.close()
     for result in results:
         if isinstance(result, Exception):

@@ -190,7 +190,7 @@ class Reconciler:
             wanted = [(reference.name, None)] if reference else []
             problem = await secret_problem(self._client, namespace, wanted)
             if not problem:
-                probe = await self._trackers.probe(target.spec.tracking, namespace)
+                probe = await self._trackers.probe(target.spec, namespace)
         return ObservedTarget(target, problem, probe, self._settings.target_probe_seconds)
 
     async def _follow_progress(self, key: Key, observed: ObservedJob) -> None:

@@ -63,13 +63,16 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
         return Decision(status=status, requeue_after=secret_wait(target.waiting_since, now))
 
     # 3. The tracking server must answer and accept them.
-    uri = spec.tracking.uri
+    in_cml = spec.cml if spec.tracking.type == "cml" else None
+    uri = in_cml.url if in_cml else spec.tracking.run_uri
     if probe.error:
         refused = probe.credentials_refused
         reason = Reason.TRACKING_CREDENTIALS if refused else Reason.TRACKING_UNREACHABLE
-        way_out = (
-            "check spec.tracking.credentialsSecretRef" if refused else "check spec.tracking.uri"
-        )
+        if in_cml:
+            way_out = "check spec.cml.apiKeySecretRef" if refused else "check spec.cml"
+        else:
+            named = "credentialsSecretRef" if refused else "uri"
+            way_out = f"check spec.tracking.{named}"
         message = f"{uri}: {probe.error}; {way_out}"
         conditions.set(ConditionType.TRACKING_AVAILABLE, False, reason, message)
         conditions.waiting(reason, message)
@@ -77,11 +80,12 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
             status["trackingVersion"] = version
         return Decision(status=status, requeue_after=RETRY_SECONDS)
     status["trackingVersion"] = probe.version
+    server = f"{probe.version} answer" if in_cml else f"MLflow {probe.version} answers"
     conditions.set(
         ConditionType.TRACKING_AVAILABLE,
         True,
         Reason.TRACKING_AVAILABLE,
-        f"MLflow {probe.version} answers at {uri}",
+        f"{server} at {uri}",
     )
 
     # 4. Artifacts must be writable.
