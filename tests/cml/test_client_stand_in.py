@@ -1,0 +1,143 @@
+"""The client of a workspace against the stand-in, which checks requests against the contract."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubetune.clients.cml import (
+    CmlClient,
+    ConflictError,
+    CredentialsError,
+    InvalidError,
+    NotFoundError,
+    ThrottledError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
+
+from tests.cml.server import StandIn
+
+
+@pytest.fixture
+async def caller(cmlapi_path: Path, stand_in: StandIn) -> AsyncIterator[CmlClient]:
+    """A client with the stand-in's key."""
+    client = CmlClient(stand_in.url, stand_in.api_key)
+    yield client
+    await client.close()
+
+
+def job_request(stand_in: StandIn, name: str) -> dict[str, Any]:
+    stand_in.write("train.py", "")
+    return {
+        "name": name,
+        "script": "train.py",
+        "runtime_identifier": stand_in.runtime_identifier(),
+        "environment": {"KUBETUNE_RUN_KEY": "k"},
+        "timeout": 3600,
+        "kill_on_timeout": True,
+    }
+
+
+async def test_a_job_lives_from_creation_to_deletion(caller: CmlClient, stand_in: StandIn):
+    project = stand_in.project.id
+    job = await caller.write("create_job", job_request(stand_in, "größe"), project)
+    assert (job["name"], job["timeout"]) == ("größe", "3600")
+    assert isinstance(job["environment"], str)
+    run = await caller.write("create_job_run", {}, project, job["id"])
+    with pytest.raises(ConflictError):
+        await caller.write("create_job_run", {}, project, job["id"])
+    assert (await caller.read("get_job_run", project, job["id"], run["id"]))["id"] == run["id"]
+    await caller.write("stop_job_run", project, job["id"], run["id"])
+    assert await caller.write("delete_job", project, job["id"]) == {}
+    with pytest.raises(NotFoundError):
+        await caller.read("get_job", project, job["id"])
+    with pytest.raises(NotFoundError):
+        await caller.write("delete_job", project, job["id"])
+
+
+async def test_what_the_contract_refuses_is_invalid(caller: CmlClient, stand_in: StandIn):
+    with pytest.raises(InvalidError):
+        await caller.write("create_job", {"name": 5}, stand_in.project.id)
+    with pytest.raises(NotFoundError):
+        await caller.read("get_project", "aaaa-bbbb-cccc-dddd")
+
+
+async def test_small_pages_are_all_read(caller: CmlClient, stand_in: StandIn):
+    stand_in.behaviour.page_size_limit = 2
+    stand_in.behaviour.extra_fields = True
+    names = [f"job-{number}" for number in range(5)]
+    for name in names:
+        stand_in.add_job(name)
+    jobs = await caller.pages("list_jobs", "jobs", stand_in.project.id)
+    assert sorted(job["name"] for job in jobs) == names
+    assert stand_in.count("list_jobs") == 3
+
+
+async def test_a_create_that_fails_after_its_effect_is_unknown_and_is_sent_once(
+    caller: CmlClient, stand_in: StandIn
+):
+    project = stand_in.project.id
+    stand_in.faults.add("create_job", when="after", status=500)
+    stand_in.faults.add("create_job", when="after", close=True)
+    for name in ("answered", "broken"):
+        with pytest.raises(UnknownOutcomeError):
+            await caller.write("create_job", job_request(stand_in, name), project)
+    jobs = await caller.pages("list_jobs", "jobs", project)
+    assert sorted(job["name"] for job in jobs) == ["answered", "broken"]
+    assert stand_in.count("create_job") == 2
+
+
+async def test_a_throttled_create_has_not_happened(caller: CmlClient, stand_in: StandIn):
+    stand_in.faults.add("create_job", status=429, headers={"Retry-After": "120"})
+    request = job_request(stand_in, "n")
+    for _ in range(2):
+        with pytest.raises(ThrottledError):
+            await caller.write("create_job", request, stand_in.project.id)
+    assert stand_in.count("create_job") == 1
+    assert stand_in.jobs() == []
+
+
+async def test_a_revoked_key_is_refused_and_a_new_one_works(caller: CmlClient, stand_in: StandIn):
+    project = stand_in.project.id
+    await caller.read("get_project", project)
+    stand_in.revoke_key()
+    for _ in range(3):
+        with pytest.raises(CredentialsError) as caught:
+            await caller.read("get_project", project)
+        assert caught.value.key_refused
+        assert stand_in.api_key not in str(caught.value)
+    assert stand_in.count("get_project") == 2
+    renewed = CmlClient(stand_in.url, stand_in.add_key())
+    assert (await renewed.read("get_project", project))["id"] == project
+    await renewed.close()
+
+
+async def test_an_old_workspace_has_no_labels_and_says_so(caller: CmlClient, stand_in: StandIn):
+    call = ("list_all_accelerator_node_labels", "accelerator_node_label")
+    assert await caller.pages(*call)
+    stand_in.behaviour.no_labels = True
+    with pytest.raises(NotFoundError):
+        await caller.pages(*call)
+
+
+async def test_files_go_there_and_back(caller: CmlClient, stand_in: StandIn):
+    project, path = stand_in.project.id, "kubetune/runs/läuft.bin"
+    with pytest.raises(NotFoundError):
+        await caller.download(project, path)
+    for content in (bytes(range(256)) * 50, b"again"):
+        await caller.upload(project, path, content)
+        assert await caller.download(project, path) == content
+        assert (stand_in.files() / path).read_bytes() == content
+
+
+async def test_a_server_that_comes_back_is_used_again(caller: CmlClient, stand_in: StandIn):
+    project = stand_in.project.id
+    await caller.read("get_project", project)
+    await asyncio.to_thread(stand_in.stop)
+    with pytest.raises(UnavailableError):
+        await caller.write("create_job", job_request(stand_in, "n"), project)
+    await asyncio.to_thread(stand_in.start)
+    assert await caller.write("create_job", job_request(stand_in, "n"), project)
+    assert len(stand_in.jobs()) == 1
