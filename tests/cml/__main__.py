@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.cml import client_package
 from tests.cml.server import StandIn
+from tests.cml.server.mlflow_database import prepare
 
 
 def main() -> int:
@@ -31,6 +32,8 @@ def main() -> int:
     except client_package.ClientPackageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    # A workload and the server that make the database at one time would collide.
+    prepare(arguments.folder, make=True)
     key = _key(arguments.key_file or arguments.folder / "key")
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -17,6 +17,7 @@ from tests.cml.server.behaviour import Behaviour
 from tests.cml.server.catalog import Catalog
 from tests.cml.server.clock import Clock
 from tests.cml.server.faults import Faults
+from tests.cml.server.mlflow_database import prepare
 from tests.cml.server.records import Job, Project, Run
 from tests.cml.server.scripts import Script
 from tests.cml.server.workspace import Workspace
@@ -34,6 +35,7 @@ class StandIn:
 
     def __init__(self, folder: Path, *, port: int = 0, key: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        prepare(folder, make=False)
         self.workspace = Workspace(folder)
         self._application = Application(self.workspace)
         self.api_key = key or secrets.token_urlsafe(32)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from tests.cml.server.mlflow_database import artifacts, database, prepare
 from tests.cml.server.records import FAILED, STOPPED, SUCCEEDED, Run
 
 if TYPE_CHECKING:
@@ -25,16 +26,6 @@ _STATUS = {SUCCEEDED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 def stored_name(project_id: str, name: str) -> str:
     """The name of a project's experiment in the store, where names are for all projects."""
     return f"{project_id}/{name}"
-
-
-def database(folder: Path) -> str:
-    """The address of the store's database."""
-    return f"sqlite:///{(folder / 'mlflow.db').resolve()}"
-
-
-def artifacts(folder: Path) -> str:
-    """The address below which runs keep their files."""
-    return (folder / "artifacts").resolve().as_uri()
 
 
 def local_path(uri: str) -> Path:
@@ -69,6 +60,7 @@ class Tracking:
                 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
                 folder = self._workspace.folder
+                prepare(folder, make=True)
                 self._store = SqlAlchemyStore(database(folder), artifacts(folder))
             return self._store
 
