@@ -6,12 +6,16 @@ import asyncio
 import gc
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import kopf
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from kubetune.backends.base import Owner
+from kubetune.backends.cml.backend import CmlBackend
+from kubetune.backends.dispatch import Backends
 from kubetune.backends.kubernetes import KubernetesBackend
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import KubernetesClient
@@ -19,8 +23,10 @@ from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
 from kubetune.metrics import QUEUE_LENGTH
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.listing import everything_listed
+from kubetune.observe.secrets import cml_access, config_map_value
 from kubetune.observe.trackers import Trackers
-from kubetune.queue import WorkQueue
+from kubetune.observe.workspaces import Workspaces
+from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import Reconciler
 from kubetune.settings import Settings
 from kubetune.tracking.pool import TrackerPool
@@ -42,10 +48,23 @@ async def operate(
     cache, queue = ObjectCache(), WorkQueue()
     pool = TrackerPool(settings.tracking_timeout_seconds)
     cml_clients = CmlClients()
+
+    def notify(owner: Owner) -> None:
+        queue.add(Key(owner.kind, owner.namespace, owner.name))
+
+    cml = CmlBackend(
+        cml_clients,
+        partial(cml_access, client),
+        partial(config_map_value, client),
+        notify,
+        settle_seconds=settings.cml_settle_seconds,
+        unknown_seconds=settings.cml_unknown_seconds,
+    )
     reconciler = Reconciler(
         cache,
         client,
-        KubernetesBackend(client, cache),
+        Backends(KubernetesBackend(client, cache), cml),
+        Workspaces(cml),
         Trackers(client, pool, cml_clients=cml_clients),
         queue,
         settings,
@@ -90,6 +109,7 @@ async def operate(
         results = await asyncio.gather(*workers, return_exceptions=True)
         if health:
             await health.cleanup()
+        await cml.close()
         await pool.close()
         await cml_clients.close()
         await client.close()

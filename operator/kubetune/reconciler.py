@@ -12,8 +12,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from kubetune.act.actions import Actor
+from kubetune.act.actions import Actor, StartRefusedError
 from kubetune.act.status import status_patch
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.backends.base import FINISHED, Backend, BackendError
 from kubetune.clients.kubernetes import ConflictError, KubernetesClient, NotFoundError
@@ -22,13 +23,14 @@ from kubetune.decide.compute_target import ObservedTarget
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
-from kubetune.names import FINALIZER
+from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.inspected import InspectedObserver
 from kubetune.observe.objects import parse
-from kubetune.observe.secrets import secret_problem
+from kubetune.observe.secrets import named_secrets, secret_problem
 from kubetune.observe.trackers import Trackers
+from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key, WorkQueue
 from kubetune.settings import Settings
 from kubetune.tracking.base import TrackingError
@@ -59,6 +61,7 @@ class Reconciler:
         cache: ObjectCache,
         client: KubernetesClient,
         backend: Backend,
+        workspaces: Workspaces,
         trackers: Trackers,
         queue: WorkQueue,
         settings: Settings,
@@ -66,7 +69,9 @@ class Reconciler:
     ) -> None:
         self._cache = cache
         self._client = client
+        self._workspaces = workspaces
         self._trackers = trackers
+        self._backend = backend
         self._queue = queue
         self._settings = settings
         self._actor = Actor(cache, client, backend, trackers)
@@ -90,6 +95,8 @@ class Reconciler:
         if key.kind == "FineTuneJob" and _is_over(body):
             self._unwatch(key)
             self._learned.pop(key, None)
+            if run_key := (body["metadata"].get("annotations") or {}).get(RUN_KEY):
+                self._backend.forget(run_key)
             return
         started = time.perf_counter()
         try:
@@ -133,14 +140,17 @@ class Reconciler:
             now = _now()
             match key.kind:
                 case "Dataset":
-                    decision = dataset.decide(await self._inspected.dataset(resource), now)
+                    observed = await self._inspected.dataset(resource)
+                    decision = dataset.decide(observed, now)
                 case "Model":
-                    decision = model.decide(await self._inspected.model(resource), now)
+                    observed = await self._inspected.model(resource)
+                    decision = model.decide(observed, now)
                 case _:
                     observed = await self._inspected.prompt_template(resource)
                     decision = prompt_template.decide(observed, now)
             status = decision.status if decision.status is not None else status
-            if not await self._act(key, body, decision, status):
+            target = observed.facts.target.spec
+            if not await self._act(body, decision, status, target):
                 break
         return status, decision.requeue_after
 
@@ -161,7 +171,7 @@ class Reconciler:
             )
             decision = fine_tune_job.decide(observed, _now())
             status = decision.status if decision.status is not None else status
-            changed = await self._act(key, body, decision, status)
+            changed = await self._act(body, decision, status, observed.target.spec)
             before = learned
             learned = await self._actor.learn(observed, learned, decision.actions)
             if not changed and learned == before:
@@ -172,26 +182,33 @@ class Reconciler:
         return status, decision.requeue_after
 
     async def _act(
-        self, key: Key, body: JsonObject, decision: Decision, status: JsonObject
+        self,
+        body: JsonObject,
+        decision: Decision,
+        status: JsonObject,
+        target: ComputeTargetSpec | None,
     ) -> bool:
+        generation = body["metadata"]["generation"]
         try:
-            return await self._actor.run(body, decision.actions)
+            return await self._actor.run(body, decision.actions, target)
+        except StartRefusedError as refused:
+            raise _RefusedError(*_refused(status, refused.error, generation, _now())) from refused
         except BackendError as error:
-            raise _RefusedError(
-                *_refused(status, error, body["metadata"]["generation"], _now())
-            ) from error
+            raise _RefusedError(*_away(status, error, generation, _now())) from error
 
     async def _target(self, body: JsonObject) -> ObservedTarget:
         target = parse(body)
         namespace = target.owner.namespace or self._settings.operator_namespace
-        problem, probe = "", None
-        if target.spec is not None and not target.deleting:
-            reference = target.spec.tracking.credentials_secret_ref
-            wanted = [(reference.name, None)] if reference else []
-            problem = await secret_problem(self._client, namespace, wanted)
-            if not problem:
-                probe = await self._trackers.probe(target.spec, namespace)
-        return ObservedTarget(target, problem, probe, self._settings.target_probe_seconds)
+        problem, probe, workspace = "", None, None
+        if (spec := target.spec) is not None and not target.deleting:
+            problem = await secret_problem(self._client, namespace, named_secrets(spec))
+            if not problem and spec.cml:
+                workspace = await self._workspaces.probe(spec.cml, namespace)
+            if not problem and (workspace is None or workspace.reason is None):
+                probe = await self._trackers.probe(spec, namespace)
+        return ObservedTarget(
+            target, problem, probe, self._settings.target_probe_seconds, workspace
+        )
 
     async def _follow_progress(self, key: Key, observed: ObservedJob) -> None:
         """Have the poller follow the run while it lives."""
@@ -265,9 +282,19 @@ def _refused(
         conditions.set(ConditionType.SUBMITTED, False, error.reason, str(error))
     if error.retryable:
         conditions.waiting(error.reason, str(error))
-        return status, REFUSED_RETRY_SECONDS
+        return status, error.retry_after or REFUSED_RETRY_SECONDS
     conditions.stalled(error.reason or Reason.TARGET_REFUSED, str(error))
     return status, None
+
+
+def _away(
+    status: JsonObject, error: BackendError, generation: int, now: datetime
+) -> tuple[JsonObject, float | None]:
+    """The target could not be asked to stop or delete something: say so, and try again."""
+    conditions = conditions_of(status, generation, now)
+    status = status | {"conditions": conditions.current}
+    conditions.set(ConditionType.TARGET_AVAILABLE, False, error.reason, str(error))
+    return status, error.retry_after or REFUSED_RETRY_SECONDS
 
 
 def _is_over(body: JsonObject) -> bool:

@@ -33,6 +33,13 @@ class Settings:
     target_probe_seconds: float = 60.0
     """Seconds between two probes of a ready compute target."""
 
+    cml_settle_seconds: float = 90.0
+    """Seconds until a job of CML whose creation got no answer, and which no list shows, counts as
+    not made."""
+
+    cml_unknown_seconds: float = 300.0
+    """Seconds that a run of CML may have a status that nobody knows before it counts as lost."""
+
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings.

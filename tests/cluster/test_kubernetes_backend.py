@@ -16,7 +16,7 @@ from kubetune import names
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.training import Resources
-from kubetune.backends.base import BackendError, Owner, RunRequest, RunState
+from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
 from kubetune.backends.kubernetes import KubernetesBackend
 from kubetune.backends.manifests import build_job, build_plan_config_map, job_name, plan_name
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
@@ -71,6 +71,7 @@ class Bench:
         self.cache = PolledCache(client, namespace)
         self.backend = KubernetesBackend(client, self.cache)
         self.run_key = os.urandom(8).hex()
+        self.address = RunAddress(self.owner, self.run_key, None)
 
     def request(self, do: str = "wait", **fields: Any) -> RunRequest:
         kubernetes: JsonObject = {
@@ -93,7 +94,7 @@ class Bench:
 
     async def states(self) -> list[RunState]:
         await self.cache.refresh()
-        return self.backend.observe(self.owner, self.run_key)
+        return await self.backend.observe(self.address)
 
     async def until(self, holds: Callable[[list[RunState]], object]) -> list[RunState]:
         """The states once they are as asked for."""
@@ -154,7 +155,7 @@ async def exists(client: KubernetesClient, path: str) -> bool:
 async def test_a_run_from_creation_to_its_outcome(bench: Bench):
     first = await bench.backend.ensure(bench.request("succeed"))
     assert first.phase == "pending"
-    (known,) = bench.backend.observe(bench.owner, bench.run_key)
+    (known,) = await bench.backend.observe(bench.address)
     assert known.name == first.name, "a created Job is known before the watch shows it"
     state = await bench.until_phase("succeeded")
     assert state.outcome
@@ -171,7 +172,7 @@ async def test_ensure_twice_makes_one_job_and_the_first_plan_stays(bench: Bench)
     assert again.attempt == 1
     states = await bench.until(lambda states: states and states[0].phase == "running")
     assert len(states) == 1
-    name = plan_name(bench.owner, bench.run_key)
+    name = plan_name(bench.address)
     config_map = await bench.client.get("ConfigMap", bench.namespace, name)
     assert '"wait"' in config_map["data"]["plan.json"]
     assert config_map["immutable"] is True
@@ -198,8 +199,8 @@ async def test_a_name_that_is_taken_is_not_touched(bench: Bench, kind: str):
     with pytest.raises(BackendError, match="does not belong to ConfigMap tickets") as caught:
         await bench.backend.ensure(bench.request())
     assert caught.value.reason == "NameTaken"
-    await bench.backend.stop(bench.owner, bench.run_key)
-    await bench.backend.delete(bench.owner, bench.run_key)
+    await bench.backend.stop(bench.address)
+    await bench.backend.delete(bench.address)
     found = await bench.client.get(kind, bench.namespace, made["metadata"]["name"])
     assert found["metadata"]["uid"] == made["metadata"]["uid"]
     assert "deletionTimestamp" not in found["metadata"]
@@ -208,7 +209,7 @@ async def test_a_name_that_is_taken_is_not_touched(bench: Bench, kind: str):
 async def test_stop_gives_grace_and_shows_stopping_until_the_pod_is_gone(bench: Bench):
     await bench.backend.ensure(bench.request("wait"))
     await bench.until_phase("running")
-    await bench.backend.stop(bench.owner, bench.run_key)
+    await bench.backend.stop(bench.address)
     seen: set[str] = set()
 
     def gone(states: list[RunState]) -> bool:
@@ -219,13 +220,13 @@ async def test_stop_gives_grace_and_shows_stopping_until_the_pod_is_gone(bench: 
     assert await bench.pods() == [], "the Job must not be gone before its pod"
     assert "stopping" in seen
     assert seen <= {"running", "stopping"}
-    await bench.backend.stop(bench.owner, bench.run_key)
+    await bench.backend.stop(bench.address)
 
 
 async def test_stop_leaves_ended_runs_alone(bench: Bench):
     await bench.backend.ensure(bench.request("succeed"))
     await bench.until_phase("succeeded")
-    await bench.backend.stop(bench.owner, bench.run_key)
+    await bench.backend.stop(bench.address)
     assert (await bench.until_phase("succeeded")).outcome
 
 
@@ -234,10 +235,10 @@ async def test_delete_removes_runs_and_plan_and_can_be_repeated(bench: Bench):
     await bench.until_phase("failed")
     await bench.backend.ensure(bench.request("wait", attempt=2))
     await bench.until(lambda states: [s.phase for s in states] == ["failed", "running"])
-    await bench.backend.delete(bench.owner, bench.run_key)
-    await bench.backend.delete(bench.owner, bench.run_key)
+    await bench.backend.delete(bench.address)
+    await bench.backend.delete(bench.address)
     await bench.until(lambda states: not states)
-    name = plan_name(bench.owner, bench.run_key)
+    name = plan_name(bench.address)
     assert not await exists(bench.client, bench.client.path("ConfigMap", bench.namespace, name))
     assert await bench.pods() == []
 
@@ -322,7 +323,7 @@ async def test_a_full_quota_is_worth_another_try(bench: Bench):
                 found = error
                 break
             # Admission learns of a quota from its watch.
-            await bench.backend.delete(bench.owner, bench.run_key)
+            await bench.backend.delete(bench.address)
             await bench.until(lambda states: not states)
     assert (found.reason, found.retryable) == ("QuotaExceeded", True)
     assert "count/jobs.batch" in str(found)
@@ -333,4 +334,4 @@ async def test_what_the_api_server_calls_invalid_is_final(bench: Bench):
     with pytest.raises(BackendError, match="must be unique") as caught:
         await bench.backend.ensure(bench.request(kubernetes={"volumes": [volume]}))
     assert (caught.value.reason, caught.value.retryable) == ("TargetRefused", False)
-    assert job_name(bench.owner, bench.run_key, 1) in str(caught.value)
+    assert job_name(bench.address, 1) in str(caught.value)

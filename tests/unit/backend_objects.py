@@ -45,6 +45,7 @@ def job(*conditions: JsonObject, suspend: bool = False, deleted: bool = False) -
     return {
         "metadata": {
             "name": "tickets-1",
+            "namespace": "team",
             "uid": "job-uid",
             "labels": {names.ATTEMPT: "1"},
             **({"deletionTimestamp": NOW} if deleted else {}),

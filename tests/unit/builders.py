@@ -11,7 +11,7 @@ from kubetune.api import API_VERSION
 from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.outcome import Outcome
-from kubetune.backends.base import Owner, RunPhase, RunState
+from kubetune.backends.base import FINISHED, Owner, RunPhase, RunState
 from kubetune.decide.decision import Decision, rfc3339
 from kubetune.decide.fine_tune_inputs import ObservedJob
 from kubetune.decide.inspected import InspectionFacts
@@ -138,8 +138,12 @@ def observed_job(given: Resource[Any] | None = None, **fields: Any) -> ObservedJ
 
 def run(attempt: int, phase: RunPhase, outcome: Outcome | None = None, **fields: Any) -> RunState:
     """An attempt on the target; it ended now, when it has."""
-    ended = NOW if phase in ("succeeded", "failed", "preempted") else None
-    given: JsonObject = {"started_at": NOW - timedelta(seconds=30), "ended_at": ended}
+    ended = NOW if phase in FINISHED else None
+    given: JsonObject = {
+        "started_at": NOW - timedelta(seconds=30),
+        "ended_at": ended,
+        "external": {"jobId": f"team/tune-{attempt}"},
+    }
     return RunState(attempt, f"tune-{attempt}", phase, outcome=outcome, **(given | fields))
 
 

@@ -9,8 +9,8 @@ from kubetune.api import plan
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.training import Resources
 from kubetune.backends.base import Owner
-from kubetune.backends.environment import whole_cpus
 from kubetune.backends.manifests import build_job, build_plan_config_map, job_name, plan_name
+from kubetune.backends.quantities import whole_cpus
 
 JsonObject = dict[str, Any]
 

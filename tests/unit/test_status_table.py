@@ -28,6 +28,7 @@ from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.backends.base import BackendError
 from kubetune.decide.fine_tune_inputs import Learned
 from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.resources import TargetProblem
 from kubetune.reconciler import _refused
 
 JsonObject = dict[str, Any]
@@ -84,6 +85,12 @@ SCENARIOS: dict[str, JsonObject] = {
     "attempts, time or the run's own verdict ended it": status(
         job({"backoffLimit": 0}, status=RUNNING), runs=[run(1, "failed", CRASHED)]
     ),
+    "somebody stopped the run in CML": status(
+        job(status=RUNNING), runs=[run(1, "stopped", reason="StoppedByHand")]
+    ),
+    "the workspace doesn't answer, and an attempt was running": status(
+        job(status=RUNNING), target_problem=TargetProblem("TargetUnreachable", "refused")
+    ),
 }
 
 
@@ -117,13 +124,12 @@ def test_phase(row: list[str]) -> None:
 
 def test_table_has_every_scenario_and_phase() -> None:
     assert [row[1] for row in PHASES] == list(SCENARIOS)
-    # Nothing cancels a job yet.
-    assert {row[0] for row in PHASES} - {"-"} == set(Phase) - {Phase.CANCELLED}
+    assert {row[0] for row in PHASES} - {"-"} == set(Phase)
 
 
 def test_final_phases_are_settled_for_kstatus() -> None:
     verdicts = {row[0]: row[-1] for row in PHASES if row[0] in TERMINAL_PHASES}
-    assert verdicts == {"Succeeded": "Current", "Failed": "Failed"}
+    assert verdicts == {"Succeeded": "Current", "Failed": "Failed", "Cancelled": "Failed"}
 
 
 def test_every_reason_is_explained_once() -> None:

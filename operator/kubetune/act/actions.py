@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from kubetune.backends.base import Backend
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.backends.base import Backend, BackendError, RunAddress, RunRequest
 from kubetune.clients.kubernetes import ConflictError, KubernetesClient
 from kubetune.decide.decision import (
     Action,
@@ -38,6 +39,14 @@ JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
+class StartRefusedError(Exception):
+    """The target doesn't take the run, now or ever."""
+
+    def __init__(self, error: BackendError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Actor:
     """Runs actions against the API server, the target and the tracker."""
 
@@ -53,8 +62,13 @@ class Actor:
         self._backend = backend
         self._trackers = trackers
 
-    async def run(self, body: JsonObject, actions: Sequence[Action]) -> bool:
-        """Run actions that need no tracker; True when the target must be observed anew."""
+    async def run(
+        self, body: JsonObject, actions: Sequence[Action], target: ComputeTargetSpec | None
+    ) -> bool:
+        """Run actions that need no tracker; True when the target must be observed anew.
+
+        ``target`` is where the object's runs are. Raises StartRefusedError, BackendError.
+        """
         changed = False
         key, owner = key_of(body), None
         for action in actions:
@@ -62,17 +76,17 @@ class Actor:
                 case Stamp():
                     body = await self._stamp(body, action)
                 case StartRun(request):
-                    await self._backend.ensure(request)
+                    await self._start(request)
                     changed = True
                 case StopRuns(run_key):
                     owner = owner or parse(body).owner
-                    await self._backend.stop(owner, run_key)
+                    await self._backend.stop(RunAddress(owner, run_key, target))
                 case DeleteRuns(run_key):
                     owner = owner or parse(body).owner
-                    await self._backend.delete(owner, run_key)
+                    await self._backend.delete(RunAddress(owner, run_key, target))
                 case OrphanRuns(run_key):
                     owner = owner or parse(body).owner
-                    await self._backend.orphan(owner, run_key)
+                    await self._backend.orphan(RunAddress(owner, run_key, target))
                 case CreateModel(manifest):
                     await self._create_model(manifest)
                 case DeleteSelf():
@@ -103,6 +117,12 @@ class Actor:
                 return replace(learned, tracking_error=str(error))
         return learned
 
+    async def _start(self, request: RunRequest) -> None:
+        try:
+            await self._backend.ensure(request)
+        except BackendError as error:
+            raise StartRefusedError(error) from error
+
     async def _stamp(self, body: JsonObject, stamp: Stamp) -> JsonObject:
         key, metadata = key_of(body), body["metadata"]
         # The version makes this fail when somebody else changed the object in between.
@@ -113,6 +133,8 @@ class Actor:
         if stamp.run_key:
             change["annotations"] = {RUN_KEY: stamp.run_key}
         stamped = await self._client.patch(*key, {"metadata": change})
+        if stamp.run_key:
+            self._backend.introduce(stamp.run_key)
         self._cache.put(stamped)
         return stamped
 

@@ -19,6 +19,7 @@ class ConditionType(StrEnum):
     FAILED = "Failed"
     TRACKING_AVAILABLE = "TrackingAvailable"
     STORAGE_WRITABLE = "StorageWritable"
+    TARGET_AVAILABLE = "TargetAvailable"
 
 
 class Reason(StrEnum):
@@ -91,6 +92,23 @@ class Reason(StrEnum):
     TARGET_REFUSED = "TargetRefused"
     QUOTA_EXCEEDED = "QuotaExceeded"
     NAME_TAKEN = "NameTaken"
+
+    # Workspaces of CML
+    TARGET_UNREACHABLE = "TargetUnreachable"
+    TARGET_THROTTLED = "TargetThrottled"
+    TARGET_AVAILABLE = "TargetAvailable"
+    CREDENTIALS_INVALID = "CredentialsInvalid"
+    PACKAGE_MISSING = "PackageMissing"
+    PROJECT_MISSING = "ProjectMissing"
+    PROJECT_CREATING = "ProjectCreating"
+    RUNTIME_MISSING = "RuntimeMissing"
+    PLAN_TOO_LARGE = "PlanTooLarge"
+    SUBMISSION_UNKNOWN = "SubmissionUnknown"
+    SCHEDULING_TIMED_OUT = "SchedulingTimedOut"
+    TIMED_OUT = "TimedOut"
+    STATUS_UNKNOWN = "StatusUnknown"
+    STOPPED_BY_HAND = "StoppedByHand"
+    SOURCE_UNREACHABLE = "SourceUnreachable"
 
     # Tracking
     TRACKING_AVAILABLE = "TrackingAvailable"

@@ -53,6 +53,9 @@ class InspectionState(Value):
 
     key: str | None = Field(default=None, description="Digest of what was inspected and how.")
     attempts: int | None = Field(default=None, description="Failed tries since the spec changed.")
+    target: str | None = Field(
+        default=None, description="Kind/name of the compute target, while it goes on."
+    )
     time: Timestamp | None = Field(default=None, description="When the last try ended.")
     result: Literal["found", "refused"] | None = Field(
         default=None, description="found or refused once it ended; absent while it goes on."
@@ -163,7 +166,7 @@ class Attempt(Value):
     """One try."""
 
     number: int = Field(description="1 for the first.")
-    job: str = Field(description="Name of the Job.")
+    job: str = Field(description="Name of the Job; on CML the id of the run.")
     start_time: Timestamp | None = Field(default=None, description="When it was made.")
     end_time: Timestamp | None = Field(default=None, description="When it ended.")
     result: Literal["Running", "Succeeded", "Failed", "Preempted", "Stopped"] = Field(

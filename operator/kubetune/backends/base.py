@@ -7,6 +7,7 @@ follows is made in kubetune.decide alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -17,17 +18,21 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.training import Resources
 
 Purpose = Literal["train", "inspect"]
-RunPhase = Literal["pending", "running", "stopping", "succeeded", "failed", "preempted"]
-FINISHED: frozenset[RunPhase] = frozenset({"succeeded", "failed", "preempted"})
+RunPhase = Literal["pending", "running", "stopping", "succeeded", "failed", "preempted", "stopped"]
+FINISHED: frozenset[RunPhase] = frozenset({"succeeded", "failed", "preempted", "stopped"})
 
 
 class BackendError(Exception):
     """The target refused or could not be reached."""
 
-    def __init__(self, reason: str, message: str, *, retryable: bool) -> None:
+    def __init__(
+        self, reason: str, message: str, *, retryable: bool, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.retryable = retryable
+        self.retry_after = retry_after
+        """Seconds, when the target or the backend knows better than the caller."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,16 @@ class Owner:
     namespace: str
     name: str
     uid: str
+
+
+@dataclass(frozen=True)
+class RunAddress:
+    """Which runs are meant, and where they are."""
+
+    owner: Owner
+    run_key: str
+    target: ComputeTargetSpec | None
+    """The target that was submitted to; None when it is gone."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,8 @@ class RunRequest:
     target: ComputeTargetSpec
     resources: Resources
     """Resolved: cpu, memory and gpu are set."""
+    deadline_seconds: int | None = None
+    """The job's activeDeadlineSeconds."""
     inline_rows: list[dict[str, Any]] | None = None
     dataset_claim: str | None = None
     """PersistentVolumeClaim mounted read-only at plan.DATASET_DIRECTORY."""
@@ -75,7 +92,7 @@ class RunState:
 
     attempt: int
     name: str
-    """The target's own id or name."""
+    """The target's own id or name of the attempt."""
     phase: RunPhase
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -85,27 +102,42 @@ class RunState:
     """CamelCase: why it waits, or how it ended when there is no outcome."""
     message: str = ""
     """A sentence for the user."""
+    overdue: bool = False
+    """It waits longer than its target allows and must be stopped."""
+    external: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Fields of status.external: jobId and what else the target knows."""
 
 
 class Backend(Protocol):
-    """One kind of compute target."""
+    """One kind of compute target. All calls raise BackendError."""
 
-    def observe(self, owner: Owner, run_key: str) -> list[RunState]:
-        """All attempts that the target knows, oldest first. From caches; never blocks."""
+    async def observe(self, address: RunAddress) -> list[RunState]:
+        """All attempts that the target knows, oldest first.
+
+        From what watches or polls have shown; the target itself is asked only the first time.
+        """
+        ...
+
+    def introduce(self, run_key: str) -> None:
+        """The key was made just now: nothing can have been sent for it."""
         ...
 
     async def ensure(self, request: RunRequest) -> RunState:
-        """Make the attempt's run, or adopt it when it is there. Raises BackendError."""
+        """Make the attempt's run, or adopt it when it is there."""
         ...
 
-    async def stop(self, owner: Owner, run_key: str) -> None:
+    async def stop(self, address: RunAddress) -> None:
         """Stop all live runs, with grace. Repeatable; stopped ones are left alone."""
         ...
 
-    async def delete(self, owner: Owner, run_key: str) -> None:
+    async def delete(self, address: RunAddress) -> None:
         """Delete all runs and what was made for them. Repeatable."""
         ...
 
-    async def orphan(self, owner: Owner, run_key: str) -> None:
+    async def orphan(self, address: RunAddress) -> None:
         """Cut the runs loose, so that they outlive their owner. Repeatable."""
+        ...
+
+    def forget(self, run_key: str) -> None:
+        """Nobody will ask for the key's runs again."""
         ...

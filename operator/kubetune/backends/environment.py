@@ -6,12 +6,11 @@ Secrets that are named.
 
 from __future__ import annotations
 
-import math
-from decimal import Decimal
 from typing import Any
 
 from kubetune.api import plan
 from kubetune.backends.base import RunRequest
+from kubetune.backends.quantities import whole_cpus
 
 JsonObject = dict[str, Any]
 
@@ -22,23 +21,6 @@ CREDENTIAL_VARIABLES = (
     "MLFLOW_TRACKING_TOKEN",
 )
 """Variables of MLflow's client; keys of the credentials Secret have the same names."""
-
-_MULTIPLIERS = {
-    "": Decimal(1),
-    "m": Decimal("0.001"),
-    "k": Decimal(10) ** 3,
-    "M": Decimal(10) ** 6,
-    "G": Decimal(10) ** 9,
-    "T": Decimal(10) ** 12,
-    "P": Decimal(10) ** 15,
-    "E": Decimal(10) ** 18,
-    "Ki": Decimal(2) ** 10,
-    "Mi": Decimal(2) ** 20,
-    "Gi": Decimal(2) ** 30,
-    "Ti": Decimal(2) ** 40,
-    "Pi": Decimal(2) ** 50,
-    "Ei": Decimal(2) ** 60,
-}
 
 
 def environment(request: RunRequest, ca_file: str | None) -> list[JsonObject]:
@@ -52,14 +34,6 @@ def environment(request: RunRequest, ca_file: str | None) -> list[JsonObject]:
         for entry in given
         if entry["name"] not in taken and not entry["name"].startswith(OWN_PREFIX)
     ]
-
-
-def whole_cpus(quantity: str | None) -> int:
-    """CPUs of a quantity, rounded up, at least 1: ``500m`` is 1, ``2.5`` is 3."""
-    if not quantity:
-        return 1
-    number = quantity.rstrip("mkMGTPEi")
-    return max(1, math.ceil(Decimal(number) * _MULTIPLIERS[quantity[len(number) :]]))
 
 
 def _values(request: RunRequest, ca_file: str | None) -> list[JsonObject]:

@@ -10,7 +10,14 @@ from typing import Any, Protocol
 
 from kubetune import names
 from kubetune.api.conditions import Reason
-from kubetune.backends.base import FINISHED, BackendError, Owner, RunRequest, RunState
+from kubetune.backends.base import (
+    FINISHED,
+    BackendError,
+    Owner,
+    RunAddress,
+    RunRequest,
+    RunState,
+)
 from kubetune.backends.manifests import build_job, build_plan_config_map
 from kubetune.backends.states import run_state
 from kubetune.clients.kubernetes import (
@@ -51,10 +58,16 @@ class KubernetesBackend:
         self._client = client
         self._cache = jobs
 
-    def observe(self, owner: Owner, run_key: str) -> list[RunState]:
+    async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts that the watches have shown, oldest first."""
-        states = [self._state(job) for job in self._jobs(owner, run_key)]
+        states = [self._state(job) for job in self._jobs(address)]
         return sorted(states, key=lambda state: state.attempt)
+
+    def introduce(self, run_key: str) -> None:
+        """Names are unique here: nothing to remember."""
+
+    def forget(self, run_key: str) -> None:
+        """Nothing was remembered."""
 
     async def ensure(self, request: RunRequest) -> RunState:
         """Make the attempt's plan and Job, or adopt those that are there."""
@@ -65,36 +78,36 @@ class KubernetesBackend:
         self._cache.put(job)
         return self._state(job)
 
-    async def stop(self, owner: Owner, run_key: str) -> None:
+    async def stop(self, address: RunAddress) -> None:
         """Delete the live Jobs. They are seen as stopping until their pods are gone."""
-        for job in self._jobs(owner, run_key):
+        for job in self._jobs(address):
             if job["metadata"].get("deletionTimestamp") or self._state(job).phase in FINISHED:
                 continue
             await self._delete(job, "Foreground")
 
-    async def delete(self, owner: Owner, run_key: str) -> None:
+    async def delete(self, address: RunAddress) -> None:
         """Delete all Jobs, with their pods, and the plan."""
         # Listed, not from the cache: afterwards nobody looks again.
         for kind in ("Job", "ConfigMap"):
-            for item in await self._list(kind, owner, run_key):
+            for item in await self._list(kind, address):
                 if not item["metadata"].get("deletionTimestamp"):
                     await self._delete(item, "Foreground" if kind == "Job" else "Background")
 
-    async def orphan(self, owner: Owner, run_key: str) -> None:
+    async def orphan(self, address: RunAddress) -> None:
         """Take the owner references off, so that the garbage collector leaves Jobs and plan."""
         for kind in ("Job", "ConfigMap"):
-            for item in await self._list(kind, owner, run_key):
+            for item in await self._list(kind, address):
                 metadata = item["metadata"]
                 change = {"uid": metadata["uid"], "ownerReferences": None}
                 await self._client.patch(
                     kind, metadata["namespace"], metadata["name"], {"metadata": change}
                 )
 
-    def _jobs(self, owner: Owner, run_key: str) -> list[JsonObject]:
+    def _jobs(self, address: RunAddress) -> list[JsonObject]:
         return [
             job
-            for job in self._cache.jobs(owner.uid)
-            if job["metadata"].get("labels", {}).get(names.RUN_KEY) == run_key
+            for job in self._cache.jobs(address.owner.uid)
+            if job["metadata"].get("labels", {}).get(names.RUN_KEY) == address.run_key
         ]
 
     def _state(self, job: JsonObject) -> RunState:
@@ -122,14 +135,14 @@ class KubernetesBackend:
             )
         return found
 
-    async def _list(self, kind: str, owner: Owner, run_key: str) -> list[JsonObject]:
-        path = self._client.path(kind, owner.namespace)
+    async def _list(self, kind: str, address: RunAddress) -> list[JsonObject]:
+        path = self._client.path(kind, address.owner.namespace)
         answer = await self._client.request(
-            "GET", path, query={"labelSelector": f"{names.RUN_KEY}={run_key}"}
+            "GET", path, query={"labelSelector": f"{names.RUN_KEY}={address.run_key}"}
         )
         # Items of a list don't say their kind.
         items = [{"kind": kind, **item} for item in answer["items"]]
-        return [item for item in items if _is_owned(item, owner)]
+        return [item for item in items if _is_owned(item, address.owner)]
 
     async def _delete(self, item: JsonObject, propagation: str) -> None:
         """Foreground keeps the object until its pods are gone, so that it can be seen stopping."""

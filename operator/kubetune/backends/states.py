@@ -118,6 +118,7 @@ def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunSta
     return RunState(
         attempt=_attempt(job),
         name=job["metadata"]["name"],
+        external=_external(job),
         phase=phase,
         started_at=_time(terminated.get("startedAt") or job.get("status", {}).get("startTime")),
         ended_at=_time(terminated.get("finishedAt") or ended.get("lastTransitionTime")),
@@ -175,11 +176,16 @@ def _state(job: JsonObject, phase: Any, pods: list[JsonObject], reason: str, tex
     return RunState(
         attempt=_attempt(job),
         name=job["metadata"]["name"],
+        external=_external(job),
         phase=phase,
         started_at=_time(next((state["startedAt"] for state in started if state), None)),
         reason=str(reason),
         message=text,
     )
+
+
+def _external(job: JsonObject) -> dict[str, str]:
+    return {"jobId": f"{job['metadata']['namespace']}/{job['metadata']['name']}"}
 
 
 def _attempt(job: JsonObject) -> int:

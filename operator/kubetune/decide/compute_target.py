@@ -11,6 +11,7 @@ from kubetune.api.conditions import ConditionType, Reason
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.resources import Resource
 from kubetune.decide.waiting import secret_wait
+from kubetune.decide.workspace import WorkspaceProbe, assess, describe
 from kubetune.tracking.base import StorageCheck
 
 JsonObject = dict[str, Any]
@@ -35,9 +36,11 @@ class ObservedTarget:
     target: Resource[ComputeTargetSpec]
     secret_problem: str
     probe: TrackingProbe | None
-    """None when the Secret is missing, so nothing was asked."""
+    """None when a Secret is missing, or the workspace doesn't answer: nothing was asked."""
     probe_seconds: float
     """Seconds between two probes of a ready target."""
+    workspace: WorkspaceProbe | None = None
+    """None for other targets than CML."""
 
 
 def decide(observed: ObservedTarget, now: datetime) -> Decision:
@@ -58,13 +61,21 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
         return Decision(status=status)
 
     # 2. The credentials must be there.
-    if observed.secret_problem or probe is None:
+    if observed.secret_problem:
         conditions.waiting(Reason.SECRET_MISSING, observed.secret_problem)
         return Decision(status=status, requeue_after=secret_wait(target.waiting_since, now))
 
-    # 3. The tracking server must answer and accept them.
+    # 3. A workspace of CML must have what runs need.
+    if spec.cml is not None and observed.workspace is not None:
+        status["workspace"] = describe(observed.workspace)
+        if not assess(spec.cml, observed.workspace, conditions):
+            return Decision(status=status, requeue_after=RETRY_SECONDS)
+
+    # 4. The tracking server must answer and accept them.
     in_cml = spec.cml if spec.tracking.type == "cml" else None
     uri = in_cml.url if in_cml else spec.tracking.run_uri
+    if probe is None:
+        return Decision(status=status, requeue_after=RETRY_SECONDS)
     if probe.error:
         refused = probe.credentials_refused
         reason = Reason.TRACKING_CREDENTIALS if refused else Reason.TRACKING_UNREACHABLE
@@ -88,7 +99,7 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
         f"{server} at {uri}",
     )
 
-    # 4. Artifacts must be writable.
+    # 5. Artifacts must be writable.
     storage = probe.storage
     if storage and storage.writable is False:
         message = f"artifacts can't be written: {storage.message}"

@@ -20,8 +20,14 @@ from kubetune.decide.lineage import lineage
 from kubetune.decide.model import job_output_uri
 from kubetune.decide.prompt_template import slot_problem
 from kubetune.decide.registry import provider_problem
-from kubetune.decide.resources import Resource, Target
-from kubetune.decide.sources import Mounts, dataset_source, model_source, prompt_plan
+from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.sources import (
+    Mounts,
+    dataset_source,
+    model_source,
+    prompt_plan,
+    unreachable,
+)
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 JsonObject = dict[str, Any]
@@ -63,10 +69,17 @@ class ObservedJob:
     output_rival: str = ""
     """A sentence when the output Model's name belongs to another."""
     runs: Sequence[RunState] = ()
+    target_problem: TargetProblem | None = None
+    """Why the target could not be asked about runs; then ``runs`` says nothing."""
     tracked: TrackedRun | None = None
     """Newest progress, from the batched read."""
     learned: Learned = field(default_factory=Learned)
     progress_seconds: float = 10.0
+
+    @property
+    def outlives_owner(self) -> bool:
+        """Whether runs stay where they are when the job is deleted, as all do outside."""
+        return self.target.spec is not None and self.target.spec.cml is not None
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,9 @@ class Inputs:
             plan=self.plan.to_json(),
             target=target,
             resources=effective_resources(settings),
+            deadline_seconds=observed.job.spec.active_deadline_seconds
+            if observed.job.spec
+            else None,
             inline_rows=mounts.inline_rows,
             dataset_claim=mounts.dataset_claim,
             dataset_config_map=mounts.dataset_config_map,
@@ -282,7 +298,7 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     if model.spec is None or dataset.spec is None:
         raise ValueError("unreadable inputs are refused before")
     context = model.status.get("contextLength")
-    resources = target.kubernetes.resources if target.kubernetes else None
+    resources = target.resources
     settings = effective_settings(
         spec.to_json(),
         observed.profile.spec.to_json() if observed.profile and observed.profile.spec else None,
@@ -307,6 +323,8 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         registry_uri=job_output_uri(observed.model_job) if observed.model_job else None,
     )
     prompt = prompt_plan(observed.prompt.spec) if observed.prompt and observed.prompt.spec else None
+    if problem := unreachable(data_mounts | model_mounts, target):
+        return NotReady(Phase.PENDING, Reason.SOURCE_UNREACHABLE, problem, refused=True)
     training = training_plan(settings, spec.objective, observed.run_key)
     facts = lineage(base_model, data, prompt, training)
     owner = job.owner

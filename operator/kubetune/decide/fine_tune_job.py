@@ -19,6 +19,7 @@ from kubetune.decide.decision import (
     Action,
     Conditions,
     Decision,
+    DeleteRuns,
     DeleteSelf,
     FindIdentical,
     OrphanRuns,
@@ -46,6 +47,7 @@ from kubetune.decide.fine_tune_progress import (
     progress,
     progress_due,
 )
+from kubetune.decide.resources import TargetProblem
 from kubetune.decide.waiting import secret_wait
 from kubetune.names import FINALIZER
 
@@ -54,6 +56,8 @@ JsonObject = dict[str, Any]
 RETRY_FIRST_SECONDS = 10
 RETRY_MAX_SECONDS = 360
 TRACKING_RETRY_SECONDS = 10.0
+TARGET_RETRY_SECONDS = 60.0
+"""The backend tells when the target answers again; this is for the case that it can't."""
 
 
 @dataclass
@@ -107,36 +111,42 @@ def decide(observed: ObservedJob, now: datetime) -> Decision:
         }
         return Decision(status=status)
 
+    # 4. The target can't be asked: nothing is known, so nothing changes.
+    if observed.target_problem:
+        return _target_away(observed, observed.target_problem, now)
+
     draft = _draft(observed, job.spec, now)
     if draft.status["counts"]["total"] and "lineage" not in draft.status:
         # A run was started, and the operator ended before it could write what it froze.
         freeze(draft.status, resolve(observed))
 
-    # 4. Suspended.
+    # 5. Suspended.
     if job.spec.suspend:
         return _suspend(draft)
 
-    # 5. The deadline is over.
+    # 6. The deadline is over.
     left = _deadline_left(draft)
     if left is not None and left <= 0:
         return _expire(draft)
 
-    # 6. A run lives: follow it.
+    # 7. A run lives: follow it.
     if draft.live:
         return _follow(draft, draft.live[-1])
 
-    # 7. The newest attempt has ended, or was lost.
+    # 8. The newest attempt has ended, or was lost.
     newest = draft.status["attempts"][-1] if draft.status.get("attempts") else None
     if newest and newest["result"] == "Succeeded":
         return fine_tune_result.finish(draft)
     if newest and newest["result"] == "Failed" and (failed := _failed_for_good(draft, newest)):
         return failed
+    if newest and newest["result"] == "Stopped" and newest.get("reason"):
+        return _cancelled(draft, newest)
     if newest and newest["result"] in ("Failed", "Preempted"):
         wait = _retry_wait(draft, newest)
         if wait > 0:
             return _wait_for_retry(draft, newest, wait)
 
-    # 8. Nothing runs: submit, when everything is there.
+    # 9. Nothing runs: submit, when everything is there.
     return _submit(draft, int(draft.status["counts"]["total"]) + 1)
 
 
@@ -164,16 +174,17 @@ def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft
         old.get("attempts") or [],
         old.get("counts") or {},
         observed.runs,
-        stopped=spec.suspend or old.get("phase") in (Phase.STOPPING, Phase.SUSPENDED),
+        stopped=spec.suspend or old.get("phase") == Phase.SUSPENDED or _was_suspended(old),
     )
     status = {key: value for key, value in old.items() if key not in ("conditions", "attempts")}
     status |= {"observedGeneration": job.generation, "counts": counts}
     if attempts:
         status["attempts"] = attempts
-        job_id = f"{job.owner.namespace}/{attempts[-1]['job']}"
         known = {"target": observed.target.label} | (old.get("external") or {})
-        status["external"] = known | {"jobId": job_id}
+        newest = max(observed.runs, key=lambda run: run.attempt, default=None)
+        status["external"] = known | dict(newest.external if newest else {})
     draft = Draft(observed, spec, now, status, conditions_of(old, job.generation, now))
+    draft.conditions.remove(ConditionType.TARGET_AVAILABLE)
     run = observed.tracked
     if run is not None:
         if observed.target.spec:
@@ -188,10 +199,16 @@ def _delete(observed: ObservedJob, now: datetime) -> Decision:
     if FINALIZER not in job.finalizers:
         return Decision()
     live = [run for run in observed.runs if run.phase not in FINISHED]
-    if live and job.spec is not None and job.spec.deletion_policy == "Orphan":
-        return Decision((OrphanRuns(observed.run_key), ReleaseFinalizer()))
+    orphan = job.spec is not None and job.spec.deletion_policy == "Orphan"
+    if orphan and (live or observed.outlives_owner or observed.target_problem):
+        cut = (OrphanRuns(observed.run_key),) if live else ()
+        return Decision((*cut, ReleaseFinalizer()))
+    if observed.target_problem:
+        return _target_away(observed, observed.target_problem, now)
     if not live:
-        return Decision((ReleaseFinalizer(),))
+        # Kubernetes collects what belongs to the job; elsewhere nobody does.
+        clean_up = (DeleteRuns(observed.run_key),) if observed.outlives_owner else ()
+        return Decision((*clean_up, ReleaseFinalizer()))
     conditions = conditions_of(job.status, job.generation, now)
     conditions.waiting(Reason.DELETED, "the job is deleted: waiting for its run to stop")
     status = job.status | {
@@ -200,6 +217,27 @@ def _delete(observed: ObservedJob, now: datetime) -> Decision:
         "conditions": conditions.current,
     }
     return Decision((StopRuns(observed.run_key),), status)
+
+
+def _target_away(observed: ObservedJob, problem: TargetProblem, now: datetime) -> Decision:
+    job = observed.job
+    conditions = conditions_of(job.status, job.generation, now)
+    conditions.set(ConditionType.TARGET_AVAILABLE, False, problem.reason, problem.message)
+    conditions.waiting(problem.reason, problem.message)
+    status = job.status | {
+        "observedGeneration": job.generation,
+        "conditions": conditions.current,
+    }
+    status.setdefault("phase", str(Phase.PENDING))
+    return Decision(status=status, requeue_after=TARGET_RETRY_SECONDS)
+
+
+def _was_suspended(status: JsonObject) -> bool:
+    """Whether the last stop was ordered by a suspension."""
+    return any(
+        condition["type"] == ConditionType.RUNNING and condition["reason"] == Reason.SUSPENDED
+        for condition in status.get("conditions") or ()
+    )
 
 
 def _over(observed: ObservedJob, now: datetime) -> Decision:
@@ -265,9 +303,9 @@ def _follow(draft: Draft, run: RunState) -> Decision:
         conditions.waiting(Reason.STARTED, f"attempt {number} is running")
     elif run.phase == "stopping":
         draft.phase(Phase.STOPPING)
-        conditions.set(
-            ConditionType.RUNNING, False, Reason.STOPPING, f"attempt {number} is being stopped"
-        )
+        # Who ordered it must be known when it has stopped.
+        why = Reason.SUSPENDED if _was_suspended(draft.observed.job.status) else Reason.STOPPING
+        conditions.set(ConditionType.RUNNING, False, why, f"attempt {number} is being stopped")
         conditions.waiting(Reason.STOPPING, f"attempt {number} is being stopped")
     else:
         draft.phase(Phase.QUEUED)
@@ -275,8 +313,18 @@ def _follow(draft: Draft, run: RunState) -> Decision:
         message = run.message or f"attempt {number} waits for its pod"
         conditions.set(ConditionType.RUNNING, False, reason, message)
         conditions.waiting(reason, message)
+    if run.overdue:
+        draft.actions.append(StopRuns(draft.observed.run_key))
     _note_tracking(draft)
     return draft.decision()
+
+
+def _cancelled(draft: Draft, newest: JsonObject) -> Decision:
+    """Somebody stopped the run where it ran: it was meant."""
+    message = f"attempt {newest['number']}: {newest.get('message') or 'it was stopped'}"
+    decision = fail(draft, newest["reason"], f"{message}; make a new job to train again")
+    draft.phase(Phase.CANCELLED)
+    return decision
 
 
 def _note_tracking(draft: Draft) -> None:

@@ -27,6 +27,12 @@ JsonObject = dict[str, Any]
 
 MAX_METRICS = 64
 # Metrics of the trainer's bookkeeping rather than of the result.
+RESULTS = {
+    "succeeded": "Succeeded",
+    "failed": "Failed",
+    "preempted": "Preempted",
+    "stopped": "Stopped",
+}
 _NOT_RESULTS = (METRIC_STEP, METRIC_ETA)
 
 
@@ -93,6 +99,10 @@ def merge_attempts(
             # Counted long ago, and no longer among the newest.
             continue
         attempts[run.attempt] = _attempt(run, before)
+        if stopped and run.phase == "stopped":
+            # On our order: no reason of anybody else's.
+            for key in ("reason", "message"):
+                attempts[run.attempt].pop(key, None)
     seen = {run.attempt for run in runs}
     for number_, attempt in attempts.items():
         if attempt["result"] == "Running" and number_ not in seen:
@@ -102,7 +112,7 @@ def merge_attempts(
                 else {
                     "result": "Failed",
                     "reason": str(Reason.RUN_LOST),
-                    "message": f"Job {attempt['job']} was deleted while it ran",
+                    "message": f"{attempt['job']} was deleted while it ran",
                 }
             )
     running_before = {item["number"] for item in known if item["result"] == "Running"}
@@ -186,9 +196,7 @@ def duration(seconds: int) -> str:
 
 
 def _attempt(run: RunState, before: JsonObject | None) -> JsonObject:
-    result = {"succeeded": "Succeeded", "failed": "Failed", "preempted": "Preempted"}.get(
-        run.phase, "Running"
-    )
+    result = RESULTS.get(run.phase, "Running")
     outcome = run.outcome
     ended = run.phase in FINISHED
     value: JsonObject = {

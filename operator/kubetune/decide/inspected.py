@@ -13,11 +13,14 @@ from kubetune.api.plan import InspectionPlan, RunIdentity, TrackingPlan
 from kubetune.backends.base import Owner, RunState
 from kubetune.decide import inspection
 from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns
-from kubetune.decide.resources import Target
-from kubetune.decide.sources import Mounts
+from kubetune.decide.resources import Target, TargetProblem
+from kubetune.decide.sources import Mounts, unreachable
 from kubetune.decide.waiting import secret_wait
 
 JsonObject = dict[str, Any]
+
+TARGET_RETRY_SECONDS = 60.0
+"""The backend tells when the target answers again; this is for the case that it can't."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,9 @@ class InspectionFacts:
     target: Target
     runs: Sequence[RunState]
     """Runs of the key that ``inspection.inspection_run_key`` gives."""
-    secret_problem: str
+    target_problem: TargetProblem | None = None
+    """Why the target could not be asked about runs."""
+    secret_problem: str = ""
     """A sentence when a named Secret or its key is missing, else empty."""
     twin: Mapping[str, Any] | None = None
     """Status of a settled object of the same kind, namespace and inspection key."""
@@ -83,7 +88,15 @@ def inspect(
         return inspection.Step(inspection.Waiting(Reason.TARGET_MISSING, target.why_not), state)
     if not target.ready:
         return inspection.Step(inspection.Waiting(Reason.TARGET_NOT_READY, target.why_not), state)
+    if problem := unreachable(mounts, target.spec):
+        refused = inspection.Refused(Reason.SOURCE_UNREACHABLE, problem, {})
+        return inspection.Step(refused, state)
+    if facts.target_problem:
+        trouble = facts.target_problem
+        waiting = inspection.Waiting(trouble.reason, trouble.message)
+        return inspection.Step(waiting, state, requeue_after=TARGET_RETRY_SECONDS)
     # 4. The run.
+    state = state | {"target": target.label}
     plan = plan.model_copy(update={"tracking": tracking_plan(target.spec, owner.namespace)})
     request = inspection.request(owner, plan, mounts, target.spec)
     return inspection.step(request, key, state, facts.runs, now)

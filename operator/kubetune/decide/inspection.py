@@ -85,6 +85,8 @@ def inspection_key(plan: InspectionPlan, mounts: Mounts) -> str:
         del content[_SUBJECTS[plan.kind]]["name"]
     others: list[Any] = [mounts.dataset_claim, mounts.dataset_config_map, mounts.inline_rows]
     others += [mounts.model_claim, mounts.base_model_claim]
+    if mounts.project:
+        others.append("project")
     others += [{name: token.to_json() for name, token in mounts.tokens.items()}]
     return digest(json.dumps([content, others], sort_keys=True))[:KEY_LENGTH]
 

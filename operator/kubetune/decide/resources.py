@@ -64,6 +64,14 @@ class Resource(Generic[Spec]):
 
 
 @dataclass(frozen=True)
+class TargetProblem:
+    """Why a target could not be asked about runs."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Target:
     """The compute target that a reference, or the lack of one, leads to."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubetune.api.base import SecretKeyRef
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.dataset import ColumnMapping, DatasetSpec, Splits
 from kubetune.api.model import ModelSpec
 from kubetune.api.plan import (
@@ -16,6 +17,7 @@ from kubetune.api.plan import (
     ENV_MODEL_TOKEN,
     MODEL_DIRECTORY,
     PLAN_DIRECTORY,
+    PROJECT_DIRECTORY,
     DatasetPlan,
     FilesSource,
     HttpSource,
@@ -37,6 +39,8 @@ class Mounts:
     dataset_config_map: tuple[str, str] | None = None
     model_claim: str | None = None
     base_model_claim: str | None = None
+    project: bool = False
+    """Reads files of the CML project."""
     tokens: dict[str, SecretKeyRef] = field(default_factory=dict[str, SecretKeyRef])
 
     def __or__(self, other: Mounts) -> Mounts:
@@ -46,6 +50,7 @@ class Mounts:
             dataset_config_map=self.dataset_config_map or other.dataset_config_map,
             model_claim=self.model_claim or other.model_claim,
             base_model_claim=self.base_model_claim or other.base_model_claim,
+            project=self.project or other.project,
             tokens=self.tokens | other.tokens,
         )
 
@@ -74,6 +79,9 @@ def dataset_source(
     if volume := source.volume:
         files = FilesSource(directory=DATASET_DIRECTORY, glob=volume.glob, format=volume.format)
         return DatasetPlan(files=files, **common), Mounts(dataset_claim=volume.claim_name)
+    if project := source.project:
+        files = FilesSource(directory=PROJECT_DIRECTORY, glob=project.glob, format=project.format)
+        return DatasetPlan(files=files, **common), Mounts(project=True)
     if http := source.http:
         return DatasetPlan(http=HttpSource(url=http.url, format=http.format), **common), Mounts()
     if config := source.config_map:
@@ -92,6 +100,8 @@ def dataset_line(spec: DatasetSpec) -> str:
         return f"hf://{hub.repo}@{hub.revision}" + (f" ({hub.config})" if hub.config else "")
     if volume := source.volume:
         return f"pvc://{volume.claim_name}/{volume.glob}"
+    if source.project:
+        return f"project://{source.project.glob}"
     if source.http:
         return source.http.url
     if config := source.config_map:
@@ -114,14 +124,23 @@ def model_source(
     status of an adapter's base model, which may not be an adapter itself.
     """
     plan, claim, token = _one_model(name, spec, status or {}, MODEL_DIRECTORY, registry_uri)
-    mounts = Mounts(model_claim=claim, tokens={ENV_MODEL_TOKEN: token} if token else {})
+    mounts = Mounts(
+        model_claim=claim,
+        project=spec.source.project is not None,
+        tokens={ENV_MODEL_TOKEN: token} if token else {},
+    )
     if base is None:
         return plan, mounts
     base_plan, base_claim, base_token = _one_model(*base, BASE_MODEL_DIRECTORY, None)
     tokens = {ENV_BASE_MODEL_TOKEN: base_token} if base_token else {}
     return (
         plan.model_copy(update={"base": base_plan}),
-        mounts | Mounts(base_model_claim=base_claim, tokens=tokens),
+        mounts
+        | Mounts(
+            base_model_claim=base_claim,
+            project=base[1].source.project is not None,
+            tokens=tokens,
+        ),
     )
 
 
@@ -143,6 +162,8 @@ def _one_model(
     if volume := source.volume:
         path = directory if volume.path == "." else f"{directory}/{volume.path}"
         return ModelPlan(directory=path, **common), volume.claim_name, None
+    if project := source.project:
+        return ModelPlan(directory=f"{PROJECT_DIRECTORY}/{project.path}", **common), None, None
     if registered := source.registry:
         if revision:
             registry_uri = f"models:/{registered.name}/{revision}"
@@ -160,12 +181,31 @@ def model_line(spec: ModelSpec) -> str:
         return f"hf://{hub.repo}@{hub.revision}"
     if volume := source.volume:
         return f"pvc://{volume.claim_name}/{volume.path}"
+    if source.project:
+        return f"project://{source.project.path}"
     if registered := source.registry:
         if registered.version is not None:
             return f"models:/{registered.name}/{registered.version}"
         return f"models:/{registered.name}@{registered.alias}"
     assert source.fine_tune_job is not None
     return f"finetunejob/{source.fine_tune_job.name}"
+
+
+def unreachable(mounts: Mounts, target: ComputeTargetSpec) -> str:
+    """A sentence when the target's runs can't read what must be mounted, else empty."""
+    claims = (mounts.dataset_claim, mounts.model_claim, mounts.base_model_claim)
+    claim = next((name for name in claims if name), None)
+    if target.cml and claim:
+        return (
+            f"PersistentVolumeClaim {claim} can't be mounted in CML: put the files into the project"
+            " and use source.project, or take them from a hub or registry"
+        )
+    if target.cml is None and mounts.project:
+        return (
+            "source.project names files of a CML project, and the compute target is not one: use"
+            " source.volume, or a ComputeTarget with spec.cml"
+        )
+    return ""
 
 
 def prompt_plan(spec: PromptTemplateSpec) -> PromptPlan:

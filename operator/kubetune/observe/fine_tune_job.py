@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubetune.api.conditions import Reason
 from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.backends.base import Backend
+from kubetune.backends.base import Backend, BackendError, RunAddress, RunState
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.names import FINALIZER, JOB, RUN_KEY, new_run_key, run_key_is_ours
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.objects import find, parse, resolve_target
-from kubetune.observe.secrets import secret_problem
+from kubetune.observe.objects import find, parse, recorded_target, resolve_target
+from kubetune.observe.secrets import named_secrets, secret_problem
 from kubetune.queue import Key
 from kubetune.tracking.base import TrackedRun
 
@@ -45,8 +46,12 @@ class FineTuneJobObserver:
         spec, namespace = job.spec, job.owner.namespace
         given = self.run_key(job)
         run_key = given or fresh_run_key
-        target = resolve_target(self._cache, namespace, spec.compute_target_ref if spec else None)
-        runs = self._backend.observe(job.owner, run_key)
+        external = job.status.get("external") or {}
+        reference = spec.compute_target_ref if spec else None
+        if job.status.get("attempts"):
+            reference = reference or recorded_target(external.get("target"))
+        target = resolve_target(self._cache, namespace, reference)
+        runs, target_problem = await self._runs(job, given, target, external)
         common: dict[str, Any] = {
             "job": job,
             "install_id": self._install_id,
@@ -54,6 +59,7 @@ class FineTuneJobObserver:
             "stamped": given is not None and FINALIZER in job.finalizers,
             "target": target,
             "runs": runs,
+            "target_problem": target_problem,
             "tracked": tracked,
             "learned": learned,
             "progress_seconds": self._progress_seconds,
@@ -93,6 +99,24 @@ class FineTuneJobObserver:
             **common,
         )
 
+    async def _runs(
+        self, job: Resource[Any], run_key: str | None, target: Target, external: dict[str, str]
+    ) -> tuple[list[RunState], TargetProblem | None]:
+        if run_key is None:
+            # Nothing was sent before the key was written.
+            return [], None
+        if target.spec is None and external.get("workspace"):
+            message = (
+                f"{target.why_not}; its runs are in {external['workspace']}. To let the job go"
+                " without them set spec.deletionPolicy: Orphan"
+            )
+            return [], TargetProblem(Reason.TARGET_MISSING, message)
+        try:
+            address = RunAddress(job.owner, run_key, target.spec)
+            return await self._backend.observe(address), None
+        except BackendError as error:
+            return [], TargetProblem(error.reason, str(error))
+
     def run_key(self, job: Resource[Any]) -> str | None:
         """The job's run key, when it was made for this job."""
         key = job.annotations.get(RUN_KEY)
@@ -106,9 +130,10 @@ class FineTuneJobObserver:
         return new_run_key(self._install_id, job.owner.namespace, job.owner.name)
 
     async def _secret_problem(self, namespace: str, model: Any, dataset: Any, target: Any) -> str:
-        wanted: list[tuple[str, str | None]] = []
-        if target and target.tracking.credentials_secret_ref:
-            wanted.append((target.tracking.credentials_secret_ref.name, None))
+        wanted = named_secrets(target) if target else []
+        if target and target.cml:
+            # Secrets don't travel to CML; a run there looks at the project's variables.
+            return await secret_problem(self._client, namespace, wanted)
         for resource in (model, dataset):
             source = resource.spec.source.hugging_face if resource and resource.spec else None
             if source and source.token_secret_ref:

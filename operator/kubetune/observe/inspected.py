@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from kubetune.api.plan import InspectionPlan
-from kubetune.backends.base import Backend
+from kubetune.backends.base import Backend, BackendError, RunAddress
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.decide import dataset, inspection, model, prompt_template
 from kubetune.decide.inspected import InspectionFacts
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.decide.sources import Mounts
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.objects import find, parse, resolve_target
+from kubetune.observe.objects import find, parse, recorded_target, resolve_target
 from kubetune.observe.secrets import secret_problem
 
 JsonObject = dict[str, Any]
@@ -78,12 +78,14 @@ class InspectedObserver:
         return await self._with_runs(observed, resource, prompt_template.inspection_of)
 
     def _facts(self, resource: Resource[Any]) -> InspectionFacts:
-        reference = getattr(resource.spec, "compute_target_ref", None)
+        state: JsonObject = resource.status.get("inspection") or {}
+        reference = getattr(resource.spec, "compute_target_ref", None) or recorded_target(
+            state.get("target")
+        )
         return InspectionFacts(
             install_id=self._install_id,
             target=resolve_target(self._cache, resource.owner.namespace, reference),
             runs=(),
-            secret_problem="",
         )
 
     async def _with_runs(
@@ -98,13 +100,25 @@ class InspectedObserver:
         plan, mounts = inspection_of(observed)
         key = inspection.inspection_key(plan, mounts)
         run_key = inspection.inspection_run_key(resource.owner, key)
-        runs = self._backend.observe(resource.owner, run_key)
-        facts = replace(observed.facts, runs=runs)
+        facts = await self._observe(observed.facts, resource, run_key)
+        runs = facts.runs
         if not inspection.settled(resource.status.get("inspection") or {}, key) and not runs:
-            wanted = [(token.name, token.key) for token in mounts.tokens.values()]
+            target = facts.target.spec
+            # Secrets don't travel to CML; a run there looks at the project's variables.
+            tokens = mounts.tokens.values() if target is None or target.cml is None else ()
+            wanted = [(token.name, token.key) for token in tokens]
             problem = await secret_problem(self._client, resource.owner.namespace, wanted)
             facts = replace(facts, twin=self._twin(resource, key), secret_problem=problem)
         return replace(observed, facts=facts)
+
+    async def _observe(
+        self, facts: InspectionFacts, resource: Resource[Any], run_key: str
+    ) -> InspectionFacts:
+        address = RunAddress(resource.owner, run_key, facts.target.spec)
+        try:
+            return replace(facts, runs=await self._backend.observe(address))
+        except BackendError as error:
+            return replace(facts, target_problem=TargetProblem(error.reason, str(error)))
 
     def _twin(self, resource: Resource[Any], key: str) -> JsonObject | None:
         owner = resource.owner

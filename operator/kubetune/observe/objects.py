@@ -85,6 +85,14 @@ def resolve_target(
     )
 
 
+def recorded_target(label: str | None) -> ComputeTargetRef | None:
+    """The reference behind a target's label in a status: what was begun there ends there."""
+    kind, _, name = (label or "").partition("/")
+    if kind not in TARGET_KINDS or not name:
+        return None
+    return ComputeTargetRef.model_validate({"kind": kind, "name": name})
+
+
 def _target(body: JsonObject) -> Target:
     resource: Resource[ComputeTargetSpec] = parse(body)
     kind, name = resource.owner.kind, resource.name

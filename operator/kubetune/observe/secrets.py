@@ -6,9 +6,19 @@ import base64
 from collections.abc import Iterable
 
 from kubetune.api.cml_target import CaBundle, CmlTarget
-from kubetune.api.compute_target import Tracking
+from kubetune.api.compute_target import ComputeTargetSpec, Tracking
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.tracking.rest import Credentials
+
+
+def named_secrets(target: ComputeTargetSpec) -> list[tuple[str, str | None]]:
+    """Secrets, and keys of them, that the operator reads for a target."""
+    wanted: list[tuple[str, str | None]] = []
+    if target.tracking.credentials_secret_ref:
+        wanted.append((target.tracking.credentials_secret_ref.name, None))
+    if target.cml:
+        wanted.append((target.cml.api_key_secret_ref.name, target.cml.api_key_secret_ref.key))
+    return wanted
 
 
 async def secret_problem(
@@ -97,3 +107,12 @@ async def _bundle(client: KubernetesClient, namespace: str, bundle: CaBundle) ->
             " missing or empty; it holds certificates as PEM"
         )
     return found
+
+
+async def config_map_value(client: KubernetesClient, namespace: str, name: str, key: str) -> str:
+    """One value of a ConfigMap. Raises NotFoundError, ValueError when the key is missing."""
+    config_map = await client.get("ConfigMap", namespace, name)
+    value = (config_map.get("data") or {}).get(key)
+    if value is None:
+        raise ValueError(f"ConfigMap {name} in namespace {namespace} has no key {key}")
+    return str(value)

@@ -1,0 +1,172 @@
+"""The CML backend: see the package's docstring for its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from kubetune.api.cml_target import CmlTarget
+from kubetune.api.conditions import Reason
+from kubetune.api.plan import CML_RUNS_FOLDER
+from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
+from kubetune.backends.cml.following import Follower
+from kubetune.backends.cml.manifests import cml_target, is_ours, job_name
+from kubetune.backends.cml.states import is_live
+from kubetune.backends.cml.submission import (
+    ReadConfigMap,
+    Submission,
+    find_job,
+    remove_job,
+    stop_run,
+)
+from kubetune.backends.cml.workspace import ReadAccess, Workspace
+from kubetune.clients.cml import CmlClients, CmlError, NotFoundError
+
+LOOKUP_SECONDS = 30.0
+"""A listing of this age answers who asks for a run key the first time."""
+
+
+class CmlBackend:
+    """Runs as jobs of CML workspaces; see kubetune.backends.base.Backend.
+
+    ``notify`` is called with an owner whose runs have news. ``settle_seconds`` is how long a
+    create without an answer may take to show in a listing, ``unknown_seconds`` how long a run may
+    have a status that nobody knows.
+    """
+
+    def __init__(
+        self,
+        clients: CmlClients,
+        read_access: ReadAccess,
+        read_config_map: ReadConfigMap,
+        notify: Callable[[Owner], None],
+        *,
+        settle_seconds: float = 90.0,
+        unknown_seconds: float = 300.0,
+    ) -> None:
+        self._clients = clients
+        self._read_access = read_access
+        self._notify = notify
+        self._unknown_seconds = unknown_seconds
+        self._submission = Submission(read_config_map, settle_seconds)
+        self._absent: set[str] = set()
+        """Run keys that no listing has shown, and for which nothing was sent since."""
+        self._workspaces: dict[tuple[str, str], tuple[Workspace, Follower]] = {}
+
+    def workspace(self, namespace: str, target: CmlTarget) -> Workspace:
+        """The workspace that a target names, with the credentials of a namespace."""
+        return self._of(namespace, target)[0]
+
+    async def observe(self, address: RunAddress) -> list[RunState]:
+        """All attempts, oldest first; from memory once the run key is followed."""
+        workspace, follower = self._at(address)
+        follower.check(address.owner, address.run_key)
+        if followed := follower.get(address.run_key):
+            return followed.states
+        if address.run_key in self._absent:
+            return []
+        try:
+            since = time.monotonic() - LOOKUP_SECONDS
+            job = await find_job(workspace, address.owner, address.run_key, since)
+            if job is None:
+                self._absent.add(address.run_key)
+                return []
+            runs = await workspace.runs(job["id"])
+            followed = await follower.follow(address.owner, address.run_key, job, runs)
+        except (CmlError, BackendError) as error:
+            raise follower.failed(error, address.owner, address.run_key) from error
+        return followed.states
+
+    def introduce(self, run_key: str) -> None:
+        """See kubetune.backends.base.Backend."""
+        self._submission.introduce(run_key)
+
+    async def ensure(self, request: RunRequest) -> RunState:
+        """Make the attempt's run, or adopt it when it is there."""
+        workspace, follower = self._of(request.owner.namespace, cml_target(request))
+        follower.check(request.owner, request.run_key)
+        self._absent.discard(request.run_key)
+        try:
+            followed = follower.get(request.run_key)
+            job = followed.job if followed else await self._submission.job(workspace, request)
+            runs = await self._submission.run(workspace, request, job["id"])
+            followed = await follower.follow(request.owner, request.run_key, job, runs)
+        except NotFoundError as error:
+            # The job was deleted by hand: the next look finds none and makes one.
+            follower.forget(request.run_key)
+            raise BackendError(
+                Reason.TARGET_REFUSED, f"CML doesn't find the job: {error}", retryable=True
+            ) from error
+        except (CmlError, BackendError) as error:
+            raise follower.failed(error, request.owner, request.run_key) from error
+        return next(state for state in followed.states if state.attempt == request.attempt)
+
+    async def stop(self, address: RunAddress) -> None:
+        """Stop all live runs."""
+        workspace, follower = self._at(address)
+        follower.check(address.owner, address.run_key)
+        try:
+            job = await find_job(workspace, address.owner, address.run_key, time.monotonic())
+            if job is None:
+                return
+            for run in await workspace.runs(job["id"]):
+                if is_live(run):
+                    await stop_run(workspace, job["id"], str(run["id"]))
+        except (CmlError, BackendError) as error:
+            raise follower.failed(error, address.owner, address.run_key) from error
+        follower.hurry(address.run_key)
+
+    async def delete(self, address: RunAddress) -> None:
+        """Delete all jobs of the run key, stopping what runs, and their files."""
+        workspace, follower = self._at(address)
+        follower.check(address.owner, address.run_key)
+        name, run_key = job_name(address.owner, address.run_key), address.run_key
+        self._submission.wait_for_answers(run_key)
+        try:
+            for job in await workspace.jobs(name, time.monotonic()):
+                detailed = (
+                    job if job.get("environment") else await workspace.read("get_job", job["id"])
+                )
+                if is_ours(detailed, run_key):
+                    await remove_job(workspace, job["id"], await workspace.runs(job["id"]))
+            with contextlib.suppress(NotFoundError):
+                await workspace.write("delete_project_file", f"{CML_RUNS_FOLDER}/{run_key}")
+        except (CmlError, BackendError) as error:
+            raise follower.failed(error, address.owner, address.run_key) from error
+        self.forget(run_key)
+
+    async def orphan(self, address: RunAddress) -> None:
+        """Nothing ties a job of CML to the cluster: just look at it no more."""
+        self.forget(address.run_key)
+
+    def forget(self, run_key: str) -> None:
+        """See kubetune.backends.base.Backend."""
+        self._submission.forget(run_key)
+        self._absent.discard(run_key)
+        for _, follower in self._workspaces.values():
+            follower.forget(run_key)
+
+    async def close(self) -> None:
+        """Stop following."""
+        await asyncio.gather(*(follower.close() for _, follower in self._workspaces.values()))
+
+    def _at(self, address: RunAddress) -> tuple[Workspace, Follower]:
+        target = address.target.cml if address.target else None
+        if target is None:
+            raise BackendError(
+                Reason.TARGET_MISSING,
+                "the compute target of the run is gone: make it again, or set deletionPolicy:"
+                " Orphan to let the job go without it",
+                retryable=True,
+            )
+        return self._of(address.owner.namespace, target)
+
+    def _of(self, namespace: str, target: CmlTarget) -> tuple[Workspace, Follower]:
+        key = (namespace, target.model_dump_json())
+        if key not in self._workspaces:
+            workspace = Workspace(self._clients, self._read_access, namespace, target)
+            follower = Follower(workspace, self._notify, self._unknown_seconds)
+            self._workspaces[key] = workspace, follower
+        return self._workspaces[key]

@@ -1,0 +1,139 @@
+"""Builds what is sent to CML: the job, its run, and the files that they read.
+
+Pure functions from a RunRequest. The job's name and its environment carry the run key, so a job
+whose creation got no answer is found again, and a person's job of the same name is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kubetune.api import plan
+from kubetune.api.cml_target import CmlTarget
+from kubetune.api.conditions import Reason
+from kubetune.backends.base import BackendError, Owner, RunRequest
+from kubetune.backends.cml.offers import Offer
+from kubetune.backends.environment import OWN_PREFIX
+from kubetune.backends.quantities import amount
+
+JsonObject = dict[str, Any]
+
+NAME_PREFIX = "kubetune"
+MAX_PLAN_BYTES = 96 * 1024
+"""One environment variable of a Linux process holds 128 KiB."""
+INSPECTION_TIMEOUT_SECONDS = 3600
+ENV_INSTALL = "KUBETUNE_INSTALL"
+ENV_OWNER = "KUBETUNE_OWNER"
+
+
+def job_name(owner: Owner, run_key: str) -> str:
+    """Name of the job of a run key; the key makes it unique, the rest is for people."""
+    return f"{NAME_PREFIX}-{owner.namespace}-{owner.name}-{run_key}"
+
+
+def is_ours(job: JsonObject, run_key: str) -> bool:
+    """Whether a job carries the run key's mark."""
+    return environment_of(job).get(plan.ENV_RUN_KEY) == run_key
+
+
+def environment_of(item: JsonObject) -> dict[str, str]:
+    """The environment of a job or run, which comes as JSON text, or as a map."""
+    given = item.get("environment") or {}
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            return {}
+    return {str(key): str(value) for key, value in given.items()} if given else {}
+
+
+def build_job(request: RunRequest, offer: Offer, script: str, archive: str | None) -> JsonObject:
+    """The job: everything that all attempts share.
+
+    Raises BackendError when the plan is too large for an environment variable.
+    """
+    target, resources = cml_target(request), request.resources
+    body: JsonObject = {
+        "project_id": offer.project_id,
+        "name": job_name(request.owner, request.run_key),
+        "script": script,
+        # One id: how CML quotes blanks is nowhere said.
+        "arguments": request.run_key,
+        "runtime_identifier": offer.runtime,
+        "cpu": float(amount(resources.cpu or "1")),
+        "memory": float(amount(resources.memory or "4Gi") / 2**30),
+        "nvidia_gpu": resources.gpu or 0,
+        "environment": _environment(request, target, archive),
+        "timeout": _timeout(request, target),
+        "kill_on_timeout": True,
+    }
+    if target.runtime_addons:
+        body["runtime_addon_identifiers"] = list(target.runtime_addons)
+    if offer.accelerator_label_id is not None and body["nvidia_gpu"]:
+        body["accelerator_label_id"] = offer.accelerator_label_id
+    return body
+
+
+def build_run(request: RunRequest) -> JsonObject:
+    """One run of the job; what differs between attempts travels in its environment."""
+    return {"environment": {plan.ENV_ATTEMPT: str(request.attempt)}}
+
+
+def input_files(request: RunRequest, config_map: str | None) -> dict[str, bytes]:
+    """Files that the run reads below its own root: project path -> content.
+
+    ``config_map`` is the value of the ConfigMap's key, when the dataset is one.
+    """
+    root = f"{plan.CML_RUNS_FOLDER}/{request.run_key}"
+    files: dict[str, bytes] = {}
+    if request.inline_rows is not None:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in request.inline_rows)
+        files[root + plan.INLINE_ROWS_FILE] = "".join(lines).encode()
+    if request.dataset_config_map and config_map is not None:
+        key = request.dataset_config_map[1]
+        files[f"{root}{plan.DATASET_DIRECTORY}/{key}"] = config_map.encode()
+    return files
+
+
+def cml_target(request: RunRequest) -> CmlTarget:
+    """The request's target. Raises ValueError when it is of another type."""
+    if request.target.cml is None:
+        raise ValueError("request.target.cml is missing: this is no CML target")
+    return request.target.cml
+
+
+def _environment(request: RunRequest, target: CmlTarget, archive: str | None) -> dict[str, str]:
+    encoded = plan.encode_plan(request.plan)
+    if len(encoded) > MAX_PLAN_BYTES:
+        raise BackendError(
+            Reason.PLAN_TOO_LARGE,
+            f"the run's plan has {len(encoded)} bytes compressed, and an environment variable of"
+            f" CML takes {MAX_PLAN_BYTES}: shorten the prompt template or the trainer's arguments",
+            retryable=False,
+        )
+    owner = request.owner
+    given = {variable.name: variable.value for variable in target.env or ()}
+    values = {name: value for name, value in given.items() if not name.startswith(OWN_PREFIX)} | {
+        plan.ENV_RUN_KEY: request.run_key,
+        plan.ENV_PLAN_DATA: encoded,
+        ENV_OWNER: f"{owner.kind}/{owner.namespace}/{owner.name}",
+        ENV_INSTALL: str((request.plan.get("run") or {}).get("installId", "")),
+        "MLFLOW_TRACKING_URI": request.target.tracking.run_uri,
+    }
+    if archive:
+        values[plan.ENV_RUNNER_ARCHIVE] = archive
+    if target.required_variables:
+        values[plan.ENV_REQUIRED_VARIABLES] = ",".join(target.required_variables)
+    if request.tokens:
+        values[plan.ENV_TOKEN_VARIABLES] = ",".join(
+            f"{name}={target.hub_token_variable}" for name in sorted(request.tokens)
+        )
+    return values
+
+
+def _timeout(request: RunRequest, target: CmlTarget) -> int:
+    """Seconds after which CML kills a run: the guard for days without an operator."""
+    if request.purpose == "inspect":
+        return min(INSPECTION_TIMEOUT_SECONDS, target.timeout_seconds)
+    return min(request.deadline_seconds or target.timeout_seconds, target.timeout_seconds)

@@ -1,0 +1,211 @@
+"""Reads the state of an attempt from a job run of CML.
+
+Pure functions. A run has a status and times, but no exit code and no message: those come from
+the outcome that the runner left, else from the usage row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from kubetune.api import plan
+from kubetune.api.conditions import Reason
+from kubetune.api.outcome import Outcome
+from kubetune.backends.base import RunPhase, RunState
+from kubetune.backends.cml.manifests import environment_of
+from kubetune.backends.cml.offers import whole
+
+JsonObject = dict[str, Any]
+
+_PREFIX = "ENGINE_"
+_SKIPPED = "SKIPPED"
+_ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED", "TIMEDOUT"})
+_LIVE = frozenset({"SCHEDULING", "STARTING", "RUNNING", "STOPPING"})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a run may stay in doubt."""
+
+    scheduling: timedelta
+    unknown: timedelta
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What an ended run left."""
+
+    outcome: Outcome | None = None
+    usage: JsonObject | None = None
+
+
+def status_word(run: JsonObject) -> str:
+    """The status in one spelling: upper case, without the prefix that only newer APIs have."""
+    return str(run.get("status") or "").strip().upper().removeprefix(_PREFIX)
+
+
+def is_active(run: JsonObject) -> bool:
+    """Whether a run must be looked at again. A status that nobody knows is no end."""
+    word = status_word(run)
+    return word not in _ENDED and word != _SKIPPED
+
+
+def is_live(run: JsonObject) -> bool:
+    """Whether a run is known to use resources, so that CML starts no other of its job."""
+    return status_word(run) in _LIVE
+
+
+def has_ended(run: JsonObject) -> bool:
+    """Whether a run has ended and may have left something."""
+    return status_word(run) in _ENDED
+
+
+def numbered(runs: Sequence[JsonObject]) -> dict[int, JsonObject]:
+    """Runs by attempt, oldest first; runs that CML skipped never were.
+
+    The attempt stands in the run's environment; a run without it was started by hand and takes
+    the next number.
+    """
+    found: dict[int, JsonObject] = {}
+    rest: list[JsonObject] = []
+    for run in sorted(runs, key=_age):
+        if status_word(run) == _SKIPPED:
+            continue
+        text = environment_of(run).get(plan.ENV_ATTEMPT, "")
+        if text.isdigit() and int(text) not in found:
+            found[int(text)] = run
+        else:
+            rest.append(run)
+    for run in rest:
+        found[max(found, default=0) + 1] = run
+    return dict(sorted(found.items()))
+
+
+def run_state(
+    attempt: int,
+    run: JsonObject,
+    external: Mapping[str, str],
+    now: datetime,
+    limits: Limits,
+    *,
+    ending: Ending | None = None,
+    unknown_since: datetime | None = None,
+) -> RunState:
+    """The attempt's state; ``ending`` is what an ended run left."""
+    phase, reason, message, overdue = _phase(run, now, limits, unknown_since)
+    left = ending or Ending()
+    outcome = left.outcome if phase in ("succeeded", "failed", "preempted", "stopped") else None
+    if phase == "failed":
+        if outcome and outcome.status == "interrupted":
+            phase = "preempted"
+        reason, message = _failure(reason, message, left)
+    return RunState(
+        attempt=attempt,
+        name=str(run["id"]),
+        phase=phase,
+        started_at=_time(run, "running_at") or _time(run, "starting_at"),
+        ended_at=_time(run, "finished_at"),
+        outcome=outcome,
+        exit_code=_exit_code(left.usage),
+        reason=str(reason),
+        message=message,
+        overdue=overdue,
+        external={**external, "runId": str(run["id"])},
+    )
+
+
+def _phase(
+    run: JsonObject, now: datetime, limits: Limits, unknown_since: datetime | None
+) -> tuple[RunPhase, str, str, bool]:
+    match status_word(run):
+        case "SCHEDULING":
+            return _scheduling(run, now, limits)
+        case "STARTING":
+            return "pending", Reason.POD_PENDING, "CML starts the run's engine.", False
+        case "RUNNING":
+            return "running", Reason.STARTED, "The run is under way.", False
+        case "STOPPING":
+            return "stopping", Reason.STOPPING, "The run is being stopped.", False
+        case "SUCCEEDED":
+            return "succeeded", "", "", False
+        case "STOPPED":
+            if _waited(run, _time(run, "finished_at") or now) >= limits.scheduling:
+                return "failed", Reason.SCHEDULING_TIMED_OUT, _no_room(limits), False
+            return "stopped", Reason.STOPPED_BY_HAND, "The run was stopped in CML.", False
+        case "TIMEDOUT":
+            return "failed", Reason.TIMED_OUT, "CML ended the run at the job's timeout.", False
+        case "FAILED":
+            return "failed", Reason.RUN_FAILED, "", False
+        case word:
+            return _unknown(word, now, limits, unknown_since)
+
+
+def _scheduling(run: JsonObject, now: datetime, limits: Limits) -> tuple[RunPhase, str, str, bool]:
+    if _waited(run, now) >= limits.scheduling:
+        return "pending", Reason.SCHEDULING_TIMED_OUT, _no_room(limits), True
+    text = "The run waits for CPUs, memory or GPUs of the workspace."
+    return "pending", Reason.QUEUED, text, False
+
+
+def _unknown(
+    word: str, now: datetime, limits: Limits, since: datetime | None
+) -> tuple[RunPhase, str, str, bool]:
+    named = f"CML says {word or 'nothing'} about the run"
+    if since is not None and now - since >= limits.unknown:
+        minutes = int(limits.unknown.total_seconds() // 60)
+        text = f"{named} for more than {minutes} minutes; it counts as lost"
+        return "failed", Reason.RUN_LOST, text, False
+    return "running", Reason.STATUS_UNKNOWN, f"{named}; it is looked at again.", False
+
+
+def _failure(reason: str, message: str, left: Ending) -> tuple[str, str]:
+    """Reason and sentence of a failed run: its own words, else those of the usage row."""
+    if left.outcome:
+        return left.outcome.reason, left.outcome.message
+    usage = left.usage or {}
+    details: JsonObject = usage.get("k8s_info") or {}
+    if usage.get("oom_killed") or details.get("k8s_reason") == "OOMKilled":
+        return Reason.OUT_OF_MEMORY, (
+            "The run used more memory than spec.resources.memory allows. Raise it, or lower"
+            " hyperparameters.perDeviceBatchSize or maxLength, or set gradientCheckpointing: true."
+        )
+    said = usage.get("message") or details.get("k8s_message") or details.get("k8s_reason")
+    code = _exit_code(usage)
+    if said or code:
+        how = f" with exit code {code}" if code else ""
+        return reason, f"The run ended{how}: {said or 'CML gives no reason'}"
+    return reason, message or "The run failed and left no reason; see its log in CML."
+
+
+def _exit_code(usage: JsonObject | None) -> int | None:
+    return whole(((usage or {}).get("k8s_info") or {}).get("k8s_exit_code"))
+
+
+def _waited(run: JsonObject, until: datetime) -> timedelta:
+    """How long a run has waited for capacity; nothing once it had it."""
+    since = _time(run, "scheduling_at") or _time(run, "created_at")
+    if since is None or _time(run, "starting_at") or _time(run, "running_at"):
+        return timedelta(0)
+    return until - since
+
+
+def _no_room(limits: Limits) -> str:
+    seconds = int(limits.scheduling.total_seconds())
+    return (
+        f"The workspace had no room for the run within spec.cml.schedulingTimeoutSeconds, {seconds}"
+        " s: ask for less, or for another gpuLabel."
+    )
+
+
+def _age(run: JsonObject) -> tuple[str, str]:
+    created = _time(run, "created_at")
+    return (created.isoformat() if created else "", str(run.get("id")))
+
+
+def _time(run: JsonObject, field: str) -> datetime | None:
+    value = run.get(field)
+    # A time that was never set comes as the year 1.
+    return value if isinstance(value, datetime) and value.year > 1 else None

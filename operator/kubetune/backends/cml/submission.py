@@ -1,0 +1,224 @@
+"""Makes the job and the run of an attempt, once, on an API without idempotency keys.
+
+A create whose answer was lost is looked up until it is known. What doesn't show in any listing
+for ``settle_seconds`` after it was last sent counts as not made. When there are several jobs of
+one run key, the one with runs wins, then the oldest; the others are removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from kubetune.api.conditions import Reason
+from kubetune.backends.base import BackendError, RunRequest
+from kubetune.backends.cml.manifests import (
+    build_job,
+    build_run,
+    input_files,
+    is_ours,
+    job_name,
+)
+from kubetune.backends.cml.states import is_live, numbered, status_word
+from kubetune.backends.cml.workspace import Workspace
+from kubetune.clients.cml import ConflictError, InvalidError, NotFoundError, UnknownOutcomeError
+
+JsonObject = dict[str, Any]
+ReadConfigMap = Callable[[str, str, str], Awaitable[str]]
+"""Namespace, name and key of a ConfigMap -> its value."""
+logger = logging.getLogger(__name__)
+
+RECENT_SECONDS = 30.0
+
+
+class Submission:
+    """Makes jobs and runs; remembers what was sent without an answer."""
+
+    def __init__(self, read_config_map: ReadConfigMap, settle_seconds: float) -> None:
+        self._read_config_map = read_config_map
+        self._settle_seconds = settle_seconds
+        self._begun = time.monotonic()
+        self._introduced: set[str] = set()
+        self._sent: dict[str, float] = {}
+        """When a create was last sent without an answer: by run key, or run key and attempt."""
+
+    def introduce(self, run_key: str) -> None:
+        """See kubetune.backends.base.Backend."""
+        self._introduced.add(run_key)
+
+    def forget(self, run_key: str) -> None:
+        """See kubetune.backends.base.Backend."""
+        self._introduced.discard(run_key)
+        for key in [key for key in self._sent if key.split("/")[0] == run_key]:
+            del self._sent[key]
+
+    def wait_for_answers(self, run_key: str) -> None:
+        """Raise BackendError while something may have been made that no listing shows yet."""
+        for key in [key for key in self._sent if key.split("/")[0] == run_key]:
+            self._wait_for_answer(key, doubted=False)
+
+    async def job(self, workspace: Workspace, request: RunRequest) -> JsonObject:
+        """The job of the request's run key: found, or made. Raises BackendError, CmlError."""
+        run_key = request.run_key
+        now = time.monotonic()
+        # Nothing can have been sent for a key that was made just now.
+        fresh = run_key in self._introduced and run_key not in self._sent
+        found = await find_job(workspace, request.owner, run_key, now - RECENT_SECONDS * fresh)
+        if found is None:
+            self._wait_for_answer(run_key, request.purpose == "train" and not fresh)
+            found = await self._create_job(workspace, request)
+        self._sent.pop(run_key, None)
+        return found
+
+    async def run(self, workspace: Workspace, request: RunRequest, job_id: str) -> list[JsonObject]:
+        """All runs of the job once the attempt's is among them. Raises BackendError, CmlError."""
+        key = f"{request.run_key}/{request.attempt}"
+        runs = await workspace.runs(job_id)
+        if request.attempt not in numbered(runs):
+            if other := next((run for run in runs if is_live(run)), None):
+                await stop_run(workspace, job_id, str(other["id"]))
+                message = f"run {other['id']} of an earlier attempt has to stop first"
+                raise BackendError(Reason.STOPPING, message, retryable=True)
+            self._wait_for_answer(key, doubted=False)
+            runs = await self._create_run(workspace, request, job_id, key)
+        self._sent.pop(key, None)
+        self._introduced.discard(request.run_key)
+        return runs
+
+    async def _create_job(self, workspace: Workspace, request: RunRequest) -> JsonObject:
+        offer = await workspace.offer(request.resources)
+        script, archive = await workspace.place_runner()
+        body = build_job(request, offer, script, archive)
+        for path, content in input_files(request, await self._config_map(request)).items():
+            await workspace.upload(path, content)
+        self._sent[request.run_key] = time.monotonic()
+        try:
+            made = await workspace.write("create_job", body)
+        except UnknownOutcomeError:
+            raise
+        except Exception:
+            del self._sent[request.run_key]
+            raise
+        logger.info("made job %s (%s)", made.get("name"), made.get("id"))
+        # Another operator may have made one at the same moment; all see the same list by now.
+        candidates = await _candidates(workspace, request.owner, request.run_key, time.monotonic())
+        if all(job["id"] != made["id"] for job in candidates):
+            candidates.append(made)
+        return await settle(workspace, candidates)
+
+    async def _create_run(
+        self, workspace: Workspace, request: RunRequest, job_id: str, key: str
+    ) -> list[JsonObject]:
+        self._sent[key] = time.monotonic()
+        made: JsonObject = {}
+        try:
+            made = await workspace.write("create_job_run", build_run(request), job_id)
+        except UnknownOutcomeError:
+            raise
+        except ConflictError:
+            # Another run of the job is active: somebody was faster.
+            del self._sent[key]
+        except Exception:
+            del self._sent[key]
+            raise
+        runs = await workspace.runs(job_id)
+        listed = {run["id"] for run in runs}
+        if made.get("id") and status_word(made) != "SKIPPED" and made["id"] not in listed:
+            # A list may be behind.
+            runs.append(made | build_run(request))
+        if request.attempt not in numbered(runs):
+            message = f"CML refused a run of job {job_id}, since another one is active"
+            raise BackendError(Reason.STOPPING, message, retryable=True)
+        return runs
+
+    def _wait_for_answer(self, key: str, doubted: bool) -> None:
+        """Raise BackendError while something may have been made that no listing shows yet."""
+        sent = self._sent.get(key)
+        if sent is None and doubted:
+            # An operator that ended may have sent it just before; this one began later.
+            sent = self._begun
+        if sent is None:
+            return
+        left = sent + self._settle_seconds - time.monotonic()
+        if left <= 0:
+            return
+        raise BackendError(
+            Reason.SUBMISSION_UNKNOWN,
+            "it is not known whether CML has made the job or run: the lists are read until it is",
+            retryable=True,
+            retry_after=min(left, 5.0),
+        )
+
+    async def _config_map(self, request: RunRequest) -> str | None:
+        if request.dataset_config_map is None:
+            return None
+        return await self._read_config_map(request.owner.namespace, *request.dataset_config_map)
+
+
+async def find_job(
+    workspace: Workspace, owner: Any, run_key: str, since: float
+) -> JsonObject | None:
+    """The job of a run key, None when no listing begun since then shows one."""
+    candidates = await _candidates(workspace, owner, run_key, since)
+    return await settle(workspace, candidates) if candidates else None
+
+
+async def settle(workspace: Workspace, candidates: list[JsonObject]) -> JsonObject:
+    """The one that stays of the jobs of one run key; the others are stopped and removed."""
+    if len(candidates) == 1:
+        return candidates[0]
+    runs = {job["id"]: await workspace.runs(job["id"]) for job in candidates}
+    winner, *others = sorted(
+        candidates, key=lambda job: (not runs[job["id"]], str(job.get("created_at")), job["id"])
+    )
+    for job in others:
+        logger.warning("removing job %s, a double of %s", job["id"], winner["id"])
+        await remove_job(workspace, str(job["id"]), runs[job["id"]])
+    return winner
+
+
+async def remove_job(workspace: Workspace, job_id: str, runs: list[JsonObject]) -> None:
+    """Stop what runs and delete the job. Repeatable."""
+    for run in runs:
+        if is_live(run):
+            await stop_run(workspace, job_id, str(run["id"]))
+    try:
+        await workspace.write("delete_job", job_id)
+    except NotFoundError:
+        return
+
+
+async def stop_run(workspace: Workspace, job_id: str, run_id: str) -> None:
+    """Stop one run; an ended one may stay as it is."""
+    try:
+        await workspace.write("stop_job_run", job_id, run_id)
+    except NotFoundError:
+        return
+    except (ConflictError, InvalidError):
+        if is_live(await workspace.read("get_job_run", job_id, run_id)):
+            raise
+
+
+async def _candidates(
+    workspace: Workspace, owner: Any, run_key: str, since: float
+) -> list[JsonObject]:
+    """Jobs that carry name and mark of a run key.
+
+    Raises BackendError when the name belongs to a job without the mark: it isn't ours to touch.
+    """
+    name = job_name(owner, run_key)
+    named = await workspace.jobs(name, since)
+    detailed = [
+        job if job.get("environment") else await workspace.read("get_job", job["id"])
+        for job in named
+    ]
+    ours = [job for job in detailed if is_ours(job, run_key)]
+    if detailed and not ours:
+        raise BackendError(
+            Reason.NAME_TAKEN,
+            f"job {name} exists in CML and was not made by kubetune: rename or delete it",
+            retryable=True,
+        )
+    return ours

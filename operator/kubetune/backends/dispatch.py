@@ -1,0 +1,48 @@
+"""All kinds of targets as one backend: the target says which one is asked."""
+
+from __future__ import annotations
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.backends.base import Backend, RunAddress, RunRequest, RunState
+
+
+class Backends:
+    """Passes every call on; see kubetune.backends.base.Backend."""
+
+    def __init__(self, kubernetes: Backend, cml: Backend) -> None:
+        self._kubernetes = kubernetes
+        self._cml = cml
+
+    async def observe(self, address: RunAddress) -> list[RunState]:
+        """All attempts that the target knows, oldest first."""
+        return await self._of(address.target).observe(address)
+
+    def introduce(self, run_key: str) -> None:
+        """The key was made just now; the target may not be known yet."""
+        self._cml.introduce(run_key)
+        self._kubernetes.introduce(run_key)
+
+    async def ensure(self, request: RunRequest) -> RunState:
+        """Make the attempt's run, or adopt it when it is there."""
+        return await self._of(request.target).ensure(request)
+
+    async def stop(self, address: RunAddress) -> None:
+        """Stop all live runs."""
+        await self._of(address.target).stop(address)
+
+    async def delete(self, address: RunAddress) -> None:
+        """Delete all runs and what was made for them."""
+        await self._of(address.target).delete(address)
+
+    async def orphan(self, address: RunAddress) -> None:
+        """Cut the runs loose."""
+        await self._of(address.target).orphan(address)
+
+    def forget(self, run_key: str) -> None:
+        """Nobody will ask for the key's runs again."""
+        self._cml.forget(run_key)
+        self._kubernetes.forget(run_key)
+
+    def _of(self, target: ComputeTargetSpec | None) -> Backend:
+        # Without a target only Jobs in the owner's own namespace can be found.
+        return self._cml if target is not None and target.cml is not None else self._kubernetes

@@ -1,0 +1,60 @@
+"""What a probe of a CML workspace has shown, and what a target says about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubetune.api.cml_target import CmlTarget
+from kubetune.api.conditions import ConditionType, Reason
+from kubetune.decide.decision import Conditions
+
+JsonObject = dict[str, Any]
+
+MAX_ACCELERATORS = 32
+MAX_VARIABLES = 100
+
+
+@dataclass(frozen=True)
+class WorkspaceProbe:
+    """What the workspace answered; ``reason`` is set when a run would not find what it needs."""
+
+    reason: Reason | None = None
+    message: str = ""
+    project_id: str = ""
+    runtime: str = ""
+    accelerators: tuple[JsonObject, ...] = ()
+    """Items of status.workspace.accelerators."""
+    quota: JsonObject = field(default_factory=dict[str, Any])
+    variables: tuple[str, ...] = ()
+    """Names of the project's variables."""
+
+
+def describe(probe: WorkspaceProbe) -> JsonObject:
+    """status.workspace."""
+    value: JsonObject = {
+        "projectId": probe.project_id,
+        "runtime": probe.runtime,
+        "accelerators": list(probe.accelerators[:MAX_ACCELERATORS]),
+        "quota": probe.quota,
+        "variables": sorted(probe.variables)[:MAX_VARIABLES],
+    }
+    return {key: item for key, item in value.items() if item}
+
+
+def assess(target: CmlTarget, probe: WorkspaceProbe, conditions: Conditions) -> bool:
+    """Set TargetAvailable; whether the workspace has all that a run needs."""
+    if probe.reason is not None:
+        conditions.set(ConditionType.TARGET_AVAILABLE, False, probe.reason, probe.message)
+        conditions.waiting(probe.reason, probe.message)
+        return False
+    missing = [name for name in target.required_variables or () if name not in probe.variables]
+    # A variable may also come from the key's user or the site, so this is a hint, no verdict.
+    hint = f"; the project itself does not set {', '.join(missing)}" if missing else ""
+    conditions.set(
+        ConditionType.TARGET_AVAILABLE,
+        True,
+        Reason.TARGET_AVAILABLE,
+        f"project {probe.project_id} answers; runs use {probe.runtime}{hint}",
+    )
+    return True

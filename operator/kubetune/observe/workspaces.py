@@ -1,0 +1,140 @@
+"""Probes of CML workspaces: would a run find project, runtime and accelerators?"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from typing import Any
+
+from kubetune.api.cml_target import CmlTarget
+from kubetune.api.conditions import Reason
+from kubetune.backends.base import BackendError
+from kubetune.backends.cml.backend import CmlBackend
+from kubetune.backends.cml.offers import OfferError, choose_accelerator, choose_runtime, whole
+from kubetune.backends.cml.workspace import Workspace, refused
+from kubetune.clients.cml import CmlError, UnknownOutcomeError
+from kubetune.decide.workspace import WorkspaceProbe
+
+JsonObject = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+_CREATED = ("", "success", "succeeded", "created", "unknown")
+_CREATION_FAILED = ("failure", "failed", "error")
+
+
+class Workspaces:
+    """Probes with the connections of the backend."""
+
+    def __init__(self, backend: CmlBackend) -> None:
+        self._backend = backend
+
+    async def probe(self, target: CmlTarget, namespace: str) -> WorkspaceProbe:
+        """What the workspace offers to runs of a namespace."""
+        workspace = self._backend.workspace(namespace, target)
+        try:
+            return await self._probe(workspace)
+        except (CmlError, BackendError) as error:
+            problem = error if isinstance(error, BackendError) else refused(error, target.url)
+            return WorkspaceProbe(Reason(problem.reason), str(problem))
+
+    async def _probe(self, workspace: Workspace) -> WorkspaceProbe:
+        target = workspace.target
+        try:
+            await workspace.check()
+        except BackendError as error:
+            if error.reason != Reason.PROJECT_MISSING or target.create_project is None:
+                raise
+            return await _create(workspace)
+        project = await workspace.project()
+        state = str(project.get("creation_status") or "").lower()
+        if state in _CREATION_FAILED:
+            message = (
+                f"CML could not create project {target.project}: delete it there and check"
+                " spec.cml.createProject"
+            )
+            return WorkspaceProbe(Reason.PROJECT_MISSING, message)
+        if state not in _CREATED:
+            message = f"CML is creating project {target.project} ({state})"
+            return WorkspaceProbe(Reason.PROJECT_CREATING, message)
+        labels = await workspace.accelerators() or []
+        found = WorkspaceProbe(
+            project_id=str(project["id"]),
+            accelerators=tuple(_accelerator(label) for label in labels),
+            quota=await _quota(workspace),
+            variables=_variables(project),
+        )
+        try:
+            runtime = choose_runtime(await workspace.runtimes(), target.runtime)
+            if target.resources:
+                choose_accelerator(labels, target.resources)
+        except OfferError as error:
+            message = f"{target.url}: {error}"
+            return replace(found, reason=Reason.RUNTIME_MISSING, message=message)
+        return replace(found, runtime=runtime)
+
+
+async def _create(workspace: Workspace) -> WorkspaceProbe:
+    """Have the project made from git; the next probes see it come into being."""
+    target = workspace.target
+    source = target.create_project
+    assert source is not None
+    body: JsonObject = {
+        "name": target.project,
+        "template": "git",
+        "git_url": source.url,
+        "visibility": "private",
+        "default_project_engine_type": "ml_runtime",
+    }
+    if source.ref:
+        body["git_ref"] = source.ref
+    try:
+        await (await workspace.client()).write("create_project", body)
+    except UnknownOutcomeError as error:
+        logger.info("project %s: %s", target.project, error)
+    message = f"CML is creating project {target.project} from {source.url}"
+    return WorkspaceProbe(Reason.PROJECT_CREATING, message)
+
+
+async def _quota(workspace: Workspace) -> JsonObject:
+    """Quota of the key's user, as far as the workspace tells; it is for people only."""
+    client = await workspace.client()
+    try:
+        if not await client.supports("list_users_quota"):
+            return {}
+        answer = await client.read("list_users_quota", page_size=1)
+    except CmlError as error:
+        logger.info("quota of %s: %s", workspace.target.url, error)
+        return {}
+    rows = next((rows for rows in answer.values() if isinstance(rows, list)), [])
+    row: JsonObject = rows[0] if rows else {}
+    used, allowed = row.get("quota_usage") or {}, row.get("quota_configured") or {}
+    return {
+        name: f"{used.get(field) or 0}/{allowed[field]}"
+        for name, field in (("cpu", "cpu"), ("memory", "memory"), ("gpu", "nvidia_gpu"))
+        if allowed.get(field)
+    }
+
+
+def _accelerator(label: JsonObject) -> JsonObject:
+    value: JsonObject = {
+        "key": label.get("label_key") or "",
+        "value": label.get("label_value") or "",
+    }
+    if (most := whole(label.get("max_gpu_per_workload"))) is not None:
+        value["maxPerWorkload"] = most
+    total, used = whole(label.get("max_gpu_count")), whole(label.get("current_gpu_count"))
+    if total is not None and used is not None:
+        value["free"] = max(0, total - used)
+    return value
+
+
+def _variables(project: JsonObject) -> tuple[str, ...]:
+    """Names of the project's variables; their values are nobody's business."""
+    given = project.get("environment") or {}
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            return ()
+    return tuple(given) if isinstance(given, dict) else ()
