@@ -307,7 +307,7 @@ def test_a_process_outlives_an_outage_but_not_the_workspace(client: Any, stand_i
 
 def test_it_runs_from_the_command_line(cmlapi_path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.cml", "--folder", str(tmp_path / "cml")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()
