@@ -18,6 +18,7 @@ from kubetune.api import plan
 from kubetune.clients.cml import (
     CmlClient,
     CmlError,
+    ConflictError,
     CredentialsError,
     NotFoundError,
     UnknownOutcomeError,
@@ -133,6 +134,9 @@ class CmlRegistry:
                     " the key of somebody who has it, or give the target tracking.type mlflow",
                     credentials=True,
                 ) from error
+            # Somebody else may have registered the run at this moment.
+            if isinstance(error, ConflictError) and (found := await self._of_run(registration)):
+                return found
             raise
         made = self._in_answer(answer, registration)
         return await self._shown(registration, made)
@@ -284,6 +288,6 @@ class CmlRegistry:
 def _not_known(registration: Registration, seconds: float) -> TrackingError:
     return TrackingError(
         f"whether run {registration.run_id} was registered as {registration.name} is not known"
-        f" yet: the workspace's answer was lost; unless it shows, it is sent again after"
+        f" yet: that was asked for and no version shows; unless one does, it is asked for again in"
         f" {seconds:.0f} s"
     )

@@ -1,0 +1,102 @@
+"""Experiment runs in the stand-in as training leaves them, and the trackers that read them."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from kubetune.api import plan
+from kubetune.clients.cml import CmlClient
+from kubetune.clients.cml_experiments import ensure_experiment
+from kubetune.tracking.base import Registration
+from kubetune.tracking.cml import CmlTracker
+from kubetune.tracking.cml_values import tag_list
+
+from tests.cml.server import PROJECT, StandIn
+
+INSTALL = "install-1"
+
+
+class Experiment:
+    """An experiment of the stand-in's project, by the API."""
+
+    def __init__(self, stand_in: StandIn, client: CmlClient, name: str, experiment_id: str) -> None:
+        self.stand_in = stand_in
+        self.client = client
+        self.name = name
+        self.id = experiment_id
+        self.project_id = stand_in.project.id
+
+    async def run(self, run_key: str, install: str = INSTALL, **tags: str) -> str:
+        """A run with a model among its artifacts; its id."""
+        given = {plan.TAG_RUN_KEY: run_key, plan.TAG_INSTALL: install, **tags}
+        body = {"project_id": self.project_id, "experiment_id": self.id, "tags": tag_list(given)}
+        run = await self.client.write("create_experiment_run", body, self.project_id, self.id)
+        model = Path(unquote(urlsplit(run["artifact_uri"]).path)) / "model"
+        model.mkdir(parents=True)
+        (model / "MLmodel").write_text("flavors: {}\n")
+        return str(run["id"])
+
+    async def log(self, run_id: str, *metrics: tuple[str, float, int]) -> None:
+        """Log metrics as (key, value, step)."""
+        logged = [{"key": key, "value": value, "step": str(step)} for key, value, step in metrics]
+        body = {"metrics": logged}
+        ids = (self.project_id, self.id, run_id)
+        await self.client.write("log_experiment_run_batch", body, *ids)
+
+    async def end(self, run_id: str, status: str = "EXPERIMENT_RUN_FINISHED") -> None:
+        """Give a run its last status."""
+        ids = (self.project_id, self.id, run_id)
+        await self.client.write("update_experiment_run", {"status": status}, *ids)
+
+    def registration(
+        self, run_id: str, name: str = "tickets", alias: str | None = None
+    ) -> Registration:
+        """What to register for a run."""
+        tags = {plan.TAG_LINEAGE: f"digest-{run_id}", plan.TAG_JOB: "tickets"}
+        return Registration(name, alias, self.id, run_id, f"runs:/{run_id}/model", tags)
+
+    async def versions(self, name: str = "tickets") -> list[dict[str, Any]]:
+        """All versions of a registered model, as the server knows them."""
+        found: list[dict[str, Any]] = []
+        for model in await self.client.pages("list_registered_models", "models"):
+            if model["name"] == name:
+                found += await self.client.pages(
+                    "get_registered_model", "model_versions", model["model_id"]
+                )
+        return found
+
+    async def numbers(self, name: str = "tickets") -> list[int]:
+        """The numbers of the versions that exist."""
+        return sorted(version["number"] for version in await self.versions(name))
+
+
+@asynccontextmanager
+async def experiment_in(
+    stand_in: StandIn, name: str = "kubetune-team"
+) -> AsyncGenerator[Experiment]:
+    """An experiment with a client of its own, whose key nobody revokes."""
+    client = CmlClient(stand_in.url, stand_in.add_key())
+    try:
+        experiment_id = await ensure_experiment(client, stand_in.project.id, name)
+        yield Experiment(stand_in, client, name, experiment_id)
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def tracking(
+    stand_in: StandIn, project: str = PROJECT, **options: Any
+) -> AsyncGenerator[CmlTracker]:
+    """A tracker as an operator that was just started has it, with the stand-in's first key."""
+    client = CmlClient(stand_in.url, stand_in.api_key)
+    try:
+        yield CmlTracker(client, project, **options)
+    finally:
+        await client.close()
+
+
+def tags_of_version(version: Mapping[str, Any]) -> dict[str, str]:
+    """The version's own tags."""
+    return {tag["key"]: tag["value"] for tag in version["tags"] or ()}
