@@ -250,6 +250,15 @@ def test_a_kernel_fails(client: Any, stand_in: StandIn, source: str, says: str) 
     assert (row.status, row.k8s_info.k8s_exit_code) == ("failed", 1)
 
 
+def test_an_environment_that_the_system_refuses_fails_the_run(
+    client: Any, stand_in: StandIn
+) -> None:
+    stand_in.mode = "process"
+    run = stand_in.start_run(stand_in.add_job("a").id, {"PLAN": "x" * 200_000})
+    assert ended(stand_in, run.id).status == "ENGINE_FAILED"
+    assert "can't start: Argument list too long" in client.list_usage().usage[0].message
+
+
 STUBBORN = """\
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))

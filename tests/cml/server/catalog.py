@@ -86,12 +86,16 @@ class Catalog:
         default_factory=lambda: {"cpu": "64", "memory": "512", "nvidia_gpu": "8"}
     )
 
+    def runtime(self, identifier: str) -> dict[str, Any]:
+        """A runtime, or the refusal that there is none."""
+        for runtime in self.runtimes:
+            if runtime["image_identifier"] == identifier:
+                return runtime
+        raise invalid(f"runtime_identifier {identifier} is not a registered runtime")
+
     def check_runtime(self, identifier: str) -> None:
         """Refuse a runtime that is unknown or disabled."""
-        found = next((r for r in self.runtimes if r["image_identifier"] == identifier), None)
-        if found is None:
-            raise invalid(f"runtime_identifier {identifier} is not a registered runtime")
-        if found["status"] == "DISABLED":
+        if self.runtime(identifier)["status"] == "DISABLED":
             raise invalid(f"runtime_identifier {identifier} is disabled")
 
     def check_addons(self, identifiers: list[str]) -> None:

@@ -77,7 +77,7 @@ def _field(row: Mapping[str, Any], key: str) -> str:
         value = value.get(part, "") if isinstance(value, Mapping) else ""
     if key == "status":
         # Filters use the short words, whatever the answers say.
-        return str(value).removeprefix("ENGINE_").lower()
+        return str(value).removeprefix("ENGINE_").removeprefix("EXPERIMENT_RUN_").lower()
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -54,16 +54,23 @@ class Processes:
         run.key = secrets.token_urlsafe(32)
         self._workspace.keys.add(run.key)
         finished = folder / "finished"
+        environment = self._environment(run)
         with self.log(run.id).open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, LAUNCHER, run.settings["script"], finished],
-                cwd=self._workspace.files(run.project_id),
-                env=self._environment(run),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, LAUNCHER, run.settings["script"], finished],
+                    cwd=self._workspace.files(run.project_id),
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                # The server takes an environment that the system then refuses.
+                run.usage = {"message": f"the container can't start: {error.strerror}"}
+                self._workspace.end(run, FAILED, self._workspace.clock.now())
+                return
         self._running[run.id] = process
         thread = threading.Thread(
             target=self._watch, args=(run, process, finished), name=f"run {run.id}", daemon=True
@@ -128,9 +135,9 @@ class Processes:
         kept = {name: os.environ[name] for name in (_KEPT | hub) & set(os.environ)}
         # What a workload image has preinstalled.
         search = [str(client_package.build()), str(MLFLOW_PLUGIN)]
-        search += [part for part in [kept.get("PYTHONPATH")] if part]
+        outside = kept.pop("PYTHONPATH", "")
+        runtime = workspace.catalog.runtime(run.settings["runtime_identifier"])
         given = {
-            "PYTHONPATH": os.pathsep.join(search),
             "PYTHONUNBUFFERED": "1",
             "HOME": home,
             "CDSW_PROJECT_ID": project.id,
@@ -148,9 +155,15 @@ class Processes:
             "JOB_ARGUMENTS": run.arguments,
             "MLFLOW_TRACKING_URI": "cml://localhost",
             "MLFLOW_REGISTRY_URI": "cml://localhost",
+            "ML_RUNTIME_KERNEL": runtime["kernel"],
+            "ML_RUNTIME_EDITION": runtime["edition"],
+            "ML_RUNTIME_EDITOR": runtime["editor"],
+            "ML_RUNTIME_FULL_VERSION": runtime["full_version"],
             STORE_VARIABLE: str(workspace.folder.resolve()),
         }
-        return {**kept, **given, **run.environment}
+        result = {**kept, **given, **run.environment}
+        search = [result.get("PYTHONPATH", ""), *search, outside]
+        return {**result, "PYTHONPATH": os.pathsep.join(part for part in search if part)}
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from tests.cml.server.records import (
     RUNNING,
@@ -15,6 +15,7 @@ from tests.cml.server.records import (
     STOPPING,
     SUCCEEDED,
     TIMEDOUT,
+    Job,
     Run,
 )
 
@@ -54,6 +55,12 @@ class Script:
         if self.outcome is None or isinstance(self.outcome, str):
             return self.outcome
         return json.dumps(self.outcome)
+
+
+class ScriptFor(Protocol):
+    """Gives the script of a new run."""
+
+    def __call__(self, job: Job, run: Run, /) -> Script: ...
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import secrets
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from tests.cml.server.clock import Clock
 from tests.cml.server.faults import Faults
 from tests.cml.server.mlflow_database import prepare
 from tests.cml.server.records import Job, Project, Run
-from tests.cml.server.scripts import Script
+from tests.cml.server.scripts import ScriptFor
 from tests.cml.server.workspace import Workspace
 
 PROJECT = "kubetune-demo"
@@ -138,12 +137,12 @@ class StandIn:
         self.workspace.mode = mode
 
     @property
-    def script_for(self) -> Callable[[Job, Run], Script]:
+    def script_for(self) -> ScriptFor:
         """Gives the script of a run in the mode ``scripted``."""
         return self.workspace.script_for
 
     @script_for.setter
-    def script_for(self, script_for: Callable[[Job, Run], Script]) -> None:
+    def script_for(self, script_for: ScriptFor) -> None:
         self.workspace.script_for = script_for
 
     def add_key(self) -> str:

@@ -26,7 +26,7 @@ from tests.cml.server.records import (
     new_id,
     short,
 )
-from tests.cml.server.scripts import Script, follow
+from tests.cml.server.scripts import Script, ScriptFor, follow
 from tests.cml.server.tracking import Tracking
 from tests.cml.server.usage import usage_row
 
@@ -43,7 +43,7 @@ class Workspace:
         self.catalog = Catalog()
         self.clock: Clock = RealClock()
         self.mode: Literal["process", "scripted"] = "scripted"
-        self.script_for: Callable[[Job, Run], Script] = lambda _job, _run: Script()
+        self.script_for: ScriptFor = lambda _job, _run: Script()
         self.url = ""
         self.keys: set[str] = set()
         self.projects: dict[str, Project] = {}
