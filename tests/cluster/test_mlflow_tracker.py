@@ -13,6 +13,7 @@ from kubetune.local.cluster import LocalCluster
 from kubetune.tracking.base import Registration, TrackingError
 from kubetune.tracking.mlflow import MlflowTracker
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 
 pytestmark = pytest.mark.cluster
 
@@ -42,6 +43,14 @@ class Server:
         return Registration(
             self.name, alias, self.experiment_id, run_id, f"models:/{model.model_id}", tags
         )
+
+    def artifacts(self, run_id: str, alias: str | None = "champion") -> Registration:
+        """What to register for a run whose model is a folder of its artifacts."""
+        (self.folder / "weights").write_text("0")
+        self.client.log_artifacts(run_id, str(self.folder), "model")
+        tags = {plan.TAG_LINEAGE: f"digest-{run_id}", plan.TAG_JOB: "tickets"}
+        source = f"runs:/{run_id}/model"
+        return Registration(self.name, alias, self.experiment_id, run_id, source, tags)
 
     def versions(self) -> list[int]:
         found = self.client.search_model_versions(f"name = '{self.name}'")
@@ -119,6 +128,36 @@ async def test_register_twice_is_one_version(server: Server, tracker: MlflowTrac
     assert first.run_id == registration.run_id
     assert registration.tags.items() <= first.tags.items()
     assert server.versions() == [1]
+
+
+async def test_artifacts_of_a_run_are_registered_once(server: Server, tracker: MlflowTracker):
+    run_id = server.run("key-1")
+    registration = server.artifacts(run_id)
+    first = await tracker.register(registration)
+    assert await tracker.register(registration) == first
+    assert (first.version, first.status, first.run_id) == (1, "READY", run_id)
+    assert first.source.endswith(f"/{run_id}/artifacts/model")
+    assert server.versions() == [1]
+    assert server.aliases() == {"champion": 1}
+    stored = server.client.get_model_version_download_uri(server.name, "1")
+    files = download_artifacts(stored, tracking_uri=server.uri)
+    assert (Path(files) / "weights").read_text() == "0"
+    # Found by lineage, and registered again by the address that the registry gives.
+    digest = registration.tags[plan.TAG_LINEAGE]
+    found = await tracker.find_identical(server.name, digest)
+    assert found == first
+    same = Registration(server.name, "best", "", run_id, first.source, {})
+    assert (await tracker.register(same)).version == 1
+    assert server.aliases() == {"champion": 1, "best": 1}
+    server.client.delete_run(run_id)
+    assert await tracker.find_identical(server.name, digest) is None
+
+
+async def test_two_results_of_one_run_are_two_versions(server: Server, tracker: MlflowTracker):
+    run_id = server.run("key-1")
+    for registration in (server.registration(run_id), server.artifacts(run_id)) * 2:
+        await tracker.register(registration)
+    assert server.versions() == [1, 2]
 
 
 async def test_operators_that_register_at_once_leave_one_version(server: Server):
