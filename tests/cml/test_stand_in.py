@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import urllib3
 
@@ -351,6 +352,20 @@ def test_a_server_that_goes_and_comes_back(client: Any, stand_in: StandIn) -> No
     stand_in.start()
     assert stand_in.url == url
     assert [job.name for job in client.list_jobs(stand_in.project.id).jobs] == ["a"]
+
+
+async def test_it_goes_and_comes_back_for_asynchronous_tests_too(stand_in: StandIn) -> None:
+    stand_in.stop()
+    stand_in.start()
+    health = f"{stand_in.url}/healthz"
+    async with aiohttp.ClientSession() as session, session.get(health) as answer:
+        assert answer.status == 200
+
+
+def test_a_port_that_is_taken_is_an_error(stand_in: StandIn, tmp_path: Path) -> None:
+    port = int(stand_in.url.rpartition(":")[2])
+    with pytest.raises(OSError, match="in use"):
+        StandIn(tmp_path / "other", port=port).start()
 
 
 def test_many_clients_at_once(client: Any, stand_in: StandIn) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import secrets
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +42,7 @@ class StandIn:
         self.workspace.keys.add(self.api_key)
         self._port = port
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._runner: web.AppRunner | None = None
+        self._ended = asyncio.Event()
         self._thread: threading.Thread | None = None
         self.project: Project = self.workspace.add_project(PROJECT)
         """The project that is there from the start."""
@@ -52,35 +53,41 @@ class StandIn:
         """Serve on loopback; returns when it answers."""
         if self._thread is not None:
             return self
-        loop = asyncio.new_event_loop()
-        # A client that waits for an answer must not keep the server from going down.
-        runner = web.AppRunner(self._application.web(), access_log=None, shutdown_timeout=0.1)
-        loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", self._port, reuse_address=True)
-        try:
-            loop.run_until_complete(site.start())
-        except OSError:
-            loop.run_until_complete(runner.cleanup())
-            loop.close()
-            raise
-        self._port = runner.addresses[0][1]
-        self.workspace.url = self.url
-        self._loop, self._runner = loop, runner
-        self._thread = threading.Thread(target=loop.run_forever, name="cml", daemon=True)
-        self._thread.start()
+        ready: Future[None] = Future()
+        # The loop lives in the thread alone, so that a caller may have one of its own.
+        thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(ready)), name="cml", daemon=True
+        )
+        thread.start()
+        ready.result(timeout=30)
+        self._thread = thread
         atexit.register(self.close)
         return self
 
     def stop(self) -> None:
         """Take the server away; open connections are closed."""
-        if self._thread is None or self._loop is None or self._runner is None:
+        if self._thread is None or self._loop is None:
             return
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(timeout=30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(timeout=30)
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
-        self._thread = self._loop = self._runner = None
+        self._thread = self._loop = None
+
+    async def _serve(self, ready: Future[None]) -> None:
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        # A client that waits for an answer must not keep the server from going down.
+        runner = web.AppRunner(self._application.web(), access_log=None, shutdown_timeout=0.1)
+        try:
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", self._port, reuse_address=True)
+            await site.start()
+            self._port = runner.addresses[0][1]
+            self.workspace.url = self.url
+            ready.set_result(None)
+            await self._ended.wait()
+        except OSError as error:
+            ready.set_exception(error)
+        finally:
+            await runner.cleanup()
 
     def close(self) -> None:
         """Take the server away for good and end what it runs."""
