@@ -1,0 +1,98 @@
+"""A namespace whose default target is a project of the stand-in."""
+
+import base64
+from typing import Any
+
+from kubetune.api.outcome import Outcome
+from kubetune.local.cluster import LocalCluster
+
+from tests.cluster.workspace import DEFAULT_TARGET, ROWS, Workspace
+from tests.cml.server import Script, StandIn
+from tests.cml.server.records import Job, Run
+from tests.cml.server.scripts import FOREVER
+
+JsonObject = dict[str, Any]
+
+SECRET = "cml-key"
+TARGET = "workspace"
+BASE_MODEL: JsonObject = {
+    "type": "base",
+    "revision": "sha256:0f",
+    "architecture": "LlamaForCausalLM",
+    "modelType": "llama",
+    "parameters": 1000,
+    "dtype": "float32",
+    "contextLength": 2048,
+    "sizeBytes": 4000,
+}
+INSPECTED = Outcome(status="succeeded", reason="Inspected", summary=BASE_MODEL)
+QUICK = (("ENGINE_SCHEDULING", 0.1), ("ENGINE_RUNNING", 0.1))
+
+
+class CmlSpace(Workspace):
+    """A workspace of tests with a ComputeTarget in CML beside the one in the cluster."""
+
+    def __init__(self, cluster: LocalCluster, stand_in: StandIn) -> None:
+        super().__init__(cluster)
+        self.stand_in = stand_in
+        self.scripts: dict[str, Script] = {}
+        """Lives of the runs of a FineTuneJob, by its name; else they run until they are stopped."""
+        stand_in.script_for = self._script
+        self.patch(
+            "ComputeTarget", "scripted", {"metadata": {"annotations": dict.fromkeys(_DEFAULT)}}
+        )
+        self.key(stand_in.api_key)
+        self.create("ComputeTarget", TARGET, self.cml_target(), **DEFAULT_TARGET)
+
+    def inputs(self) -> None:
+        """A Dataset ``rows``, a Model ``base`` and a PromptTemplate ``ask``, all Ready.
+
+        The rows are inspected in the cluster, the model is one of the project.
+        """
+        in_cluster = {"computeTargetRef": {"name": "scripted"}}
+        self.create("Dataset", "rows", {"source": {"inline": {"rows": ROWS}}, **in_cluster})
+        self.create("Model", "base", {"source": {"project": {"path": "base"}}})
+        self.create("PromptTemplate", "ask", {"prompt": "{prompt}", "completion": "{completion}"})
+        for kind, name in (("Dataset", "rows"), ("Model", "base"), ("PromptTemplate", "ask")):
+            self.ready(kind, name)
+
+    def cml_target(self, tracking: JsonObject | None = None, **cml: Any) -> JsonObject:
+        """Spec of a ComputeTarget of type cml that looks at runs every second."""
+        return {
+            "cml": {
+                "url": self.stand_in.url,
+                "project": self.stand_in.project.id,
+                "apiKeySecretRef": {"name": SECRET},
+                "runtime": {"kernel": "Python 3.11"},
+                "poll": {"minSeconds": 1, "maxSeconds": 2},
+                "resources": {"cpu": "500m", "memory": "1Gi"},
+                **cml,
+            },
+            "tracking": tracking or {"uri": self.cluster.mlflow_url},
+        }
+
+    def key(self, value: str) -> None:
+        """Put an API key into the Secret, made when it isn't there."""
+        data = {"apiKey": base64.b64encode(value.encode()).decode()}
+        if self.find("Secret", SECRET):
+            self.patch("Secret", SECRET, {"data": data})
+        else:
+            self.create("Secret", SECRET, data=data)
+
+    def cml_jobs(self, name: str) -> list[Job]:
+        """The jobs in CML that were ever made for a FineTuneJob."""
+        prefix = f"kubetune-{self.namespace}-{name}-"
+        return [job for job in self.stand_in.all_jobs() if job.name.startswith(prefix)]
+
+    def cml_runs(self, name: str) -> list[Run]:
+        """The runs in CML of a FineTuneJob, oldest first."""
+        return [run for job in self.cml_jobs(name) for run in self.stand_in.runs(job.id)]
+
+    def _script(self, job: Job, run: Run) -> Script:
+        kind, _, name = run.environment["KUBETUNE_OWNER"].split("/")
+        if kind == "Model":
+            return Script(steps=QUICK, outcome=INSPECTED.to_json())
+        return self.scripts.get(name, Script(steps=(*QUICK[:1], ("ENGINE_RUNNING", FOREVER))))
+
+
+_DEFAULT = DEFAULT_TARGET["annotations"]

@@ -1,0 +1,33 @@
+"""FineTuneJobs in CML, from creation to their end, by the real operator."""
+
+import pytest
+
+from tests.cluster.workspace import TRAINED, condition
+from tests.cml.server import Script
+from tests.cml.space import QUICK, TARGET, CmlSpace
+
+pytestmark = pytest.mark.cluster
+
+
+def test_a_job_becomes_one_cml_job_with_one_run(cml: CmlSpace) -> None:
+    status = cml.ready("ComputeTarget", TARGET)
+    assert status["workspace"]["projectId"] == cml.stand_in.project.id
+    assert status["workspace"]["runtime"] == cml.stand_in.runtime_identifier()
+    cml.inputs()
+    cml.scripts["tune"] = Script(steps=QUICK, outcome=TRAINED.to_json())
+    cml.job("tune")
+    job = cml.phase("tune", "Succeeded")
+    (made,) = cml.cml_jobs("tune")
+    (run,) = cml.cml_runs("tune")
+    assert made.settings["timeout"] > 0
+    assert made.settings["kill_on_timeout"] is True
+    assert made.settings["arguments"] == cml.run_key("tune")
+    assert job["status"]["external"] == {
+        "target": f"ComputeTarget/{TARGET}",
+        "workspace": cml.stand_in.url,
+        "jobId": made.id,
+        "runId": run.id,
+        "url": job["status"]["external"]["url"],
+    }
+    assert job["status"]["result"]["metrics"] == {"eval_loss": "0.5"}
+    assert condition(job, "Complete")[0] == "True"
