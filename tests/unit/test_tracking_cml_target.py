@@ -25,7 +25,7 @@ ANSWERED = TrackingProbe(
 def decided(probe: TrackingProbe) -> dict[str, Any]:
     workspace = WorkspaceProbe(project_id="p-1", runtime="python:1")
     observed = ObservedTarget(
-        resource("ComputeTarget", "main", TARGET), "", probe, workspace, probe_seconds=300
+        resource("ComputeTarget", "main", TARGET), "", probe, probe_seconds=300, workspace=workspace
     )
     return decide(observed, NOW).status or {}
 
