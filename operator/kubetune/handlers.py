@@ -18,6 +18,7 @@ from kubetune.clients.kubernetes import find_connection
 from kubetune.metrics import LAST_EVENT
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of, owner_key
+from kubetune.observe.listing import PAGE
 from kubetune.observe.references import DEFAULT_TARGETS, TARGET_KINDS
 from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import RECONCILED_KINDS
@@ -109,6 +110,8 @@ def build_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     # Belt and braces beside the inactivity time-out: watches are renewed at least this often.
     settings.watching.server_timeout = 600
+    # What is decoded at once stays with the process for good.
+    settings.watching.chunk_size = PAGE
     for plural, selector in SELECTORS.items():
         settings.watching.label_selectors[plural] = selector
     return settings
