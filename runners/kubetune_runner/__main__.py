@@ -38,11 +38,14 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the plan; returns the exit code."""
-    return exit_code(execute())
+    return exit_code(execute(StopSignal()))
 
 
-def execute(prepare: Callable[[], object] = lambda: None) -> Outcome:
-    """Call ``prepare``, run the plan and leave the outcome, whatever happens."""
+def execute(stop: StopSignal, prepare: Callable[[], object] = lambda: None) -> Outcome:
+    """Call ``prepare``, run the plan and leave the outcome, whatever happens.
+
+    SIGTERM is ignored from then on, so that it can't change how the process ends.
+    """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -50,12 +53,10 @@ def execute(prepare: Callable[[], object] = lambda: None) -> Outcome:
     logging.getLogger("kubetune_runner").setLevel(logging.INFO)
     # Request lines of the HTTP clients say nothing about the run.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    stop = StopSignal()
     stop.install()
     outcome = _outcome(stop, prepare)
     stop.release()
     _leave(outcome)
-    stop.restore()
     log.info("%s: %s %s", outcome.status, outcome.reason, outcome.message)
     return outcome
 

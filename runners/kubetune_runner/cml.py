@@ -38,6 +38,7 @@ from kubetune.api.plan import (
 from kubetune_runner import mlflow_client, outcomes
 from kubetune_runner.__main__ import ENV_TERMINATION_LOG, execute
 from kubetune_runner.errors import RunError
+from kubetune_runner.signals import StopSignal
 
 TRAINING_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
 
@@ -53,13 +54,13 @@ def main() -> Outcome:
     os.environ[ENV_TERMINATION_LOG] = str(own)
     if not os.environ.get("HF_HOME"):
         os.environ["HF_HOME"] = str(project / CML_FOLDER / "cache")
-    try:
-        outcome = execute(lambda: _prepare(project))
-    finally:
-        shutil.rmtree(in_container(WORK_DIRECTORY), ignore_errors=True)
+    stop = StopSignal()
+    outcome = execute(stop, lambda: _prepare(project))
+    shutil.rmtree(in_container(WORK_DIRECTORY), ignore_errors=True)
     if outcome.status == "succeeded":
         # Checkpoints and the result, which is uploaded: gigabytes on the project's disk.
         shutil.rmtree(in_container(CHECKPOINT_DIRECTORY), ignore_errors=True)
+    stop.restore()
     return outcome
 
 

@@ -53,6 +53,8 @@ class Tracker:
         self._wake = threading.Event()
         self._deadline: float | None = None
         self._failures = 0
+        self._problem: str | None = None
+        """The last failure, which is logged once."""
         self._tags: dict[str, str] = {
             **plan.tags,
             names.TAG_RUN_KEY: plan.run.run_key,
@@ -131,11 +133,12 @@ class Tracker:
         while True:
             try:
                 self._flush()
-                self._failures = 0
+                self._failures, self._problem = 0, None
             except Exception as error:
                 self._failures += 1
-                if self._failures == 1:
-                    log.warning("MLflow can't be reached, reports are kept: %s", first_line(error))
+                if first_line(error) != self._problem:
+                    log.warning("MLflow takes no reports, they are kept: %s", first_line(error))
+                self._problem = first_line(error)
             if self._deadline is not None and (
                 not self._pending() or time.monotonic() >= self._deadline
             ):
