@@ -47,7 +47,7 @@ async def operate(
     install_id = settings.install_id or await _install_id(client)
     cache, queue = ObjectCache(), WorkQueue()
     pool = TrackerPool(settings.tracking_timeout_seconds)
-    cml_clients = CmlClients()
+    cml_clients = CmlClients(settings.cml_timeout_seconds)
 
     def notify(owner: Owner) -> None:
         queue.add(Key(owner.kind, owner.namespace, owner.name))

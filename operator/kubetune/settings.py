@@ -37,6 +37,9 @@ class Settings:
     """Seconds until a job of CML whose creation got no answer, and which no list shows, counts as
     not made."""
 
+    cml_timeout_seconds: int = 30
+    """Time-out of one CML request. What a write without an answer has done is looked up."""
+
     cml_unknown_seconds: float = 300.0
     """Seconds that a run of CML may have a status that nobody knows before it counts as lost."""
 

@@ -57,6 +57,8 @@ JsonObject = dict[str, Any]
 T = TypeVar("T")
 
 MAX_CLIENTS = 64
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 30
 PAGE_SIZE = 100
 MAX_PAGES = 1000
 MAX_DOWNLOAD_BYTES = 64 * 2**20
@@ -78,7 +80,7 @@ class CmlClient:
         ca_pem: str | None = None,
         *,
         concurrency: int = 8,
-        timeouts: tuple[int, int] = (5, 30),
+        timeouts: tuple[int, int] = (CONNECT_SECONDS, ANSWER_SECONDS),
     ) -> None:
         self.url = url.strip().rstrip("/").removesuffix("/api/v2").rstrip("/")
         self._api_key = api_key.strip()
@@ -286,9 +288,13 @@ class CmlClient:
 
 
 class CmlClients:
-    """Clients by workspace, API key and authorities; the least used ones are closed."""
+    """Clients by workspace, API key and authorities; the least used ones are closed.
 
-    def __init__(self) -> None:
+    ``timeout_seconds`` is for each wait for an answer.
+    """
+
+    def __init__(self, timeout_seconds: int = ANSWER_SECONDS) -> None:
+        self._timeouts = (min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
         self._clients: OrderedDict[str, CmlClient] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -301,7 +307,7 @@ class CmlClients:
         """The client for a workspace; call it anew for each use. Needs a running event loop."""
         key = self.key(url, api_key, ca_pem)
         if key not in self._clients:
-            self._clients[key] = CmlClient(url, api_key, ca_pem)
+            self._clients[key] = CmlClient(url, api_key, ca_pem, timeouts=self._timeouts)
         self._clients.move_to_end(key)
         if len(self._clients) > MAX_CLIENTS:
             # A closed client that somebody still holds opens new connections when it is used.
