@@ -133,7 +133,8 @@ class Actor:
         if stamp.run_key:
             change["annotations"] = {RUN_KEY: stamp.run_key}
         stamped = await self._client.patch(*key, {"metadata": change})
-        if stamp.run_key:
+        if stamp.run_key and RUN_KEY not in (metadata.get("annotations") or {}):
+            # Not one that a backup has brought back: for that much may have been sent.
             self._backend.introduce(stamp.run_key)
         self._cache.put(stamped)
         return stamped

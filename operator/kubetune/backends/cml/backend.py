@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
@@ -13,16 +14,20 @@ from kubetune.api.plan import CML_RUNS_FOLDER
 from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
 from kubetune.backends.cml.following import Follower
 from kubetune.backends.cml.manifests import cml_target, is_ours, job_name
-from kubetune.backends.cml.states import is_live
+from kubetune.backends.cml.states import is_active
 from kubetune.backends.cml.submission import (
+    LOOK_AGAIN_SECONDS,
     ReadConfigMap,
     Submission,
     find_job,
+    not_known,
     remove_job,
     stop_run,
 )
 from kubetune.backends.cml.workspace import ReadAccess, Workspace
 from kubetune.clients.cml import CmlClients, CmlError, NotFoundError
+
+JsonObject = dict[str, Any]
 
 LOOKUP_SECONDS = 30.0
 """A listing of this age answers who asks for a run key the first time."""
@@ -49,10 +54,13 @@ class CmlBackend:
         self._clients = clients
         self._read_access = read_access
         self._notify = notify
+        self._settle_seconds = settle_seconds
         self._unknown_seconds = unknown_seconds
         self._submission = Submission(read_config_map, settle_seconds)
         self._absent: set[str] = set()
         """Run keys that no listing has shown, and for which nothing was sent since."""
+        self._again: dict[str, asyncio.TimerHandle] = {}
+        """Who is told to look again, by run key."""
         self._workspaces: dict[tuple[str, str], tuple[Workspace, Follower]] = {}
 
     def workspace(self, namespace: str, target: CmlTarget) -> Workspace:
@@ -63,18 +71,26 @@ class CmlBackend:
         """All attempts, oldest first; from memory once the run key is followed."""
         workspace, follower = self._at(address)
         follower.check(address.owner, address.run_key)
-        if followed := follower.get(address.run_key):
+        followed = follower.get(address.run_key)
+        expects = self._submission.expects(address.run_key, seen=bool(followed and followed.states))
+        if followed and (followed.active or not expects):
             return followed.states
         if address.run_key in self._absent:
             return []
+        if expects:
+            # What shows late must be seen, also when nothing else happens.
+            self._look_again(address)
         try:
-            since = time.monotonic() - LOOKUP_SECONDS
+            since = time.monotonic() - (LOOK_AGAIN_SECONDS if expects else LOOKUP_SECONDS)
             job = await find_job(workspace, address.owner, address.run_key, since)
             if job is None:
-                self._absent.add(address.run_key)
+                if not expects:
+                    self._absent.add(address.run_key)
                 return []
             runs = await workspace.runs(job["id"])
             followed = await follower.follow(address.owner, address.run_key, job, runs)
+            if expects and not followed.states:
+                raise not_known()
         except (CmlError, BackendError) as error:
             raise follower.failed(error, address.owner, address.run_key) from error
         return followed.states
@@ -96,6 +112,7 @@ class CmlBackend:
         except NotFoundError as error:
             # The job was deleted by hand: the next look finds none and makes one.
             follower.forget(request.run_key)
+            self._submission.job_is_gone(request.run_key)
             raise BackendError(
                 Reason.TARGET_REFUSED, f"CML doesn't find the job: {error}", retryable=True
             ) from error
@@ -112,7 +129,7 @@ class CmlBackend:
             if job is None:
                 return
             for run in await workspace.runs(job["id"]):
-                if is_live(run):
+                if is_active(run):
                     await stop_run(workspace, job["id"], str(run["id"]))
         except (CmlError, BackendError) as error:
             raise follower.failed(error, address.owner, address.run_key) from error
@@ -123,14 +140,18 @@ class CmlBackend:
         workspace, follower = self._at(address)
         follower.check(address.owner, address.run_key)
         name, run_key = job_name(address.owner, address.run_key), address.run_key
-        self._submission.wait_for_answers(run_key)
+        now = time.monotonic()
         try:
-            for job in await workspace.jobs(name, time.monotonic()):
+            runs: dict[str, list[JsonObject]] = {}
+            for job in await workspace.jobs(name, now):
                 detailed = (
                     job if job.get("environment") else await workspace.read("get_job", job["id"])
                 )
                 if is_ours(detailed, run_key):
-                    await remove_job(workspace, job["id"], await workspace.runs(job["id"]))
+                    runs[str(job["id"])] = await workspace.runs(job["id"])
+            self._submission.wait_for_answers(run_key, now, runs)
+            for job_id, of_job in runs.items():
+                await remove_job(workspace, job_id, of_job)
             with contextlib.suppress(NotFoundError):
                 await workspace.write("delete_project_file", f"{CML_RUNS_FOLDER}/{run_key}")
         except (CmlError, BackendError) as error:
@@ -145,12 +166,25 @@ class CmlBackend:
         """See kubetune.backends.base.Backend."""
         self._submission.forget(run_key)
         self._absent.discard(run_key)
+        if timer := self._again.pop(run_key, None):
+            timer.cancel()
         for _, follower in self._workspaces.values():
             follower.forget(run_key)
 
     async def close(self) -> None:
         """Stop following."""
+        for timer in self._again.values():
+            timer.cancel()
         await asyncio.gather(*(follower.close() for _, follower in self._workspaces.values()))
+
+    def _look_again(self, address: RunAddress) -> None:
+        def look() -> None:
+            del self._again[address.run_key]
+            self._notify(address.owner)
+
+        if address.run_key not in self._again:
+            loop = asyncio.get_running_loop()
+            self._again[address.run_key] = loop.call_later(LOOK_AGAIN_SECONDS, look)
 
     def _at(self, address: RunAddress) -> tuple[Workspace, Follower]:
         target = address.target.cml if address.target else None
@@ -167,6 +201,8 @@ class CmlBackend:
         key = (namespace, target.model_dump_json())
         if key not in self._workspaces:
             workspace = Workspace(self._clients, self._read_access, namespace, target)
-            follower = Follower(workspace, self._notify, self._unknown_seconds)
+            follower = Follower(
+                workspace, self._notify, self._unknown_seconds, self._settle_seconds
+            )
             self._workspaces[key] = workspace, follower
         return self._workspaces[key]

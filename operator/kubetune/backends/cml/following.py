@@ -38,7 +38,6 @@ JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 SLOWER = 1.5
-SWEEP_SECONDS = 60.0
 QUIET_STATUS = "RUNNING"
 
 
@@ -52,6 +51,8 @@ class Followed:
     states: list[RunState] = field(default_factory=list[RunState])
     endings: dict[str, Ending] = field(default_factory=dict[str, Ending])
     """What ended runs left, by run id: read once."""
+    given_up: set[str] = field(default_factory=set[str])
+    """Ids of runs that were overdue."""
     unknown_since: datetime | None = None
     active: bool = False
     due: float = 0.0
@@ -59,10 +60,17 @@ class Followed:
 
 
 class Follower:
-    """Follows the active runs of one workspace."""
+    """Follows the active runs of one workspace.
+
+    Doubles of their jobs are sought every ``settle_seconds``: so late may one show.
+    """
 
     def __init__(
-        self, workspace: Workspace, notify: Callable[[Owner], None], unknown_seconds: float
+        self,
+        workspace: Workspace,
+        notify: Callable[[Owner], None],
+        unknown_seconds: float,
+        settle_seconds: float,
     ) -> None:
         self._workspace = workspace
         self._notify = notify
@@ -73,6 +81,7 @@ class Follower:
             timedelta(seconds=workspace.target.scheduling_timeout_seconds),
             timedelta(seconds=unknown_seconds),
         )
+        self._sweep_seconds = max(settle_seconds, self._slowest)
         self._followed: dict[str, Followed] = {}
         self._waiting: dict[str, Owner] = {}
         """Who was told of a problem and follows nothing yet, by run key."""
@@ -190,7 +199,7 @@ class Follower:
             await self._probe()
             return
         now = time.monotonic()
-        if now - self._swept_at > max(SWEEP_SECONDS, self._slowest):
+        if now - self._swept_at > self._sweep_seconds:
             self._swept_at = now
             await self._sweep()
         due = [f for f in self._followed.values() if f.active and f.due <= now]
@@ -211,6 +220,7 @@ class Follower:
     async def _refresh(self, followed: Followed) -> None:
         try:
             runs = await self._workspace.runs(followed.job["id"])
+            runs += await self._unlisted(followed, runs)
             changed = await self._take(followed, runs)
         except NotFoundError:
             changed = await self._gone(followed)
@@ -221,6 +231,16 @@ class Follower:
         if changed:
             self._notify(followed.owner)
 
+    async def _unlisted(self, followed: Followed, runs: list[JsonObject]) -> list[JsonObject]:
+        """Runs that have not ended and that a listing lacks, as far as they exist."""
+        listed = {str(run["id"]) for run in runs}
+        missing = [s.name for s in followed.states if s.phase not in FINISHED]
+        found: list[JsonObject] = []
+        for run_id in (name for name in missing if name not in listed):
+            with contextlib.suppress(NotFoundError):
+                found.append(await self._workspace.read("get_job_run", followed.job["id"], run_id))
+        return found
+
     async def _gone(self, followed: Followed) -> bool:
         """The job is not there: deleted by hand, unless the project itself is gone."""
         try:
@@ -230,6 +250,7 @@ class Follower:
             return False
         if self._followed.get(followed.run_key) is followed:
             del self._followed[followed.run_key]
+        self._workspace.relist()
         return True
 
     async def _sweep(self) -> None:
@@ -240,6 +261,9 @@ class Follower:
                 job = await find_job(self._workspace, followed.owner, followed.run_key, now)
             except (CmlError, BackendError) as error:
                 logger.info("jobs of %s not swept: %s", self._workspace.target.url, error)
+                if isinstance(error, BackendError) and error.reason == Reason.NAME_TAKEN:
+                    # That concerns one job alone.
+                    continue
                 return
             if job is not None and job["id"] != followed.job["id"]:
                 followed.job, followed.due = job, 0.0
@@ -268,10 +292,15 @@ class Follower:
                 self._limits,
                 ending=followed.endings.get(run["id"]),
                 unknown_since=followed.unknown_since if run is newest else None,
+                given_up=run["id"] in followed.given_up,
             )
             for attempt, run in attempts.items()
         ]
+        followed.given_up |= {state.name for state in states if state.overdue}
         news = states != followed.states
+        if news and states and states[-1].reason == Reason.RUN_LOST:
+            # What nobody sees may still run, and cost.
+            await stop_run(self._workspace, followed.job["id"], states[-1].name)
         followed.states = states
         followed.active = active and bool(states) and states[-1].phase not in FINISHED
         quiet = newest is not None and status_word(newest) == QUIET_STATUS

@@ -21,7 +21,7 @@ from kubetune.backends.cml.manifests import (
     is_ours,
     job_name,
 )
-from kubetune.backends.cml.states import is_live, numbered, status_word
+from kubetune.backends.cml.states import is_active, is_live, numbered, status_word
 from kubetune.backends.cml.workspace import Workspace
 from kubetune.clients.cml import ConflictError, InvalidError, NotFoundError, UnknownOutcomeError
 
@@ -31,6 +31,8 @@ ReadConfigMap = Callable[[str, str, str], Awaitable[str]]
 logger = logging.getLogger(__name__)
 
 RECENT_SECONDS = 30.0
+LOOK_AGAIN_SECONDS = 5.0
+"""Between two listings in search of what a write without an answer has made."""
 
 
 class Submission:
@@ -41,6 +43,9 @@ class Submission:
         self._settle_seconds = settle_seconds
         self._begun = time.monotonic()
         self._introduced: set[str] = set()
+        """Run keys that were made in this process: what was sent for them is known."""
+        self._jobs: dict[str, JsonObject] = {}
+        """Jobs by run key as they were last seen or made; a listing may be behind."""
         self._sent: dict[str, float] = {}
         """When a create was last sent without an answer: by run key, or run key and attempt."""
 
@@ -51,46 +56,89 @@ class Submission:
     def forget(self, run_key: str) -> None:
         """See kubetune.backends.base.Backend."""
         self._introduced.discard(run_key)
-        for key in [key for key in self._sent if key.split("/")[0] == run_key]:
+        self.job_is_gone(run_key)
+
+    def job_is_gone(self, run_key: str) -> None:
+        """CML says that there is no such job, and so no run of it."""
+        self._jobs.pop(run_key, None)
+        for key in self._unanswered(run_key):
             del self._sent[key]
 
-    def wait_for_answers(self, run_key: str) -> None:
-        """Raise BackendError while something may have been made that no listing shows yet."""
-        for key in [key for key in self._sent if key.split("/")[0] == run_key]:
-            self._wait_for_answer(key, doubted=False)
+    def expects(self, run_key: str, *, seen: bool) -> bool:
+        """Whether a job or run may show that no listing has shown.
+
+        ``seen`` tells that runs of the key have shown.
+        """
+        sent = [self._sent[key] for key in self._unanswered(run_key)]
+        if not seen and run_key not in self._introduced:
+            sent.append(self._begun)
+        return time.monotonic() < max(sent, default=float("-inf")) + self._settle_seconds
+
+    def wait_for_answers(
+        self, run_key: str, listed: float, runs: dict[str, list[JsonObject]]
+    ) -> None:
+        """Raise BackendError while something may have been made that no listing shows yet.
+
+        ``runs`` by job are what a listing shows that was begun at ``listed`` (monotonic).
+        """
+        if runs:
+            self._sent.pop(run_key, None)
+        elif run_key not in self._introduced:
+            # An operator that ended may have sent it just before; this one began later.
+            self._sent.setdefault(run_key, self._begun)
+        for attempt in [attempt for found in runs.values() for attempt in numbered(found)]:
+            self._sent.pop(f"{run_key}/{attempt}", None)
+        for key in self._unanswered(run_key):
+            self._wait_for_answer(key, listed)
 
     async def job(self, workspace: Workspace, request: RunRequest) -> JsonObject:
         """The job of the request's run key: found, or made. Raises BackendError, CmlError."""
         run_key = request.run_key
         now = time.monotonic()
+        introduced = run_key in self._introduced
         # Nothing can have been sent for a key that was made just now.
-        fresh = run_key in self._introduced and run_key not in self._sent
-        found = await find_job(workspace, request.owner, run_key, now - RECENT_SECONDS * fresh)
-        if found is None:
-            self._wait_for_answer(run_key, request.purpose == "train" and not fresh)
-            found = await self._create_job(workspace, request)
+        fresh = introduced and run_key not in self._sent and run_key not in self._jobs
+        since = now - RECENT_SECONDS * fresh
+        found = _with(
+            self._jobs.get(run_key),
+            await _candidates(workspace, request.owner, run_key, since),
+        )
+        if found:
+            job = await settle(workspace, found)
+        else:
+            if request.purpose == "train" and not introduced:
+                # An operator that ended may have sent it just before; this one began later.
+                self._sent.setdefault(run_key, self._begun)
+            self._wait_for_answer(run_key, now)
+            job = await self._create_job(workspace, request)
         self._sent.pop(run_key, None)
-        return found
+        self._jobs[run_key] = job
+        return job
 
     async def run(self, workspace: Workspace, request: RunRequest, job_id: str) -> list[JsonObject]:
         """All runs of the job once the attempt's is among them. Raises BackendError, CmlError."""
         key = f"{request.run_key}/{request.attempt}"
+        now = time.monotonic()
         runs = await workspace.runs(job_id)
         if request.attempt not in numbered(runs):
             if other := next((run for run in runs if is_live(run)), None):
                 await stop_run(workspace, job_id, str(other["id"]))
                 message = f"run {other['id']} of an earlier attempt has to stop first"
                 raise BackendError(Reason.STOPPING, message, retryable=True)
-            self._wait_for_answer(key, doubted=False)
+            if request.purpose == "train" and request.run_key not in self._introduced:
+                self._sent.setdefault(key, self._begun)
+            self._wait_for_answer(key, now)
             runs = await self._create_run(workspace, request, job_id, key)
         self._sent.pop(key, None)
-        self._introduced.discard(request.run_key)
         return runs
 
     async def _create_job(self, workspace: Workspace, request: RunRequest) -> JsonObject:
         offer = await workspace.offer(request.resources)
         script, archive = await workspace.place_runner()
         body = build_job(request, offer, script, archive)
+        if request.target.tracking.type == "cml":
+            # Here, once: runs that make the same experiment at the same time collide.
+            await workspace.ensure_experiment(request.plan["tracking"]["experiment"])
         for path, content in input_files(request, await self._config_map(request)).items():
             await workspace.upload(path, content)
         self._sent[request.run_key] = time.monotonic()
@@ -102,11 +150,10 @@ class Submission:
             del self._sent[request.run_key]
             raise
         logger.info("made job %s (%s)", made.get("name"), made.get("id"))
+        self._jobs[request.run_key] = made
         # Another operator may have made one at the same moment; all see the same list by now.
         candidates = await _candidates(workspace, request.owner, request.run_key, time.monotonic())
-        if all(job["id"] != made["id"] for job in candidates):
-            candidates.append(made)
-        return await settle(workspace, candidates)
+        return await settle(workspace, _with(made, candidates))
 
     async def _create_run(
         self, workspace: Workspace, request: RunRequest, job_id: str, key: str
@@ -133,28 +180,33 @@ class Submission:
             raise BackendError(Reason.STOPPING, message, retryable=True)
         return runs
 
-    def _wait_for_answer(self, key: str, doubted: bool) -> None:
-        """Raise BackendError while something may have been made that no listing shows yet."""
+    def _unanswered(self, run_key: str) -> list[str]:
+        return [key for key in self._sent if key.split("/")[0] == run_key]
+
+    def _wait_for_answer(self, key: str, listed: float) -> None:
+        """Raise BackendError unless a listing begun at ``listed`` would show what was sent."""
         sent = self._sent.get(key)
-        if sent is None and doubted:
-            # An operator that ended may have sent it just before; this one began later.
-            sent = self._begun
         if sent is None:
             return
-        left = sent + self._settle_seconds - time.monotonic()
+        left = sent + self._settle_seconds - listed
         if left <= 0:
             return
-        raise BackendError(
-            Reason.SUBMISSION_UNKNOWN,
-            "it is not known whether CML has made the job or run: the lists are read until it is",
-            retryable=True,
-            retry_after=min(left, 5.0),
-        )
+        raise not_known(min(left, LOOK_AGAIN_SECONDS))
 
     async def _config_map(self, request: RunRequest) -> str | None:
         if request.dataset_config_map is None:
             return None
         return await self._read_config_map(request.owner.namespace, *request.dataset_config_map)
+
+
+def not_known(retry_after: float = LOOK_AGAIN_SECONDS) -> BackendError:
+    """The error while something may have been made that no listing shows yet."""
+    return BackendError(
+        Reason.SUBMISSION_UNKNOWN,
+        "it is not known whether CML has made the job or run: the lists are read until it is",
+        retryable=True,
+        retry_after=retry_after,
+    )
 
 
 async def find_job(
@@ -182,7 +234,7 @@ async def settle(workspace: Workspace, candidates: list[JsonObject]) -> JsonObje
 async def remove_job(workspace: Workspace, job_id: str, runs: list[JsonObject]) -> None:
     """Stop what runs and delete the job. Repeatable."""
     for run in runs:
-        if is_live(run):
+        if is_active(run):
             await stop_run(workspace, job_id, str(run["id"]))
     try:
         await workspace.write("delete_job", job_id)
@@ -199,6 +251,13 @@ async def stop_run(workspace: Workspace, job_id: str, run_id: str) -> None:
     except (ConflictError, InvalidError):
         if is_live(await workspace.read("get_job_run", job_id, run_id)):
             raise
+
+
+def _with(known: JsonObject | None, listed: list[JsonObject]) -> list[JsonObject]:
+    """The jobs of a listing, and one that is known although the listing may be behind."""
+    if known is None or any(job["id"] == known["id"] for job in listed):
+        return listed
+    return [*listed, known]
 
 
 async def _candidates(

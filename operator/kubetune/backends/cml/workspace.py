@@ -29,6 +29,7 @@ from kubetune.clients.cml import (
     ThrottledError,
     UnknownOutcomeError,
 )
+from kubetune.clients.cml_experiments import ensure_experiment
 from kubetune.clients.cml_projects import find_project
 from kubetune.clients.kubernetes import ApiError
 
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 ACCESS_SECONDS = 30.0
 """A changed Secret is seen within this time: Secrets are read, not watched."""
 OFFERS_SECONDS = 600.0
+UNKNOWN_RETRY_SECONDS = 2.0
 
 
 class Workspace:
@@ -60,6 +62,7 @@ class Workspace:
         self._offers: tuple[float, list[JsonObject], list[JsonObject]] | None = None
         self._placing = asyncio.Lock()
         self._placed = False
+        self._experiments: set[str] = set()
 
     async def client(self) -> CmlClient:
         """The client with the key that the Secret holds now. Raises BackendError."""
@@ -123,6 +126,10 @@ class Workspace:
                 self._jobs, self._listed_at = found, begun
         return list(self._jobs.get(name, ()))
 
+    def relist(self) -> None:
+        """What was listed is known to be out of date."""
+        self._listed_at = float("-inf")
+
     async def runs(self, job_id: str) -> list[JsonObject]:
         """All runs of a job."""
         project, client = await self.project(), await self.client()
@@ -140,6 +147,13 @@ class Workspace:
         """Write a file of the project."""
         project, client = await self.project(), await self.client()
         await client.upload(project["id"], path, content)
+
+    async def ensure_experiment(self, name: str) -> None:
+        """Have an experiment of the project's own tracking."""
+        if name not in self._experiments:
+            project, client = await self.project(), await self.client()
+            await ensure_experiment(client, project["id"], name)
+            self._experiments.add(name)
 
     async def usage(self) -> list[JsonObject]:
         """The newest usage rows of the workspace, which tell why a workload failed."""
@@ -222,7 +236,8 @@ def refused(error: CmlError, url: str) -> BackendError:
         case PackageMissingError():
             reason = Reason.PACKAGE_MISSING
         case UnknownOutcomeError():
-            reason = Reason.SUBMISSION_UNKNOWN
+            # Most often it has happened, and shows at once.
+            reason, after = Reason.SUBMISSION_UNKNOWN, UNKNOWN_RETRY_SECONDS
         case NotFoundError() | ConflictError():
             reason = Reason.TARGET_REFUSED
         case InvalidError():
