@@ -93,9 +93,13 @@ def run_state(
     *,
     ending: Ending | None = None,
     unknown_since: datetime | None = None,
+    given_up: bool = False,
 ) -> RunState:
-    """The attempt's state; ``ending`` is what an ended run left."""
-    phase, reason, message, overdue = _phase(run, now, limits, unknown_since)
+    """The attempt's state; ``ending`` is what an ended run left.
+
+    ``given_up``: it was overdue before, and so it was us who had it stopped.
+    """
+    phase, reason, message, overdue = _phase(run, now, limits, unknown_since, given_up)
     left = ending or Ending()
     outcome = left.outcome if phase in ("succeeded", "failed", "preempted", "stopped") else None
     if phase == "failed":
@@ -118,7 +122,7 @@ def run_state(
 
 
 def _phase(
-    run: JsonObject, now: datetime, limits: Limits, unknown_since: datetime | None
+    run: JsonObject, now: datetime, limits: Limits, unknown_since: datetime | None, given_up: bool
 ) -> tuple[RunPhase, str, str, bool]:
     match status_word(run):
         case "SCHEDULING":
@@ -132,7 +136,8 @@ def _phase(
         case "SUCCEEDED":
             return "succeeded", "", "", False
         case "STOPPED":
-            if _waited(run, _time(run, "finished_at") or now) >= limits.scheduling:
+            # The workspace's clock and ours differ: what was seen counts more than its times.
+            if given_up or _waited(run, _time(run, "finished_at") or now) >= limits.scheduling:
                 return "failed", Reason.SCHEDULING_TIMED_OUT, _no_room(limits), False
             return "stopped", Reason.STOPPED_BY_HAND, "The run was stopped in CML.", False
         case "TIMEDOUT":
