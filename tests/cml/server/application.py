@@ -29,6 +29,7 @@ from tests.cml.server.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _LARGEST_BODY = 1024**3
+_HOLD_SECONDS = 0.02
 _HTML = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>proxy</body></html>"
 _NEW_FIELD = {"field_of_a_later_version": {"nested": [1, "two"]}}
 # Also used for the operations that take a while, which would hold up all others.
@@ -157,6 +158,8 @@ class Application:
         """The answer of a fault; None for a closed connection or, before, for a late good one."""
         if fault.hang is not None:
             await asyncio.sleep(fault.hang)
+        while fault.hold is not None and not fault.hold.is_set():
+            await asyncio.sleep(_HOLD_SECONDS)
         if fault.close:
             return None
         if fault.status is None:

@@ -23,6 +23,7 @@ class Fault:
     hang: float | None = None
     close: bool = False
     message: str = ""
+    hold: threading.Event | None = None
     hits: int = 0
 
     def left(self) -> bool:
@@ -49,20 +50,22 @@ class Faults:
         hang: float | None = None,
         close: bool = False,
         message: str = "",
+        hold: threading.Event | None = None,
     ) -> Fault:
         """Let requests of an operation (such as ``create_job``; ``*`` for all) fail.
 
         ``before``: nothing happens but the answer; ``after``: the effect happens first. The
         answer is ``status`` (500 unless ``hang`` or ``close`` is given), comes ``hang`` seconds
-        late, or is a closed connection. With ``hang`` alone the answer is the right one, late.
+        late, or is a closed connection. With ``hang`` alone the answer is the right one, late;
+        with ``hold`` alone likewise, when somebody sets it.
         Returns the fault, whose ``hits`` counts what it did.
         """
         if operation != ANY and operation not in self._operations:
             raise ValueError(f"no operation {operation!r}; write it like create_job")
-        if status is None and hang is None and not close:
+        if status is None and hang is None and hold is None and not close:
             status = 500
         fault = Fault(
-            operation, times, when, status, dict(headers or {}), html, hang, close, message
+            operation, times, when, status, dict(headers or {}), html, hang, close, message, hold
         )
         with self._lock:
             self._faults.append(fault)
