@@ -1,6 +1,7 @@
 """The generated client and the stand-in, for all tests of CML."""
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
 from tests.cml import client_package
-from tests.cml.server import ManualClock, StandIn
+from tests.cml.server import Behaviour, ManualClock, StandIn
 from tests.cml.space import CmlSpace
 
 
@@ -47,10 +48,19 @@ def client(cmlapi_path: Path, stand_in: StandIn) -> Any:
 
 
 @pytest.fixture(scope="module")
-def cml_operator(operator_process: Operator, cmlapi_path: Path) -> Iterator[Operator]:
-    """The session's operator, started anew with the generated package and with short times."""
+def cml_operator(
+    request: pytest.FixtureRequest, operator_process: Operator, cmlapi_path: Path
+) -> Iterator[Operator]:
+    """The session's operator, started anew with the generated package and with short times.
+
+    A module's ``OPERATOR`` adds to its environment.
+    """
     operator_process.start(
-        environment={"PYTHONPATH": str(cmlapi_path), "KUBETUNE_CML_SETTLE_SECONDS": "5"}
+        environment={
+            "PYTHONPATH": str(cmlapi_path),
+            "KUBETUNE_CML_SETTLE_SECONDS": "5",
+            **getattr(request.module, "OPERATOR", {}),
+        }
     )
     yield operator_process
     operator_process.stop()
@@ -63,4 +73,31 @@ def cml(cluster: LocalCluster, stand_in: StandIn, cml_operator: Operator) -> Ite
     space = CmlSpace(cluster, stand_in)
     yield space
     space.close()
+    print(cml_operator.log_since(offset))
+
+
+@pytest.fixture(scope="module")
+def cml_module(
+    cluster: LocalCluster, cml_operator: Operator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CmlSpace]:
+    """A namespace with ready inputs and a stand-in of its own, for the jobs of a module.
+
+    The stand-in's clock is an hour behind and stands still: what ended there ended long ago, so
+    the next attempt is due at once.
+    """
+    with StandIn(tmp_path_factory.mktemp("cml")) as stand_in:
+        space = CmlSpace(cluster, stand_in)
+        space.inputs()
+        stand_in.clock = ManualClock(time.time() - 3600)
+        yield space
+        space.close()
+
+
+@pytest.fixture
+def cml_jobs(cml_module: CmlSpace, cml_operator: Operator) -> Iterator[CmlSpace]:
+    """The module's namespace; give each job a name of its own."""
+    offset = cml_operator.log_size()
+    yield cml_module
+    cml_module.stand_in.workspace.behaviour = Behaviour()
+    cml_module.stand_in.faults.clear()
     print(cml_operator.log_since(offset))

@@ -1,6 +1,7 @@
 """A namespace whose default target is a project of the stand-in."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 from kubetune.api.outcome import Outcome
@@ -35,8 +36,11 @@ class CmlSpace(Workspace):
     def __init__(self, cluster: LocalCluster, stand_in: StandIn) -> None:
         super().__init__(cluster)
         self.stand_in = stand_in
-        self.scripts: dict[str, Script] = {}
-        """Lives of the runs of a FineTuneJob, by its name; else they run until they are stopped."""
+        self.scripts: dict[str, Script | Sequence[Script]] = {}
+        """Lives of the runs of an object, by its name: one for all attempts, or one for each.
+
+        Without one a FineTuneJob's run goes on until it is stopped.
+        """
         stand_in.script_for = self._script
         self.patch(
             "ComputeTarget", "scripted", {"metadata": {"annotations": dict.fromkeys(_DEFAULT)}}
@@ -90,9 +94,14 @@ class CmlSpace(Workspace):
 
     def _script(self, job: Job, run: Run) -> Script:
         kind, _, name = run.environment["KUBETUNE_OWNER"].split("/")
+        given = self.scripts.get(name)
+        if isinstance(given, Script):
+            return given
+        if given:
+            return given[int(run.environment["KUBETUNE_ATTEMPT"]) - 1]
         if kind == "Model":
             return Script(steps=QUICK, outcome=INSPECTED.to_json())
-        return self.scripts.get(name, Script(steps=(*QUICK[:1], ("ENGINE_RUNNING", FOREVER))))
+        return Script(steps=(("ENGINE_RUNNING", FOREVER),))
 
 
 _DEFAULT = DEFAULT_TARGET["annotations"]

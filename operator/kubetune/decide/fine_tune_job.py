@@ -299,8 +299,11 @@ def _follow(draft: Draft, run: RunState) -> Decision:
     number = run.attempt
     if run.phase == "running":
         draft.phase(Phase.RUNNING)
-        conditions.set(ConditionType.RUNNING, True, Reason.STARTED, f"attempt {number} is running")
-        conditions.waiting(Reason.STARTED, f"attempt {number} is running")
+        unsure = run.reason == Reason.STATUS_UNKNOWN
+        why = run.reason if unsure else Reason.STARTED
+        message = run.message if unsure else f"attempt {number} is running"
+        conditions.set(ConditionType.RUNNING, None if unsure else True, why, message)
+        conditions.waiting(why, message)
     elif run.phase == "stopping":
         draft.phase(Phase.STOPPING)
         # Who ordered it must be known when it has stopped.

@@ -17,7 +17,7 @@ from kubetune.api.conditions import Reason
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import InspectionPlan
 from kubetune.api.training import Resources
-from kubetune.backends.base import Owner, RunRequest, RunState
+from kubetune.backends.base import FINISHED, Owner, RunRequest, RunState
 from kubetune.decide.decision import (
     MAX_MESSAGE,
     Action,
@@ -126,7 +126,7 @@ def step(
     run = next((run for run in runs if run.attempt == attempts + 1), None)
     if run is None:
         return _start(request, run_key, state, attempts, now)
-    if run.phase in ("succeeded", "failed", "preempted"):
+    if run.phase in FINISHED:
         return _finished(run, run_key, state, attempts, now)
     message = run.message or "the inspection is running"
     reason = run.reason if run.phase == "pending" and run.reason else Reason.INSPECTING
