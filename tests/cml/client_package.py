@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -129,4 +130,7 @@ def _generated_part(contract: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(build())
+    try:
+        print(build())
+    except ClientPackageError as error:
+        sys.exit(f"error: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,16 +29,19 @@ home_option = click.option(
 
 
 @contextmanager
-def open_cluster(home: Path | None, **arguments: object) -> Generator[LocalCluster]:
+def open_cluster(
+    home: Path | None, without: Collection[str] = (), *, cml: bool = False
+) -> Generator[LocalCluster]:
     """The cluster of a command; its errors become messages without a traceback."""
     try:
-        from kubetune.local.cluster import LocalCluster
+        from kubetune.local.cluster import DEFAULT_ADDONS, LocalCluster
         from kubetune.local.errors import LocalClusterError
         from kubetune.local.paths import default_home
     except ModuleNotFoundError as missing:
         raise click.ClickException(f"{EXTRA_HINT} (no module {missing.name!r})") from None
+    components = DEFAULT_ADDONS - set(without) | ({"cml"} if cml else set[str]())
     try:
-        yield LocalCluster(home or default_home(), **arguments)  # type: ignore[arg-type]
+        yield LocalCluster(home or default_home(), components)
     except LocalClusterError as error:
         raise click.ClickException(str(error)) from None
 
@@ -51,20 +54,31 @@ def open_cluster(home: Path | None, **arguments: object) -> Generator[LocalClust
     type=click.Choice(["node", "mlflow", "operator"]),
     help="Leave a component out; may be given several times.",
 )
-def up(home: Path | None, without: tuple[str, ...]) -> None:
+@click.option(
+    "--cml",
+    is_flag=True,
+    help="Also start the stand-in of a Cloudera Machine Learning workspace, as the"
+    " ClusterComputeTarget cml. Needs a checkout and Java.",
+)
+def up(home: Path | None, without: tuple[str, ...], cml: bool) -> None:
     """Start the local cluster, or what is missing of it.
 
     The first time this compiles the control plane (several minutes; it is kept for all later
     starts). Everything listens on 127.0.0.1 only, as your user.
 
+    With --cml, jobs whose computeTargetRef names the ClusterComputeTarget cml run through the API
+    of a workspace, as processes of yours. The stand-in forgets its jobs and its project's files
+    when it ends, so a job that runs over `kubetune down` starts again.
+
     \b
     Examples:
       kubetune up
+      kubetune up --cml
       kubetune up --without operator     to run the operator yourself
     """
     from kubetune.cli.progress import progress
 
-    with open_cluster(home, components={"node", "mlflow", "operator"} - set(without)) as cluster:
+    with open_cluster(home, without, cml=cml) as cluster:
         with progress() as report:
             status = cluster.up(report)
         click.echo(_table(status))

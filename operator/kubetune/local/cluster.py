@@ -14,17 +14,18 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from kubetune.local import access, build, components, objects, pki, ports
+from kubetune.local import access, build, cml, components, objects, pki, ports
 from kubetune.local.components import Component, Layout
 from kubetune.local.errors import LocalClusterError
 from kubetune.local.paths import default_cache
 from kubetune.local.processes import Process, any_with_argument, wait_until
 from kubetune.local.status import ClusterStatus, component_status
 
-ADDONS = frozenset({"node", "mlflow", "operator"})
+DEFAULT_ADDONS = frozenset({"node", "mlflow", "operator"})
+ADDONS = DEFAULT_ADDONS | {"cml"}
 # What `down --delete` removes: never the home folder as such, which may hold other things when
 # somebody points $KUBETUNE_HOME at a folder of theirs.
-FOLDERS = ("run", "logs", "pki", "etcd", "mlflow", "node")
+FOLDERS = ("run", "logs", "pki", "etcd", "mlflow", "node", "cml")
 FILES = ("bin", "kubeconfig", "ports.json", "lock")
 
 START_TIMEOUT = 120  # seconds for one component; two busy cores need a tenth of it
@@ -46,7 +47,7 @@ class LocalCluster:
     def __init__(
         self,
         home: Path,
-        components: Collection[str] = ADDONS,
+        components: Collection[str] = DEFAULT_ADDONS,
         cache: Path | None = None,
         flags: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
@@ -79,6 +80,9 @@ class LocalCluster:
         with self._locked():
             binaries = build.control_plane(self.cache, lambda text: report("build", text))
             self._prepare(binaries)
+            if "cml" in self._wanted:
+                report("cml", "making its client package")
+                cml.prepare(self._layout())
             started: list[Component] = []
             try:
                 self._start_all(started, report)
@@ -125,6 +129,10 @@ class LocalCluster:
             raise LocalClusterError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
         return result.stdout
 
+    def upload_to_cml(self, files: Mapping[str, Path]) -> None:
+        """Write local files into the project of the CML stand-in, by their paths there."""
+        cml.upload(self._layout(), files)
+
     def client(self) -> access.Client:
         """GET requests to the cluster's servers, as its administrator."""
         return access.Client(self._layout())
@@ -142,6 +150,7 @@ class LocalCluster:
     def _prepare(self, binaries: Path) -> None:
         for folder in FOLDERS:
             (self.home / folder).mkdir(mode=0o700, exist_ok=True)
+        self._layout().cml_packages.mkdir(exist_ok=True)
         link = self.home / "bin"
         temporary = self.home / "bin.new"
         temporary.unlink(missing_ok=True)
@@ -165,8 +174,8 @@ class LocalCluster:
         layout = self._layout()
         etcd, apiserver, *clients = components.control_plane(layout)
         addons = self._addons(layout)
-        # MLflow takes the longest and needs nothing, so it goes first and is waited for last.
-        first = [addons[name] for name in ("mlflow",) if name in addons] + [etcd, apiserver]
+        # These take the longest and need nothing, so they go first and are waited for last.
+        first = [addons[name] for name in ("mlflow", "cml") if name in addons] + [etcd, apiserver]
         self._start_missing(first, started, report)
         client = access.Client(layout)
         self._wait_ready(apiserver, client, report)
@@ -180,6 +189,8 @@ class LocalCluster:
         self._start_missing(last, started, report)
         for component in [*second, *last, *first[:-2]]:
             self._wait_ready(component, client, report)
+        if "cml" in addons:
+            cml.install(self.kubectl, layout, self.mlflow_url)
         self._wait(
             "objects",
             lambda: client.read("/api/v1/namespaces/default/serviceaccounts/default") is not None,
@@ -195,7 +206,8 @@ class LocalCluster:
                 report(component.name, "starting")
                 started.append(component)
                 command = [*component.command, *self._flags.get(component.name, ())]
-                process.start(command, component.environment, cwd=self.home)
+                folder = component.folder or self.home
+                process.start(command, component.environment, cwd=folder)
 
     def _wait_ready(self, component: Component, client: access.Client, report: Report) -> None:
         if component.name == components.NODE_NAME:
@@ -268,8 +280,8 @@ class LocalCluster:
         etcd, apiserver, *clients = components.control_plane(layout)
         addons = self._addons(layout, ADDONS)
         first = [[addons[name]] for name in ("node", "operator") if name in addons]
-        mlflow = [addons[name] for name in ("mlflow",) if name in addons]
-        return [*first, mlflow + clients, [apiserver], [etcd]]
+        servers = [addons[name] for name in ("mlflow", "cml") if name in addons]
+        return [*first, servers + clients, [apiserver], [etcd]]
 
     # --- parts
 
@@ -277,7 +289,9 @@ class LocalCluster:
         return Layout(self.home, self.home / "bin", ports.load(self.home / "ports.json"))
 
     def _all(self, layout: Layout) -> list[Component]:
-        return [*components.control_plane(layout), *self._addons(layout).values()]
+        """Everything that runs here, should run here, or once did."""
+        known = self._wanted | {name for name in ADDONS if self._process(name).log.exists()}
+        return [*components.control_plane(layout), *self._addons(layout, known).values()]
 
     def _addons(
         self, layout: Layout, wanted: Collection[str] | None = None
@@ -285,6 +299,7 @@ class LocalCluster:
         makers = {
             "node": (components.process_node, "kubetune.local.node.__main__"),
             "mlflow": (components.mlflow, "mlflow"),
+            "cml": (components.cml, "kubetune.clients.cml"),
             "operator": (components.operator, "kubetune.handlers"),
         }
         return {

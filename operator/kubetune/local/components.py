@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import kubetune
+
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 NODE_NAME = "process-node"
 SERVICE_RANGE = "10.96.0.0/24"  # never routed: nothing here proxies Services
@@ -53,6 +55,7 @@ class Component:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace: float = 20  # seconds
     stops_children: bool = False  # it ends its own children: signal nobody but itself
+    folder: Path | None = None  # working directory; the cluster's home when absent
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,16 @@ class Layout:
 
     def kubeconfig(self, user: str) -> Path:
         return self.home / ("kubeconfig" if user == "admin" else f"pki/{user}.kubeconfig")
+
+    @property
+    def cml_packages(self) -> Path:
+        """Where the operator finds the ``cmlapi`` package that the CML stand-in serves."""
+        return self.home / "cml" / "packages"
+
+    @property
+    def cml_key(self) -> Path:
+        """The API key of the CML stand-in."""
+        return self.home / "cml" / "key"
 
     def url(self, name: str, scheme: str = "https") -> str:
         return f"{scheme}://127.0.0.1:{self.ports[name]}"
@@ -129,13 +142,34 @@ def mlflow(layout: Layout) -> Component:
     )
 
 
+def cml(layout: Layout) -> Component:
+    url = layout.url("cml", "http")
+    return Component(
+        name="cml",
+        command=[
+            *(sys.executable, "-m", "tests.cml", "--folder", layout.home / "cml"),
+            *("--port", str(layout.ports["cml"]), "--key-file", layout.cml_key),
+        ],
+        environment=_python_environment(),
+        address=url,
+        health=f"{url}/healthz",
+        folder=checkout(),
+    )
+
+
 def operator(layout: Layout) -> Component:
     url = layout.url("operator", "http")
     port = str(layout.ports["operator"])
+    # The folder is always there, so that a running operator finds what comes into it later.
+    packages = [str(layout.cml_packages), os.environ.get("PYTHONPATH", "")]
     return Component(
         name="operator",
         command=[sys.executable, "-m", "kubetune.cli", "operator", "--health-port", port],
-        environment=_python_environment() | {"KUBECONFIG": str(layout.kubeconfig("operator"))},
+        environment=_python_environment()
+        | {
+            "KUBECONFIG": str(layout.kubeconfig("operator")),
+            "PYTHONPATH": os.pathsep.join(filter(None, packages)),
+        },
         address=url,
         health=f"{url}/healthz",
     )
@@ -147,6 +181,12 @@ def installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def checkout() -> Path | None:
+    """The root of the checkout that this package is part of; None for an installed one."""
+    root = Path(kubetune.__file__).parents[2]
+    return root if (root / "tests" / "cml" / "__main__.py").is_file() else None
 
 
 def _python_environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ from kubetune.api.kinds import KINDS
 from kubetune.local.errors import LocalClusterError
 
 MANIFESTS = Path(__file__).parent / "manifests"
+APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager=kubetune-local")
 
 
 def packaged(name: str, checkout: str) -> Path:
@@ -21,10 +22,10 @@ def packaged(name: str, checkout: str) -> Path:
     raise LocalClusterError(f"this installation of kubetune lacks {checkout}")
 
 
-def local_defaults(values: Mapping[str, str]) -> str:
-    """The manifests of the local cluster in name order, with ``${NAME}`` filled from ``values``."""
+def filled(folder: Path, values: Mapping[str, str]) -> str:
+    """The manifests in a folder in name order, with ``${NAME}`` filled from ``values``."""
     texts = []
-    for file in sorted(MANIFESTS.glob("*.yaml")):
+    for file in sorted(folder.glob("*.yaml")):
         try:
             texts.append(string.Template(file.read_text()).substitute(values))
         except KeyError as missing:
@@ -34,11 +35,10 @@ def local_defaults(values: Mapping[str, str]) -> str:
 
 def install(kubectl: Callable[..., str], values: Mapping[str, str]) -> None:
     """Apply the CRDs, wait until the API server serves them, then apply the local defaults."""
-    apply = ("apply", "--server-side", "--force-conflicts", "--field-manager=kubetune-local")
     names = [f"{kind.plural}.{GROUP}" for kind in KINDS]
-    kubectl(*apply, "-k", str(packaged("crds", "crds")))
+    kubectl(*APPLY, "-k", str(packaged("crds", "crds")))
     kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", *names)
     # The operator has the rights of an installed one here, and no more.
-    kubectl(*apply, "-f", str(packaged("cluster-role.yaml", "manifests/install/cluster-role.yaml")))
-    if manifests := local_defaults(values):
-        kubectl(*apply, "-f", "-", input=manifests)
+    kubectl(*APPLY, "-f", str(packaged("cluster-role.yaml", "manifests/install/cluster-role.yaml")))
+    if manifests := filled(MANIFESTS, values):
+        kubectl(*APPLY, "-f", "-", input=manifests)

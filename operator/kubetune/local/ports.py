@@ -1,7 +1,7 @@
 """Loopback ports of a local cluster, chosen once and kept over ``down`` and ``up``.
 
 Running pods, kubeconfig copies and links in object status hold the addresses of the API server
-and of MLflow, so those two never move by themselves.
+and of MLflow, and compute targets that of the CML stand-in, so those never move by themselves.
 """
 
 import json
@@ -20,8 +20,9 @@ NAMES = (
     "kube-scheduler",
     "mlflow",
     "operator",
+    "cml",
 )
-PUBLIC = ("kube-apiserver", "mlflow")
+PUBLIC = ("kube-apiserver", "mlflow", "cml")
 # Below the range from which systems take the ports of outgoing connections: one of those could
 # sit on a kept port at the next start.
 RANGE = range(20_000, 32_000)

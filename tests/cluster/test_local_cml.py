@@ -1,0 +1,75 @@
+"""``kubetune up --cml``: the stand-in of a CML workspace as a part of the local cluster."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubetune.local.cluster import LocalCluster
+from support import eventually, processes_of
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A cluster of this module's own, with the stand-in and an operator that runs already."""
+    home = tmp_path_factory.mktemp("cml") / "home"
+    before = LocalCluster(home, {"operator"})
+    cluster = LocalCluster(home, {"operator", "cml"})
+    try:
+        before.up()
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+    assert processes_of(home) == []
+
+
+def target_available(cluster: LocalCluster) -> dict[str, Any] | None:
+    """The condition TargetAvailable of the target, when it is True."""
+    target = cluster.client().read("/apis/kubetune.io/v1alpha1/clustercomputetargets/cml")
+    conditions = ((target or {}).get("status") or {}).get("conditions") or []
+    return next(
+        (c for c in conditions if c["type"] == "TargetAvailable" and c["status"] == "True"), None
+    )
+
+
+def secret(cluster: LocalCluster, namespace: str) -> str:
+    text = cluster.kubectl("get", "secret", "cml-api-key", "-n", namespace, "-o", "json")
+    return json.loads(text)["data"]["apiKey"]
+
+
+def test_a_running_operator_finds_the_workspace(own: LocalCluster) -> None:
+    available = eventually(lambda: target_available(own))
+    assert "answers; runs use" in available["message"]
+    assert secret(own, "kubetune-system") == secret(own, "kubetune-quickstart")
+
+
+def test_files_are_uploaded_into_the_project(own: LocalCluster, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n')
+    own.upload_to_cml({"samples/rows.jsonl": file})
+    [there] = (own.home / "cml" / "projects").glob("*/samples/rows.jsonl")
+    assert there.read_text() == file.read_text()
+
+
+def test_status_knows_it_also_for_who_did_not_ask_for_it(own: LocalCluster) -> None:
+    parts = {part.name: part for part in LocalCluster(own.home).status().components}
+    assert parts["cml"].state == "running"
+    assert parts["cml"].address.startswith("http://127.0.0.1:")
+    assert own.log("cml").read_text().strip() == parts["cml"].address
+
+
+def test_the_key_stays_over_a_restart(own: LocalCluster) -> None:
+    before = secret(own, "kubetune-system"), own.log("cml").read_text()
+    own.down()
+    own.up()
+    eventually(lambda: own.log("cml").read_text() != "")
+    assert (secret(own, "kubetune-system"), own.log("cml").read_text()) == before
+    eventually(lambda: target_available(own))
+
+
+def test_the_key_is_for_the_owner_only(own: LocalCluster) -> None:
+    assert (own.home / "cml" / "key").stat().st_mode & 0o077 == 0
