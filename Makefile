@@ -29,11 +29,14 @@ $(ENVIRONMENT): pyproject.toml uv.lock $(filter .tools/%,$(UV))
 	@python="$$(tools/find-python)"; echo "Installing uv into .tools" >&2; \
 	"$$python" -m venv .tools && .tools/bin/python -m pip install --quiet 'uv>=0.9'
 
-quickstart: $(ENVIRONMENT) ## Fine-tune a model on this machine, from nothing (MODEL=<hugging face repo>)
-ifneq ($(filter-out local,$(TARGET)),)
-	$(error TARGET=$(TARGET): only the local cluster is supported; leave TARGET out)
+# Before the environment is made, which takes minutes.
+ifneq ($(filter-out local cml,$(TARGET)),)
+$(error TARGET=$(TARGET) is unknown: give TARGET=local, the default, or TARGET=cml)
 endif
-	@.venv/bin/kubetune quickstart $(if $(MODEL),--model '$(MODEL)')
+
+quickstart: $(ENVIRONMENT) ## Fine-tune a model on this machine, from nothing (TARGET=cml, MODEL=<hugging face repo>)
+	@.venv/bin/kubetune quickstart $(if $(TARGET),--target '$(TARGET)') \
+		$(if $(MODEL),--model '$(MODEL)')
 
 up: $(ENVIRONMENT) ## Start the local cluster
 	@.venv/bin/kubetune up

@@ -37,11 +37,16 @@ def test_models_accept_all_examples() -> None:
     }
 
 
+@pytest.mark.parametrize("on_cml", [False, True], ids=["local", "cml"])
 @pytest.mark.parametrize("model", [None, "HuggingFaceTB/SmolLM2-135M.Instruct"])
 def test_quickstart_renders_objects_that_are_accepted(
-    cluster: LocalCluster, quickstart_namespace: None, tmp_path: Path, model: str | None
+    cluster: LocalCluster,
+    quickstart_namespace: None,
+    tmp_path: Path,
+    model: str | None,
+    on_cml: bool,
 ) -> None:
-    objects = render(tmp_path, model)
+    objects = render(tmp_path, model, on_cml=on_cml)
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     answer = json.loads(cluster.kubectl(*APPLY, "-f", "-", input=listed))
     assert len(answer["items"]) == len(objects)
@@ -50,9 +55,10 @@ def test_quickstart_renders_objects_that_are_accepted(
     assert job["metadata"]["namespace"] == NAMESPACE
     names = {(item["kind"], item["metadata"]["name"]) for item in answer["items"]}
     assert ("Model", job["spec"]["modelRef"]["name"]) in names
-    assert str(tmp_path) in [
+    paths = [
         item["spec"]["local"]["path"] for item in objects if item["kind"] == "PersistentVolume"
     ]
+    assert paths == ([] if on_cml else [str(tmp_path)])
 
 
 def _first_name(text: str) -> str:

@@ -26,7 +26,15 @@ SHOWN_SAMPLES = 3
     help="Model of a Hugging Face hub, such as HuggingFaceTB/SmolLM2-135M."
     " Default: a small one that is pretrained here, so that nothing is downloaded.",
 )
-def quickstart(home: Path | None, model: str | None) -> None:
+@click.option(
+    "--target",
+    type=click.Choice(["local", "cml"]),
+    default="local",
+    show_default=True,
+    help="Where it trains: in a pod of the local cluster, or in a job of the stand-in of a Cloudera"
+    " Machine Learning workspace. The latter needs a checkout and Java.",
+)
+def quickstart(home: Path | None, model: str | None, target: str) -> None:
     """Fine-tune a small model on generated support tickets, on a local cluster.
 
     Starts the cluster, applies a Dataset, a Model, a PromptTemplate and a FineTuneJob, follows the
@@ -36,14 +44,16 @@ def quickstart(home: Path | None, model: str | None) -> None:
     Examples:
       kubetune quickstart
       kubetune quickstart --model HuggingFaceTB/SmolLM2-135M
+      kubetune quickstart --target cml
     """
     started_at = time.monotonic()
-    with open_cluster(home) as cluster:
+    on_cml = target == "cml"
+    with open_cluster(home, cml=on_cml) as cluster:
         from kubetune.local.quickstart import start
         from kubetune.local.quickstart_follow import follow
 
         with progress() as report:
-            started = start(cluster, model, report)
+            started = start(cluster, model, report, on_cml=on_cml)
             if started.note:
                 report("note", started.note)
             job = follow(cluster, started.job, report)

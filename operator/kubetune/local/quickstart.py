@@ -20,6 +20,7 @@ from typing import Any
 
 import kubetune
 from kubetune.api import yaml_text
+from kubetune.local import cml, quickstart_cml
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.errors import LocalClusterError
 
@@ -45,19 +46,27 @@ class Started:
     """What happened to an earlier job of the same name; empty when there was none."""
 
 
-def start(cluster: LocalCluster, model: str | None, report: Report) -> Started:
+def start(
+    cluster: LocalCluster, model: str | None, report: Report, *, on_cml: bool = False
+) -> Started:
     """Bring everything up and apply the manifests.
 
-    ``model`` is a repository of a Hugging Face hub, None for the sample model. Raises
+    ``model`` is a repository of a Hugging Face hub, None for the sample model. ``on_cml`` trains
+    in the stand-in of a CML workspace, which must be among the cluster's components. Raises
     LocalClusterError when a part fails, naming it and its log.
     """
     samples = cluster.cache / "samples"
     with _samples(samples, sample_model=model is None, report=report) as wait_for_samples:
         cluster.up(report)
         wait_for_samples()
-    objects = render(samples, model)
+    objects = render(samples, model, on_cml=on_cml)
     job = objects[-1]
-    _remove_lost_volume(cluster, samples)
+    if on_cml:
+        report("samples", "uploading")
+        cluster.upload_to_cml(quickstart_cml.files(samples))
+        report("samples", "ready")
+    else:
+        _remove_lost_volume(cluster, samples)
     note = _clear_way(cluster, job)
     report("manifests", "applying")
     cluster.kubectl(
@@ -69,7 +78,7 @@ def start(cluster: LocalCluster, model: str | None, report: Report) -> Started:
     return Started(job, note)
 
 
-def render(samples: Path, model: str | None) -> list[Object]:
+def render(samples: Path, model: str | None, *, on_cml: bool = False) -> list[Object]:
     """The quickstart's objects in the order of their files; the FineTuneJob is the last."""
     objects: list[Object] = []
     for file in sorted(_manifests().glob("*.yaml")):
@@ -77,7 +86,7 @@ def render(samples: Path, model: str | None) -> list[Object]:
         objects += [document.value for document in yaml_text.read(text)]
     if model is not None:
         _use_hub_model(objects, model)
-    return objects
+    return quickstart_cml.on_target(objects, cml.TARGET) if on_cml else objects
 
 
 def object_path(kind: Object | str, name: str | None = None) -> str:
@@ -200,6 +209,11 @@ def _clear_way(cluster: LocalCluster, job: Object) -> str:
     if there is None:
         return ""
     if not finished(there):
+        if there["spec"].get("computeTargetRef") != job["spec"].get("computeTargetRef"):
+            raise LocalClusterError(
+                f"FineTuneJob {name} of an earlier quickstart still runs on another target. Wait"
+                f" for it, or run: kubetune kubectl -- delete ftj {name} -n {NAMESPACE}"
+            )
         return f"FineTuneJob {name} is running already; following it."
     _delete(cluster, "finetunejob", name)
     _delete(cluster, "model", job["spec"]["output"]["modelName"])

@@ -37,7 +37,7 @@ def follow(cluster: LocalCluster, job: Object, report: Report) -> Object:
             if status["phase"] == "Succeeded":
                 report(name, "ready")
                 return current
-            raise LocalClusterError(_failure(current))
+            raise LocalClusterError(_failure(cluster, current))
         report(name, describe(status))
         # Messages change with every try again; only phase and progress mean that it moves.
         mark = json.dumps([status.get("phase"), status.get("progress"), status.get("counts")])
@@ -48,7 +48,7 @@ def follow(cluster: LocalCluster, job: Object, report: Report) -> Object:
         elif time.monotonic() - moved_at > patience:
             raise LocalClusterError(
                 f"FineTuneJob {name} has not moved for {patience} s; it says:"
-                f" {describe(status)}\n{_where_logs_are(name)}"
+                f" {describe(status)}\n{_where_logs_are(cluster, job)}"
             )
         _check_inputs(cluster, current)
         time.sleep(INTERVAL_SECONDS)
@@ -79,7 +79,7 @@ def _check_inputs(cluster: LocalCluster, job: Object) -> None:
         if found and stalled.get("status") == "True":
             raise LocalClusterError(
                 f"{found['kind']} {name} failed: {stalled['message']}\n"
-                + _where_logs_are(job["metadata"]["name"])
+                + _where_logs_are(cluster, job)
             )
 
 
@@ -90,18 +90,22 @@ def _check_control_plane(cluster: LocalCluster) -> None:
         raise LocalClusterError(f"{', '.join(gone)} stopped; run: kubetune up")
 
 
-def _failure(job: Object) -> str:
+def _failure(cluster: LocalCluster, job: Object) -> str:
     status, name = job["status"], job["metadata"]["name"]
     failure = status.get("failure") or {}
     reason = failure.get("reason", status["phase"])
     message = failure.get("message") or _condition(status, "Ready").get("message", "")
-    return f"FineTuneJob {name} failed, {reason}: {message}\n{_where_logs_are(name)}"
+    return f"FineTuneJob {name} failed, {reason}: {message}\n{_where_logs_are(cluster, job)}"
 
 
-def _where_logs_are(name: str) -> str:
+def _where_logs_are(cluster: LocalCluster, job: Object) -> str:
+    name = job["metadata"]["name"]
+    runs = f"kubetune kubectl -- logs -n {NAMESPACE} -l kubetune.io/owner-name={name}"
+    if "computeTargetRef" in job["spec"]:
+        runs = f"{cluster.home}/cml/runs/*/output.log"
     return (
         f"Look at: kubetune kubectl -- describe ftj {name} -n {NAMESPACE}\n"
-        f"         kubetune kubectl -- logs -n {NAMESPACE} -l kubetune.io/owner-name={name}\n"
+        f"         {runs}\n"
         "         kubetune logs operator"
     )
 
