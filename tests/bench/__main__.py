@@ -1,7 +1,8 @@
 """Runs the bench: ``python -m tests.bench``, or ``make bench ARGS='--jobs 200'``.
 
 The measures follow one another on the same objects: submission between two floors, lives,
-memory and silence of an operator with nothing but finished jobs, and its restart.
+memory and silence of an operator with nothing but finished jobs, its restart, and the polling of
+many runs in CML.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import click
 from . import operator_bench
 from .report import Figure, as_json, as_table
 
-MEASURES = ("submission", "lives", "idle", "restart")
+MEASURES = ("submission", "lives", "idle", "restart", "cml")
 
 
 @click.command()

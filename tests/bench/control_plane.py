@@ -26,6 +26,7 @@ from .objects import TARGET, inputs, path, ready_status
 JsonObject = dict[str, Any]
 
 NAMESPACE = "bench"
+CML_NAMESPACE = "bench-cml"
 FLOORS = ("floor-1", "floor-2")
 OPERATOR_USER = "kubetune-operator"
 TARGET_PATH = f"/apis/{API_VERSION}/clustercomputetargets/{TARGET}"
@@ -94,7 +95,7 @@ async def control_plane(home: Path) -> AsyncGenerator[ControlPlane]:
         operator_kubeconfig = cluster.home / "pki" / "operator.kubeconfig"
         user, operator = Client(cluster.kubeconfig), Client(operator_kubeconfig)
         try:
-            for namespace in (NAMESPACE, *FLOORS):
+            for namespace in (NAMESPACE, CML_NAMESPACE, *FLOORS):
                 await _make_namespace(user, namespace)
             await asyncio.to_thread(_stop_controllers, cluster)
             system = await user.get("/api/v1/namespaces/kube-system")

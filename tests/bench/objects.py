@@ -90,7 +90,7 @@ def ready_status(body: JsonObject, install_id: str) -> JsonObject:
     found = {"attempts": 0, "time": now, "result": "found"}
     if body["kind"] == "Dataset":
         target = Target("ClusterComputeTarget", TARGET, None, True, "")
-        facts = InspectionFacts(install_id, target, (), "")
+        facts = InspectionFacts(install_id, target, ())
         plan, mounts = dataset.inspection_of(dataset.ObservedDataset(parse(body), facts))
         status |= {
             "inspection": found | {"key": inspection.inspection_key(plan, mounts)},

@@ -11,12 +11,13 @@ from pathlib import Path
 from kubetune.api.conditions import ConditionType
 from kubetune.decide.decision import condition_is
 
-from . import lives, submission
+from . import cml_polling, lives, submission
 from .control_plane import FLOORS, NAMESPACE, ControlPlane, control_plane, until
 from .operator_process import OperatorProcess
 from .report import Figure
 
 IDLE_SECONDS = 60
+CML_RUNS = 200
 READS = ("get", "list")
 
 
@@ -41,11 +42,14 @@ class OperatorBench:
         """What the operator asked while jobs were submitted and lived."""
 
     async def run(self, measures: frozenset[str]) -> list[Figure]:
-        """Measure these of submission, lives, idle and restart."""
+        """Measure these of submission, lives, idle, restart and cml."""
         self._say("starting a control plane")
         async with control_plane(self._folder) as plane:
             with_floor = "submission" in measures
             floors = [await self._floor(plane, FLOORS[0])] if with_floor else []
+            if measures <= {"cml"}:
+                await self._measure_cml(plane)
+                return self._figures
             submitted = await self._submit(plane)
             if with_floor:
                 floors.append(await self._floor(plane, FLOORS[1]))
@@ -54,6 +58,8 @@ class OperatorBench:
                 await self._live(plane, measures)
             if "restart" in measures:
                 await self._restart(plane)
+            if "cml" in measures:
+                await self._measure_cml(plane)
         return self._figures
 
     async def _floor(self, plane: ControlPlane, namespace: str) -> float:
@@ -123,16 +129,15 @@ class OperatorBench:
         before = plane.audit_position()
         async with self._operator(plane, "restart") as operator:
             self._add("restart", operator.cpu_seconds(), "CPU s", 3, f"{self._jobs} finished jobs")
-            self._add(
-                "memory after restart",
-                operator.rss_megabytes(),
-                "MB",
-                200,
-                "its peak: lists arrive whole",
-            )
+            self._add("memory after restart", operator.rss_megabytes(), "MB", 200)
             requests = plane.requests_since(before)
             writes = {key: count for key, count in requests.items() if key[0] not in READS}
             self._add("writes of a restart", sum(writes.values()), "", 0, _summary(writes))
+
+    async def _measure_cml(self, plane: ControlPlane) -> None:
+        self._say(f"{CML_RUNS} active runs in CML")
+        for figure in await cml_polling.measure(plane, self._folder, CML_RUNS):
+            self._note(figure)
 
     def _operator(
         self, plane: ControlPlane, name: str
@@ -144,8 +149,11 @@ class OperatorBench:
     def _add(
         self, name: str, value: float, unit: str, budget: float | None = None, note: str = ""
     ) -> None:
-        figure = Figure(name, value, unit, budget, note)
-        self._say(f"  {name}: {value:.3g} {unit} {figure.verdict} {note}")
+        self._note(Figure(name, value, unit, budget, note))
+
+    def _note(self, figure: Figure) -> None:
+        value = f"{figure.value:.3g} {figure.unit}"
+        self._say(f"  {figure.name}: {value} {figure.verdict} {figure.note}")
         self._figures.append(figure)
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
@@ -23,7 +24,14 @@ QUIET_SECONDS = 0.5
 class OperatorProcess:
     """``kubetune operator`` on one namespace; use as an asynchronous context manager."""
 
-    def __init__(self, kubeconfig: Path, log: Path, namespace: str, profile: Path | None) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        log: Path,
+        namespace: str,
+        profile: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._log_path = log
         self._port = _free_port()
         command = [sys.executable]
@@ -32,7 +40,7 @@ class OperatorProcess:
         command += ["-m", "kubetune.cli", "operator", "--namespace", namespace]
         command += ["--health-port", str(self._port)]
         self._command = command
-        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> OperatorProcess:
@@ -57,6 +65,11 @@ class OperatorProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             await asyncio.to_thread(process.wait)
+
+    @property
+    def health_url(self) -> str:
+        """Answers at once while its loop is free."""
+        return f"http://127.0.0.1:{self._port}/healthz"
 
     def cpu_seconds(self) -> float:
         """User and system time since its start."""
