@@ -90,6 +90,11 @@ class Reconciler:
         """Reconcile one object. Raises what should bring the key back after a delay."""
         body = self._cache.get(*key)
         if body is None:
+            try:
+                await self._backend.abandon(*key)
+            except BackendError as error:
+                logger.warning("runs of %s %s/%s, which is gone, remain: %s", *key, error)
+                raise
             self._forget(key)
             return
         if key.kind == "FineTuneJob" and _is_over(body):

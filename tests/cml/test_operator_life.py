@@ -26,7 +26,10 @@ pytestmark = pytest.mark.cluster
 
 # Longer than the operator takes to see a status, and short enough to wait for.
 OPERATOR = {"KUBETUNE_CML_UNKNOWN_SECONDS": "10"}
-OUT_OF_MEMORY = {"oom_killed": True, "k8s_info": {"k8s_exit_code": 137, "k8s_reason": "OOMKilled"}}
+OUT_OF_MEMORY: dict[str, Any] = {
+    "oom_killed": True,
+    "k8s_info": {"k8s_exit_code": 137, "k8s_reason": "OOMKilled"},
+}
 
 
 def running(space: CmlSpace, name: str) -> Job:

@@ -138,6 +138,10 @@ class Backend(Protocol):
         """Cut the runs loose, so that they outlive their owner. Repeatable."""
         ...
 
+    async def abandon(self, kind: str, namespace: str, name: str) -> None:
+        """The owner is gone and had no finalizer: delete what is known of its runs. Repeatable."""
+        ...
+
     def forget(self, run_key: str) -> None:
         """Nobody will ask for the key's runs again."""
         ...

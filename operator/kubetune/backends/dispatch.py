@@ -15,6 +15,10 @@ class Backends:
 
     async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts that the target knows, oldest first."""
+        owner = address.owner
+        if self._of(address.target) is not self._cml:
+            # What it began in CML before its target was changed.
+            await self._cml.abandon(owner.kind, owner.namespace, owner.name)
         return await self._of(address.target).observe(address)
 
     def introduce(self, run_key: str) -> None:
@@ -37,6 +41,11 @@ class Backends:
     async def orphan(self, address: RunAddress) -> None:
         """Cut the runs loose."""
         await self._of(address.target).orphan(address)
+
+    async def abandon(self, kind: str, namespace: str, name: str) -> None:
+        """The owner is gone: delete what is known of its runs."""
+        await self._cml.abandon(kind, namespace, name)
+        await self._kubernetes.abandon(kind, namespace, name)
 
     def forget(self, run_key: str) -> None:
         """Nobody will ask for the key's runs again."""

@@ -66,6 +66,9 @@ class KubernetesBackend:
     def introduce(self, run_key: str) -> None:
         """Names are unique here: nothing to remember."""
 
+    async def abandon(self, kind: str, namespace: str, name: str) -> None:
+        """Owner references see to it."""
+
     def forget(self, run_key: str) -> None:
         """Nothing was remembered."""
 

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from kubetune.api.cml_target import CmlTarget
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.plan import CML_RUNS_FOLDER
 from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
 from kubetune.backends.cml.following import Follower
-from kubetune.backends.cml.manifests import cml_target, is_ours, job_name
+from kubetune.backends.cml.manifests import is_ours, job_name
 from kubetune.backends.cml.states import is_active
 from kubetune.backends.cml.submission import (
     LOOK_AGAIN_SECONDS,
@@ -29,6 +30,9 @@ from kubetune.clients.cml import CmlClients, CmlError, NotFoundError
 
 JsonObject = dict[str, Any]
 
+GUARDED_KINDS = frozenset({"FineTuneJob"})
+"""Their finalizer keeps an object until its runs are gone; others vanish without a word."""
+GONE_RETRY_SECONDS = 1.0
 LOOKUP_SECONDS = 30.0
 """A listing of this age answers who asks for a run key the first time."""
 
@@ -62,6 +66,10 @@ class CmlBackend:
         self._again: dict[str, asyncio.TimerHandle] = {}
         """Who is told to look again, by run key."""
         self._workspaces: dict[tuple[str, str], tuple[Workspace, Follower]] = {}
+        self._places: dict[str, tuple[str, str]] = {}
+        """Key of the workspace that is asked about a run key."""
+        self._unguarded: dict[tuple[str, str, str], dict[str, RunAddress]] = {}
+        """Runs of owners that have no finalizer, by kind, namespace and name, then by run key."""
 
     def workspace(self, namespace: str, target: CmlTarget) -> Workspace:
         """The workspace that a target names, with the credentials of a namespace."""
@@ -71,6 +79,7 @@ class CmlBackend:
         """All attempts, oldest first; from memory once the run key is followed."""
         workspace, follower = self._at(address)
         follower.check(address.owner, address.run_key)
+        await self._clear(address)
         followed = follower.get(address.run_key)
         expects = self._submission.expects(address.run_key, seen=bool(followed and followed.states))
         if followed and (followed.active or not expects):
@@ -88,7 +97,10 @@ class CmlBackend:
                     self._absent.add(address.run_key)
                 return []
             runs = await workspace.runs(job["id"])
+            self._submission.found(address.run_key, runs)
+            expects = self._submission.expects(address.run_key, seen=bool(runs))
             followed = await follower.follow(address.owner, address.run_key, job, runs)
+            self._note(address)
             if expects and not followed.states:
                 raise not_known()
         except (CmlError, BackendError) as error:
@@ -101,8 +113,10 @@ class CmlBackend:
 
     async def ensure(self, request: RunRequest) -> RunState:
         """Make the attempt's run, or adopt it when it is there."""
-        workspace, follower = self._of(request.owner.namespace, cml_target(request))
+        address = RunAddress(request.owner, request.run_key, request.target)
+        workspace, follower = self._at(address)
         follower.check(request.owner, request.run_key)
+        self._note(address)
         self._absent.discard(request.run_key)
         try:
             followed = follower.get(request.run_key)
@@ -112,9 +126,12 @@ class CmlBackend:
         except NotFoundError as error:
             # The job was deleted by hand: the next look finds none and makes one.
             follower.forget(request.run_key)
-            self._submission.job_is_gone(request.run_key)
+            gone = self._submission.job_is_gone(request.run_key)
             raise BackendError(
-                Reason.TARGET_REFUSED, f"CML doesn't find the job: {error}", retryable=True
+                Reason.TARGET_REFUSED,
+                f"CML doesn't find the job: {error}",
+                retryable=True,
+                retry_after=GONE_RETRY_SECONDS if gone else None,
             ) from error
         except (CmlError, BackendError) as error:
             raise follower.failed(error, request.owner, request.run_key) from error
@@ -149,7 +166,10 @@ class CmlBackend:
                 )
                 if is_ours(detailed, run_key):
                     runs[str(job["id"])] = await workspace.runs(job["id"])
-            self._submission.wait_for_answers(run_key, now, runs)
+                    self._submission.found(run_key, runs[str(job["id"])])
+            # An inspection that shows after its end has cost little and goes with its object.
+            found = bool(runs) or address.owner.kind not in GUARDED_KINDS
+            self._submission.wait_for_answers(run_key, now, found=found)
             for job_id, of_job in runs.items():
                 await remove_job(workspace, job_id, of_job)
             with contextlib.suppress(NotFoundError):
@@ -157,6 +177,14 @@ class CmlBackend:
         except (CmlError, BackendError) as error:
             raise follower.failed(error, address.owner, address.run_key) from error
         self.forget(run_key)
+        owner = address.owner
+        self._unguarded.get((owner.kind, owner.namespace, owner.name), {}).pop(run_key, None)
+
+    async def abandon(self, kind: str, namespace: str, name: str) -> None:
+        """See kubetune.backends.base.Backend."""
+        for address in list(self._unguarded.get((kind, namespace, name), {}).values()):
+            await self.delete(address)
+        self._unguarded.pop((kind, namespace, name), None)
 
     async def orphan(self, address: RunAddress) -> None:
         """Nothing ties a job of CML to the cluster: just look at it no more."""
@@ -166,6 +194,7 @@ class CmlBackend:
         """See kubetune.backends.base.Backend."""
         self._submission.forget(run_key)
         self._absent.discard(run_key)
+        self._places.pop(run_key, None)
         if timer := self._again.pop(run_key, None):
             timer.cancel()
         for _, follower in self._workspaces.values():
@@ -195,7 +224,29 @@ class CmlBackend:
                 " Orphan to let the job go without it",
                 retryable=True,
             )
-        return self._of(address.owner.namespace, target)
+        workspace, follower = self._of(address.owner.namespace, target)
+        key = (workspace.namespace, target.model_dump_json())
+        before = self._places.get(address.run_key)
+        if before is not None and before != key:
+            # The target was changed: what follows by its old spec must not go on beside this.
+            self._workspaces[before][1].forget(address.run_key)
+        self._places[address.run_key] = key
+        return workspace, follower
+
+    def _note(self, address: RunAddress) -> None:
+        owner = address.owner
+        if owner.kind not in GUARDED_KINDS:
+            name = (owner.kind, owner.namespace, owner.name)
+            self._unguarded.setdefault(name, {})[address.run_key] = address
+
+    async def _clear(self, address: RunAddress) -> None:
+        """Delete the runs of an object that had the owner's name before, or another target."""
+        owner, target = address.owner, address.target
+        for old in list(
+            self._unguarded.get((owner.kind, owner.namespace, owner.name), {}).values()
+        ):
+            if old.owner.uid != owner.uid or _place_of(old.target) != _place_of(target):
+                await self.delete(old)
 
     def _of(self, namespace: str, target: CmlTarget) -> tuple[Workspace, Follower]:
         key = (namespace, target.model_dump_json())
@@ -206,3 +257,8 @@ class CmlBackend:
             )
             self._workspaces[key] = workspace, follower
         return self._workspaces[key]
+
+
+def _place_of(target: ComputeTargetSpec | None) -> tuple[str, str] | None:
+    """What can't change in a target: its workspace and project."""
+    return (target.cml.url, target.cml.project) if target and target.cml else None

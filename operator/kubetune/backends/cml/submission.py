@@ -58,11 +58,11 @@ class Submission:
         self._introduced.discard(run_key)
         self.job_is_gone(run_key)
 
-    def job_is_gone(self, run_key: str) -> None:
-        """CML says that there is no such job, and so no run of it."""
-        self._jobs.pop(run_key, None)
+    def job_is_gone(self, run_key: str) -> bool:
+        """CML says that there is no such job, and so no run of it; whether that is news."""
         for key in self._unanswered(run_key):
             del self._sent[key]
+        return self._jobs.pop(run_key, None) is not None
 
     def expects(self, run_key: str, *, seen: bool) -> bool:
         """Whether a job or run may show that no listing has shown.
@@ -74,20 +74,20 @@ class Submission:
             sent.append(self._begun)
         return time.monotonic() < max(sent, default=float("-inf")) + self._settle_seconds
 
-    def wait_for_answers(
-        self, run_key: str, listed: float, runs: dict[str, list[JsonObject]]
-    ) -> None:
+    def found(self, run_key: str, runs: list[JsonObject]) -> None:
+        """A listing shows a job, with these runs: what was sent for them is answered."""
+        self._sent.pop(run_key, None)
+        for attempt in numbered(runs):
+            self._sent.pop(f"{run_key}/{attempt}", None)
+
+    def wait_for_answers(self, run_key: str, listed: float, *, found: bool) -> None:
         """Raise BackendError while something may have been made that no listing shows yet.
 
-        ``runs`` by job are what a listing shows that was begun at ``listed`` (monotonic).
+        ``found`` tells whether a listing begun at ``listed`` (monotonic) shows a job.
         """
-        if runs:
-            self._sent.pop(run_key, None)
-        elif run_key not in self._introduced:
+        if not found and run_key not in self._introduced:
             # An operator that ended may have sent it just before; this one began later.
             self._sent.setdefault(run_key, self._begun)
-        for attempt in [attempt for found in runs.values() for attempt in numbered(found)]:
-            self._sent.pop(f"{run_key}/{attempt}", None)
         for key in self._unanswered(run_key):
             self._wait_for_answer(key, listed)
 
