@@ -19,11 +19,7 @@ from kubetune.decide.decision import (
     Action,
     Conditions,
     Decision,
-    DeleteRuns,
-    DeleteSelf,
     FindIdentical,
-    OrphanRuns,
-    ReleaseFinalizer,
     Stamp,
     StartRun,
     StopRuns,
@@ -32,6 +28,7 @@ from kubetune.decide.decision import (
     rfc3339,
     shorten,
 )
+from kubetune.decide.fine_tune_deletion import after_end, delete
 from kubetune.decide.fine_tune_inputs import (
     Inputs,
     NotReady,
@@ -47,17 +44,14 @@ from kubetune.decide.fine_tune_progress import (
     progress,
     progress_due,
 )
-from kubetune.decide.resources import TargetProblem
+from kubetune.decide.target_away import target_away
 from kubetune.decide.waiting import secret_wait
-from kubetune.names import FINALIZER
 
 JsonObject = dict[str, Any]
 
 RETRY_FIRST_SECONDS = 10
 RETRY_MAX_SECONDS = 360
 TRACKING_RETRY_SECONDS = 10.0
-TARGET_RETRY_SECONDS = 60.0
-"""The backend tells when the target answers again; this is for the case that it can't."""
 
 
 @dataclass
@@ -95,11 +89,11 @@ def decide(observed: ObservedJob, now: datetime) -> Decision:
 
     # 1. Deletion: stop or cut loose what runs, then let go.
     if job.deleting:
-        return _delete(observed, now)
+        return delete(observed, now)
 
     # 2. Over: only the time to live may act.
     if job.status.get("phase") in TERMINAL_PHASES:
-        return _over(observed, now)
+        return after_end(observed, now)
 
     # 3. The spec can't be read.
     if job.spec is None:
@@ -113,7 +107,7 @@ def decide(observed: ObservedJob, now: datetime) -> Decision:
 
     # 4. The target can't be asked: nothing is known, so nothing changes.
     if observed.target_problem:
-        return _target_away(observed, observed.target_problem, now)
+        return target_away(observed, observed.target_problem, now)
 
     draft = _draft(observed, job.spec, now)
     if draft.status["counts"]["total"] and "lineage" not in draft.status:
@@ -194,67 +188,12 @@ def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft
     return draft
 
 
-def _delete(observed: ObservedJob, now: datetime) -> Decision:
-    job = observed.job
-    if FINALIZER not in job.finalizers:
-        return Decision()
-    live = [run for run in observed.runs if run.phase not in FINISHED]
-    orphan = job.spec is not None and job.spec.deletion_policy == "Orphan"
-    if orphan and (live or observed.outlives_owner or observed.target_problem):
-        cut = (OrphanRuns(observed.run_key),) if live else ()
-        return Decision((*cut, ReleaseFinalizer()))
-    if observed.target_problem:
-        return _target_away(observed, observed.target_problem, now)
-    if not live:
-        # Kubernetes collects what belongs to the job; elsewhere nobody does.
-        clean_up = (DeleteRuns(observed.run_key),) if observed.outlives_owner else ()
-        return Decision((*clean_up, ReleaseFinalizer()))
-    conditions = conditions_of(job.status, job.generation, now)
-    conditions.waiting(Reason.DELETED, "the job is deleted: waiting for its run to stop")
-    status = job.status | {
-        "observedGeneration": job.generation,
-        "phase": str(Phase.STOPPING),
-        "conditions": conditions.current,
-    }
-    return Decision((StopRuns(observed.run_key),), status)
-
-
-def _target_away(observed: ObservedJob, problem: TargetProblem, now: datetime) -> Decision:
-    job = observed.job
-    conditions = conditions_of(job.status, job.generation, now)
-    conditions.set(ConditionType.TARGET_AVAILABLE, False, problem.reason, problem.message)
-    conditions.waiting(problem.reason, problem.message)
-    status = job.status | {
-        "observedGeneration": job.generation,
-        "conditions": conditions.current,
-    }
-    status.setdefault("phase", str(Phase.PENDING))
-    return Decision(status=status, requeue_after=TARGET_RETRY_SECONDS)
-
-
 def _was_suspended(status: JsonObject) -> bool:
     """Whether the last stop was ordered by a suspension."""
     return any(
         condition["type"] == ConditionType.RUNNING and condition["reason"] == Reason.SUSPENDED
         for condition in status.get("conditions") or ()
     )
-
-
-def _over(observed: ObservedJob, now: datetime) -> Decision:
-    job = observed.job
-    stop: tuple[Action, ...] = ()
-    if any(run.phase not in FINISHED and run.phase != "stopping" for run in observed.runs):
-        # The end was written before the run was gone: see to it until it is.
-        stop = (StopRuns(observed.run_key),)
-    ttl = job.spec.ttl_seconds_after_finished if job.spec else None
-    ended = parse_time(job.status.get("completionTime"))
-    status = None
-    if job.status.get("observedGeneration") != job.generation:
-        status = job.status | {"observedGeneration": job.generation}
-    if ttl is None or ended is None:
-        return Decision(stop, status)
-    left = (ended + timedelta(seconds=ttl) - now).total_seconds()
-    return Decision((DeleteSelf(),)) if left <= 0 else Decision(stop, status, left)
 
 
 def _suspend(draft: Draft) -> Decision:

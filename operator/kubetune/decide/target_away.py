@@ -1,0 +1,27 @@
+"""A FineTuneJob whose target can't be asked about its runs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from kubetune.api.conditions import ConditionType, Phase
+from kubetune.decide.decision import Decision, conditions_of
+from kubetune.decide.fine_tune_inputs import ObservedJob
+from kubetune.decide.resources import TargetProblem
+
+RETRY_SECONDS = 60.0
+"""The backend tells when the target answers again; this is for the case that it can't."""
+
+
+def target_away(observed: ObservedJob, problem: TargetProblem, now: datetime) -> Decision:
+    """Say so, and change nothing else: what is known of the attempts stays."""
+    job = observed.job
+    conditions = conditions_of(job.status, job.generation, now)
+    conditions.set(ConditionType.TARGET_AVAILABLE, False, problem.reason, problem.message)
+    conditions.waiting(problem.reason, problem.message)
+    status = job.status | {
+        "observedGeneration": job.generation,
+        "conditions": conditions.current,
+    }
+    status.setdefault("phase", str(Phase.PENDING))
+    return Decision(status=status, requeue_after=RETRY_SECONDS)
