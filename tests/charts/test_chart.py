@@ -87,12 +87,68 @@ def test_the_default_target_can_be_left_out():
     assert "ClusterComputeTarget" not in kinds
 
 
+def test_the_pod_installs_the_package_of_a_cml_workspace():
+    url = "https://workspace.example.com/api/v2/python.tar.gz"
+    objects = by_identity(
+        rendered(
+            *("--set", f"cml.packageUrl={url}", "--set", "image.tag=9.9.9"),
+            *("--set", "cml.caBundle.configMapName=corporate-ca"),
+            *("--set-json", 'env=[{"name":"PIP_INDEX_URL","value":"https://pypi.example.com"}]'),
+        )
+    )
+    pod = objects["Deployment", "kubetune"]["spec"]["template"]["spec"]
+    [init], [operator] = pod["initContainers"], pod["containers"]
+    assert init["args"][-1] == url
+    assert init["image"] == operator["image"] == "kubetune/operator:9.9.9"
+    assert init["securityContext"] == operator["securityContext"]
+    assert {"name": "SSL_CERT_FILE", "value": "/cml-ca/ca.crt"} in init["env"]
+    assert {"name": "PIP_INDEX_URL", "value": "https://pypi.example.com"} in init["env"]
+    assert {"name": "PYTHONPATH", "value": "/packages"} in operator["env"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["cml-ca"]["configMap"] == {"name": "corporate-ca"}
+    for container in (init, operator):
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes.keys()
+    # What pip writes goes into these two; the root is read-only.
+    written = {m["mountPath"] for m in init["volumeMounts"] if not m.get("readOnly")}
+    assert written == {"/packages", "/tmp"}
+
+
+def test_the_pod_that_installs_a_package_may_run_in_a_restricted_namespace(cluster: LocalCluster):
+    objects = rendered(
+        *("--set", "cml.packageUrl=http://127.0.0.1:1/python.tar.gz"),
+        *("--set", "cml.caBundle.configMapName=corporate-ca"),
+    )
+    template = by_identity(objects)["Deployment", "kubetune"]["spec"]["template"]
+    name = "chart-restricted"
+    level = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name, "labels": level},
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "operator", "namespace": name},
+        "spec": template["spec"] | {"serviceAccountName": "default"},
+    }
+    try:
+        cluster.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(namespace))
+        cluster.kubectl(
+            *("create", "--dry-run=server", "--validate=strict", "-f", "-"), input=json.dumps(pod)
+        )
+    finally:
+        cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
         ("imag.tag=1", "imag"),
         ("defaultTarget.trackingUri=mlflow:5000", "trackingUri"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("cml.packageUrl=workspace.example.com", "packageUrl"),
+        ("cml.caBundle.name=ca", "name"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(setting: str, named: str):
