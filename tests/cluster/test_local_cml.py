@@ -27,13 +27,12 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     assert processes_of(home) == []
 
 
-def target_available(cluster: LocalCluster) -> dict[str, Any] | None:
-    """The condition TargetAvailable of the target, when it is True."""
+def target_available(cluster: LocalCluster) -> str:
+    """What the target says when it is available, else nothing."""
     target = cluster.client().read("/apis/kubetune.io/v1alpha1/clustercomputetargets/cml")
-    conditions = ((target or {}).get("status") or {}).get("conditions") or []
-    return next(
-        (c for c in conditions if c["type"] == "TargetAvailable" and c["status"] == "True"), None
-    )
+    conditions: list[dict[str, Any]] = ((target or {}).get("status") or {}).get("conditions") or []
+    said = {c["type"]: c["message"] for c in conditions if c["status"] == "True"}
+    return said.get("TargetAvailable", "")
 
 
 def secret(cluster: LocalCluster, namespace: str) -> str:
@@ -42,8 +41,7 @@ def secret(cluster: LocalCluster, namespace: str) -> str:
 
 
 def test_a_running_operator_finds_the_workspace(own: LocalCluster) -> None:
-    available = eventually(lambda: target_available(own))
-    assert "answers; runs use" in available["message"]
+    assert "answers; runs use" in eventually(lambda: target_available(own))
     assert secret(own, "kubetune-system") == secret(own, "kubetune-quickstart")
 
 

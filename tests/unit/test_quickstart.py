@@ -37,8 +37,8 @@ def test_the_targets_differ_in_nothing_but_target_and_sources(model: str | None)
         assert on_cml[kind]["spec"].pop("computeTargetRef") == ON_TARGET
     for kind in ("Dataset", "Model"):
         for objects in (local, on_cml):
-            source = objects[kind]["spec"]["source"]
-            source.pop("volume", None) or source.pop("project", None)
+            for name in ("volume", "project"):
+                objects[kind]["spec"]["source"].pop(name, None)
     assert on_cml == {kind: local[kind] for kind in on_cml}
     assert list(on_cml)[-1] == "FineTuneJob"
 
