@@ -14,13 +14,11 @@ from kubetune.api.conditions import Reason
 from kubetune.api.plan import CML_RUNS_FOLDER
 from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
 from kubetune.backends.cml.following import Follower
-from kubetune.backends.cml.manifests import is_ours, job_name
 from kubetune.backends.cml.states import is_active
 from kubetune.backends.cml.submission import (
     LOOK_AGAIN_SECONDS,
     ReadConfigMap,
     Submission,
-    find_job,
     not_known,
     remove_job,
     stop_run,
@@ -33,7 +31,7 @@ JsonObject = dict[str, Any]
 GUARDED_KINDS = frozenset({"FineTuneJob"})
 """Their finalizer keeps an object until its runs are gone; others vanish without a word."""
 GONE_RETRY_SECONDS = 1.0
-LOOKUP_SECONDS = 30.0
+LOOKUP_SECONDS = 10.0
 """A listing of this age answers who asks for a run key the first time."""
 
 
@@ -91,13 +89,13 @@ class CmlBackend:
             self._look_again(address)
         try:
             since = time.monotonic() - (LOOK_AGAIN_SECONDS if expects else LOOKUP_SECONDS)
-            job = await find_job(workspace, address.owner, address.run_key, since)
+            job = await self._submission.find(workspace, address.owner, address.run_key, since)
             if job is None:
                 if not expects:
                     self._absent.add(address.run_key)
                 return []
             runs = await workspace.runs(job["id"])
-            self._submission.found(address.run_key, runs)
+            self._submission.found(address.run_key, job, runs)
             expects = self._submission.expects(address.run_key, seen=bool(runs))
             followed = await follower.follow(address.owner, address.run_key, job, runs)
             self._note(address)
@@ -141,11 +139,12 @@ class CmlBackend:
         """Stop all live runs."""
         workspace, follower = self._at(address)
         follower.check(address.owner, address.run_key)
+        owner, run_key = address.owner, address.run_key
         try:
-            job = await find_job(workspace, address.owner, address.run_key, time.monotonic())
+            job = await self._submission.find(workspace, owner, run_key, time.monotonic())
             if job is None:
                 return
-            for run in await workspace.runs(job["id"]):
+            for run in await follower.runs(run_key, job):
                 if is_active(run):
                     await stop_run(workspace, job["id"], str(run["id"]))
         except (CmlError, BackendError) as error:
@@ -156,17 +155,12 @@ class CmlBackend:
         """Delete all jobs of the run key, stopping what runs, and their files."""
         workspace, follower = self._at(address)
         follower.check(address.owner, address.run_key)
-        name, run_key = job_name(address.owner, address.run_key), address.run_key
-        now = time.monotonic()
+        run_key, now = address.run_key, time.monotonic()
         try:
             runs: dict[str, list[JsonObject]] = {}
-            for job in await workspace.jobs(name, now):
-                detailed = (
-                    job if job.get("environment") else await workspace.read("get_job", job["id"])
-                )
-                if is_ours(detailed, run_key):
-                    runs[str(job["id"])] = await workspace.runs(job["id"])
-                    self._submission.found(run_key, runs[str(job["id"])])
+            for job in await self._submission.find_all(workspace, address.owner, run_key, now):
+                runs[str(job["id"])] = await follower.runs(run_key, job)
+                self._submission.found(run_key, job, runs[str(job["id"])])
             # An inspection that shows after its end has cost little and goes with its object.
             found = bool(runs) or address.owner.kind not in GUARDED_KINDS
             self._submission.wait_for_answers(run_key, now, found=found)

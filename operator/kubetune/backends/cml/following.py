@@ -115,6 +115,20 @@ class Follower:
         self._start()
         return followed
 
+    async def runs(self, run_key: str, job: JsonObject) -> list[JsonObject]:
+        """All runs of a job, also those that were seen and that a listing lacks."""
+        runs = await self._workspace.runs(job["id"])
+        followed = self._followed.get(run_key)
+        if followed is None or followed.job["id"] != job["id"]:
+            return runs
+        listed = {str(run["id"]) for run in runs}
+        going_on = [state.name for state in followed.states if state.phase not in FINISHED]
+        for run_id in going_on:
+            if run_id not in listed:
+                with contextlib.suppress(NotFoundError):
+                    runs.append(await self._workspace.read("get_job_run", job["id"], run_id))
+        return runs
+
     def hurry(self, run_key: str) -> None:
         """Something was done to the run: look soon."""
         if followed := self._followed.get(run_key):
@@ -219,9 +233,7 @@ class Follower:
 
     async def _refresh(self, followed: Followed) -> None:
         try:
-            runs = await self._workspace.runs(followed.job["id"])
-            runs += await self._unlisted(followed, runs)
-            changed = await self._take(followed, runs)
+            changed = await self._take(followed, await self.runs(followed.run_key, followed.job))
         except NotFoundError:
             changed = await self._gone(followed)
         except (CmlError, BackendError) as error:
@@ -230,16 +242,6 @@ class Follower:
             return
         if changed:
             self._notify(followed.owner)
-
-    async def _unlisted(self, followed: Followed, runs: list[JsonObject]) -> list[JsonObject]:
-        """Runs that have not ended and that a listing lacks, as far as they exist."""
-        listed = {str(run["id"]) for run in runs}
-        missing = [s.name for s in followed.states if s.phase not in FINISHED]
-        found: list[JsonObject] = []
-        for run_id in (name for name in missing if name not in listed):
-            with contextlib.suppress(NotFoundError):
-                found.append(await self._workspace.read("get_job_run", followed.job["id"], run_id))
-        return found
 
     async def _gone(self, followed: Followed) -> bool:
         """The job is not there: deleted by hand, unless the project itself is gone."""
@@ -258,7 +260,8 @@ class Follower:
         now = time.monotonic()
         for followed in [f for f in self._followed.values() if f.active]:
             try:
-                job = await find_job(self._workspace, followed.owner, followed.run_key, now)
+                known = str(followed.job["id"])
+                job = await find_job(self._workspace, followed.owner, followed.run_key, now, known)
             except (CmlError, BackendError) as error:
                 logger.info("jobs of %s not swept: %s", self._workspace.target.url, error)
                 if isinstance(error, BackendError) and error.reason == Reason.NAME_TAKEN:

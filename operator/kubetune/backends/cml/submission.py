@@ -7,13 +7,14 @@ one run key, the one with runs wins, then the oldest; the others are removed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kubetune.api.conditions import Reason
-from kubetune.backends.base import BackendError, RunRequest
+from kubetune.backends.base import BackendError, Owner, RunRequest
 from kubetune.backends.cml.manifests import (
     build_job,
     build_run,
@@ -44,8 +45,8 @@ class Submission:
         self._begun = time.monotonic()
         self._introduced: set[str] = set()
         """Run keys that were made in this process: what was sent for them is known."""
-        self._jobs: dict[str, JsonObject] = {}
-        """Jobs by run key as they were last seen or made; a listing may be behind."""
+        self._job_ids: dict[str, str] = {}
+        """Jobs by run key that were seen or made; a listing may be behind."""
         self._sent: dict[str, float] = {}
         """When a create was last sent without an answer: by run key, or run key and attempt."""
 
@@ -62,7 +63,7 @@ class Submission:
         """CML says that there is no such job, and so no run of it; whether that is news."""
         for key in self._unanswered(run_key):
             del self._sent[key]
-        return self._jobs.pop(run_key, None) is not None
+        return self._job_ids.pop(run_key, None) is not None
 
     def expects(self, run_key: str, *, seen: bool) -> bool:
         """Whether a job or run may show that no listing has shown.
@@ -74,8 +75,25 @@ class Submission:
             sent.append(self._begun)
         return time.monotonic() < max(sent, default=float("-inf")) + self._settle_seconds
 
-    def found(self, run_key: str, runs: list[JsonObject]) -> None:
-        """A listing shows a job, with these runs: what was sent for them is answered."""
+    async def find(
+        self, workspace: Workspace, owner: Owner, run_key: str, since: float
+    ) -> JsonObject | None:
+        """The job of a run key; see ``find_job``."""
+        job = await find_job(workspace, owner, run_key, since, self._job_ids.get(run_key))
+        if job is None:
+            self._job_ids.pop(run_key, None)
+        return job
+
+    async def find_all(
+        self, workspace: Workspace, owner: Owner, run_key: str, since: float
+    ) -> list[JsonObject]:
+        """The job of a run key with all its doubles."""
+        ours, _ = await _named(workspace, owner, run_key, since, self._job_ids.get(run_key))
+        return ours
+
+    def found(self, run_key: str, job: JsonObject, runs: list[JsonObject]) -> None:
+        """There is a job, with these runs: what was sent for them is answered."""
+        self._job_ids[run_key] = str(job["id"])
         self._sent.pop(run_key, None)
         for attempt in numbered(runs):
             self._sent.pop(f"{run_key}/{attempt}", None)
@@ -97,22 +115,17 @@ class Submission:
         now = time.monotonic()
         introduced = run_key in self._introduced
         # Nothing can have been sent for a key that was made just now.
-        fresh = introduced and run_key not in self._sent and run_key not in self._jobs
+        fresh = introduced and run_key not in self._sent and run_key not in self._job_ids
         since = now - RECENT_SECONDS * fresh
-        found = _with(
-            self._jobs.get(run_key),
-            await _candidates(workspace, request.owner, run_key, since),
-        )
-        if found:
-            job = await settle(workspace, found)
-        else:
+        job = await self.find(workspace, request.owner, run_key, since)
+        if job is None:
             if request.purpose == "train" and not introduced:
                 # An operator that ended may have sent it just before; this one began later.
                 self._sent.setdefault(run_key, self._begun)
             self._wait_for_answer(run_key, now)
             job = await self._create_job(workspace, request)
         self._sent.pop(run_key, None)
-        self._jobs[run_key] = job
+        self._job_ids[run_key] = str(job["id"])
         return job
 
     async def run(self, workspace: Workspace, request: RunRequest, job_id: str) -> list[JsonObject]:
@@ -146,14 +159,22 @@ class Submission:
             made = await workspace.write("create_job", body)
         except UnknownOutcomeError:
             raise
+        except InvalidError as error:
+            del self._sent[request.run_key]
+            if not workspace.doubt_runner():
+                raise
+            # Somebody may have tidied up the project.
+            raise BackendError(
+                Reason.TARGET_REFUSED, str(error), retryable=True, retry_after=1.0
+            ) from error
         except Exception:
             del self._sent[request.run_key]
             raise
         logger.info("made job %s (%s)", made.get("name"), made.get("id"))
-        self._jobs[request.run_key] = made
+        self._job_ids[request.run_key] = str(made["id"])
         # Another operator may have made one at the same moment; all see the same list by now.
-        candidates = await _candidates(workspace, request.owner, request.run_key, time.monotonic())
-        return await settle(workspace, _with(made, candidates))
+        since = time.monotonic()
+        return await self.find(workspace, request.owner, request.run_key, since) or made
 
     async def _create_run(
         self, workspace: Workspace, request: RunRequest, job_id: str, key: str
@@ -210,11 +231,24 @@ def not_known(retry_after: float = LOOK_AGAIN_SECONDS) -> BackendError:
 
 
 async def find_job(
-    workspace: Workspace, owner: Any, run_key: str, since: float
+    workspace: Workspace, owner: Owner, run_key: str, since: float, known: str | None = None
 ) -> JsonObject | None:
-    """The job of a run key, None when no listing begun since then shows one."""
-    candidates = await _candidates(workspace, owner, run_key, since)
-    return await settle(workspace, candidates) if candidates else None
+    """The job of a run key, None when no listing begun since then shows one.
+
+    ``known`` is the id of one that was seen, which counts as long as it exists. Raises
+    BackendError when the name belongs to a job without the mark: it isn't ours to touch.
+    """
+    ours, taken = await _named(workspace, owner, run_key, since, known)
+    if ours:
+        return await settle(workspace, ours)
+    if taken:
+        raise BackendError(
+            Reason.NAME_TAKEN,
+            f"job {job_name(owner, run_key)} exists in CML and was not made by kubetune: rename"
+            " or delete it",
+            retryable=True,
+        )
+    return None
 
 
 async def settle(workspace: Workspace, candidates: list[JsonObject]) -> JsonObject:
@@ -253,31 +287,18 @@ async def stop_run(workspace: Workspace, job_id: str, run_id: str) -> None:
             raise
 
 
-def _with(known: JsonObject | None, listed: list[JsonObject]) -> list[JsonObject]:
-    """The jobs of a listing, and one that is known although the listing may be behind."""
-    if known is None or any(job["id"] == known["id"] for job in listed):
-        return listed
-    return [*listed, known]
-
-
-async def _candidates(
-    workspace: Workspace, owner: Any, run_key: str, since: float
-) -> list[JsonObject]:
-    """Jobs that carry name and mark of a run key.
-
-    Raises BackendError when the name belongs to a job without the mark: it isn't ours to touch.
-    """
-    name = job_name(owner, run_key)
-    named = await workspace.jobs(name, since)
+async def _named(
+    workspace: Workspace, owner: Owner, run_key: str, since: float, known: str | None
+) -> tuple[list[JsonObject], bool]:
+    """Jobs that carry name and mark of a run key, and whether one has the name alone."""
+    named = await workspace.jobs(job_name(owner, run_key), since)
     detailed = [
         job if job.get("environment") else await workspace.read("get_job", job["id"])
         for job in named
     ]
+    if known and all(job["id"] != known for job in named):
+        # Deleted, or the listing is behind.
+        with contextlib.suppress(NotFoundError):
+            detailed.append(await workspace.read("get_job", known))
     ours = [job for job in detailed if is_ours(job, run_key)]
-    if detailed and not ours:
-        raise BackendError(
-            Reason.NAME_TAKEN,
-            f"job {name} exists in CML and was not made by kubetune: rename or delete it",
-            retryable=True,
-        )
-    return ours
+    return ours, len(ours) < len(detailed)
