@@ -31,3 +31,22 @@ def test_a_job_becomes_one_cml_job_with_one_run(cml: CmlSpace) -> None:
     }
     assert job["status"]["result"]["metrics"] == {"eval_loss": "0.5"}
     assert condition(job, "Complete")[0] == "True"
+
+
+def test_resources_changed_while_suspended_are_those_of_the_next_run(cml: CmlSpace) -> None:
+    cml.inputs()
+    cml.job("grow", resources={"cpu": "1", "memory": "2Gi"}, suspend=True)
+    cml.phase("grow", "Suspended")
+    cml.patch("FineTuneJob", "grow", {"spec": {"suspend": False}})
+    cml.phase("grow", "Running")
+    cml.patch("FineTuneJob", "grow", {"spec": {"suspend": True}})
+    cml.phase("grow", "Suspended")
+    larger = {"cpu": "2", "memory": "4Gi", "gpu": 1}
+    cml.patch("FineTuneJob", "grow", {"spec": {"resources": larger, "suspend": False}})
+    cml.phase("grow", "Running")
+    first, second = cml.cml_runs("grow")
+    given = [
+        [run.settings[key] for key in ("cpu", "memory", "nvidia_gpu")] for run in (first, second)
+    ]
+    assert given == [[1, 2, 0], [2, 4, 1]]
+    assert len(cml.cml_jobs("grow")) == 1

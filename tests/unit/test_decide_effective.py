@@ -154,16 +154,16 @@ def test_every_combination_makes_a_plan(
 ) -> None:
     before = repr(BUILT_IN)
     found = settings(job | {NUMBERS: job_numbers}, profile | {NUMBERS: profile_numbers})
-    plan = training_plan(found, "sft", "key")
+    plan = training_plan(found, "sft", "key", durable=False)
     assert (plan.lora is None) == (plan.method == "full")
     assert repr(BUILT_IN) == before, "built-in settings are shared"
 
 
 def test_checkpoints_are_kept_where_a_claim_is() -> None:
     with_claim = settings({"checkpoint": {"claimName": "disk"}})
-    assert training_plan(with_claim, "sft", "key").checkpoint.directory == (
+    assert training_plan(with_claim, "sft", "key", durable=True).checkpoint.directory == (
         "/kubetune/checkpoints/key"
     )
-    assert training_plan(settings(), "sft", "key").checkpoint.directory == (
+    assert training_plan(settings(), "sft", "key", durable=False).checkpoint.directory == (
         "/kubetune/work/checkpoints/key"
     )

@@ -92,10 +92,15 @@ def effective_settings(
     return settings
 
 
-def training_plan(settings: JsonObject, objective: str, run_key: str) -> TrainingPlan:
-    """The plan's part that changes the result, from effective settings."""
+def training_plan(
+    settings: JsonObject, objective: str, run_key: str, *, durable: bool
+) -> TrainingPlan:
+    """The plan's part that changes the result, from effective settings.
+
+    ``durable`` tells that attempts find the checkpoints of earlier ones.
+    """
     checkpoint = settings["checkpoint"]
-    root = CHECKPOINT_DIRECTORY if checkpoint.get("claimName") else f"{WORK_DIRECTORY}/checkpoints"
+    root = CHECKPOINT_DIRECTORY if durable else f"{WORK_DIRECTORY}/checkpoints"
     lora = settings["method"].get("lora")
     return TrainingPlan.model_validate(
         {

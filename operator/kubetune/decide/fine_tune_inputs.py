@@ -325,7 +325,9 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     prompt = prompt_plan(observed.prompt.spec) if observed.prompt and observed.prompt.spec else None
     if problem := unreachable(data_mounts | model_mounts, target):
         return NotReady(Phase.PENDING, Reason.SOURCE_UNREACHABLE, problem, refused=True)
-    training = training_plan(settings, spec.objective, observed.run_key)
+    # The project's disk in CML keeps checkpoints; in a cluster only a claim does.
+    durable = target.cml is not None or "claimName" in settings["checkpoint"]
+    training = training_plan(settings, spec.objective, observed.run_key, durable=durable)
     facts = lineage(base_model, data, prompt, training)
     owner = job.owner
     plan = RunPlan(

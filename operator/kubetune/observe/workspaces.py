@@ -9,6 +9,7 @@ from typing import Any
 
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
+from kubetune.api.training import Resources
 from kubetune.backends.base import BackendError
 from kubetune.backends.cml.backend import CmlBackend
 from kubetune.backends.cml.offers import OfferError, choose_accelerator, choose_runtime, whole
@@ -66,11 +67,14 @@ class Workspaces:
         )
         try:
             runtime = choose_runtime(await workspace.runtimes(), target.runtime)
-            if target.resources:
-                choose_accelerator(labels, target.resources)
         except OfferError as error:
             message = f"{target.url}: {error}"
             return replace(found, reason=Reason.RUNTIME_MISSING, message=message)
+        try:
+            choose_accelerator(labels, target.resources or Resources())
+        except OfferError as error:
+            message = f"{target.url}: spec.cml.{error}"
+            return replace(found, reason=Reason.TARGET_REFUSED, message=message)
         return replace(found, runtime=runtime)
 
 

@@ -119,7 +119,7 @@ class CmlBackend:
         try:
             followed = follower.get(request.run_key)
             job = followed.job if followed else await self._submission.job(workspace, request)
-            runs = await self._submission.run(workspace, request, job["id"])
+            runs = await self._submission.run(workspace, request, job)
             followed = await follower.follow(request.owner, request.run_key, job, runs)
         except NotFoundError as error:
             # The job was deleted by hand: the next look finds none and makes one.

@@ -53,7 +53,7 @@ def build_job(request: RunRequest, offer: Offer, script: str, archive: str | Non
 
     Raises BackendError when the plan is too large for an environment variable.
     """
-    target, resources = cml_target(request), request.resources
+    target = cml_target(request)
     body: JsonObject = {
         "project_id": offer.project_id,
         "name": job_name(request.owner, request.run_key),
@@ -61,18 +61,24 @@ def build_job(request: RunRequest, offer: Offer, script: str, archive: str | Non
         # One id: how CML quotes blanks is nowhere said.
         "arguments": request.run_key,
         "runtime_identifier": offer.runtime,
-        "cpu": float(amount(resources.cpu or "1")),
-        "memory": float(amount(resources.memory or "4Gi") / 2**30),
-        "nvidia_gpu": resources.gpu or 0,
+        **_resources(request, offer),
         "environment": _environment(request, target, archive),
         "timeout": _timeout(request, target),
         "kill_on_timeout": True,
     }
     if target.runtime_addons:
         body["runtime_addon_identifiers"] = list(target.runtime_addons)
-    if offer.accelerator_label_id is not None and body["nvidia_gpu"]:
-        body["accelerator_label_id"] = offer.accelerator_label_id
     return body
+
+
+def changes(job: JsonObject, request: RunRequest, offer: Offer) -> JsonObject:
+    """What an existing job needs to run with the request's resources and time limit.
+
+    Both may have been changed while the FineTuneJob was suspended; a run keeps what its job had
+    when it started.
+    """
+    wanted = _resources(request, offer) | {"timeout": _timeout(request, cml_target(request))}
+    return {key: value for key, value in wanted.items() if not _same(job.get(key), value)}
 
 
 def build_run(request: RunRequest) -> JsonObject:
@@ -101,6 +107,26 @@ def cml_target(request: RunRequest) -> CmlTarget:
     if request.target.cml is None:
         raise ValueError("request.target.cml is missing: this is no CML target")
     return request.target.cml
+
+
+def _resources(request: RunRequest, offer: Offer) -> JsonObject:
+    resources = request.resources
+    found: JsonObject = {
+        "cpu": float(amount(resources.cpu or "1")),
+        "memory": float(amount(resources.memory or "4Gi") / 2**30),
+        "nvidia_gpu": resources.gpu or 0,
+    }
+    if offer.accelerator_label_id is not None and resources.gpu:
+        found["accelerator_label_id"] = offer.accelerator_label_id
+    return found
+
+
+def _same(there: object, wanted: object) -> bool:
+    """Whether a field of an answer, which may be text, holds a number or id that is wanted."""
+    try:
+        return float(str(there)) == float(str(wanted))
+    except ValueError:
+        return str(there) == str(wanted)
 
 
 def _environment(request: RunRequest, target: CmlTarget, archive: str | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ from kubetune.backends.base import BackendError, Owner, RunRequest
 from kubetune.backends.cml.manifests import (
     build_job,
     build_run,
+    changes,
     input_files,
     is_ours,
     job_name,
@@ -128,8 +129,11 @@ class Submission:
         self._job_ids[run_key] = str(job["id"])
         return job
 
-    async def run(self, workspace: Workspace, request: RunRequest, job_id: str) -> list[JsonObject]:
+    async def run(
+        self, workspace: Workspace, request: RunRequest, job: JsonObject
+    ) -> list[JsonObject]:
         """All runs of the job once the attempt's is among them. Raises BackendError, CmlError."""
+        job_id = str(job["id"])
         key = f"{request.run_key}/{request.attempt}"
         now = time.monotonic()
         runs = await workspace.runs(job_id)
@@ -141,6 +145,7 @@ class Submission:
             if request.purpose == "train" and request.run_key not in self._introduced:
                 self._sent.setdefault(key, self._begun)
             self._wait_for_answer(key, now)
+            await self._update_job(workspace, request, job)
             runs = await self._create_run(workspace, request, job_id, key)
         self._sent.pop(key, None)
         return runs
@@ -175,6 +180,13 @@ class Submission:
         # Another operator may have made one at the same moment; all see the same list by now.
         since = time.monotonic()
         return await self.find(workspace, request.owner, request.run_key, since) or made
+
+    async def _update_job(self, workspace: Workspace, request: RunRequest, job: JsonObject) -> None:
+        """Give the job what the next run is to have. May be repeated."""
+        changed = changes(job, request, await workspace.offer(request.resources))
+        if changed:
+            await workspace.write("update_job", changed, job["id"])
+            job |= changed
 
     async def _create_run(
         self, workspace: Workspace, request: RunRequest, job_id: str, key: str

@@ -61,8 +61,10 @@ class Workspace:
         self._listing = asyncio.Lock()
         self._offers: tuple[float, list[JsonObject], list[JsonObject]] | None = None
         self._placing = asyncio.Lock()
-        self._placed = False
-        self._experiments: set[str] = set()
+        self._placed_in = ""
+        """Id of the project that has the runner; another of the same name has nothing."""
+        self._remembered = False
+        self._experiments: set[tuple[str, str]] = set()
 
     async def client(self) -> CmlClient:
         """The client with the key that the Secret holds now. Raises BackendError."""
@@ -150,10 +152,10 @@ class Workspace:
 
     async def ensure_experiment(self, name: str) -> None:
         """Have an experiment of the project's own tracking."""
-        if name not in self._experiments:
-            project, client = await self.project(), await self.client()
+        project, client = await self.project(), await self.client()
+        if (project["id"], name) not in self._experiments:
             await ensure_experiment(client, project["id"], name)
-            self._experiments.add(name)
+            self._experiments.add((project["id"], name))
 
     async def usage(self) -> list[JsonObject]:
         """The newest usage rows of the workspace, which tell why a workload failed."""
@@ -197,8 +199,10 @@ class Workspace:
         if self.target.runner is not None:
             return self.target.runner.script, None
         ours = runner()
+        project_id = (await self.project())["id"]
         async with self._placing:
-            if not self._placed:
+            self._remembered = self._placed_in == project_id
+            if not self._remembered:
                 sizes = await self._sizes(CML_FOLDER)
                 for path, content in (
                     (ours.archive_path, ours.archive),
@@ -206,8 +210,13 @@ class Workspace:
                 ):
                     if sizes.get(path) != len(content):
                         await self.upload(path, content)
-                self._placed = True
+                self._placed_in = project_id
         return ours.script_path, ours.archive_path
+
+    def doubt_runner(self) -> bool:
+        """Look for the runner's files again; whether they were only remembered to be there."""
+        self._placed_in = ""
+        return self._remembered
 
     async def _sizes(self, folder: str) -> dict[str, int]:
         try:
