@@ -27,6 +27,7 @@ from kubetune.clients.cml import (
     NotFoundError,
     PackageMissingError,
     ThrottledError,
+    UnavailableError,
     UnknownOutcomeError,
 )
 from kubetune.clients.cml_experiments import ensure_experiment
@@ -148,7 +149,11 @@ class Workspace:
     async def upload(self, path: str, content: bytes) -> None:
         """Write a file of the project."""
         project, client = await self.project(), await self.client()
-        await client.upload(project["id"], path, content)
+        try:
+            await client.upload(project["id"], path, content)
+        except UnknownOutcomeError as error:
+            # Whatever has happened, the same can be written again.
+            raise UnavailableError(str(error)) from error
 
     async def ensure_experiment(self, name: str) -> None:
         """Have an experiment of the project's own tracking."""
