@@ -91,6 +91,9 @@ class Application:
             operation, parameters = self._contract.match(request.method, path)
             name = operation.name
             fault = self.faults.take(name)
+            if fault is not None and fault.hold is not None:
+                # Nothing is left to read when the client has gone meanwhile.
+                await request.read()
             if fault is None or fault.when == "after":
                 response = await self._good(request, operation, parameters)
                 if fault is not None:
@@ -158,7 +161,8 @@ class Application:
         """The answer of a fault; None for a closed connection or, before, for a late good one."""
         if fault.hang is not None:
             await asyncio.sleep(fault.hang)
-        while fault.hold is not None and not fault.hold.is_set():
+        # The event belongs to the test's thread.
+        while fault.hold is not None and not fault.hold.is_set():  # noqa: ASYNC110
             await asyncio.sleep(_HOLD_SECONDS)
         if fault.close:
             return None
