@@ -7,7 +7,7 @@ from typing import Any
 from kubetune.api.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
 
-from tests.cluster.workspace import DEFAULT_TARGET, ROWS, Workspace
+from tests.cluster.workspace import DEFAULT_TARGET, MERGE_PATCH, ROWS, Workspace
 from tests.cml.server import Script, StandIn
 from tests.cml.server.records import Job, Run
 from tests.cml.server.scripts import FOREVER
@@ -82,6 +82,10 @@ class CmlSpace(Workspace):
             self.patch("Secret", SECRET, {"data": data})
         else:
             self.create("Secret", SECRET, data=data)
+
+    def try_patch(self, kind: str, name: str, patch: JsonObject) -> tuple[int, JsonObject]:
+        """Status and answer of a merge patch that may be refused."""
+        return self._api.request("PATCH", self.path(kind, name), patch, MERGE_PATCH)
 
     def cml_jobs(self, name: str) -> list[Job]:
         """The jobs in CML that were ever made for a FineTuneJob."""

@@ -62,7 +62,7 @@ def inspect(
     now: datetime,
 ) -> inspection.Step:
     """Bring an inspection forward, or repeat what a settled one has found."""
-    key = inspection.inspection_key(plan, mounts)
+    key = inspection.inspection_key(plan, mounts, facts.target.label)
     state: JsonObject = status.get("inspection") or {}
     target = facts.target
     # 1. Settled: only what is left of its runs has to go.

@@ -74,10 +74,10 @@ class Step:
     requeue_after: float | None = None
 
 
-def inspection_key(plan: InspectionPlan, mounts: Mounts) -> str:
+def inspection_key(plan: InspectionPlan, mounts: Mounts, target: str = "") -> str:
     """A digest of what is inspected and with whose token, whoever asks for it.
 
-    ``plan`` has no tracking server, unless it is where the source is read from.
+    ``target`` is the label of the target: another's project has other files. ``plan`` has no tracking server, unless it is where the source is read from.
     """
     content = plan.to_json()
     del content["run"]
@@ -86,7 +86,7 @@ def inspection_key(plan: InspectionPlan, mounts: Mounts) -> str:
     others: list[Any] = [mounts.dataset_claim, mounts.dataset_config_map, mounts.inline_rows]
     others += [mounts.model_claim, mounts.base_model_claim]
     if mounts.project:
-        others.append("project")
+        others.append(f"project of {target}")
     others += [{name: token.to_json() for name, token in mounts.tokens.items()}]
     return digest(json.dumps([content, others], sort_keys=True))[:KEY_LENGTH]
 

@@ -98,7 +98,7 @@ class InspectedObserver:
         if resource.spec is None:
             return observed
         plan, mounts = inspection_of(observed)
-        key = inspection.inspection_key(plan, mounts)
+        key = inspection.inspection_key(plan, mounts, observed.facts.target.label)
         run_key = inspection.inspection_run_key(resource.owner, key)
         facts = await self._observe(observed.facts, resource, run_key)
         runs = facts.runs

@@ -286,6 +286,8 @@ async def remove_job(workspace: Workspace, job_id: str, runs: list[JsonObject]) 
         await workspace.write("delete_job", job_id)
     except NotFoundError:
         return
+    finally:
+        workspace.relist()
 
 
 async def stop_run(workspace: Workspace, job_id: str, run_id: str) -> None:

@@ -136,7 +136,12 @@ class Workspace:
     async def runs(self, job_id: str) -> list[JsonObject]:
         """All runs of a job."""
         project, client = await self.project(), await self.client()
-        return await client.pages("list_job_runs", "job_runs", project["id"], job_id)
+        try:
+            return await client.pages("list_job_runs", "job_runs", project["id"], job_id)
+        except NotFoundError:
+            # Deleted since the listing that was at hand.
+            self.relist()
+            raise
 
     async def download(self, path: str) -> bytes | None:
         """A file of the project; None when it isn't there."""

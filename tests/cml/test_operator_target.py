@@ -1,0 +1,258 @@
+"""ComputeTargets of type cml: what Ready proves, and what happens when it ends, for real."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.operator_process import Operator
+from tests.cluster.support import eventually
+from tests.cluster.workspace import condition, volume
+from tests.cml.lives import attempts, succeeded
+from tests.cml.space import TARGET, CmlSpace
+
+pytestmark = pytest.mark.cluster
+
+
+def away(space: CmlSpace, kind: str, name: str, reason: str) -> str:
+    """The message of TargetAvailable once it is False for this reason."""
+    wanted = ("False", reason)
+    body = space.until(kind, name, lambda o: condition(o, "TargetAvailable")[:2] == wanted)
+    return condition(body, "TargetAvailable")[2]
+
+
+def target(space: CmlSpace, name: str, **cml: Any) -> None:
+    """A ComputeTarget beside the default one."""
+    space.create("ComputeTarget", name, space.cml_target(**cml))
+
+
+# --- what Ready proves
+
+
+def test_ready_tells_what_runs_will_find(cml_jobs: CmlSpace) -> None:
+    stand_in = cml_jobs.stand_in
+    project = stand_in.add_project("Sprachmodelle für Müller & Söhne")
+    stand_in.set_environment({"HF_TOKEN": "hf_told_to_nobody", "PROXY": "http://proxy"}, project)
+    target(cml_jobs, "named", project=project.name, requiredVariables=["HF_TOKEN", "WANDB_KEY"])
+    status = cml_jobs.ready("ComputeTarget", "named")
+    accelerator = {"key": "accelerator", "value": "nvidia-a100", "maxPerWorkload": 4, "free": 8}
+    assert status["workspace"] == {
+        "projectId": project.id,
+        "runtime": stand_in.runtime_identifier(),
+        "accelerators": [accelerator],
+        "quota": {"cpu": "0/64", "memory": "0/512", "gpu": "0/8"},
+        "variables": ["HF_TOKEN", "PROXY"],
+    }
+    body = cml_jobs.get("ComputeTarget", "named")
+    assert "hf_told_to_nobody" not in json.dumps(body)
+    assert stand_in.api_key not in json.dumps(body)
+    available = condition(body, "TargetAvailable")
+    assert available[0] == "True"
+    assert "does not set WANDB_KEY" in available[2]
+
+
+def test_what_is_missing_is_named(cml_jobs: CmlSpace) -> None:
+    cml_jobs.create("Secret", "wrong", stringData={"apiKey": "no-key-of-this-workspace"})
+    target(cml_jobs, "wrong-key", apiKeySecretRef={"name": "wrong"})
+    target(cml_jobs, "no-secret", apiKeySecretRef={"name": "nobody-made-it"})
+    target(cml_jobs, "no-project", project="nobody-made-it")
+    target(cml_jobs, "no-runtime", runtime={"kernel": "Python 2.7"})
+    labelled = {"gpu": 1, "gpuLabel": {"accelerator": "abacus"}}
+    target(cml_jobs, "no-label", resources=labelled)
+    message = away(cml_jobs, "ComputeTarget", "wrong-key", "CredentialsInvalid")
+    assert "no-key-of-this-workspace" not in message
+    assert cml_jobs.stand_in.url in message
+    assert "nobody-made-it" in cml_jobs.waits("ComputeTarget", "no-secret", "SecretMissing")
+    assert "nobody-made-it" in away(cml_jobs, "ComputeTarget", "no-project", "ProjectMissing")
+    assert "Python 3.11" in away(cml_jobs, "ComputeTarget", "no-runtime", "RuntimeMissing")
+    message = away(cml_jobs, "ComputeTarget", "no-label", "TargetRefused")
+    assert "spec.cml.resources.gpuLabel accelerator: abacus" in message
+    assert "accelerator: nvidia-a100" in message
+
+
+def test_a_project_is_made_from_git_once(cml_jobs: CmlSpace) -> None:
+    source = {"url": "https://git.example.com/team/runners.git", "ref": "main"}
+    before = cml_jobs.stand_in.count("create_project")
+    target(cml_jobs, "made", project="made-from-git", createProject=source)
+    cml_jobs.ready("ComputeTarget", "made")
+    projects = cml_jobs.stand_in.workspace.projects.values()
+    assert [project.name for project in projects].count("made-from-git") == 1
+    assert cml_jobs.stand_in.count("create_project") == before + 1
+
+
+def test_an_address_or_project_never_changes(cml_jobs: CmlSpace) -> None:
+    target(cml_jobs, "fixed")
+    for field, value in (("url", "https://elsewhere.example.com"), ("project", "another")):
+        status, answer = cml_jobs.try_patch(
+            "ComputeTarget", "fixed", {"spec": {"cml": {field: value}}}
+        )
+        assert status == 422
+        assert "jobs are known by it" in answer["message"]
+
+
+# --- what jobs get and don't get
+
+
+def test_a_gpu_label_becomes_its_id(cml_jobs: CmlSpace) -> None:
+    label = {"accelerator": "nvidia-a100"}
+    cml_jobs.job("labelled", resources={"gpu": 2, "gpuLabel": label})
+    cml_jobs.phase("labelled", "Running")
+    (job,) = cml_jobs.cml_jobs("labelled")
+    assert job.settings["nvidia_gpu"] == 2
+    assert job.settings["accelerator_label_id"] == "7"
+    cml_jobs.job("unknown-label", resources={"gpu": 1, "gpuLabel": {"accelerator": "abacus"}})
+    cml_jobs.job("too-many", resources={"gpu": 5, "gpuLabel": label})
+    message = cml_jobs.waits("FineTuneJob", "unknown-label", "TargetRefused")
+    assert "it has accelerator: nvidia-a100" in message
+    message = cml_jobs.waits("FineTuneJob", "too-many", "TargetRefused")
+    assert "resources.gpu 5 is above the 4" in message
+    assert cml_jobs.cml_jobs("unknown-label") == cml_jobs.cml_jobs("too-many") == []
+
+
+def test_sources_that_a_target_cannot_reach_are_refused(cml_jobs: CmlSpace) -> None:
+    in_cluster = {"computeTargetRef": {"name": "scripted"}}
+    cml_jobs.create("Model", "on-volume", {"source": volume("base")})
+    cml_jobs.create("Model", "in-project", {"source": {"project": {"path": "base"}}, **in_cluster})
+    message = cml_jobs.stalls("Model", "on-volume", "SourceUnreachable")
+    assert "source.project" in message
+    message = cml_jobs.stalls("Model", "in-project", "SourceUnreachable")
+    assert "source.volume" in message
+    # A job elsewhere than its model.
+    cml_jobs.job("crossed", **in_cluster)
+    eventually(lambda: condition(cml_jobs.get("FineTuneJob", "crossed"), "InputsReady")[2])
+    assert "source.project" in condition(cml_jobs.get("FineTuneJob", "crossed"), "InputsReady")[2]
+    assert cml_jobs.runs("crossed") == []
+
+
+def test_a_runner_that_somebody_removed_is_uploaded_again(cml_jobs: CmlSpace) -> None:
+    cml_jobs.job("before")
+    cml_jobs.phase("before", "Running")
+    shutil.rmtree(cml_jobs.stand_in.files() / ".kubetune")
+    cml_jobs.job("after", hyperparameters={"maxSteps": 2})
+    cml_jobs.phase("after", "Running")
+
+
+# --- bad days of a target
+
+
+def test_a_key_that_is_revoked_stops_nothing_and_storms_nothing(cml: CmlSpace) -> None:
+    cml.inputs()
+    cml.job("tune")
+    cml.phase("tune", "Running")
+    stand_in = cml.stand_in
+    (run,) = cml.cml_runs("tune")
+    old = stand_in.api_key
+    stand_in.revoke_key()
+    assert old not in away(cml, "FineTuneJob", "tune", "CredentialsInvalid")
+    away(cml, "ComputeTarget", TARGET, "CredentialsInvalid")
+
+    # However often the operator looks at the job, the workspace isn't asked for it.
+    for at in range(30):
+        note = {"metadata": {"annotations": {"example.com/note": str(at)}}}
+        cml.patch("FineTuneJob", "tune", note)
+        cml.create("PromptTemplate", f"note-{at}", {"prompt": "{q}", "completion": "{q}"})
+        cml.ready("PromptTemplate", f"note-{at}")
+    refused = [request for request in stand_in.requests if request.status == 401]
+    assert len(refused) < 15
+
+    cml.key(stand_in.add_key())
+    body = cml.until(
+        "FineTuneJob", "tune", lambda o: condition(o, "TargetAvailable") == ("", "", "")
+    )
+    assert attempts(body) == [("Running", None)]
+    assert [active.id for active in cml.cml_runs("tune") if active.active] == [run.id]
+    cml.ready("ComputeTarget", TARGET)
+    stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    cml.phase("tune", "Succeeded")
+    assert len(cml.cml_runs("tune")) == 1
+
+
+def test_a_target_that_changes_is_followed_by_its_new_spec_alone(cml: CmlSpace) -> None:
+    cml.inputs()
+    cml.job("tune")
+    cml.phase("tune", "Running")
+    stand_in = cml.stand_in
+    cml.create("Secret", "rotated", stringData={"apiKey": stand_in.add_key()})
+    change = {"spec": {"cml": {"apiKeySecretRef": {"name": "rotated"}}}}
+    cml.patch("ComputeTarget", TARGET, change)
+    # The spec decides: the new one is in use when the target is Ready with it, and the job asked.
+    cml.ready("ComputeTarget", TARGET)
+    cml.patch("FineTuneJob", "tune", {"metadata": {"annotations": {"example.com/look": "1"}}})
+    (run,) = cml.cml_runs("tune")
+    polled(cml, times=2)
+    stand_in.revoke_key()
+    before = len(stand_in.requests)
+    polled(cml, times=3)
+    assert [one.path for one in stand_in.requests[before:] if one.status == 401] == []
+    stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    cml.phase("tune", "Succeeded")
+
+
+def polled(space: CmlSpace, times: int) -> None:
+    """Return when runs were listed so many times more."""
+    wanted = space.stand_in.count("list_job_runs") + times
+    eventually(lambda: space.stand_in.count("list_job_runs") >= wanted)
+
+
+def test_a_project_that_disappears_counts_nothing_as_lost(cml: CmlSpace) -> None:
+    stand_in = cml.stand_in
+    by_name = {"cml": {"project": stand_in.project.name}}
+    cml.create("ComputeTarget", "by-name", cml.cml_target(**by_name["cml"]))
+    cml.inputs()
+    cml.job("tune", backoffLimit=1, computeTargetRef={"name": "by-name"})
+    cml.phase("tune", "Running")
+    stand_in.delete_project(stand_in.project.id)
+    assert stand_in.project.name in away(cml, "FineTuneJob", "tune", "ProjectMissing")
+    body = cml.get("FineTuneJob", "tune")
+    assert attempts(body) == [("Running", None)]
+    assert body["status"]["counts"]["failed"] == 0
+    # Another project of the same name has neither the job nor the runner.
+    cml.scripts["tune"] = succeeded()
+    again = stand_in.add_project(stand_in.project.name)
+    body = cml.phase("tune", "Succeeded")
+    assert attempts(body) == [("Failed", "RunLost"), ("Succeeded", "Trained")]
+    assert [job.project_id for job in cml.cml_jobs("tune")] == [stand_in.project.id, again.id]
+
+
+def test_a_target_that_is_deleted_is_asked_for(cml: CmlSpace) -> None:
+    cml.inputs()
+    cml.job("tune")
+    cml.job("free", hyperparameters={"maxSteps": 2})
+    cml.phase("tune", "Running")
+    cml.phase("free", "Running")
+    cml.delete("ComputeTarget", TARGET)
+    message = away(cml, "FineTuneJob", "tune", "TargetMissing")
+    assert cml.stand_in.url in message
+    assert "deletionPolicy: Orphan" in message
+    # A job that is deleted waits, and goes when it may leave its run.
+    cml.delete("FineTuneJob", "free")
+    away(cml, "FineTuneJob", "free", "TargetMissing")
+    cml.patch("FineTuneJob", "free", {"spec": {"deletionPolicy": "Orphan"}})
+    eventually(lambda: cml.find("FineTuneJob", "free") is None)
+    assert [run.active for run in cml.cml_runs("free")] == [True]
+
+    cml.create("ComputeTarget", TARGET, cml.cml_target())
+    (run,) = cml.cml_runs("tune")
+    cml.until("FineTuneJob", "tune", lambda o: condition(o, "TargetAvailable") == ("", "", ""))
+    cml.stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    body = cml.phase("tune", "Succeeded")
+    assert attempts(body)[0][0] == "Succeeded"
+    assert len(cml.cml_runs("tune")) == 1
+
+
+def test_without_the_package_the_target_says_how_to_install_it(
+    cml_jobs: CmlSpace, cml_operator: Operator, cmlapi_path: Path
+) -> None:
+    cml_jobs.job("stranded")
+    cml_jobs.phase("stranded", "Running")
+    cml_operator.start()
+    message = away(cml_jobs, "ComputeTarget", TARGET, "PackageMissing")
+    assert f"pip install {cml_jobs.stand_in.url}/api/v2/python.tar.gz" in message
+    away(cml_jobs, "FineTuneJob", "stranded", "PackageMissing")
+    cml_operator.start(environment={"PYTHONPATH": str(cmlapi_path)})
+    cml_jobs.ready("ComputeTarget", TARGET)
+    (run,) = cml_jobs.cml_runs("stranded")
+    cml_jobs.stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    cml_jobs.phase("stranded", "Succeeded")
