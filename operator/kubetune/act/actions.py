@@ -81,9 +81,9 @@ class Actor:
                 case StopRuns(run_key):
                     owner = owner or parse(body).owner
                     await self._backend.stop(RunAddress(owner, run_key, target))
-                case DeleteRuns(run_key):
+                case DeleteRuns(run_key, settled):
                     owner = owner or parse(body).owner
-                    await self._backend.delete(RunAddress(owner, run_key, target))
+                    await self._backend.delete(RunAddress(owner, run_key, target, settled))
                 case OrphanRuns(run_key):
                     owner = owner or parse(body).owner
                     await self._backend.orphan(RunAddress(owner, run_key, target))

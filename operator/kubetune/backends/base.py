@@ -54,6 +54,8 @@ class RunAddress:
     run_key: str
     target: ComputeTargetSpec | None
     """The target that was submitted to; None when it is gone."""
+    settled: bool = False
+    """The runs were seen to end, so none can be on its way."""
 
 
 @dataclass(frozen=True)

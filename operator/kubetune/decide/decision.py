@@ -42,6 +42,8 @@ class DeleteRuns:
     """Delete all runs of a run key and what was made for them."""
 
     run_key: str
+    settled: bool = False
+    """The runs were seen to end, so none can be on its way."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from kubetune.api.conditions import Phase, Reason
+from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.backends.base import FINISHED
 from kubetune.decide.decision import (
     Action,
@@ -36,7 +36,8 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
         return target_away(observed, observed.target_problem, now)
     if not live:
         # Kubernetes collects what belongs to the job; elsewhere nobody does.
-        clean_up = (DeleteRuns(observed.run_key),) if observed.outlives_owner else ()
+        over = job.status.get("phase") in TERMINAL_PHASES
+        clean_up = (DeleteRuns(observed.run_key, over),) if observed.outlives_owner else ()
         return Decision((*clean_up, ReleaseFinalizer()))
     conditions = conditions_of(job.status, job.generation, now)
     conditions.waiting(Reason.DELETED, "the job is deleted: waiting for its run to stop")

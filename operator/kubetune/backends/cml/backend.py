@@ -162,7 +162,7 @@ class CmlBackend:
                 runs[str(job["id"])] = await follower.runs(run_key, job)
                 self._submission.found(run_key, job, runs[str(job["id"])])
             # An inspection that shows after its end has cost little and goes with its object.
-            found = bool(runs) or address.owner.kind not in GUARDED_KINDS
+            found = bool(runs) or address.settled or address.owner.kind not in GUARDED_KINDS
             self._submission.wait_for_answers(run_key, now, found=found)
             for job_id, of_job in runs.items():
                 await remove_job(workspace, job_id, of_job)
