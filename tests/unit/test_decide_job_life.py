@@ -20,19 +20,30 @@ from builders import (
     TRAINED,
     VERSION,
     assert_fits,
+    attempt,
+    condition_of,
     dataset,
     job,
+    kstatus,
+    names,
     observed_job,
     ready,
+    ready_reason,
+    tried,
+)
+from builders import (
+    run as seen,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.outcome import Outcome
 from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide.decision import (
     Action,
     Decision,
+    DeleteRuns,
     FindIdentical,
     FindRun,
     Register,
@@ -41,9 +52,11 @@ from kubetune.decide.decision import (
 )
 from kubetune.decide.fine_tune_inputs import Learned
 from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.resources import Target, TargetProblem
 
 JsonObject = dict[str, Any]
 
+AWAY = TargetProblem("CredentialsInvalid", "the workspace refuses the API key")
 LONG = Outcome(status="failed", reason="Long", message="m" * 1024, retryable=True)
 ENDS: dict[str, tuple[str, Outcome | None]] = {
     "succeeds": ("succeeded", TRAINED),
@@ -58,6 +71,10 @@ EVENTS = st.sampled_from(
         *ENDS,
         "runs",
         "is gone",
+        "is stopped by hand",
+        "waits too long",
+        "target goes",
+        "target comes",
         "old Jobs are deleted",
         "suspend",
         "resume",
@@ -89,6 +106,7 @@ class World:
     runs: dict[int, RunState] = field(default_factory=dict[int, RunState])
     learned: Learned = field(default_factory=Learned)
     tracker_answers: bool = True
+    target_answers: bool = True
     started: list[int] = field(default_factory=list[int])
     digest: str = "sha256:d1"
 
@@ -105,6 +123,11 @@ class World:
                 self._change(run, phase="running", started_at=self.now)
             elif event == "is gone":
                 del self.runs[run.attempt]
+            elif event == "is stopped by hand":
+                why = {"reason": "StoppedByHand", "message": "it was stopped"}
+                self._change(run, phase="stopped", ended_at=self.now, **why)
+            elif event == "waits too long" and run.phase == "pending":
+                self._change(run, overdue=True, reason="SchedulingTimedOut")
         match event:
             case "old Jobs are deleted":
                 self.runs = {run.attempt: run for run in self.live}
@@ -114,6 +137,8 @@ class World:
                 self.learned = Learned()
             case "tracker goes" | "tracker comes":
                 self.tracker_answers = event == "tracker comes"
+            case "target goes" | "target comes":
+                self.target_answers = event == "target comes"
             case "a minute passes":
                 self.now += timedelta(minutes=1)
             case "an hour passes":
@@ -128,7 +153,8 @@ class World:
         given = observed_job(
             job(self.spec, status=self.status),
             dataset=ready(dataset(), **(DATASET_FOUND | {"digest": self.digest})),
-            runs=[self.runs[number] for number in sorted(self.runs)],
+            runs=[self.runs[number] for number in sorted(self.runs) if self.target_answers],
+            target_problem=None if self.target_answers else AWAY,
             learned=self.learned,
             tracked=TRACKED if self.live else None,
         )
@@ -178,6 +204,9 @@ class World:
             before = (self.status, dict(self.runs), self.learned)
             over = self.status.get("phase") in TERMINAL_PHASES
             decision = self.decide()
+            if not self.target_answers and not over:
+                assert not decision.actions, "what is not known is not acted upon"
+                assert (decision.status or {}).get("attempts") == self.status.get("attempts")
             if over:
                 assert not any(isinstance(a, StartRun) for a in decision.actions), "over is over"
             if decision.status is not None:
@@ -213,6 +242,9 @@ def test_promises_hold_whatever_happens(spec: JsonObject, events: list[tuple[str
         phase, started = world.status.get("phase"), len(world.started)
         world.happens(event)
         world.reconcile(write=not killed)
+        if world.target_answers:
+            waiting = [run for run in world.live if run.overdue and run.phase == "pending"]
+            assert not waiting, "nothing waits longer than it may"
         assert_fits("FineTuneJob", world.status)
         if phase in TERMINAL_PHASES:
             assert world.status["phase"] == phase, "terminal phases stay"
@@ -240,3 +272,78 @@ def test_counts_tell_what_happened(events: list[str]) -> None:
     counts = world.status["counts"]
     assert counts == {"total": len(world.started), "failed": failed, "preempted": preempted}
     assert world.started == list(range(1, len(world.started) + 1))
+
+
+# --- targets outside of the cluster
+
+CML: JsonObject = {
+    "cml": {
+        "url": "https://ml.example.com",
+        "project": "tuning",
+        "apiKeySecretRef": {"name": "key"},
+        "runtime": {"kernel": "Python 3.11"},
+    },
+    "tracking": {"uri": "http://mlflow:5000"},
+}
+WORKSPACE = Target("ComputeTarget", "main", ComputeTargetSpec.model_validate(CML), True, "")
+
+
+def deleted(policy: str = "Delete", **fields: Any) -> Decision:
+    given = observed_job(
+        job({"deletionPolicy": policy}, deleting=True, status=tried(attempt(1, "Running"))),
+        target=WORKSPACE,
+        **fields,
+    )
+    return decide(given, NOW)
+
+
+def test_what_outlives_the_object_is_deleted_before_it_goes():
+    over = deleted(runs=[seen(1, "stopped")])
+    assert names(over) == ["DeleteRuns", "ReleaseFinalizer"]
+    assert isinstance(over.actions[0], DeleteRuns)
+    assert names(deleted(runs=[seen(1, "running")])) == ["StopRuns"]
+    assert names(deleted("Orphan", runs=[seen(1, "running")])) == ["OrphanRuns", "ReleaseFinalizer"]
+    assert names(deleted("Orphan", runs=[seen(1, "stopped")])) == ["ReleaseFinalizer"]
+
+
+def test_a_target_that_does_not_answer_holds_a_deleted_job_unless_it_may_leave_its_runs():
+    held = deleted(target_problem=AWAY)
+    assert held.actions == ()
+    assert ready_reason(held) == ("False", "CredentialsInvalid")
+    assert held.requeue_after
+    assert names(deleted("Orphan", target_problem=AWAY)) == ["ReleaseFinalizer"]
+
+
+def test_a_run_that_somebody_stopped_cancels_the_job():
+    by_hand = seen(1, "stopped", reason="StoppedByHand", message="The run was stopped in CML.")
+    given = job({"backoffLimit": 3}, status=tried(attempt(1, "Running")))
+    decision = decide(observed_job(given, target=WORKSPACE, runs=[by_hand]), NOW)
+    status = decision.status
+    assert status
+    assert decision.actions == ()
+    assert status["phase"] == "Cancelled"
+    assert status["counts"]["failed"] == 0
+    assert "make a new job" in status["failure"]["message"]
+    assert kstatus(status, 1) == "Failed"
+
+
+def test_a_run_that_waited_too_long_is_stopped_and_repeated():
+    waiting = seen(1, "pending", overdue=True, reason="SchedulingTimedOut", message="no room")
+    given = job({"backoffLimit": 1}, status=tried(attempt(1, "Running")))
+    decision = decide(observed_job(given, target=WORKSPACE, runs=[waiting]), NOW)
+    assert names(decision) == ["StopRuns"]
+    stopped = seen(1, "failed", reason="SchedulingTimedOut", message="no room")
+    decision = decide(observed_job(given, target=WORKSPACE, runs=[stopped]), NOW)
+    assert decision.status
+    assert decision.status["counts"]["failed"] == 1
+    assert ready_reason(decision) == ("False", "Retrying")
+
+
+def test_a_status_that_nobody_knows_is_shown():
+    given = job(status=tried(attempt(1, "Running")))
+    unsure = seen(1, "running", reason="StatusUnknown", message="CML says UNKNOWN about the run")
+    status = decide(observed_job(given, target=WORKSPACE, runs=[unsure]), NOW).status
+    assert status
+    assert condition_of(status, "Running") == ("Unknown", "StatusUnknown")
+    assert status["phase"] == "Running"
+    assert_fits("FineTuneJob", status)

@@ -77,7 +77,8 @@ class Step:
 def inspection_key(plan: InspectionPlan, mounts: Mounts, target: str = "") -> str:
     """A digest of what is inspected and with whose token, whoever asks for it.
 
-    ``target`` is the label of the target: another's project has other files. ``plan`` has no tracking server, unless it is where the source is read from.
+    ``target`` is the label of the target, since another's project has other files. ``plan`` has
+    no tracking server, unless it is where the source is read from.
     """
     content = plan.to_json()
     del content["run"]

@@ -45,7 +45,9 @@ def environment_of(item: JsonObject) -> dict[str, str]:
             given = json.loads(given)
         except ValueError:
             return {}
-    return {str(key): str(value) for key, value in given.items()} if given else {}
+    if not isinstance(given, dict):
+        return {}
+    return {str(key): str(value) for key, value in given.items()}
 
 
 def build_job(request: RunRequest, offer: Offer, script: str, archive: str | None) -> JsonObject:

@@ -1,0 +1,151 @@
+"""What is sent to CML for an attempt."""
+
+import json
+import random
+import string
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cml_objects import OWNER, RUN_KEY, request
+from kubetune.api import plan
+from kubetune.api.base import SecretKeyRef
+from kubetune.api.training import Resources
+from kubetune.backends.base import BackendError
+from kubetune.backends.cml.manifests import (
+    build_job,
+    build_run,
+    environment_of,
+    input_files,
+    is_ours,
+    job_name,
+)
+from kubetune.backends.cml.offers import Offer
+
+JsonObject = dict[str, Any]
+
+OFFER = Offer(project_id="p-1", runtime="registry/python:1")
+
+
+def body(cml: JsonObject | None = None, offer: Offer = OFFER, **fields: Any) -> JsonObject:
+    """The job of a request."""
+    return build_job(request(cml, **fields), offer, "run.py", "kubetune.zip")
+
+
+def test_a_job_carries_name_and_mark_of_its_run_key() -> None:
+    made = body()
+    assert made["name"] == job_name(OWNER, RUN_KEY) == f"kubetune-team-tickets-{RUN_KEY}"
+    assert made["arguments"] == RUN_KEY
+    assert made["environment"]["KUBETUNE_RUN_KEY"] == RUN_KEY
+    assert made["environment"]["KUBETUNE_OWNER"] == "FineTuneJob/team/tickets"
+    assert made["environment"]["KUBETUNE_INSTALL"] == "install-1"
+    assert is_ours(made, RUN_KEY)
+    # As the API gives it back, and as a person's job of the same name.
+    assert is_ours({"environment": json.dumps(made["environment"])}, RUN_KEY)
+    for foreign in ({}, {"environment": ""}, {"environment": "[]"}, {"environment": "{broken"}):
+        assert not is_ours(foreign, RUN_KEY)
+    assert not is_ours(made, "another")
+
+
+def test_resources_of_a_job() -> None:
+    made = body()
+    assert (made["cpu"], made["memory"], made["nvidia_gpu"]) == (1.5, 4.0, 0)
+    assert "accelerator_label_id" not in made
+    gpus = Resources(cpu="2", memory="512Mi", gpu=2)
+    made = body(offer=replace(OFFER, accelerator_label_id="7"), resources=gpus)
+    assert (made["memory"], made["nvidia_gpu"], made["accelerator_label_id"]) == (0.5, 2, "7")
+    assert "runtime_addon_identifiers" not in made
+    assert body({"runtimeAddons": ["hadoop"]})["runtime_addon_identifiers"] == ["hadoop"]
+
+
+@pytest.mark.parametrize(
+    ("cml", "fields", "seconds"),
+    [
+        ({}, {}, 604800),
+        ({"timeoutSeconds": 100}, {}, 100),
+        ({}, {"deadline_seconds": 50}, 50),
+        ({"timeoutSeconds": 100}, {"deadline_seconds": 500}, 100),
+        ({}, {"purpose": "inspect"}, 3600),
+        ({"timeoutSeconds": 100}, {"purpose": "inspect"}, 100),
+    ],
+)
+def test_every_job_ends_by_itself(cml: JsonObject, fields: JsonObject, seconds: int) -> None:
+    made = body(cml, **fields)
+    assert (made["timeout"], made["kill_on_timeout"]) == (seconds, True)
+
+
+def test_the_plan_arrives_as_it_was() -> None:
+    template = "Frage: {q} – ☃ " * 500
+    whole_plan = {"prompt": {"prompt": template}, "run": {}}
+    encoded = body(plan=whole_plan)["environment"][plan.ENV_PLAN_DATA]
+    assert encoded.isascii()
+    assert len(encoded) < len(template)
+    assert plan.decode_plan(encoded) == whole_plan
+
+
+def test_a_plan_that_no_variable_holds_is_refused() -> None:
+    noise = "".join(random.Random(1).choices(string.printable, k=200_000))
+    with pytest.raises(BackendError, match="98304") as refused:
+        body(plan={"prompt": noise})
+    assert refused.value.reason == "PlanTooLarge"
+    assert refused.value.retryable is False
+
+
+def test_the_targets_environment_never_replaces_ours() -> None:
+    given = {
+        "KUBETUNE_RUN_KEY": "stolen",
+        "KUBETUNE_ANYTHING": "else",
+        "MLFLOW_TRACKING_URI": "http://elsewhere",
+        "HTTPS_PROXY": "http://proxy/größe",
+    }
+    env = [{"name": name, "value": value} for name, value in given.items()]
+    environment = body({"env": env})["environment"]
+    assert environment["KUBETUNE_RUN_KEY"] == RUN_KEY
+    assert "KUBETUNE_ANYTHING" not in environment
+    assert environment["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert environment["HTTPS_PROXY"] == "http://proxy/größe"
+
+
+def test_secrets_travel_by_the_names_of_project_variables() -> None:
+    tokens = {plan.ENV_MODEL_TOKEN: SecretKeyRef(name="hub-secret", key="hub-key")}
+    cml = {"requiredVariables": ["MLFLOW_TRACKING_TOKEN"], "hubTokenVariable": "OUR_TOKEN"}
+    made = body(cml, tokens=tokens)
+    environment = made["environment"]
+    assert environment[plan.ENV_TOKEN_VARIABLES] == f"{plan.ENV_MODEL_TOKEN}=OUR_TOKEN"
+    assert environment[plan.ENV_REQUIRED_VARIABLES] == "MLFLOW_TRACKING_TOKEN"
+    assert plan.ENV_MODEL_TOKEN not in environment
+    text = json.dumps(made)
+    for secret in ("hub-secret", "hub-key", "cml-key"):
+        assert secret not in text
+
+
+def test_only_the_attempt_differs_between_runs() -> None:
+    again = request(attempt=3)
+    assert body() == build_job(again, OFFER, "run.py", "kubetune.zip")
+    assert build_run(again)["environment"][plan.ENV_ATTEMPT] == "3"
+
+
+def test_input_files_lie_below_the_runs_own_folder() -> None:
+    rows = [{"prompt": "Grüße ☃", "completion": "zurück"}]
+    root = f".kubetune/runs/{RUN_KEY}"
+    files = input_files(request(inline_rows=rows), None)
+    content = files[root + plan.INLINE_ROWS_FILE].decode()
+    assert [json.loads(line) for line in content.splitlines()] == rows
+    assert "Grüße" in content
+    files = input_files(request(dataset_config_map=("rows", "a.csv")), "ä,b\n")
+    assert files == {f"{root}{plan.DATASET_DIRECTORY}/a.csv": "ä,b\n".encode()}
+    assert input_files(request(), None) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"environment": '{"A": "1"}'}, {"A": "1"}),
+        ({"environment": {"A": 1}}, {"A": "1"}),
+        ({"environment": None}, {}),
+        ({"environment": "null"}, {}),
+        ({"environment": "[1]"}, {}),
+    ],
+)
+def test_an_environment_in_any_shape(given: JsonObject, found: dict[str, str]) -> None:
+    assert environment_of(given) == found
