@@ -60,13 +60,17 @@ def test_status_knows_it_also_for_who_did_not_ask_for_it(own: LocalCluster) -> N
     assert own.log("cml").read_text().strip() == parts["cml"].address
 
 
-def test_the_key_stays_over_a_restart(own: LocalCluster) -> None:
+def test_key_address_and_files_stay_over_a_restart(own: LocalCluster, tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("kept")
+    own.upload_to_cml({"kept.txt": tmp_path / "kept.txt"})
     before = secret(own, "kubetune-system"), own.log("cml").read_text()
     own.down()
     own.up()
     eventually(lambda: own.log("cml").read_text() != "")
     assert (secret(own, "kubetune-system"), own.log("cml").read_text()) == before
-    eventually(lambda: target_available(own))
+    [project] = (own.home / "cml" / "projects").iterdir()
+    assert (project / "kept.txt").read_text() == "kept"
+    eventually(lambda: project.name in target_available(own))
 
 
 def test_the_key_is_for_the_owner_only(own: LocalCluster) -> None:

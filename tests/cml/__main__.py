@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.cml import client_package
 from tests.cml.server import StandIn
 from tests.cml.server.mlflow_database import prepare
+from tests.cml.server.records import new_id
 
 
 def main() -> int:
@@ -38,7 +39,8 @@ def main() -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    stand_in = StandIn(arguments.folder, port=arguments.port, key=key)
+    project_id = _project_id(arguments.folder / "project")
+    stand_in = StandIn(arguments.folder, port=arguments.port, key=key, project_id=project_id)
     stand_in.mode = "process"
     try:
         stand_in.start()
@@ -62,6 +64,15 @@ def _key(path: Path) -> str:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(key + "\n")
     return key
+
+
+def _project_id(path: Path) -> str:
+    """The project's id, the same for all servers of a folder: so its files stay."""
+    if path.is_file() and (project_id := path.read_text().strip()):
+        return project_id
+    project_id = new_id()
+    path.write_text(project_id + "\n")
+    return project_id
 
 
 if __name__ == "__main__":

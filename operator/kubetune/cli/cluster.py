@@ -67,8 +67,9 @@ def up(home: Path | None, without: tuple[str, ...], cml: bool) -> None:
     starts). Everything listens on 127.0.0.1 only, as your user.
 
     With --cml, jobs whose computeTargetRef names the ClusterComputeTarget cml run through the API
-    of a workspace, as processes of yours. The stand-in forgets its jobs and its project's files
-    when it ends, so a job that runs over `kubetune down` starts again.
+    of a workspace, as processes of yours. The stand-in keeps its project's files, but forgets its
+    jobs when it ends: what ran at `kubetune down` counts as lost after the next up and is tried
+    again, as far as backoffLimit goes.
 
     \b
     Examples:

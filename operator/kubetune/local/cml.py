@@ -1,7 +1,7 @@
 """The stand-in of a CML workspace beside the local cluster; ``components.py`` has its flags.
 
 It lives among the tests of a checkout, as does what makes its ``cmlapi`` package, so it is run
-and never imported. It keeps its API key and its files over restarts, but no jobs.
+and never imported. It keeps its API key and its project's files over restarts, but no jobs.
 """
 
 from __future__ import annotations

@@ -30,10 +30,18 @@ class StandIn:
     """The server; ``with StandIn(folder) as stand_in`` serves ``stand_in.url``.
 
     ``stop`` and ``start`` only take the server away and bring it back, at the same address and
-    with all it knows; runs go on meanwhile. ``close`` also ends the processes of runs.
+    with all it knows; runs go on meanwhile. ``close`` also ends the processes of runs. With the
+    ``project_id`` of an earlier server in this folder the project has its files.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, key: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        key: str | None = None,
+        project_id: str | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         prepare(folder, make=False)
         self.workspace = Workspace(folder)
@@ -44,7 +52,7 @@ class StandIn:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._thread: threading.Thread | None = None
-        self.project: Project = self.workspace.add_project(PROJECT)
+        self.project: Project = self.workspace.add_project(PROJECT, project_id)
         """The project that is there from the start."""
 
     # Life

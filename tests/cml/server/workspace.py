@@ -56,10 +56,10 @@ class Workspace:
 
     # Projects
 
-    def add_project(self, name: str, **fields: Any) -> Project:
-        """A new project with an empty folder."""
+    def add_project(self, name: str, project_id: str | None = None, **fields: Any) -> Project:
+        """A new project; its folder is empty unless its id is that of an earlier one."""
         with self.lock:
-            project = Project(new_id(), name, self.clock.now(), **fields)
+            project = Project(project_id or new_id(), name, self.clock.now(), **fields)
             self.projects[project.id] = project
             self.files(project.id).mkdir(parents=True, exist_ok=True)
             return project
