@@ -224,7 +224,6 @@ def _clear_way(cluster: LocalCluster, job: Object) -> str:
 
 
 def _delete(cluster: LocalCluster, kind: str, name: str) -> None:
-    # A job in CML that nobody finds any more is looked for during 90 s after the operator's start.
     cluster.kubectl(
-        *("delete", kind, name, "-n", NAMESPACE, "--ignore-not-found", "--wait", "--timeout=150s")
+        *("delete", kind, name, "-n", NAMESPACE, "--ignore-not-found", "--wait", "--timeout=60s")
     )
