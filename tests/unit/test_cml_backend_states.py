@@ -158,5 +158,6 @@ def test_an_outcome_counts_more_than_anything() -> None:
     assert (found.reason, found.message) == ("DiskFull", "no space left")
     assert state("failed", Ending(INTERRUPTED)).phase == "preempted"
     assert state("succeeded", Ending(TRAINED)).outcome == TRAINED
+    assert state("succeeded", Ending(TRAINED)).exit_code == 0
     # The kernel counts any exit as failed; what the status says of a live run stays.
     assert state("running", Ending(TRAINED)).outcome is None

@@ -113,7 +113,8 @@ def run_state(
         started_at=_time(run, "running_at") or _time(run, "starting_at"),
         ended_at=_time(run, "finished_at"),
         outcome=outcome,
-        exit_code=_exit_code(left.usage),
+        # The API tells no exit code; only a script that ends by itself succeeds.
+        exit_code=0 if phase == "succeeded" else _exit_code(left.usage),
         reason=str(reason),
         message=message,
         overdue=overdue,
