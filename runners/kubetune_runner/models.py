@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ENV_MODEL_TOKEN, HubSource, LoraPlan, ModelPlan, in_container
+from kubetune.api.plan import ENV_MODEL_TOKEN, HubSource, ModelPlan, in_container
 
 from kubetune_runner import mlflow_client
 from kubetune_runner.errors import RunError
@@ -100,62 +100,25 @@ def load_tokenizer(model: ModelPlan, folder: Path) -> Any:
     return tokenizer
 
 
-def load_model(model: ModelPlan, folder: Path, dtype: Any) -> Any:
-    """The model with its weights in ``dtype``, on the CPU."""
+def load_model(model: ModelPlan, folder: Path, dtype: Any, quantization: Any = None) -> Any:
+    """The model with its weights in ``dtype``, on the CPU.
+
+    With ``quantization`` (``quantization.configuration``) only what isn't quantized is, and the
+    model is on the device.
+    """
     from transformers import AutoModelForCausalLM
 
+    options = {} if quantization is None else {"quantization_config": quantization}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=model.trust_remote_code
+            folder, dtype=dtype, trust_remote_code=model.trust_remote_code, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise RunError(
             "ModelUnreadable",
             f"model {model.name} can't be loaded: {_first_line(error)}",
         ) from error
     return loaded
-
-
-def lora_config(model: Any, lora: LoraPlan) -> Any:
-    """peft's configuration, after a check that every target module exists.
-
-    Raises RunError TargetModulesUnknown with the names there are.
-    """
-    import torch
-    from peft import LoraConfig
-
-    targets: str | list[str] = lora.target_modules
-    if lora.target_modules == ["all-linear"]:
-        targets = "all-linear"
-    else:
-        head = model.get_output_embeddings()
-        names = [name for name, _ in model.named_modules()]
-        linear = {
-            name.rsplit(".", 1)[-1]
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and module is not head
-        }
-        unknown = [
-            target
-            for target in lora.target_modules
-            if not any(name == target or name.endswith(f".{target}") for name in names)
-            or any(model.get_submodule(n) is head for n in names if n == target)
-        ]
-        if unknown:
-            raise RunError(
-                "TargetModulesUnknown",
-                f"method.lora.targetModules: {', '.join(unknown)} can't get an adapter in this"
-                f" model; it has {', '.join(sorted(linear))}, or use all-linear",
-            )
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        bias=lora.bias,
-        use_rslora=lora.use_rslora,
-        task_type="CAUSAL_LM",
-    )
 
 
 def _from_hub(model: ModelPlan, source: HubSource) -> Path:

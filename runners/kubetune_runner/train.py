@@ -11,6 +11,7 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from kubetune.api.plan import (
     in_container,
 )
 
-from kubetune_runner import checkpoints, data, models, outcomes
+from kubetune_runner import adapters, checkpoints, data, models, outcomes, quantization
 from kubetune_runner.encoding import EncodedRows, encode
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import choose, make_examples
@@ -43,6 +44,7 @@ RUN_STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "interrupted": "KILLE
 """MLflow's words."""
 MAX_SAMPLES = 8
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
+OPTIONAL_PACKAGES = ("bitsandbytes",)
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +141,12 @@ def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
 
 def _prepare(plan: RunPlan) -> Inputs:
     """Read and check data and model files; no torch."""
-    if plan.training.method == "lora" and plan.training.lora is None:
-        raise RunError("PlanInvalid", "plan: training.lora is missing for method lora")
+    method = plan.training.method
+    for name, given in (("lora", plan.training.lora), ("quantization", plan.training.quantization)):
+        if given is None and (method == "qlora" or method == name):
+            raise RunError("PlanInvalid", f"plan: training.{name} is missing for method {method}")
     folder = models.fetch(plan.model)
+    quantization.check(plan.model, folder, quantize=method == "qlora")
     models.check_length(plan.model, folder, plan.training.hyperparameters.max_length)
     loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
     for found, expected in (
@@ -193,8 +198,14 @@ def _make_trainer(
             "SeveralGpus",
             f"the run sees {arguments.n_gpu} GPUs, but one is used: set resources.gpu to 1",
         )
-    model = models.load_model(plan.model, inputs.folder, training.weights_dtype(plan.training))
-    adapter = models.lora_config(model, plan.training.lora) if plan.training.lora else None
+    quantized = plan.training.quantization if plan.training.method == "qlora" else None
+    model = models.load_model(
+        plan.model,
+        inputs.folder,
+        training.weights_dtype(plan.training),
+        quantized and quantization.configuration(quantized, training.compute_dtype(plan.training)),
+    )
+    lora = plan.training.lora if plan.training.method != "full" else None
     progress = training.Progress(tracker, stop, plan.lineage_digest)
     try:
         trainer = training.Trainer(
@@ -203,7 +214,7 @@ def _make_trainer(
             args=arguments,
             train_dataset=training.table(inputs.train.rows),
             processing_class=inputs.tokenizer,
-            peft_config=adapter if plan.training.method == "lora" else None,
+            peft_config=adapters.lora_config(model, lora) if lora else None,
             callbacks=[progress],
         )
     except (ValueError, TypeError) as error:
@@ -251,7 +262,7 @@ def _upload(
     """Upload the result; returns where it is, for the summary."""
     from kubetune_runner.upload import ARTIFACT_PATH, save, upload
 
-    name = "adapter" if plan.training.method == "lora" else "model"
+    name = "model" if plan.training.method == "full" else "adapter"
     folder = in_container(plan.training.checkpoint.directory) / "result" / name
     save(
         trainer.model,
@@ -358,7 +369,10 @@ def _environment() -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {
+            name: version(name)
+            for name in (*PACKAGES, *(name for name in OPTIONAL_PACKAGES if find_spec(name)))
+        },
         "device": torch.cuda.get_device_name() if gpu else platform.machine(),
         "threads": torch.get_num_threads(),
     }

@@ -19,7 +19,9 @@ from kubetune.api.plan import (
     TAG_TOTAL_STEPS,
     TrainingPlan,
 )
+from peft import get_peft_model
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerState
 from trl.trainer import utils as _trl_utils
 from trl.trainer.sft_config import SFTConfig
@@ -52,8 +54,14 @@ def precision(plan: TrainingPlan) -> str:
 
 def weights_dtype(plan: TrainingPlan) -> torch.dtype:
     """Frozen weights take the computation's format; weights that train stay in fp32."""
-    if plan.method == "full":
+    lora = plan.lora
+    if plan.method == "full" or (lora and (lora.modules_to_save or lora.bias != "none")):
         return torch.float32
+    return compute_dtype(plan)
+
+
+def compute_dtype(plan: TrainingPlan) -> torch.dtype:
+    """The number format of the computation."""
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision(plan)]
 
 
@@ -142,7 +150,17 @@ class Trainer(SFTTrainer):
         if not torch.cuda.is_available():
             _score_labels_only()
         tokenizer: Any = options["processing_class"]
+        exact: dict[str, torch.Tensor] = {}
+        if getattr(options["model"], "is_quantized", False):
+            options["model"] = _with_adapter(options, options.pop("peft_config"))
+            exact = {n: p.data for n, p in options["model"].named_parameters() if p.requires_grad}
         super().__init__(eval_dataset=table(held_out) if held_out else None, **options)
+        # trl turns weights that train on a quantized model to bf16, which is too coarse for the
+        # steps of usual learning rates.
+        model: Any = self.model
+        for name, parameter in model.named_parameters():
+            if name in exact:
+                parameter.data = exact[name]
         self.held_out = sorted(held_out, key=lambda row: len(row.input_ids))
         self._collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
         # It prints what Progress logs.
@@ -193,6 +211,12 @@ class Trainer(SFTTrainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+
+def _with_adapter(options: Mapping[str, Any], adapter: Any) -> Any:
+    """The model with an adapter that is the same for equal seeds, as trl makes it."""
+    set_seed(options["args"].seed)
+    return get_peft_model(options["model"], adapter)
 
 
 def _score_labels_only() -> None:

@@ -108,10 +108,10 @@ VOLUME = {"claimName": "data", "glob": "*.csv", "format": "csv"}
 TEMPLATE: Spec = {"prompt": "{q}", "completion": "{a}"}
 
 REFUSED: list[tuple[str, Spec, str]] = [
-    ("Dataset", source(), "give exactly one of huggingFace, volume, http, configMap, inline"),
+    ("Dataset", source(), "give exactly one of huggingFace, volume, project, http, "),
     ("Dataset", source(huggingFace=HUB, volume=VOLUME), "give exactly one of huggingFace"),
     ("Dataset", source(inline={"rows": []}), "should have at least 1 items"),
-    ("Model", source(), "give exactly one of huggingFace, volume, registry, fineTuneJob"),
+    ("Model", source(), "give exactly one of huggingFace, volume, project, registry"),
     ("Model", source(huggingFace=HUB, fineTuneJob={"name": "j"}), "give exactly one of hugging"),
     ("Model", source(registry={"name": "r"}), "give exactly one of version, alias"),
     ("Model", source(registry={"name": "r", "version": 1, "alias": "a"}), "one of version, alias"),
@@ -156,7 +156,16 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("ComputeTarget", target(envFrom=[{}]), "give exactly one of configMapRef, secretRef"),
     ("ComputeTarget", target(nodeSelector={"a b": "c"}), "a label key is a name of at most"),
     ("FineTuneJob", job(method={"type": "full", "lora": {"rank": 8}}), "lora settings go with"),
-    ("FineTuneJob", job(method={"type": "qlora"}), "qlora is not available yet; use lora"),
+    (
+        "FineTuneJob",
+        job(method={"type": "lora", "quantization": {"bits": 4}}),
+        "quantization goes with type qlora",
+    ),
+    (
+        "FineTuneJob",
+        job(method={"type": "qlora", "quantization": {"bits": 8, "type": "nf4"}}),
+        "type, doubleQuantization and computeDtype go with 4 bits",
+    ),
     ("FineTuneJob", job(method={"lora": {"rank": -1}}), "greater than or equal to 1"),
     ("FineTuneJob", job(method={"lora": {"rank": "8"}}), "must be of type integer"),
     (
@@ -245,6 +254,8 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("FineTuneJob", JOB),
     ("FineTuneJob", job(method={"type": "full"}, hyperparameters={"maxSteps": 3})),
     ("FineTuneJob", job(method={"lora": {"rank": 8}}, hyperparameters={"epochs": 0.5})),
+    ("FineTuneJob", job(method={"type": "qlora", "lora": {"useDora": True}})),
+    ("FineTuneJob", job(method={"quantization": {"bits": 8}, "lora": {"modulesToSave": []}})),
     ("FineTuneJob", job(trainer={"trl": {"arguments": {"adam_beta2": 0.95, "optim": "sgd"}}})),
     ("TuningProfile", {"hyperparameters": {"learningRate": 1e-4}}),
     ("ClusterTuningProfile", {}),

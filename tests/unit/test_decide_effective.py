@@ -34,6 +34,7 @@ def rate(value: float) -> JsonObject:
 
 NUMBERS = "hyperparameters"
 FULL: JsonObject = {"method": {"type": "full"}}
+QLORA: JsonObject = {"method": {"type": "qlora"}}
 CASES = [
     Case("lora by default", "it fits most GPUs", ("method", "type"), "lora"),
     Case("rate of lora", "adapters learn faster", (NUMBERS, "learningRate"), 2e-4),
@@ -114,6 +115,71 @@ CASES = [
         {"method": {"lora": {"rank": 8}}},
         FULL,
     ),
+    Case(
+        "qlora without quantization",
+        "4 bits are what most mean by it",
+        ("method", "quantization"),
+        {"bits": 4, "type": "nf4", "doubleQuantization": True},
+        QLORA,
+    ),
+    Case("rate of qlora", "it trains an adapter", (NUMBERS, "learningRate"), 2e-4, QLORA),
+    Case("adapter of qlora", "", ("method", "lora", "rank"), 16, QLORA),
+    Case(
+        "fields of quantization are merged",
+        "",
+        ("method", "quantization"),
+        {"bits": 4, "type": "fp4", "doubleQuantization": False},
+        {"method": {"quantization": {"doubleQuantization": False}}},
+        {"method": {"type": "qlora", "quantization": {"type": "fp4"}}},
+    ),
+    Case(
+        "8 bits drop what the profile says of 4",
+        "it has no meaning there",
+        ("method", "quantization"),
+        {"bits": 8},
+        {"method": {"quantization": {"bits": 8}}},
+        {"method": {"type": "qlora", "quantization": {"type": "fp4"}}},
+    ),
+    Case(
+        "what only 4 bits have replaces the profile's 8",
+        "dropping what the user wrote would be a surprise",
+        ("method", "quantization"),
+        {"bits": 4, "type": "fp4", "doubleQuantization": True},
+        {"method": {"quantization": {"type": "fp4"}}},
+        {"method": {"type": "qlora", "quantization": {"bits": 8}}},
+    ),
+    Case(
+        "a job that sets up quantization gets it",
+        "dropping what the user wrote would be a surprise",
+        ("method", "type"),
+        "qlora",
+        {"method": {"quantization": {"bits": 8}}},
+        FULL,
+    ),
+    Case(
+        "a job that sets up the adapter keeps the profile's quantization",
+        "both are settings of qlora",
+        ("method", "quantization", "bits"),
+        8,
+        {"method": {"lora": {"rank": 8}}},
+        {"method": {"type": "qlora", "quantization": {"bits": 8}}},
+    ),
+    Case(
+        "lora drops the profile's quantization",
+        "it has no meaning there",
+        ("method", "quantization"),
+        None,
+        {"method": {"type": "lora"}},
+        {"method": {"type": "qlora", "quantization": {"bits": 8}}},
+    ),
+    Case(
+        "a job saves no modules though the profile does",
+        "an empty list is a value",
+        ("method", "lora", "modulesToSave"),
+        [],
+        {"method": {"lora": {"modulesToSave": []}}},
+        {"method": {"lora": {"modulesToSave": ["lm_head"]}}},
+    ),
     Case("resources of the target", "", ("resources", "gpu"), 1, {}, {}, {"target": {"gpu": 1}}),
     Case(
         "job's resources over the target's",
@@ -145,8 +211,17 @@ def test_setting(case: Case) -> None:
 
 
 @given(
-    st.sampled_from([{}, FULL, {"method": {"lora": {"rank": 4}}}]),
-    st.sampled_from([{}, FULL, {"method": {"type": "lora", "lora": {"alpha": 4}}}]),
+    st.sampled_from(
+        [{}, FULL, QLORA, {"method": {"lora": {"rank": 4}}}, {"method": {"quantization": {}}}]
+    ),
+    st.sampled_from(
+        [
+            {},
+            FULL,
+            {"method": {"type": "lora", "lora": {"alpha": 4}}},
+            {"method": {"type": "qlora", "quantization": {"bits": 8}}},
+        ]
+    ),
     *[st.sampled_from([{}, {"epochs": 1.0}, {"maxSteps": 3}, {"packing": True}])] * 2,
 )
 def test_every_combination_makes_a_plan(
@@ -156,6 +231,7 @@ def test_every_combination_makes_a_plan(
     found = settings(job | {NUMBERS: job_numbers}, profile | {NUMBERS: profile_numbers})
     plan = training_plan(found, "sft", "key", durable=False)
     assert (plan.lora is None) == (plan.method == "full")
+    assert (plan.quantization is None) == (plan.method != "qlora")
     assert repr(BUILT_IN) == before, "built-in settings are shared"
 
 

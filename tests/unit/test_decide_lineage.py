@@ -17,7 +17,10 @@ from builders import (
     ready,
     target,
 )
+from kubetune.api.plan import DatasetPlan, ModelPlan
+from kubetune.decide.effective import effective_settings, training_plan
 from kubetune.decide.fine_tune_inputs import Inputs, ObservedJob, resolve
+from kubetune.decide.lineage import lineage
 
 
 def digest(observed: ObservedJob) -> str:
@@ -55,6 +58,9 @@ CHANGES = [
     Case("prompt", around={"prompt": ready(prompt())}),
     Case("hyperparameter", {"hyperparameters": {"learningRate": 1e-3}}),
     Case("method", {"method": {"type": "full"}}),
+    Case("magnitudes", {"method": {"lora": {"useDora": True}}}),
+    Case("modules to save", {"method": {"lora": {"modulesToSave": ["lm_head"]}}}),
+    Case("quantization", {"method": {"type": "qlora"}}),
     Case("fraction", {"data": {"fraction": 0.5}}),
     Case("trainer's argument", {"trainer": {"trl": {"arguments": {"tf32": True}}}}),
     Case("evaluation", {"evaluation": {"maxRows": 0}}),
@@ -89,3 +95,48 @@ def test_equal_numbers_of_two_registered_models_are_two_revisions() -> None:
     one = observed_job(model=registered("one", 1))
     assert digest(one) != digest(observed_job(model=registered("two", 1)))
     assert digest(one) != digest(observed_job(model=registered("one", 2)))
+
+
+def test_kinds_of_quantization_are_told_apart() -> None:
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"type": "fp4"},
+        {"doubleQuantization": False},
+        {"computeDtype": "bf16"},
+        {"bits": 8},
+    ]
+    methods = [{"type": "qlora", "quantization": kind} for kind in kinds]
+    digests = {digest(observed_job(job({"method": method}))) for method in methods}
+    assert len(digests) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ({}, "cbc461863cb373625d5e2707b490f605ea26d09653f94faea26e843e5594f9e2"),
+        ({"type": "full"}, "ddcba7ecafb0eb16905ba2155fef9ff978a6827475d3f294026fe69d83bd5616"),
+        (
+            {"lora": {"rank": 8, "useRslora": True}},
+            "1bfe765882d1f48d5f3e4d37e2b3074b8c5b8716eee7c1b45d69510b37c85a30",
+        ),
+    ],
+)
+def test_new_settings_leave_digests_of_registered_versions_as_they_are(
+    method: dict[str, Any], expected: str
+) -> None:
+    settings = effective_settings({"method": method}, None, None, None)
+    found = lineage(
+        ModelPlan(name="m", directory="/m"),
+        DatasetPlan.model_validate(
+            {
+                "name": "d",
+                "files": {"directory": "/d", "glob": "*", "format": "jsonl"},
+                "format": "promptCompletion",
+                "columns": {},
+                "splits": {},
+            }
+        ),
+        None,
+        training_plan(settings, "sft", "k", durable=False),
+    )
+    assert found["configDigest"] == f"sha256:{expected}"

@@ -101,7 +101,19 @@ def test_lists_as_kubectl_prints_them() -> None:
             "  method:\n    lora:\n      rnak: 8",
             "10: spec.method.lora.rnak: unknown field; did",
         ),
-        ("  method: {type: qlora}", "8: spec.method.type: qlora is not available yet; use lora"),
+        (
+            "  method: {type: full, lora: {modulesToSave: [lm_head]}}",
+            "8: spec.method.lora: lora settings go with types lora and qlora",
+        ),
+        (
+            "  method: {type: lora, quantization: {bits: 4}}",
+            "8: spec.method.quantization: quantization goes with type qlora; remove it or change",
+        ),
+        (
+            "  method: {quantization: {bits: 8, type: nf4}}",
+            "8: spec.method.quantization: type, doubleQuantization and computeDtype go with 4",
+        ),
+        ("  method: {quantization: {bits: 2}}", "8: spec.method.quantization.bits: must be "),
         ("  method: {lora: 8}", "8: spec.method.lora: must be a map, not 8"),
         ("  suspend: 'true'", '8: spec.suspend: must be true or false, not "true"'),
         ("  suspend: 1", "8: spec.suspend: must be true or false, not 1"),
@@ -119,7 +131,7 @@ def test_lists_as_kubectl_prints_them() -> None:
         ),
         (
             "  method:\n    type: full\n    lora: {}",
-            "10: spec.method.lora: lora settings go with type lora",
+            "10: spec.method.lora: lora settings go with types lora and qlora",
         ),
         (
             "  resources: {gpuLabel: {'/': x}}",

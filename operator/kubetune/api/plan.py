@@ -19,6 +19,7 @@ from kubetune.api.base import Value
 from kubetune.api.dataset import ColumnMapping, DatasetFormat, FileFormat, Splits
 from kubetune.api.prompt_template import TemplateMessage
 from kubetune.api.rules import Rule, exactly_one
+from kubetune.api.training import ComputeFormat, MethodType
 
 PLAN_VERSION = 1
 
@@ -211,6 +212,19 @@ class LoraPlan(PlanValue):
     target_modules: list[str]
     bias: Literal["none", "all", "lora_only"]
     use_rslora: bool
+    use_dora: bool = False
+    """This and the next are missing in plans of earlier versions."""
+    modules_to_save: list[str] = Field(default_factory=list[str])
+
+
+class QuantizationPlan(PlanValue):
+    """How the frozen weights are stored; the last three go with 4 bits."""
+
+    bits: Literal[4, 8]
+    type: Literal["nf4", "fp4"] | None = None
+    double_quantization: bool | None = None
+    compute_dtype: ComputeFormat | None = None
+    """None: the format of the computation; the device is known to the run alone."""
 
 
 class HyperparametersPlan(PlanValue):
@@ -258,8 +272,11 @@ class TrainingPlan(PlanValue):
     """Everything that changes the result."""
 
     objective: Literal["sft"]
-    method: Literal["lora", "full"]
+    method: MethodType
     lora: LoraPlan | None = None
+    """With methods lora and qlora."""
+    quantization: QuantizationPlan | None = None
+    """With method qlora."""
     hyperparameters: HyperparametersPlan
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of trl's configuration class."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
-from pydantic.config import JsonDict
+from pydantic import Field
 
 from kubetune.api.base import ObjectName, Value
 from kubetune.api.kubernetes_values import Labels, Quantity
@@ -17,7 +16,8 @@ from kubetune.api.rules import Rule, at_most_one
 from kubetune.api.trl_arguments import SftArguments
 
 Objective = Literal["sft"]
-MethodType = Literal["lora", "full"]
+MethodType = Literal["lora", "qlora", "full"]
+ComputeFormat = Literal["fp32", "bf16", "fp16"]
 Scheduler = Literal[
     "linear",
     "cosine",
@@ -51,8 +51,8 @@ class LoraSettings(Value):
         default=None,
         min_length=1,
         max_length=64,
-        description="Names of the modules that get an adapter, or the single item all-linear."
-        " Default all-linear.",
+        description="Names of the modules that get an adapter, or a single item: all-linear, or"
+        " family-default for those that peft adapts in models of this family. Default all-linear.",
     )
     bias: Literal["none", "all", "lora_only"] | None = Field(
         default=None, description="Which biases train: none, all or lora_only. Default none."
@@ -60,42 +60,81 @@ class LoraSettings(Value):
     use_rslora: bool | None = Field(
         default=None, description="Scale by alpha / sqrt(rank) instead. Default false."
     )
+    use_dora: bool | None = Field(
+        default=None,
+        description="Learn the magnitude of the weights apart from their direction (DoRA): better"
+        " at low ranks, slower. Default false.",
+    )
+    modules_to_save: list[ModuleName] | None = Field(
+        default=None,
+        max_length=64,
+        description="Names of modules that train with all their weights and are stored with the"
+        " adapter, such as embed_tokens. Default: none.",
+    )
 
 
-def _refuse_qlora(value: object) -> object:
-    if value == "qlora":
-        raise ValueError(QLORA_REFUSED)
-    return value
+class Quantization(Value):
+    """How the frozen weights are stored while an adapter trains on them, by bitsandbytes."""
 
+    bits: Literal[4, 8] | None = Field(
+        default=None, description="Bits of a weight: 4 or 8. Default 4."
+    )
+    type: Literal["nf4", "fp4"] | None = Field(
+        default=None, description="Number format of 4 bits: nf4 or fp4. Default nf4."
+    )
+    double_quantization: bool | None = Field(
+        default=None,
+        description="Store the scales of 4-bit weights in 8 bits too. Default true.",
+    )
+    compute_dtype: ComputeFormat | None = Field(
+        default=None,
+        description="Format that 4-bit weights are turned into for a computation. Default: what"
+        " hyperparameters.precision means on the device.",
+    )
 
-QLORA_REFUSED = "qlora is not available yet; use lora"
-
-# The API server has to know the name to answer more than "unsupported value".
-_QLORA_RULE: JsonDict = {
-    "enum": ["lora", "full", "qlora"],
-    "x-kubernetes-validations": [{"rule": "self != 'qlora'", "message": QLORA_REFUSED}],
-}
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.bits) || self.bits == 4 || !(has(self.type) ||"
+            " has(self.doubleQuantization) || has(self.computeDtype))",
+            message="type, doubleQuantization and computeDtype go with 4 bits; remove them or"
+            " set bits to 4",
+            check=lambda given: (
+                given.bits != 8
+                or (given.type, given.double_quantization, given.compute_dtype)
+                == (None, None, None)
+            ),
+        ),
+    )
 
 
 class Method(Value):
     """How weights change."""
 
-    type: (
-        Annotated[MethodType, BeforeValidator(_refuse_qlora), Field(json_schema_extra=_QLORA_RULE)]
-        | None
-    ) = Field(
+    type: MethodType | None = Field(
         default=None,
-        description="lora trains an adapter, full all weights. qlora is not available yet: use"
-        " lora. Default lora.",
+        description="lora trains an adapter, qlora an adapter on quantized weights, full all"
+        " weights. Default lora.",
     )
-    lora: LoraSettings | None = Field(default=None, description="Settings of type lora.")
+    lora: LoraSettings | None = Field(
+        default=None, description="Settings of the adapter, for types lora and qlora."
+    )
+    quantization: Quantization | None = Field(
+        default=None,
+        description="Settings of type qlora. Default: 4 bits, nf4, double quantization.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!has(self.lora) || !has(self.type) || self.type == 'lora'",
-            message="lora settings go with type lora; remove them or change the type",
-            check=lambda method: method.lora is None or method.type in (None, "lora"),
+            cel="!has(self.lora) || !has(self.type) || self.type != 'full'",
+            message="lora settings go with types lora and qlora; remove them or change the type",
+            check=lambda method: method.lora is None or method.type != "full",
             field="lora",
+        ),
+        Rule(
+            cel="!has(self.quantization) || !has(self.type) || self.type == 'qlora'",
+            message="quantization goes with type qlora; remove it or change the type",
+            check=lambda method: method.quantization is None or method.type in (None, "qlora"),
+            field="quantization",
         ),
     )
 
@@ -120,7 +159,7 @@ class Hyperparameters(Value):
         default=None,
         gt=0,
         le=10,
-        description="Peak learning rate. Default 2e-4 for lora, 2e-5 for full.",
+        description="Peak learning rate. Default 2e-4 for lora and qlora, 2e-5 for full.",
     )
     per_device_batch_size: int | None = Field(
         default=None, ge=1, le=65536, description="Rows per device and micro-step. Default 8."

@@ -41,10 +41,11 @@ BUILT_IN: JsonObject = {
     "resources": {"cpu": "1", "memory": "4Gi", "gpu": 0},
     "backoffLimit": 3,
 }
-LEARNING_RATE = {"lora": 2e-4, "full": 2e-5}
+LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
 DEFAULT_EPOCHS = 3.0
 DEFAULT_MAX_LENGTH = 1024
 DEFAULT_RANK = 16
+EIGHT_BITS = 8
 
 
 def effective_settings(
@@ -71,24 +72,13 @@ def effective_settings(
         "maxLength": min(DEFAULT_MAX_LENGTH, context_length or DEFAULT_MAX_LENGTH),
     } | numbers
     settings["hyperparameters"] = numbers
-    if method == "lora":
-        lora = settings["method"].get("lora") or {}
-        rank = lora.get("rank", DEFAULT_RANK)
-        settings["method"] = {
-            "type": "lora",
-            "lora": {
-                "rank": rank,
-                "alpha": 2 * rank,
-                "dropout": 0.0,
-                "targetModules": ["all-linear"],
-                "bias": "none",
-                "useRslora": False,
-            }
-            | lora,
-        }
-    else:
-        # Settings of an adapter that a profile brings have no meaning here.
-        settings["method"] = {"type": method}
+    # Settings that a profile brings for another method have no meaning here.
+    given = settings["method"]
+    settings["method"] = {"type": method}
+    if method != "full":
+        settings["method"]["lora"] = _adapter(given.get("lora") or {})
+    if method == "qlora":
+        settings["method"]["quantization"] = _quantization(given.get("quantization") or {})
     return settings
 
 
@@ -102,11 +92,13 @@ def training_plan(
     checkpoint = settings["checkpoint"]
     root = CHECKPOINT_DIRECTORY if durable else f"{WORK_DIRECTORY}/checkpoints"
     lora = settings["method"].get("lora")
+    quantization = settings["method"].get("quantization")
     return TrainingPlan.model_validate(
         {
             "objective": objective,
             "method": settings["method"]["type"],
             **({"lora": LoraPlan.model_validate(lora).to_json()} if lora else {}),
+            **({"quantization": quantization} if quantization else {}),
             "hyperparameters": HyperparametersPlan.model_validate(
                 settings["hyperparameters"]
             ).to_json(),
@@ -128,14 +120,43 @@ def effective_resources(settings: JsonObject) -> Resources:
     return Resources.model_validate(settings["resources"])
 
 
+def _adapter(given: JsonObject) -> JsonObject:
+    rank = given.get("rank", DEFAULT_RANK)
+    return {
+        "rank": rank,
+        "alpha": 2 * rank,
+        "dropout": 0.0,
+        "targetModules": ["all-linear"],
+        "bias": "none",
+        "useRslora": False,
+        "useDora": False,
+        "modulesToSave": [],
+    } | given
+
+
+def _quantization(given: JsonObject) -> JsonObject:
+    if given.get("bits") == EIGHT_BITS:
+        # The rest, from a layer below, is about 4 bits.
+        return {"bits": EIGHT_BITS}
+    return {"bits": 4, "type": "nf4", "doubleQuantization": True} | given
+
+
 def _lay(settings: JsonObject, layer: JsonObject) -> JsonObject:
     """A layer on the settings below; epochs and maxSteps replace each other.
 
-    Who sets up an adapter wants one, whatever the layers below say.
+    Who sets up an adapter wants one, whatever the layers below say; the same holds for
+    quantization, and within it for what only 4 bits have.
     """
     merged = merge(settings, layer)
-    if "lora" in (layer.get("method") or {}):
-        merged["method"] = merged["method"] | {"type": "lora"}
+    method = layer.get("method") or {}
+    if "type" not in method:
+        if "quantization" in method:
+            merged["method"] = merged["method"] | {"type": "qlora"}
+        elif "lora" in method and merged["method"]["type"] == "full":
+            merged["method"] = merged["method"] | {"type": "lora"}
+    quantization = method.get("quantization") or {}
+    if quantization and "bits" not in quantization:
+        merged["method"] = merge(merged["method"], {"quantization": {"bits": 4}})
     numbers = layer.get("hyperparameters") or {}
     for given, other in (("epochs", "maxSteps"), ("maxSteps", "epochs")):
         if given in numbers:

@@ -171,7 +171,7 @@ def _output_model(draft: Draft, name: str) -> JsonObject:
         else {"fineTuneJob": {"name": owner.name}}
     )
     spec: JsonObject = {"source": source}
-    if (draft.status.get("effective") or {}).get("method", {}).get("type") == "lora":
+    if (draft.status.get("effective") or {}).get("method", {}).get("type") in ("lora", "qlora"):
         spec["baseModelRef"] = {"name": draft.spec.model_ref.name}
     if draft.spec.compute_target_ref:
         spec["computeTargetRef"] = draft.spec.compute_target_ref.to_json()

@@ -25,6 +25,11 @@ def lineage(
     settings = training.to_json()
     # Where checkpoints lie, and how often they are written, changes nothing in the result.
     del settings["checkpoint"]
+    # Younger than the first digests: these count where they are set, so that those stay valid.
+    lora = settings.get("lora") or {}
+    for name in ("useDora", "modulesToSave"):
+        if not lora.get(name):
+            lora.pop(name, None)
     config = digest(
         json.dumps(
             [

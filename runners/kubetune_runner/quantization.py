@@ -1,0 +1,60 @@
+"""Loading a model with its weights in 4 or 8 bits, by bitsandbytes."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kubetune.api.plan import ModelPlan, QuantizationPlan
+
+from kubetune_runner.errors import RunError
+
+
+def check(model: ModelPlan, folder: Path, *, quantize: bool) -> None:
+    """Refuse what can't be quantized, or can't train; no torch.
+
+    Raises RunError ModelQuantized, BitsandbytesMissing.
+    """
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text: dict[str, Any] = config.get("text_config") or {}
+    found = config.get("quantization_config") or text.get("quantization_config")
+    if found is not None:
+        how = found.get("quant_method") or "in an unknown way"
+        raise RunError(
+            "ModelQuantized",
+            f"model {model.name} is quantized already ({how}), so it can't be trained on: name"
+            " the model it was made from; method.type qlora quantizes that while loading",
+        )
+    if quantize and find_spec("bitsandbytes") is None:
+        raise RunError(
+            "BitsandbytesMissing",
+            "method.type qlora needs the package bitsandbytes, which isn't installed where the"
+            " run is: install kubetune[runner] there, or use lora",
+        )
+
+
+def configuration(plan: QuantizationPlan, dtype: Any) -> Any:
+    """transformers' configuration; ``dtype`` is the format of computations.
+
+    Raises RunError PrecisionUnsupported.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if plan.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    formats = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if plan.compute_dtype == "fp16" and not torch.cuda.is_available():
+        raise RunError(
+            "PrecisionUnsupported",
+            "method.quantization.computeDtype is fp16, which needs a GPU: leave it out, or set"
+            " resources.gpu",
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=plan.type or "nf4",
+        bnb_4bit_use_double_quant=plan.double_quantization is not False,
+        bnb_4bit_compute_dtype=formats[plan.compute_dtype] if plan.compute_dtype else dtype,
+    )
