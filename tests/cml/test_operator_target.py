@@ -198,8 +198,7 @@ def polled(space: CmlSpace, times: int) -> None:
 
 def test_a_project_that_disappears_counts_nothing_as_lost(cml: CmlSpace) -> None:
     stand_in = cml.stand_in
-    by_name = {"cml": {"project": stand_in.project.name}}
-    cml.create("ComputeTarget", "by-name", cml.cml_target(**by_name["cml"]))
+    target(cml, "by-name", project=stand_in.project.name)
     cml.inputs()
     cml.job("tune", backoffLimit=1, computeTargetRef={"name": "by-name"})
     cml.phase("tune", "Running")
