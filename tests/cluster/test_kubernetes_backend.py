@@ -172,7 +172,7 @@ async def test_ensure_twice_makes_one_job_and_the_first_plan_stays(bench: Bench)
     assert again.attempt == 1
     states = await bench.until(lambda states: states and states[0].phase == "running")
     assert len(states) == 1
-    name = plan_name(bench.address)
+    name = plan_name(bench.owner, bench.run_key)
     config_map = await bench.client.get("ConfigMap", bench.namespace, name)
     assert '"wait"' in config_map["data"]["plan.json"]
     assert config_map["immutable"] is True
@@ -238,7 +238,7 @@ async def test_delete_removes_runs_and_plan_and_can_be_repeated(bench: Bench):
     await bench.backend.delete(bench.address)
     await bench.backend.delete(bench.address)
     await bench.until(lambda states: not states)
-    name = plan_name(bench.address)
+    name = plan_name(bench.owner, bench.run_key)
     assert not await exists(bench.client, bench.client.path("ConfigMap", bench.namespace, name))
     assert await bench.pods() == []
 
@@ -334,4 +334,4 @@ async def test_what_the_api_server_calls_invalid_is_final(bench: Bench):
     with pytest.raises(BackendError, match="must be unique") as caught:
         await bench.backend.ensure(bench.request(kubernetes={"volumes": [volume]}))
     assert (caught.value.reason, caught.value.retryable) == ("TargetRefused", False)
-    assert job_name(bench.address, 1) in str(caught.value)
+    assert job_name(bench.owner, bench.run_key, 1) in str(caught.value)
