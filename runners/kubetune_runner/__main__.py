@@ -104,6 +104,7 @@ def _outcome(stop: StopSignal, prepare: Callable[[], object]) -> Outcome:
         named = os.environ.get(ENV_PLAN)
         plan = read_plan(Path(named) if named else in_container(PLAN_FILE))
         if isinstance(plan, RunPlan):
+            _leave_out_unused(plan)
             from kubetune_runner.train import run as train
 
             return train(plan, stop)
@@ -116,6 +117,14 @@ def _outcome(stop: StopSignal, prepare: Callable[[], object]) -> Outcome:
     except (Exception, SystemExit) as error:
         log.exception("unexpected error")
         return outcomes.from_error(error)
+
+
+def _leave_out_unused(plan: RunPlan) -> None:
+    """Hide bitsandbytes from peft, which imports it where it finds it: two seconds of CPU."""
+    training = plan.training
+    # Some optimizers are from it too.
+    if training.method != "qlora" and "optim" not in training.arguments:
+        sys.modules.setdefault("bitsandbytes", None)  # pyright: ignore[reportArgumentType]
 
 
 def _leave(outcome: Outcome) -> None:

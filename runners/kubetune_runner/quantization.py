@@ -35,15 +35,22 @@ def check(model: ModelPlan, folder: Path, *, quantize: bool) -> None:
         )
 
 
-def configuration(plan: QuantizationPlan, dtype: Any) -> Any:
+def configuration(plan: QuantizationPlan, dtype: Any, *, dora: bool) -> Any:
     """transformers' configuration; ``dtype`` is the format of computations.
 
-    Raises RunError PrecisionUnsupported.
+    Raises RunError DoraUnsupported, PrecisionUnsupported.
     """
     import torch
     from transformers import BitsAndBytesConfig
 
     if plan.bits == 8:
+        # peft 0.21 loses the scales of 8-bit weights when it reads them on a CPU for DoRA.
+        if dora and not torch.cuda.is_available():
+            raise RunError(
+                "DoraUnsupported",
+                "method.lora.useDora on weights of 8 bits needs a GPU: set quantization.bits to 4,"
+                " leave useDora out, or set resources.gpu",
+            )
         return BitsAndBytesConfig(load_in_8bit=True)
     formats = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if plan.compute_dtype == "fp16" and not torch.cuda.is_available():

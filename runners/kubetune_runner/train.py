@@ -198,14 +198,15 @@ def _make_trainer(
             "SeveralGpus",
             f"the run sees {arguments.n_gpu} GPUs, but one is used: set resources.gpu to 1",
         )
-    quantized = plan.training.quantization if plan.training.method == "qlora" else None
-    model = models.load_model(
-        plan.model,
-        inputs.folder,
-        training.weights_dtype(plan.training),
-        quantized and quantization.configuration(quantized, training.compute_dtype(plan.training)),
-    )
     lora = plan.training.lora if plan.training.method != "full" else None
+    quantized = None
+    if plan.training.method == "qlora" and plan.training.quantization and lora:
+        quantized = quantization.configuration(
+            plan.training.quantization, training.compute_dtype(plan.training), dora=lora.use_dora
+        )
+    model = models.load_model(
+        plan.model, inputs.folder, training.weights_dtype(plan.training), quantized
+    )
     progress = training.Progress(tracker, stop, plan.lineage_digest)
     try:
         trainer = training.Trainer(

@@ -77,6 +77,10 @@ def test_a_run_reports_evaluates_and_uploads(
     assert [m.step for m in client.get_metric_history(run.info.run_id, "eval_loss")][:2] == [4, 8]
     assert run.data.metrics[names.METRIC_STEP] == 8
     assert run.inputs.dataset_inputs[0].dataset.name == "tickets"
+    folder = Path(client.download_artifacts(run.info.run_id, "environment.json"))
+    packages = json.loads(folder.read_text())["packages"]
+    assert "torch" in packages
+    assert "bitsandbytes" not in packages, "it costs time and isn't used"
     folder = Path(client.download_artifacts(run.info.run_id, "samples.json"))
     samples = json.loads(folder.read_text())
     assert len(samples) == 4

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.plan import RunPlan
-from kubetune_runner import train
+from kubetune.api.plan import LoraPlan, RunPlan
+from kubetune_runner import adapters, train
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluation import evaluate
 from kubetune_runner.loader import generate
@@ -203,6 +203,8 @@ def test_a_run_on_quantized_weights_is_served_without_quantization(
     client: Any = mlflow.MlflowClient(mlflow_server)
     parameters = client.get_run(summary["runId"]).data.params
     assert parameters["quantization.type"] == "nf4"
+    environment = client.download_artifacts(summary["runId"], "environment.json")
+    assert "bitsandbytes" in json.loads(Path(environment).read_text())["packages"]
 
     uri = f"models:/{summary['modelId']}"
     stored = Path(download_artifacts(artifact_uri=uri)) / "artifacts" / "adapter"
@@ -264,6 +266,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
         "TargetModulesUnknown",
         "q_proj",
     ),
+    "DoRA in 8 bits without a GPU": (training(EIGHT, DORA), "DoraUnsupported", "bits to 4"),
     "fp16 without a GPU": (
         training(NF4 | {"computeDtype": "fp16"}, PLAIN),
         "PrecisionUnsupported",
@@ -281,6 +284,29 @@ def test_a_method_is_refused(make_plan: PlanFactory, case: str) -> None:
         train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     assert (caught.value.reason, caught.value.retryable) == (reason, False)
     assert words in caught.value.message
+
+
+def test_models_with_other_linear_modules_name_them() -> None:
+    """GPT-2's are Conv1D; peft's default for its family is one of them."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model: Any = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16))
+    plan = LoraPlan(
+        rank=4,
+        alpha=8,
+        dropout=0.0,
+        target_modules=["family-default"],
+        bias="none",
+        use_rslora=False,
+    )
+    assert adapters.lora_config(model, plan).target_modules == {"c_attn"}
+    with pytest.raises(RunError) as caught:
+        adapters.lora_config(model, plan.model_copy(update={"target_modules": ["q_proj"]}))
+    assert "c_attn, c_fc, c_proj, wpe, wte" in caught.value.message
+    model.config.model_type = "of-tomorrow"
+    with pytest.raises(RunError) as caught:
+        adapters.lora_config(model, plan)
+    assert "of-tomorrow" in caught.value.message
 
 
 def test_a_plan_without_quantization_is_refused(make_plan: PlanFactory) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from builders import (
     NOW,
     TRACKED,
@@ -43,9 +44,9 @@ IN_CML = target(
 )
 
 
-def ended(spec: JsonObject, **around: Any) -> Decision:
+def ended(spec: JsonObject, method: str = "lora", **around: Any) -> Decision:
     status = tried(attempt(1, "Running"), lineage={"digest": "sha256:l", "codeVersion": "1"})
-    status["effective"] = {"method": {"type": "lora"}, "resources": {}}
+    status["effective"] = {"method": {"type": method}, "resources": {}}
     return decide(observed_job(job(spec, status=status), **({"runs": SUCCEEDED} | around)), NOW)
 
 
@@ -121,6 +122,13 @@ def test_result_is_the_newest_attempt_s() -> None:
     (register,) = decide(observed, NOW).actions
     assert isinstance(register, Register)
     assert register.registration.source == "models:/m-9"
+
+
+@pytest.mark.parametrize(("method", "adapter"), [("qlora", True), ("full", False)])
+def test_output_model_names_a_base_when_it_is_an_adapter(method: str, adapter: bool) -> None:
+    (create,) = ended(BOTH, method, learned=Learned(registered=VERSION)).actions
+    assert isinstance(create, CreateModel)
+    assert ("baseModelRef" in create.manifest["spec"]) == adapter
 
 
 def test_output_model_is_made_before_the_job_is_complete() -> None:
