@@ -104,6 +104,18 @@ def target(**fields: Any) -> Spec:
     return {"kubernetes": {**TARGET["kubernetes"], **fields}, "tracking": TARGET["tracking"]}
 
 
+CML: Spec = {
+    "url": "https://workspace.example.com",
+    "project": "tuning",
+    "apiKeySecretRef": {"name": "key"},
+    "runtime": {"kernel": "Python 3.11"},
+}
+
+
+def cml(tracking: Spec | None = None, **fields: Any) -> Spec:
+    return {"cml": {**CML, **fields}, "tracking": tracking or TARGET["tracking"]}
+
+
 VOLUME = {"claimName": "data", "glob": "*.csv", "format": "csv"}
 TEMPLATE: Spec = {"prompt": "{q}", "completion": "{a}"}
 
@@ -155,6 +167,39 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("ComputeTarget", target(env=[{"name": "A"}, {"name": "A"}]), "Duplicate value"),
     ("ComputeTarget", target(envFrom=[{}]), "give exactly one of configMapRef, secretRef"),
     ("ComputeTarget", target(nodeSelector={"a b": "c"}), "a label key is a name of at most"),
+    ("ComputeTarget", {**TARGET, "tracking": {}}, "give the address of the MLflow server"),
+    (
+        "ComputeTarget",
+        {**TARGET, "tracking": {"type": "cml"}},
+        "type cml needs a target in CML: give spec.cml, or type mlflow and its uri",
+    ),
+    (
+        "ComputeTarget",
+        cml({"type": "cml", "uri": "http://mlflow:5000"}),
+        "type cml uses address, key and certificates of spec.cml: leave uri,",
+    ),
+    (
+        "ComputeTarget",
+        cml(url="https://me:secret@host"),
+        "credentials don't belong into an address; use apiKeySecretRef",
+    ),
+    (
+        "ComputeTarget",
+        cml(createProject={"url": "https://me:secret@host/x.git"}),
+        "credentials don't belong into an address; give the workspace's project a deploy key",
+    ),
+    ("ComputeTarget", cml(runtime={}), "give exactly one of identifier, kernel"),
+    (
+        "ComputeTarget",
+        cml(runtime={"identifier": "image:1", "version": "1"}),
+        "identifier says it all: leave edition, editor and version out",
+    ),
+    (
+        "ComputeTarget",
+        cml(poll={"minSeconds": 20, "maxSeconds": 10}),
+        "minSeconds must not be above maxSeconds",
+    ),
+    ("ComputeTarget", cml(env=[{"name": "1A", "value": "b"}]), "should match"),
     ("FineTuneJob", job(method={"type": "full", "lora": {"rank": 8}}), "lora settings go with"),
     (
         "FineTuneJob",
@@ -235,6 +280,7 @@ def test_every_rule_has_a_case_that_breaks_it() -> None:
 ACCEPTED: list[tuple[str, Spec]] = [
     ("Dataset", INLINE),
     ("Dataset", source(volume=VOLUME)),
+    ("Dataset", source(project={"glob": "data/*.csv", "format": "csv"})),
     ("Dataset", source(http={"url": "https://host/rows.csv", "format": "csv"})),
     ("Dataset", source(configMap={"name": "rows", "key": "rows.jsonl"})),
     ("Dataset", source(huggingFace=HUB)),
@@ -243,6 +289,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("Model", source(volume={"claimName": "models"})),
     ("Model", source(registry={"name": "r", "version": 3})),
     ("Model", source(registry={"name": "r", "alias": "champion"})),
+    ("Model", source(project={"path": "models/base"})),
     ("Model", source(fineTuneJob={"name": "j"})),
     ("PromptTemplate", TEMPLATE),
     ("PromptTemplate", {**TEMPLATE, "sample": True, "datasetRef": {"name": "d"}}),
@@ -250,7 +297,10 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("PromptTemplate", {"prompt": "질문 – ё\u0301 🙂" * 160, "completion": "{a}"}),
     ("ComputeTarget", TARGET),
     ("ComputeTarget", target(nodeSelector={"nvidia.com/gpu.product": "H100"}, env=[{"name": "A"}])),
+    ("ComputeTarget", cml()),
+    ("ComputeTarget", cml({"type": "cml"}, env=[{"name": "A", "value": ""}], poll={})),
     ("ClusterComputeTarget", TARGET),
+    ("ClusterComputeTarget", cml(runtime={"identifier": "image:1"})),
     ("FineTuneJob", JOB),
     ("FineTuneJob", job(method={"type": "full"}, hyperparameters={"maxSteps": 3})),
     ("FineTuneJob", job(method={"lora": {"rank": 8}}, hyperparameters={"epochs": 0.5})),
