@@ -15,7 +15,6 @@ import logging
 import posixpath
 import ssl
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +36,7 @@ from kubetune.clients.cml_errors import (
     redacted,
     translated,
 )
+from kubetune.clients.pool import Pool
 from kubetune.names import digest
 
 __all__ = [
@@ -295,8 +295,7 @@ class CmlClients:
 
     def __init__(self, timeout_seconds: int = ANSWER_SECONDS) -> None:
         self._timeouts = (min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
-        self._clients: OrderedDict[str, CmlClient] = OrderedDict()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._clients: Pool[CmlClient] = Pool(MAX_CLIENTS)
 
     @staticmethod
     def key(url: str, api_key: str, ca_pem: str | None = None) -> str:
@@ -305,23 +304,14 @@ class CmlClients:
 
     def get(self, url: str, api_key: str, ca_pem: str | None = None) -> CmlClient:
         """The client for a workspace; call it anew for each use. Needs a running event loop."""
-        key = self.key(url, api_key, ca_pem)
-        if key not in self._clients:
-            self._clients[key] = CmlClient(url, api_key, ca_pem, timeouts=self._timeouts)
-        self._clients.move_to_end(key)
-        if len(self._clients) > MAX_CLIENTS:
-            # A closed client that somebody still holds opens new connections when it is used.
-            _, unused = self._clients.popitem(last=False)
-            task = asyncio.create_task(unused.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-        return self._clients[key]
+        return self._clients.get(
+            self.key(url, api_key, ca_pem),
+            lambda: CmlClient(url, api_key, ca_pem, timeouts=self._timeouts),
+        )
 
     async def close(self) -> None:
         """Close all connections."""
-        clients = list(self._clients.values())
-        self._clients.clear()
-        await asyncio.gather(*(client.close() for client in clients), *self._closing)
+        await self._clients.close()
 
 
 def _strict(base: type[Any]) -> type[Any]:

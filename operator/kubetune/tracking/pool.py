@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 
 from kubetune.clients.cml import CmlClients
+from kubetune.clients.pool import Pool
 from kubetune.names import digest
 from kubetune.tracking.cml import CmlTracker
 from kubetune.tracking.mlflow import MlflowTracker
@@ -19,8 +19,7 @@ class TrackerPool:
 
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout = timeout_seconds
-        self._trackers: OrderedDict[str, MlflowTracker] = OrderedDict()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._trackers: Pool[MlflowTracker] = Pool(MAX_TRACKERS)
 
     @staticmethod
     def key(uri: str, credentials: Credentials | None = None, ca_pem: str | None = None) -> str:
@@ -32,23 +31,14 @@ class TrackerPool:
         self, uri: str, credentials: Credentials | None = None, ca_pem: str | None = None
     ) -> MlflowTracker:
         """The tracker for a server; call it anew for each use. Needs a running event loop."""
-        key = self.key(uri, credentials, ca_pem)
-        if key not in self._trackers:
-            self._trackers[key] = MlflowTracker(uri, credentials, ca_pem, self._timeout)
-        self._trackers.move_to_end(key)
-        if len(self._trackers) > MAX_TRACKERS:
-            # A closed tracker that somebody still holds opens new connections when it is used.
-            _, unused = self._trackers.popitem(last=False)
-            task = asyncio.create_task(unused.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-        return self._trackers[key]
+        return self._trackers.get(
+            self.key(uri, credentials, ca_pem),
+            lambda: MlflowTracker(uri, credentials, ca_pem, self._timeout),
+        )
 
     async def close(self) -> None:
         """Close all connections."""
-        trackers = list(self._trackers.values())
-        self._trackers.clear()
-        await asyncio.gather(*(tracker.close() for tracker in trackers), *self._closing)
+        await self._trackers.close()
 
 
 class CmlTrackers:
