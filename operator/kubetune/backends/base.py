@@ -7,6 +7,7 @@ follows is made in kubetune.decide alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -86,6 +87,13 @@ class RunRequest:
     """Mounted at plan.CHECKPOINT_DIRECTORY."""
     tokens: dict[str, SecretKeyRef] = field(default_factory=dict[str, SecretKeyRef])
     """Environment variable (plan.ENV_*_TOKEN) -> Secret key in the owner's namespace."""
+
+    @property
+    def inline_rows_text(self) -> str | None:
+        """The rows as the file plan.INLINE_ROWS_FILE: JSON lines."""
+        if self.inline_rows is None:
+            return None
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.inline_rows)
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,8 @@ def plan_name(owner: Owner, run_key: str) -> str:
 def build_plan_config_map(request: RunRequest) -> JsonObject:
     """The plan and, for inline data, its rows as JSON lines; immutable, so the plan is frozen."""
     data = {"plan.json": json.dumps(request.plan, ensure_ascii=False, indent=1)}
-    if request.inline_rows is not None:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in request.inline_rows)
-        data["rows.jsonl"] = "".join(lines)
+    if (rows := request.inline_rows_text) is not None:
+        data["rows.jsonl"] = rows
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

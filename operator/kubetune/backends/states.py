@@ -7,7 +7,6 @@ the pod: the outcome that the runner left, else what Kubernetes says about the c
 
 from __future__ import annotations
 
-import re
 import signal
 from datetime import datetime
 from typing import Any
@@ -16,10 +15,10 @@ from kubetune import names
 from kubetune.api.conditions import Reason
 from kubetune.api.outcome import ExitCode, Outcome
 from kubetune.backends.base import RunState
+from kubetune.backends.sentences import out_of_memory, short
 
 JsonObject = dict[str, Any]
 
-MESSAGE_LIMIT = 500
 IMAGE_REASONS = frozenset(
     {
         "ErrImagePull",
@@ -32,7 +31,6 @@ IMAGE_REASONS = frozenset(
     }
 )
 SETUP_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
-_SECRETS = re.compile(r"(?<=://)[^/\s@]+(?=@)|\bhf_[A-Za-z0-9]{8,}|(?<=Bearer )\S+")
 
 
 def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
@@ -84,16 +82,16 @@ def _waiting(pod: JsonObject) -> tuple[str, str]:
     if scheduled and scheduled.get("status") == "False":
         if scheduled.get("reason") == "SchedulingGated":
             return Reason.QUEUED, "The pod is held back by a scheduling gate."
-        return Reason.UNSCHEDULABLE, _short(f"No node fits: {scheduled.get('message', '')}")
+        return Reason.UNSCHEDULABLE, short(f"No node fits: {scheduled.get('message', '')}")
     for status in _container_statuses(pod):
         waiting = status.get("state", {}).get("waiting") or {}
         reason, text = waiting.get("reason", ""), waiting.get("message", "")
         if reason in IMAGE_REASONS:
-            return Reason.IMAGE_UNAVAILABLE, _short(
+            return Reason.IMAGE_UNAVAILABLE, short(
                 f"Image {status.get('image', '')} can't be pulled ({reason}): {text}"
             )
         if reason not in SETUP_REASONS:
-            return reason, _short(f"The container can't be made: {text or reason}")
+            return reason, short(f"The container can't be made: {text or reason}")
     node = pod.get("spec", {}).get("nodeName")
     if not node:
         return Reason.POD_PENDING, "The pod waits for the scheduler."
@@ -136,23 +134,20 @@ def _failure(ended: JsonObject, pod: JsonObject | None, terminated: JsonObject) 
     if pod is None:
         return Reason.POD_LOST, "The pod was deleted before it could say how the run ended."
     if disruption := _condition(pod, "DisruptionTarget"):
-        return Reason.DISRUPTED, _short(f"The pod was evicted: {disruption.get('message', '')}")
+        return Reason.DISRUPTED, short(f"The pod was evicted: {disruption.get('message', '')}")
     if terminated.get("reason") == "OOMKilled":
-        return Reason.OUT_OF_MEMORY, (
-            "The container used more memory than spec.resources.memory allows. Raise it, or lower"
-            " hyperparameters.perDeviceBatchSize or maxLength, or set gradientCheckpointing: true."
-        )
+        return Reason.OUT_OF_MEMORY, out_of_memory("container")
     status = pod.get("status", {})
     if status.get("reason"):
-        return status["reason"], _short(f"The node refused or ended the pod: {_text(status)}")
+        return status["reason"], short(f"The node refused or ended the pod: {_text(status)}")
     code = terminated.get("exitCode")
     if code is None:
         return Reason.POD_LOST, "The pod ended without an exit code."
     if terminated.get("reason") not in (None, "Error", "Completed"):
-        return terminated["reason"], _short(f"The container ended: {_text(terminated)}")
+        return terminated["reason"], short(f"The container ended: {_text(terminated)}")
     how = f"The run ended with exit code {code}{_signal_name(code)}"
     last_line = next(reversed((terminated.get("message") or "").strip().splitlines()), "")
-    return Reason.RUN_FAILED, _short(f"{how}: {last_line}" if last_line else f"{how}; see its log.")
+    return Reason.RUN_FAILED, short(f"{how}: {last_line}" if last_line else f"{how}; see its log.")
 
 
 def _text(status: JsonObject) -> str:
@@ -236,9 +231,3 @@ def _newest(pods: list[JsonObject]) -> JsonObject | None:
 
 def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
-
-
-def _short(text: str) -> str:
-    """One bounded line without credentials: it is shown in status."""
-    line = _SECRETS.sub("***", " ".join(text.split()))
-    return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"

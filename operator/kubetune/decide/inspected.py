@@ -15,12 +15,9 @@ from kubetune.decide import inspection
 from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns
 from kubetune.decide.resources import Target, TargetProblem
 from kubetune.decide.sources import Mounts, unreachable
-from kubetune.decide.waiting import secret_wait
+from kubetune.decide.waiting import TARGET_RETRY_SECONDS, secret_wait
 
 JsonObject = dict[str, Any]
-
-TARGET_RETRY_SECONDS = 60.0
-"""The backend tells when the target answers again; this is for the case that it can't."""
 
 
 @dataclass(frozen=True)

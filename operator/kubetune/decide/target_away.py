@@ -8,9 +8,7 @@ from kubetune.api.conditions import ConditionType, Phase
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.fine_tune_inputs import ObservedJob
 from kubetune.decide.resources import TargetProblem
-
-RETRY_SECONDS = 60.0
-"""The backend tells when the target answers again; this is for the case that it can't."""
+from kubetune.decide.waiting import TARGET_RETRY_SECONDS
 
 
 def target_away(observed: ObservedJob, problem: TargetProblem, now: datetime) -> Decision:
@@ -24,4 +22,4 @@ def target_away(observed: ObservedJob, problem: TargetProblem, now: datetime) ->
         "conditions": conditions.current,
     }
     status.setdefault("phase", str(Phase.PENDING))
-    return Decision(status=status, requeue_after=RETRY_SECONDS)
+    return Decision(status=status, requeue_after=TARGET_RETRY_SECONDS)

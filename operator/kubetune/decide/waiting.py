@@ -6,6 +6,8 @@ from datetime import datetime
 
 SECRET_FIRST_SECONDS = 2.0
 SECRET_MAX_SECONDS = 25.0
+TARGET_RETRY_SECONDS = 60.0
+"""The backend tells when a target answers again; this is for the case that it can't."""
 
 
 def secret_wait(waiting_since: datetime | None, now: datetime) -> float:

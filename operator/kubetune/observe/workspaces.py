@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from typing import Any
@@ -12,8 +11,9 @@ from kubetune.api.conditions import Reason
 from kubetune.api.training import Resources
 from kubetune.backends.base import BackendError
 from kubetune.backends.cml.backend import CmlBackend
+from kubetune.backends.cml.manifests import environment_of
 from kubetune.backends.cml.offers import OfferError, choose_accelerator, choose_runtime, whole
-from kubetune.backends.cml.workspace import Workspace, refused
+from kubetune.backends.cml.workspace import Workspace, items_of, refused
 from kubetune.clients.cml import CmlError, UnknownOutcomeError
 from kubetune.decide.workspace import WorkspaceProbe
 
@@ -63,7 +63,8 @@ class Workspaces:
             project_id=str(project["id"]),
             accelerators=tuple(_accelerator(label) for label in labels),
             quota=await _quota(workspace),
-            variables=_variables(project),
+            # Their names; the values are nobody's business.
+            variables=tuple(environment_of(project)),
         )
         try:
             runtime = choose_runtime(await workspace.runtimes(), target.runtime)
@@ -110,8 +111,7 @@ async def _quota(workspace: Workspace) -> JsonObject:
     except CmlError as error:
         logger.info("quota of %s: %s", workspace.target.url, error)
         return {}
-    rows = next((rows for rows in answer.values() if isinstance(rows, list)), [])
-    row: JsonObject = rows[0] if rows else {}
+    row: JsonObject = next(iter(items_of(answer)), {})
     used, allowed = row.get("quota_usage") or {}, row.get("quota_configured") or {}
     return {
         name: f"{used.get(field) or 0}/{allowed[field]}"
@@ -131,14 +131,3 @@ def _accelerator(label: JsonObject) -> JsonObject:
     if total is not None and used is not None:
         value["free"] = max(0, total - used)
     return value
-
-
-def _variables(project: JsonObject) -> tuple[str, ...]:
-    """Names of the project's variables; their values are nobody's business."""
-    given = project.get("environment") or {}
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            return ()
-    return tuple(given) if isinstance(given, dict) else ()

@@ -23,7 +23,7 @@ from kubetune.tracking.base import (
     TrackingError,
 )
 from kubetune.tracking.cml_registry import SETTLE_SECONDS, CmlRegistry
-from kubetune.tracking.cml_values import run_age, run_status, tags_of, tracked_run
+from kubetune.tracking.cml_values import run_age, run_status, run_tags, tracked_run
 
 JsonObject = dict[str, Any]
 
@@ -79,7 +79,7 @@ class CmlTracker:
             tracked_run(item, experiment_id)
             for experiment_id, items in zip(known, listings, strict=True)
             for item in items
-            if _tags(item).get(plan.TAG_INSTALL) == install_id
+            if run_tags(item).get(plan.TAG_INSTALL) == install_id
         ]
         if not found:
             # An experiment may have been deleted and made anew under another id.
@@ -95,7 +95,7 @@ class CmlTracker:
             (run_age(item), experiment_id, item)
             for experiment_id, items in zip(known, listings, strict=True)
             for item in items
-            if _tags(item).get(plan.TAG_RUN_KEY) == run_key
+            if run_tags(item).get(plan.TAG_RUN_KEY) == run_key
         ]
         if not found:
             self._experiment_ids.pop(experiment, None)
@@ -179,7 +179,3 @@ class CmlTracker:
             raise TrackingError(
                 str(error), credentials=isinstance(error, CredentialsError), missing=missing
             ) from error
-
-
-def _tags(run: JsonObject) -> dict[str, str]:
-    return tags_of((run.get("data") or {}).get("tags"))

@@ -31,8 +31,8 @@ from kubetune.tracking.cml_values import (
     READY,
     CmlVersion,
     cml_version,
+    run_tags,
     tag_list,
-    tags_of,
 )
 
 JsonObject = dict[str, Any]
@@ -173,7 +173,7 @@ class CmlRegistry:
         ages = [float("inf")]
         if run_id in self._sent:
             ages.append(time.monotonic() - self._sent[run_id])
-        note = tags_of((run.get("data") or {}).get("tags")).get(TAG_REGISTERING, "")
+        note = run_tags(run).get(TAG_REGISTERING, "")
         sent, _, by = note.partition(" ")
         # What was sent here is known better.
         if by != self._mark and sent.isdigit():
@@ -282,7 +282,7 @@ class CmlRegistry:
                 raise
             # In a project of somebody else.
             return {}
-        return tags_of((run.get("data") or {}).get("tags"))
+        return run_tags(run)
 
 
 def _not_known(registration: Registration, seconds: float) -> TrackingError:

@@ -51,6 +51,11 @@ def tags_of(items: Iterable[JsonObject] | None) -> dict[str, str]:
     return {str(item["key"]): str(item.get("value") or "") for item in items or ()}
 
 
+def run_tags(run: JsonObject) -> dict[str, str]:
+    """The tags of an experiment run."""
+    return tags_of((run.get("data") or {}).get("tags"))
+
+
 def tag_list(tags: Mapping[str, str]) -> list[JsonObject]:
     """The opposite of ``tags_of``."""
     return [{"key": key, "value": value} for key, value in tags.items()]
@@ -59,7 +64,7 @@ def tag_list(tags: Mapping[str, str]) -> list[JsonObject]:
 def tracked_run(item: JsonObject, experiment_id: str) -> TrackedRun:
     """A run out of a listing of the experiment."""
     data: JsonObject = item.get("data") or {}
-    tags = tags_of(data.get("tags"))
+    tags = run_tags(item)
     newest: dict[str, tuple[int, int, float]] = {}
     for metric in data.get("metrics") or ():
         key, order = str(metric["key"]), (_step(metric.get("step")), _ms(metric.get("timestamp")))

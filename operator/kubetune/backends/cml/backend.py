@@ -71,7 +71,7 @@ class CmlBackend:
 
     def workspace(self, namespace: str, target: CmlTarget) -> Workspace:
         """The workspace that a target names, with the credentials of a namespace."""
-        return self._of(namespace, target)[0]
+        return self._of(_key(namespace, target), target)[0]
 
     async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts, oldest first; from memory once the run key is followed."""
@@ -148,8 +148,8 @@ class CmlBackend:
                 if is_active(run):
                     await stop_run(workspace, job["id"], str(run["id"]))
         except (CmlError, BackendError) as error:
-            raise follower.failed(error, address.owner, address.run_key) from error
-        follower.hurry(address.run_key)
+            raise follower.failed(error, owner, run_key) from error
+        follower.hurry(run_key)
 
     async def delete(self, address: RunAddress) -> None:
         """Delete all jobs of the run key, stopping what runs, and their files."""
@@ -218,8 +218,8 @@ class CmlBackend:
                 " Orphan to let the job go without it",
                 retryable=True,
             )
-        workspace, follower = self._of(address.owner.namespace, target)
-        key = (workspace.namespace, target.model_dump_json())
+        key = _key(address.owner.namespace, target)
+        workspace, follower = self._of(key, target)
         before = self._places.get(address.run_key)
         if before is not None and before != key:
             # The target was changed: what follows by its old spec must not go on beside this.
@@ -242,15 +242,19 @@ class CmlBackend:
             if old.owner.uid != owner.uid or _place_of(old.target) != _place_of(target):
                 await self.delete(old)
 
-    def _of(self, namespace: str, target: CmlTarget) -> tuple[Workspace, Follower]:
-        key = (namespace, target.model_dump_json())
+    def _of(self, key: tuple[str, str], target: CmlTarget) -> tuple[Workspace, Follower]:
         if key not in self._workspaces:
-            workspace = Workspace(self._clients, self._read_access, namespace, target)
+            workspace = Workspace(self._clients, self._read_access, key[0], target)
             follower = Follower(
                 workspace, self._notify, self._unknown_seconds, self._settle_seconds
             )
             self._workspaces[key] = workspace, follower
         return self._workspaces[key]
+
+
+def _key(namespace: str, target: CmlTarget) -> tuple[str, str]:
+    """What makes a workspace the same one: whose credentials, and everything in the target."""
+    return namespace, target.model_dump_json()
 
 
 def _place_of(target: ComputeTargetSpec | None) -> tuple[str, str] | None:

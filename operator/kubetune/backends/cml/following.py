@@ -107,9 +107,7 @@ class Follower:
         self, owner: Owner, run_key: str, job: JsonObject, runs: list[JsonObject]
     ) -> Followed:
         """Follow a job whose runs were just listed. Raises CmlError."""
-        followed = self._followed.get(run_key)
-        if followed is None or followed.job["id"] != job["id"]:
-            followed = Followed(owner, run_key, job)
+        followed = self._of_job(run_key, job) or Followed(owner, run_key, job)
         await self._take(followed, runs)
         self._followed[run_key] = followed
         self._start()
@@ -118,8 +116,8 @@ class Follower:
     async def runs(self, run_key: str, job: JsonObject) -> list[JsonObject]:
         """All runs of a job, also those that were seen and that a listing lacks."""
         runs = await self._workspace.runs(job["id"])
-        followed = self._followed.get(run_key)
-        if followed is None or followed.job["id"] != job["id"]:
+        followed = self._of_job(run_key, job)
+        if followed is None:
             return runs
         listed = {str(run["id"]) for run in runs}
         going_on = [state.name for state in followed.states if state.phase not in FINISHED]
@@ -168,6 +166,10 @@ class Follower:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _of_job(self, run_key: str, job: JsonObject) -> Followed | None:
+        followed = self._followed.get(run_key)
+        return followed if followed and followed.job["id"] == job["id"] else None
 
     def _start(self) -> None:
         self._wake.set()

@@ -95,9 +95,8 @@ def input_files(request: RunRequest, config_map: str | None) -> dict[str, bytes]
     """
     root = f"{plan.CML_RUNS_FOLDER}/{request.run_key}"
     files: dict[str, bytes] = {}
-    if request.inline_rows is not None:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in request.inline_rows)
-        files[root + plan.INLINE_ROWS_FILE] = "".join(lines).encode()
+    if (rows := request.inline_rows_text) is not None:
+        files[root + plan.INLINE_ROWS_FILE] = rows.encode()
     if request.dataset_config_map and config_map is not None:
         key = request.dataset_config_map[1]
         files[f"{root}{plan.DATASET_DIRECTORY}/{key}"] = config_map.encode()

@@ -17,6 +17,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.backends.base import RunPhase, RunState
 from kubetune.backends.cml.manifests import environment_of
 from kubetune.backends.cml.offers import whole
+from kubetune.backends.sentences import out_of_memory
 
 JsonObject = dict[str, Any]
 
@@ -174,10 +175,7 @@ def _failure(reason: str, message: str, left: Ending) -> tuple[str, str]:
     usage = left.usage or {}
     details: JsonObject = usage.get("k8s_info") or {}
     if usage.get("oom_killed") or details.get("k8s_reason") == "OOMKilled":
-        return Reason.OUT_OF_MEMORY, (
-            "The run used more memory than spec.resources.memory allows. Raise it, or lower"
-            " hyperparameters.perDeviceBatchSize or maxLength, or set gradientCheckpointing: true."
-        )
+        return Reason.OUT_OF_MEMORY, out_of_memory("run")
     said = usage.get("message") or details.get("k8s_message") or details.get("k8s_reason")
     code = _exit_code(usage)
     if said or code:

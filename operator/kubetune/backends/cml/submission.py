@@ -104,9 +104,8 @@ class Submission:
 
         ``found`` tells whether a listing begun at ``listed`` (monotonic) shows a job.
         """
-        if not found and run_key not in self._introduced:
-            # An operator that ended may have sent it just before; this one began later.
-            self._sent.setdefault(run_key, self._begun)
+        if not found:
+            self._doubt(run_key, run_key)
         for key in self._unanswered(run_key):
             self._wait_for_answer(key, listed)
 
@@ -114,15 +113,14 @@ class Submission:
         """The job of the request's run key: found, or made. Raises BackendError, CmlError."""
         run_key = request.run_key
         now = time.monotonic()
-        introduced = run_key in self._introduced
         # Nothing can have been sent for a key that was made just now.
-        fresh = introduced and run_key not in self._sent and run_key not in self._job_ids
+        known = run_key in self._sent or run_key in self._job_ids
+        fresh = run_key in self._introduced and not known
         since = now - RECENT_SECONDS * fresh
         job = await self.find(workspace, request.owner, run_key, since)
         if job is None:
-            if request.purpose == "train" and not introduced:
-                # An operator that ended may have sent it just before; this one began later.
-                self._sent.setdefault(run_key, self._begun)
+            if request.purpose == "train":
+                self._doubt(run_key, run_key)
             self._wait_for_answer(run_key, now)
             job = await self._create_job(workspace, request)
         self._sent.pop(run_key, None)
@@ -142,8 +140,8 @@ class Submission:
                 await stop_run(workspace, job_id, str(other["id"]))
                 message = f"run {other['id']} of an earlier attempt has to stop first"
                 raise BackendError(Reason.STOPPING, message, retryable=True)
-            if request.purpose == "train" and request.run_key not in self._introduced:
-                self._sent.setdefault(key, self._begun)
+            if request.purpose == "train":
+                self._doubt(request.run_key, key)
             self._wait_for_answer(key, now)
             await self._update_job(workspace, request, job)
             runs = await self._create_run(workspace, request, job_id, key)
@@ -212,6 +210,14 @@ class Submission:
             message = f"CML refused a run of job {job_id}, since another one is active"
             raise BackendError(Reason.STOPPING, message, retryable=True)
         return runs
+
+    def _doubt(self, run_key: str, key: str) -> None:
+        """Take something for sent, unless the run key was made in this process.
+
+        An operator that ended may have sent it just before this one began.
+        """
+        if run_key not in self._introduced:
+            self._sent.setdefault(key, self._begun)
 
     def _unanswered(self, run_key: str) -> list[str]:
         return [key for key in self._sent if key.split("/")[0] == run_key]

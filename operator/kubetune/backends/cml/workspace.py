@@ -170,9 +170,7 @@ class Workspace:
     async def usage(self) -> list[JsonObject]:
         """The newest usage rows of the workspace, which tell why a workload failed."""
         client = await self.client()
-        answer = await client.read("list_usage", page_size=100, sort="-created_at")
-        # The list's own name is nowhere documented.
-        return next((rows for rows in answer.values() if isinstance(rows, list)), [])
+        return items_of(await client.read("list_usage", page_size=100, sort="-created_at"))
 
     async def offer(self, resources: Resources) -> Offer:
         """Runtime and accelerator for a run. Raises BackendError when there are none."""
@@ -208,7 +206,8 @@ class Workspace:
         """Script and archive of the runner in the project, uploaded when they aren't there."""
         if self.target.runner is not None:
             return self.target.runner.script, None
-        ours = runner()
+        # Packing takes a while the first time.
+        ours = await asyncio.to_thread(runner)
         project_id = (await self.project())["id"]
         async with self._placing:
             self._remembered = self._placed_in == project_id
@@ -240,6 +239,11 @@ class Workspace:
             or 0
             for file in answer.get("files") or ()
         }
+
+
+def items_of(answer: JsonObject) -> list[JsonObject]:
+    """The items of a list whose name in the answer is nowhere documented."""
+    return next((items for items in answer.values() if isinstance(items, list)), [])
 
 
 def refused(error: CmlError, url: str) -> BackendError:

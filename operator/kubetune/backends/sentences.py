@@ -1,0 +1,22 @@
+"""Sentences about runs that are shown in status, alike for all kinds of targets."""
+
+from __future__ import annotations
+
+import re
+
+MESSAGE_LIMIT = 500
+_SECRETS = re.compile(r"(?<=://)[^/\s@]+(?=@)|\bhf_[A-Za-z0-9]{8,}|(?<=Bearer )\S+")
+
+
+def short(text: str) -> str:
+    """One bounded line without credentials: it is shown in status."""
+    line = _SECRETS.sub("***", " ".join(text.split()))
+    return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"
+
+
+def out_of_memory(what: str) -> str:
+    """What helps when a container or run was killed for memory."""
+    return (
+        f"The {what} used more memory than spec.resources.memory allows. Raise it, or lower"
+        " hyperparameters.perDeviceBatchSize or maxLength, or set gradientCheckpointing: true."
+    )
