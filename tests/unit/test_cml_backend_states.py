@@ -153,6 +153,12 @@ def test_a_failure_without_an_outcome_has_the_reason_of_its_usage_row(
     assert says in found.message
 
 
+def test_a_usage_row_in_status_shows_no_secret() -> None:
+    usage = {"message": "GET https://me:hunter2@mlflow.example/x\nrefused hf_hunter2hunter2"}
+    message = state("failed", Ending(usage=usage)).message
+    assert message == "The run ended: GET https://***@mlflow.example/x refused ***"
+
+
 def test_an_outcome_counts_more_than_anything() -> None:
     found = state("failed", Ending(CRASHED, {"oom_killed": True}))
     assert (found.reason, found.message) == ("DiskFull", "no space left")

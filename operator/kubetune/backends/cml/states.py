@@ -17,7 +17,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.backends.base import RunPhase, RunState
 from kubetune.backends.cml.manifests import environment_of
 from kubetune.backends.cml.offers import whole
-from kubetune.backends.sentences import out_of_memory
+from kubetune.backends.sentences import out_of_memory, short
 
 JsonObject = dict[str, Any]
 
@@ -180,7 +180,7 @@ def _failure(reason: str, message: str, left: Ending) -> tuple[str, str]:
     code = _exit_code(usage)
     if said or code:
         how = f" with exit code {code}" if code else ""
-        return reason, f"The run ended{how}: {said or 'CML gives no reason'}"
+        return reason, short(f"The run ended{how}: {said or 'CML gives no reason'}")
     return reason, message or "The run failed and left no reason; see its log in CML."
 
 
