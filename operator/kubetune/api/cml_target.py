@@ -6,8 +6,14 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kubetune.api.base import ConfigKey, LocalRef, ObjectName, Value, keyed_by
-from kubetune.api.rules import Rule, TransitionRule, exactly_one, unchanged
+from kubetune.api.base import ConfigKey, HttpAddress, LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.rules import (
+    Rule,
+    TransitionRule,
+    exactly_one,
+    no_credentials,
+    unchanged,
+)
 from kubetune.api.training import Resources
 
 MAX_TIMEOUT_SECONDS = 35_000 * 60
@@ -16,6 +22,7 @@ DEFAULT_TIMEOUT_SECONDS = 7 * 24 * 3600
 DEFAULT_SCHEDULING_SECONDS = 24 * 3600
 
 VariableName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_]\w*$")]
+RuntimeWord = Annotated[str, Field(min_length=1, max_length=128)]
 Seconds = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_SECONDS)]
 
 
@@ -61,29 +68,21 @@ class RuntimeSelection(Value):
         pattern=r"^[!-~]+$",
         description="Image identifier of one runtime; or give kernel.",
     )
-    kernel: str | None = Field(
+    kernel: RuntimeWord | None = Field(
         default=None,
-        min_length=1,
-        max_length=128,
         description="Kernel as the workspace names it, such as Python 3.11; the newest enabled"
         " runtime that fits is taken. Or give identifier.",
     )
-    edition: str | None = Field(
+    edition: RuntimeWord | None = Field(
         default=None,
-        min_length=1,
-        max_length=128,
         description="Edition, such as Nvidia GPU. Default: any, Standard first.",
     )
-    editor: str | None = Field(
+    editor: RuntimeWord | None = Field(
         default=None,
-        min_length=1,
-        max_length=128,
         description="Editor, such as PBJ Workbench. Default: any, PBJ Workbench first.",
     )
-    version: str | None = Field(
+    version: RuntimeWord | None = Field(
         default=None,
-        min_length=1,
-        max_length=128,
         description="Full version, such as 2024.02.1-b4. Default: the newest.",
     )
 
@@ -105,16 +104,7 @@ class GitProject(Value):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!self.url.matches('^https?://[^/]*@')",
-            message="credentials don't belong into an address; give the workspace's project a"
-            " deploy key",
-            check=lambda project: (
-                not project.url.startswith(("http://", "https://"))
-                or "@" not in project.url.split("//", 1)[1].split("/", 1)[0]
-            ),
-            field="url",
-        ),
+        no_credentials("url", "give the workspace's project a deploy key"),
     )
 
 
@@ -169,21 +159,9 @@ class CmlTarget(Value):
         unchanged(field, "jobs are known by it; make another target")
         for field in ("url", "project")
     )
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!self.url.matches('^https?://[^/]*@')",
-            message="credentials don't belong into an address; use apiKeySecretRef",
-            check=lambda target: "@" not in target.url.split("//", 1)[1].split("/", 1)[0],
-            field="url",
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (no_credentials("url", "use apiKeySecretRef"),)
 
-    url: str = Field(
-        min_length=8,
-        max_length=2048,
-        pattern=r"^https?://[!-~]+$",
-        description="Address of the workspace, without /api/v2.",
-    )
+    url: HttpAddress = Field(description="Address of the workspace, without /api/v2.")
     project: str = Field(
         min_length=1, max_length=255, description="Name or id of a project in the workspace."
     )

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kubetune.api.base import LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.base import HttpAddress, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.cml_target import CaBundle, CmlTarget
 from kubetune.api.kubernetes_values import (
     EnvFromSource,
@@ -15,7 +15,7 @@ from kubetune.api.kubernetes_values import (
     Toleration,
     VolumeMount,
 )
-from kubetune.api.rules import Rule, exactly_one
+from kubetune.api.rules import Rule, exactly_one, no_credentials
 from kubetune.api.training import Resources
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
@@ -95,19 +95,13 @@ class Tracking(Value):
         description="mlflow: an MLflow server at uri. cml: the workspace's own experiments and"
         " model registry, on targets of type cml only. Default mlflow.",
     )
-    uri: str | None = Field(
+    uri: HttpAddress | None = Field(
         default=None,
-        min_length=8,
-        max_length=2048,
-        pattern=r"^https?://[!-~]+$",
         description="Address of the MLflow server as operator and runs reach it. Credentials in it"
         " are refused.",
     )
-    external_uri: str | None = Field(
+    external_uri: HttpAddress | None = Field(
         default=None,
-        min_length=8,
-        max_length=2048,
-        pattern=r"^https?://[!-~]+$",
         description="Address for the links in status. Default: uri.",
     )
     experiment: str | None = Field(
@@ -127,14 +121,7 @@ class Tracking(Value):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.uri) || !self.uri.matches('^https?://[^/]*@')",
-            message="credentials don't belong into an address; use credentialsSecretRef",
-            check=lambda tracking: (
-                tracking.uri is None or "@" not in tracking.uri.split("//", 1)[1].split("/", 1)[0]
-            ),
-            field="uri",
-        ),
+        no_credentials("uri", "use credentialsSecretRef"),
         Rule(
             cel="self.type == 'cml' || has(self.uri)",
             message="give the address of the MLflow server",

@@ -61,6 +61,22 @@ def at_most_one(*fields: str, hint: str = "") -> Rule:
     )
 
 
+def no_credentials(field: str, hint: str) -> Rule:
+    """An address, when it is given, holds no user name or password."""
+
+    def check(value: Any) -> bool:
+        scheme, separator, rest = (getattr(value, field) or "").partition("://")
+        is_http = separator and scheme in ("http", "https")
+        return not is_http or "@" not in rest.split("/", 1)[0]
+
+    return Rule(
+        cel=f"!has(self.{field}) || !self.{field}.matches('^https?://[^/]*@')",
+        message=f"credentials don't belong into an address; {hint}",
+        check=check,
+        field=field,
+    )
+
+
 def unchanged(field: str, hint: str) -> TransitionRule:
     """An optional or required field keeps its first value, present or absent."""
     return TransitionRule(
