@@ -2,17 +2,20 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from kubetune.local.cluster import LocalCluster
+from kubetune.tracking.cml import CmlTracker
 
 from tests.cluster.operator_process import Operator
 from tests.cml import client_package
 from tests.cml.server import Behaviour, ManualClock, StandIn
 from tests.cml.space import CmlSpace
+from tests.cml.tracked import Experiment, experiment_in, tracking
 
 
 @pytest.fixture(scope="session")
@@ -101,3 +104,17 @@ def cml_jobs(cml_module: CmlSpace, cml_operator: Operator) -> Iterator[CmlSpace]
     cml_module.stand_in.workspace.behaviour = Behaviour()
     cml_module.stand_in.faults.clear()
     print(cml_operator.log_since(offset))
+
+
+@pytest_asyncio.fixture
+async def experiment(stand_in: StandIn) -> AsyncGenerator[Experiment]:
+    """An experiment of the stand-in's project."""
+    async with experiment_in(stand_in) as experiment:
+        yield experiment
+
+
+@pytest_asyncio.fixture
+async def tracker(stand_in: StandIn) -> AsyncGenerator[CmlTracker]:
+    """A tracker with the stand-in's key."""
+    async with tracking(stand_in) as tracker:
+        yield tracker

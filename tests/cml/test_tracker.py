@@ -2,11 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
 import pytest
-import pytest_asyncio
 from kubetune.api import plan
 from kubetune.clients.cml import CmlClient
 from kubetune.clients.cml_experiments import ensure_experiment
@@ -17,18 +15,6 @@ from tests.cml.server import StandIn
 from tests.cml.tracked import INSTALL, Experiment, experiment_in, tracking
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
-
-
-@pytest_asyncio.fixture
-async def experiment(stand_in: StandIn) -> AsyncGenerator[Experiment]:
-    async with experiment_in(stand_in) as experiment:
-        yield experiment
-
-
-@pytest_asyncio.fixture
-async def tracker(stand_in: StandIn) -> AsyncGenerator[CmlTracker]:
-    async with tracking(stand_in) as tracker:
-        yield tracker
 
 
 async def test_the_server_proves_key_and_project(stand_in: StandIn, tracker: CmlTracker):

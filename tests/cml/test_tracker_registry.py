@@ -1,33 +1,19 @@
 """Registration in a workspace against the stand-in: one version for one run on every bad day."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from kubetune.api import plan
 from kubetune.tracking.base import RegisteredVersion, Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
 
 from tests.cml.server import StandIn
-from tests.cml.tracked import Experiment, experiment_in, tags_of_version, tracking
+from tests.cml.tracked import Experiment, tags_of_version, tracking
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
 
 UNFOUNDED = "not known yet"
-
-
-@pytest_asyncio.fixture
-async def experiment(stand_in: StandIn) -> AsyncGenerator[Experiment]:
-    async with experiment_in(stand_in) as experiment:
-        yield experiment
-
-
-@pytest_asyncio.fixture
-async def tracker(stand_in: StandIn) -> AsyncGenerator[CmlTracker]:
-    async with tracking(stand_in) as tracker:
-        yield tracker
 
 
 async def registered(tracker: CmlTracker, registration: Registration) -> RegisteredVersion:

@@ -8,7 +8,9 @@ import shutil
 import signal
 import socket
 import threading
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from kubetune.api import plan as names
 from kubetune_runner import cml_entry
 
-from tests.runners.cml_project import CHECKOUT, PACKAGES, Project, inline_rows
+from tests.runners.cml_project import CHECKOUT, PACKAGES, Project, Started, inline_rows
 
 ROWS = [{"prompt": f"question {at}", "completion": f"answer {at}"} for at in range(20)]
 RUN = {"installId": "install", "runKey": "key", "namespace": "team", "name": "it", "uid": "u"}
@@ -212,18 +214,24 @@ def test_a_script_that_a_person_runs(project: Project) -> None:
     assert "apply a FineTuneJob" in output
 
 
-def test_a_run_that_is_stopped_leaves_an_outcome(project: Project) -> None:
+@contextmanager
+def waiting_for_a_hub(project: Project) -> Generator[Started]:
+    """A run that waits for the answer of a hub."""
     plan = inspection()
     del plan["dataset"]["files"]
     plan["dataset"]["hub"] = {"repo": "acme/rows", "revision": "main"}
     with socket.create_server(("127.0.0.1", 0)) as hub:
         hub.settimeout(120)
         run = project.start(plan, HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}")
-        # The runner waits for an answer now.
         connection, _ = hub.accept()
         with connection:
-            run.process.send_signal(signal.SIGTERM)
-            code, output = run.wait()
+            yield run
+
+
+def test_a_run_that_is_stopped_leaves_an_outcome(project: Project) -> None:
+    with waiting_for_a_hub(project) as run:
+        run.process.send_signal(signal.SIGTERM)
+        code, output = run.wait()
     assert code == 1, output
     assert (project.outcome().status, project.outcome().reason) == ("interrupted", "Interrupted")
 
@@ -232,16 +240,9 @@ def test_the_outcome_of_a_run_that_was_killed_is_not_that_of_an_earlier_run(
     project: Project,
 ) -> None:
     assert project.run(inspection())[0] == 0
-    plan = inspection()
-    del plan["dataset"]["files"]
-    plan["dataset"]["hub"] = {"repo": "acme/rows", "revision": "main"}
-    with socket.create_server(("127.0.0.1", 0)) as hub:
-        hub.settimeout(120)
-        run = project.start(plan, HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}")
-        connection, _ = hub.accept()
-        with connection:
-            run.process.kill()
-            run.wait()
+    with waiting_for_a_hub(project) as run:
+        run.process.kill()
+        run.wait()
     assert not (project.folder / names.outcome_path("key", 1)).exists()
 
 
