@@ -21,13 +21,14 @@ RUN = {"installId": "install", "runKey": "key", "namespace": "team", "name": "it
 @pytest.fixture(name="hub")
 def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that this process' huggingface_hub asks, with an empty cache."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     with running(tmp_path / "hub") as server:
         # The library read HF_ENDPOINT and HF_HOME when it was imported, perhaps long ago.
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(hf_api.api, "endpoint", server.url)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
