@@ -79,7 +79,10 @@ class CmlBackend:
         follower.check(address.owner, address.run_key)
         await self._clear(address)
         followed = follower.get(address.run_key)
-        expects = self._submission.expects(address.run_key, seen=bool(followed and followed.states))
+        # Inspections are not doubted: there are many at a start, and a double costs little.
+        guarded = address.owner.kind in GUARDED_KINDS
+        doubted = guarded and not (followed and followed.states)
+        expects = self._submission.expects(address.run_key, doubted=doubted)
         if followed and (followed.active or not expects):
             return followed.states
         if address.run_key in self._absent:
@@ -96,7 +99,7 @@ class CmlBackend:
                 return []
             runs = await workspace.runs(job["id"])
             self._submission.found(address.run_key, job, runs)
-            expects = self._submission.expects(address.run_key, seen=bool(runs))
+            expects = self._submission.expects(address.run_key, doubted=guarded and not runs)
             followed = await follower.follow(address.owner, address.run_key, job, runs)
             self._note(address)
             if expects and not followed.states:

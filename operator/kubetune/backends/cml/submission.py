@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kubetune.api.conditions import Reason
@@ -37,6 +38,16 @@ LOOK_AGAIN_SECONDS = 5.0
 """Between two listings in search of what a write without an answer has made."""
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A create without an answer."""
+
+    at: float
+    """Monotonic seconds."""
+    problem: str = ""
+    """What came instead of an answer; empty when an earlier operator may have sent it."""
+
+
 class Submission:
     """Makes jobs and runs; remembers what was sent without an answer."""
 
@@ -48,8 +59,8 @@ class Submission:
         """Run keys that were made in this process: what was sent for them is known."""
         self._job_ids: dict[str, str] = {}
         """Jobs by run key that were seen or made; a listing may be behind."""
-        self._sent: dict[str, float] = {}
-        """When a create was last sent without an answer: by run key, or run key and attempt."""
+        self._sent: dict[str, Sent] = {}
+        """The last create without an answer: by run key, or run key and attempt."""
 
     def introduce(self, run_key: str) -> None:
         """See kubetune.backends.base.Backend."""
@@ -66,13 +77,13 @@ class Submission:
             del self._sent[key]
         return self._job_ids.pop(run_key, None) is not None
 
-    def expects(self, run_key: str, *, seen: bool) -> bool:
+    def expects(self, run_key: str, *, doubted: bool) -> bool:
         """Whether a job or run may show that no listing has shown.
 
-        ``seen`` tells that runs of the key have shown.
+        ``doubted`` tells that an operator that ended may have sent something for the key.
         """
-        sent = [self._sent[key] for key in self._unanswered(run_key)]
-        if not seen and run_key not in self._introduced:
+        sent = [self._sent[key].at for key in self._unanswered(run_key)]
+        if doubted and run_key not in self._introduced:
             sent.append(self._begun)
         return time.monotonic() < max(sent, default=float("-inf")) + self._settle_seconds
 
@@ -157,22 +168,16 @@ class Submission:
             await workspace.ensure_experiment(request.plan["tracking"]["experiment"])
         for path, content in input_files(request, await self._config_map(request)).items():
             await workspace.upload(path, content)
-        self._sent[request.run_key] = time.monotonic()
         try:
-            made = await workspace.write("create_job", body)
-        except UnknownOutcomeError:
-            raise
+            with self._sending(request.run_key):
+                made = await workspace.write("create_job", body)
         except InvalidError as error:
-            del self._sent[request.run_key]
             if not workspace.doubt_runner():
                 raise
             # Somebody may have tidied up the project.
             raise BackendError(
                 Reason.TARGET_REFUSED, str(error), retryable=True, retry_after=1.0
             ) from error
-        except Exception:
-            del self._sent[request.run_key]
-            raise
         logger.info("made job %s (%s)", made.get("name"), made.get("id"))
         self._job_ids[request.run_key] = str(made["id"])
         # Another operator may have made one at the same moment; all see the same list by now.
@@ -189,18 +194,10 @@ class Submission:
     async def _create_run(
         self, workspace: Workspace, request: RunRequest, job_id: str, key: str
     ) -> list[JsonObject]:
-        self._sent[key] = time.monotonic()
         made: JsonObject = {}
-        try:
+        # A conflict: another run of the job is active, somebody was faster.
+        with contextlib.suppress(ConflictError), self._sending(key):
             made = await workspace.write("create_job_run", build_run(request), job_id)
-        except UnknownOutcomeError:
-            raise
-        except ConflictError:
-            # Another run of the job is active: somebody was faster.
-            del self._sent[key]
-        except Exception:
-            del self._sent[key]
-            raise
         runs = await workspace.runs(job_id)
         listed = {run["id"] for run in runs}
         if made.get("id") and status_word(made) != "SKIPPED" and made["id"] not in listed:
@@ -211,13 +208,26 @@ class Submission:
             raise BackendError(Reason.STOPPING, message, retryable=True)
         return runs
 
+    @contextlib.contextmanager
+    def _sending(self, key: str) -> Generator[None]:
+        """Remember a create that is under way, unless the answer says that nothing was made."""
+        sent = self._sent[key] = Sent(time.monotonic())
+        try:
+            yield
+        except UnknownOutcomeError as error:
+            self._sent[key] = replace(sent, problem=str(error))
+            raise
+        except Exception:
+            del self._sent[key]
+            raise
+
     def _doubt(self, run_key: str, key: str) -> None:
         """Take something for sent, unless the run key was made in this process.
 
         An operator that ended may have sent it just before this one began.
         """
         if run_key not in self._introduced:
-            self._sent.setdefault(key, self._begun)
+            self._sent.setdefault(key, Sent(self._begun))
 
     def _unanswered(self, run_key: str) -> list[str]:
         return [key for key in self._sent if key.split("/")[0] == run_key]
@@ -227,10 +237,10 @@ class Submission:
         sent = self._sent.get(key)
         if sent is None:
             return
-        left = sent + self._settle_seconds - listed
+        left = sent.at + self._settle_seconds - listed
         if left <= 0:
             return
-        raise not_known(min(left, LOOK_AGAIN_SECONDS))
+        raise not_known(min(left, LOOK_AGAIN_SECONDS), sent.problem)
 
     async def _config_map(self, request: RunRequest) -> str | None:
         if request.dataset_config_map is None:
@@ -238,11 +248,15 @@ class Submission:
         return await self._read_config_map(request.owner.namespace, *request.dataset_config_map)
 
 
-def not_known(retry_after: float = LOOK_AGAIN_SECONDS) -> BackendError:
-    """The error while something may have been made that no listing shows yet."""
+def not_known(retry_after: float = LOOK_AGAIN_SECONDS, problem: str = "") -> BackendError:
+    """The error while something may have been made that no listing shows yet.
+
+    ``problem`` is what came instead of an answer, when that was seen.
+    """
+    said = problem or "it is not known whether CML has made the job or run"
     return BackendError(
         Reason.SUBMISSION_UNKNOWN,
-        "it is not known whether CML has made the job or run: the lists are read until it is",
+        f"{said}: the lists are read until it is known",
         retryable=True,
         retry_after=retry_after,
     )
