@@ -20,10 +20,10 @@ from kubetune.api.plan import (
     ENV_DATASET_TOKEN,
     TAG_MODEL_ID,
     TAG_MODEL_PATH,
-    TAG_OUTCOME,
     DatasetPlan,
     RunPlan,
     in_container,
+    outcome_tag,
 )
 
 from kubetune_runner import adapters, checkpoints, data, models, outcomes, quantization
@@ -85,7 +85,7 @@ def _close(tracker: Tracker, outcome: Outcome) -> None:
     """Report how the run ended."""
     if outcomes.on_cml():
         # The operator may not get at the project's files.
-        tracker.tags({TAG_OUTCOME: outcomes.message_of(outcome)})
+        tracker.tags({outcome_tag(tracker.attempt): outcomes.message_of(outcome)})
     tracker.phase(outcome.status)
     seconds = INTERRUPTED_CLOSE_SECONDS if outcome.status == "interrupted" else CLOSE_SECONDS
     if not tracker.close(RUN_STATUS[outcome.status], seconds):

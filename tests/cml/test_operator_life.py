@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from kubetune.api.plan import TAG_RUN_KEY, outcome_tag
+from mlflow.tracking import MlflowClient
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
@@ -112,6 +114,23 @@ def test_what_another_attempt_cannot_cure_is_not_repeated(cml_jobs: CmlSpace) ->
     body = cml_jobs.phase("refused", "Failed")
     assert condition(body, "Failed") == ("True", "DatasetChanged", "other rows than before")
     assert len(cml_jobs.cml_runs("refused")) == 1
+
+
+def test_the_tracked_run_tells_the_outcome_when_its_file_is_missing(cml_jobs: CmlSpace) -> None:
+    clock: Any = cml_jobs.stand_in.clock
+    cml_jobs.scripts["told"] = failed(after=100)
+    cml_jobs.job("told", backoffLimit=5)
+    eventually(lambda: cml_jobs.cml_runs("told"))
+    client: Any = MlflowClient(cml_jobs.cluster.mlflow_url)
+    name = f"kubetune-{cml_jobs.namespace}"
+    known = client.get_experiment_by_name(name)
+    experiment = known.experiment_id if known else client.create_experiment(name)
+    tags = {TAG_RUN_KEY: cml_jobs.run_key("told"), outcome_tag(1): REFUSED.to_message()}
+    client.create_run(experiment, tags=tags)
+    clock.advance(200)
+    body = cml_jobs.phase("told", "Failed")
+    assert condition(body, "Failed") == ("True", "DatasetChanged", "other rows than before")
+    assert attempts(body) == [("Failed", "DatasetChanged")]
 
 
 @pytest.mark.parametrize("finished", [True, False])

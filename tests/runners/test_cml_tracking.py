@@ -200,7 +200,7 @@ def test_a_training_in_the_workspace(
     assert tags[names.TAG_MODEL_PATH] == "model"
     assert names.TAG_MODEL_ID not in tags
     assert (tags[names.TAG_PHASE], tags[names.TAG_ATTEMPT]) == ("succeeded", "2")
-    assert Outcome.from_message(tags[names.TAG_OUTCOME]) == outcome
+    assert Outcome.from_message(tags[names.outcome_tag(2)]) == outcome
     assert run["loss"] is not None
     assert len(found["answers"]) == 1
     assert found["flavor"] == [run["id"], "model"]
@@ -208,7 +208,7 @@ def test_a_training_in_the_workspace(
     outcome = project.outcome(run_key="refused")
     assert outcome.reason == "MaxLengthTooLarge"
     assert found["refused"]["status"] == "FAILED"
-    assert Outcome.from_message(found["refused"]["tags"][names.TAG_OUTCOME]) == outcome
+    assert Outcome.from_message(found["refused"]["tags"][names.outcome_tag(1)]) == outcome
     # What is large is gone, what the operator reads is not.
     assert not (project.root() / "kubetune" / "checkpoints").exists()
     assert not (project.root() / "kubetune" / "work").exists()

@@ -82,8 +82,6 @@ TAG_MODEL_PATH = "kubetune.model_path"
 TAG_LINEAGE = "kubetune.lineage_digest"
 TAG_NAMESPACE = "kubetune.namespace"
 TAG_JOB = "kubetune.job"
-TAG_OUTCOME = "kubetune.outcome"
-"""The outcome document of the newest attempt, where its file can't be read."""
 
 METRIC_STEP = "kubetune_step"
 """Optimizer steps done; the MLflow step of every metric is the optimizer step too."""
@@ -95,6 +93,11 @@ def in_container(path: str) -> Path:
     """The path as this process sees it: below $KUBETUNE_ROOT where mounts aren't possible."""
     root = os.environ.get(ENV_ROOT)
     return Path(root) / path.lstrip("/") if root else Path(path)
+
+
+def outcome_tag(attempt: int) -> str:
+    """The tag of the MLflow run that tells an attempt's outcome on CML, too."""
+    return f"kubetune.outcome.{attempt}"
 
 
 def outcome_path(run_key: str, attempt: int) -> str:

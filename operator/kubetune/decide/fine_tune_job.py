@@ -45,6 +45,7 @@ from kubetune.decide.fine_tune_progress import (
     progress_due,
 )
 from kubetune.decide.target_away import target_away
+from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
 from kubetune.decide.waiting import secret_wait
 
 JsonObject = dict[str, Any]
@@ -109,25 +110,30 @@ def decide(observed: ObservedJob, now: datetime) -> Decision:
     if observed.target_problem:
         return target_away(observed, observed.target_problem, now)
 
+    # 5. A run failed without a word: the tracked run may tell why.
+    if (seeking := seek_outcome(observed)) is not None:
+        return seeking
+    observed = with_told_outcome(observed)
+
     draft = _draft(observed, job.spec, now)
     if draft.status["counts"]["total"] and "lineage" not in draft.status:
         # A run was started, and the operator ended before it could write what it froze.
         freeze(draft.status, resolve(observed))
 
-    # 5. Suspended.
+    # 6. Suspended.
     if job.spec.suspend:
         return _suspend(draft)
 
-    # 6. The deadline is over.
+    # 7. The deadline is over.
     left = _deadline_left(draft)
     if left is not None and left <= 0:
         return _expire(draft)
 
-    # 7. A run lives: follow it.
+    # 8. A run lives: follow it.
     if draft.live:
         return _follow(draft, draft.live[-1])
 
-    # 8. The newest attempt has ended, or was lost.
+    # 9. The newest attempt has ended, or was lost.
     newest = draft.status["attempts"][-1] if draft.status.get("attempts") else None
     if newest and newest["result"] == "Succeeded":
         return fine_tune_result.finish(draft)
@@ -140,7 +146,7 @@ def decide(observed: ObservedJob, now: datetime) -> Decision:
         if wait > 0:
             return _wait_for_retry(draft, newest, wait)
 
-    # 9. Nothing runs: submit, when everything is there.
+    # 10. Nothing runs: submit, when everything is there.
     return _submit(draft, int(draft.status["counts"]["total"]) + 1)
 
 
