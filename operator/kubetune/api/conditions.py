@@ -20,6 +20,7 @@ class ConditionType(StrEnum):
     TRACKING_AVAILABLE = "TrackingAvailable"
     STORAGE_WRITABLE = "StorageWritable"
     TARGET_AVAILABLE = "TargetAvailable"
+    CHECKS_PASSED = "ChecksPassed"
 
 
 class Reason(StrEnum):
@@ -57,6 +58,12 @@ class Reason(StrEnum):
     BASE_MODEL_NEEDED = "BaseModelNeeded"
     BASE_MODEL_MISMATCH = "BaseModelMismatch"
     BASE_MODEL_NOT_USED = "BaseModelNotUsed"
+
+    # Checks of rows
+    ROWS_CLEAN = "RowsClean"
+    ROWS_DUPLICATED = "RowsDuplicated"
+    ROWS_LEAKED = "RowsLeaked"
+    PROMPTS_LEAKED = "PromptsLeaked"
 
     # Prompt templates
     SLOT_UNKNOWN = "SlotUnknown"

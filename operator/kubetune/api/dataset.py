@@ -172,6 +172,31 @@ class Splits(Value):
     )
 
 
+CheckPolicy = Literal["Ignore", "Warn", "Refuse"]
+
+
+class Checks(Value):
+    """What follows from what is wrong with the rows; the counts stand in status.checks anyway.
+
+    Warn sets the condition ChecksPassed to False, Refuse also keeps the Dataset from being Ready.
+    """
+
+    duplicates: CheckPolicy = Field(
+        default="Warn",
+        description="Rows that are equal to an earlier one of the same split: Ignore, Warn or"
+        " Refuse. Default Warn.",
+    )
+    leakage: CheckPolicy = Field(
+        default="Warn",
+        description="Held-out rows that also train: Ignore, Warn or Refuse. Default Warn.",
+    )
+    prompt_leakage: CheckPolicy = Field(
+        default="Warn",
+        description="Held-out rows whose prompt also trains, with another answer: Ignore, Warn or"
+        " Refuse. Default Warn.",
+    )
+
+
 class DatasetSpec(Value):
     """What the user declares."""
 
@@ -187,7 +212,12 @@ class DatasetSpec(Value):
     splits: Splits | None = Field(default=None, description="Training and held-out rows.")
     tokenizer_ref: LocalRef | None = Field(
         default=None,
-        description="Model whose tokenizer counts tokens for the length histogram in status.",
+        description="Model whose tokenizer counts tokens for the lengths in status. Default: none,"
+        " characters are counted.",
+    )
+    checks: Checks | None = Field(
+        default=None,
+        description="What follows from duplicate and leaked rows. Default: a warning.",
     )
     compute_target_ref: ComputeTargetRef | None = Field(
         default=None, description="Where the inspection runs. Default: the default target."

@@ -10,6 +10,7 @@ from kubetune.api.base import Value
 
 MAX_COLUMNS = 200
 MAX_PROBLEMS = 20
+MAX_BUCKETS = 32
 
 
 class Column(Value):
@@ -35,15 +36,49 @@ class SplitRows(Value):
     evaluation: int = Field(description="Rows that are held out.")
 
 
-class LengthHistogram(Value):
-    """Tokens per row."""
+class LengthBucket(Value):
+    """Rows of about one length."""
 
-    tokenizer: str = Field(description="Model whose tokenizer counted.")
-    minimum: int = Field(description="Tokens of the shortest row.")
-    median: int = Field(description="Median tokens per row.")
-    p95: int = Field(description="95 of 100 rows have at most so many tokens.")
-    maximum: int = Field(description="Tokens of the longest row.")
-    total: int = Field(description="Tokens of all rows.")
+    up_to: int = Field(description="Longest row that counts here; the next shorter is before.")
+    rows: int = Field(description="Rows.")
+    total: int = Field(description="Tokens, or characters, of these rows.")
+
+
+class LengthHistogram(Value):
+    """Lengths of the rows' text, in tokens where a tokenizer is known, else in characters."""
+
+    unit: Literal["tokens", "characters"] = Field(
+        default="tokens", description="What is counted: tokens or characters."
+    )
+    tokenizer: str | None = Field(default=None, description="Model whose tokenizer counted.")
+    minimum: int = Field(description="Length of the shortest row.")
+    median: int = Field(description="Median length.")
+    p95: int = Field(description="95 of 100 rows are at most so long.")
+    maximum: int = Field(description="Length of the longest row.")
+    total: int = Field(description="Length of all rows together.")
+    buckets: list[LengthBucket] | None = Field(
+        default=None,
+        max_length=MAX_BUCKETS,
+        description="Rows by length, in powers of two; buckets without rows are left out.",
+    )
+
+
+class RowChecks(Value):
+    """What the check of the rows has counted."""
+
+    duplicate_rows: int = Field(
+        description="Rows that are equal to an earlier one of the same split."
+    )
+    leaked_rows: int = Field(description="Held-out rows that also train.")
+    leaked_prompts: int = Field(
+        description="Held-out rows whose prompt also trains, with another answer."
+    )
+    empty_rows: int = Field(description="Rows without a prompt, an answer or text.")
+    long_rows: int = Field(description="Rows that are longer than longLimit.")
+    long_limit: int = Field(
+        description="Context length of the tokenizer's model, or 8,192 tokens; without a"
+        " tokenizer 32,768 characters."
+    )
 
 
 class DatasetInspection(Value):
@@ -56,7 +91,10 @@ class DatasetInspection(Value):
     columns: list[Column] = Field(description="Columns with types, at most 200.")
     columns_truncated: bool = False
     lengths: LengthHistogram | None = Field(
-        default=None, description="Token-length histogram, when a tokenizer is known."
+        default=None, description="Lengths of rows, in tokens when a tokenizer is known."
+    )
+    checks: RowChecks | None = Field(
+        default=None, description="Duplicate, leaked, empty and very long rows."
     )
     problems: list[Problem] = Field(
         default_factory=list[Problem], description="The first 20 problems."

@@ -13,6 +13,7 @@ from kubetune.api.inspection import (
     LengthHistogram,
     Problem,
     PromptSample,
+    RowChecks,
     SplitRows,
 )
 
@@ -77,7 +78,12 @@ class DatasetStatus(ObjectStatus):
     rows: SplitRows | None = Field(default=None, description="Rows per split.")
     columns: list[Column] | None = Field(default=None, max_length=200, description="Columns.")
     columns_truncated: bool | None = Field(default=None, description="There are more columns.")
-    lengths: LengthHistogram | None = Field(default=None, description="Tokens per row.")
+    lengths: LengthHistogram | None = Field(
+        default=None, description="Lengths of rows, in tokens when a tokenizer is known."
+    )
+    checks: RowChecks | None = Field(
+        default=None, description="Duplicate, leaked, empty and very long rows."
+    )
     problems: list[Problem] | None = Field(
         default=None, max_length=20, description="The first problems by row."
     )

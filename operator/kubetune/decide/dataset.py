@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from kubetune.api.conditions import Reason
-from kubetune.api.dataset import INLINE_LIMIT_BYTES, DatasetSpec, inline_rows_size
+from kubetune.api.dataset import INLINE_LIMIT_BYTES, Checks, DatasetSpec, inline_rows_size
 from kubetune.api.inspection import DatasetInspection
 from kubetune.api.model import ModelSpec
 from kubetune.api.plan import InspectionPlan
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect, tidy
+from kubetune.decide.inspection import Found, Refused
 from kubetune.decide.resources import Resource
+from kubetune.decide.row_checks import judge
 from kubetune.decide.sources import Mounts, dataset_line, dataset_source, model_source
 
 JsonObject = dict[str, Any]
@@ -99,6 +101,12 @@ def _decide(observed: ObservedDataset, now: datetime) -> Decision:
     step = inspect(
         dataset.owner, dataset.status, observed.facts, plan, mounts, dataset.waiting_since, now
     )
+
+    # 4. What it counted, by the policies of spec.checks.
+    found = step.result.summary if isinstance(step.result, Found) else None
+    refused = judge(spec.checks or Checks(), found, conditions)
+    if refused and found is not None:
+        step = replace(step, result=Refused(*refused, found))
     return conclude(status, conditions, step, RESULT_FIELDS, _ready_message)
 
 

@@ -1,6 +1,6 @@
 """Walks through the rows once: digests, columns, problems, and the rows where they are kept.
 
-Memory without kept rows is 32 bytes a row, so an inspection can read what a run couldn't hold.
+Memory without kept rows is 36 bytes a row, so an inspection can read what a run couldn't hold.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,10 +36,19 @@ class SplitReading:
     name: str
     hashes: bytearray = field(default_factory=bytearray)
     rows: list[Row] = field(default_factory=list[Row])
+    numbers: array[int] = field(default_factory=lambda: array("I"))
+    """Each row's number in its file."""
+    files: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    """Where a file's rows begin, and its name."""
 
     @property
     def count(self) -> int:
         return len(self.hashes) // HASH_BYTES
+
+    def place(self, at: int) -> tuple[str, int]:
+        """File and number of a row."""
+        file = bisect_right(self.files, at, key=lambda item: item[0]) - 1
+        return self.files[file][1], self.numbers[at]
 
 
 @dataclass
@@ -162,6 +173,7 @@ def _read_rows(
     keep_rows: int,
     visit: Visitor | None,
 ) -> None:
+    split.files.append((split.count, file.name))
     for item in read_file(file):
         if isinstance(item, Note):
             findings.note(item.problem)
@@ -174,6 +186,7 @@ def _read_rows(
         if isinstance(canonical, str):
             findings.error(Problem(file=file.name, row=number, message=canonical))
             continue
+        split.numbers.append(number)
         split.hashes += hashlib.sha256(canonical).digest()
         types.add(row)
         check.add(file.name, number, row)

@@ -66,8 +66,10 @@ def inspect_model(plan: ModelPlan, tracking: TrackingPlan | None) -> ModelInspec
     return ModelInspection.model_validate({"type": "base", **described})
 
 
-def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> Tokenizer:
-    """The model's fast tokenizer; an adapter may leave it to its base.
+def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> tuple[Tokenizer, int | None]:
+    """The model's fast tokenizer and its context length, where the files tell.
+
+    An adapter may leave the tokenizer to its base, and always leaves it the context length.
 
     Raises RunError TokenizerMissing, or as ``open_model`` does.
     """
@@ -79,13 +81,15 @@ def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> Tokenizer:
         files = _open(part, tracking, variable)
         if "tokenizer.json" in files.sizes:
             try:
-                return Tokenizer.from_str(_text(files, "tokenizer.json"))
+                tokenizer = Tokenizer.from_str(_text(files, "tokenizer.json"))
             except RunError:
                 raise
             except Exception as error:  # the tokenizers library raises nothing more specific
                 raise RunError(
                     "ModelFilesInvalid", f"tokenizer.json of {files.place} can't be read"
                 ) from error
+            config = _json(files, "config.json", missing={})
+            return tokenizer, _first_number(_text_part(config), CONTEXT_NAMES)
     raise RunError("TokenizerMissing", f"model {quote(plan.name)} has no tokenizer.json")
 
 
@@ -132,9 +136,7 @@ def _adapter(plan: ModelPlan, files: ModelFiles, tracking: TrackingPlan | None) 
 
 
 def _describe(config: dict[str, Any], files: ModelFiles, weights: Tensors | None) -> dict[str, Any]:
-    # Models for text and images keep the sizes of their language part one level below.
-    nested = config.get("text_config")
-    text: dict[str, Any] = {**config, **nested} if isinstance(nested, dict) else config
+    text = _text_part(config)
     quantized = "quantization_config" in config
     architectures: Any = config.get("architectures") or ["unknown"]
     return _present(
@@ -153,6 +155,12 @@ def _describe(config: dict[str, Any], files: ModelFiles, weights: Tensors | None
             **(_tokenizer_facts(files) or {"chatTemplate": False}),
         }
     )
+
+
+def _text_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Models for text and images keep the sizes of their language part one level below."""
+    nested = config.get("text_config")
+    return {**config, **cast("dict[str, Any]", nested)} if isinstance(nested, dict) else config
 
 
 def _present(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,191 @@
+"""Rows that repeat, leak from training into the held-out ones, are empty or very long.
+
+Only digests are kept: 8 bytes a row beside those of the reading, so that an inspection of many
+rows fits into a small pod. No text of a row leaves the run; problems name rows by number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from kubetune.api.inspection import Problem, RowChecks
+from kubetune.api.plan import DatasetPlan
+
+from kubetune_runner.data.findings import Findings, quote
+from kubetune_runner.data.readers import Row
+from kubetune_runner.data.reading import Reading
+from kubetune_runner.data.splits import HASH_BYTES
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    Array = ndarray[Any, Any]
+
+NAMED_ROWS = 10
+"""Rows that a problem names; the rest is counted."""
+LONG_TOKENS = 8192
+"""Where the context length of the tokenizer's model isn't known."""
+CHARACTERS_PER_TOKEN = 4
+_NO_PROMPT = 0
+
+
+class RowCheck:
+    """Sees each row once, in the order of the reading."""
+
+    def __init__(self, plan: DatasetPlan) -> None:
+        self._format = plan.format
+        self._mapping = plan.columns
+        self._prompts = array("Q")
+        self._empty = 0
+
+    def add(self, row: Row) -> None:
+        """Note the row's prompt and whether it is empty."""
+        self._empty += self._is_empty(row)
+        self._prompts.append(self._prompt(row))
+
+    def finish(self, reading: Reading, lengths: array[int], limit: int, unit: str) -> RowChecks:
+        """Compare all rows; ``lengths`` are theirs in order, ``limit`` says which are long.
+
+        What is found is noted among the reading's problems too.
+        """
+        import numpy
+
+        train = reading.train
+        rows = _keys(train.hashes)
+        prompts = numpy.frombuffer(self._prompts, numpy.uint64)
+        trains = numpy.frombuffer(reading.held_out, numpy.uint8) == 0
+        notes = _Notes(reading)
+        if reading.evaluation:
+            held_rows = _keys(reading.evaluation.hashes)
+            held_prompts = prompts[train.count :]
+            held_at = numpy.arange(train.count, train.count + len(held_rows))
+        else:
+            held_rows, held_prompts = rows[~trains], prompts[: train.count][~trains]
+            held_at = numpy.flatnonzero(~trains)
+        train_rows, train_prompts = rows[trains], prompts[: train.count][trains]
+        train_at = numpy.flatnonzero(trains)
+
+        repeated = numpy.concatenate([train_at[_repeats(train_rows)], held_at[_repeats(held_rows)]])
+        leaked = numpy.isin(held_rows, train_rows)
+        known = held_prompts != _NO_PROMPT
+        prompts_leaked = numpy.isin(held_prompts, train_prompts) & known & ~leaked
+        long = numpy.flatnonzero(numpy.frombuffer(lengths, numpy.uint32) > limit)
+
+        notes.add(held_at[leaked], "also train; remove them from one of the two splits")
+        notes.add(
+            held_at[prompts_leaked],
+            "have a prompt that also trains, with another answer; keep a prompt in one split",
+        )
+        notes.add(repeated, "repeat an earlier row of their split; remove them")
+        notes.add(long, f"have more than {limit:,} {unit}; training cuts at maxLength")
+        return RowChecks.model_validate(
+            {
+                "duplicateRows": len(repeated),
+                "leakedRows": int(leaked.sum()),
+                "leakedPrompts": int(prompts_leaked.sum()),
+                "emptyRows": self._empty,
+                "longRows": len(long),
+                "longLimit": limit,
+            }
+        )
+
+    def _is_empty(self, row: Row) -> bool:
+        mapping = self._mapping
+        match self._format:
+            case "messages":
+                turns = _turns(row.get(mapping.messages))
+                return not any(
+                    turn.get("role") == "assistant"
+                    and (turn.get("content") or turn.get("tool_calls"))
+                    for turn in turns
+                )
+            case "text":
+                names = (mapping.text,)
+            case "preference":
+                names = (mapping.prompt, mapping.chosen, mapping.rejected)
+            case _:
+                names = (mapping.prompt, mapping.completion)
+        present = [name for name in names if name in row]
+        # Columns that a PromptTemplate picks from have other names.
+        return any(_blank(row[name]) for name in present) or all(map(_blank, row.values()))
+
+    def _prompt(self, row: Row) -> int:
+        """A digest of what the answer follows from; rows without one have none to leak."""
+        mapping = self._mapping
+        if self._format == "text":
+            return _NO_PROMPT
+        if self._format == "messages":
+            turns = _turns(row.get(mapping.messages))
+            last = max(
+                (at for at, turn in enumerate(turns) if turn.get("role") == "assistant"), default=0
+            )
+            prompt: Any = turns[:last]
+        else:
+            prompt = row.get(mapping.prompt)
+        if not prompt:
+            return _NO_PROMPT
+        text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+        digest = hashlib.blake2b(text.strip().encode("utf-8", "replace"), digest_size=8).digest()
+        return int.from_bytes(digest, "little") or 1
+
+
+class _Notes:
+    """Problems that name rows by file and number."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._splits = [split for split in (reading.train, reading.evaluation) if split]
+        self._findings: Findings = reading.findings
+
+    def add(self, rows: Iterable[Any], what: str) -> None:
+        found = sorted(int(at) for at in rows)
+        if not found:
+            return
+        file, number = self._place(found[0])
+        named = ", ".join(self._name(at, file) for at in found[:NAMED_ROWS])
+        more = f" and {len(found) - NAMED_ROWS:,} more" if len(found) > NAMED_ROWS else ""
+        message = f"rows that {what}: {len(found):,}, namely {named}{more}"
+        self._findings.note(Problem(file=file, row=number, message=_cut(message)))
+
+    def _name(self, at: int, near: str) -> str:
+        file, number = self._place(at)
+        return f"row {number:,}" if file == near else f"row {number:,} of {quote(file)}"
+
+    def _place(self, at: int) -> tuple[str, int]:
+        for split in self._splits:
+            if at < split.count:
+                return split.place(at)
+            at -= split.count
+        raise IndexError(at)
+
+
+def _keys(hashes: bytearray) -> Array:
+    """The first 8 bytes of each digest: among 10 million rows two share them once in 300,000."""
+    import numpy
+
+    return numpy.frombuffer(hashes, numpy.uint64)[:: HASH_BYTES // 8].copy()
+
+
+def _repeats(keys: Array) -> Array:
+    """Where a key has stood before."""
+    import numpy
+
+    order = numpy.argsort(keys, kind="stable")
+    ordered = keys[order]
+    return order[1:][ordered[1:] == ordered[:-1]]
+
+
+def _turns(value: Any) -> list[dict[str, Any]]:
+    turns = cast("list[Any]", value) if isinstance(value, list) else []
+    return [cast("dict[str, Any]", turn) for turn in turns if isinstance(turn, dict)]
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 512 else f"{text[:511]}…"
