@@ -9,6 +9,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import ENV_PLAN_DATA
 
 from kubetune_runner.errors import RunError
+from kubetune_runner.out_of_memory import REASON, out_of_memory
 from kubetune_runner.signals import Interrupted
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,9 @@ def on_cml() -> bool:
 
 def from_error(error: BaseException) -> Outcome:
     """The outcome of a run that an exception ended."""
+    if (what := out_of_memory(error)) is not None:
+        # Somebody else may have had the rest of it; the operator tries once more.
+        return Outcome(status="failed", reason=REASON, message=what, retryable=True)
     if isinstance(error, RunError):
         return Outcome(
             status="failed",

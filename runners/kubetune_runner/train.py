@@ -226,8 +226,6 @@ def _make_trainer(
 
 
 def _fit(plan: RunPlan, stop: StopSignal, trainer: Trainer, progress: Progress) -> None:
-    import torch
-
     folder = in_container(plan.training.checkpoint.directory)
     checkpoint = checkpoints.newest(folder, plan.lineage_digest)
     if checkpoint is not None:
@@ -235,15 +233,8 @@ def _fit(plan: RunPlan, stop: StopSignal, trainer: Trainer, progress: Progress) 
         if trainer.restore_finished(checkpoint):
             progress.on_train_begin(trainer.args, trainer.state, trainer.control)
             return
-    try:
-        with stop.deferred():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            "OutOfMemory",
-            "the GPU's memory is too small: lower hyperparameters.perDeviceBatchSize or maxLength,"
-            " or set gradientCheckpointing",
-        ) from error
+    with stop.deferred():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if progress.lost:
         raise RunError(
             "LossNotFinite",

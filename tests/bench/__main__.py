@@ -2,7 +2,7 @@
 
 The measures follow one another on the same objects: submission between two floors, lives,
 memory and silence of an operator with nothing but finished jobs, its restart, and the polling of
-many runs in CML.
+many runs in CML. Estimates of memory are compared with trainings, without an operator.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import click
 
-from . import operator_bench
+from . import estimate_error, operator_bench
 from .report import Figure, as_json, as_table
 
-MEASURES = ("submission", "lives", "idle", "restart", "cml")
+MEASURES = ("submission", "lives", "idle", "restart", "cml", "estimate")
 
 
 @click.command()
@@ -42,9 +42,12 @@ def main(jobs: int, only: tuple[str, ...], paced: int, output: str, profile: Pat
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    with tempfile.TemporaryDirectory(prefix="kubetune-bench-") as folder:
-        bench = operator_bench.OperatorBench(Path(folder), jobs, min(paced, jobs), profile, say)
-        figures += asyncio.run(bench.run(measures))
+    if "estimate" in measures:
+        figures += estimate_error.measure(say)
+    if of_operator := measures - {"estimate"}:
+        with tempfile.TemporaryDirectory(prefix="kubetune-bench-") as folder:
+            bench = operator_bench.OperatorBench(Path(folder), jobs, min(paced, jobs), profile, say)
+            figures += asyncio.run(bench.run(of_operator))
     click.echo(as_json(figures) if output == "json" else as_table(figures))
 
 

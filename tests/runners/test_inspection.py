@@ -156,6 +156,17 @@ def test_base_model_in_a_folder(tmp_path: Path) -> None:
         "padToken": "<pad>",
         "hiddenSize": 16,
         "vocabularySize": 32,
+        "layers": 2,
+        "attentionHeads": 4,
+        "keyValueHeads": 4,
+        "headSize": 4,
+        "intermediateSize": 32,
+        "tiedEmbeddings": True,
+        "matrices": [
+            {"name": "embed_tokens", "count": 1, "rows": 32, "columns": 16},
+            {"name": "q_proj", "count": 2, "rows": 16, "columns": 16},
+            {"name": "v_proj", "count": 2, "rows": 16, "columns": 16},
+        ],
     }
 
 

@@ -12,6 +12,7 @@ class ConditionType(StrEnum):
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
     INPUTS_READY = "InputsReady"
+    MEMORY_FITS = "MemoryFits"
     SUBMITTED = "Submitted"
     RUNNING = "Running"
     REGISTERED = "Registered"
@@ -48,6 +49,8 @@ class Reason(StrEnum):
     REGISTRY_PROVIDER_MISMATCH = "RegistryProviderMismatch"
     INPUTS_READY = "InputsReady"
     INPUTS_REFUSED = "InputsRefused"
+    MEMORY_FITS = "MemoryFits"
+    MEMORY_TOO_SMALL = "MemoryTooSmall"
 
     # Inspections
     INSPECTING = "Inspecting"

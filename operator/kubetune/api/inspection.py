@@ -11,6 +11,7 @@ from kubetune.api.base import Value
 MAX_COLUMNS = 200
 MAX_PROBLEMS = 20
 MAX_BUCKETS = 32
+MAX_MATRICES = 32
 
 
 class Column(Value):
@@ -103,6 +104,15 @@ class DatasetInspection(Value):
     report_uri: str | None = Field(default=None, description="Artifact with all problems.")
 
 
+class WeightMatrix(Value):
+    """Matrices of one name and shape, in all layers together."""
+
+    name: str = Field(description="Last part of the module's name, such as q_proj.")
+    count: int = Field(description="How many there are.")
+    rows: int = Field(description="Rows, which mostly are outputs.")
+    columns: int = Field(description="Columns, which mostly are inputs.")
+
+
 class ModelInspection(Value):
     """Summary of kind inspectModel."""
 
@@ -125,6 +135,24 @@ class ModelInspection(Value):
     adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
     hidden_size: int | None = Field(default=None, description="Width of the hidden states.")
     vocabulary_size: int | None = Field(default=None, description="Entries of the vocabulary.")
+    layers: int | None = Field(default=None, description="Hidden layers.")
+    attention_heads: int | None = Field(default=None, description="Heads of the attention.")
+    key_value_heads: int | None = Field(
+        default=None, description="Heads that have keys and values of their own."
+    )
+    head_size: int | None = Field(default=None, description="Width of a head.")
+    intermediate_size: int | None = Field(
+        default=None, description="Width of the layers' inner projection."
+    )
+    experts: int | None = Field(default=None, description="Experts of a layer, where it has some.")
+    tied_embeddings: bool | None = Field(
+        default=None, description="Input and output layer share their weights."
+    )
+    matrices: list[WeightMatrix] | None = Field(
+        default=None,
+        max_length=MAX_MATRICES,
+        description="Weight matrices by name and shape; absent where there are too many sorts.",
+    )
 
 
 class PromptSample(Value):

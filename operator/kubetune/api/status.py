@@ -9,12 +9,14 @@ from pydantic import Field, JsonValue
 from kubetune.api.base import Value, keyed_by
 from kubetune.api.conditions import Phase
 from kubetune.api.inspection import (
+    MAX_MATRICES,
     Column,
     LengthHistogram,
     Problem,
     PromptSample,
     RowChecks,
     SplitRows,
+    WeightMatrix,
 )
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -111,6 +113,24 @@ class ModelStatus(ObjectStatus):
     adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
     hidden_size: int | None = Field(default=None, description="Width of the hidden states.")
     vocabulary_size: int | None = Field(default=None, description="Entries of the vocabulary.")
+    layers: int | None = Field(default=None, description="Hidden layers.")
+    attention_heads: int | None = Field(default=None, description="Heads of the attention.")
+    key_value_heads: int | None = Field(
+        default=None, description="Heads that have keys and values of their own."
+    )
+    head_size: int | None = Field(default=None, description="Width of a head.")
+    intermediate_size: int | None = Field(
+        default=None, description="Width of the layers' inner projection."
+    )
+    experts: int | None = Field(default=None, description="Experts of a layer, where it has some.")
+    tied_embeddings: bool | None = Field(
+        default=None, description="Input and output layer share their weights."
+    )
+    matrices: list[WeightMatrix] | None = Field(
+        default=None,
+        max_length=MAX_MATRICES,
+        description="Weight matrices by name and shape; absent where there are too many sorts.",
+    )
 
 
 class PromptTemplateStatus(ObjectStatus):
@@ -165,6 +185,44 @@ class ComputeTargetStatus(ObjectStatus):
     )
     workspace: CmlWorkspaceStatus | None = Field(
         default=None, description="What the CML workspace offers."
+    )
+
+
+class PeakMemory(Value):
+    """Estimated peak memory of the device by part."""
+
+    total: str = Field(
+        description="The most at one time. Less than the sum of the parts, since gradients are"
+        " whole only when the activations are gone."
+    )
+    weights: str = Field(description="Weights, frozen ones too.")
+    gradients: str = Field(description="Gradients of the weights that train.")
+    optimizer: str = Field(description="State of the optimizer.")
+    activations: str = Field(description="What forward keeps for backward.")
+    logits: str = Field(description="Temporaries of the output layer and the loss.")
+    runtime: str = Field(description="Interpreter and libraries; on a GPU its context.")
+    host: str | None = Field(
+        default=None, description="On a GPU: main memory, to load the model with."
+    )
+
+
+class Estimate(Value):
+    """What the job will take, as far as Model and Dataset tell."""
+
+    sequence_length: int | None = Field(
+        default=None, description="Tokens of the longest row that a batch is expected to have."
+    )
+    steps: int | None = Field(default=None, description="Optimizer steps in all.")
+    tokens_per_epoch: int | None = Field(
+        default=None,
+        description="Tokens of the rows that train, where the Dataset's tokenizerRef let count.",
+    )
+    trainable_parameters: int | None = Field(default=None, description="Weights that train.")
+    peak_memory: PeakMemory | None = Field(
+        default=None, description="Peak memory of the device, as quantities."
+    )
+    gpu_hours: float | None = Field(
+        default=None, description="GPU hours at estimate.tokensPerSecond, evaluation aside."
     )
 
 
@@ -278,6 +336,9 @@ class FineTuneJobStatus(ObjectStatus):
     phase: Phase | None = Field(default=None, description="Where the job stands.")
     effective: dict[str, JsonValue] | None = Field(
         default=None, description="All settings after profile and defaults, frozen."
+    )
+    estimate: Estimate | None = Field(
+        default=None, description="What it will take, told before it is submitted."
     )
     start_time: Timestamp | None = Field(default=None, description="First submission.")
     completion_time: Timestamp | None = Field(default=None, description="The end, either way.")

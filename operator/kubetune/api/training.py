@@ -272,9 +272,32 @@ class Resources(Value):
     cpu: Quantity | None = Field(default=None, description="CPUs, such as 2 or 500m. Default 1.")
     memory: Quantity | None = Field(default=None, description="Memory, such as 8Gi. Default 4Gi.")
     gpu: int | None = Field(default=None, ge=0, le=64, description="Whole GPUs. Default 0.")
+    gpu_memory: Quantity | None = Field(
+        default=None,
+        description="Memory of one GPU, such as 80Gi, which the job's estimate is compared with;"
+        " it asks for nothing. Best stated once, in the target's resources. Default: not known.",
+    )
     gpu_label: Labels | None = Field(
         default=None,
         description="Node labels of the GPU type, such as nvidia.com/gpu.product: NVIDIA-H100.",
+    )
+
+
+class EstimateSettings(Value):
+    """What follows from the estimate before anything is submitted."""
+
+    when_too_large: Literal["Ignore", "Warn", "Refuse"] | None = Field(
+        default=None,
+        description="When the estimated peak memory is above resources.gpuMemory, or on a CPU above"
+        " resources.memory: Warn sets the condition MemoryFits to False, Refuse also submits"
+        " nothing. Default Warn.",
+    )
+    tokens_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e9,
+        description="Training speed of one such GPU, for status.estimate.gpuHours; take it from"
+        " status.progress of a similar job. Default: not known.",
     )
 
 
@@ -310,6 +333,10 @@ class TrainingSettings(Value):
         default=None, description="Where interrupted attempts go on from."
     )
     resources: Resources | None = Field(default=None, description="What one worker gets.")
+    estimate: EstimateSettings | None = Field(
+        default=None,
+        description="What follows from the estimate in status; in a job it may be changed.",
+    )
     backoff_limit: int | None = Field(
         default=None,
         ge=0,

@@ -15,8 +15,5 @@ def short(text: str) -> str:
 
 
 def out_of_memory(what: str) -> str:
-    """What helps when a container or run was killed for memory."""
-    return (
-        f"The {what} used more memory than spec.resources.memory allows. Raise it, or lower"
-        " hyperparameters.perDeviceBatchSize or maxLength, or set gradientCheckpointing: true."
-    )
+    """That a container or run was killed for memory; the job's settings say what helps."""
+    return f"The {what} used more memory than spec.resources.memory allows and was killed."

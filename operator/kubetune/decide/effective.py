@@ -39,6 +39,7 @@ BUILT_IN: JsonObject = {
     "evaluation": {"maxRows": 128, "maxNewTokens": 64, "baseline": False},
     "checkpoint": {"everySteps": 100, "keep": 2},
     "resources": {"cpu": "1", "memory": "4Gi", "gpu": 0},
+    "estimate": {"whenTooLarge": "Warn"},
     "backoffLimit": 3,
 }
 LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}

@@ -44,6 +44,8 @@ from kubetune.decide.fine_tune_progress import (
     progress,
     progress_due,
 )
+from kubetune.decide.fit import weigh
+from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.target_away import target_away
 from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
 from kubetune.decide.waiting import secret_wait
@@ -113,7 +115,7 @@ def decide(observed: ObservedJob, now: datetime) -> Decision:
     # 5. A run failed without a word: the tracked run may tell why.
     if (seeking := seek_outcome(observed)) is not None:
         return seeking
-    observed = with_told_outcome(observed)
+    observed = with_memory_advice(with_told_outcome(observed))
 
     draft = _draft(observed, job.spec, now)
     if draft.status["counts"]["total"] and "lineage" not in draft.status:
@@ -292,6 +294,8 @@ def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
     message = newest.get("message") or f"attempt {newest['number']} failed"
     if run and run.outcome and not run.outcome.retryable:
         return fail(draft, reason, message)
+    if out_of_memory_again(draft.status["attempts"]):
+        return fail(draft, reason, f"{message} (twice in a row, with the same settings)")
     failed, limit = draft.status["counts"]["failed"], _backoff_limit(draft)
     if failed <= limit:
         return None
@@ -333,6 +337,9 @@ def _submit(draft: Draft, attempt: int) -> Decision:
     inputs = resolve(observed)
     if isinstance(inputs, NotReady):
         return _wait_for_inputs(draft, inputs)
+    settings = freeze(draft.status, inputs)
+    if too_large := weigh(observed, settings, draft.status, conditions):
+        return _wait_for_inputs(draft, too_large)
     conditions.set(
         ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, "all inputs are there and fit"
     )
@@ -341,7 +348,6 @@ def _submit(draft: Draft, attempt: int) -> Decision:
     }
     if not observed.stamped:
         draft.actions.append(Stamp(finalizer=True, run_key=observed.run_key))
-    settings = freeze(draft.status, inputs)
     if waiting := _reuse(draft, inputs):
         return waiting
     draft.actions.append(StartRun(inputs.request(observed, attempt, settings)))

@@ -22,6 +22,8 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.mlflow_api import MlflowError
 from kubetune_runner.inspection.model_files import ModelFiles, open_model
+from kubetune_runner.inspection.model_shape import first_number as _first_number
+from kubetune_runner.inspection.model_shape import shape_facts
 from kubetune_runner.inspection.safetensors import DTYPES, Tensors
 
 if TYPE_CHECKING:
@@ -152,6 +154,7 @@ def _describe(config: dict[str, Any], files: ModelFiles, weights: Tensors | None
             "license": files.license,
             "hiddenSize": _first_number(text, WIDTH_NAMES),
             "vocabularySize": _first_number(text, ("vocab_size", "n_vocab")),
+            **shape_facts(text, weights),
             **(_tokenizer_facts(files) or {"chatTemplate": False}),
         }
     )
@@ -165,11 +168,6 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
 
 def _present(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _first_number(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    values = (config.get(name) for name in names)
-    return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
 def _configured_dtype(config: dict[str, Any]) -> str | None:

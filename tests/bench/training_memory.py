@@ -1,0 +1,117 @@
+"""Peak memory of one training by the runner, in a process of its own.
+
+``python -m tests.bench.training_memory JSON`` trains three steps and prints one line of JSON.
+``JSON`` has the model's ``sizes`` (arguments of LlamaConfig), the plan's ``training``, and
+rows of ``length`` tokens, all of which are learned.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+STEPS = 3
+
+
+def main() -> None:
+    """Train and print."""
+    import torch
+
+    torch.set_num_threads(1)
+    case: dict[str, Any] = json.loads(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measured(Path(folder), case)))
+
+
+def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
+    """Mebibytes before the model is loaded and at most afterwards, and the model's inspection."""
+    from kubetune.api.plan import ModelPlan, TrainingPlan
+    from kubetune_runner import adapters, models
+    from kubetune_runner import trainer as training
+    from kubetune_runner.encoding import EncodedRow
+    from kubetune_runner.inspection.model import inspect_model
+
+    make_model(folder / "model", case["sizes"])
+    plan = TrainingPlan.model_validate(case["training"])
+    length = case["length"]
+    ids = list(range(2, length + 2))
+    row = EncodedRow(ids, ids)
+    numbers = plan.hyperparameters
+    rows = [row] * (STEPS * numbers.per_device_batch_size * numbers.gradient_accumulation_steps)
+    tokenizer = make_tokenizer()
+    arguments = training.arguments(plan, folder / "output", evaluates=False)
+    warm_up(folder, training, tokenizer, arguments)
+    base = resident("VmRSS")
+    forget_peak()
+    source = ModelPlan(name="base", directory=str(folder / "model"))
+    model = models.load_model(source, folder / "model", training.weights_dtype(plan))
+    trainer = training.Trainer(
+        held_out=[],
+        model=model,
+        args=arguments,
+        train_dataset=training.table(rows),
+        processing_class=tokenizer,
+        peft_config=adapters.lora_config(model, plan.lora) if plan.lora else None,
+    )
+    trainer.train()
+    peak = resident("VmHWM")
+    return {"base": base, "peak": peak, "model": inspect_model(source, None).to_json()}
+
+
+def make_model(folder: Path, sizes: dict[str, Any]) -> None:
+    """A Llama with random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
+
+
+def make_tokenizer() -> Any:
+    """A tokenizer of which only the pad token is needed."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"[UNK]": 0, "<pad>": 1}, unk_token="[UNK]"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="[UNK]")
+
+
+def warm_up(folder: Path, training: Any, tokenizer: Any, arguments: Any) -> None:
+    """Train a model of no size, so that what the libraries allocate once is in the base."""
+    import dataclasses
+
+    from kubetune_runner.encoding import EncodedRow
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, vocab_size=64,
+    )  # fmt: skip
+    training.Trainer(
+        held_out=[],
+        model=LlamaForCausalLM(config),
+        args=dataclasses.replace(arguments, max_steps=1, output_dir=str(folder / "warm")),
+        train_dataset=training.table([EncodedRow([2, 3], [2, 3])]),
+        processing_class=tokenizer,
+        peft_config=None,
+    ).train()
+
+
+def resident(field: str) -> float:
+    """VmRSS or VmHWM of this process, in mebibytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(rf"{field}:\s+(\d+)", status)
+    assert found
+    return int(found[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Start VmHWM anew."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()
