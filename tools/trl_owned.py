@@ -1,7 +1,8 @@
 """Arguments of trl's configuration classes that a user may not set, and what to do instead.
 
 Read by ``generate_trl_arguments.py``. Three sorts: those with a typed field of their own, those
-that the runner must decide, and those that would reach outside the run.
+that the runner must decide, and those that would reach outside the run. What is refused here is
+refused with every objective; ``NOT_WITH`` takes a name from some of them alone.
 """
 
 _HYPERPARAMETERS = {
@@ -29,6 +30,16 @@ _HYPERPARAMETERS = {
     "packing": "packing",
 }
 
+_SETTINGS = {
+    "beta": "use spec.dpo.beta or spec.kto.beta",
+    "loss_weights": "use spec.dpo.lossWeights",
+    "label_smoothing": "use spec.dpo.labelSmoothing",
+    "desirable_weight": "use spec.kto.desirableWeight",
+    "undesirable_weight": "use spec.kto.undesirableWeight",
+    "center_rewards_coefficient": "use spec.reward.centerRewardsCoefficient",
+}
+
+_REFERENCE = "the reference is the untrained model; leave it out"
 _NO_HUB = "runs push nothing to a hub; use spec.output.registry"
 _ONE_WORKER = "runs have one worker; leave it out"
 _TRACKING = "runs report to the compute target's tracking server; leave it out"
@@ -96,9 +107,23 @@ _OTHERS = {
     "batch_eval_metrics": "use spec.evaluation",
     "include_num_input_tokens_seen": "the runner counts tokens; leave it out",
     "gradient_checkpointing_kwargs": "use activation_checkpointing_kwargs",
+    "sync_ref_model": _REFERENCE,
+    "ref_model_mixup_alpha": _REFERENCE,
+    "ref_model_sync_steps": _REFERENCE,
+    "disable_dropout": "only the adapter's dropout is on, which method.lora.dropout sets",
 }
 
 OWNED: dict[str, str] = {
     **{name: f"use spec.hyperparameters.{field}" for name, field in _HYPERPARAMETERS.items()},
+    **_SETTINGS,
     **_OTHERS,
 }
+
+# The runner cuts the rows, ends them and, for kto, orders them; losses are typed settings.
+_ROWS = ("train_sampling_strategy", "padding_free", "truncation_mode", "eos_token")
+NOT_WITH: dict[str, tuple[str, ...]] = {
+    "dpo": ("loss_type", *_ROWS),
+    "kto": ("loss_type", *_ROWS),
+    "reward": _ROWS,
+}
+"""Objective -> arguments of its configuration class that it takes no value for."""

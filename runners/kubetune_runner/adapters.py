@@ -13,8 +13,8 @@ ALL_LINEAR = ["all-linear"]
 FAMILY_DEFAULT = ["family-default"]
 
 
-def lora_config(model: Any, lora: LoraPlan) -> Any:
-    """The configuration of the adapter.
+def lora_config(model: Any, lora: LoraPlan, *, scores: bool = False) -> Any:
+    """The configuration of the adapter; of a model that ``scores`` peft keeps the last layer.
 
     Raises RunError TargetModulesUnknown, ModulesToSaveUnknown or ModulesNamedTwice, with the
     names there are.
@@ -43,7 +43,7 @@ def lora_config(model: Any, lora: LoraPlan) -> Any:
         modules_to_save=kept or None,
         # Where input and output layer are one, they stay so.
         ensure_weight_tying=_keeps_tied(model, kept),
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if scores else "CAUSAL_LM",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import Example, Message
@@ -30,25 +30,28 @@ class EncodedRow:
     """The answer as the data has it."""
 
 
+EncodedT = TypeVar("EncodedT")
+
+
 @dataclass
-class EncodedRows:
+class EncodedRows(Generic[EncodedT]):
     """The rows of one split, and what became of the others."""
 
-    rows: list[EncodedRow] = field(default_factory=list[EncodedRow])
+    rows: list[EncodedT] = field(default_factory=list[EncodedT])
     empty: int = 0
-    """Rows without an answer or text; they are left out."""
+    """Rows without an answer or text, or of no use as a preference; they are left out."""
     cut: int = 0
     """Rows longer than maxLength; they are cut at the end."""
     cut_away: int = 0
     """Rows left out since nothing to learn from was left within maxLength."""
 
 
-def encode(examples: list[Example], tokenizer: Any, max_length: int) -> EncodedRows:
+def encode(examples: list[Example], tokenizer: Any, max_length: int) -> EncodedRows[EncodedRow]:
     """Encode the examples of a split, cut to ``max_length`` tokens.
 
     Raises RunError ChatTemplateMissing or ChatTemplateUnsupported.
     """
-    result = EncodedRows()
+    result = EncodedRows[EncodedRow]()
     filled = [example for example in examples if not example.empty]
     result.empty = len(examples) - len(filled)
     for row in _encoded(filled, tokenizer):
@@ -82,12 +85,6 @@ def _encoded(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
     if not examples:
         return iter(())
     if examples[0].messages is not None:
-        if not tokenizer.chat_template:
-            raise RunError(
-                "ChatTemplateMissing",
-                "the data is a chat, but the model's tokenizer has no chat template: use an"
-                " instruction-tuned model, or a PromptTemplate with prompt and completion",
-            )
         return (_chat(example.messages or [], tokenizer) for example in examples)
     if examples[0].text is not None:
         return _texts(examples, tokenizer)
@@ -95,13 +92,13 @@ def _encoded(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
 
 
 def _texts(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
-    end = _end(tokenizer)
+    end = end_of(tokenizer)
     for ids in prompt_token_ids(tokenizer, [example.text or "" for example in examples]):
         yield EncodedRow([*ids, *end], [*ids, *end])
 
 
 def _pairs(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
-    end = _end(tokenizer)
+    end = end_of(tokenizer)
     prompts = prompt_token_ids(tokenizer, [e.prompt for e in examples])
     answers = [e.completion or "" for e in examples]
     whole = prompt_token_ids(tokenizer, [f"{e.prompt}{e.completion}" for e in examples])
@@ -119,29 +116,44 @@ def _pairs(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
         )
 
 
-def _end(tokenizer: Any) -> list[int]:
+def end_of(tokenizer: Any) -> list[int]:
+    """The end token, as ids to put behind an answer."""
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
-def _chat(messages: list[Message], tokenizer: Any) -> EncodedRow:
-    def text(part: list[Message], answer_follows: bool) -> str:
-        return tokenizer.apply_chat_template(
-            part, tokenize=False, add_generation_prompt=answer_follows
-        )
+def chat_text(messages: list[Message], tokenizer: Any, *, answer_follows: bool = False) -> str:
+    """A chat as the model's own template renders it.
 
+    Raises RunError ChatTemplateMissing or ChatTemplateUnsupported.
+    """
+    if not tokenizer.chat_template:
+        raise RunError(
+            "ChatTemplateMissing",
+            "the data is a chat, but the model's tokenizer has no chat template: use an"
+            " instruction-tuned model, or text for prompts and answers",
+        )
     try:
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        whole = text(messages, answer_follows=False)
-        spans = [
-            (text(messages[:turn], answer_follows=True), text(messages[: turn + 1], False))
-            for turn in turns
-        ]
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=answer_follows
+        )
     except Exception as error:  # a template may raise anything
         raise RunError(
             "ChatTemplateUnsupported",
             f"the model's chat template refuses the data: {str(error).splitlines()[0][:200]}:"
             " change the order of roles in the messages, or use prompt and completion",
         ) from error
+
+
+def _chat(messages: list[Message], tokenizer: Any) -> EncodedRow:
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    whole = chat_text(messages, tokenizer)
+    spans = [
+        (
+            chat_text(messages[:turn], tokenizer, answer_follows=True),
+            chat_text(messages[: turn + 1], tokenizer),
+        )
+        for turn in turns
+    ]
     prompt = spans[-1][0]
     ids, labels = _label_spans(whole, spans, tokenizer) or _label_marked(messages, tokenizer)
     prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]

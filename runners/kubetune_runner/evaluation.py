@@ -14,7 +14,7 @@ from kubetune_runner.encoding import EncodedRow
 from kubetune_runner.loader import generate
 
 if TYPE_CHECKING:
-    from kubetune_runner.trainer import Trainer
+    from kubetune_runner.objectives.sft import SftRun
 
 MAX_EXPONENT = 80.0
 """A larger loss would make a perplexity that no one can read."""
@@ -31,7 +31,7 @@ class Evaluation:
 
 
 def evaluate(
-    trainer: Trainer,
+    trainer: SftRun,
     tokenizer: Any,
     rows: list[EncodedRow],
     plan: EvaluationPlan,

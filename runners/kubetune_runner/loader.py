@@ -17,7 +17,7 @@ from mlflow.pyfunc.model import PythonModel
 ENV_BASE_MODEL = "KUBETUNE_BASE_MODEL"
 """Folder or repository of the base model, instead of the one the adapter names."""
 DESCRIPTION = "kubetune.json"
-"""File beside the weights: {"dtype", "chat", "maxNewTokens"}."""
+"""File beside the weights: {"dtype", "chat"} with "maxNewTokens", or "scores" when it's true."""
 
 
 def generate(
@@ -61,31 +61,68 @@ def generate(
     return answers
 
 
+def score(model: Any, rows: list[list[int]], pad: int, *, batch: int) -> list[float]:
+    """The score of each text (token ids)."""
+    import torch
+
+    scores: list[float] = []
+    for start in range(0, len(rows), batch):
+        chosen = rows[start : start + batch]
+        width = max(len(ids) for ids in chosen)
+        ids = [[*row, *[pad] * (width - len(row))] for row in chosen]
+        mask = [[1] * len(row) + [0] * (width - len(row)) for row in chosen]
+        with torch.inference_mode():
+            output = model(
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+            )
+        scores += output.logits[:, 0].float().tolist()
+    return scores
+
+
 class FineTunedModel(PythonModel):
-    """Prompts in, generated answers out."""
+    """Prompts in, generated answers out; or, of a reward model, prompts with answers and scores."""
 
     def load_context(self, context: Any) -> None:
         """Load tokenizer, base model and adapter, or the whole model."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import (
+            AutoModelForCausalLM,
+            AutoModelForSequenceClassification,
+            AutoTokenizer,
+        )
 
         folder = Path(next(iter(context.artifacts.values())))
         self.description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        dtype = getattr(torch, self.description["dtype"])
+        self.scores: bool = self.description.get("scores", False)
+        options = {"dtype": getattr(torch, self.description["dtype"])}
+        auto: Any = AutoModelForCausalLM
+        if self.scores:
+            auto = AutoModelForSequenceClassification
+            options["num_labels"] = 1
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         if (folder / "adapter_config.json").is_file():
             from peft import PeftModel
 
             base, revision = _base_model(folder, context.model_config or {})
-            model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=dtype)
+            model = auto.from_pretrained(base, revision=revision, **options)
+            # The end of a text, which its score belongs to, is found by this token.
+            model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
             self.model: Any = PeftModel.from_pretrained(model, folder)
         else:
-            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+            self.model = auto.from_pretrained(folder, **options)
         self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
     # MLflow would take type hints here for a schema and complain about them.
     def predict(self, context, model_input, params=None):  # pyright: ignore
-        """Answers to prompts: a list of texts, or a table with the column prompt."""
+        """Answers to prompts: a list of texts, or a table with the column prompt.
+
+        Of a reward model the scores of answers: a table with the columns prompt and completion.
+        """
+        if self.scores:
+            texts = zip(model_input["prompt"], model_input["completion"], strict=True)
+            rows = [self._whole(str(prompt), str(answer)) for prompt, answer in texts]
+            return score(self.model, rows, self.tokenizer.pad_token_id, batch=8)
         if hasattr(model_input, "columns"):
             column = "prompt" if "prompt" in model_input.columns else model_input.columns[0]
             model_input = model_input[column].tolist()
@@ -95,6 +132,21 @@ class FineTunedModel(PythonModel):
             self.model, self.tokenizer, self._ids(prompts), batch=8, max_new_tokens=limit
         )
         return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+
+    def _whole(self, prompt: str, answer: str) -> list[int]:
+        """A prompt with its answer, as in training."""
+        if self.description["chat"]:
+            turns = [
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": answer},
+            ]
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        before, ids = self._ids([prompt, f"{prompt}{answer}"])
+        if ids[: len(before)] != before:
+            ids = before + self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        return ids if end is None else [*ids, end]
 
     def _ids(self, prompts: list[str]) -> list[list[int]]:
         if self.description["chat"]:

@@ -17,6 +17,8 @@ from kubetune_runner import mlflow_client
 from kubetune_runner.errors import RunError
 
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
+SCORE_LAYERS = ("score", "classifier")
+"""Names of the last layer of a model that scores, as transformers and peft know them."""
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 
 
@@ -100,24 +102,49 @@ def load_tokenizer(model: ModelPlan, folder: Path) -> Any:
     return tokenizer
 
 
-def load_model(model: ModelPlan, folder: Path, dtype: Any, quantization: Any = None) -> Any:
+def load_model(
+    model: ModelPlan,
+    folder: Path,
+    dtype: Any,
+    quantization: Any = None,
+    *,
+    score_seed: int | None = None,
+) -> Any:
     """The model with its weights in ``dtype``, on the CPU.
 
     With ``quantization`` (``quantization.configuration``) only what isn't quantized is, and the
-    model is on the device.
+    model is on the device. With ``score_seed`` its last layer gives a score instead of tokens,
+    from a new layer that starts from random numbers of this seed.
     """
-    from transformers import AutoModelForCausalLM
-
-    options = {} if quantization is None else {"quantization_config": quantization}
+    options: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
+    options |= {"dtype": dtype, "trust_remote_code": model.trust_remote_code}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=model.trust_remote_code, **options
-        )
+        if score_seed is None:
+            from transformers import AutoModelForCausalLM
+
+            return AutoModelForCausalLM.from_pretrained(folder, **options)
+        return _scoring(folder, score_seed, options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise RunError(
             "ModelUnreadable",
             f"model {model.name} can't be loaded: {_first_line(error)}",
         ) from error
+
+
+def _scoring(folder: Path, seed: int, options: dict[str, Any]) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification, set_seed
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+    set_seed(seed)
+    with suppress_seqcls_warning():
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, **options
+        )
+    # The layer trains with all its weights, for which half a format is too coarse.
+    for name in SCORE_LAYERS:
+        if hasattr(loaded, name):
+            getattr(loaded, name).to(torch.float32)
     return loaded
 
 

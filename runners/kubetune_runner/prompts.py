@@ -105,11 +105,11 @@ def _from_columns(row: Row, dataset: DatasetPlan) -> Example:
             return Example(text=_text(row, columns.text))
         case "messages":
             return Example(messages=_messages(row, columns.messages))
-        case "preference":
+        case "preference" | "unpairedPreference":
             raise RunError(
                 "FormatUnsupported",
-                f"dataset {dataset.name} has format preference, which objective sft can't train"
-                " on: give the job a promptRef that uses the prompt and chosen columns",
+                f"dataset {dataset.name} has format {dataset.format}, which makes no text by"
+                " itself: give the job a promptRef that uses the columns",
             )
 
 

@@ -8,34 +8,33 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubetune.api.objectives import OBJECTIVES
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import (
     ENV_DATASET_TOKEN,
     TAG_MODEL_ID,
     TAG_MODEL_PATH,
-    DatasetPlan,
     RunPlan,
     in_container,
     outcome_tag,
 )
 
-from kubetune_runner import adapters, checkpoints, data, models, outcomes, quantization
+from kubetune_runner import adapters, checkpoints, data, models, outcomes, quantization, records
 from kubetune_runner.encoding import EncodedRows, encode
 from kubetune_runner.errors import RunError
+from kubetune_runner.preferences import encode_pairs, encode_rated
 from kubetune_runner.prompts import choose, make_examples
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
 
 if TYPE_CHECKING:
     from kubetune_runner.evaluation import Evaluation
-    from kubetune_runner.trainer import Progress, Trainer
+    from kubetune_runner.progress import Progress
+    from kubetune_runner.trainer import RunTrainer
 
 CLOSE_SECONDS = 15.0
 """For the last reports; a signal leaves less, since the grace period runs."""
@@ -43,8 +42,6 @@ INTERRUPTED_CLOSE_SECONDS = 5.0
 RUN_STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 """MLflow's words."""
 MAX_SAMPLES = 8
-PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
-OPTIONAL_PACKAGES = ("bitsandbytes",)
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +53,8 @@ class Inputs:
     folder: Path
     """The model's files."""
     tokenizer: Any
-    train: EncodedRows
-    evaluation: EncodedRows
+    train: EncodedRows[Any]
+    evaluation: EncodedRows[Any]
     chat: bool
     context: int | None
 
@@ -70,8 +67,8 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     tracker = Tracker(plan)
     tracker.start()
     tracker.phase("preparing")
-    tracker.params(_parameters(plan))
-    tracker.call(lambda client, run_id: _log_dataset(client, run_id, plan.dataset))
+    tracker.params(records.parameters(plan))
+    tracker.call(lambda client, run_id: records.log_dataset(client, run_id, plan.dataset))
     try:
         outcome = _run(plan, stop, tracker)
     except BaseException as error:
@@ -95,18 +92,15 @@ def _close(tracker: Tracker, outcome: Outcome) -> None:
 def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
     inputs = _prepare(plan)
     _quieten()
-    from kubetune_runner.evaluation import evaluate
+    from kubetune_runner import objectives
+    from kubetune_runner.objectives.base import Measure
 
+    objective = objectives.load(plan.training.objective)
     trainer, progress = _make_trainer(plan, inputs, stop, tracker)
+    held_out = Measure(inputs.tokenizer, inputs.evaluation.rows, plan.training, inputs.context)
 
     def measure() -> Evaluation:
-        return evaluate(
-            trainer,
-            inputs.tokenizer,
-            inputs.evaluation.rows,
-            plan.training.evaluation,
-            inputs.context,
-        )
+        return objective.evaluate(trainer, held_out)
 
     baseline = measure() if plan.training.evaluation.baseline else None
     if baseline is not None:
@@ -161,71 +155,113 @@ def _prepare(plan: RunPlan) -> Inputs:
                 " new name",
             )
     rows = choose(loaded.train, plan.training.data_fraction, plan.training.data_seed)
-    train = make_examples(rows, plan.dataset, plan.prompt)
-    held_out = make_examples(loaded.evaluation, plan.dataset, plan.prompt)
     tokenizer = models.load_tokenizer(plan.model, folder)
-    limit = plan.training.hyperparameters.max_length
+    train, chat = _encode(plan, rows, tokenizer)
+    evaluation, _ = _encode(plan, loaded.evaluation, tokenizer)
     inputs = Inputs(
         folder=folder,
         tokenizer=tokenizer,
-        train=encode(train, tokenizer, limit),
-        evaluation=encode(held_out, tokenizer, limit),
-        chat=any(example.messages is not None for example in train[:1]),
+        train=train,
+        evaluation=evaluation,
+        chat=chat,
         context=models.context_length(folder),
     )
-    counts = inputs.train
-    if not counts.rows:
+    if not train.rows:
+        limit = plan.training.hyperparameters.max_length
         raise RunError(
             "NoTrainableRows",
-            f"dataset {plan.dataset.name}: of {len(train)} training rows {counts.empty} have no"
-            f" answer and {counts.cut_away} none within hyperparameters.maxLength {limit}: add"
+            f"dataset {plan.dataset.name}: of {len(rows)} training rows {train.empty} have no"
+            f" answer and {train.cut_away} none within hyperparameters.maxLength {limit}: add"
             " answers or raise maxLength",
         )
     log.info("rows: %s", _row_counts(inputs))
     return inputs
 
 
+def _encode(plan: RunPlan, rows: list[Any], tokenizer: Any) -> tuple[EncodedRows[Any], bool]:
+    """The rows of a split as the objective reads them, and whether they are chats."""
+    dataset, limit = plan.dataset, plan.training.hyperparameters.max_length
+    facts = OBJECTIVES[plan.training.objective]
+    if plan.prompt is None and dataset.format not in facts.formats:
+        raise RunError(
+            "FormatUnsupported",
+            f"objective {plan.training.objective} can't learn from dataset {dataset.name}, which"
+            f" has format {dataset.format}: it needs {' or '.join(facts.formats)}",
+        )
+    if plan.training.objective == "sft":
+        examples = make_examples(rows, dataset, plan.prompt)
+        chat = any(example.messages is not None for example in examples[:1])
+        return encode(examples, tokenizer, limit), chat
+    answer = dataset.columns.of("chosen" if dataset.format == "preference" else "completion")
+    chat = any(isinstance(row.get(answer), list) for row in rows[:1])
+    if dataset.format == "unpairedPreference":
+        return encode_rated(rows, dataset.columns, tokenizer, limit), chat
+    # A score belongs to a whole text.
+    cut = not facts.scores
+    return encode_pairs(rows, dataset.columns, tokenizer, limit, cut=cut), chat
+
+
 def _make_trainer(
     plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker
-) -> tuple[Trainer, Progress]:
+) -> tuple[RunTrainer, Progress]:
+    from kubetune_runner import objectives, progress
     from kubetune_runner import trainer as training
 
-    folder = in_container(plan.training.checkpoint.directory)
+    settings, scores = plan.training, OBJECTIVES[plan.training.objective].scores
+    objective = objectives.load(settings.objective)
+    folder = in_container(settings.checkpoint.directory)
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = training.arguments(plan.training, folder, evaluates=bool(inputs.evaluation.rows))
+    arguments = training.arguments(
+        objective.configuration,
+        objective.arguments(settings),
+        settings,
+        folder,
+        evaluates=bool(inputs.evaluation.rows),
+    )
     if arguments.n_gpu > 1:
         raise RunError(
             "SeveralGpus",
             f"the run sees {arguments.n_gpu} GPUs, but one is used: set resources.gpu to 1",
         )
-    lora = plan.training.lora if plan.training.method != "full" else None
+    lora = settings.lora if settings.method != "full" else None
     quantized = None
-    if plan.training.method == "qlora" and plan.training.quantization and lora:
+    if settings.method == "qlora" and settings.quantization and lora:
         quantized = quantization.configuration(
-            plan.training.quantization, training.compute_dtype(plan.training), dora=lora.use_dora
+            settings.quantization, training.compute_dtype(settings), dora=lora.use_dora
         )
-    model = models.load_model(
-        plan.model, inputs.folder, training.weights_dtype(plan.training), quantized
-    )
-    progress = training.Progress(tracker, stop, plan.lineage_digest)
+
+    def load() -> Any:
+        return models.load_model(
+            plan.model,
+            inputs.folder,
+            training.weights_dtype(settings),
+            quantized,
+            score_seed=settings.hyperparameters.seed if scores else None,
+        )
+
+    model = load()
+    reports = progress.Progress(tracker, stop, plan.lineage_digest)
+    held_out = inputs.evaluation.rows
     try:
-        trainer = training.Trainer(
-            held_out=inputs.evaluation.rows,
+        trainer = objective.trainer(
+            held_out=held_out,
             model=model,
             args=arguments,
-            train_dataset=training.table(inputs.train.rows),
+            train_dataset=objective.table(inputs.train.rows, settings),
+            eval_dataset=objective.table(held_out, settings) if held_out else None,
             processing_class=inputs.tokenizer,
-            peft_config=adapters.lora_config(model, lora) if lora else None,
-            callbacks=[progress],
+            peft_config=adapters.lora_config(model, lora, scores=scores) if lora else None,
+            callbacks=[reports],
+            **objective.options(settings, model, load),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         text = str(error).splitlines()[0][:500]
         raise RunError("TrainerRefused", f"trl refuses the settings: {text}") from error
-    progress.trainer = trainer
-    return trainer, progress
+    reports.trainer = trainer
+    return trainer, reports
 
 
-def _fit(plan: RunPlan, stop: StopSignal, trainer: Trainer, progress: Progress) -> None:
+def _fit(plan: RunPlan, stop: StopSignal, trainer: RunTrainer, progress: Progress) -> None:
     folder = in_container(plan.training.checkpoint.directory)
     checkpoint = checkpoints.newest(folder, plan.lineage_digest)
     if checkpoint is not None:
@@ -246,7 +282,7 @@ def _fit(plan: RunPlan, stop: StopSignal, trainer: Trainer, progress: Progress) 
 def _upload(
     plan: RunPlan,
     tracker: Tracker,
-    trainer: Trainer,
+    trainer: RunTrainer,
     inputs: Inputs,
     baseline: Evaluation | None,
     tuned: Evaluation,
@@ -263,9 +299,10 @@ def _upload(
         folder,
         chat=inputs.chat,
         max_new_tokens=plan.training.evaluation.max_new_tokens,
+        scores=OBJECTIVES[plan.training.objective].scores,
     )
     artifacts: dict[str, Any] = {
-        "environment.json": _environment(),
+        "environment.json": records.environment(),
         "rows.json": _row_counts(inputs),
         "plan.json": plan.to_json(),
     }
@@ -283,7 +320,7 @@ def _upload(
     return {"modelId": model_id}
 
 
-def _mean_loss(trainer: Trainer) -> float | None:
+def _mean_loss(trainer: RunTrainer) -> float | None:
     from kubetune_runner.trainer import mean_loss
 
     return mean_loss(trainer.state.log_history)
@@ -306,43 +343,6 @@ def _row_counts(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _parameters(plan: RunPlan) -> dict[str, Any]:
-    """The plan's settings, flat, as MLflow parameters."""
-    training = plan.training.to_json()
-    training.pop("checkpoint", None)
-
-    def flat(prefix: str, value: Any) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return {
-                k: v
-                for key, item in value.items()
-                for k, v in flat(f"{prefix}{key}.", item).items()
-            }
-        return {prefix.rstrip("."): value}
-
-    model, revision = models.reference(plan.model)
-    return {
-        **flat("", training),
-        "model": model,
-        "model.revision": plan.model.revision or revision or "",
-        "dataset": plan.dataset.name,
-        "dataset.digest": plan.dataset.digest or "",
-        "dataset.splitDigest": plan.dataset.split_digest or "",
-    }
-
-
-def _log_dataset(client: Any, run_id: str, dataset: DatasetPlan) -> None:
-    """Show the dataset on the run's page; MLflow keeps 36 characters of a digest."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    digest = (dataset.digest or "").removeprefix("sha256:")[:36]
-    source = dataset.to_json().get("hub") or dataset.to_json().get("files") or {}
-    entity = Dataset(
-        name=dataset.name, digest=digest or "unknown", source_type="kubetune", source=str(source)
-    )
-    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
-
-
 def _quieten() -> None:
     """Keep the libraries' progress bars and deprecations out of the run's log."""
     import warnings
@@ -353,18 +353,3 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|trl)\\..*")
     # MLflow's advice for authors of predict functions and examples.
     warnings.filterwarnings("ignore", message=".*(Add type hints|An input example was not)")
-
-
-def _environment() -> dict[str, Any]:
-    import torch
-
-    gpu = torch.cuda.is_available()
-    return {
-        "python": platform.python_version(),
-        "packages": {
-            name: version(name)
-            for name in (*PACKAGES, *(name for name in OPTIONAL_PACKAGES if find_spec(name)))
-        },
-        "device": torch.cuda.get_device_name() if gpu else platform.machine(),
-        "threads": torch.get_num_threads(),
-    }

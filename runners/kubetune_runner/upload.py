@@ -32,7 +32,14 @@ log = logging.getLogger(__name__)
 
 
 def save(
-    model: Any, tokenizer: Any, base: ModelPlan, folder: Path, *, chat: bool, max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    base: ModelPlan,
+    folder: Path,
+    *,
+    chat: bool,
+    max_new_tokens: int,
+    scores: bool = False,
 ) -> None:
     """Write adapter or model, tokenizer and a description into a folder."""
     if hasattr(model, "peft_config"):
@@ -45,7 +52,8 @@ def save(
     tokenizer.save_pretrained(folder)
     dtype = str(next(iter(model.get_base_model().parameters() if hasattr(model, "peft_config")
                           else model.parameters())).dtype).removeprefix("torch.")  # fmt: skip
-    description = {"dtype": dtype, "chat": chat, "maxNewTokens": max_new_tokens}
+    description: dict[str, Any] = {"dtype": dtype, "chat": chat}
+    description |= {"scores": True} if scores else {"maxNewTokens": max_new_tokens}
     (folder / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
 
 
@@ -134,11 +142,17 @@ def _flavor(folder: Path) -> dict[str, Any]:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string")]),
-        outputs=Schema([ColSpec("string")]),
-        params=ParamSchema([ParamSpec("max_new_tokens", "integer", 0)]),
-    )
+    if json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("scores"):
+        signature = ModelSignature(
+            inputs=Schema([ColSpec("string", "prompt"), ColSpec("string", "completion")]),
+            outputs=Schema([ColSpec("double")]),
+        )
+    else:
+        signature = ModelSignature(
+            inputs=Schema([ColSpec("string")]),
+            outputs=Schema([ColSpec("string")]),
+            params=ParamSchema([ParamSpec("max_new_tokens", "integer", 0)]),
+        )
     return {
         "python_model": str(Path(__file__).with_name("loader.py")),
         "artifacts": {folder.name: str(folder)},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from api_client import ApiClient, collection, create, manifest, spec_schema
 from kubetune.api.kinds import BY_KIND, KINDS
-from kubetune.api.trl_arguments import SftArguments
+from kubetune.api.trl_arguments import TrainerArguments
 from kubetune.local.cluster import LocalCluster
 
 pytestmark = pytest.mark.cluster
@@ -237,14 +237,14 @@ def example(schema: Spec) -> Any:
     return schema["enum"][0] if "enum" in schema else values.get(schema["type"], {})
 
 
-@pytest.mark.parametrize("name", sorted(SftArguments.owned))
+@pytest.mark.parametrize("name", sorted(TrainerArguments.owned))
 def test_owned_trl_arguments_name_the_field_to_use(api: ApiClient, name: str) -> None:
     schema = spec_schema(BY_KIND["FineTuneJob"])["properties"]["trainer"]["properties"]["trl"]
     value = example(schema["properties"]["arguments"]["properties"][name])
     status, answer = create(api, "FineTuneJob", job(trainer={"trl": {"arguments": {name: value}}}))
     assert status == 422, answer
     assert f"spec.trainer.trl.arguments.{name}" in answer
-    assert SftArguments.owned[name] in answer
+    assert TrainerArguments.owned[name] in answer
 
 
 def rules_in(schema: Any) -> Iterator[Spec]:
@@ -257,7 +257,7 @@ def rules_in(schema: Any) -> Iterator[Spec]:
 
 
 def test_every_rule_has_a_case_that_breaks_it() -> None:
-    owned = {f"not a free argument: {instead}" for instead in SftArguments.owned.values()}
+    owned = {f"not a free argument: {instead}" for instead in TrainerArguments.owned.values()}
     tried = {kind: [m for k, _, m in REFUSED if k == kind] for kind in BY_KIND}
     # Profiles and cluster targets have the models of jobs and targets.
     for kind, same in (

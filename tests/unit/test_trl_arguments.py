@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from kubetune.api.errors import problems
 from kubetune.api.training import TrlTrainer
-from kubetune.api.trl_arguments import SftArguments
+from kubetune.api.trl_arguments import TrainerArguments
 from pydantic import ValidationError
 
 UNSAFE = (
@@ -62,8 +62,8 @@ def test_refused_with_the_way_out(arguments: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize("name", UNSAFE)
 def test_what_reaches_outside_the_run_is_owned(name: str) -> None:
-    assert name in SftArguments.owned
-    assert name in SftArguments.model_fields
+    assert name in TrainerArguments.owned
+    assert name in TrainerArguments.model_fields
 
 
 def test_every_typed_hyperparameter_that_an_argument_names_exists() -> None:
@@ -76,7 +76,7 @@ def test_every_typed_hyperparameter_that_an_argument_names_exists() -> None:
         fields = {field.alias for field in model.model_fields.values()}
         named = {
             instead.removeprefix(prefix)
-            for instead in SftArguments.owned.values()
+            for instead in TrainerArguments.owned.values()
             if instead.startswith(prefix)
         }
         assert named <= fields

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue
@@ -11,7 +12,16 @@ from kubetune.api.references import ComputeTargetRef
 from kubetune.api.rules import Rule, exactly_one
 
 FileFormat = Literal["csv", "json", "jsonl", "parquet"]
-DatasetFormat = Literal["promptCompletion", "text", "messages", "preference"]
+DatasetFormat = Literal["promptCompletion", "text", "messages", "preference", "unpairedPreference"]
+Role = Literal["prompt", "completion", "text", "messages", "chosen", "rejected", "label"]
+FORMAT_ROLES: Mapping[DatasetFormat, tuple[Role, ...]] = {
+    "promptCompletion": ("prompt", "completion"),
+    "text": ("text",),
+    "messages": ("messages",),
+    "preference": ("chosen", "rejected"),
+    "unpairedPreference": ("prompt", "completion", "label"),
+}
+"""The columns that rows of a format must have, by role; preference may have a prompt beside."""
 HubRepo = Annotated[
     str,
     Field(
@@ -127,10 +137,12 @@ class ColumnMapping(Value):
 
     prompt: ColumnName = Field(
         default="prompt",
-        description="Input column of promptCompletion and preference. Default prompt.",
+        description="Input column of promptCompletion, unpairedPreference and, where there is"
+        " one, of preference. Default prompt.",
     )
     completion: ColumnName = Field(
-        default="completion", description="Answer column of promptCompletion. Default completion."
+        default="completion",
+        description="Answer column of promptCompletion and unpairedPreference. Default completion.",
     )
     text: ColumnName = Field(default="text", description="Column of format text. Default text.")
     messages: ColumnName = Field(
@@ -142,6 +154,17 @@ class ColumnMapping(Value):
     rejected: ColumnName = Field(
         default="rejected", description="Refused answer of preference pairs. Default rejected."
     )
+    label: ColumnName | None = Field(
+        default=None,
+        description="Column of unpairedPreference that tells whether the completion is good:"
+        " true or false, also as text or as 1 and 0. Default label.",
+    )
+
+    def of(self, role: Role) -> str:
+        """The column that plays a role."""
+        # The label is younger than the first digests over mappings, which must stay valid: so
+        # it has no default on the wire.
+        return getattr(self, role) or role
 
 
 class Splits(Value):
@@ -203,8 +226,10 @@ class DatasetSpec(Value):
     source: DatasetSource = Field(description="Where rows come from; exactly one.")
     format: DatasetFormat = Field(
         default="promptCompletion",
-        description="Shape of a row: promptCompletion, text, messages (chat) or preference."
-        " With a PromptTemplate the columns are free. Default promptCompletion.",
+        description="Shape of a row: promptCompletion, text or messages (chat) for objective sft,"
+        " preference (a chosen and a rejected answer) for dpo and reward, unpairedPreference (an"
+        " answer with a label true or false) for kto. Answers and their prompt may be text or"
+        " chats. With a PromptTemplate the columns are free. Default promptCompletion.",
     )
     columns: ColumnMapping | None = Field(
         default=None, description="Column names, where they differ from the roles' names."

@@ -8,9 +8,10 @@ from pydantic import Field
 
 from kubetune.api.base import LocalRef, ObjectName, Value
 from kubetune.api.model import PROVIDER, RegistryAlias, RegistryName, RegistryProvider
+from kubetune.api.objectives import Objective, objective_rules
 from kubetune.api.references import ComputeTargetRef, TuningProfileRef
-from kubetune.api.rules import TransitionRule, unchanged
-from kubetune.api.training import Objective, TrainingSettings
+from kubetune.api.rules import Rule, TransitionRule, unchanged
+from kubetune.api.training import TrainingSettings
 
 _FROZEN = (
     "modelRef",
@@ -19,6 +20,9 @@ _FROZEN = (
     "profileRef",
     "computeTargetRef",
     "objective",
+    "dpo",
+    "kto",
+    "reward",
     "method",
     "data",
     "hyperparameters",
@@ -60,6 +64,7 @@ class Output(Value):
 class FineTuneJobSpec(TrainingSettings):
     """What the user declares. It can't be changed, but for the fields that say so."""
 
+    rules: ClassVar[tuple[Rule, ...]] = objective_rules()
     transitions: ClassVar[tuple[TransitionRule, ...]] = (
         *(
             unchanged(field, "delete the job and make a new one, with another name")
@@ -91,7 +96,10 @@ class FineTuneJobSpec(TrainingSettings):
         description="Where to run. Default: the namespace's default target, then the cluster's.",
     )
     objective: Objective = Field(
-        default="sft", description="What is optimised: sft (supervised). Default sft."
+        default="sft",
+        description="What is optimised: sft (imitate the answers), dpo (prefer chosen answers to"
+        " rejected ones), kto (prefer answers labelled true), reward (a model that scores"
+        " answers). Default sft.",
     )
     active_deadline_seconds: int | None = Field(
         default=None,

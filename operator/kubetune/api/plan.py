@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from kubetune.api.base import Value
 from kubetune.api.dataset import ColumnMapping, DatasetFormat, FileFormat, Splits
+from kubetune.api.objectives import DpoLoss, KtoLoss, Objective
 from kubetune.api.prompt_template import TemplateMessage
 from kubetune.api.rules import Rule, exactly_one
 from kubetune.api.training import ComputeFormat, MethodType
@@ -257,8 +258,9 @@ class HyperparametersPlan(PlanValue):
 class EvaluationPlan(PlanValue):
     """The check on held-out rows."""
 
-    max_rows: int
-    max_new_tokens: int
+    max_rows: int = 0
+    """0 where the objective generates nothing; so the next."""
+    max_new_tokens: int = 0
     baseline: bool
 
 
@@ -271,10 +273,46 @@ class CheckpointPlan(PlanValue):
     """Absolute path in the container, this run's own."""
 
 
+class DpoPlan(PlanValue):
+    """Every setting of objective dpo."""
+
+    beta: float
+    loss_type: list[DpoLoss]
+    loss_weights: list[float] | None = None
+    """None: 1 each."""
+    label_smoothing: float
+
+
+class KtoPlan(PlanValue):
+    """Every setting of objective kto."""
+
+    beta: float
+    loss_type: KtoLoss
+    desirable_weight: float
+    undesirable_weight: float
+
+
+class RewardPlan(PlanValue):
+    """Every setting of objective reward."""
+
+    center_rewards_coefficient: float | None = None
+
+
 class TrainingPlan(PlanValue):
     """Everything that changes the result."""
 
-    objective: Literal["sft"]
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.objective == 'sft' || has(self[self.objective])",
+            message="the settings of the objective are missing",
+            check=lambda plan: plan.objective == "sft" or getattr(plan, plan.objective) is not None,
+        ),
+    )
+
+    objective: Objective
+    dpo: DpoPlan | None = None
+    kto: KtoPlan | None = None
+    reward: RewardPlan | None = None
     method: MethodType
     lora: LoraPlan | None = None
     """With methods lora and qlora."""

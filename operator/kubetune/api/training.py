@@ -12,10 +12,10 @@ from pydantic import Field
 
 from kubetune.api.base import ObjectName, Value
 from kubetune.api.kubernetes_values import Labels, Quantity
+from kubetune.api.objectives import ObjectiveSettings
 from kubetune.api.rules import Rule, at_most_one
-from kubetune.api.trl_arguments import SftArguments
+from kubetune.api.trl_arguments import TrainerArguments
 
-Objective = Literal["sft"]
 MethodType = Literal["lora", "qlora", "full"]
 ComputeFormat = Literal["fp32", "bf16", "fp16"]
 Scheduler = Literal[
@@ -159,7 +159,8 @@ class Hyperparameters(Value):
         default=None,
         gt=0,
         le=10,
-        description="Peak learning rate. Default 2e-4 for lora and qlora, 2e-5 for full.",
+        description="Peak learning rate. Default for lora and qlora 2e-4 with objective sft, 5e-6"
+        " with dpo and kto, 1e-4 with reward; for full a tenth of that.",
     )
     per_device_batch_size: int | None = Field(
         default=None, ge=1, le=65536, description="Rows per device and micro-step. Default 8."
@@ -171,11 +172,12 @@ class Hyperparameters(Value):
         default=None,
         ge=8,
         le=2**20,
-        description="Tokens of a row; longer rows are cut at the end. Default 1024 or the"
-        " model's context length if that is smaller.",
+        description="Tokens of a row; longer rows are cut at the end or, with objective reward,"
+        " left out. Default 1024 or the model's context length if that is smaller.",
     )
     packing: bool | None = Field(
-        default=None, description="Fill sequences with several rows. Default false."
+        default=None,
+        description="Fill sequences with several rows, with objective sft. Default false.",
     )
     scheduler: Scheduler | None = Field(
         default=None, description="Shape of the learning rate over steps. Default linear."
@@ -234,16 +236,19 @@ class EvaluationSettings(Value):
         default=None,
         ge=0,
         le=100000,
-        description="Held-out rows that are generated for and compared; 0 skips it. Loss uses all"
-        " rows. Default 128.",
+        description="Held-out rows that are generated for and compared, with objective sft; 0"
+        " skips it. Loss uses all rows. Default 128.",
     )
     max_new_tokens: int | None = Field(
-        default=None, ge=1, le=16384, description="Tokens generated per row. Default 64."
+        default=None,
+        ge=1,
+        le=16384,
+        description="Tokens generated per row, here and by the registered version. Default 64.",
     )
     baseline: bool | None = Field(
         default=None,
-        description="Measure the untrained model too, as metrics with prefix baseline_."
-        " Default false.",
+        description="Measure the untrained model too, as metrics with prefix baseline_. Objectives"
+        " dpo and kto do it by nature. Default false.",
     )
 
 
@@ -304,7 +309,7 @@ class EstimateSettings(Value):
 class TrlTrainer(Value):
     """Hugging Face TRL."""
 
-    arguments: SftArguments | None = Field(
+    arguments: TrainerArguments | None = Field(
         default=None,
         description="Further arguments of the objective's trl configuration class, such as"
         " adam_beta2. Typed hyperparameters have their own fields.",
@@ -317,7 +322,7 @@ class Trainer(Value):
     trl: TrlTrainer | None = Field(default=None, description="Hugging Face TRL, the default.")
 
 
-class TrainingSettings(Value):
+class TrainingSettings(ObjectiveSettings):
     """All settings that a profile may give and a job may override."""
 
     method: Method | None = Field(default=None, description="How weights change.")

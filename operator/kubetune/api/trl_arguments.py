@@ -6,97 +6,14 @@ from typing import ClassVar, Literal
 
 from kubetune.api.rules import Rule
 from kubetune.api.trl import Integer, Map, Number, Text, TextList, TrlArguments, argument, refused
-
-_SFT_OWNED = {
-    "accelerator_config": "runs have one worker; leave it out",
-    "activation_checkpointing": "use spec.hyperparameters.gradientCheckpointing",
-    "auto_find_batch_size": "use spec.hyperparameters.perDeviceBatchSize",
-    "batch_eval_metrics": "use spec.evaluation",
-    "bf16": "use spec.hyperparameters.precision",
-    "chat_template_path": "the Model's own chat template is used; leave it out",
-    "data_seed": "use spec.hyperparameters.seed",
-    "dataset_kwargs": "the runner prepares the rows; set format and columns on the Dataset",
-    "dataset_text_field": "set columns on the Dataset",
-    "ddp_backend": "runs have one worker; leave it out",
-    "ddp_broadcast_buffers": "runs have one worker; leave it out",
-    "ddp_bucket_cap_mb": "runs have one worker; leave it out",
-    "ddp_find_unused_parameters": "runs have one worker; leave it out",
-    "ddp_static_graph": "runs have one worker; leave it out",
-    "ddp_timeout": "runs have one worker; leave it out",
-    "deepspeed": "runs have one worker; leave it out",
-    "disable_tqdm": "progress is in status.progress; leave it out",
-    "do_eval": "the runner decides what it does; leave it out",
-    "do_predict": "the runner decides what it does; leave it out",
-    "do_train": "the runner decides what it does; leave it out",
-    "enable_jit_checkpoint": "checkpoints are kubetune's; use spec.checkpoint",
-    "eval_steps": "use spec.hyperparameters.evaluationSteps",
-    "eval_strategy": "use spec.hyperparameters.evaluationSteps",
-    "fp16": "use spec.hyperparameters.precision",
-    "fsdp": "runs have one worker; leave it out",
-    "fsdp_config": "runs have one worker; leave it out",
-    "gradient_accumulation_steps": "use spec.hyperparameters.gradientAccumulationSteps",
-    "gradient_checkpointing": "use spec.hyperparameters.gradientCheckpointing",
-    "gradient_checkpointing_kwargs": "use activation_checkpointing_kwargs",
-    "greater_is_better": "the last weights are the result; leave it out",
-    "hub_always_push": "runs push nothing to a hub; use spec.output.registry",
-    "hub_model_id": "runs push nothing to a hub; use spec.output.registry",
-    "hub_private_repo": "runs push nothing to a hub; use spec.output.registry",
-    "hub_revision": "runs push nothing to a hub; use spec.output.registry",
-    "hub_strategy": "runs push nothing to a hub; use spec.output.registry",
-    "hub_token": "runs push nothing to a hub; use spec.output.registry",
-    "ignore_data_skip": "checkpoints are kubetune's; use spec.checkpoint",
-    "include_for_metrics": "use spec.evaluation",
-    "include_num_input_tokens_seen": "the runner counts tokens; leave it out",
-    "label_names": "the runner prepares the rows; leave it out",
-    "learning_rate": "use spec.hyperparameters.learningRate",
-    "length_column_name": "the runner prepares the rows; leave it out",
-    "load_best_model_at_end": "the last weights are the result; leave it out",
-    "local_rank": "runs have one worker; leave it out",
-    "log_level_replica": "runs have one worker; leave it out",
-    "log_on_each_node": "runs have one worker; leave it out",
-    "logging_steps": "use spec.hyperparameters.loggingSteps",
-    "logging_strategy": "use spec.hyperparameters.loggingSteps",
-    "lr_scheduler_type": "use spec.hyperparameters.scheduler",
-    "max_grad_norm": "use spec.hyperparameters.maxGradNorm",
-    "max_length": "use spec.hyperparameters.maxLength",
-    "max_steps": "use spec.hyperparameters.maxSteps",
-    "metric_for_best_model": "the last weights are the result; leave it out",
-    "model_init_kwargs": "the Model says what is loaded, spec.hyperparameters.precision how",
-    "num_train_epochs": "use spec.hyperparameters.epochs",
-    "output_dir": "runs have their own scratch space; leave it out",
-    "packing": "use spec.hyperparameters.packing",
-    "pad_token": "the runner picks a padding token; leave it out",
-    "parallelism_config": "runs have one worker; leave it out",
-    "per_device_train_batch_size": "use spec.hyperparameters.perDeviceBatchSize",
-    "prediction_loss_only": "use spec.evaluation",
-    "project": "runs report to the compute target's tracking server; leave it out",
-    "push_to_hub": "runs push nothing to a hub; use spec.output.registry",
-    "remove_unused_columns": "the runner prepares the rows; leave it out",
-    "report_to": "runs report to the compute target's tracking server; leave it out",
-    "restore_callback_states_from_checkpoint": "checkpoints are kubetune's; use spec.checkpoint",
-    "resume_from_checkpoint": "checkpoints are kubetune's; use spec.checkpoint",
-    "run_name": "runs report to the compute target's tracking server; leave it out",
-    "save_on_each_node": "checkpoints are kubetune's; use spec.checkpoint",
-    "save_only_model": "checkpoints are kubetune's; use spec.checkpoint",
-    "save_steps": "use spec.checkpoint.everySteps",
-    "save_strategy": "use spec.checkpoint.everySteps",
-    "save_total_limit": "use spec.checkpoint.keep",
-    "seed": "use spec.hyperparameters.seed",
-    "trackio_bucket_id": "runs report to the compute target's tracking server; leave it out",
-    "trackio_space_id": "runs report to the compute target's tracking server; leave it out",
-    "trackio_static_space_id": "runs report to the compute target's tracking server; leave it out",
-    "trust_remote_code": "set trustRemoteCode on the Model",
-    "use_cpu": "use spec.resources.gpu; without a GPU a run computes on CPUs",
-    "warmup_steps": "use spec.hyperparameters.warmup",
-    "weight_decay": "use spec.hyperparameters.weightDecay",
-}
+from kubetune.api.trl_names import OWNED
 
 
-class SftArguments(TrlArguments):
-    """Arguments of trl's SFTConfig."""
+class TrainerArguments(TrlArguments):
+    """Arguments of the configuration classes of all objectives."""
 
-    owned = _SFT_OWNED
-    rules: ClassVar[tuple[Rule, ...]] = refused(_SFT_OWNED)
+    owned = OWNED
+    rules: ClassVar[tuple[Rule, ...]] = refused(OWNED)
     accelerator_config: Map | None = argument("Refused: runs have one worker; leave it out.")
     activation_checkpointing: bool | None = argument(
         "Refused: use spec.hyperparameters.gradientCheckpointing."
@@ -106,18 +23,22 @@ class SftArguments(TrlArguments):
     adam_beta1: Number | None = argument("As in trl. Its default: 0.9.")
     adam_beta2: Number | None = argument("As in trl. Its default: 0.999.")
     adam_epsilon: Number | None = argument("As in trl. Its default: 1e-08.")
-    assistant_only_loss: bool | None = argument("As in trl. Its default: false.")
+    assistant_only_loss: bool | None = argument("With sft. As in trl. Its default: false.")
     auto_find_batch_size: bool | None = argument(
         "Refused: use spec.hyperparameters.perDeviceBatchSize."
     )
     average_tokens_across_devices: bool | None = argument("As in trl. Its default: true.")
     batch_eval_metrics: bool | None = argument("Refused: use spec.evaluation.")
+    beta: Number | None = argument("Refused: use spec.dpo.beta or spec.kto.beta.")
     bf16: bool | None = argument("Refused: use spec.hyperparameters.precision.")
     bf16_full_eval: bool | None = argument("As in trl. Its default: false.")
+    center_rewards_coefficient: Number | None = argument(
+        "Refused: use spec.reward.centerRewardsCoefficient."
+    )
     chat_template_path: Text | None = argument(
         "Refused: the Model's own chat template is used; leave it out."
     )
-    completion_only_loss: bool | None = argument("As in trl. Its default: none.")
+    completion_only_loss: bool | None = argument("With sft. As in trl. Its default: none.")
     data_seed: Integer | None = argument("Refused: use spec.hyperparameters.seed.")
     dataloader_drop_last: bool | None = argument("As in trl. Its default: false.")
     dataloader_in_order: bool | None = argument("As in trl. Its default: true.")
@@ -141,22 +62,29 @@ class SftArguments(TrlArguments):
     ddp_timeout: Integer | None = argument("Refused: runs have one worker; leave it out.")
     debug: TextList | None = argument('As in trl. Its default: "".')
     deepspeed: Map | None = argument("Refused: runs have one worker; leave it out.")
+    desirable_weight: Number | None = argument("Refused: use spec.kto.desirableWeight.")
+    disable_dropout: bool | None = argument(
+        "Refused: only the adapter's dropout is on, which method.lora.dropout sets."
+    )
     disable_tqdm: bool | None = argument("Refused: progress is in status.progress; leave it out.")
+    discopop_tau: Number | None = argument("With dpo. As in trl. Its default: 0.05.")
     do_eval: bool | None = argument("Refused: the runner decides what it does; leave it out.")
     do_predict: bool | None = argument("Refused: the runner decides what it does; leave it out.")
     do_train: bool | None = argument("Refused: the runner decides what it does; leave it out.")
     enable_jit_checkpoint: bool | None = argument(
         "Refused: checkpoints are kubetune's; use spec.checkpoint."
     )
-    eos_token: Text | None = argument("As in trl. Its default: none.")
+    eos_token: Text | None = argument("With sft. As in trl. Its default: none.")
     eval_accumulation_steps: Integer | None = argument("As in trl. Its default: none.")
     eval_delay: Number | None = argument("As in trl. Its default: 0.")
     eval_do_concat_batches: bool | None = argument("As in trl. Its default: true.")
     eval_on_start: bool | None = argument("As in trl. Its default: false.")
-    eval_packing: bool | None = argument("As in trl. Its default: none.")
+    eval_packing: bool | None = argument("With sft. As in trl. Its default: none.")
     eval_steps: Number | None = argument("Refused: use spec.hyperparameters.evaluationSteps.")
     eval_strategy: Text | None = argument("Refused: use spec.hyperparameters.evaluationSteps.")
     eval_use_gather_object: bool | None = argument("As in trl. Its default: false.")
+    f_alpha_divergence_coef: Number | None = argument("With dpo. As in trl. Its default: 0.5.")
+    f_divergence_type: Text | None = argument('With dpo. As in trl. Its default: "reverse_kl".')
     fp16: bool | None = argument("Refused: use spec.hyperparameters.precision.")
     fp16_full_eval: bool | None = argument("As in trl. Its default: false.")
     fsdp: Text | None = argument("Refused: runs have one worker; leave it out.")
@@ -200,7 +128,9 @@ class SftArguments(TrlArguments):
         "Refused: the runner counts tokens; leave it out."
     )
     label_names: TextList | None = argument("Refused: the runner prepares the rows; leave it out.")
+    label_smoothing: Number | None = argument("Refused: use spec.dpo.labelSmoothing.")
     label_smoothing_factor: Number | None = argument("As in trl. Its default: 0.0.")
+    ld_alpha: Number | None = argument("With dpo. As in trl. Its default: none.")
     learning_rate: Number | None = argument("Refused: use spec.hyperparameters.learningRate.")
     length_column_name: Text | None = argument(
         "Refused: the runner prepares the rows; leave it out."
@@ -217,7 +147,8 @@ class SftArguments(TrlArguments):
     logging_nan_inf_filter: bool | None = argument("As in trl. Its default: true.")
     logging_steps: Number | None = argument("Refused: use spec.hyperparameters.loggingSteps.")
     logging_strategy: Text | None = argument("Refused: use spec.hyperparameters.loggingSteps.")
-    loss_type: Text | None = argument('As in trl. Its default: "nll".')
+    loss_type: Text | None = argument('With sft. As in trl. Its default: "nll".')
+    loss_weights: TextList | None = argument("Refused: use spec.dpo.lossWeights.")
     lr_scheduler_kwargs: Map | None = argument("As in trl. Its default: none.")
     lr_scheduler_type: Text | None = argument("Refused: use spec.hyperparameters.scheduler.")
     max_grad_norm: Number | None = argument("Refused: use spec.hyperparameters.maxGradNorm.")
@@ -281,14 +212,20 @@ class SftArguments(TrlArguments):
     optim_target_modules: TextList | None = argument("As in trl. Its default: none.")
     output_dir: Text | None = argument("Refused: runs have their own scratch space; leave it out.")
     packing: bool | None = argument("Refused: use spec.hyperparameters.packing.")
-    packing_strategy: Text | None = argument('As in trl. Its default: "bfd".')
+    packing_strategy: Text | None = argument('With sft. As in trl. Its default: "bfd".')
     pad_to_multiple_of: Integer | None = argument('As in trl. Its default: "auto".')
     pad_token: Text | None = argument("Refused: the runner picks a padding token; leave it out.")
-    padding_free: bool | None = argument("As in trl. Its default: false.")
+    padding_free: bool | None = argument("With sft. As in trl. Its default: false.")
     parallelism_config: Map | None = argument("Refused: runs have one worker; leave it out.")
     per_device_eval_batch_size: Integer | None = argument("As in trl. Its default: 8.")
     per_device_train_batch_size: Integer | None = argument(
         "Refused: use spec.hyperparameters.perDeviceBatchSize."
+    )
+    precompute_ref_batch_size: Integer | None = argument(
+        "With dpo and kto. As in trl. Its default: none."
+    )
+    precompute_ref_log_probs: bool | None = argument(
+        "With dpo and kto. As in trl. Its default: false."
     )
     prediction_loss_only: bool | None = argument("Refused: use spec.evaluation.")
     project: Text | None = argument(
@@ -296,6 +233,12 @@ class SftArguments(TrlArguments):
     )
     push_to_hub: bool | None = argument(
         "Refused: runs push nothing to a hub; use spec.output.registry."
+    )
+    ref_model_mixup_alpha: Number | None = argument(
+        "Refused: the reference is the untrained model; leave it out."
+    )
+    ref_model_sync_steps: Integer | None = argument(
+        "Refused: the reference is the untrained model; leave it out."
     )
     remove_unused_columns: bool | None = argument(
         "Refused: the runner prepares the rows; leave it out."
@@ -309,7 +252,9 @@ class SftArguments(TrlArguments):
     resume_from_checkpoint: Text | None = argument(
         "Refused: checkpoints are kubetune's; use spec.checkpoint."
     )
-    router_aux_loss_coef: Number | None = argument("As in trl. Its default: none.")
+    router_aux_loss_coef: Number | None = argument(
+        "With sft and dpo and kto. As in trl. Its default: none."
+    )
     run_name: Text | None = argument(
         "Refused: runs report to the compute target's tracking server; leave it out."
     )
@@ -323,8 +268,11 @@ class SftArguments(TrlArguments):
     save_strategy: Text | None = argument("Refused: use spec.checkpoint.everySteps.")
     save_total_limit: Integer | None = argument("Refused: use spec.checkpoint.keep.")
     seed: Integer | None = argument("Refused: use spec.hyperparameters.seed.")
-    shuffle_dataset: bool | None = argument("As in trl. Its default: false.")
+    shuffle_dataset: bool | None = argument("With sft. As in trl. Its default: false.")
     skip_memory_metrics: bool | None = argument("As in trl. Its default: true.")
+    sync_ref_model: bool | None = argument(
+        "Refused: the reference is the untrained model; leave it out."
+    )
     tf32: bool | None = argument("As in trl. Its default: none.")
     torch_compile: bool | None = argument("As in trl. Its default: false.")
     torch_compile_backend: Text | None = argument("As in trl. Its default: none.")
@@ -339,13 +287,15 @@ class SftArguments(TrlArguments):
     trackio_static_space_id: Text | None = argument(
         "Refused: runs report to the compute target's tracking server; leave it out."
     )
-    train_sampling_strategy: Text | None = argument('As in trl. Its default: "random".')
-    truncation_mode: Text | None = argument('As in trl. Its default: "keep_start".')
+    train_sampling_strategy: Text | None = argument('With sft. As in trl. Its default: "random".')
+    truncation_mode: Text | None = argument('With sft. As in trl. Its default: "keep_start".')
     trust_remote_code: bool | None = argument("Refused: set trustRemoteCode on the Model.")
+    undesirable_weight: Number | None = argument("Refused: use spec.kto.undesirableWeight.")
     use_cache: bool | None = argument("As in trl. Its default: false.")
     use_cpu: bool | None = argument(
         "Refused: use spec.resources.gpu; without a GPU a run computes on CPUs."
     )
     use_liger_kernel: bool | None = argument("As in trl. Its default: false.")
+    use_weighting: bool | None = argument("With dpo. As in trl. Its default: false.")
     warmup_steps: Number | None = argument("Refused: use spec.hyperparameters.warmup.")
     weight_decay: Number | None = argument("Refused: use spec.hyperparameters.weightDecay.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubetune.api.objectives import OBJECTIVES, Objective
 from kubetune.api.plan import (
     CHECKPOINT_DIRECTORY,
     WORK_DIRECTORY,
@@ -14,6 +15,7 @@ from kubetune.api.plan import (
     TrainingPlan,
 )
 from kubetune.api.training import Resources, TrainingSettings, merge
+from kubetune.decide.objectives import own_settings
 
 JsonObject = dict[str, Any]
 
@@ -42,7 +44,6 @@ BUILT_IN: JsonObject = {
     "estimate": {"whenTooLarge": "Warn"},
     "backoffLimit": 3,
 }
-LEARNING_RATE = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5}
 DEFAULT_EPOCHS = 3.0
 DEFAULT_MAX_LENGTH = 1024
 DEFAULT_RANK = 16
@@ -64,12 +65,14 @@ def effective_settings(
         settings = merge(settings, {"resources": target_resources})
     for layer in (profile or {}, job):
         settings = _lay(settings, {key: layer[key] for key in SETTINGS_FIELDS if key in layer})
+    objective: Objective = job.get("objective", "sft")
+    facts = OBJECTIVES[objective]
     method = settings["method"]["type"]
     numbers = settings["hyperparameters"]
     if "epochs" not in numbers and "maxSteps" not in numbers:
         numbers = numbers | {"epochs": DEFAULT_EPOCHS}
     numbers = {
-        "learningRate": LEARNING_RATE[method],
+        "learningRate": facts.full_rate if method == "full" else facts.adapter_rate,
         "maxLength": min(DEFAULT_MAX_LENGTH, context_length or DEFAULT_MAX_LENGTH),
     } | numbers
     settings["hyperparameters"] = numbers
@@ -80,11 +83,11 @@ def effective_settings(
         settings["method"]["lora"] = _adapter(given.get("lora") or {})
     if method == "qlora":
         settings["method"]["quantization"] = _quantization(given.get("quantization") or {})
-    return settings
+    return own_settings(objective, settings)
 
 
 def training_plan(
-    settings: JsonObject, objective: str, run_key: str, *, durable: bool
+    settings: JsonObject, objective: Objective, run_key: str, *, durable: bool
 ) -> TrainingPlan:
     """The plan's part that changes the result, from effective settings.
 
@@ -97,6 +100,7 @@ def training_plan(
     return TrainingPlan.model_validate(
         {
             "objective": objective,
+            **({objective: settings[objective]} if objective in settings else {}),
             "method": settings["method"]["type"],
             **({"lora": LoraPlan.model_validate(lora).to_json()} if lora else {}),
             **({"quantization": quantization} if quantization else {}),

@@ -18,6 +18,12 @@ from kubetune.decide.effective import effective_resources, effective_settings, t
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import lineage
 from kubetune.decide.model import job_output_uri
+from kubetune.decide.objectives import (
+    columns_problem,
+    format_problem,
+    model_problem,
+    settings_problem,
+)
 from kubetune.decide.prompt_template import slot_problem
 from kubetune.decide.registry import provider_problem
 from kubetune.decide.resources import Resource, Target, TargetProblem
@@ -238,13 +244,19 @@ def _unfit(observed: ObservedJob) -> NotReady | None:
             f"Model {model.name} is an adapter; training goes on from base models only: name its"
             " base model in spec.modelRef"
         )
+    objective = observed.job.spec.objective if observed.job.spec else "sft"
+    if problem := model_problem(objective, model.name, model.status):
+        return refuse(problem)
     if prompt is not None:
         if prompt.spec is None:
             return refuse(f"PromptTemplate {prompt.name}: {prompt.problem}")
         if problem := slot_problem(prompt.spec, dataset.name, dataset.status):
             return refuse(problem, Reason.SLOT_UNKNOWN)
         return None
-    return _unfit_columns(dataset)
+    problem = format_problem(objective, dataset) or columns_problem(
+        dataset, with_template=objective == "sft"
+    )
+    return refuse(problem, Reason.FORMAT_MISMATCH) if problem else None
 
 
 def _registry_problem(observed: ObservedJob) -> str:
@@ -253,41 +265,6 @@ def _registry_problem(observed: ObservedJob) -> str:
     if registry is None or target is None:
         return ""
     return provider_problem(registry.provider, target.tracking, "spec.output.registry.provider")
-
-
-def _unfit_columns(dataset: Resource[DatasetSpec]) -> NotReady | None:
-    """Without a PromptTemplate the columns must have the format's roles."""
-    spec = dataset.spec
-    if spec is None or dataset.status.get("columnsTruncated"):
-        return None
-    columns = {column["name"] for column in dataset.status.get("columns") or ()}
-    mapping = spec.columns
-    roles = {
-        "promptCompletion": ("prompt", "completion"),
-        "text": ("text",),
-        "messages": ("messages",),
-        "preference": ("prompt", "chosen", "rejected"),
-    }[spec.format]
-    for role in roles:
-        column = getattr(mapping, role) if mapping else role
-        if column not in columns:
-            return NotReady(
-                Phase.PENDING,
-                Reason.FORMAT_MISMATCH,
-                f"Dataset {dataset.name} has format {spec.format} but no column {column}; its"
-                f" columns are {', '.join(sorted(columns))}: map it in spec.columns.{role} of the"
-                " Dataset, or name a PromptTemplate in spec.promptRef",
-                refused=True,
-            )
-    if spec.format == "preference":
-        return NotReady(
-            Phase.PENDING,
-            Reason.FORMAT_MISMATCH,
-            f"objective sft can't learn from preference pairs (Dataset {dataset.name}): use a"
-            " PromptTemplate that takes the chosen answer as completion",
-            refused=True,
-        )
-    return None
 
 
 def _assemble(observed: ObservedJob) -> Inputs | NotReady:
@@ -315,6 +292,8 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
                 f" Model {model.name}: lower it",
                 refused=True,
             )
+    if problem := settings_problem(spec.objective, settings):
+        return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
     data, data_mounts = dataset_source(dataset.name, dataset.spec, dataset.status)
     base_model, model_mounts = model_source(
         model.name,

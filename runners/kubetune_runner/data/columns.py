@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, cast
+from collections.abc import Callable
 
-from kubetune.api.dataset import ColumnMapping, DatasetFormat
+from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat
 from kubetune.api.inspection import Column, Problem
 
-from kubetune_runner.data.findings import Findings, listing, quote
+from kubetune_runner.data.findings import KEPT, Findings, listing, quote
+from kubetune_runner.data.preferences import UnusableRowError, pair_of, rated_of
 from kubetune_runner.data.readers import Row
+from kubetune_runner.data.values import NULL, messages_fault, text_fault, type_of
 from kubetune_runner.errors import RunError
 
-ROLES = ("system", "user", "assistant", "tool", "developer")
-_NULL = "null"
-
-
-def type_of(value: Any) -> str:
-    """string, int, float, bool, list, map, messages or null."""
-    if value is None:
-        return _NULL
-    if isinstance(value, list):
-        return "messages" if _looks_like_messages(cast("list[Any]", value)) else "list"
-    for kind, name in ((bool, "bool"), (int, "int"), (float, "float"), (dict, "map")):
-        if isinstance(value, kind):
-            return name
-    return "string"
-
-
-def _looks_like_messages(value: list[Any]) -> bool:
-    return bool(value) and all(
-        isinstance(turn, dict) and "role" in turn and "content" in turn for turn in value
-    )
+_PREFERENCES: dict[str, Callable[[Row, ColumnMapping], object]] = {
+    "preference": pair_of,
+    "unpairedPreference": rated_of,
+}
 
 
 class ColumnTypes:
@@ -51,12 +37,12 @@ class ColumnTypes:
         """The columns in order of first sight; a column of mixed types is noted."""
         columns: list[Column] = []
         for name, counts in self._counts.items():
-            found = {kind: count for kind, count in counts.items() if kind != _NULL}
+            found = {kind: count for kind, count in counts.items() if kind != NULL}
             if set(found) == {"int", "float"}:
                 found = {"float": 1}
             if set(found) == {"list", "messages"}:
                 found = {"list": 1}
-            kind = max(found, key=lambda each: found[each], default=_NULL)
+            kind = max(found, key=lambda each: found[each], default=NULL)
             if len(found) > 1:
                 mixture = ", ".join(f"{each} in {count:,} rows" for each, count in found.items())
                 findings.note(
@@ -74,29 +60,44 @@ class FormatCheck:
 
     def __init__(self, format: DatasetFormat, columns: ColumnMapping, findings: Findings) -> None:
         self._format = format
+        self._mapping = columns
         self._findings = findings
         self._usable = 0
         self._present: set[str] = set()
-        self.columns: dict[str, str] = {
-            role: getattr(columns, role)
-            for role in {
-                "promptCompletion": ("prompt", "completion"),
-                "text": ("text",),
-                "messages": ("messages",),
-                "preference": ("prompt", "chosen", "rejected"),
-            }[format]
-        }
+        self._prompt = columns.of("prompt") if format == "preference" else None
+        """A column that rows of the format may have."""
+        self._as_one = _PREFERENCES.get(format)
+        """Reads a row whose columns must fit each other."""
+        self._lacking: list[tuple[str, int, str]] = []
+        """File, row and column of cells that aren't there, in such rows."""
+        self.columns: dict[str, str] = {role: columns.of(role) for role in FORMAT_ROLES[format]}
         """Role to column name."""
 
     def add(self, file: str, number: int, row: Row) -> None:
         """Check a row; rows that lack a column are summed up by ``finish``."""
-        usable = True
+        if self._prompt in row:
+            self._present.add(self._prompt)
+        missing = [name for name in self.columns.values() if name not in row]
+        self._present.update(name for name in self.columns.values() if name in row)
+        if self._as_one:
+            if missing:
+                if len(self._lacking) < KEPT:
+                    self._lacking.append((file, number, missing[0]))
+                return
+            try:
+                self._as_one(row, self._mapping)
+                self._usable += 1
+            except UnusableRowError as error:
+                message = _shorten(f"{error}; the row is left out")
+                self._findings.note(
+                    Problem(file=file, row=number, field=error.field, message=message)
+                )
+            return
+        usable = not missing
         for name in self.columns.values():
             if name not in row:
-                usable = False
                 continue
-            self._present.add(name)
-            check = _messages_fault if self._format == "messages" else _text_fault
+            check = messages_fault if self._format == "messages" else text_fault
             fault = check(row[name])
             if fault:
                 usable = False
@@ -119,6 +120,16 @@ class FormatCheck:
             if self._format == "promptCompletion":
                 message += ", or use a PromptTemplate"
             self._findings.note(Problem(field=name, message=_shorten(message)))
+        for file, number, name in self._lacking:
+            if name in self._present:
+                message = f"{quote(name)} is missing; the row is left out"
+                self._findings.note(Problem(file=file, row=number, field=name, message=message))
+        if self._prompt and self._prompt not in self._present and not missing:
+            message = (
+                f"no row has a column {quote(self._prompt)}: what both answers begin with is taken"
+                " as the prompt. If another column has it, set spec.columns.prompt"
+            )
+            self._findings.note(Problem(field=self._prompt, message=_shorten(message)))
         if self._usable or self._format == "promptCompletion":
             return
         if missing:
@@ -138,35 +149,3 @@ class FormatCheck:
 
 def _shorten(message: str) -> str:
     return message if len(message) <= 512 else f"{message[:511]}…"
-
-
-def _text_fault(value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return "is empty"
-    if isinstance(value, (list, dict)):
-        return f"is a {type_of(cast(Any, value))}, not text"
-    return None
-
-
-def _messages_fault(value: Any) -> str | None:
-    if not isinstance(value, list):
-        return f"is a {type_of(value)}, not a list of turns with role and content"
-    if not value:
-        return "has no turns"
-    turns = cast("list[Any]", value)
-    assistants = 0
-    for at, turn in enumerate(turns, 1):
-        if not isinstance(turn, dict):
-            return f"has a turn {at} that isn't a map with role and content"
-        fields = cast("dict[str, Any]", turn)
-        if "from" in fields and "role" not in fields:
-            return "has turns with from and value; rename them to role and content"
-        role = fields.get("role")
-        if role not in ROLES:
-            return f"has a turn {at} whose role isn't one of {', '.join(ROLES)}"
-        content = fields.get("content")
-        if not isinstance(content, str) and not fields.get("tool_calls"):
-            return f"has a turn {at} whose content isn't text"
-        if role == "assistant":
-            assistants += 1
-    return None if assistants else "has no turn of the assistant, which training learns"

@@ -106,7 +106,7 @@ class RowCheck:
             case "text":
                 names = (mapping.text,)
             case "preference":
-                names = (mapping.prompt, mapping.chosen, mapping.rejected)
+                names = (mapping.chosen, mapping.rejected)
             case _:
                 names = (mapping.prompt, mapping.completion)
         present = [name for name in names if name in row]

@@ -6,9 +6,11 @@ from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
+from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat
 from kubetune.api.inspection import LengthBucket, LengthHistogram
 from kubetune.api.plan import DatasetPlan
 
+from kubetune_runner.data.preferences import Text, UnusableRowError, pair_of, rated_of
 from kubetune_runner.data.readers import Row
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Lengths:
     def __init__(self, plan: DatasetPlan, tokenizer: Tokenizer | None, name: str | None) -> None:
         self._tokenizer = tokenizer
         self._name = name
-        self._format = plan.format
+        self._format: DatasetFormat = plan.format
         self._mapping = plan.columns
         self._lengths = array("I")
         self._waiting: list[str] = []
@@ -93,20 +95,30 @@ class Lengths:
                 if isinstance(turn, dict)
             ]
             return "\n".join(contents)
-        names = {
-            "promptCompletion": (mapping.prompt, mapping.completion),
-            "text": (mapping.text,),
-            # The longer answer decides whether a pair fits.
-            "preference": (
-                mapping.prompt,
-                max(mapping.chosen, mapping.rejected, key=lambda name: len(str(row.get(name)))),
-            ),
-        }[self._format]
+        if self._format in ("preference", "unpairedPreference"):
+            return _longest(row, self._format, mapping)
+        names = [mapping.of(role) for role in FORMAT_ROLES[self._format]]
         values = [row[name] for name in names if row.get(name) is not None]
         if not values:
             # Columns that a PromptTemplate will pick from.
             values = [value for value in row.values() if isinstance(value, str)]
         return "".join(str(value) for value in values)
+
+
+def _longest(row: Row, format: DatasetFormat, mapping: ColumnMapping) -> str:
+    """Prompt and answer; the longer answer decides whether a pair fits."""
+    try:
+        if format == "unpairedPreference":
+            rated = rated_of(row, mapping)
+            return _contents(rated.prompt) + _contents(rated.completion)
+        pair = pair_of(row, mapping)
+    except UnusableRowError:
+        return ""
+    return _contents(pair.prompt) + max(_contents(pair.chosen), _contents(pair.rejected), key=len)
+
+
+def _contents(text: Text) -> str:
+    return text if isinstance(text, str) else "\n".join(turn["content"] for turn in text)
 
 
 def _buckets(lengths: array[int]) -> list[LengthBucket]:

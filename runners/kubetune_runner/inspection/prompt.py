@@ -44,7 +44,7 @@ def _render(plan: DatasetPlan, prompt: PromptPlan | None, row: Row) -> tuple[str
             return _chat(cast("list[dict[str, Any]]", row[mapping.messages]))
         if plan.format == "text":
             return str(row[mapping.text]), ""
-        answer = mapping.completion if plan.format == "promptCompletion" else mapping.chosen
+        answer = mapping.chosen if plan.format == "preference" else mapping.completion
         return str(row[mapping.prompt]), str(row[answer])
     if prompt.messages:
         return _chat(

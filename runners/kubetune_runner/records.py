@@ -1,0 +1,68 @@
+"""What MLflow keeps of a run beside its metrics: settings, data, environment."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from kubetune.api.plan import DatasetPlan, RunPlan
+
+from kubetune_runner import models
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
+OPTIONAL_PACKAGES = ("bitsandbytes",)
+
+
+def parameters(plan: RunPlan) -> dict[str, Any]:
+    """The plan's settings, flat, as MLflow parameters."""
+    training = plan.training.to_json()
+    training.pop("checkpoint", None)
+
+    def flat(prefix: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return {
+                k: v
+                for key, item in value.items()
+                for k, v in flat(f"{prefix}{key}.", item).items()
+            }
+        return {prefix.rstrip("."): value}
+
+    model, revision = models.reference(plan.model)
+    return {
+        **flat("", training),
+        "model": model,
+        "model.revision": plan.model.revision or revision or "",
+        "dataset": plan.dataset.name,
+        "dataset.digest": plan.dataset.digest or "",
+        "dataset.splitDigest": plan.dataset.split_digest or "",
+    }
+
+
+def log_dataset(client: Any, run_id: str, dataset: DatasetPlan) -> None:
+    """Show the dataset on the run's page; MLflow keeps 36 characters of a digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    digest = (dataset.digest or "").removeprefix("sha256:")[:36]
+    source = dataset.to_json().get("hub") or dataset.to_json().get("files") or {}
+    entity = Dataset(
+        name=dataset.name, digest=digest or "unknown", source_type="kubetune", source=str(source)
+    )
+    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+
+def environment() -> dict[str, Any]:
+    """Packages and device that a run computes with."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "packages": {
+            name: version(name)
+            for name in (*PACKAGES, *(name for name in OPTIONAL_PACKAGES if find_spec(name)))
+        },
+        "device": torch.cuda.get_device_name() if gpu else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
