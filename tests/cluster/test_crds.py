@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from api_client import ApiClient, collection, create, manifest, spec_schema
 from kubetune.api.kinds import BY_KIND, KINDS
+from kubetune.api.objectives import OBJECTIVES, ObjectiveSettings
 from kubetune.api.trl_arguments import TrainerArguments
+from kubetune.api.trl_names import GOES_WITH
 from kubetune.local.cluster import LocalCluster
 
 pytestmark = pytest.mark.cluster
@@ -119,6 +121,19 @@ def cml(tracking: Spec | None = None, **fields: Any) -> Spec:
 VOLUME = {"claimName": "data", "glob": "*.csv", "format": "csv"}
 TEMPLATE: Spec = {"prompt": "{q}", "completion": "{a}"}
 
+
+def example(schema: Spec) -> Any:
+    """Some value of a simple schema."""
+    values = {"string": "x", "integer": 1, "number": 0.5, "boolean": True, "array": []}
+    return schema["enum"][0] if "enum" in schema else values.get(schema["type"], {})
+
+
+def argument(name: str) -> Any:
+    """Some value of a free argument."""
+    trl = spec_schema(BY_KIND["FineTuneJob"])["properties"]["trainer"]["properties"]["trl"]
+    return example(trl["properties"]["arguments"]["properties"][name])
+
+
 REFUSED: list[tuple[str, Spec, str]] = [
     ("Dataset", source(), "give exactly one of huggingFace, volume, project, http, "),
     ("Dataset", source(huggingFace=HUB, volume=VOLUME), "give exactly one of huggingFace"),
@@ -211,6 +226,40 @@ REFUSED: list[tuple[str, Spec, str]] = [
         job(method={"type": "qlora", "quantization": {"bits": 8, "type": "nf4"}}),
         "type, doubleQuantization and computeDtype go with 4 bits",
     ),
+    *(
+        ("FineTuneJob", job(**{name: {}}), f"{name} settings go with objective {name}")
+        for name in ObjectiveSettings.names
+    ),
+    *(
+        (
+            "FineTuneJob",
+            job(objective=other, trainer={"trl": {"arguments": {name: argument(name)}}}),
+            f"trainer.trl.arguments.{name} goes with objective {' or '.join(takers)}; remove it",
+        )
+        for name, takers in GOES_WITH.items()
+        for other in OBJECTIVES
+        if other not in takers
+    ),
+    ("FineTuneJob", job(objective="dpo", promptRef={"name": "p"}), "remove promptRef"),
+    (
+        "FineTuneJob",
+        job(objective="kto", hyperparameters={"packing": True}),
+        "hyperparameters.packing goes with objective sft; remove it",
+    ),
+    ("FineTuneJob", job(objective="dpo", evaluation={"maxRows": 1}), "evaluation.maxRows goes"),
+    (
+        "FineTuneJob",
+        job(objective="reward", evaluation={"maxNewTokens": 1}),
+        "a reward model generates nothing; remove evaluation.maxNewTokens",
+    ),
+    (
+        "FineTuneJob",
+        job(objective="kto", evaluation={"baseline": True}),
+        "objectives dpo and kto measure against the untrained model already",
+    ),
+    ("FineTuneJob", job(objective="dpo", dpo={"beta": 0}), "should be greater than 0"),
+    ("FineTuneJob", job(objective="dpo", dpo={"lossType": "ipo"}), "must be of type array"),
+    ("FineTuneJob", job(objective="grpo"), 'supported values: "sft", "dpo", "kto", "reward"'),
     ("FineTuneJob", job(method={"lora": {"rank": -1}}), "greater than or equal to 1"),
     ("FineTuneJob", job(method={"lora": {"rank": "8"}}), "must be of type integer"),
     (
@@ -231,17 +280,10 @@ def test_refused_with_the_way_out(api: ApiClient, kind: str, spec: Spec, message
     assert message in answer
 
 
-def example(schema: Spec) -> Any:
-    """Some value of a simple schema."""
-    values = {"string": "x", "integer": 1, "number": 0.5, "boolean": True, "array": []}
-    return schema["enum"][0] if "enum" in schema else values.get(schema["type"], {})
-
-
 @pytest.mark.parametrize("name", sorted(TrainerArguments.owned))
 def test_owned_trl_arguments_name_the_field_to_use(api: ApiClient, name: str) -> None:
-    schema = spec_schema(BY_KIND["FineTuneJob"])["properties"]["trainer"]["properties"]["trl"]
-    value = example(schema["properties"]["arguments"]["properties"][name])
-    status, answer = create(api, "FineTuneJob", job(trainer={"trl": {"arguments": {name: value}}}))
+    given = {"trl": {"arguments": {name: argument(name)}}}
+    status, answer = create(api, "FineTuneJob", job(trainer=given))
     assert status == 422, answer
     assert f"spec.trainer.trl.arguments.{name}" in answer
     assert TrainerArguments.owned[name] in answer
@@ -307,6 +349,18 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("FineTuneJob", job(method={"type": "qlora", "lora": {"useDora": True}})),
     ("FineTuneJob", job(method={"quantization": {"bits": 8}, "lora": {"modulesToSave": []}})),
     ("FineTuneJob", job(trainer={"trl": {"arguments": {"adam_beta2": 0.95, "optim": "sgd"}}})),
+    (
+        "FineTuneJob",
+        job(
+            objective="dpo",
+            dpo={"beta": 1, "lossType": ["sigmoid", "sft"], "lossWeights": [1, 0.5]},
+            trainer={"trl": {"arguments": {"precompute_ref_log_probs": True}}},
+            evaluation={"maxNewTokens": 8, "baseline": False},
+        ),
+    ),
+    ("FineTuneJob", job(objective="kto", kto={"desirableWeight": 2})),
+    ("FineTuneJob", job(objective="reward", reward={}, evaluation={"baseline": True})),
+    ("TuningProfile", {"dpo": {"beta": 0.2}, "kto": {"beta": 0.1}}),
     ("TuningProfile", {"hyperparameters": {"learningRate": 1e-4}}),
     ("ClusterTuningProfile", {}),
 ]

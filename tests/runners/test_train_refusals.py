@@ -21,6 +21,8 @@ PREFERENCES = [{"prompt": "p", "chosen": "c", "rejected": "r"}]
 LONG = [{"prompt": "much too long " * 40, "completion": "x"}]
 CHAT = [{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}]
 
+DPO = {"beta": 0.1, "lossType": ["sigmoid"], "labelSmoothing": 0.0}
+
 REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
     "maxLength above the context": (
         {"training": {"hyperparameters": {"maxLength": 257}}},
@@ -65,7 +67,22 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
     "preference pairs": (
         {"rows": PREFERENCES, "held_out": [], "dataset": {"format": "preference"}},
         "FormatUnsupported",
-        "promptRef",
+        "has format preference",
+    ),
+    "prompts for dpo": (
+        {"training": {"objective": "dpo", "dpo": DPO}},
+        "FormatUnsupported",
+        "it needs preference",
+    ),
+    "pairs that are all equal": (
+        {
+            "rows": [{"prompt": "p", "chosen": "c", "rejected": "c"}],
+            "held_out": [],
+            "dataset": {"format": "preference"},
+            "training": {"objective": "dpo", "dpo": DPO},
+        },
+        "NoUsableRows",
+        "preference",
     ),
     "a column that isn't there": (
         {"dataset": {"columns": {"prompt": "question"}}},

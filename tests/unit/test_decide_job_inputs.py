@@ -33,6 +33,18 @@ PROFILE: dict[str, Any] = {"profileRef": {"name": "house"}}
 PREFERENCE = [{"name": name, "type": "string"} for name in ("prompt", "chosen", "rejected")]
 
 
+def pairs(*columns: str) -> Any:
+    """A ready Dataset of format preference."""
+    found = [{"name": name, "type": "string"} for name in columns] or PREFERENCE
+    return ready(dataset({"format": "preference"}), **(DATASET_FOUND | {"columns": found}))
+
+
+def rated() -> Any:
+    """A ready Dataset of format unpairedPreference."""
+    found = [{"name": name, "type": "string"} for name in ("prompt", "completion", "label")]
+    return ready(dataset({"format": "unpairedPreference"}), **(DATASET_FOUND | {"columns": found}))
+
+
 @dataclass
 class Case:
     name: str
@@ -136,7 +148,85 @@ CASES = [
                 dataset({"format": "preference"}), **(DATASET_FOUND | {"columns": PREFERENCE})
             )
         },
-        says="PromptTemplate",
+        says="objective sft can't learn from Dataset tickets, which has format preference and the"
+        " columns prompt, chosen, rejected: use objective dpo or reward, or a Dataset of format"
+        " promptCompletion (columns prompt, completion) or text (columns text) or messages"
+        " (columns messages), or name a PromptTemplate in spec.promptRef that makes text of the"
+        " chosen column",
+    ),
+    refused(
+        "prompts for dpo",
+        "there is nothing to prefer",
+        "FormatMismatch",
+        {},
+        spec={"objective": "dpo"},
+        says="objective dpo can't learn from Dataset tickets, which has format promptCompletion"
+        " and the columns prompt, completion: use objective sft, or a Dataset of format"
+        " preference (columns chosen, rejected)",
+    ),
+    refused(
+        "chats for reward",
+        "there is nothing to prefer",
+        "FormatMismatch",
+        {"dataset": ready(dataset({"format": "messages"}), **DATASET_FOUND)},
+        spec={"objective": "reward"},
+        says="use objective sft, or a Dataset of format preference",
+    ),
+    refused(
+        "pairs for kto",
+        "answers are not labelled",
+        "FormatMismatch",
+        {"dataset": pairs()},
+        spec={"objective": "kto"},
+        says="format unpairedPreference (columns prompt, completion, label)",
+    ),
+    refused(
+        "no column of rejected answers",
+        "training would have nothing to compare",
+        "FormatMismatch",
+        {"dataset": pairs("prompt", "chosen", "worse")},
+        spec={"objective": "dpo"},
+        says="no column rejected; its columns are chosen, prompt, worse: map it in"
+        " spec.columns.rejected of the Dataset",
+    ),
+    refused(
+        "a reward model as a start",
+        "it has no layer that generates",
+        "InputsRefused",
+        {"model": ready(model(), **(MODEL_FOUND | {"architecture": "XForSequenceClassification"}))},
+        says="Model base scores texts and generates none",
+    ),
+    refused(
+        "biases in the reference",
+        "the comparison would move along",
+        "InputsRefused",
+        {"dataset": pairs()},
+        spec={"objective": "dpo", "method": {"lora": {"bias": "all"}}},
+        says="method.lora.bias",
+    ),
+    refused(
+        "weights for other losses",
+        "which loss they belong to isn't known",
+        "InputsRefused",
+        {"dataset": pairs()},
+        spec={"objective": "dpo", "dpo": {"lossWeights": [0.5, 0.5]}},
+        says="dpo.lossWeights has 2 items and dpo.lossType 1 (sigmoid)",
+    ),
+    refused(
+        "exo_pair without smoothing",
+        "its loss is infinite",
+        "InputsRefused",
+        {"dataset": pairs()},
+        spec={"objective": "dpo", "dpo": {"lossType": ["exo_pair"]}},
+        says="dpo.labelSmoothing",
+    ),
+    refused(
+        "kto one by one",
+        "its loss compares rows",
+        "InputsRefused",
+        {"dataset": rated()},
+        spec={"objective": "kto", "hyperparameters": {"perDeviceBatchSize": 1}},
+        says="set it to 2 or more, or kto.lossType to apo_zero_unpaired",
     ),
     refused(
         "registry of another kind",
@@ -192,3 +282,32 @@ def test_columns_cut_short_are_not_refused() -> None:
     cut = DATASET_FOUND | {"columnsTruncated": True}
     observed = observed_job(dataset=ready(dataset({"format": "messages"}), **cut))
     assert names(decide(observed, NOW)) == ["StartRun"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows", "rate", "own"),
+    [
+        ({}, None, 2e-4, None),
+        ({"objective": "dpo"}, pairs(), 5e-6, {"dpo": {"beta": 0.1}}),
+        ({"objective": "dpo", "method": {"type": "full"}}, pairs("chosen", "rejected"), 5e-7, {}),
+        ({"objective": "kto", "kto": {"beta": 0.3}}, rated(), 5e-6, {"kto": {"beta": 0.3}}),
+        ({"objective": "reward"}, pairs(), 1e-4, {"reward": {}}),
+    ],
+)
+def test_objectives_and_what_is_in_force(
+    spec: dict[str, Any], rows: Any, rate: float, own: dict[str, Any] | None
+) -> None:
+    around = {} if rows is None else {"dataset": rows}
+    decision = decide(observed_job(job(spec), **around), NOW)
+    (start,) = decision.actions
+    assert isinstance(start, StartRun)
+    training = RunPlan.model_validate(start.request.plan).training
+    effective = (decision.status or {})["effective"]
+    assert training.objective == spec.get("objective", "sft")
+    assert training.hyperparameters.learning_rate == rate
+    assert effective["hyperparameters"]["learningRate"] == rate
+    found = {name: effective[name] for name in ("dpo", "kto", "reward") if name in effective}
+    assert set(found) == ({spec["objective"]} if own is not None else set())
+    for name, given in (own or {}).items():
+        assert found[name] | given == found[name]
+    assert "maxRows" not in effective["evaluation"] or training.objective == "sft"

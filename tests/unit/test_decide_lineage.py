@@ -42,6 +42,12 @@ def rows(spec: dict[str, Any] | None = None, **found: Any) -> Any:
 WITH_TEXT = [*COLUMNS, {"name": "text", "type": "string"}]
 
 
+PAIRS = rows(
+    {"format": "preference"},
+    columns=[{"name": name, "type": "string"} for name in ("chosen", "rejected")],
+)
+
+
 @dataclass
 class Case:
     name: str
@@ -58,6 +64,7 @@ CHANGES = [
     Case("prompt", around={"prompt": ready(prompt())}),
     Case("hyperparameter", {"hyperparameters": {"learningRate": 1e-3}}),
     Case("method", {"method": {"type": "full"}}),
+    Case("objective", {"objective": "dpo"}, {"dataset": PAIRS}),
     Case("magnitudes", {"method": {"lora": {"useDora": True}}}),
     Case("modules to save", {"method": {"lora": {"modulesToSave": ["lm_head"]}}}),
     Case("quantization", {"method": {"type": "qlora"}}),
@@ -140,3 +147,29 @@ def test_new_settings_leave_digests_of_registered_versions_as_they_are(
         training_plan(settings, "sft", "k", durable=False),
     )
     assert found["configDigest"] == f"sha256:{expected}"
+
+
+@pytest.mark.parametrize(
+    ("objective", "own"),
+    [
+        ("dpo", {"beta": 0.2}),
+        ("dpo", {"lossType": ["ipo"]}),
+        ("dpo", {"labelSmoothing": 0.1}),
+        ("dpo", {"lossWeights": [0.5]}),
+        ("reward", {"centerRewardsCoefficient": 0.01}),
+    ],
+)
+def test_settings_of_the_objective_change_the_digest(objective: str, own: dict[str, Any]) -> None:
+    spec = {"objective": objective}
+    plain = digest(observed_job(job(spec), dataset=PAIRS))
+    assert digest(observed_job(job(spec | {objective: own}), dataset=PAIRS)) != plain
+    assert digest(observed_job(job(spec | {objective: {}}), dataset=PAIRS)) == plain
+
+
+def test_a_column_that_no_format_before_had_keeps_the_digest_of_the_others() -> None:
+    assert "label" not in rows().spec.to_json().get("columns", {})
+    mapped = rows({"columns": {}})
+    assert digest(observed_job(job(), dataset=mapped)) == digest(observed_job(job()))
+    plan = resolve(observed_job(job()))
+    assert isinstance(plan, Inputs)
+    assert "label" not in plan.plan.dataset.columns.to_json()
