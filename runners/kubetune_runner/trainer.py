@@ -136,7 +136,8 @@ class RunTrainer(Trainer):
             _score_labels_only()
         self.encoded = list(held_out)
         exact: dict[str, torch.Tensor] = {}
-        if getattr(options["model"], "is_quantized", False):
+        made_here = getattr(options["model"], "is_quantized", False) and options.get("peft_config")
+        if made_here:
             options["model"] = _with_adapter(options, options.pop("peft_config"))
             exact = {n: p.data for n, p in options["model"].named_parameters() if p.requires_grad}
         super().__init__(**options)
@@ -146,8 +147,9 @@ class RunTrainer(Trainer):
         for name, parameter in model.named_parameters():
             if name in exact:
                 parameter.data = exact[name]
-        if "ref" in getattr(model, "peft_config", {}):
-            # Made for adapters that were trained before; a new one is switched off instead.
+        if made_here and "ref" in model.peft_config:
+            # trl takes the adapter for one that was trained before and keeps a copy to compare
+            # with; a new one is switched off instead.
             model.delete_adapter("ref")
         # It prints what Progress logs.
         self.remove_callback(PrinterCallback)

@@ -46,7 +46,7 @@ def save(
         config = model.peft_config["default"]
         config.base_model_name_or_path, config.revision = models.reference(base)
         # "auto" would ask the hub for the base model; embeddings are never resized here.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
