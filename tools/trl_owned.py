@@ -28,6 +28,7 @@ _HYPERPARAMETERS = {
     "data_seed": "seed",
     "max_length": "maxLength",
     "packing": "packing",
+    "packing_strategy": "packing",
 }
 
 _SETTINGS = {

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from kubetune.api.training import LongRows
+
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import Example, Message
 
@@ -44,17 +46,26 @@ class EncodedRows(Generic[EncodedT]):
     """Rows longer than maxLength; they are cut at the end."""
     cut_away: int = 0
     """Rows left out since nothing to learn from was left within maxLength."""
+    dropped: int = 0
+    """Rows longer than maxLength that are left out by data.longRows."""
 
 
-def encode(examples: list[Example], tokenizer: Any, max_length: int) -> EncodedRows[EncodedRow]:
-    """Encode the examples of a split, cut to ``max_length`` tokens.
+def encode(
+    examples: list[Example], tokenizer: Any, max_length: int, long_rows: LongRows = "truncate"
+) -> EncodedRows[EncodedRow]:
+    """Encode the examples of a split, none of them longer than ``max_length`` tokens.
 
-    Raises RunError ChatTemplateMissing or ChatTemplateUnsupported.
+    Raises RunError ChatTemplateMissing, ChatTemplateUnsupported or RowsTooLong.
     """
     result = EncodedRows[EncodedRow]()
+    longest = too_long = 0
     filled = [example for example in examples if not example.empty]
     result.empty = len(examples) - len(filled)
     for row in _encoded(filled, tokenizer):
+        if len(row.input_ids) > max_length and long_rows != "truncate":
+            too_long += 1
+            longest = max(longest, len(row.input_ids))
+            continue
         kept = EncodedRow(
             row.input_ids[:max_length],
             row.labels[:max_length],
@@ -68,6 +79,14 @@ def encode(examples: list[Example], tokenizer: Any, max_length: int) -> EncodedR
             continue
         result.cut += len(row.input_ids) > max_length
         result.rows.append(kept)
+    if too_long and long_rows == "refuse":
+        raise RunError(
+            "RowsTooLong",
+            f"{too_long} of {len(filled)} rows have more than hyperparameters.maxLength"
+            f" {max_length} tokens, the longest {longest}, and data.longRows is refuse: raise"
+            " maxLength, or set longRows to truncate or drop",
+        )
+    result.dropped = too_long
     return result
 
 

@@ -171,7 +171,7 @@ def _base_model(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
         return override, "main"
     adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     name = adapter["base_model_name_or_path"]
-    if name.startswith("models:/"):
+    if name.startswith(("models:/", "runs:/")):
         from mlflow.artifacts import download_artifacts
 
         root = Path(download_artifacts(artifact_uri=name))

@@ -19,31 +19,28 @@ from kubetune_runner.errors import RunError
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
 SCORE_LAYERS = ("score", "classifier")
 """Names of the last layer of a model that scores, as transformers and peft know them."""
+ADAPTER_CONFIG = "adapter_config.json"
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 
 
-def fetch(model: ModelPlan) -> Path:
-    """Folder with the model's files, downloaded when they aren't here yet.
+def fetch(model: ModelPlan, token_variable: str = ENV_MODEL_TOKEN) -> Path:
+    """Folder with the files of a model or an adapter, downloaded when they aren't here yet.
 
-    Raises RunError: AdapterAsBase, ModelMissing, and those of ``hub.open_repo``.
+    ``token_variable`` holds the hub's token. Raises RunError ModelMissing, and those of
+    ``hub.open_repo``.
     """
-    if model.type == "adapter":
-        raise RunError(
-            "AdapterAsBase",
-            f"model {model.name} is an adapter: training on top of one is not available yet;"
-            " reference its base model, or a merged model",
-        )
+    configuration = ADAPTER_CONFIG if model.type == "adapter" else "config.json"
     if model.hub is not None:
-        return _from_hub(model, model.hub)
+        return _from_hub(model, model.hub, configuration, token_variable)
     if model.registry_uri is not None:
-        return _config_folder(model, _from_registry(model.registry_uri))
+        return _config_folder(model, _from_registry(model.registry_uri), configuration)
     folder = in_container(model.directory or "")
     if not folder.is_dir():
         raise RunError(
             "ModelMissing",
             f"model {model.name}: {model.directory} is not a folder: correct path in the Model",
         )
-    return _config_folder(model, folder)
+    return _config_folder(model, folder, configuration)
 
 
 def reference(model: ModelPlan) -> tuple[str, str | None]:
@@ -148,22 +145,22 @@ def _scoring(folder: Path, seed: int, options: dict[str, Any]) -> Any:
     return loaded
 
 
-def _from_hub(model: ModelPlan, source: HubSource) -> Path:
+def _from_hub(model: ModelPlan, source: HubSource, configuration: str, token_variable: str) -> Path:
     from kubetune_runner.hub import open_repo
 
     repo = open_repo(
         source.repo,
         "model",
         model.revision or source.revision,
-        os.environ.get(ENV_MODEL_TOKEN) or None,
+        os.environ.get(token_variable) or None,
     )
     names = [name for name in repo.sizes if "/" not in name]
     weights = [name for name in names if name.endswith(".safetensors")] or [
         name for name in names if name.endswith(".bin")
     ]
     wanted = [n for n in names if any(fnmatch(n, p) for p in _SMALL_FILES)] + weights
-    if "config.json" not in wanted:
-        raise _no_config(model, names)
+    if configuration not in wanted:
+        raise _no_config(model, names, configuration)
     folders = {repo.download(name).parent for name in wanted}
     return folders.pop()
 
@@ -181,21 +178,21 @@ def _from_registry(uri: str) -> Path:
         ) from error
 
 
-def _config_folder(model: ModelPlan, folder: Path) -> Path:
-    """The folder that holds config.json: the given one or, in a registry version, one below."""
-    if (folder / "config.json").is_file():
+def _config_folder(model: ModelPlan, folder: Path, configuration: str) -> Path:
+    """The folder that holds the configuration: the given one or, in a registry version, below."""
+    if (folder / configuration).is_file():
         return folder
-    for path in sorted(folder.glob("**/config.json")):
+    for path in sorted(folder.glob(f"**/{configuration}")):
         if any(path.parent.glob("*.safetensors")) or any(path.parent.glob("*.bin")):
             return path.parent
-    raise _no_config(model, sorted(path.name for path in folder.iterdir()))
+    raise _no_config(model, sorted(path.name for path in folder.iterdir()), configuration)
 
 
-def _no_config(model: ModelPlan, names: list[str]) -> RunError:
+def _no_config(model: ModelPlan, names: list[str], configuration: str) -> RunError:
     found = ", ".join(names[:5]) or "nothing"
     return RunError(
         "ModelMissing",
-        f"model {model.name} has no config.json with weights beside it; found {found}",
+        f"model {model.name} has no {configuration} with weights beside it; found {found}",
     )
 
 

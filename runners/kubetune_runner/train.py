@@ -9,26 +9,34 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubetune.api.objectives import OBJECTIVES
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import (
     ENV_DATASET_TOKEN,
-    TAG_MODEL_ID,
-    TAG_MODEL_PATH,
     RunPlan,
     in_container,
     outcome_tag,
 )
 
-from kubetune_runner import adapters, checkpoints, data, models, outcomes, quantization, records
+from kubetune_runner import (
+    adapters,
+    checkpoints,
+    data,
+    models,
+    outcomes,
+    packing,
+    quantization,
+    records,
+    starts,
+)
 from kubetune_runner.encoding import EncodedRows, encode
 from kubetune_runner.errors import RunError
 from kubetune_runner.preferences import encode_pairs, encode_rated
 from kubetune_runner.prompts import choose, make_examples
 from kubetune_runner.signals import StopSignal
+from kubetune_runner.starts import Start
 from kubetune_runner.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -50,7 +58,7 @@ log = logging.getLogger(__name__)
 class Inputs:
     """Everything that training reads."""
 
-    folder: Path
+    start: Start
     """The model's files."""
     tokenizer: Any
     train: EncodedRows[Any]
@@ -92,6 +100,13 @@ def _close(tracker: Tracker, outcome: Outcome) -> None:
 def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
     inputs = _prepare(plan)
     _quieten()
+    try:
+        return _train(plan, inputs, stop, tracker)
+    finally:
+        inputs.start.discard()
+
+
+def _train(plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker) -> Outcome:
     from kubetune_runner import objectives
     from kubetune_runner.objectives.base import Measure
 
@@ -105,6 +120,8 @@ def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
     baseline = measure() if plan.training.evaluation.baseline else None
     if baseline is not None:
         tracker.metrics(_prefixed(baseline), 0)
+    counts = _row_counts(inputs)["train"]
+    tracker.metrics({f"train_rows_{key.lower()}": value for key, value in counts.items()}, 0)
     tracker.phase("training")
     _fit(plan, stop, trainer, progress)
     tracker.phase("evaluating")
@@ -139,9 +156,9 @@ def _prepare(plan: RunPlan) -> Inputs:
     for name, given in (("lora", plan.training.lora), ("quantization", plan.training.quantization)):
         if given is None and (method == "qlora" or method == name):
             raise RunError("PlanInvalid", f"plan: training.{name} is missing for method {method}")
-    folder = models.fetch(plan.model)
-    quantization.check(plan.model, folder, quantize=method == "qlora")
-    models.check_length(plan.model, folder, plan.training.hyperparameters.max_length)
+    start = starts.fetch(plan.model, plan.training)
+    quantization.check(start.base, start.folder, quantize=method == "qlora")
+    models.check_length(start.base, start.folder, plan.training.hyperparameters.max_length)
     loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
     for found, expected in (
         (loaded.digest, plan.dataset.digest),
@@ -155,24 +172,24 @@ def _prepare(plan: RunPlan) -> Inputs:
                 " new name",
             )
     rows = choose(loaded.train, plan.training.data_fraction, plan.training.data_seed)
-    tokenizer = models.load_tokenizer(plan.model, folder)
+    tokenizer = models.load_tokenizer(plan.model, start.tokenizer)
     train, chat = _encode(plan, rows, tokenizer)
     evaluation, _ = _encode(plan, loaded.evaluation, tokenizer)
     inputs = Inputs(
-        folder=folder,
+        start=start,
         tokenizer=tokenizer,
         train=train,
         evaluation=evaluation,
         chat=chat,
-        context=models.context_length(folder),
+        context=models.context_length(start.folder),
     )
     if not train.rows:
         limit = plan.training.hyperparameters.max_length
         raise RunError(
             "NoTrainableRows",
             f"dataset {plan.dataset.name}: of {len(rows)} training rows {train.empty} have no"
-            f" answer and {train.cut_away} none within hyperparameters.maxLength {limit}: add"
-            " answers or raise maxLength",
+            f" answer, {train.cut_away} none within hyperparameters.maxLength {limit} and"
+            f" {train.dropped} are longer: add answers or raise maxLength",
         )
     log.info("rows: %s", _row_counts(inputs))
     return inputs
@@ -191,7 +208,7 @@ def _encode(plan: RunPlan, rows: list[Any], tokenizer: Any) -> tuple[EncodedRows
     if plan.training.objective == "sft":
         examples = make_examples(rows, dataset, plan.prompt)
         chat = any(example.messages is not None for example in examples[:1])
-        return encode(examples, tokenizer, limit), chat
+        return encode(examples, tokenizer, limit, plan.training.long_rows), chat
     answer = dataset.columns.of("chosen" if dataset.format == "preference" else "completion")
     chat = any(isinstance(row.get(answer), list) for row in rows[:1])
     if dataset.format == "unpairedPreference":
@@ -231,15 +248,11 @@ def _make_trainer(
         )
 
     def load() -> Any:
-        return models.load_model(
-            plan.model,
-            inputs.folder,
-            training.weights_dtype(settings),
-            quantized,
-            score_seed=settings.hyperparameters.seed if scores else None,
-        )
+        seed = settings.hyperparameters.seed if scores else None
+        return starts.load(inputs.start, settings, quantized, score_seed=seed)
 
     model = load()
+    is_new = inputs.start.adapter is None
     reports = progress.Progress(tracker, stop, plan.lineage_digest)
     held_out = inputs.evaluation.rows
     try:
@@ -250,13 +263,17 @@ def _make_trainer(
             train_dataset=objective.table(inputs.train.rows, settings),
             eval_dataset=objective.table(held_out, settings) if held_out else None,
             processing_class=inputs.tokenizer,
-            peft_config=adapters.lora_config(model, lora, scores=scores) if lora else None,
+            peft_config=adapters.lora_config(model, lora, scores=scores)
+            if lora and is_new
+            else None,
             callbacks=[reports],
             **objective.options(settings, model, load),
         )
     except (ValueError, TypeError, NotImplementedError) as error:
         text = str(error).splitlines()[0][:500]
         raise RunError("TrainerRefused", f"trl refuses the settings: {text}") from error
+    if settings.hyperparameters.packing and settings.objective == "sft":
+        packing.check(trainer.model, inputs.train.rows)
     reports.trainer = trainer
     return trainer, reports
 
@@ -286,21 +303,12 @@ def _upload(
     inputs: Inputs,
     baseline: Evaluation | None,
     tuned: Evaluation,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Upload the result; returns where it is, for the summary."""
-    from kubetune_runner.upload import ARTIFACT_PATH, save, upload
+    from kubetune_runner.results import save_results
+    from kubetune_runner.upload import MERGED, upload
 
-    name = "model" if plan.training.method == "full" else "adapter"
-    folder = in_container(plan.training.checkpoint.directory) / "result" / name
-    save(
-        trainer.model,
-        inputs.tokenizer,
-        plan.model,
-        folder,
-        chat=inputs.chat,
-        max_new_tokens=plan.training.evaluation.max_new_tokens,
-        scores=OBJECTIVES[plan.training.objective].scores,
-    )
+    saved = save_results(plan, inputs.start, trainer.model, inputs.tokenizer, chat=inputs.chat)
     artifacts: dict[str, Any] = {
         "environment.json": records.environment(),
         "rows.json": _row_counts(inputs),
@@ -312,12 +320,9 @@ def _upload(
             {"prompt": row.prompt, "reference": row.reference, "base": before, "tuned": after}
             for row, before, after in list(answers)[:MAX_SAMPLES]
         ]
-    model_id = upload(tracker, folder, artifacts)
-    if model_id is None:
-        tracker.tags({TAG_MODEL_PATH: ARTIFACT_PATH})
-        return {"artifactPath": ARTIFACT_PATH}
-    tracker.tags({TAG_MODEL_ID: model_id})
-    return {"modelId": model_id}
+    # First, so that a run that is tagged with its result has both.
+    merged = {"merged": upload(tracker, saved.merged, {}, MERGED)} if saved.merged else {}
+    return {**upload(tracker, saved.result, artifacts), **merged}
 
 
 def _mean_loss(trainer: RunTrainer) -> float | None:
@@ -338,6 +343,7 @@ def _row_counts(inputs: Inputs) -> dict[str, Any]:
             "empty": rows.empty,
             "cut": rows.cut,
             "cutAway": rows.cut_away,
+            "dropped": rows.dropped,
         }
         for split, rows in (("train", inputs.train), ("evaluation", inputs.evaluation))
     }

@@ -136,9 +136,13 @@ class RunTrainer(Trainer):
             _score_labels_only()
         self.encoded = list(held_out)
         exact: dict[str, torch.Tensor] = {}
-        made_here = getattr(options["model"], "is_quantized", False) and options.get("peft_config")
-        if made_here:
-            options["model"] = _with_adapter(options, options.pop("peft_config"))
+        quantized = getattr(options["model"], "is_quantized", False)
+        # An adapter that goes on is there already.
+        made_here = quantized and options.get("peft_config")
+        if quantized:
+            adapter = options.pop("peft_config")
+            if made_here:
+                options["model"] = _with_adapter(options, adapter)
             exact = {n: p.data for n, p in options["model"].named_parameters() if p.requires_grad}
         super().__init__(**options)
         # trl turns weights that train on a quantized model to bf16, which is too coarse for the

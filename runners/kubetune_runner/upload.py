@@ -11,19 +11,37 @@ import logging
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import TAG_MODEL_ID, TAG_MODEL_PATH, ModelPlan
+from kubetune.api.plan import (
+    TAG_MERGED_MODEL_ID,
+    TAG_MERGED_MODEL_PATH,
+    TAG_MODEL_ID,
+    TAG_MODEL_PATH,
+    ModelPlan,
+)
 
 from kubetune_runner import mlflow_client, models
 from kubetune_runner.errors import RunError
 from kubetune_runner.loader import DESCRIPTION
 from kubetune_runner.tracking import Tracker
 
-ARTIFACT_PATH = "model"
-"""Folder of the model among the run's artifacts."""
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model goes in its run, and which tags tell that it is there."""
+
+    name: str
+    """Name of the logged model, or folder among the run's artifacts."""
+    id_tag: str
+    path_tag: str
+
+
+RESULT = Place("model", TAG_MODEL_ID, TAG_MODEL_PATH)
+MERGED = Place("merged", TAG_MERGED_MODEL_ID, TAG_MERGED_MODEL_PATH)
 PATIENCE_SECONDS = 600.0
 ENV_PATIENCE = "KUBETUNE_UPLOAD_PATIENCE_SECONDS"
 PACKAGES = ("mlflow", "torch", "transformers", "peft")
@@ -49,21 +67,36 @@ def save(
         model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
     else:
         model.save_pretrained(folder)
+    parameters = (model.get_base_model() if hasattr(model, "peft_config") else model).parameters()
+    dtype = next(iter(parameters)).dtype
+    describe(tokenizer, dtype, folder, chat=chat, max_new_tokens=max_new_tokens, scores=scores)
+
+
+def describe(
+    tokenizer: Any,
+    dtype: Any,
+    folder: Path,
+    *,
+    chat: bool,
+    max_new_tokens: int,
+    scores: bool = False,
+) -> None:
+    """Write what else loading needs: the tokenizer, number format and shape of the data."""
     tokenizer.save_pretrained(folder)
-    dtype = str(next(iter(model.get_base_model().parameters() if hasattr(model, "peft_config")
-                          else model.parameters())).dtype).removeprefix("torch.")  # fmt: skip
-    description: dict[str, Any] = {"dtype": dtype, "chat": chat}
+    description: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "chat": chat}
     description |= {"scores": True} if scores else {"maxNewTokens": max_new_tokens}
     (folder / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
 
 
-def upload(tracker: Tracker, folder: Path, artifacts: dict[str, Any]) -> str | None:
+def upload(
+    tracker: Tracker, folder: Path, artifacts: dict[str, Any], place: Place = RESULT
+) -> dict[str, str]:
     """Log the folder as a model and ``artifacts`` (file name -> JSON).
 
-    Returns the id of the logged model, or None when the model is at ARTIFACT_PATH of the run's
-    artifacts. While MLflow is away it tries again; raises RunError TrackingUnavailable
-    (retryable: the checkpoint of the last step is there, so another attempt only uploads) when
-    that takes too long.
+    Returns modelId, the id of the logged model, or artifactPath, its folder among the run's
+    artifacts, and tags the run with it. While MLflow is away it tries again; raises RunError
+    TrackingUnavailable (retryable: the checkpoint of the last step is there, so another attempt
+    only uploads) when that takes too long.
     """
     end = time.monotonic() + float(os.environ.get(ENV_PATIENCE, PATIENCE_SECONDS))
     pause = 1.0
@@ -74,12 +107,16 @@ def upload(tracker: Tracker, folder: Path, artifacts: dict[str, Any]) -> str | N
         try:
             if run_id is None:
                 raise ConnectionError("the tracking server can't be reached")
-            model_id = tracker.known_tags.get(TAG_MODEL_ID)
-            if model_id is None and TAG_MODEL_PATH not in tracker.known_tags:
-                model_id = _store(tracker.client, run_id, folder)
+            model_id = tracker.known_tags.get(place.id_tag)
+            if model_id is None and place.path_tag not in tracker.known_tags:
+                model_id = _store(tracker.client, run_id, folder, place.name)
             for name, document in artifacts.items():
                 tracker.client.log_dict(run_id, document, name)
-            return model_id
+            if model_id is None:
+                tracker.tags({place.path_tag: place.name})
+                return {"artifactPath": place.name}
+            tracker.tags({place.id_tag: model_id})
+            return {"modelId": model_id}
         except Exception as error:
             if time.monotonic() >= end:
                 raise RunError(
@@ -93,11 +130,11 @@ def upload(tracker: Tracker, folder: Path, artifacts: dict[str, Any]) -> str | N
             pause = min(pause * 2, 30.0)
 
 
-def _store(client: Any, run_id: str, folder: Path) -> str | None:
+def _store(client: Any, run_id: str, folder: Path, name: str) -> str | None:
     """Store the model; returns its id as a logged model, or None."""
     if not mlflow_client.in_workspace(client.tracking_uri):
         try:
-            return _log_model(run_id, folder)
+            return _log_model(run_id, folder, name)
         except Exception as error:
             # Only the server's own words count: a TypeError here would be a mistake of ours.
             if not hasattr(error, "error_code") or not mlflow_client.is_unsupported(error):
@@ -107,19 +144,19 @@ def _store(client: Any, run_id: str, folder: Path) -> str | None:
                 " artifacts",
                 mlflow_client.first_line(error),
             )
-    _log_files(client, run_id, folder)
+    _log_files(client, run_id, folder, name)
     return None
 
 
-def _log_model(run_id: str, folder: Path) -> str:
+def _log_model(run_id: str, folder: Path, name: str) -> str:
     import mlflow
 
     with mlflow.start_run(run_id=run_id):
-        info = mlflow.pyfunc.log_model(name="model", **_flavor(folder))
+        info = mlflow.pyfunc.log_model(name=name, **_flavor(folder))
     return info.model_id
 
 
-def _log_files(client: Any, run_id: str, folder: Path) -> None:
+def _log_files(client: Any, run_id: str, folder: Path, name: str) -> None:
     """Put the model together in a folder beside, and upload that to the run's artifacts."""
     import mlflow
     from mlflow.models import Model
@@ -129,10 +166,10 @@ def _log_files(client: Any, run_id: str, folder: Path) -> None:
     try:
         mlflow.pyfunc.save_model(
             path=str(packed),
-            mlflow_model=Model(artifact_path=ARTIFACT_PATH, run_id=run_id),
+            mlflow_model=Model(artifact_path=name, run_id=run_id),
             **_flavor(folder),
         )
-        client.log_artifacts(run_id, str(packed), ARTIFACT_PATH)
+        client.log_artifacts(run_id, str(packed), name)
     finally:
         shutil.rmtree(packed, ignore_errors=True)
 

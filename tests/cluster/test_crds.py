@@ -218,6 +218,36 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("FineTuneJob", job(method={"type": "full", "lora": {"rank": 8}}), "lora settings go with"),
     (
         "FineTuneJob",
+        job(objective="dpo", continueFrom="adapter"),
+        "continueFrom adapter goes with objective sft",
+    ),
+    ("FineTuneJob", job(objective="reward", continueFrom="merged"), "leaves one that scores it"),
+    ("FineTuneJob", job(objective="reward", output={"merge": True}), "leaves one that scores it"),
+    ("FineTuneJob", job(objective="kto", data={"longRows": "drop"}), "data.longRows goes with"),
+    ("FineTuneJob", job(continueFrom="base"), 'supported values: "adapter", "merged"'),
+    ("FineTuneJob", job(continueFrom="adapter", method={"type": "full"}), "use lora or qlora, or"),
+    (
+        "FineTuneJob",
+        job(method={"type": "full"}, output={"merge": True}),
+        "output.merge goes with methods lora and qlora",
+    ),
+    (
+        "FineTuneJob",
+        job(continueFrom="merged", output={"merge": True}),
+        "the result is a merged model already",
+    ),
+    (
+        "FineTuneJob",
+        job(output={"registry": {"mergedName": "whole"}}),
+        "set merge to true, or remove it",
+    ),
+    (
+        "FineTuneJob",
+        job(output={"merge": True, "registry": {"name": "a", "mergedName": "a"}}),
+        "mergedName must differ from name",
+    ),
+    (
+        "FineTuneJob",
         job(method={"type": "lora", "quantization": {"bits": 4}}),
         "quantization goes with type qlora",
     ),
@@ -347,6 +377,10 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("FineTuneJob", job(method={"type": "full"}, hyperparameters={"maxSteps": 3})),
     ("FineTuneJob", job(method={"lora": {"rank": 8}}, hyperparameters={"epochs": 0.5})),
     ("FineTuneJob", job(method={"type": "qlora", "lora": {"useDora": True}})),
+    ("FineTuneJob", job(continueFrom="merged", method={"type": "full"})),
+    ("FineTuneJob", job(continueFrom="merged", objective="dpo")),
+    ("FineTuneJob", job(data={"longRows": "drop", "fraction": 0.5})),
+    ("FineTuneJob", job(continueFrom="adapter", output={"merge": True, "registry": {}})),
     ("FineTuneJob", job(method={"quantization": {"bits": 8}, "lora": {"modulesToSave": []}})),
     ("FineTuneJob", job(trainer={"trl": {"arguments": {"adam_beta2": 0.95, "optim": "sgd"}}})),
     (

@@ -225,6 +225,55 @@ def test_adapter_with_its_base(tmp_path: Path) -> None:
     assert found.license is None
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            {
+                "peft_type": "LORA",
+                "lora_alpha": 8,
+                "lora_dropout": 0.1,
+                "target_modules": ["v_proj", "q_proj"],
+                "bias": "none",
+                "use_dora": True,
+                "modules_to_save": None,
+            },
+            {
+                "rank": 4,
+                "alpha": 8,
+                "dropout": 0.1,
+                "targetModules": ["q_proj", "v_proj"],
+                "bias": "none",
+                "useRslora": False,
+                "useDora": True,
+            },
+        ),
+        (
+            {"peft_type": "LORA", "lora_alpha": 8, "target_modules": [str(i) for i in range(65)]},
+            {
+                "rank": 4,
+                "alpha": 8,
+                "dropout": 0.0,
+                "bias": "none",
+                "useRslora": False,
+                "useDora": False,
+            },
+        ),
+        ({"peft_type": "IA3"}, None),
+        ({"peft_type": "LORA", "lora_alpha": 8.5}, None),
+    ],
+    ids=["lora", "many modules", "another kind", "scale that is no whole number"],
+)
+def test_settings_of_an_adapter(
+    tmp_path: Path, config: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
+    plan = adapter_plan(tmp_path)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({"r": 4} | config))
+    outcome = run(inspection_plan("inspectModel", model=plan))
+    assert outcome.summary.get("adapter") == expected, outcome
+
+
 def test_adapter_of_a_wider_model(tmp_path: Path) -> None:
     outcome = run(inspection_plan("inspectModel", model=adapter_plan(tmp_path, hidden=32)))
     assert (outcome.reason, outcome.retryable) == ("BaseModelMismatch", False)

@@ -119,6 +119,25 @@ def test_registered_adapter_on_a_registered_base(uri: str, registry: str) -> Non
     assert (found.hidden_size, found.base_model) == (16, "acme/base")
 
 
+def test_results_that_nobody_registered(registry: str) -> None:
+    """A logged model, and artifacts of a run, as a job's status names them."""
+    import mlflow
+
+    client = mlflow.MlflowClient(registry)
+    version = client.get_model_version("my adapter", "1")
+    base = f"runs:/{version.run_id}/base"
+    found = ModelInspection.model_validate(
+        inspect(
+            f"models:/{version.model_id}", registry, {"name": "base", "registryUri": base}
+        ).summary
+    )
+    assert (found.type, found.revision, found.hidden_size) == ("adapter", version.model_id, 16)
+    whole = ModelInspection.model_validate(inspect(base, registry).summary)
+    assert (whole.type, whole.revision) == ("base", f"{version.run_id}/base")
+    gone = inspect("models:/m-0123", registry)
+    assert (gone.reason, gone.retryable) == ("ResultUnreachable", True)
+
+
 def test_registered_base(registry: str) -> None:
     found = ModelInspection.model_validate(inspect("models:/base/1", registry).summary)
     assert (found.type, found.revision, found.parameters) == ("base", "1", 1536)

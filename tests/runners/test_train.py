@@ -45,7 +45,13 @@ def test_a_run_reports_evaluates_and_uploads(
     code, outcome = start_runner(plan).wait()
     assert (code, outcome.reason) == (0, "Trained"), outcome
     summary: Any = outcome.summary
-    assert summary["rows"]["train"] == {"used": 64, "empty": 1, "cut": 0, "cutAway": 0}
+    assert summary["rows"]["train"] == {
+        "used": 64,
+        "empty": 1,
+        "cut": 0,
+        "cutAway": 0,
+        "dropped": 0,
+    }
     assert summary["steps"] == 8
     metrics = summary["metrics"]
     assert set(metrics) == {
@@ -127,7 +133,7 @@ def test_a_registered_version_generates_what_the_trained_model_did(
 
     folder = tmp_path / "result" / ("adapter" if method == "lora" else "model")
     save(trainer.model, inputs.tokenizer, plan.model, folder, chat=False, max_new_tokens=12)
-    model_id = upload(tracker, folder, {})
+    model_id = upload(tracker, folder, {})["modelId"]
     assert tracker.close("FINISHED", 30)
 
     client = client_of(mlflow_server)

@@ -63,6 +63,7 @@ CHANGES = [
     Case("base revision", around={"model": ready(model(), **(MODEL_FOUND | {"revision": "c1"}))}),
     Case("prompt", around={"prompt": ready(prompt())}),
     Case("hyperparameter", {"hyperparameters": {"learningRate": 1e-3}}),
+    Case("long rows", {"data": {"longRows": "drop"}}),
     Case("method", {"method": {"type": "full"}}),
     Case("objective", {"objective": "dpo"}, {"dataset": PAIRS}),
     Case("magnitudes", {"method": {"lora": {"useDora": True}}}),

@@ -169,15 +169,19 @@ async def _ask(
 ) -> Learned:
     learned = replace(learned, tracking_error="")
     match action:
-        case FindIdentical(name, lineage_digest, _):
+        case FindIdentical(name, lineage_digest):
             identical = await tracker.find_identical(name, lineage_digest)
             if identical and action.alias:
                 # Found by its run, the version is there: only the alias moves.
                 same = Registration(name, action.alias, "", identical.run_id, identical.source, {})
                 identical = await tracker.register(same)
+            if action.merged:
+                return replace(learned, identical_merged=identical, identical_merged_sought=True)
             return replace(learned, identical=identical, identical_sought=True)
         case FindRun(run_key):
             run = await tracker.find_run(run_key, experiment)
             return replace(learned, run=run, run_sought=True)
-        case Register(registration):
-            return replace(learned, registered=await tracker.register(registration))
+        case Register(registration, merged):
+            version = await tracker.register(registration)
+            field = "merged" if merged else "registered"
+            return replace(learned, **{field: version})

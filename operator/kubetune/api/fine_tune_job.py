@@ -11,10 +11,11 @@ from kubetune.api.model import PROVIDER, RegistryAlias, RegistryName, RegistryPr
 from kubetune.api.objectives import Objective, objective_rules
 from kubetune.api.references import ComputeTargetRef, TuningProfileRef
 from kubetune.api.rules import Rule, TransitionRule, unchanged
-from kubetune.api.training import TrainingSettings
+from kubetune.api.training import ContinueFrom, TrainingSettings
 
 _FROZEN = (
     "modelRef",
+    "continueFrom",
     "datasetRef",
     "promptRef",
     "profileRef",
@@ -38,6 +39,18 @@ _FROZEN = (
 class RegistryOutput(Value):
     """Where the result is registered."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.mergedName) || !has(self.name) || self.mergedName != self.name",
+            message="mergedName must differ from name: the adapter and the merged model are"
+            " versions of two registered models",
+            check=lambda registry: (
+                registry.merged_name is None or registry.merged_name != registry.name
+            ),
+            field="mergedName",
+        ),
+    )
+
     provider: RegistryProvider | None = Field(default=None, description=PROVIDER)
     name: RegistryName | None = Field(
         default=None,
@@ -46,10 +59,26 @@ class RegistryOutput(Value):
     alias: RegistryAlias | None = Field(
         default=None, description="Alias that moves to the new version, such as champion."
     )
+    merged_name: RegistryName | None = Field(
+        default=None,
+        description="Registered model that gets the merged model's version, with output.merge."
+        " Default: the name with -merged.",
+    )
 
 
 class Output(Value):
     """What becomes of the result."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.registry) || !has(self.registry.mergedName)"
+            " || (has(self.merge) && self.merge)",
+            message="registry.mergedName names the merged model: set merge to true, or remove it",
+            check=lambda output: (
+                output.merge or output.registry is None or output.registry.merged_name is None
+            ),
+        ),
+    )
 
     model_name: ObjectName | None = Field(
         default=None,
@@ -59,12 +88,73 @@ class Output(Value):
         default=None,
         description="Register the result in the tracking server's model registry. Default: not.",
     )
+    merge: bool = Field(
+        default=False,
+        description="Merge the adapter into its base model, too, and upload that as a model of its"
+        " own, registered with registry. Default false.",
+    )
+
+
+_MERGES = "(has(self.output) && has(self.output.merge) && self.output.merge)"
+_FULL = "(has(self.method) && has(self.method.type) && self.method.type == 'full')"
+
+
+def _merges(spec: FineTuneJobSpec) -> bool:
+    return spec.output is not None and spec.output.merge
+
+
+def _full(spec: FineTuneJobSpec) -> bool:
+    return spec.method is not None and spec.method.type == "full"
 
 
 class FineTuneJobSpec(TrainingSettings):
     """What the user declares. It can't be changed, but for the fields that say so."""
 
-    rules: ClassVar[tuple[Rule, ...]] = objective_rules()
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *objective_rules(),
+        Rule(
+            cel=f"!{_MERGES} || !{_FULL}",
+            message="output.merge goes with methods lora and qlora: method full trains a whole"
+            " model; remove merge",
+            check=lambda spec: not (_merges(spec) and _full(spec)),
+        ),
+        Rule(
+            cel=f"!{_MERGES} || !has(self.continueFrom) || self.continueFrom != 'merged'",
+            message="with continueFrom merged the result is a merged model already; remove"
+            " output.merge",
+            check=lambda spec: not (_merges(spec) and spec.continue_from == "merged"),
+        ),
+        Rule(
+            cel=f"!has(self.continueFrom) || self.continueFrom != 'adapter' || !{_FULL}",
+            message="continueFrom adapter goes on training the adapter, method full trains all"
+            " weights: use lora or qlora, or continueFrom merged",
+            check=lambda spec: not (spec.continue_from == "adapter" and _full(spec)),
+            field="continueFrom",
+        ),
+        Rule(
+            cel="!has(self.continueFrom) || self.continueFrom != 'adapter'"
+            " || self.objective == 'sft'",
+            message="continueFrom adapter goes with objective sft; use merged, so that answers are"
+            " compared with those of the model as it was before",
+            check=lambda spec: spec.continue_from != "adapter" or spec.objective == "sft",
+            field="continueFrom",
+        ),
+        Rule(
+            cel=f"!(has(self.continueFrom) || {_MERGES}) || self.objective != 'reward'",
+            message="continueFrom and output.merge need a model that generates text, and objective"
+            " reward leaves one that scores it; remove them",
+            check=lambda spec: (
+                not (spec.objective == "reward" and (spec.continue_from or _merges(spec)))
+            ),
+        ),
+        Rule(
+            cel="!has(self.data) || !has(self.data.longRows) || self.objective == 'sft'",
+            message="data.longRows goes with objective sft; remove it",
+            check=lambda spec: (
+                spec.data is None or spec.data.long_rows is None or spec.objective == "sft"
+            ),
+        ),
+    )
     transitions: ClassVar[tuple[TransitionRule, ...]] = (
         *(
             unchanged(field, "delete the job and make a new one, with another name")
@@ -82,6 +172,12 @@ class FineTuneJobSpec(TrainingSettings):
     )
 
     model_ref: LocalRef = Field(description="Model to start from.")
+    continue_from: ContinueFrom | None = Field(
+        default=None,
+        description="How to start from a Model that is an adapter: adapter goes on training its"
+        " weights, merged merges it into its base model first, and the result is a whole model."
+        " Default: the Model must be a base model.",
+    )
     dataset_ref: LocalRef = Field(description="Dataset to train on.")
     prompt_ref: LocalRef | None = Field(
         default=None,

@@ -12,6 +12,7 @@ MAX_COLUMNS = 200
 MAX_PROBLEMS = 20
 MAX_BUCKETS = 32
 MAX_MATRICES = 32
+MAX_MODULES = 64
 
 
 class Column(Value):
@@ -113,6 +114,25 @@ class WeightMatrix(Value):
     columns: int = Field(description="Columns, which mostly are inputs.")
 
 
+class AdapterSettings(Value):
+    """Settings that an adapter was made with, named as in method.lora."""
+
+    rank: int = Field(description="Rank of the update matrices.")
+    alpha: int = Field(description="Scaling numerator.")
+    dropout: float = Field(default=0.0, description="Dropout on the adapter's input.")
+    target_modules: list[str] | None = Field(
+        default=None,
+        max_length=MAX_MODULES,
+        description="Names of the adapted modules; absent when there are more than 64.",
+    )
+    bias: str = Field(default="none", description="Which biases train: none, all or lora_only.")
+    use_rslora: bool = Field(default=False, description="Scaled by alpha / sqrt(rank).")
+    use_dora: bool = Field(default=False, description="Magnitudes are learned apart.")
+    modules_to_save: list[str] | None = Field(
+        default=None, max_length=MAX_MODULES, description="Modules stored with all their weights."
+    )
+
+
 class ModelInspection(Value):
     """Summary of kind inspectModel."""
 
@@ -133,6 +153,9 @@ class ModelInspection(Value):
         default=None, description="Adapters: base_model_name_or_path of adapter_config.json."
     )
     adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
+    adapter: AdapterSettings | None = Field(
+        default=None, description="LoRA adapters: the settings they were made with."
+    )
     hidden_size: int | None = Field(default=None, description="Width of the hidden states.")
     vocabulary_size: int | None = Field(default=None, description="Entries of the vocabulary.")
     layers: int | None = Field(default=None, description="Hidden layers.")

@@ -20,7 +20,7 @@ from kubetune.api.dataset import ColumnMapping, DatasetFormat, FileFormat, Split
 from kubetune.api.objectives import DpoLoss, KtoLoss, Objective
 from kubetune.api.prompt_template import TemplateMessage
 from kubetune.api.rules import Rule, exactly_one
-from kubetune.api.training import ComputeFormat, MethodType
+from kubetune.api.training import ComputeFormat, ContinueFrom, LongRows, MethodType
 
 PLAN_VERSION = 1
 
@@ -80,6 +80,9 @@ TAG_MODEL_ID = "kubetune.model_id"
 """Logged model of a run that succeeded."""
 TAG_MODEL_PATH = "kubetune.model_path"
 """Folder of the model among the run's artifacts, where the server keeps no logged models."""
+TAG_MERGED_MODEL_ID = "kubetune.merged_model_id"
+TAG_MERGED_MODEL_PATH = "kubetune.merged_model_path"
+"""The same of the merged model, where one was asked for."""
 TAG_LINEAGE = "kubetune.lineage_digest"
 TAG_NAMESPACE = "kubetune.namespace"
 TAG_JOB = "kubetune.job"
@@ -318,11 +321,14 @@ class TrainingPlan(PlanValue):
     """With methods lora and qlora."""
     quantization: QuantizationPlan | None = None
     """With method qlora."""
+    continue_from: ContinueFrom | None = None
+    """Where the model is an adapter: whether its own weights train, or it is merged first."""
     hyperparameters: HyperparametersPlan
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of trl's configuration class."""
     data_fraction: float
     data_seed: int
+    long_rows: LongRows = "truncate"
     evaluation: EvaluationPlan
     checkpoint: CheckpointPlan
 
@@ -346,6 +352,8 @@ class RunPlan(PlanValue):
     training: TrainingPlan
     tracking: TrackingPlan
     lineage_digest: str
+    merge: bool = False
+    """Merge the adapter into its base and upload that, too."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Further tags of the MLflow run."""
 

@@ -10,6 +10,7 @@ from kubetune.api.base import Value, keyed_by
 from kubetune.api.conditions import Phase
 from kubetune.api.inspection import (
     MAX_MATRICES,
+    AdapterSettings,
     Column,
     LengthHistogram,
     Problem,
@@ -111,6 +112,9 @@ class ModelStatus(ObjectStatus):
     pad_token: str | None = Field(default=None, description="The tokenizer's own pad token.")
     base_model: str | None = Field(default=None, description="Adapters: base model as recorded.")
     adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
+    adapter: AdapterSettings | None = Field(
+        default=None, description="LoRA adapters: the settings they were made with."
+    )
     hidden_size: int | None = Field(default=None, description="Width of the hidden states.")
     vocabulary_size: int | None = Field(default=None, description="Entries of the vocabulary.")
     layers: int | None = Field(default=None, description="Hidden layers.")
@@ -308,16 +312,48 @@ class RegisteredResult(Value):
     alias: str | None = Field(default=None, description="Alias that points to it.")
 
 
+class RowCounts(Value):
+    """What became of the rows of a split."""
+
+    used: int = Field(description="Rows that train or are measured.")
+    empty: int = Field(default=0, description="Rows without an answer or text, left out.")
+    cut: int = Field(default=0, description="Rows longer than maxLength, cut at the end.")
+    cut_away: int = Field(
+        default=0, description="Rows left out since nothing to learn was within maxLength."
+    )
+    dropped: int = Field(
+        default=0, description="Rows longer than maxLength, left out by data.longRows."
+    )
+
+
+class ResultRows(Value):
+    """What became of the rows."""
+
+    train: RowCounts | None = Field(default=None, description="Rows that train.")
+    evaluation: RowCounts | None = Field(default=None, description="Rows that are held out.")
+
+
+class MergedResult(Value):
+    """The adapter merged into its base model."""
+
+    registered: RegisteredResult | None = Field(default=None, description="Registered version.")
+    model_uri: str | None = Field(default=None, description="The merged model as MLflow names it.")
+
+
 class Result(Value):
     """What came out."""
 
     metrics: dict[str, str] | None = Field(
         default=None, max_length=64, description="Final metrics."
     )
+    rows: ResultRows | None = Field(default=None, description="What became of the rows.")
     model_ref: dict[str, str] | None = Field(default=None, description="The Model made for it.")
     registered: RegisteredResult | None = Field(default=None, description="Registered version.")
     model_uri: str | None = Field(
         default=None, description="The result as MLflow names it, such as models:/m-1a2b."
+    )
+    merged: MergedResult | None = Field(
+        default=None, description="The merged model, with output.merge."
     )
     reused: bool | None = Field(default=None, description="Adopted instead of trained.")
 

@@ -17,6 +17,7 @@ from kubetune.api.rules import Rule, at_most_one
 from kubetune.api.trl_arguments import TrainerArguments
 
 MethodType = Literal["lora", "qlora", "full"]
+ContinueFrom = Literal["adapter", "merged"]
 ComputeFormat = Literal["fp32", "bf16", "fp16"]
 Scheduler = Literal[
     "linear",
@@ -27,6 +28,7 @@ Scheduler = Literal[
     "polynomial",
     "inverse_sqrt",
 ]
+LongRows = Literal["truncate", "drop", "refuse"]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ModuleName = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -172,12 +174,15 @@ class Hyperparameters(Value):
         default=None,
         ge=8,
         le=2**20,
-        description="Tokens of a row; longer rows are cut at the end or, with objective reward,"
-        " left out. Default 1024 or the model's context length if that is smaller.",
+        description="Tokens of a row. Longer ones are cut at the end, unless data.longRows says"
+        " otherwise or, with objective reward, left out. Default 1024 or the model's context length"
+        " if that is smaller.",
     )
     packing: bool | None = Field(
         default=None,
-        description="Fill sequences with several rows, with objective sft. Default false.",
+        description="Fill sequences of maxLength tokens with several rows, which don't see each"
+        " other, with objective sft. Faster where rows are short. Refused for models that can't"
+        " keep them apart. Default false.",
     )
     scheduler: Scheduler | None = Field(
         default=None, description="Shape of the learning rate over steps. Default linear."
@@ -227,6 +232,12 @@ class Data(Value):
         description="Share of the training rows that is used, chosen by seed. Default 1.",
     )
     seed: Seed | None = Field(default=None, description="Seed of that choice. Default 42.")
+    long_rows: LongRows | None = Field(
+        default=None,
+        description="Rows with more tokens than hyperparameters.maxLength: truncate cuts them at"
+        " the end, drop leaves them out, refuse fails the run and tells how many there are."
+        " status.result.rows counts them. Default truncate.",
+    )
 
 
 class EvaluationSettings(Value):

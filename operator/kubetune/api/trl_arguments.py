@@ -212,7 +212,7 @@ class TrainerArguments(TrlArguments):
     optim_target_modules: TextList | None = argument("As in trl. Its default: none.")
     output_dir: Text | None = argument("Refused: runs have their own scratch space; leave it out.")
     packing: bool | None = argument("Refused: use spec.hyperparameters.packing.")
-    packing_strategy: Text | None = argument('With sft. As in trl. Its default: "bfd".')
+    packing_strategy: Text | None = argument("Refused: use spec.hyperparameters.packing.")
     pad_to_multiple_of: Integer | None = argument('As in trl. Its default: "auto".')
     pad_token: Text | None = argument("Refused: the runner picks a padding token; leave it out.")
     padding_free: bool | None = argument("With sft. As in trl. Its default: false.")

@@ -61,6 +61,8 @@ class FindIdentical:
     lineage_digest: str
     alias: str | None = None
     """Moved to the version that is found."""
+    merged: bool = False
+    """It is the merged model that is sought."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Register:
     """Register the result; the version becomes known to the next observation."""
 
     registration: Registration
+    merged: bool = False
+    """It is the merged model's."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ SETTINGS_FIELDS = tuple(
 
 BUILT_IN: JsonObject = {
     "method": {"type": "lora"},
-    "data": {"fraction": 1.0, "seed": 42},
+    "data": {"fraction": 1.0, "seed": 42, "longRows": "truncate"},
     "hyperparameters": {
         "perDeviceBatchSize": 8,
         "gradientAccumulationSteps": 1,
@@ -55,10 +55,12 @@ def effective_settings(
     profile: JsonObject | None,
     target_resources: JsonObject | None,
     context_length: int | None,
+    adapter: JsonObject | None = None,
 ) -> JsonObject:
     """All settings of a job as one JSON value, nothing left open but what the device decides.
 
-    ``job`` and ``profile`` are specs as JSON; ``target_resources`` are the target's defaults.
+    ``job`` and ``profile`` are specs as JSON; ``target_resources`` are the target's defaults;
+    ``adapter`` is method.lora of an adapter that goes on training.
     """
     settings = dict(BUILT_IN)
     if target_resources:
@@ -80,7 +82,7 @@ def effective_settings(
     given = settings["method"]
     settings["method"] = {"type": method}
     if method != "full":
-        settings["method"]["lora"] = _adapter(given.get("lora") or {})
+        settings["method"]["lora"] = adapter or _adapter(given.get("lora") or {})
     if method == "qlora":
         settings["method"]["quantization"] = _quantization(given.get("quantization") or {})
     return own_settings(objective, settings)
@@ -104,12 +106,14 @@ def training_plan(
             "method": settings["method"]["type"],
             **({"lora": LoraPlan.model_validate(lora).to_json()} if lora else {}),
             **({"quantization": quantization} if quantization else {}),
+            **({"continueFrom": settings["continueFrom"]} if "continueFrom" in settings else {}),
             "hyperparameters": HyperparametersPlan.model_validate(
                 settings["hyperparameters"]
             ).to_json(),
             "arguments": ((settings.get("trainer") or {}).get("trl") or {}).get("arguments") or {},
             "dataFraction": settings["data"]["fraction"],
             "dataSeed": settings["data"]["seed"],
+            "longRows": settings["data"]["longRows"],
             "evaluation": EvaluationPlan.model_validate(settings["evaluation"]).to_json(),
             "checkpoint": CheckpointPlan(
                 every_steps=checkpoint["everySteps"],

@@ -14,6 +14,7 @@ from kubetune.api.plan import RunIdentity, RunPlan
 from kubetune.api.prompt_template import PromptTemplateSpec
 from kubetune.api.tuning_profile import TuningProfileSpec
 from kubetune.backends.base import RunRequest, RunState
+from kubetune.decide.continuation import adapter_settings, method_problem, start_problem
 from kubetune.decide.effective import effective_resources, effective_settings, training_plan
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import lineage
@@ -38,6 +39,9 @@ from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 JsonObject = dict[str, Any]
 
+BASE_RETRY_SECONDS = 15.0
+"""A job isn't told of changes of its adapter's base model."""
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -45,9 +49,13 @@ class Learned:
 
     identical: RegisteredVersion | None = None
     identical_sought: bool = False
+    identical_merged: RegisteredVersion | None = None
+    """Of the merged model, where one is asked for."""
+    identical_merged_sought: bool = False
     run: TrackedRun | None = None
     run_sought: bool = False
     registered: RegisteredVersion | None = None
+    merged: RegisteredVersion | None = None
     tracking_error: str = ""
     """A sentence when the tracker could not be asked, else empty."""
 
@@ -68,6 +76,8 @@ class ObservedJob:
     """The base model of an adapter."""
     model_job: Resource[FineTuneJobSpec] | None = None
     """The job whose output the model is."""
+    base_job: Resource[FineTuneJobSpec] | None = None
+    """The job whose output the base model is."""
     dataset: Resource[DatasetSpec] | None = None
     prompt: Resource[PromptTemplateSpec] | None = None
     profile: Resource[TuningProfileSpec] | None = None
@@ -97,6 +107,8 @@ class NotReady:
     message: str
     refused: bool = False
     """Only a change by the user helps."""
+    look_again_seconds: float | None = None
+    """Where nothing tells of the change."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +177,15 @@ def registry_name(observed: ObservedJob) -> str | None:
     return spec.output.registry.name or f"{owner.namespace}-{owner.name}"
 
 
+def merged_name(observed: ObservedJob) -> str | None:
+    """The registered model of the merged model, or None when none is asked for."""
+    spec, name = observed.job.spec, registry_name(observed)
+    if spec is None or spec.output is None or not spec.output.merge or name is None:
+        return None
+    registry = spec.output.registry
+    return (registry.merged_name if registry else None) or f"{name}-merged"
+
+
 def registry_alias(observed: ObservedJob) -> str | None:
     """The alias that moves to the version, when one is asked for."""
     spec = observed.job.spec
@@ -214,10 +235,36 @@ def _missing(observed: ObservedJob) -> NotReady | None:
                 not_ready,
                 f"waiting for {kind} {name} to be Ready; {found.why_not_ready}",
             )
+    if spec.continue_from and (missing := _missing_base(observed)):
+        return missing
     if not observed.target.ready:
         return NotReady(Phase.PREPARING, Reason.TARGET_NOT_READY, observed.target.why_not)
     if observed.secret_problem:
         return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
+    return None
+
+
+def _missing_base(observed: ObservedJob) -> NotReady | None:
+    """The base model of an adapter, which may be gone since the adapter was inspected."""
+    model, base = observed.model, observed.base
+    if model is None or model.spec is None or model.spec.base_model_ref is None:
+        return None
+    name = model.spec.base_model_ref.name
+    if base is None:
+        message = (
+            f"waiting for Model {name} to be created, named by spec.baseModelRef of {model.name}"
+        )
+        return NotReady(
+            Phase.PENDING, Reason.MODEL_MISSING, message, look_again_seconds=BASE_RETRY_SECONDS
+        )
+    if not base.is_ready:
+        message = f"waiting for Model {name} to be Ready; {base.why_not_ready}"
+        return NotReady(
+            Phase.PREPARING,
+            Reason.MODEL_NOT_READY,
+            message,
+            look_again_seconds=BASE_RETRY_SECONDS,
+        )
     return None
 
 
@@ -239,13 +286,10 @@ def _unfit(observed: ObservedJob) -> NotReady | None:
         return refuse(f"the profile can't be read: {profile.problem}")
     if dataset is None or dataset.spec is None or model is None or model.spec is None:
         return refuse("an input's spec can't be read")
-    if model.status.get("type") == "adapter":
-        return refuse(
-            f"Model {model.name} is an adapter; training goes on from base models only: name its"
-            " base model in spec.modelRef"
-        )
-    objective = observed.job.spec.objective if observed.job.spec else "sft"
-    if problem := model_problem(objective, model.name, model.status):
+    spec = observed.job.spec
+    objective = spec.objective if spec else "sft"
+    problem = start_problem(spec, model) if spec else ""
+    if problem := problem or model_problem(objective, model.name, model.status):
         return refuse(problem)
     if prompt is not None:
         if prompt.spec is None:
@@ -281,7 +325,15 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         observed.profile.spec.to_json() if observed.profile and observed.profile.spec else None,
         resources.to_json() if resources else None,
         context,
+        adapter_settings(spec, model),
     )
+    if problem := method_problem(settings, spec):
+        return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
+    base = observed.base
+    if spec.continue_from:
+        if base is None or base.spec is None:
+            raise ValueError("an adapter without its base model is refused before")
+        settings |= {"continueFrom": spec.continue_from, "baseModelRef": {"name": base.name}}
     if "maxLength" in settings["hyperparameters"] and context:
         wanted = settings["hyperparameters"]["maxLength"]
         if wanted > context:
@@ -300,6 +352,10 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         model.spec,
         model.status,
         registry_uri=job_output_uri(observed.model_job) if observed.model_job else None,
+        base=(base.name, base.spec, base.status)
+        if spec.continue_from and base and base.spec
+        else None,
+        base_registry_uri=job_output_uri(observed.base_job) if observed.base_job else None,
     )
     prompt = prompt_plan(observed.prompt.spec) if observed.prompt and observed.prompt.spec else None
     if problem := unreachable(data_mounts | model_mounts, target):
@@ -323,5 +379,6 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         training=training,
         tracking=tracking_plan(target, owner.namespace),
         lineage_digest=facts["digest"],
+        merge=bool(spec.output and spec.output.merge),
     )
     return Inputs(plan, data_mounts | model_mounts, settings, facts)

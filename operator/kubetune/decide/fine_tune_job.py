@@ -34,6 +34,7 @@ from kubetune.decide.fine_tune_inputs import (
     NotReady,
     ObservedJob,
     freeze,
+    merged_name,
     registry_alias,
     registry_name,
     resolve,
@@ -368,7 +369,7 @@ def _wait_for_inputs(draft: Draft, missing: NotReady) -> Decision:
         taken = missing.reason == Reason.OUTPUT_MODEL_TAKEN
         return draft.decision(fine_tune_result.RIVAL_RETRY_SECONDS if taken else None)
     draft.conditions.waiting(missing.reason, missing.message)
-    wait = None
+    wait = missing.look_again_seconds
     if missing.reason == Reason.SECRET_MISSING:
         wait = secret_wait(draft.observed.job.waiting_since, draft.now)
     return draft.decision(wait)
@@ -379,11 +380,14 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
     observed, name = draft.observed, registry_name(draft.observed)
     if name is None or draft.spec.reuse == "Never" or draft.status["counts"]["total"]:
         return None
-    learned = observed.learned
-    if learned.identical:
+    learned, merged = observed.learned, merged_name(observed)
+    # Registered last, so an adapter without its merged model was not finished.
+    if learned.identical and (merged is None or learned.identical_merged):
         draft.status["result"] = {"reused": True}
-        return fine_tune_result.adopt(draft, learned.identical)
-    if learned.identical_sought:
+        return fine_tune_result.adopt(draft, learned.identical, learned.identical_merged)
+    if learned.identical_sought or (
+        learned.identical_merged_sought and not learned.identical_merged
+    ):
         return None
     draft.phase(Phase.PREPARING)
     if learned.tracking_error:
@@ -393,5 +397,9 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
         draft.conditions.waiting(
             Reason.SEEKING_IDENTICAL, "asking the registry for an identical version"
         )
-    draft.actions.append(FindIdentical(name, inputs.lineage["digest"], registry_alias(observed)))
+    digest, alias = inputs.lineage["digest"], registry_alias(observed)
+    if merged and not learned.identical_merged:
+        draft.actions.append(FindIdentical(merged, digest, alias, merged=True))
+    else:
+        draft.actions.append(FindIdentical(name, digest, alias))
     return draft.decision(TRACKING_RETRY_SECONDS)

@@ -13,12 +13,14 @@ from kubetune.api.plan import (
     METRIC_ETA,
     METRIC_STEP,
     METRIC_TOKENS_PER_SECOND,
+    TAG_MERGED_MODEL_ID,
+    TAG_MERGED_MODEL_PATH,
     TAG_MODEL_ID,
     TAG_MODEL_PATH,
     TAG_PHASE,
     TAG_TOTAL_STEPS,
 )
-from kubetune.api.status import MAX_ATTEMPTS
+from kubetune.api.status import MAX_ATTEMPTS, RowCounts
 from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide.decision import parse_time, rfc3339, shorten
 from kubetune.tracking.base import TrackedRun
@@ -150,6 +152,18 @@ def result_metrics(metrics: dict[str, Any]) -> dict[str, str]:
     return {name: text for name, text in list(chosen.items())[:MAX_METRICS] if text is not None}
 
 
+def row_counts(summary: JsonObject) -> JsonObject:
+    """status.result.rows from a run's summary; what isn't a count is left out."""
+    names = [field.alias or name for name, field in RowCounts.model_fields.items()]
+    found: JsonObject = {}
+    for split in ("train", "evaluation"):
+        counts: JsonObject = (summary.get("rows") or {}).get(split) or {}
+        kept = {name: counts[name] for name in names if isinstance(counts.get(name), int)}
+        if "used" in kept:
+            found[split] = kept
+    return found
+
+
 @dataclass(frozen=True)
 class RunResult:
     """Where the tracking server keeps what a run has made."""
@@ -159,6 +173,8 @@ class RunResult:
     """Empty when it isn't known."""
     source: str
     """``models:/<model id>`` or ``runs:/<run id>/<path>``."""
+    merged_source: str = ""
+    """The like of the merged model; empty when there is none."""
 
 
 def result_of(run: RunState | None, tracked: TrackedRun | None) -> RunResult | None:
@@ -172,7 +188,13 @@ def result_of(run: RunState | None, tracked: TrackedRun | None) -> RunResult | N
         run_id, tags.get(TAG_MODEL_ID), tags.get(TAG_MODEL_PATH)
     )
     experiment_id = summary.get("experimentId") or (tracked.experiment_id if tracked else "")
-    return RunResult(str(run_id), str(experiment_id), source) if source else None
+    merged: JsonObject = summary.get("merged") or {}
+    merged_source = _source(run_id, merged.get("modelId"), merged.get("artifactPath")) or _source(
+        run_id, tags.get(TAG_MERGED_MODEL_ID), tags.get(TAG_MERGED_MODEL_PATH)
+    )
+    if not source:
+        return None
+    return RunResult(str(run_id), str(experiment_id), source, merged_source)
 
 
 def _source(run_id: Any, model_id: Any, path: Any) -> str:

@@ -12,8 +12,9 @@ from kubetune.api.plan import (
     TAG_NAMESPACE,
     TAG_RUN_KEY,
 )
+from kubetune.decide.continuation import leaves_adapter
 from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
-from kubetune.decide.fine_tune_inputs import registry_alias, registry_name
+from kubetune.decide.fine_tune_inputs import merged_name, registry_alias, registry_name
 from kubetune.decide.fine_tune_progress import (
     RunResult,
     finished_progress,
@@ -21,6 +22,7 @@ from kubetune.decide.fine_tune_progress import (
     progress,
     result_metrics,
     result_of,
+    row_counts,
 )
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
@@ -47,6 +49,8 @@ def finish(draft: Draft) -> Decision:
     if run and run.outcome:
         metrics: Any = run.outcome.summary.get("metrics") or {}
         _keep_result(draft, metrics, result)
+        if rows := row_counts(run.outcome.summary):
+            draft.status.setdefault("result", {})["rows"] = rows
     elif tracked:
         _keep_result(draft, dict(tracked.metrics), result)
     if tracked:
@@ -65,12 +69,14 @@ def finish(draft: Draft) -> Decision:
 
     # 2. The version is made: complete.
     if learned.registered:
-        return adopt(draft, learned.registered)
+        return adopt(draft, learned.registered, learned.merged)
 
     # 3. Registering needs to know the run's result; CML's registry the experiment too.
     target = observed.target.spec
     in_cml = target is not None and target.tracking.type == "cml"
-    if result is None or (in_cml and not result.experiment_id):
+    merged = merged_name(observed)
+    incomplete = result is not None and merged is not None and not result.merged_source
+    if result is None or incomplete or (in_cml and not result.experiment_id):
         if learned.run_sought and not learned.tracking_error:
             server = "the workspace's experiments" if in_cml else "MLflow"
             return fail(
@@ -91,21 +97,24 @@ def finish(draft: Draft) -> Decision:
         TAG_JOB: owner.name,
         TAG_LINEAGE: str(lineage.get("digest", "")),
     } | {f"kubetune.{key}": str(value) for key, value in lineage.items() if key != "digest"}
-    registration = Registration(
-        wanted, alias, result.experiment_id, result.run_id, result.source, tags
-    )
-    return _registering(draft, Register(registration))
+    place = (alias, result.experiment_id, result.run_id)
+    if merged and learned.merged is None:
+        # Before the adapter: its version tells that all is there.
+        return _registering(
+            draft, Register(Registration(merged, *place, result.merged_source, tags), merged=True)
+        )
+    return _registering(draft, Register(Registration(wanted, *place, result.source, tags)))
 
 
-def adopt(draft: Draft, version: RegisteredVersion) -> Decision:
+def adopt(
+    draft: Draft, version: RegisteredVersion, merged: RegisteredVersion | None = None
+) -> Decision:
     """Complete with a registered version: the run's own, or an identical one from before."""
     alias = registry_alias(draft.observed)
-    registered: JsonObject = {"name": version.name, "version": version.version}
-    if alias and alias in version.aliases:
-        registered["alias"] = alias
     result: JsonObject = draft.status.setdefault("result", {})
-    result["registered"] = registered
-    result.setdefault("modelUri", version.source)
+    _note(result, version, alias)
+    if merged:
+        _note(result.setdefault("merged", {}), merged, alias)
     reused = bool(result.get("reused"))
     said = f"{version.name} version {version.version}"
     message = f"adopted {said}, which has the same lineage" if reused else f"registered as {said}"
@@ -120,12 +129,22 @@ def adopt(draft: Draft, version: RegisteredVersion) -> Decision:
     )
 
 
+def _note(result: JsonObject, version: RegisteredVersion, alias: str | None) -> None:
+    registered: JsonObject = {"name": version.name, "version": version.version}
+    if alias and alias in version.aliases:
+        registered["alias"] = alias
+    result["registered"] = registered
+    result.setdefault("modelUri", version.source)
+
+
 def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None) -> None:
     result: JsonObject = draft.status.setdefault("result", {})
     if chosen := result_metrics(metrics):
         result["metrics"] = chosen
     if found:
         result["modelUri"] = found.source
+        if found.merged_source:
+            result.setdefault("merged", {})["modelUri"] = found.merged_source
     tracked = draft.observed.learned.run or draft.observed.tracked
     if tracked and draft.observed.target.spec:
         draft.status["mlflow"] = mlflow_link(tracked, draft.observed.target.spec)
@@ -171,8 +190,9 @@ def _output_model(draft: Draft, name: str) -> JsonObject:
         else {"fineTuneJob": {"name": owner.name}}
     )
     spec: JsonObject = {"source": source}
-    if (draft.status.get("effective") or {}).get("method", {}).get("type") in ("lora", "qlora"):
-        spec["baseModelRef"] = {"name": draft.spec.model_ref.name}
+    effective: JsonObject = draft.status.get("effective") or {}
+    if leaves_adapter(effective):
+        spec["baseModelRef"] = effective.get("baseModelRef") or {"name": draft.spec.model_ref.name}
     if draft.spec.compute_target_ref:
         spec["computeTargetRef"] = draft.spec.compute_target_ref.to_json()
     return {

@@ -26,6 +26,8 @@ def lineage(
     # Where checkpoints lie, and how often they are written, changes nothing in the result.
     del settings["checkpoint"]
     # Younger than the first digests: these count where they are set, so that those stay valid.
+    if settings["longRows"] == "truncate":
+        del settings["longRows"]
     lora = settings.get("lora") or {}
     for name in ("useDora", "modulesToSave"):
         if not lora.get(name):

@@ -46,6 +46,8 @@ class ObservedModel:
     """The Model named by baseModelRef, when it exists."""
     job: Resource[FineTuneJobSpec] | None = None
     """The FineTuneJob named by the source, when it exists."""
+    base_job: Resource[FineTuneJobSpec] | None = None
+    """The FineTuneJob whose output the base is."""
 
 
 def job_output_uri(job: Resource[FineTuneJobSpec]) -> str | None:
@@ -66,6 +68,7 @@ def inspection_of(observed: ObservedModel) -> tuple[InspectionPlan, Mounts]:
         model.spec,
         registry_uri=job_output_uri(observed.job) if observed.job else None,
         base=(base.name, base.spec, base.status) if base and base.spec else None,
+        base_registry_uri=job_output_uri(observed.base_job) if observed.base_job else None,
     )
     run = identity(model.owner, observed.facts.install_id)
     target = observed.facts.target.spec

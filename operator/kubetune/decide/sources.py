@@ -117,11 +117,13 @@ def model_source(
     *,
     registry_uri: str | None = None,
     base: tuple[str, ModelSpec, JsonObject] | None = None,
+    base_registry_uri: str | None = None,
 ) -> tuple[ModelPlan, Mounts]:
     """The model for a plan.
 
     ``registry_uri`` is where the output of a FineTuneJob is kept; ``base`` is name, spec and
-    status of an adapter's base model, which may not be an adapter itself.
+    status of an adapter's base model, which may not be an adapter itself, and
+    ``base_registry_uri`` the like of it.
     """
     plan, claim, token = _one_model(name, spec, status or {}, MODEL_DIRECTORY, registry_uri)
     mounts = Mounts(
@@ -131,7 +133,7 @@ def model_source(
     )
     if base is None:
         return plan, mounts
-    base_plan, base_claim, base_token = _one_model(*base, BASE_MODEL_DIRECTORY, None)
+    base_plan, base_claim, base_token = _one_model(*base, BASE_MODEL_DIRECTORY, base_registry_uri)
     tokens = {ENV_BASE_MODEL_TOKEN: base_token} if base_token else {}
     return (
         plan.model_copy(update={"base": base_plan}),

@@ -12,7 +12,13 @@ from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.names import FINALIZER, JOB, RUN_KEY, new_run_key, run_key_is_ours
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.objects import find, parse, recorded_target, resolve_target
+from kubetune.observe.objects import (
+    find,
+    parse,
+    recorded_target,
+    resolve_target,
+    source_job,
+)
 from kubetune.observe.secrets import named_secrets, secret_problem
 from kubetune.queue import Key
 from kubetune.tracking.base import TrackedRun
@@ -69,16 +75,15 @@ class FineTuneJobObserver:
             return ObservedJob(**common)
         model = find(self._cache, "Model", namespace, spec.model_ref.name)
         dataset = find(self._cache, "Dataset", namespace, spec.dataset_ref.name)
-        source = model.spec.source if model and model.spec else None
+        base = None
+        if spec.continue_from and model and model.spec and model.spec.base_model_ref:
+            base = find(self._cache, "Model", namespace, model.spec.base_model_ref.name)
         profile = spec.profile_ref
         return ObservedJob(
             model=model,
-            model_job=find(
-                self._cache,
-                "FineTuneJob",
-                namespace,
-                source.fine_tune_job.name if source and source.fine_tune_job else None,
-            ),
+            base=base,
+            model_job=source_job(self._cache, model),
+            base_job=source_job(self._cache, base),
             dataset=dataset,
             prompt=find(
                 self._cache,
@@ -94,7 +99,9 @@ class FineTuneJobObserver:
             )
             if profile
             else None,
-            secret_problem=await self._secret_problem(namespace, model, dataset, target.spec),
+            secret_problem=await self._secret_problem(
+                namespace, (model, base, dataset), target.spec
+            ),
             output_rival=self._output_rival(job),
             **common,
         )
@@ -129,12 +136,12 @@ class FineTuneJobObserver:
         """A run key for a job that has none."""
         return new_run_key(self._install_id, job.owner.namespace, job.owner.name)
 
-    async def _secret_problem(self, namespace: str, model: Any, dataset: Any, target: Any) -> str:
+    async def _secret_problem(self, namespace: str, resources: tuple[Any, ...], target: Any) -> str:
         wanted = named_secrets(target) if target else []
         if target and target.cml:
             # Secrets don't travel to CML; a run there looks at the project's variables.
             return await secret_problem(self._client, namespace, wanted)
-        for resource in (model, dataset):
+        for resource in resources:
             source = resource.spec.source.hugging_face if resource and resource.spec else None
             if source and source.token_secret_ref:
                 wanted.append((source.token_secret_ref.name, source.token_secret_ref.key))

@@ -14,7 +14,13 @@ from kubetune.decide.inspected import InspectionFacts
 from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.decide.sources import Mounts
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.objects import find, parse, recorded_target, resolve_target
+from kubetune.observe.objects import (
+    find,
+    parse,
+    recorded_target,
+    resolve_target,
+    source_job,
+)
 from kubetune.observe.secrets import secret_problem
 
 JsonObject = dict[str, Any]
@@ -51,13 +57,15 @@ class InspectedObserver:
     async def model(self, resource: Resource[Any]) -> model.ObservedModel:
         """A Model and what it names."""
         spec, namespace = resource.spec, resource.owner.namespace
-        base = spec.base_model_ref.name if spec and spec.base_model_ref else None
+        named = spec.base_model_ref.name if spec and spec.base_model_ref else None
+        base = find(self._cache, "Model", namespace, named)
         job = spec.source.fine_tune_job.name if spec and spec.source.fine_tune_job else None
         observed = model.ObservedModel(
             model=resource,
             facts=self._facts(resource),
-            base=find(self._cache, "Model", namespace, base),
+            base=base,
             job=find(self._cache, "FineTuneJob", namespace, job),
+            base_job=source_job(self._cache, base),
         )
         if spec is None or (job and (not observed.job or not model.job_output_uri(observed.job))):
             return observed

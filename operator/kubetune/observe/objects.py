@@ -56,6 +56,14 @@ def find(cache: ObjectCache, kind: str, namespace: str, name: str | None) -> Res
     return parse(body) if body else None
 
 
+def source_job(cache: ObjectCache, model: Resource[Any] | None) -> Resource[Any] | None:
+    """The FineTuneJob whose output a Model is; None when it is something else."""
+    spec = model.spec if model else None
+    if model is None or spec is None or spec.source.fine_tune_job is None:
+        return None
+    return find(cache, "FineTuneJob", model.owner.namespace, spec.source.fine_tune_job.name)
+
+
 def resolve_target(
     cache: ObjectCache, namespace: str, reference: ComputeTargetRef | None
 ) -> Target:

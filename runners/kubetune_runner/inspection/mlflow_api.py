@@ -145,7 +145,11 @@ class MlflowApi:
         found = self._json(
             "GET", "model-versions/get-download-uri", {"name": name, "version": version}
         )
-        root = str(found["artifact_uri"])
+        return self.artifact_root(str(found["artifact_uri"]))
+
+    def artifact_root(self, uri: str) -> str:
+        """Where the artifacts are that ``models:/m-...`` or ``runs:/...`` stands for."""
+        root = uri
         if root.startswith("models:/m-"):
             model_id = root.removeprefix("models:/").split("/")[0]
             logged = self._json("GET", f"logged-models/{model_id}", {})

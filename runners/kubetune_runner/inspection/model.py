@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
-from kubetune.api.inspection import ModelInspection
+from kubetune.api.inspection import MAX_MODULES, ModelInspection
 from kubetune.api.plan import (
     ENV_BASE_MODEL_TOKEN,
     ENV_MODEL_TOKEN,
@@ -38,6 +38,8 @@ CONTEXT_NAMES = (
     "seq_length",
 )
 WIDTH_NAMES = ("hidden_size", "n_embd", "d_model", "dim")
+MODULES_LIMIT = 1024
+"""Characters of the names of modules: the outcome is small."""
 OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack")
 
 
@@ -130,11 +132,42 @@ def _adapter(plan: ModelPlan, files: ModelFiles, tracking: TrackingPlan | None) 
         "sizeBytes": _size(files, adapter=True),
         "license": files.license,
         "adapterRank": config.get("r") if isinstance(config.get("r"), int) else None,
+        "adapter": _adapter_settings(config),
         "baseModel": str(trained_on) if trained_on else None,
     }
     if own is not None:
         described |= own
     return ModelInspection.model_validate({"type": "adapter", **_present(described)})
+
+
+def _adapter_settings(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings of a LoRA adapter; None for other kinds."""
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if config.get("peft_type") != "LORA" or not isinstance(rank, int):
+        return None
+    if not isinstance(alpha, int | float) or alpha != int(alpha):
+        return None
+    return _present(
+        {
+            "rank": rank,
+            "alpha": int(alpha),
+            "dropout": config.get("lora_dropout"),
+            "targetModules": _modules(config.get("target_modules")),
+            "bias": config.get("bias"),
+            "useRslora": config.get("use_rslora"),
+            "useDora": config.get("use_dora"),
+            "modulesToSave": _modules(config.get("modules_to_save")),
+        }
+    )
+
+
+def _modules(value: Any) -> list[str] | None:
+    """Names of modules, sorted; a text is a pattern. None where they are too many."""
+    if not value:
+        return None
+    names = [value] if isinstance(value, str) else sorted(str(name) for name in value)
+    fits = len(names) <= MAX_MODULES and sum(map(len, names)) <= MODULES_LIMIT
+    return names if fits else None
 
 
 def _describe(config: dict[str, Any], files: ModelFiles, weights: Tensors | None) -> dict[str, Any]:

@@ -27,6 +27,8 @@ TEXT_LIMIT_BYTES = 128 * 1024 * 1024
 SAMPLE_BYTES = 64 * 1024
 SAMPLES = 32
 WHOLE_BELOW_BYTES = 16 * 1024 * 1024
+UNREGISTERED = re.compile(r"^(models:/m-[^/@]+$|runs:/)")
+"""Addresses of results that no registered version stands for."""
 
 
 class ModelFiles(Protocol):
@@ -184,6 +186,8 @@ class _RegistryFiles:
 
 
 def _registered(uri: str, tracking: TrackingPlan | None) -> ModelFiles:
+    if UNREGISTERED.match(uri) and tracking is not None:
+        return _result(uri, tracking)
     match = re.match(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>.+))$", uri)
     if not match or tracking is None:
         why = "isn't models:/name/version or models:/name@alias" if not match else "needs tracking"
@@ -213,6 +217,26 @@ def _registered(uri: str, tracking: TrackingPlan | None) -> ModelFiles:
     return _RegistryFiles(api, root, folder, place, version, _inside(found, folder))
 
 
+def _result(uri: str, tracking: TrackingPlan) -> ModelFiles:
+    """The result of a run that nobody registered: a logged model, or artifacts of the run."""
+    place = f"the run's result {uri}"
+    revision = uri.partition(":/")[2].strip("/")
+    try:
+        api = open_api(tracking.uri)
+        root = api.artifact_root(uri) if isinstance(api, MlflowApi) else ""
+        if not isinstance(api, MlflowApi) or not is_proxied(root):
+            return _fetched(uri, revision, tracking.uri, place)
+        found: dict[str, int | None] = dict(api.list_artifacts(root))
+    except MlflowError as error:
+        raise RunError(
+            "ResultUnreachable",
+            f"{uri} can't be read: {error}; check the compute target's tracking",
+            retryable=True,
+        ) from error
+    folder = _model_folder(list(found))
+    return _RegistryFiles(api, root, folder, place, revision, _inside(found, folder))
+
+
 def _model_folder(names: list[str]) -> str:
     """Where a registered version keeps the model: below ``artifacts/`` or ``model/``, mostly."""
     for configuration in ("adapter_config.json", "config.json"):
@@ -235,6 +259,10 @@ def _inside(sizes: dict[str, int | None], folder: str) -> dict[str, int | None]:
 
 
 def _downloaded(name: str, version: str, uri: str, place: str) -> _FolderFiles:
+    return _fetched(f"models:/{name}/{version}", version, uri, place)
+
+
+def _fetched(artifacts: str, revision: str, uri: str, place: str) -> _FolderFiles:
     """Artifacts that live in a store of their own come whole, by MLflow's own client."""
     import tempfile
 
@@ -246,7 +274,7 @@ def _downloaded(name: str, version: str, uri: str, place: str) -> _FolderFiles:
         root = Path(
             mlflow_client.retried(
                 lambda: download_artifacts(
-                    artifact_uri=f"models:/{name}/{version}", dst_path=target, tracking_uri=uri
+                    artifact_uri=artifacts, dst_path=target, tracking_uri=uri
                 )
             )
         )
@@ -260,4 +288,4 @@ def _downloaded(name: str, version: str, uri: str, place: str) -> _FolderFiles:
     names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     folder = root / _model_folder(names)
     files = _directory(folder, folder.as_posix())
-    return _FolderFiles(folder, place, version, files.license, files.sizes)
+    return _FolderFiles(folder, place, revision, files.license, files.sizes)

@@ -63,6 +63,8 @@ class Sft(Objective):
         packing = plan.hyperparameters.packing
         return {
             "packing": packing,
+            # The others cut rows in two, and lose which belongs to which.
+            "packing_strategy": "bfd",
             "eval_packing": False,
             "dataset_kwargs": {"skip_prepare_dataset": not packing},
         }

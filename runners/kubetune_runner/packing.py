@@ -1,0 +1,60 @@
+"""Whether rows that share a sequence stay apart: told by the model itself, before it trains.
+
+Packed rows come with positions that start anew at each row. Most models make a mask of them, but
+whether one does depends on its architecture, the attention's implementation and the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubetune_runner.encoding import EncodedRow
+from kubetune_runner.errors import RunError
+
+PROBE_TOKENS = 16
+"""Tokens of a row that are looked at."""
+TOLERANCE = 1e-3
+"""Of the largest score; what a mask hides changes nothing at all."""
+
+
+def check(model: Any, rows: list[EncodedRow]) -> None:
+    """Change a row and look whether the row packed behind it sees the change.
+
+    Raises RunError PackingUnsupported.
+    """
+    import torch
+
+    if len(rows) < 2:
+        return
+    first, second = (row.input_ids[:PROBE_TOKENS] for row in rows[:2])
+    # The same tokens in another order are other tokens, unless all are equal.
+    changed = first[::-1] if first[::-1] != first else [second[-1]] * len(first)
+    positions = [*range(len(first)), *range(len(second))]
+
+    def scores(before: list[int]) -> Any:
+        output = model(
+            input_ids=torch.tensor([[*before, *second]], device=model.device),
+            position_ids=torch.tensor([positions], device=model.device),
+            use_cache=False,
+        )
+        return output.logits[0, len(first) :].float()
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            one, other = scores(first), scores(changed)
+    except TypeError:
+        # There is no place for positions, so rows can't be told apart.
+        apart = False
+    else:
+        apart = bool((one - other).abs().max() <= TOLERANCE * one.abs().max())
+    finally:
+        model.train(training)
+    if not apart:
+        raise RunError(
+            "PackingUnsupported",
+            f"hyperparameters.packing: in models of type {model.config.model_type} packed rows"
+            " see each other, so answers would be learned from other rows' text: set packing to"
+            " false",
+        )
