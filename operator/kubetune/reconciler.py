@@ -12,19 +12,29 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from kubetune.act import evaluation as evaluation_actions
 from kubetune.act.actions import Actor, StartRefusedError
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.backends.base import FINISHED, Backend, BackendError
 from kubetune.clients.kubernetes import ConflictError, KubernetesClient, NotFoundError
-from kubetune.decide import compute_target, dataset, fine_tune_job, model, prompt_template
+from kubetune.decide import (
+    compute_target,
+    dataset,
+    evaluation,
+    fine_tune_job,
+    model,
+    prompt_template,
+)
 from kubetune.decide.compute_target import ObservedTarget
 from kubetune.decide.decision import Decision, conditions_of
+from kubetune.decide.evaluation_inputs import EvaluationLearned
 from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
+from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.inspected import InspectedObserver
 from kubetune.observe.objects import parse
@@ -47,6 +57,7 @@ RECONCILED_KINDS = frozenset(
         "Model",
         "PromptTemplate",
         "FineTuneJob",
+        "Evaluation",
         "ComputeTarget",
         "ClusterComputeTarget",
     }
@@ -76,6 +87,7 @@ class Reconciler:
         self._settings = settings
         self._actor = Actor(cache, client, backend, trackers)
         self._inspected = InspectedObserver(cache, client, backend, install_id)
+        self._evaluations = EvaluationObserver(cache, client, backend, install_id)
         self._jobs = FineTuneJobObserver(
             cache, client, backend, install_id, settings.progress_write_seconds
         )
@@ -127,6 +139,8 @@ class Reconciler:
             match key.kind:
                 case "FineTuneJob":
                     status, requeue_after = await self._fine_tune_job(key, body)
+                case "Evaluation":
+                    status, requeue_after = await self._evaluation(body)
                 case "ComputeTarget" | "ClusterComputeTarget":
                     decision = compute_target.decide(await self._target(body), _now())
                     status, requeue_after = decision.status or old, decision.requeue_after
@@ -184,6 +198,23 @@ class Reconciler:
         self._learned[key] = replace(learned, tracking_error="", run_sought=False)
         if observed is not None:
             await self._follow_progress(key, observed)
+        return status, decision.requeue_after
+
+    async def _evaluation(self, body: JsonObject) -> tuple[JsonObject, float | None]:
+        status: JsonObject = body.get("status") or {}
+        decision, learned = Decision(), EvaluationLearned()
+        for _ in range(MAX_ROUNDS):
+            resource = parse(body | {"status": status})
+            observed = await self._evaluations.observe(resource, learned)
+            decision = evaluation.decide(observed, _now())
+            status = decision.status if decision.status is not None else status
+            changed = await self._act(body, decision, status, observed.target.spec)
+            before = learned
+            learned = await evaluation_actions.learn(
+                self._trackers, observed, learned, decision.actions
+            )
+            if not changed and learned == before:
+                break
         return status, decision.requeue_after
 
     async def _act(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.evaluation_plan import EvaluationRunPlan
 from kubetune.api.outcome import ExitCode, Outcome
 from kubetune.api.plan import (
     ENV_PLAN,
@@ -25,13 +26,16 @@ from kubetune.api.plan import (
 )
 from pydantic import ValidationError
 
-from kubetune_runner import outcomes
+from kubetune_runner import outcomes, quantization
 from kubetune_runner.errors import RunError
 from kubetune_runner.signals import Interrupted, StopSignal
 
 ENV_TERMINATION_LOG = "KUBETUNE_TERMINATION_LOG"
 """File for the outcome, instead of /dev/termination-log."""
 TERMINATION_LOG = "/dev/termination-log"
+
+_KINDS = {"train": RunPlan, "evaluate": EvaluationRunPlan}
+"""Every other kind is an inspection."""
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +74,7 @@ def exit_code(outcome: Outcome) -> ExitCode:
     return ExitCode.FAILED if outcome.retryable else ExitCode.REFUSED
 
 
-def read_plan(path: Path) -> RunPlan | InspectionPlan:
+def read_plan(path: Path) -> RunPlan | EvaluationRunPlan | InspectionPlan:
     """Read and check the plan.
 
     Raises RunError: PlanMissing, PlanInvalid, PlanVersion.
@@ -88,7 +92,7 @@ def read_plan(path: Path) -> RunPlan | InspectionPlan:
             f"plan has version {version}, this runner reads version {PLAN_VERSION}: use a runner"
             " image of the operator's version",
         )
-    kind = RunPlan if document.get("kind", "train") == "train" else InspectionPlan
+    kind = _KINDS.get(str(document.get("kind", "train")), InspectionPlan)
     try:
         return kind.model_validate(document)
     except ValidationError as error:
@@ -108,6 +112,10 @@ def _outcome(stop: StopSignal, prepare: Callable[[], object]) -> Outcome:
             from kubetune_runner.train import run as train
 
             return train(plan, stop)
+        if isinstance(plan, EvaluationRunPlan):
+            from kubetune_runner.evaluate import run as evaluate
+
+            return evaluate(plan)
         from kubetune_runner.inspection import run as inspect
 
         return inspect(plan)
@@ -120,11 +128,11 @@ def _outcome(stop: StopSignal, prepare: Callable[[], object]) -> Outcome:
 
 
 def _leave_out_unused(plan: RunPlan) -> None:
-    """Hide bitsandbytes from peft, which imports it where it finds it: two seconds of CPU."""
+    """Don't import what the plan has no use for."""
     training = plan.training
     # Some optimizers are from it too.
     if training.method != "qlora" and "optim" not in training.arguments:
-        sys.modules.setdefault("bitsandbytes", None)  # pyright: ignore[reportArgumentType]
+        quantization.leave_out()
 
 
 def _leave(outcome: Outcome) -> None:

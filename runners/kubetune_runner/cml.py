@@ -78,7 +78,7 @@ def _prepare(project: Path) -> None:
     _link(in_container(PROJECT_DIRECTORY), project)
     _take_variables()
     _choose_registry(plan)
-    if isinstance(plan, dict) and plan.get("kind", "train") == "train":
+    if isinstance(plan, dict) and plan.get("kind", "train") in ("train", "evaluate"):
         _check_packages()
 
 

@@ -3,8 +3,6 @@ often the generated one is right."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +10,10 @@ from kubetune.api.plan import EvaluationPlan
 
 from kubetune_runner.encoding import EncodedRow
 from kubetune_runner.loader import generate
+from kubetune_runner.scores import exact_match, perplexity, token_f1
 
 if TYPE_CHECKING:
     from kubetune_runner.objectives.sft import SftRun
-
-MAX_EXPONENT = 80.0
-"""A larger loss would make a perplexity that no one can read."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ def evaluate(
     metrics: dict[str, float] = {}
     if rows:
         loss = trainer.held_out_loss()
-        metrics = {"eval_loss": loss, "perplexity": math.exp(min(loss, MAX_EXPONENT))}
+        metrics = {"eval_loss": loss, "perplexity": perplexity(loss)}
     room = None if context is None else context - plan.max_new_tokens
     asked = [
         row
@@ -65,17 +61,3 @@ def evaluate(
         metrics["exact_match"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
         metrics["token_f1"] = sum(token_f1(*pair) for pair in pairs) / len(pairs)
     return Evaluation(metrics, asked, answers)
-
-
-def exact_match(answer: str, reference: str) -> bool:
-    """Whether the texts are equal but for white space at their ends."""
-    return answer.strip() == reference.strip()
-
-
-def token_f1(answer: str, reference: str) -> float:
-    """Harmonic mean of precision and recall over words between white space, 0 to 1."""
-    words, wanted = answer.split(), reference.split()
-    if not words or not wanted:
-        return float(words == wanted)
-    common = sum((Counter(words) & Counter(wanted)).values())
-    return 2 * common / (len(words) + len(wanted))

@@ -21,17 +21,31 @@ DESCRIPTION = "kubetune.json"
 
 
 def generate(
-    model: Any, tokenizer: Any, prompts: list[list[int]], *, batch: int, max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    *,
+    batch: int,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
 ) -> list[list[int]]:
-    """Greedy continuation of each prompt (token ids), without the prompt and the end token."""
+    """Continuation of each prompt (token ids), without the prompt and the end token.
+
+    Greedy unless a temperature is given.
+    """
     import torch
     from transformers import GenerationConfig
 
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = ends if isinstance(ends, list) else [ends]
     stop = sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        # transformers would leave all but 50 tokens out.
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     config = GenerationConfig(
-        do_sample=False,
+        **sampling,
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=stop or None,

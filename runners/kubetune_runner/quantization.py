@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ from typing import Any
 from kubetune.api.plan import ModelPlan, QuantizationPlan
 
 from kubetune_runner.errors import RunError
+
+
+def leave_out() -> None:
+    """Hide bitsandbytes from peft, which imports it where it finds it: two seconds of CPU."""
+    sys.modules.setdefault("bitsandbytes", None)  # pyright: ignore[reportArgumentType]
 
 
 def check(model: ModelPlan, folder: Path, *, quantize: bool) -> None:

@@ -40,7 +40,7 @@ def parameters(plan: RunPlan) -> dict[str, Any]:
     }
 
 
-def log_dataset(client: Any, run_id: str, dataset: DatasetPlan) -> None:
+def log_dataset(client: Any, run_id: str, dataset: DatasetPlan, context: str) -> None:
     """Show the dataset on the run's page; MLflow keeps 36 characters of a digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -49,7 +49,7 @@ def log_dataset(client: Any, run_id: str, dataset: DatasetPlan) -> None:
     entity = Dataset(
         name=dataset.name, digest=digest or "unknown", source_type="kubetune", source=str(source)
     )
-    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
 
 def environment() -> dict[str, Any]:

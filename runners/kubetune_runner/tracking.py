@@ -1,6 +1,7 @@
 """The run's line to MLflow: a thread that buffers and sends, so training never waits for it.
 
-Each FineTuneJob has one MLflow run, found by its run-key tag; every attempt continues in it.
+Each FineTuneJob, and each candidate of an Evaluation, has one MLflow run, found by its run-key
+tag; every attempt continues in it.
 While the server is away everything is kept and sent later, in order.
 """
 
@@ -14,7 +15,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kubetune.api import evaluation_plan
 from kubetune.api import plan as names
+from kubetune.api.evaluation_plan import EvaluationRunPlan
 from kubetune.api.plan import RunPlan
 
 from kubetune_runner import mlflow_client
@@ -35,7 +38,7 @@ Gauges = Callable[[], tuple[int, Mapping[str, float]] | None]
 class Tracker:
     """Buffers what a run reports and sends it in the background."""
 
-    def __init__(self, plan: RunPlan) -> None:
+    def __init__(self, plan: RunPlan | EvaluationRunPlan) -> None:
         # Imported here, in the main thread: two threads importing at once can deadlock.
         self.client: Any = mlflow_client.connect(plan.tracking.uri)
         self.attempt = int(os.environ.get(names.ENV_ATTEMPT, "1"))
@@ -56,12 +59,10 @@ class Tracker:
         self._problem: str | None = None
         """The last failure, which is logged once."""
         self._tags: dict[str, str] = {
-            **plan.tags,
+            **_own_tags(plan),
             names.TAG_RUN_KEY: plan.run.run_key,
             names.TAG_INSTALL: plan.run.install_id,
             names.TAG_NAMESPACE: plan.run.namespace,
-            names.TAG_JOB: plan.run.name,
-            names.TAG_LINEAGE: plan.lineage_digest,
             names.TAG_ATTEMPT: str(self.attempt),
         }
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -216,7 +217,7 @@ class Tracker:
             run = self.client.create_run(
                 experiment,
                 tags={names.TAG_RUN_KEY: key},
-                run_name=f"{self._plan.run.namespace}/{self._plan.run.name}",
+                run_name=_run_name(self._plan),
             )
         self.experiment_id = experiment
         log.info("MLflow run %s in experiment %s", run.info.run_id, self._plan.tracking.experiment)
@@ -228,3 +229,23 @@ class Tracker:
             history = self.client.get_metric_history(run_id, key)
             if history:
                 self._reported[key] = max(metric.step for metric in history)
+
+
+def _own_tags(plan: RunPlan | EvaluationRunPlan) -> dict[str, str]:
+    """What a run of this kind has beside the tags of all runs."""
+    if isinstance(plan, RunPlan):
+        return {
+            **plan.tags,
+            names.TAG_JOB: plan.run.name,
+            names.TAG_LINEAGE: plan.lineage_digest,
+        }
+    return {
+        evaluation_plan.TAG_EVALUATION: plan.run.name,
+        evaluation_plan.TAG_CANDIDATE: plan.candidate,
+        evaluation_plan.TAG_EVALUATION_DIGEST: plan.digest,
+    }
+
+
+def _run_name(plan: RunPlan | EvaluationRunPlan) -> str:
+    owner = f"{plan.run.namespace}/{plan.run.name}"
+    return owner if isinstance(plan, RunPlan) else f"{owner}/{plan.candidate}"

@@ -76,17 +76,19 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     tracker.start()
     tracker.phase("preparing")
     tracker.params(records.parameters(plan))
-    tracker.call(lambda client, run_id: records.log_dataset(client, run_id, plan.dataset))
+    tracker.call(
+        lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "training")
+    )
     try:
         outcome = _run(plan, stop, tracker)
     except BaseException as error:
-        _close(tracker, outcomes.from_error(error))
+        close(tracker, outcomes.from_error(error))
         raise
-    _close(tracker, outcome)
+    close(tracker, outcome)
     return outcome
 
 
-def _close(tracker: Tracker, outcome: Outcome) -> None:
+def close(tracker: Tracker, outcome: Outcome) -> None:
     """Report how the run ended."""
     if outcomes.on_cml():
         # The operator may not get at the project's files.
@@ -99,7 +101,7 @@ def _close(tracker: Tracker, outcome: Outcome) -> None:
 
 def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
     inputs = _prepare(plan)
-    _quieten()
+    quieten()
     try:
         return _train(plan, inputs, stop, tracker)
     finally:
@@ -160,17 +162,7 @@ def _prepare(plan: RunPlan) -> Inputs:
     quantization.check(start.base, start.folder, quantize=method == "qlora")
     models.check_length(start.base, start.folder, plan.training.hyperparameters.max_length)
     loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
-    for found, expected in (
-        (loaded.digest, plan.dataset.digest),
-        (loaded.split_digest, plan.dataset.split_digest),
-    ):
-        if expected is not None and found != expected:
-            raise RunError(
-                "DatasetChanged",
-                f"dataset {plan.dataset.name} is not what was inspected (digest {found[:19]}…,"
-                f" expected {expected[:19]}…): restore the files, or apply the Dataset under a"
-                " new name",
-            )
+    data.check_unchanged(plan.dataset, loaded)
     rows = choose(loaded.train, plan.training.data_fraction, plan.training.data_seed)
     tokenizer = models.load_tokenizer(plan.model, start.tokenizer)
     train, chat = _encode(plan, rows, tokenizer)
@@ -349,7 +341,7 @@ def _row_counts(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep the libraries' progress bars and deprecations out of the run's log."""
     import warnings
 

@@ -14,27 +14,17 @@ from peft import get_peft_model
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerState
-from trl.trainer import utils as _trl_utils
 
+from kubetune_runner import precision as precisions
 from kubetune_runner.errors import RunError
+from kubetune_runner.losses import score_labels_only
 
 log = logging.getLogger(__name__)
-
-trl_utils: Any = _trl_utils
 
 
 def precision(plan: TrainingPlan) -> str:
     """The number format of the computation on this device: fp32, bf16 or fp16."""
-    wanted = plan.hyperparameters.precision
-    gpu = torch.cuda.is_available()
-    if wanted == "auto":
-        return "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if wanted == "fp16" and not gpu:
-        raise RunError(
-            "PrecisionUnsupported",
-            "hyperparameters.precision is fp16, which needs a GPU: use auto, or set resources.gpu",
-        )
-    return wanted
+    return precisions.chosen(plan.hyperparameters.precision, "hyperparameters.precision")
 
 
 def weights_dtype(plan: TrainingPlan) -> torch.dtype:
@@ -47,7 +37,7 @@ def weights_dtype(plan: TrainingPlan) -> torch.dtype:
 
 def compute_dtype(plan: TrainingPlan) -> torch.dtype:
     """The number format of the computation."""
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision(plan)]
+    return precisions.DTYPES[precision(plan)]
 
 
 def arguments(
@@ -133,7 +123,7 @@ class RunTrainer(Trainer):
 
     def __init__(self, *, held_out: Sequence[Any] = (), **options: Any) -> None:
         if not torch.cuda.is_available():
-            _score_labels_only()
+            score_labels_only()
         self.encoded = list(held_out)
         exact: dict[str, torch.Tensor] = {}
         quantized = getattr(options["model"], "is_quantized", False)
@@ -199,17 +189,6 @@ def _with_adapter(options: Mapping[str, Any], adapter: Any) -> Any:
     """The model with an adapter that is the same for equal seeds, as trl makes it."""
     set_seed(options["args"].seed)
     return get_peft_model(options["model"], adapter)
-
-
-def _score_labels_only() -> None:
-    """Keep trl's head from scoring prompts and padding, as it does only on GPUs.
-
-    It is a private name (trl 1.16): without it training is a third slower, and right.
-    """
-    if hasattr(trl_utils, "_use_triton"):
-        trl_utils._use_triton = lambda device: True
-    else:
-        log.warning("this trl version has no fast head for CPUs; training is slower")
 
 
 def mean_loss(history: list[dict[str, Any]]) -> float | None:

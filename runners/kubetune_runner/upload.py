@@ -11,10 +11,11 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kubetune.api.plan import (
     TAG_MERGED_MODEL_ID,
@@ -45,6 +46,8 @@ MERGED = Place("merged", TAG_MERGED_MODEL_ID, TAG_MERGED_MODEL_PATH)
 PATIENCE_SECONDS = 600.0
 ENV_PATIENCE = "KUBETUNE_UPLOAD_PATIENCE_SECONDS"
 PACKAGES = ("mlflow", "torch", "transformers", "peft")
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +97,31 @@ def upload(
     """Log the folder as a model and ``artifacts`` (file name -> JSON).
 
     Returns modelId, the id of the logged model, or artifactPath, its folder among the run's
-    artifacts, and tags the run with it. While MLflow is away it tries again; raises RunError
-    TrackingUnavailable (retryable: the checkpoint of the last step is there, so another attempt
-    only uploads) when that takes too long.
+    artifacts, and tags the run with it. Raises RunError as ``patiently`` does: the checkpoint of
+    the last step is there, so another attempt only uploads.
+    """
+
+    def store(run_id: str) -> dict[str, str]:
+        model_id = tracker.known_tags.get(place.id_tag)
+        if model_id is None and place.path_tag not in tracker.known_tags:
+            model_id = _store(tracker.client, run_id, folder, place.name)
+        for name, document in artifacts.items():
+            tracker.client.log_dict(run_id, document, name)
+        if model_id is None:
+            tracker.tags({place.path_tag: place.name})
+            return {"artifactPath": place.name}
+        tracker.tags({place.id_tag: model_id})
+        return {"modelId": model_id}
+
+    return patiently(
+        tracker, store, "the model is trained but can't be uploaded", "another attempt uploads it"
+    )
+
+
+def patiently(tracker: Tracker, store: Callable[[str], T], problem: str, way_out: str) -> T:
+    """Call ``store(run_id)``, again and again while MLflow is away.
+
+    Raises RunError TrackingUnavailable (retryable) when that takes too long.
     """
     end = time.monotonic() + float(os.environ.get(ENV_PATIENCE, PATIENCE_SECONDS))
     pause = 1.0
@@ -107,22 +132,12 @@ def upload(
         try:
             if run_id is None:
                 raise ConnectionError("the tracking server can't be reached")
-            model_id = tracker.known_tags.get(place.id_tag)
-            if model_id is None and place.path_tag not in tracker.known_tags:
-                model_id = _store(tracker.client, run_id, folder, place.name)
-            for name, document in artifacts.items():
-                tracker.client.log_dict(run_id, document, name)
-            if model_id is None:
-                tracker.tags({place.path_tag: place.name})
-                return {"artifactPath": place.name}
-            tracker.tags({place.id_tag: model_id})
-            return {"modelId": model_id}
+            return store(run_id)
         except Exception as error:
             if time.monotonic() >= end:
                 raise RunError(
                     "TrackingUnavailable",
-                    "the model is trained but can't be uploaded to MLflow:"
-                    f" {str(error).splitlines()[0][:300]}; another attempt uploads it",
+                    f"{problem} to MLflow: {str(error).splitlines()[0][:300]}; {way_out}",
                     retryable=True,
                 ) from error
             log.warning("upload failed, trying again: %s", error)

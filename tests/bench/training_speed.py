@@ -93,6 +93,7 @@ def bare(folder: Path, rows: list[Any]) -> float:
 
 def trained(folder: Path, rows: list[Any], name: str) -> float:
     """CPU seconds of ``train()``, by the runner's trainer or trl's own."""
+    from kubetune_runner import losses
     from kubetune_runner import trainer as training
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.sft_config import SFTConfig
@@ -120,7 +121,7 @@ def trained(folder: Path, rows: list[Any], name: str) -> float:
             "processing_class": AutoTokenizer.from_pretrained(folder),
             "peft_config": adapter_config(),
         }
-        stock_head = training.trl_utils._use_triton
+        stock_head = losses.trl_utils._use_triton
         try:
             trainer: Any = (
                 training.Trainer(held_out=[], **options)
@@ -131,7 +132,7 @@ def trained(folder: Path, rows: list[Any], name: str) -> float:
             trainer.train()
             return time.process_time() - began
         finally:
-            training.trl_utils._use_triton = stock_head
+            losses.trl_utils._use_triton = stock_head
 
 
 if __name__ == "__main__":

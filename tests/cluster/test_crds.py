@@ -23,6 +23,23 @@ TARGET: Spec = {"kubernetes": {"image": "runner:1"}, "tracking": {"uri": "http:/
 HUB: Spec = {"repo": "owner/name"}
 
 
+CANDIDATE: Spec = {"name": "a", "modelRef": {"name": "m"}}
+FUNCTION: Spec = {"name": "words", "configMapRef": {"name": "m", "key": "words.py"}}
+CHAMPION: Spec = {"name": "tickets", "alias": "champion"}
+
+
+def promoted(rule: Spec, **registry: str) -> Spec:
+    return JOB | {"output": {"registry": {"promoteWhen": [rule], **registry}}}
+
+
+def evaluation(**fields: Any) -> Spec:
+    return {"candidates": [CANDIDATE], "datasetRef": {"name": "d"}, **fields}
+
+
+def better(**rival: str) -> Spec:
+    return {"metric": "exactMatch", "betterThan": rival}
+
+
 def kubectl(
     cluster: LocalCluster, *arguments: str, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
@@ -300,6 +317,20 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("FineTuneJob", job(hyperparameters={"learningRate": 0}), "should be greater than 0"),
     ("FineTuneJob", job(resources={"gpuLabel": {"-": "x"}}), "a label key is a name of at most"),
     ("FineTuneJob", {"modelRef": {"name": "m"}}, "spec.datasetRef: Required value"),
+    ("FineTuneJob", promoted({"metric": "loss", "max": 1}), "give the alias too"),
+    ("FineTuneJob", promoted({"metric": "loss"}, alias="a"), "give exactly one of min, max"),
+    ("Evaluation", evaluation(thresholds=[{"metric": "loss", "max": 1}]), "add it there"),
+    ("Evaluation", evaluation(thresholds=[{"metric": "tokenF1"}]), "give exactly one of min, max"),
+    ("Evaluation", evaluation(thresholds=[better(candidate="b")]), "only candidates of spec"),
+    ("Evaluation", evaluation(promote={**CHAMPION, "candidate": "b"}), "only a candidate of spec"),
+    ("Evaluation", evaluation(thresholds=[better(alias="champion")]), "must be the alias of"),
+    ("Evaluation", evaluation(metrics=["loss", "loss"]), "each metric may stand here once"),
+    ("Evaluation", evaluation(metrics=["length"]), "no length is better than another"),
+    ("Evaluation", evaluation(candidates=[CANDIDATE, CANDIDATE]), "Duplicate value"),
+    ("Evaluation", evaluation(metrics=["speed"]), "a metric is one of loss, perplexity"),
+    ("Evaluation", evaluation(functions=[FUNCTION]), "add it there"),
+    ("Evaluation", evaluation(functions=[{**FUNCTION, "name": "bleu"}]), "another one"),
+    ("Evaluation", evaluation(candidates=[]), "should have at least 1 items"),
 ]
 
 
@@ -395,6 +426,12 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("FineTuneJob", job(objective="kto", kto={"desirableWeight": 2})),
     ("FineTuneJob", job(objective="reward", reward={}, evaluation={"baseline": True})),
     ("TuningProfile", {"dpo": {"beta": 0.2}, "kto": {"beta": 0.1}}),
+    ("FineTuneJob", promoted({"metric": "loss", "max": 1}, alias="champion")),
+    ("Evaluation", evaluation()),
+    ("Evaluation", evaluation(functions=[FUNCTION], metrics=["words", "loss"])),
+    ("Evaluation", evaluation(thresholds=[{"metric": "loss", "max": 1}], metrics=["loss"])),
+    ("Evaluation", evaluation(promote=CHAMPION, thresholds=[better(alias="champion")])),
+    ("Evaluation", evaluation(thresholds=[better(candidate="a")], generation={"topP": 1})),
     ("TuningProfile", {"hyperparameters": {"learningRate": 1e-4}}),
     ("ClusterTuningProfile", {}),
 ]

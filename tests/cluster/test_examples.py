@@ -32,7 +32,7 @@ def test_api_server_accepts_the_example(
 def test_models_accept_all_examples() -> None:
     found = {manifest.kind.kind for manifest in read_manifests([EXAMPLES])}
     assert found == {
-        *("Dataset", "Model", "PromptTemplate", "FineTuneJob"),
+        *("Dataset", "Model", "PromptTemplate", "FineTuneJob", "Evaluation"),
         *("ComputeTarget", "ClusterTuningProfile"),
     }
 

@@ -4,13 +4,15 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from kubetune.api import plan
+from kubetune.api.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
 from kubetune.local.cluster import LocalCluster
-from kubetune.tracking.base import Registration, TrackingError
+from kubetune.tracking.base import AliasMove, Registration, TrackingError
 from kubetune.tracking.mlflow import MlflowTracker
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -204,6 +206,49 @@ async def test_the_alias_moves_forward_and_never_back(server: Server, tracker: M
 async def test_no_alias_is_set_unasked(server: Server, tracker: MlflowTracker):
     await tracker.register(server.registration(server.run("key-1"), alias=None))
     assert server.aliases() == {}
+
+
+async def test_an_alias_moves_only_from_where_it_was_expected(
+    server: Server, tracker: MlflowTracker
+):
+    assert await tracker.alias_holder(server.name, "champion") is None
+    for key in ("key-1", "key-2"):
+        await tracker.register(server.registration(server.run(key), alias=None))
+    assert await tracker.alias_holder(server.name, "champion") is None
+    first = AliasMove(server.name, "champion", 2, None, "kubetune.promoted.champion.uid", "{}")
+    assert (await tracker.move_alias(first)).holder == 2
+    # Once more, as after a crash: it stands where it should.
+    assert (await tracker.move_alias(first)).holder == 2
+    holder = await tracker.alias_holder(server.name, "champion")
+    assert holder is not None
+    assert (holder.version, holder.tags[first.tag]) == (2, "{}")
+    # Judged against another version: it stays, and nothing claims that it moved.
+    late = replace(first, version=1, tag="kubetune.promoted.champion.late")
+    assert (await tracker.move_alias(late)).holder == 2
+    back = replace(late, expected=2)
+    assert late.tag not in server.client.get_model_version(server.name, "1").tags
+    assert (await tracker.move_alias(back)).holder == 1
+    assert server.aliases() == {"champion": 1}
+
+
+async def test_complete_evaluations_are_found_by_their_digest(
+    server: Server, tracker: MlflowTracker
+):
+    def evaluation(run_key: str, **tags: str) -> str:
+        run_id = server.run(run_key)
+        for key, value in {TAG_EVALUATION_DIGEST: "sha256:1", **tags}.items():
+            server.client.set_tag(run_id, key, value)
+        return run_id
+
+    evaluation("begun")
+    assert await tracker.find_evaluation("sha256:1", server.name) is None
+    complete = evaluation("complete", **{TAG_EVALUATION_SUMMARY: "{}"})
+    evaluation("begun-later")
+    found = await tracker.find_evaluation("sha256:1", server.name)
+    assert found is not None
+    assert found.run_id == complete
+    assert await tracker.find_evaluation("sha256:2", server.name) is None
+    assert await tracker.find_evaluation("sha256:1", "no-such-experiment") is None
 
 
 async def test_a_model_that_is_gone_is_an_error(server: Server, tracker: MlflowTracker):

@@ -80,10 +80,20 @@ class Workspace:
         content_type: str | None = None,
     ) -> JsonObject:
         """One request as administrator, which must succeed; PATCH is a merge patch."""
-        given = content_type or (MERGE_PATCH if method == "PATCH" else "application/json")
-        status, answer = self._api.request(method, path, body, given)
+        status, answer = self.try_request(method, path, body, content_type)
         assert status < 300, (method, path, answer.get("message"))
         return answer
+
+    def try_request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        content_type: str | None = None,
+    ) -> tuple[int, JsonObject]:
+        """One request as administrator: the answer with its status."""
+        given = content_type or (MERGE_PATCH if method == "PATCH" else "application/json")
+        return self._api.request(method, path, body, given)
 
     def create(self, kind: str, name: str, spec: Any = None, **fields: Any) -> JsonObject:
         """Make an object; ``fields`` are further metadata, or top-level fields of core kinds."""

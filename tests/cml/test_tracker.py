@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 from kubetune.api import plan
+from kubetune.api.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
 from kubetune.clients.cml import CmlClient
 from kubetune.clients.cml_experiments import ensure_experiment
 from kubetune.tracking.base import TrackingError
@@ -190,3 +191,17 @@ async def test_ids_are_asked_for_once(stand_in: StandIn, experiment: Experiment)
         await tracker.running(INSTALL, [experiment.name])
     await client.close()
     assert stand_in.count("list_projects") == 1
+
+
+async def test_complete_evaluations_are_found_by_their_digest(
+    experiment: Experiment, tracker: CmlTracker
+):
+    begun = {TAG_EVALUATION_DIGEST: "sha256:1"}
+    complete = {**begun, TAG_EVALUATION_SUMMARY: "{}"}
+    await experiment.run("begun", **begun)
+    assert await tracker.find_evaluation("sha256:1", experiment.name) is None
+    run_id = await experiment.run("complete", **complete)
+    found = await tracker.find_evaluation("sha256:1", experiment.name)
+    assert found is not None
+    assert found.run_id == run_id
+    assert await tracker.find_evaluation("sha256:2", experiment.name) is None

@@ -23,6 +23,10 @@ from kubetune.api.training import merge
 from kubetune_runner.sample.model import RECIPES, make_model
 from kubetune_runner.sample.tickets import tickets
 
+from tests.runners.evaluation_fixtures import make_evaluation, plain_process
+
+__all__ = ["make_evaluation", "plain_process"]
+
 START_SECONDS = 120
 
 

@@ -260,6 +260,65 @@ class TestReuse:
         assert names(decide(observed_job(job(BOTH, status=status)), NOW)) == ["StartRun"]
 
 
+class TestPromoteWhen:
+    @staticmethod
+    def gated(*rules: JsonObject) -> JsonObject:
+        registry = {"alias": "best", "promoteWhen": list(rules)}
+        return {"output": {"registry": registry}, "reuse": "Never"}
+
+    @pytest.mark.parametrize(
+        ("rule", "met"),
+        [
+            ({"metric": "eval_loss", "max": 0.5}, True),
+            ({"metric": "eval_loss", "max": 0.4}, False),
+            ({"metric": "eval_loss", "min": 0.6}, False),
+            ({"metric": "no_such", "min": 0}, False),
+        ],
+        ids=str,
+    )
+    def test_the_alias_is_asked_for_when_all_rules_are_met(
+        self, rule: JsonObject, met: bool
+    ) -> None:
+        (register,) = ended(self.gated({"metric": "eval_loss", "min": 0.1}, rule)).actions
+        assert isinstance(register, Register)
+        assert register.registration.alias == ("best" if met else None)
+
+    def test_a_missed_rule_is_told_and_the_version_made_anyway(self) -> None:
+        spec = self.gated({"metric": "eval_loss", "max": 0.4})
+        status = status_of(ended(spec, learned=Learned(registered=VERSION)))
+        assert status["phase"] == "Succeeded"
+        assert condition_of(status, "Promoted") == ("False", "NotPromoted")
+        assert "eval_loss 0.5 is above 0.4" in str(status["conditions"])
+        assert "alias" not in status["result"]["registered"]
+
+    def test_who_got_the_alias_is_promoted(self) -> None:
+        spec = self.gated({"metric": "eval_loss", "max": 0.9})
+        version = replace(VERSION, aliases=("best",))
+        status = status_of(ended(spec, learned=Learned(registered=version)))
+        assert condition_of(status, "Promoted") == ("True", "Promoted")
+        newer = status_of(ended(spec, learned=Learned(registered=VERSION)))
+        assert condition_of(newer, "Promoted") == ("False", "NotPromoted")
+
+    def test_an_adopted_version_does_not_get_it_unseen(self) -> None:
+        spec = self.gated({"metric": "eval_loss", "max": 0.9}) | {"reuse": "IfIdentical"}
+        (sought,) = decide(observed_job(job(spec)), NOW).actions
+        assert isinstance(sought, FindIdentical)
+        assert sought.alias is None
+        learned = Learned(identical=VERSION, identical_sought=True)
+        status = status_of(decide(observed_job(job(spec), learned=learned), NOW))
+        assert condition_of(status, "Promoted") == ("False", "NotPromoted")
+
+    def test_a_registry_without_aliases_is_told(self) -> None:
+        spec = self.gated({"metric": "eval_loss", "max": 0.9})
+        learned = Learned(registered=VERSION)
+        status = status_of(ended(spec, learned=learned, target=IN_CML))
+        assert condition_of(status, "Promoted") == ("False", "RegistryWithoutAliases")
+
+    def test_without_rules_nothing_is_said(self) -> None:
+        status = status_of(ended(REGISTRY, learned=Learned(registered=VERSION)))
+        assert condition_of(status, "Promoted") is None
+
+
 def test_metrics_are_bounded_and_text() -> None:
     many: JsonObject = {f"m{n:03}": n / 3 for n in range(100)} | {"kubetune_step": 5, "note": "x"}
     outcome = Outcome(status="succeeded", reason="Trained", summary={"metrics": many})

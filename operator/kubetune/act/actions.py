@@ -19,8 +19,11 @@ from kubetune.decide.decision import (
     CreateModel,
     DeleteRuns,
     DeleteSelf,
+    FindAlias,
+    FindEvaluation,
     FindIdentical,
     FindRun,
+    MoveAlias,
     OrphanRuns,
     Register,
     ReleaseFinalizer,
@@ -94,6 +97,8 @@ class Actor:
                 case ReleaseFinalizer():
                     await self._release(body)
                 case FindIdentical() | FindRun() | Register():
+                    continue
+                case FindEvaluation() | FindAlias() | MoveAlias():
                     continue
             logger.debug("%s %s/%s: %s", key.kind, key.namespace, key.name, action)
         return changed

@@ -16,6 +16,8 @@ class ConditionType(StrEnum):
     SUBMITTED = "Submitted"
     RUNNING = "Running"
     REGISTERED = "Registered"
+    PASSED = "Passed"
+    PROMOTED = "Promoted"
     COMPLETE = "Complete"
     FAILED = "Failed"
     TRACKING_AVAILABLE = "TrackingAvailable"
@@ -87,6 +89,22 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     DELETED = "Deleted"
 
+    # Evaluations
+    TRAINED_ON_ROWS = "TrainedOnRows"
+    REGISTRY_WITHOUT_ALIASES = "RegistryWithoutAliases"
+    SEEKING_EQUAL = "SeekingEqual"
+    DATASET_CHANGED = "DatasetChanged"
+    ROWS_DIFFER = "RowsDiffer"
+    EVALUATED = "Evaluated"
+    CANDIDATE_FAILED = "CandidateFailed"
+    THRESHOLDS_MET = "ThresholdsMet"
+    THRESHOLDS_MISSED = "ThresholdsMissed"
+    PROMOTING = "Promoting"
+    PROMOTED = "Promoted"
+    NOT_PROMOTED = "NotPromoted"
+    NOT_REGISTERED = "NotRegistered"
+    ALIAS_MOVED = "AliasMoved"
+
     # Runs on the target
     QUEUED = "Queued"
     POD_PENDING = "PodPending"
@@ -130,7 +148,7 @@ class Reason(StrEnum):
 
 
 class Phase(StrEnum):
-    """status.phase of a FineTuneJob."""
+    """status.phase of a FineTuneJob; an Evaluation has some of them."""
 
     PENDING = "Pending"
     PREPARING = "Preparing"

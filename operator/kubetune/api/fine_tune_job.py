@@ -10,7 +10,7 @@ from kubetune.api.base import LocalRef, ObjectName, Value
 from kubetune.api.model import PROVIDER, RegistryAlias, RegistryName, RegistryProvider
 from kubetune.api.objectives import Objective, objective_rules
 from kubetune.api.references import ComputeTargetRef, TuningProfileRef
-from kubetune.api.rules import Rule, TransitionRule, unchanged
+from kubetune.api.rules import Rule, TransitionRule, exactly_one, unchanged
 from kubetune.api.training import ContinueFrom, TrainingSettings
 
 _FROZEN = (
@@ -36,6 +36,20 @@ _FROZEN = (
 )
 
 
+class PromotionRule(Value):
+    """A demand on a final metric: min or max."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("min", "max"),)
+
+    metric: str = Field(
+        min_length=1,
+        max_length=250,
+        description="Name of a metric of status.result.metrics, such as eval_loss.",
+    )
+    min: float | None = Field(default=None, description="Lowest value that passes.")
+    max: float | None = Field(default=None, description="Highest value that passes.")
+
+
 class RegistryOutput(Value):
     """Where the result is registered."""
 
@@ -48,6 +62,12 @@ class RegistryOutput(Value):
                 registry.merged_name is None or registry.merged_name != registry.name
             ),
             field="mergedName",
+        ),
+        Rule(
+            cel="!has(self.promoteWhen) || has(self.alias)",
+            message="promoteWhen decides whether the alias moves: give the alias too",
+            check=lambda registry: registry.promote_when is None or registry.alias is not None,
+            field="promoteWhen",
         ),
     )
 
@@ -63,6 +83,13 @@ class RegistryOutput(Value):
         default=None,
         description="Registered model that gets the merged model's version, with output.merge."
         " Default: the name with -merged.",
+    )
+    promote_when: list[PromotionRule] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=16,
+        description="What the final metrics must be for the alias to move; the version is"
+        " registered anyway. Default: it moves always.",
     )
 
 

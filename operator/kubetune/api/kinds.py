@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from kubetune.api.base import Value
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.dataset import DatasetSpec
+from kubetune.api.evaluation import EvaluationSpec
+from kubetune.api.evaluation_status import EvaluationStatus
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.model import ModelSpec
 from kubetune.api.prompt_template import PromptTemplateSpec
@@ -127,6 +129,22 @@ KINDS: tuple[Kind, ...] = (
             Column("Reason", _condition("Ready", "reason")),
             Column("Version", ".status.result.registered.version", "integer", wide=True),
             Column("Model", ".spec.modelRef.name", wide=True),
+            Column("Dataset", ".spec.datasetRef.name", wide=True),
+            AGE,
+        ),
+    ),
+    Kind(
+        kind="Evaluation",
+        description="Models measured on the same rows, and the alias that the best one gets.",
+        plural="evaluations",
+        short_names=("eval",),
+        spec=EvaluationSpec,
+        status=EvaluationStatus,
+        columns=(
+            Column("Phase", ".status.phase"),
+            Column("Winner", ".status.winner"),
+            Column("Passed", _condition("Passed")),
+            Column("Reason", _condition("Ready", "reason")),
             Column("Dataset", ".spec.datasetRef.name", wide=True),
             AGE,
         ),

@@ -18,7 +18,7 @@ from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.outcome import Outcome
 from kubetune.api.training import Resources
 
-Purpose = Literal["train", "inspect"]
+Purpose = Literal["train", "inspect", "evaluate"]
 RunPhase = Literal["pending", "running", "stopping", "succeeded", "failed", "preempted", "stopped"]
 FINISHED: frozenset[RunPhase] = frozenset({"succeeded", "failed", "preempted", "stopped"})
 
@@ -68,7 +68,7 @@ class RunRequest:
     attempt: int
     purpose: Purpose
     plan: dict[str, Any]
-    """RunPlan or InspectionPlan as JSON."""
+    """RunPlan, InspectionPlan or EvaluationRunPlan as JSON."""
     target: ComputeTargetSpec
     resources: Resources
     """Resolved: cpu, memory and gpu are set."""

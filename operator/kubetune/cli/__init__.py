@@ -17,6 +17,7 @@ COMMANDS = {
     "kubectl": "kubetune.cli.cluster",
     "logs": "kubetune.cli.cluster",
     "validate": "kubetune.cli.validate",
+    "compare": "kubetune.cli.compare",
     "operator": "kubetune.cli.operator",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.backends.base import RunRequest
-from kubetune.tracking.base import Registration
+from kubetune.tracking.base import AliasMove, Registration
 
 JsonObject = dict[str, Any]
 MAX_MESSAGE = 1024
@@ -82,6 +82,30 @@ class Register:
 
 
 @dataclass(frozen=True)
+class FindEvaluation:
+    """Look for a complete run with an evaluation digest; known to the next observation."""
+
+    digest: str
+    asked: str
+    """What it is remembered by: the same digest may be sought before and after a run."""
+
+
+@dataclass(frozen=True)
+class FindAlias:
+    """Look up which version has an alias; known to the next observation."""
+
+    name: str
+    alias: str
+
+
+@dataclass(frozen=True)
+class MoveAlias:
+    """Move an alias; known to the next observation."""
+
+    move: AliasMove
+
+
+@dataclass(frozen=True)
 class CreateModel:
     """Make the output Model object, or leave the one that is there."""
 
@@ -107,6 +131,9 @@ Action = (
     | FindIdentical
     | FindRun
     | Register
+    | FindEvaluation
+    | FindAlias
+    | MoveAlias
     | CreateModel
     | DeleteSelf
     | ReleaseFinalizer

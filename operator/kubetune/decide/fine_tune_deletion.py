@@ -33,7 +33,7 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
         cut = (OrphanRuns(observed.run_key),) if live else ()
         return Decision((*cut, ReleaseFinalizer()))
     if observed.target_problem:
-        return target_away(observed, observed.target_problem, now)
+        return target_away(observed.job, observed.target_problem, now)
     if not live:
         # Kubernetes collects what belongs to the job; elsewhere nobody does.
         over = job.status.get("phase") in TERMINAL_PHASES

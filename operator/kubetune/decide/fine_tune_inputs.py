@@ -16,6 +16,7 @@ from kubetune.api.tuning_profile import TuningProfileSpec
 from kubetune.backends.base import RunRequest, RunState
 from kubetune.decide.continuation import adapter_settings, method_problem, start_problem
 from kubetune.decide.effective import effective_resources, effective_settings, training_plan
+from kubetune.decide.gate import Demand
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import lineage
 from kubetune.decide.model import job_output_uri
@@ -191,6 +192,14 @@ def registry_alias(observed: ObservedJob) -> str | None:
     spec = observed.job.spec
     registry = spec.output.registry if spec and spec.output else None
     return registry.alias if registry else None
+
+
+def promotion_demands(observed: ObservedJob) -> list[Demand]:
+    """What the final metrics must be for the alias to move."""
+    spec = observed.job.spec
+    registry = spec.output.registry if spec and spec.output else None
+    rules = (registry.promote_when if registry else None) or ()
+    return [Demand(rule.metric, rule.min, rule.max) for rule in rules]
 
 
 def _missing(observed: ObservedJob) -> NotReady | None:

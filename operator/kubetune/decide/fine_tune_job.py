@@ -35,6 +35,7 @@ from kubetune.decide.fine_tune_inputs import (
     ObservedJob,
     freeze,
     merged_name,
+    promotion_demands,
     registry_alias,
     registry_name,
     resolve,
@@ -49,12 +50,10 @@ from kubetune.decide.fit import weigh
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.target_away import target_away
 from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
-from kubetune.decide.waiting import secret_wait
+from kubetune.decide.waiting import retry_wait, secret_wait
 
 JsonObject = dict[str, Any]
 
-RETRY_FIRST_SECONDS = 10
-RETRY_MAX_SECONDS = 360
 TRACKING_RETRY_SECONDS = 10.0
 
 
@@ -111,7 +110,7 @@ def decide(observed: ObservedJob, now: datetime) -> Decision:
 
     # 4. The target can't be asked: nothing is known, so nothing changes.
     if observed.target_problem:
-        return target_away(observed, observed.target_problem, now)
+        return target_away(job, observed.target_problem, now)
 
     # 5. A run failed without a word: the tracked run may tell why.
     if (seeking := seek_outcome(observed)) is not None:
@@ -314,13 +313,7 @@ def _backoff_limit(draft: Draft) -> int:
 
 
 def _retry_wait(draft: Draft, newest: JsonObject) -> float:
-    """Seconds until the next attempt: 10, 20 ... 360 after failures, none after preemption."""
-    if newest["result"] == "Preempted":
-        return 0
-    failed = max(int(draft.status["counts"]["failed"]), 1)
-    pause = min(RETRY_FIRST_SECONDS * 2 ** (failed - 1), RETRY_MAX_SECONDS)
-    ended = parse_time(newest.get("endTime")) or draft.now
-    return pause - (draft.now - ended).total_seconds()
+    return retry_wait(newest, draft.status["counts"], draft.now)
 
 
 def _wait_for_retry(draft: Draft, newest: JsonObject, wait: float) -> Decision:
@@ -397,7 +390,9 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
         draft.conditions.waiting(
             Reason.SEEKING_IDENTICAL, "asking the registry for an identical version"
         )
-    digest, alias = inputs.lineage["digest"], registry_alias(observed)
+    digest = inputs.lineage["digest"]
+    # Metrics of that version aren't known here, so a gate leaves the alias where it is.
+    alias = None if promotion_demands(observed) else registry_alias(observed)
     if merged and not learned.identical_merged:
         draft.actions.append(FindIdentical(merged, digest, alias, merged=True))
     else:

@@ -133,13 +133,18 @@ def merge_attempts(
 
 def mlflow_link(run: TrackedRun, target: ComputeTargetSpec) -> JsonObject:
     """status.mlflow."""
-    ids = {"experimentId": run.experiment_id, "runId": run.run_id}
+    return run_link(run.experiment_id, run.run_id, target)
+
+
+def run_link(experiment_id: str, run_id: str, target: ComputeTargetSpec) -> JsonObject:
+    """Ids and page of a run."""
+    ids = {"experimentId": experiment_id, "runId": run_id}
     tracking = target.tracking
     if tracking.type == "cml" and target.cml:
         # The API doesn't tell where the page of a run is; the workspace is certain.
         return ids | {"url": (tracking.external_uri or target.cml.url).rstrip("/")}
     root = (tracking.external_uri or tracking.run_uri).rstrip("/")
-    return ids | {"url": f"{root}/#/experiments/{run.experiment_id}/runs/{run.run_id}"}
+    return ids | {"url": f"{root}/#/experiments/{experiment_id}/runs/{run_id}"}
 
 
 def result_metrics(metrics: dict[str, Any]) -> dict[str, str]:

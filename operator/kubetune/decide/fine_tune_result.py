@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kubetune.api import API_VERSION
@@ -14,7 +15,12 @@ from kubetune.api.plan import (
 )
 from kubetune.decide.continuation import leaves_adapter
 from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
-from kubetune.decide.fine_tune_inputs import merged_name, registry_alias, registry_name
+from kubetune.decide.fine_tune_inputs import (
+    merged_name,
+    promotion_demands,
+    registry_alias,
+    registry_name,
+)
 from kubetune.decide.fine_tune_progress import (
     RunResult,
     finished_progress,
@@ -24,6 +30,7 @@ from kubetune.decide.fine_tune_progress import (
     result_of,
     row_counts,
 )
+from kubetune.decide.gate import misses
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
 
@@ -46,13 +53,12 @@ def finish(draft: Draft) -> Decision:
     tracked = learned.run or observed.tracked
     wanted, result = registry_name(observed), result_of(run, tracked)
     draft.conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED, "the run has ended well")
-    if run and run.outcome:
-        metrics: Any = run.outcome.summary.get("metrics") or {}
+    told: Any = run.outcome.summary.get("metrics") if run and run.outcome else None
+    metrics: JsonObject = told or (dict(tracked.metrics) if tracked else {})
+    if (run and run.outcome) or tracked:
         _keep_result(draft, metrics, result)
-        if rows := row_counts(run.outcome.summary):
-            draft.status.setdefault("result", {})["rows"] = rows
-    elif tracked:
-        _keep_result(draft, dict(tracked.metrics), result)
+    if run and run.outcome and (rows := row_counts(run.outcome.summary)):
+        draft.status.setdefault("result", {})["rows"] = rows
     if tracked:
         draft.status["progress"] = progress(tracked, draft.now) | {
             key: value
@@ -68,8 +74,12 @@ def finish(draft: Draft) -> Decision:
         return _complete(draft, "the run has ended well")
 
     # 2. The version is made: complete.
+    unmet = misses(
+        promotion_demands(observed),
+        {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)},
+    )
     if learned.registered:
-        return adopt(draft, learned.registered, learned.merged)
+        return adopt(draft, learned.registered, learned.merged, unmet)
 
     # 3. Registering needs to know the run's result; CML's registry the experiment too.
     target = observed.target.spec
@@ -88,7 +98,7 @@ def finish(draft: Draft) -> Decision:
         return _registering(draft, FindRun(observed.run_key))
 
     # 4. Register: one version for the run, however often this is tried.
-    alias = registry_alias(observed)
+    alias = None if unmet else registry_alias(observed)
     owner = observed.job.owner
     lineage: JsonObject = draft.status.get("lineage") or {}
     tags = {
@@ -107,9 +117,15 @@ def finish(draft: Draft) -> Decision:
 
 
 def adopt(
-    draft: Draft, version: RegisteredVersion, merged: RegisteredVersion | None = None
+    draft: Draft,
+    version: RegisteredVersion,
+    merged: RegisteredVersion | None = None,
+    unmet: Sequence[str] = (),
 ) -> Decision:
-    """Complete with a registered version: the run's own, or an identical one from before."""
+    """Complete with a registered version: the run's own, or an identical one from before.
+
+    ``unmet`` are the demands of promoteWhen that keep the alias where it is.
+    """
     alias = registry_alias(draft.observed)
     result: JsonObject = draft.status.setdefault("result", {})
     _note(result, version, alias)
@@ -124,6 +140,8 @@ def adopt(
     draft.conditions.set(
         ConditionType.REGISTERED, True, Reason.REUSED if reused else Reason.REGISTERED, message
     )
+    if alias and promotion_demands(draft.observed):
+        _tell_promotion(draft, version, alias, unmet)
     return _complete(
         draft, f"adopted {said} instead of training again" if reused else f"registered as {said}"
     )
@@ -135,6 +153,28 @@ def _note(result: JsonObject, version: RegisteredVersion, alias: str | None) -> 
         registered["alias"] = alias
     result["registered"] = registered
     result.setdefault("modelUri", version.source)
+
+
+def _tell_promotion(
+    draft: Draft, version: RegisteredVersion, alias: str, unmet: Sequence[str]
+) -> None:
+    """Condition Promoted, where promoteWhen asks for it."""
+    said = f"{version.name} version {version.version}"
+    promoted = alias in version.aliases
+    target = draft.observed.target.spec
+    reason = Reason.PROMOTED if promoted else Reason.NOT_PROMOTED
+    if promoted:
+        message = f"{said} has alias {alias}"
+    elif unmet:
+        message = f"{said} does not get alias {alias}: {', '.join(unmet)}"
+    elif target and target.tracking.type == "cml":
+        reason = Reason.REGISTRY_WITHOUT_ALIASES
+        message = f"CML's registry has no aliases, so {alias} was not set"
+    elif (draft.status.get("result") or {}).get("reused"):
+        message = f"{said} was made before, without alias {alias}: it stays where it is"
+    else:
+        message = f"alias {alias} stays with a newer version than {version.version}"
+    draft.conditions.set(ConditionType.PROMOTED, promoted, reason, message)
 
 
 def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None) -> None:

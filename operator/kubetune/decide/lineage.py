@@ -46,7 +46,7 @@ def lineage(
     parts = {
         "datasetDigest": dataset.digest or "",
         "splitDigest": dataset.split_digest or "",
-        "modelRevision": _revision(model),
+        "modelRevision": model_identity(model),
         "configDigest": f"sha256:{config}",
         "codeVersion": __version__,
         "worldSize": WORLD_SIZE,
@@ -54,7 +54,7 @@ def lineage(
     return parts | {"digest": f"sha256:{digest(json.dumps(parts, sort_keys=True))}"}
 
 
-def _revision(model: ModelPlan) -> str:
+def model_identity(model: ModelPlan) -> str:
     """What the weights are: a number alone would be the same for every registered model."""
     own = model.registry_uri or model.revision or ""
-    return f"{own}+{_revision(model.base)}" if model.base else own
+    return f"{own}+{model_identity(model.base)}" if model.base else own

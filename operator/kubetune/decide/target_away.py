@@ -1,19 +1,18 @@
-"""A FineTuneJob whose target can't be asked about its runs."""
+"""A FineTuneJob or Evaluation whose target can't be asked about its runs."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from kubetune.api.conditions import ConditionType, Phase
 from kubetune.decide.decision import Decision, conditions_of
-from kubetune.decide.fine_tune_inputs import ObservedJob
-from kubetune.decide.resources import TargetProblem
+from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.decide.waiting import TARGET_RETRY_SECONDS
 
 
-def target_away(observed: ObservedJob, problem: TargetProblem, now: datetime) -> Decision:
+def target_away(job: Resource[Any], problem: TargetProblem, now: datetime) -> Decision:
     """Say so, and change nothing else: what is known of the attempts stays."""
-    job = observed.job
     conditions = conditions_of(job.status, job.generation, now)
     conditions.set(ConditionType.TARGET_AVAILABLE, False, problem.reason, problem.message)
     conditions.waiting(problem.reason, problem.message)

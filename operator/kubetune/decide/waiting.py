@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
+from kubetune.decide.decision import parse_time
+
+RETRY_FIRST_SECONDS = 10
+RETRY_MAX_SECONDS = 360
 SECRET_FIRST_SECONDS = 2.0
 SECRET_MAX_SECONDS = 25.0
 TARGET_RETRY_SECONDS = 60.0
@@ -19,3 +24,16 @@ def secret_wait(waiting_since: datetime | None, now: datetime) -> float:
         return SECRET_FIRST_SECONDS
     age = (now - waiting_since).total_seconds()
     return min(max(SECRET_FIRST_SECONDS, age / 4), SECRET_MAX_SECONDS)
+
+
+def retry_wait(newest: dict[str, Any], counts: dict[str, Any], now: datetime) -> float:
+    """Seconds until the next attempt: 10, 20 ... 360 after failures, none after preemption.
+
+    ``newest`` is the attempt that ended, ``counts`` are all of its kind, as in status.
+    """
+    if newest["result"] == "Preempted":
+        return 0
+    failed = max(int(counts["failed"]), 1)
+    pause = min(RETRY_FIRST_SECONDS * 2 ** (failed - 1), RETRY_MAX_SECONDS)
+    ended = parse_time(newest.get("endTime")) or now
+    return pause - (now - ended).total_seconds()

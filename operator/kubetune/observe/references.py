@@ -25,7 +25,7 @@ def references(key: Key, body: JsonObject) -> frozenset[Key]:
 def _references(key: Key, spec: JsonObject) -> frozenset[Key]:
     namespace = key.namespace
     found: set[Key] = set()
-    if key.kind in ("FineTuneJob", "Dataset", "Model", "PromptTemplate"):
+    if key.kind in ("FineTuneJob", "Evaluation", "Dataset", "Model", "PromptTemplate"):
         found.add(_target(namespace, spec.get("computeTargetRef")))
     match key.kind:
         case "FineTuneJob":
@@ -38,6 +38,13 @@ def _references(key: Key, spec: JsonObject) -> frozenset[Key]:
                 found.add(Key(kind, scope, profile["name"]))
             if model_name := (spec.get("output") or {}).get("modelName"):
                 found.add(Key("Model", namespace, model_name))
+        case "Evaluation":
+            found |= _named(namespace, spec, "Dataset", "datasetRef")
+            found |= _named(namespace, spec, "PromptTemplate", "promptRef")
+            for candidate in spec["candidates"]:
+                found |= _named(namespace, candidate, "Model", "modelRef")
+            for function in spec.get("functions") or ():
+                found |= _named(namespace, function, "ConfigMap", "configMapRef")
         case "Dataset":
             found |= _named(namespace, spec, "Model", "tokenizerRef")
             found |= _named(namespace, spec.get("source") or {}, "ConfigMap", "configMap")

@@ -69,6 +69,23 @@ class Registration:
 
 
 @dataclass(frozen=True)
+class AliasMove:
+    """An alias that is to move, if it still stands where it stood."""
+
+    name: str
+    alias: str
+    version: int
+    expected: int | None
+    """The version that must have the alias beforehand; None: no version."""
+    tag: str
+    """Key of the version's tag that keeps the move on record."""
+    note: str
+    """Value of that tag."""
+    holder: int | None = None
+    """The version that has the alias afterwards; another one than ``version``: it did not move."""
+
+
+@dataclass(frozen=True)
 class StorageCheck:
     """Whether artifacts can be written."""
 
@@ -102,6 +119,21 @@ class Tracker(Protocol):
 
     async def register(self, registration: Registration) -> RegisteredVersion:
         """The version made from the run: found or created, tagged, and alias moved to it."""
+        ...
+
+    async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
+        """The newest complete run of an evaluation with this digest."""
+        ...
+
+    async def alias_holder(self, name: str, alias: str) -> RegisteredVersion | None:
+        """The version that has the alias; None when none has it, or no model has the name."""
+        ...
+
+    async def move_alias(self, move: AliasMove) -> AliasMove:
+        """Move the alias unless another version than the expected one has it; with ``holder``.
+
+        Repeatable: a move that was made before is found.
+        """
         ...
 
     async def close(self) -> None:

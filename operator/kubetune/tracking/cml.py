@@ -11,11 +11,12 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kubetune.api import plan
+from kubetune.api import evaluation_plan, plan
 from kubetune.clients.cml import CmlClient, CmlError, CredentialsError, NotFoundError
 from kubetune.clients.cml_experiments import experiment_ids
 from kubetune.clients.cml_projects import find_project
 from kubetune.tracking.base import (
+    AliasMove,
     RegisteredVersion,
     Registration,
     StorageCheck,
@@ -88,20 +89,14 @@ class CmlTracker:
 
     async def find_run(self, run_key: str, experiment: str) -> TrackedRun | None:
         """The run of a key, in any state; the oldest if there should be two."""
-        with self._errors():
-            known = await self._experiments((experiment,))
-            listings = await asyncio.gather(*(self._runs(experiment_id) for experiment_id in known))
-        found = [
-            (run_age(item), experiment_id, item)
-            for experiment_id, items in zip(known, listings, strict=True)
-            for item in items
-            if run_tags(item).get(plan.TAG_RUN_KEY) == run_key
-        ]
-        if not found:
-            self._experiment_ids.pop(experiment, None)
-            return None
-        _, experiment_id, item = min(found, key=lambda entry: entry[0])
-        return tracked_run(item, experiment_id)
+        found = await self._tagged(experiment, plan.TAG_RUN_KEY, run_key)
+        return found[0] if found else None
+
+    async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
+        """The newest complete run of an evaluation with this digest."""
+        runs = await self._tagged(experiment, evaluation_plan.TAG_EVALUATION_DIGEST, digest)
+        complete = [run for run in runs if evaluation_plan.TAG_EVALUATION_SUMMARY in run.tags]
+        return complete[-1] if complete else None
 
     # --- the registry
 
@@ -119,7 +114,31 @@ class CmlTracker:
             version = await self._registry.register(await self._project_found(), registration)
         return version.registered(registration.source)
 
+    async def alias_holder(self, name: str, alias: str) -> RegisteredVersion | None:
+        """None: the registry has no aliases."""
+        return None
+
+    async def move_alias(self, move: AliasMove) -> AliasMove:
+        """Raises TrackingError: the registry has no aliases."""
+        raise TrackingError(f"CML's registry has no aliases, so {move.alias} can't be moved")
+
     # --- what is in the project
+
+    async def _tagged(self, experiment: str, key: str, value: str) -> list[TrackedRun]:
+        """Runs of an experiment that have a tag, oldest first."""
+        with self._errors():
+            known = await self._experiments((experiment,))
+            listings = await asyncio.gather(*(self._runs(experiment_id) for experiment_id in known))
+        found = [
+            (run_age(item), experiment_id, item)
+            for experiment_id, items in zip(known, listings, strict=True)
+            for item in items
+            if run_tags(item).get(key) == value
+        ]
+        if not found:
+            self._experiment_ids.pop(experiment, None)
+        found.sort(key=lambda entry: entry[0])
+        return [tracked_run(item, experiment_id) for _, experiment_id, item in found]
 
     async def _project_found(self) -> str:
         if not self._project_id:

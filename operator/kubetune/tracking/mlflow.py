@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from kubetune.api import plan
+from kubetune.api import evaluation_plan, plan
 from kubetune.tracking.base import (
+    AliasMove,
     RegisteredVersion,
     Registration,
     StorageCheck,
@@ -119,7 +121,49 @@ class MlflowTracker:
             self._experiment_ids.pop(experiment, None)
         return runs[-1] if runs else None
 
+    async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
+        """The newest complete run of an evaluation with this digest."""
+        experiment_id = await self._experiment_id(experiment)
+        if not experiment_id:
+            return None
+        condition = _tag(evaluation_plan.TAG_EVALUATION_DIGEST, digest)
+        runs = await self._search_runs([experiment_id], condition)
+        return next(
+            (run for run in runs if evaluation_plan.TAG_EVALUATION_SUMMARY in run.tags), None
+        )
+
     # --- the registry
+
+    async def alias_holder(self, name: str, alias: str) -> RegisteredVersion | None:
+        """The version that has the alias; None when none has it, or no model has the name."""
+        query = {"name": name, "alias": alias}
+        try:
+            answer = await self._rest.call("GET", "registered-models/alias", query=query)
+        except MlflowError as error:
+            # No alias yet: an error code of its own kind, by the age of the server.
+            if error.missing or error.code == "INVALID_PARAMETER_VALUE":
+                return None
+            raise
+        return _version(answer["model_version"])
+
+    async def move_alias(self, move: AliasMove) -> AliasMove:
+        """Move the alias unless another version than the expected one has it; with ``holder``.
+
+        MLflow compares nothing when it sets an alias, so it is compared here, just before.
+        """
+        version = {"name": move.name, "version": str(move.version)}
+        tag = {**version, "key": move.tag}
+        # The record first: an operator that dies in between finds out what it has done.
+        await self._rest.call("POST", "model-versions/set-tag", {**tag, "value": move.note})
+        holder = await self.alias_holder(move.name, move.alias)
+        found = holder.version if holder else None
+        if found == move.expected:
+            body = {**version, "alias": move.alias}
+            await self._rest.call("POST", "registered-models/alias", body)
+            found = move.version
+        elif found != move.version:
+            await self._rest.call("DELETE", "model-versions/delete-tag", tag)
+        return replace(move, holder=found)
 
     async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
         """The newest READY version with this lineage tag whose run and model still exist."""
@@ -224,16 +268,9 @@ class MlflowTracker:
         return version
 
     async def _move_alias(self, version: RegisteredVersion, alias: str) -> None:
-        try:
-            answer = await self._rest.call(
-                "GET", "registered-models/alias", query={"name": version.name, "alias": alias}
-            )
-            if int(answer["model_version"]["version"]) >= version.version:
-                return
-        except MlflowError as error:
-            # No alias yet: an error code of its own kind, by the age of the server.
-            if not (error.missing or error.code == "INVALID_PARAMETER_VALUE"):
-                raise
+        holder = await self.alias_holder(version.name, alias)
+        if holder and holder.version >= version.version:
+            return
         body = {"name": version.name, "alias": alias, "version": str(version.version)}
         await self._rest.call("POST", "registered-models/alias", body)
 

@@ -12,8 +12,9 @@ from kubetune.api.inspection import Column, Problem
 from kubetune.api.plan import DatasetPlan
 
 from kubetune_runner.data.readers import Row
+from kubetune_runner.errors import RunError
 
-__all__ = ["LoadedDataset", "Row", "load"]
+__all__ = ["LoadedDataset", "Row", "check_unchanged", "load"]
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,17 @@ def load(plan: DatasetPlan, token: str | None) -> LoadedDataset:
         revision=reading.revision,
         problems=reading.findings.all(),
     )
+
+
+def check_unchanged(plan: DatasetPlan, loaded: LoadedDataset) -> None:
+    """Compare the rows with those that were inspected. Raises RunError DatasetChanged."""
+    for found, expected in (
+        (loaded.digest, plan.digest),
+        (loaded.split_digest, plan.split_digest),
+    ):
+        if expected is not None and found != expected:
+            raise RunError(
+                "DatasetChanged",
+                f"dataset {plan.name} is not what was inspected (digest {found[:19]}…, expected"
+                f" {expected[:19]}…): restore the files, or apply the Dataset under a new name",
+            )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from datasets import Dataset
 from kubetune.api.plan import TrainingPlan
 from trl.trainer.sft_config import SFTConfig
@@ -13,6 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from kubetune_runner.encoding import EncodedRow
 from kubetune_runner.evaluation import Evaluation, evaluate
+from kubetune_runner.losses import row_losses
 from kubetune_runner.objectives.base import Measure, Objective
 from kubetune_runner.trainer import RunTrainer
 
@@ -44,10 +44,10 @@ class SftRun(RunTrainer, SFTTrainer):
                 for row in self.held_out[start : start + batch]
             ]
             inputs = self._prepare_inputs(self._collate.torch_call(rows))
-            with torch.no_grad(), self.compute_loss_context_manager():
-                output = model(**inputs, use_cache=False, fused_lm_head=True)
-            total -= output.log_probs.double().sum().item()
-            tokens += int(output.label_mask.sum().item())
+            with self.compute_loss_context_manager():
+                for loss, labelled in row_losses(model, inputs):
+                    total += loss
+                    tokens += labelled
         model.train(training)
         return total / tokens
 

@@ -1,0 +1,346 @@
+"""Kind Evaluation: candidates measured on the same rows, and the alias that the best one gets."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import Field
+
+from kubetune.api.base import DNS_LABEL, ConfigKey, LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.model import RegistryAlias, RegistryName
+from kubetune.api.references import ComputeTargetRef
+from kubetune.api.rules import Rule, TransitionRule, exactly_one
+from kubetune.api.training import Resources, Seed
+
+MetricName = Literal[
+    "loss",
+    "perplexity",
+    "exactMatch",
+    "tokenF1",
+    "rouge1",
+    "rougeL",
+    "bleu",
+    "chrf",
+    "jsonFields",
+    "length",
+    "latency",
+]
+METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
+LOWER_IS_BETTER: frozenset[str] = frozenset({"loss", "perplexity", "latency"})
+NEITHER_IS_BETTER: frozenset[str] = frozenset({"length"})
+WITHOUT_REFERENCE: frozenset[str] = frozenset({"loss", "perplexity"})
+"""Metrics of rows that are plain text; all others need a prompt and an answer to compare with."""
+MAX_CANDIDATES = 16
+MAX_CANDIDATE_METRICS = 16
+
+MAX_FUNCTION_CHARACTERS = 32768
+
+_KNOWN = f"[{', '.join(repr(name) for name in METRIC_NAMES)}]"
+AnyMetric = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z][A-Za-z0-9]*$")]
+"""One of METRIC_NAMES, or the name of a function."""
+CandidateName = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
+
+
+class Candidate(Value):
+    """A model that takes part."""
+
+    name: CandidateName = Field(description="Name of the candidate in results and thresholds.")
+    model_ref: LocalRef = Field(
+        description="Model: a base model, a merged one, or an adapter with its baseModelRef."
+    )
+
+
+class Generation(Value):
+    """How answers are generated."""
+
+    max_new_tokens: int = Field(
+        default=64, ge=1, le=16384, description="Most tokens of an answer. Default 64."
+    )
+    temperature: float = Field(
+        default=0,
+        ge=0,
+        le=2,
+        description="Temperature of sampling; 0 takes the likeliest token each time. Default 0.",
+    )
+    top_p: float = Field(
+        default=1,
+        gt=0,
+        le=1,
+        description="Sample from the likeliest tokens that together have this probability; with"
+        " temperature 0 it has no effect. Default 1.",
+    )
+    batch_size: int = Field(
+        default=8, ge=1, le=1024, description="Rows that are computed at once. Default 8."
+    )
+
+
+class ConfigMapKeyRef(Value):
+    """One key of a ConfigMap in the same namespace."""
+
+    name: ObjectName = Field(description="Name of a ConfigMap in the same namespace.")
+    key: ConfigKey = Field(description="Key in the ConfigMap's data.")
+
+
+class MetricFunction(Value):
+    """A metric of your own."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"!(self.name in {_KNOWN})",
+            message="a metric of this name exists; give the function another one",
+            check=lambda function: function.name not in METRIC_NAMES,
+            field="name",
+        ),
+    )
+
+    name: AnyMetric = Field(description="Name of the metric, to be listed in spec.metrics.")
+    config_map_ref: ConfigMapKeyRef = Field(
+        description="Python code, at most 32,768 characters, that defines"
+        " `metric(prediction, reference, row)` and returns a number for a row. It runs in the"
+        " run's container, in a process of its own."
+    )
+    timeout_seconds: int = Field(
+        default=10, ge=1, le=3600, description="Most seconds for one row. Default 10."
+    )
+    lower_is_better: bool = Field(
+        default=False, description="Whether lower values are better. Default false."
+    )
+
+
+class BetterThan(Value):
+    """What a candidate must beat; exactly one."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("candidate", "alias"),)
+
+    candidate: CandidateName | None = Field(
+        default=None, description="Another candidate, such as the base model."
+    )
+    alias: RegistryAlias | None = Field(
+        default=None,
+        description="The version of promote.name that has this alias, which must be promote.alias."
+        " It must be a candidate too; while no version has the alias, there is nothing to beat.",
+    )
+
+
+class Threshold(Value):
+    """A demand on a metric: min, max or betterThan."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("min", "max", "better_than"),)
+
+    candidate: CandidateName | None = Field(
+        default=None,
+        description="Candidate that must meet it, else the evaluation does not pass. Default:"
+        " whichever wins must meet it.",
+    )
+    metric: AnyMetric = Field(description="One of spec.metrics.")
+    min: float | None = Field(default=None, description="Lowest value that passes.")
+    max: float | None = Field(default=None, description="Highest value that passes.")
+    better_than: BetterThan | None = Field(
+        default=None, description="What the candidate must be better than, by this metric."
+    )
+
+
+class Promotion(Value):
+    """The alias that moves when the evaluation passes."""
+
+    name: RegistryName = Field(description="Registered model whose version gets the alias.")
+    alias: RegistryAlias = Field(description="Alias that moves, such as champion.")
+    candidate: CandidateName | None = Field(
+        default=None, description="Candidate whose version gets it. Default: the winner."
+    )
+
+
+def _listed(spec: EvaluationSpec) -> bool:
+    return all(threshold.metric in spec.metrics for threshold in spec.thresholds or ())
+
+
+def _thresholds_name_candidates(spec: EvaluationSpec) -> bool:
+    names = {None} | {candidate.name for candidate in spec.candidates}
+    return all(
+        threshold.candidate in names
+        and (threshold.better_than is None or threshold.better_than.candidate in names)
+        for threshold in spec.thresholds or ()
+    )
+
+
+class EvaluationSpec(Value):
+    """What the user declares. It can't be changed: a new one reuses what was measured."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.thresholds) || self.thresholds.all(t, t.metric in self.metrics)",
+            message="a threshold's metric must be one of spec.metrics; add it there",
+            check=_listed,
+            field="thresholds",
+        ),
+        Rule(
+            cel="!has(self.thresholds) || self.thresholds.all(t,"
+            " (!has(t.candidate) || self.candidates.exists(c, c.name == t.candidate)) &&"
+            " (!has(t.betterThan) || !has(t.betterThan.candidate) ||"
+            " self.candidates.exists(c, c.name == t.betterThan.candidate)))",
+            message="thresholds can name only candidates of spec.candidates",
+            check=_thresholds_name_candidates,
+            field="thresholds",
+        ),
+        Rule(
+            cel="!has(self.promote) || !has(self.promote.candidate) ||"
+            " self.candidates.exists(c, c.name == self.promote.candidate)",
+            message="promote can name only a candidate of spec.candidates",
+            check=lambda spec: (
+                spec.promote is None
+                or spec.promote.candidate is None
+                or any(item.name == spec.promote.candidate for item in spec.candidates)
+            ),
+            field="promote",
+        ),
+        Rule(
+            cel="!has(self.thresholds) || self.thresholds.all(t, !has(t.betterThan) ||"
+            " !has(t.betterThan.alias) ||"
+            " (has(self.promote) && self.promote.alias == t.betterThan.alias))",
+            message="betterThan.alias must be the alias of spec.promote, which names the registered"
+            " model",
+            check=lambda spec: all(
+                t.better_than is None
+                or t.better_than.alias is None
+                or (spec.promote is not None and spec.promote.alias == t.better_than.alias)
+                for t in spec.thresholds or ()
+            ),
+            field="thresholds",
+        ),
+        Rule(
+            cel="!has(self.thresholds) || self.thresholds.all(t, !has(t.betterThan) ||"
+            " t.metric != 'length')",
+            message="no length is better than another: give min or max",
+            check=lambda spec: all(
+                t.better_than is None or t.metric not in NEITHER_IS_BETTER
+                for t in spec.thresholds or ()
+            ),
+            field="thresholds",
+        ),
+        Rule(
+            cel=f"self.metrics.all(m, m in {_KNOWN} ||"
+            " (has(self.functions) && self.functions.exists(f, f.name == m)))",
+            message=f"a metric is one of {', '.join(METRIC_NAMES)}, or the name of one of"
+            " spec.functions",
+            check=lambda spec: (
+                set(spec.metrics)
+                <= {*METRIC_NAMES, *(function.name for function in spec.functions or ())}
+            ),
+            field="metrics",
+        ),
+        Rule(
+            cel="!has(self.functions) || self.functions.all(f, f.name in self.metrics)",
+            message="a function is called when its name is one of spec.metrics; add it there",
+            check=lambda spec: all(item.name in spec.metrics for item in spec.functions or ()),
+            field="functions",
+        ),
+        Rule(
+            cel="self.metrics.all(m, self.metrics.exists_one(n, n == m))",
+            message="each metric may stand here once",
+            check=lambda spec: len(set(spec.metrics)) == len(spec.metrics),
+            field="metrics",
+        ),
+        Rule(
+            cel="self.metrics[0] != 'length'",
+            message="the first metric decides who wins, and no length is better than another: put"
+            " another metric first",
+            check=lambda spec: spec.metrics[0] not in NEITHER_IS_BETTER,
+            field="metrics",
+        ),
+    )
+    transitions: ClassVar[tuple[TransitionRule, ...]] = (
+        TransitionRule(
+            cel="self == oldSelf",
+            message="an Evaluation can't be changed; make a new one with another name: what was"
+            " measured with equal inputs is not measured again",
+        ),
+    )
+
+    candidates: Annotated[list[Candidate], *keyed_by("name")] = Field(
+        min_length=1,
+        max_length=MAX_CANDIDATES,
+        description="Models to compare; differences in results are to the first one.",
+    )
+    dataset_ref: LocalRef = Field(description="Dataset whose rows all candidates are measured on.")
+    split: Literal["train", "evaluation"] = Field(
+        default="evaluation",
+        description="Rows of the Dataset: evaluation (held out) or train. Default evaluation.",
+    )
+    allow_training_rows: bool = Field(
+        default=False,
+        description="Measure also candidates that were trained on rows they are measured on, as"
+        " far as their FineTuneJob tells. Default false: that is refused.",
+    )
+    prompt_ref: LocalRef | None = Field(
+        default=None,
+        description="PromptTemplate that makes text of rows. Default: the Dataset's columns as"
+        " they are.",
+    )
+    generation: Generation | None = Field(default=None, description="How answers are generated.")
+    metrics: list[AnyMetric] = Field(
+        default=["exactMatch", "tokenF1"],
+        min_length=1,
+        max_length=MAX_CANDIDATE_METRICS,
+        description="What is measured, also functions by their names; the first one decides who"
+        " wins. loss and perplexity are of the answer's tokens; exactMatch, tokenF1, rouge1,"
+        " rougeL, bleu, chrf and jsonFields (share of the reference's JSON fields that the answer"
+        " has right) compare generated"
+        " answers with the reference, 0 to 1 (bleu and chrf 0 to 100); length is in tokens,"
+        " latency in seconds a row. Default exactMatch and tokenF1.",
+    )
+    functions: Annotated[list[MetricFunction], *keyed_by("name")] | None = Field(
+        default=None, max_length=8, description="Metrics of your own, as Python functions."
+    )
+    max_rows: int = Field(
+        default=256,
+        ge=1,
+        le=100000,
+        description="Rows that are measured at most, chosen by seed. Default 256.",
+    )
+    seed: Seed = Field(
+        default=42,
+        description="Seed of the choice of rows, of sampling and of the intervals. Default 42.",
+    )
+    samples: int = Field(
+        default=8,
+        ge=0,
+        le=100,
+        description="Rows whose answers are stored for `kubetune compare`. Default 8.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="Number format of the computation. auto takes bf16 where the GPU has it, else"
+        " fp32. Default auto.",
+    )
+    thresholds: list[Threshold] | None = Field(
+        default=None,
+        max_length=32,
+        description="What decides whether the evaluation passes. Default: nothing, it passes.",
+    )
+    promote: Promotion | None = Field(
+        default=None, description="The alias that moves when the evaluation passes. Default: none."
+    )
+    parallelism: int = Field(
+        default=1, ge=1, le=MAX_CANDIDATES, description="Candidates that run at once. Default 1."
+    )
+    backoff_limit: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="Failed attempts of a candidate after which it counts as failed; preemptions"
+        " don't count. Default 3.",
+    )
+    resources: Resources | None = Field(
+        default=None, description="What the run of one candidate gets."
+    )
+    compute_target_ref: ComputeTargetRef | None = Field(
+        default=None,
+        description="Where to run. Default: the namespace's default target, then the cluster's.",
+    )
+
+
+def lower_is_better(spec: EvaluationSpec, metric: str) -> bool:
+    """Whether lower values of a metric are better."""
+    return metric in LOWER_IS_BETTER or any(
+        function.lower_is_better for function in spec.functions or () if function.name == metric
+    )

@@ -1,0 +1,303 @@
+"""Evaluation: the numbered list of its states.
+
+Each candidate goes its own way (``evaluation_candidate``); once all have ended the verdict follows
+(``evaluation_end``), and nothing starts the Evaluation again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
+from kubetune.api.evaluation import EvaluationSpec
+from kubetune.decide import evaluation_end
+from kubetune.decide.decision import (
+    Action,
+    Conditions,
+    Decision,
+    DeleteRuns,
+    FindEvaluation,
+    StartRun,
+    StopRuns,
+    conditions_of,
+    rfc3339,
+)
+from kubetune.decide.evaluation_candidate import (
+    CandidateDraft,
+    begin,
+    follow,
+    settle,
+    summary_of,
+    take_inputs,
+    with_deltas,
+)
+from kubetune.decide.evaluation_inputs import (
+    CandidateInputs,
+    ObservedEvaluation,
+    Shared,
+    candidate_inputs,
+    candidate_run_key,
+    shared_inputs,
+)
+from kubetune.decide.fine_tune_inputs import NotReady
+from kubetune.decide.target_away import target_away
+from kubetune.decide.waiting import secret_wait
+
+JsonObject = dict[str, Any]
+
+TRACKING_RETRY_SECONDS = 10.0
+ELSEWHERE_RETRY_SECONDS = 15.0
+
+
+@dataclass
+class Draft:
+    """The status in the making, and the actions so far."""
+
+    observed: ObservedEvaluation
+    spec: EvaluationSpec
+    now: datetime
+    status: JsonObject
+    conditions: Conditions
+    candidates: list[CandidateDraft]
+    actions: list[Action] = field(default_factory=list[Action])
+    waits: list[float] = field(default_factory=list[float])
+    """Seconds until something must be looked at again."""
+
+    def decision(self) -> Decision:
+        """The decision as it stands."""
+        statuses = [candidate.status for candidate in self.candidates]
+        with_deltas(statuses)
+        self.status["candidates"] = statuses
+        self.status["conditions"] = self.conditions.current
+        return Decision(tuple(self.actions), self.status, min(self.waits, default=None))
+
+    def run_key(self, candidate: CandidateDraft) -> str:
+        """The run key of a candidate whose digest is known."""
+        uid = self.observed.evaluation.owner.uid
+        return candidate_run_key(uid, candidate.name, candidate.status["digest"])
+
+
+def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
+    """What to do for an Evaluation."""
+    evaluation = observed.evaluation
+
+    # 1. Deleted: its runs go with it; or over: nothing starts it again.
+    if evaluation.deleting or evaluation.status.get("phase") in TERMINAL_PHASES:
+        return Decision()
+
+    # 2. The spec can't be read.
+    if evaluation.spec is None:
+        conditions = conditions_of(evaluation.status, evaluation.generation, now)
+        conditions.stalled(Reason.INVALID_SPEC, evaluation.problem)
+        seen = {"observedGeneration": evaluation.generation, "conditions": conditions.current}
+        return Decision(status=evaluation.status | seen)
+
+    # 3. The target can't be asked: nothing is known, so nothing changes.
+    if observed.target_problem:
+        return target_away(evaluation, observed.target_problem, now)
+
+    # 4. What became of the attempts.
+    draft = _draft(observed, evaluation.spec, now)
+    for candidate in draft.candidates:
+        if not candidate.settled and "attempt" in candidate.status:
+            _bring_forward(draft, candidate)
+
+    # 5. All have ended: the verdict.
+    if all(candidate.settled for candidate in draft.candidates):
+        return evaluation_end.finish(draft)
+
+    # 6. Whoever can starts, as many at once as may.
+    return _start_more(draft)
+
+
+def _draft(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) -> Draft:
+    evaluation = observed.evaluation
+    # What was observed must stay as it is: the write is the difference to it.
+    old: JsonObject = json.loads(json.dumps(evaluation.status))
+    known = {item["name"]: item for item in old.pop("candidates", None) or ()}
+    conditions = conditions_of(old, evaluation.generation, now)
+    conditions.remove(ConditionType.TARGET_AVAILABLE)
+    return Draft(
+        observed=observed,
+        spec=spec,
+        now=now,
+        status=old | {"observedGeneration": evaluation.generation},
+        conditions=conditions,
+        candidates=[begin(item, known.get(item.name, {}), now) for item in observed.candidates],
+    )
+
+
+def _bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
+    """Follow a candidate's newest attempt, and take its results over when it has ended well."""
+    wait = follow(candidate, draft.spec.backoff_limit)
+    if candidate.resting and wait:
+        draft.waits.append(wait)
+    if any(run.overdue for run in candidate.live):
+        draft.actions.append(StopRuns(draft.run_key(candidate)))
+    attempt = candidate.status["attempt"]
+    if attempt["result"] != "Succeeded" or candidate.settled:
+        return
+    learned, target = draft.observed.learned, draft.observed.target.spec
+    asked = f"{candidate.name}/{attempt['number']}"
+    summary = summary_of(candidate, learned.found.get(asked))
+    if summary:
+        settle(candidate, summary, draft.spec.metrics, target, reused=False)
+        if target and target.cml:
+            # Nothing else removes a job of CML; in a cluster it goes with the Evaluation.
+            draft.actions.append(DeleteRuns(draft.run_key(candidate), settled=True))
+    elif asked in learned.found:
+        candidate.say(
+            "Failed",
+            Reason.RESULT_MISSING,
+            "the run ended well but left no results: look at its log, and at spec.tracking of the"
+            " compute target",
+        )
+    else:
+        candidate.say("Running", Reason.SEEKING_EQUAL, "the run has ended well; it is looked up")
+        _ask(draft, FindEvaluation(candidate.status["digest"], asked))
+
+
+def _ask(draft: Draft, question: FindEvaluation) -> None:
+    draft.actions.append(question)
+    draft.waits.append(TRACKING_RETRY_SECONDS)
+
+
+def _start_more(draft: Draft) -> Decision:
+    shared = shared_inputs(draft.observed)
+    ready: list[tuple[CandidateDraft, CandidateInputs]] = []
+    missing: list[NotReady] = []
+    if isinstance(shared, NotReady):
+        missing.append(shared)
+    else:
+        ready = _startable(draft, shared, missing)
+        if any(not item.started for item, _ in ready) and _changed(draft, shared):
+            return evaluation_end.fail(
+                draft,
+                Reason.DATASET_CHANGED,
+                f"Dataset {shared.data.name} or a metric function has changed since the first"
+                " candidate started, so candidates can't be compared: make a new Evaluation",
+            )
+    refused = next((item for item in missing if item.refused), None)
+    if refused is None:
+        _start(draft, ready)
+    if all(candidate.settled for candidate in draft.candidates):
+        # What was measured before has come in.
+        return evaluation_end.finish(draft)
+    _tell(draft, refused, missing)
+    return draft.decision()
+
+
+def _changed(draft: Draft, shared: Shared) -> bool:
+    frozen: JsonObject | None = draft.status.get("data")
+    return frozen is not None and frozen != shared.frozen
+
+
+def _startable(
+    draft: Draft, shared: Shared, missing: list[NotReady]
+) -> list[tuple[CandidateDraft, CandidateInputs]]:
+    """Candidates whose next attempt may begin; what the others lack goes to ``missing``."""
+    found: list[tuple[CandidateDraft, CandidateInputs]] = []
+    for candidate in draft.candidates:
+        if candidate.settled or candidate.live or candidate.resting:
+            continue
+        if (candidate.status.get("attempt") or {}).get("result") == "Succeeded":
+            continue
+        inputs = candidate_inputs(draft.observed, candidate.observed, shared)
+        if isinstance(inputs, NotReady):
+            candidate.say("Pending", inputs.reason, inputs.message)
+            missing.append(inputs)
+            continue
+        found.append((candidate, inputs))
+    return found
+
+
+def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) -> None:
+    """Start attempts in the order of the spec, but nothing that was measured before."""
+    observed, learned = draft.observed, draft.observed.learned
+    live = [candidate for candidate in draft.candidates if candidate.live]
+    busy = {candidate.status.get("digest"): f"candidate {candidate.name}" for candidate in live}
+    free = draft.spec.parallelism - len(live)
+    for candidate, inputs in ready:
+        digest = candidate.status.get("digest") or inputs.plan.digest
+        if not candidate.started:
+            if other := busy.get(digest) or draft.observed.elsewhere.get(digest):
+                message = f"waiting for {other}, which is measured with the same inputs"
+                candidate.say("Pending", Reason.SEEKING_EQUAL, message)
+                draft.waits.append(ELSEWHERE_RETRY_SECONDS)
+                continue
+            if free <= 0:
+                message = f"waiting for its turn; spec.parallelism is {draft.spec.parallelism}"
+                candidate.say("Pending", Reason.QUEUED, message)
+                continue
+            if digest not in learned.found:
+                error = learned.tracking_error
+                message = error or "asking the tracking server for equal measurements"
+                reason = Reason.TRACKING_UNREACHABLE if error else Reason.SEEKING_EQUAL
+                candidate.say("Pending", reason, message)
+                _ask(draft, FindEvaluation(digest, digest))
+                continue
+            take_inputs(candidate, inputs)
+            draft.status.setdefault("data", inputs.frozen)
+            if summary := summary_of(candidate, learned.found[digest]):
+                settle(candidate, summary, draft.spec.metrics, observed.target.spec, reused=True)
+                continue
+        if free <= 0:
+            continue
+        free -= 1
+        busy[digest] = f"candidate {candidate.name}"
+        _submit(draft, candidate, inputs)
+
+
+def _submit(draft: Draft, candidate: CandidateDraft, inputs: CandidateInputs) -> None:
+    draft.status["target"] = draft.observed.target.label
+    draft.status.setdefault("startTime", rfc3339(draft.now))
+    attempt = int(candidate.status.get("counts", {}).get("total", 0)) + 1
+    request = inputs.request(draft.observed, draft.run_key(candidate), attempt)
+    draft.actions.append(StartRun(request))
+    message = f"attempt {attempt} is submitted to {draft.observed.target.label}"
+    candidate.say("Queued", Reason.QUEUED, message)
+
+
+def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> None:
+    """Phase and conditions of an Evaluation that goes on."""
+    conditions = draft.conditions
+    phases = [candidate.status["phase"] for candidate in draft.candidates]
+    done, total = phases.count("Succeeded"), len(phases)
+    hindrance = refused or next(iter(missing), None)
+    if hindrance:
+        conditions.set(ConditionType.INPUTS_READY, False, hindrance.reason, hindrance.message)
+        if hindrance.reason == Reason.SECRET_MISSING:
+            draft.waits.append(secret_wait(draft.observed.evaluation.waiting_since, draft.now))
+    else:
+        message = "all inputs are there and fit"
+        conditions.set(ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, message)
+    said = f"{done} of {total} candidates are measured"
+    moving = [
+        candidate
+        for candidate in draft.candidates
+        if candidate.status["phase"] in ("Running", "Queued", "Retrying")
+    ]
+    if moving:
+        phase = Phase.RUNNING if "Running" in phases else Phase.QUEUED
+        draft.status["phase"] = str(phase)
+        first = next((item for item in moving if item.status["phase"] == "Running"), moving[0])
+        message = f"{said}; {first.name}: {first.status['message']}"
+        reason = first.status["reason"]
+        if hindrance:
+            message += f"; {hindrance.message}"
+        conditions.waiting(reason, message)
+        return
+    if hindrance:
+        draft.status["phase"] = str(hindrance.phase)
+        if hindrance.refused:
+            conditions.stalled(hindrance.reason, hindrance.message)
+        else:
+            conditions.waiting(hindrance.reason, hindrance.message)
+        return
+    waiting = next(item for item in draft.candidates if not item.settled)
+    draft.status["phase"] = str(Phase.PREPARING)
+    message = f"{said}; {waiting.name}: {waiting.status['message']}"
+    conditions.waiting(waiting.status["reason"], message)

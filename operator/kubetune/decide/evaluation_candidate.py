@@ -1,0 +1,208 @@
+"""One candidate of an Evaluation: its attempts, its results, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import Reason
+from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary, MeasuredValue
+from kubetune.backends.base import FINISHED, RunState
+from kubetune.decide.decision import rfc3339, shorten
+from kubetune.decide.evaluation_inputs import CandidateInputs, ObservedCandidate
+from kubetune.decide.fine_tune_progress import merge_attempts, run_link
+from kubetune.decide.waiting import retry_wait
+from kubetune.tracking.base import TrackedRun
+
+JsonObject = dict[str, Any]
+
+MAX_CANDIDATE_MESSAGE = 512
+SETTLED = frozenset({"Succeeded", "Failed"})
+
+
+@dataclass
+class CandidateDraft:
+    """A candidate's status in the making."""
+
+    observed: ObservedCandidate
+    status: JsonObject
+    now: datetime
+    resting: bool = False
+    """Whether the pause before its next attempt goes on."""
+
+    @property
+    def name(self) -> str:
+        """Name of the candidate."""
+        return self.observed.name
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has ended for good, either way."""
+        return self.status["phase"] in SETTLED
+
+    @property
+    def live(self) -> list[RunState]:
+        """Runs that have not ended."""
+        return [run for run in self.observed.runs if run.phase not in FINISHED]
+
+    @property
+    def started(self) -> bool:
+        """Whether an attempt was made."""
+        return bool(self.status.get("counts", {}).get("total"))
+
+    def say(self, phase: str, reason: Reason | str, message: str) -> None:
+        """Set phase, reason and message."""
+        self.status |= {
+            "phase": phase,
+            "reason": str(reason),
+            "message": shorten(message, MAX_CANDIDATE_MESSAGE),
+        }
+
+
+def begin(observed: ObservedCandidate, old: JsonObject, now: datetime) -> CandidateDraft:
+    """The candidate after what the target shows; ``old`` is its part of the status."""
+    draft = CandidateDraft(observed, {"name": observed.name, "phase": "Pending"} | old, now)
+    if draft.settled or not (old.get("attempt") or observed.runs):
+        return draft
+    known = [old["attempt"]] if "attempt" in old else []
+    attempts, counts = merge_attempts(known, old.get("counts") or {}, observed.runs, stopped=False)
+    if attempts:
+        draft.status["attempt"] = attempts[-1]
+    draft.status["counts"] = counts
+    return draft
+
+
+def follow(draft: CandidateDraft, backoff_limit: int) -> float | None:
+    """Say how the newest attempt stands; seconds until the next one, when there is to be one."""
+    newest = draft.status["attempt"]
+    number = newest["number"]
+    if draft.live:
+        _follow_live(draft, draft.live[-1])
+        return None
+    if newest["result"] == "Succeeded":
+        return None
+    run = next((run for run in draft.observed.runs if run.attempt == number), None)
+    reason = newest.get("reason") or Reason.RUN_FAILED
+    message = f"attempt {number}: {newest.get('message') or reason}"
+    if newest["result"] == "Stopped":
+        draft.say("Failed", reason, message)
+        return None
+    if run and run.outcome and run.outcome.status == "failed" and not run.outcome.retryable:
+        draft.say("Failed", reason, message)
+        return None
+    failed = draft.status["counts"]["failed"]
+    if failed > backoff_limit:
+        note = f" ({failed} failed attempts, spec.backoffLimit is {backoff_limit})"
+        draft.say("Failed", reason, shorten(message, MAX_CANDIDATE_MESSAGE - len(note)) + note)
+        return None
+    newest.setdefault("endTime", rfc3339(draft.now))
+    wait = retry_wait(newest, draft.status["counts"], draft.now)
+    draft.say("Retrying", Reason.RETRYING, f"{message}; the next one follows")
+    draft.resting = wait > 0
+    return wait
+
+
+def summary_of(draft: CandidateDraft, tracked: TrackedRun | None) -> EvaluationSummary | None:
+    """Results by the run's own word, else by its tag."""
+    newest = (draft.status.get("attempt") or {}).get("number")
+    for run in draft.observed.runs:
+        if run.attempt == newest and run.outcome and run.outcome.status == "succeeded":
+            try:
+                return EvaluationSummary.model_validate(run.outcome.summary, extra="ignore")
+            except ValidationError:
+                break
+    text = tracked.tags.get(TAG_EVALUATION_SUMMARY) if tracked else None
+    if not text:
+        return None
+    try:
+        return EvaluationSummary.model_validate_json(text, extra="ignore")
+    except ValidationError:
+        return None
+
+
+def settle(
+    draft: CandidateDraft,
+    summary: EvaluationSummary,
+    metrics: Sequence[str],
+    target: ComputeTargetSpec | None,
+    *,
+    reused: bool,
+) -> None:
+    """The candidate is measured: take its results over."""
+    status = draft.status
+    if reused:
+        status["reused"] = True
+    found = "measured before with the same inputs" if reused else "measured"
+    draft.say("Succeeded", Reason.REUSED if reused else Reason.EVALUATED, found)
+    if target:
+        status["mlflow"] = run_link(summary.experiment_id, summary.run_id, target)
+    status |= {
+        "rows": summary.rows,
+        "rowsDigest": summary.rows_digest,
+        "skipped": summary.skipped,
+        "samples": summary.samples_artifact is not None,
+        "metrics": [_result(name, summary.metrics.get(name)) for name in metrics],
+    }
+
+
+def registered_version(candidate: ObservedCandidate) -> JsonObject | None:
+    """The registered version that the candidate is, when it is one."""
+    model = candidate.model
+    source = model.spec.source if model and model.spec else None
+    if model is None or source is None:
+        return None
+    if source.registry:
+        version = str(source.registry.version or model.status.get("revision") or "")
+        if not version.isdigit():
+            return None
+        return {"name": source.registry.name, "version": int(version)}
+    if source.fine_tune_job and candidate.job:
+        found: JsonObject = (candidate.job.status.get("result") or {}).get("registered") or {}
+        if found:
+            return {"name": found["name"], "version": found["version"]}
+    return None
+
+
+def take_inputs(draft: CandidateDraft, inputs: CandidateInputs) -> None:
+    """Keep what is frozen with the first attempt."""
+    draft.status["digest"] = inputs.plan.digest
+    if version := registered_version(draft.observed):
+        draft.status["registered"] = version
+
+
+def with_deltas(candidates: Sequence[JsonObject]) -> None:
+    """Add the differences to the first candidate, as far as both have a value."""
+    first = {
+        item["name"]: item["value"]
+        for item in (candidates[0].get("metrics") if candidates else None) or ()
+        if "value" in item
+    }
+    for candidate in candidates[1:]:
+        for item in candidate.get("metrics") or ():
+            if "value" in item and item["name"] in first:
+                item["delta"] = f"{float(item['value']) - float(first[item['name']]):+.4g}"
+
+
+def _follow_live(draft: CandidateDraft, run: RunState) -> None:
+    number = run.attempt
+    if run.phase == "running":
+        draft.say("Running", run.reason or Reason.STARTED, f"attempt {number} is running")
+    elif run.phase == "stopping":
+        draft.say("Running", Reason.STOPPING, f"attempt {number} is being stopped")
+    else:
+        message = run.message or f"attempt {number} waits to be started"
+        draft.say("Queued", run.reason or Reason.QUEUED, message)
+
+
+def _result(name: str, measured: MeasuredValue | None) -> JsonObject:
+    if measured is None:
+        return {"name": name, "error": "the run left no word of it"}
+    values = {"value": measured.value, "low": measured.low, "high": measured.high}
+    texts = {key: f"{value:.6g}" for key, value in values.items() if value is not None}
+    error = {"error": measured.error} if measured.error else {}
+    return {"name": name, **texts, **error}

@@ -1,0 +1,127 @@
+"""The verdict on an Evaluation whose candidates are all measured: who passes, and who wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kubetune.api.evaluation import BetterThan, EvaluationSpec, Threshold, lower_is_better
+from kubetune.decide.decision import shorten
+from kubetune.decide.gate import Demand, Rival, better, misses
+
+JsonObject = dict[str, Any]
+
+MAX_MISS = 300
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the results mean; ``misses`` has the unmet thresholds of each candidate by name."""
+
+    passed: bool
+    winner: str | None
+    chosen: str | None
+    """The candidate whose version is promoted, when it passes."""
+    misses: dict[str, list[str]]
+    message: str
+
+
+def judge(spec: EvaluationSpec, candidates: Sequence[JsonObject], holder: int | None) -> Verdict:
+    """Judge candidates of the status by their results as they are shown there.
+
+    ``holder`` is the version of promote.name that has promote.alias.
+    """
+    values = {item["name"]: _values(item) for item in candidates}
+    found = {
+        name: [
+            shorten(sentence, MAX_MISS)
+            for sentence in misses(_demands(spec, name, candidates, values, holder), mine)
+        ]
+        for name, mine in values.items()
+    }
+    metric = spec.metrics[0]
+    winner: str | None = None
+    for name, mine in values.items():
+        if found[name] or metric not in mine:
+            continue
+        if winner is None or better(
+            mine[metric], values[winner][metric], lower_is_better=lower_is_better(spec, metric)
+        ):
+            winner = name
+    named = spec.promote.candidate if spec.promote else None
+    chosen = named or winner
+    demanded = {threshold.candidate for threshold in spec.thresholds or () if threshold.candidate}
+    failing = [name for name in values if found[name] and name in demanded | {named}]
+    passed = chosen is not None and not failing
+    if passed:
+        message = f"{chosen} meets all thresholds" if spec.thresholds else "nothing is demanded"
+    else:
+        shown = failing or list(values)
+        message = "; ".join(
+            f"{name}: {', '.join(found[name]) or f'{metric} has no value'}" for name in shown
+        )
+    return Verdict(passed, winner, chosen if passed else None, found, message)
+
+
+def _demands(
+    spec: EvaluationSpec,
+    name: str,
+    candidates: Sequence[JsonObject],
+    values: dict[str, dict[str, float]],
+    holder: int | None,
+) -> list[Demand]:
+    found: list[Demand] = []
+    for threshold in spec.thresholds or ():
+        if threshold.candidate not in (None, name):
+            continue
+        lower = lower_is_better(spec, threshold.metric)
+        if threshold.better_than is None:
+            demand = Demand(threshold.metric, threshold.min, threshold.max)
+        elif rival := _rival(threshold.better_than, spec, candidates, holder):
+            if isinstance(rival, str):
+                value = values[rival].get(threshold.metric)
+                beaten = Rival(f"candidate {rival}", value)
+                demand = Demand(threshold.metric, rival=beaten, lower_is_better=lower)
+            else:
+                demand = rival.demand(threshold)
+        else:
+            continue
+        found.append(demand)
+    return found
+
+
+@dataclass(frozen=True)
+class _Unmeasured:
+    """The version with the alias takes no part, so nobody can be compared with it."""
+
+    message: str
+
+    def demand(self, threshold: Threshold) -> Demand:
+        return Demand(threshold.metric, impossible=self.message)
+
+
+def _rival(
+    wanted: BetterThan, spec: EvaluationSpec, candidates: Sequence[JsonObject], holder: int | None
+) -> str | _Unmeasured | None:
+    """The candidate to beat; None when there is nothing to beat."""
+    if wanted.candidate:
+        return wanted.candidate
+    if holder is None or spec.promote is None:
+        return None
+    version = {"name": spec.promote.name, "version": holder}
+    for item in candidates:
+        if item.get("registered") == version:
+            return str(item["name"])
+    return _Unmeasured(
+        f"{spec.promote.name} version {holder}, which has alias {wanted.alias}, is no candidate:"
+        " make a Model of it and name it in spec.candidates"
+    )
+
+
+def _values(candidate: JsonObject) -> dict[str, float]:
+    return {
+        item["name"]: float(item["value"])
+        for item in candidate.get("metrics") or ()
+        if "value" in item
+    }

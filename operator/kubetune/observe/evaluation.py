@@ -1,0 +1,154 @@
+"""Observation of an Evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import TERMINAL_PHASES, Reason
+from kubetune.api.evaluation import Candidate, EvaluationSpec
+from kubetune.backends.base import Backend, BackendError, RunAddress
+from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
+from kubetune.decide.evaluation_candidate import SETTLED
+from kubetune.decide.evaluation_inputs import (
+    EvaluationLearned,
+    ObservedCandidate,
+    ObservedEvaluation,
+    candidate_run_key,
+)
+from kubetune.decide.resources import Resource, TargetProblem
+from kubetune.names import JOB
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.objects import find, recorded_target, resolve_target
+from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem
+
+JsonObject = dict[str, Any]
+
+
+class EvaluationObserver:
+    """Builds what decide needs to know of an Evaluation."""
+
+    def __init__(
+        self, cache: ObjectCache, client: KubernetesClient, backend: Backend, install_id: str
+    ) -> None:
+        self._cache = cache
+        self._client = client
+        self._backend = backend
+        self._install_id = install_id
+
+    async def observe(
+        self, evaluation: Resource[EvaluationSpec], learned: EvaluationLearned
+    ) -> ObservedEvaluation:
+        """An Evaluation and everything around it."""
+        spec, namespace = evaluation.spec, evaluation.owner.namespace
+        label = evaluation.status.get("target")
+        reference = recorded_target(label) or (spec.compute_target_ref if spec else None)
+        target = resolve_target(self._cache, namespace, reference)
+        observed = ObservedEvaluation(evaluation, self._install_id, target, learned=learned)
+        if spec is None:
+            return observed
+        if target.spec is None and label:
+            problem = TargetProblem(Reason.TARGET_MISSING, target.why_not)
+            return replace(observed, target_problem=problem)
+        known = {item["name"]: item for item in evaluation.status.get("candidates") or ()}
+        candidates: list[ObservedCandidate] = []
+        try:
+            for candidate in spec.candidates:
+                item = ObservedCandidate(candidate.name, candidate.model_ref.name)
+                status = known.get(candidate.name, {})
+                if digest := status.get("digest"):
+                    run_key = candidate_run_key(evaluation.owner.uid, candidate.name, digest)
+                    address = RunAddress(evaluation.owner, run_key, target.spec)
+                    # Also of those that have ended: the backend must know what to tidy up.
+                    item = replace(item, runs=await self._backend.observe(address))
+                candidates.append(item)
+        except BackendError as error:
+            problem = TargetProblem(error.reason, str(error))
+            return replace(observed, target_problem=problem)
+        if evaluation.status.get("phase") in TERMINAL_PHASES or evaluation.deleting:
+            return replace(observed, candidates=candidates)
+        waiting = [known.get(item.name, {}).get("phase") not in SETTLED for item in candidates]
+        detailed = [
+            await self._detailed(item, given, namespace, target.spec) if needed else item
+            for item, given, needed in zip(candidates, spec.candidates, waiting, strict=True)
+        ]
+        dataset = find(self._cache, "Dataset", namespace, spec.dataset_ref.name)
+        return replace(
+            observed,
+            candidates=detailed,
+            dataset=dataset,
+            prompt=find(
+                self._cache,
+                "PromptTemplate",
+                namespace,
+                spec.prompt_ref.name if spec.prompt_ref else None,
+            ),
+            secret_problem=await self._secrets(
+                namespace, target.spec, named_secrets(target.spec) if target.spec else [], dataset
+            ),
+            functions=await self._functions(spec, namespace),
+            elsewhere=self._elsewhere(evaluation),
+        )
+
+    async def _detailed(
+        self,
+        item: ObservedCandidate,
+        given: Candidate,
+        namespace: str,
+        target: ComputeTargetSpec | None,
+    ) -> ObservedCandidate:
+        """The candidate with its Model and what that depends on."""
+        model = find(self._cache, "Model", namespace, given.model_ref.name)
+        if model is None or model.spec is None:
+            return replace(item, model=model)
+        base_ref, job_ref = model.spec.base_model_ref, model.spec.source.fine_tune_job
+        base = find(self._cache, "Model", namespace, base_ref.name if base_ref else None)
+        job = job_ref.name if job_ref else model.annotations.get(JOB)
+        return replace(
+            item,
+            model=model,
+            base=base,
+            job=find(self._cache, "FineTuneJob", namespace, job),
+            secret_problem=await self._secrets(namespace, target, [], model, base),
+        )
+
+    async def _functions(self, spec: EvaluationSpec, namespace: str) -> dict[str, str]:
+        """The code of metric functions by name, of those that are there."""
+        found: dict[str, str] = {}
+        for function in spec.functions or ():
+            source = function.config_map_ref
+            try:
+                found[function.name] = await config_map_value(
+                    self._client, namespace, source.name, source.key
+                )
+            except (NotFoundError, ValueError):
+                continue
+        return found
+
+    async def _secrets(
+        self,
+        namespace: str,
+        target: ComputeTargetSpec | None,
+        wanted: list[tuple[str, str | None]],
+        *resources: Resource[Any] | None,
+    ) -> str:
+        """A sentence when a Secret is missing that runs or the operator need."""
+        if target is None or target.cml is None:
+            # Secrets don't travel to CML; a run there looks at the project's variables.
+            for resource in resources:
+                source = resource.spec.source.hugging_face if resource and resource.spec else None
+                if source and source.token_secret_ref:
+                    wanted.append((source.token_secret_ref.name, source.token_secret_ref.key))
+        return await secret_problem(self._client, namespace, wanted)
+
+    def _elsewhere(self, evaluation: Resource[EvaluationSpec]) -> dict[str, str]:
+        """Digests that other Evaluations of the namespace measure now."""
+        owner = evaluation.owner
+        return {
+            candidate["digest"]: f"Evaluation {body['metadata']['name']}"
+            for body in self._cache.of_kind(owner.kind, owner.namespace)
+            if body["metadata"]["uid"] != owner.uid
+            for candidate in (body.get("status") or {}).get("candidates") or ()
+            if "digest" in candidate and candidate["phase"] in ("Queued", "Running", "Retrying")
+        }

@@ -1,0 +1,140 @@
+"""An evaluation of one candidate from plan to outcome, what costs least first.
+
+``rows`` chooses and encodes, ``candidate`` finds and loads the model, ``measuring`` runs it,
+``metrics`` and ``table`` make numbers of what it did, ``report`` leaves them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from kubetune.api.evaluation import WITHOUT_REFERENCE
+from kubetune.api.evaluation_plan import (
+    SAMPLES_ARTIFACT,
+    EvaluationRunPlan,
+    EvaluationSummary,
+)
+from kubetune.api.outcome import Outcome
+from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
+
+from kubetune_runner import outcomes, quantization, records, train
+from kubetune_runner.evaluate import candidate, report, rows, table, user_metric
+from kubetune_runner.evaluate.candidate import Candidate
+from kubetune_runner.evaluate.metrics import MeasuredRow
+from kubetune_runner.evaluate.rows import AskedRows
+from kubetune_runner.evaluate.table import Column
+from kubetune_runner.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+
+def run(plan: EvaluationRunPlan) -> Outcome:
+    """Measure the candidate and report.
+
+    Raises RunError when the run can't go on, Interrupted after a signal.
+    """
+    tracker = Tracker(plan)
+    tracker.start()
+    tracker.phase("preparing")
+    tracker.params(report.parameters(plan))
+    tracker.call(
+        lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "evaluation")
+    )
+    try:
+        outcome = _run(plan, tracker)
+    except BaseException as error:
+        train.close(tracker, outcomes.from_error(error))
+        raise
+    train.close(tracker, outcome)
+    return outcome
+
+
+def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
+    chosen = rows.choose(plan)
+    found = candidate.find(plan.model)
+    generates = bool(plan.custom_metrics) or any(
+        name not in WITHOUT_REFERENCE for name in plan.metrics
+    )
+    asked = rows.ask(chosen, plan, found.tokenizer, found.context, answers=generates)
+    log.info(
+        "rows: %d, without answer: %d, too long: %d", len(asked.rows), asked.empty, asked.too_long
+    )
+    # Reading has taken as long as a server needs to answer.
+    done = report.earlier(tracker, plan)
+    if done is not None:
+        log.info("an earlier attempt has measured all of it")
+        return report.outcome(done)
+    measured = _measure(plan, tracker, found, asked, generates)
+    columns = _columns(plan, measured)
+    _log_errors(columns)
+    tracker.phase("uploading")
+    report.store_rows(tracker, measured, columns, plan.samples)
+    summary = report.fitted(
+        EvaluationSummary(
+            metrics={name: column.measured for name, column in columns.items()},
+            rows=len(measured),
+            rows_digest=rows.digest(chosen),
+            skipped=asked.empty + asked.too_long,
+            run_id=tracker.run_id or "",
+            experiment_id=tracker.experiment_id or "",
+            samples_artifact=SAMPLES_ARTIFACT if plan.samples else None,
+        )
+    )
+    report.publish(tracker, plan, summary)
+    return report.outcome(summary)
+
+
+def _measure(
+    plan: EvaluationRunPlan, tracker: Tracker, found: Candidate, asked: AskedRows, generates: bool
+) -> list[MeasuredRow]:
+    """Load the candidate and run it over the rows."""
+    if not _is_quantized(found):
+        quantization.leave_out()
+    train.quieten()
+    from kubetune_runner import precision
+    from kubetune_runner.evaluate import measuring
+
+    dtype = precision.DTYPES[precision.chosen(plan.precision, "precision")]
+    model: Any = candidate.load(found, dtype)
+    wanted = asked.rows if generates else asked.rows[: plan.samples]
+    answered = {row.number for row in wanted if rows.fits(row.encoded, plan, found.context)}
+    progress = measuring.Progress(len(asked.rows))
+    tracker.tags({TAG_TOTAL_STEPS: str(progress.total)})
+    tracker.watch(progress.gauges)
+    tracker.phase("evaluating")
+    measured = measuring.measure(
+        model,
+        found.tokenizer,
+        asked.rows,
+        plan,
+        progress,
+        loss=any(name in WITHOUT_REFERENCE for name in plan.metrics),
+        answered=answered,
+    )
+    tracker.metrics({METRIC_STEP: progress.done}, progress.done)
+    return measured
+
+
+def _columns(plan: EvaluationRunPlan, measured: list[MeasuredRow]) -> dict[str, Column]:
+    """Every metric of the plan, computed or an error."""
+    columns: dict[str, Column] = {
+        name: table.measure(name, measured, plan.seed) for name in plan.metrics
+    }
+    for own in plan.custom_metrics:
+        columns[own.name] = user_metric.measure(
+            own.name, own.source, measured, plan.seed, timeout_seconds=own.timeout_seconds
+        )
+    return columns
+
+
+def _is_quantized(found: Candidate) -> bool:
+    config: dict[str, Any] = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
+    return "quantization_config" in config
+
+
+def _log_errors(columns: dict[str, Column]) -> None:
+    for column in columns.values():
+        if column.measured.error is not None:
+            log.warning("%s", column.measured.error)

@@ -1,0 +1,180 @@
+"""The candidate: a base model, a full one, or an adapter on its base, found, checked and loaded."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
+
+from kubetune_runner import models
+from kubetune_runner.errors import RunError
+from kubetune_runner.inspection.adapter import check_fits
+from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+OWN_DESCRIPTION = "kubetune.json"
+"""Beside weights that a FineTuneJob made (``loader.DESCRIPTION``)."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Files of a candidate, checked as far as files can tell."""
+
+    model: ModelPlan
+    """The base of an adapter, else the candidate itself."""
+    folder: Path
+    adapter: Path | None
+    tokenizer: Any
+    context: int | None
+    """Longest sequence in tokens."""
+
+
+def find(plan: ModelPlan) -> Candidate:
+    """Fetch and check the candidate's files; no torch.
+
+    Raises RunError: BaseModelMissing, BaseModelMismatch, and those of ``models.fetch``.
+    """
+    if plan.type != "adapter":
+        folder = models.fetch(plan)
+        return Candidate(
+            plan, folder, None, models.load_tokenizer(plan, folder), models.context_length(folder)
+        )
+    if plan.base is None:
+        raise RunError(
+            "BaseModelMissing",
+            f"model {plan.name} is an adapter without a base model: set baseModelRef in the Model",
+        )
+    adapter = models.fetch(plan)
+    _check_base(plan, plan.base, adapter)
+    folder = models.fetch(plan.base, ENV_BASE_MODEL_TOKEN)
+    _check_shapes(plan.base, folder, adapter)
+    # An adapter that was trained with other special tokens or another chat template brings them.
+    own = (adapter / "tokenizer_config.json").is_file()
+    return Candidate(
+        plan.base,
+        folder,
+        adapter,
+        models.load_tokenizer(plan if own else plan.base, adapter if own else folder),
+        models.context_length(folder),
+    )
+
+
+def load(candidate: Candidate, dtype: Any) -> Any:
+    """The model on the device, ready to be measured.
+
+    Raises RunError: ModelUnreadable, BaseModelMismatch.
+    """
+    import torch
+
+    from kubetune_runner import losses
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = models.load_model(candidate.model, candidate.folder, dtype)
+    if not getattr(model, "is_quantized", False):
+        model.to(device)
+    losses.add_head(model)
+    if candidate.adapter is not None:
+        model = _with_adapter(candidate.model, model, candidate.adapter)
+    return model.eval()
+
+
+def _check_base(plan: ModelPlan, base: ModelPlan, adapter: Path) -> None:
+    """Compare the base that the adapter's files name with the one of the plan.
+
+    Files of others may name a copy or a quantized form of the same model, so only what kubetune
+    itself wrote is taken at its word.
+    """
+    config = _json(adapter / "adapter_config.json")
+    named, given = str(config.get("base_model_name_or_path") or ""), models.reference(base)[0]
+    # A folder is mounted wherever it is needed: its path says nothing.
+    if not named or named.startswith("/") or base.directory is not None:
+        return
+    if _comparable(named) == _comparable(given):
+        return
+    if not (adapter / OWN_DESCRIPTION).is_file() or (named.startswith("models:/")) != (
+        given.startswith("models:/")
+    ):
+        log.warning("adapter %s names base model %s, it is put on %s", plan.name, named, given)
+        return
+    raise RunError(
+        "BaseModelMismatch",
+        f"adapter {plan.name} was trained on {named}, but its base model here is {given}: set"
+        " spec.baseModelRef of the Model to the model it was trained on",
+    )
+
+
+def _comparable(name: str) -> str:
+    return name.casefold()
+
+
+def _check_shapes(base: ModelPlan, folder: Path, adapter: Path) -> None:
+    """Compare the weights' shapes, where both are safetensors."""
+    weights = adapter / ADAPTER_WEIGHTS
+    if not weights.is_file() or "quantization_config" in _json(folder / "config.json"):
+        return
+    base_tensors: Tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        base_tensors |= _tensors(base, path)
+    if base_tensors:
+        check_fits(_tensors(base, weights), base_tensors, base.name)
+
+
+def _tensors(model: ModelPlan, path: Path) -> Tensors:
+    try:
+        return parse_header(file_chunks(path), path.stat().st_size)
+    except ValueError as error:
+        raise RunError("ModelFilesInvalid", f"{path.name} of model {model.name} {error}") from error
+
+
+def _with_adapter(base: ModelPlan, model: Any, adapter: Path) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+
+    try:
+        adapted: Any = PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        text = (str(error).splitlines() or [""])[0][:300]
+        raise RunError(
+            "BaseModelMismatch",
+            f"the adapter can't be put on base model {base.name} ({type(error).__name__}: {text}):"
+            " set spec.baseModelRef of the Model to the model it was trained on",
+        ) from error
+    weights = adapter / ADAPTER_WEIGHTS
+    if weights.is_file():
+        expected = _matrices(get_peft_model_state_dict(adapted))
+        missing = sorted(expected - _matrices(_tensors(base, weights)))
+        if missing:
+            # peft would leave these layers of the base as they are, and say so in a warning.
+            raise RunError(
+                "BaseModelMismatch",
+                f"the adapter has no weights for {len(missing)} layers of base model {base.name},"
+                f" such as {missing[0]}: set spec.baseModelRef of the Model to the model it was"
+                " trained on",
+            )
+    return adapted
+
+
+def _matrices(names: Any) -> set[str]:
+    """The modules that have a low-rank matrix."""
+    return set(_modules(names))
+
+
+def _modules(names: Any) -> Iterator[str]:
+    for name in names:
+        module, found, _ = str(name).partition(".lora_A")
+        if found:
+            yield module
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError("ModelFilesInvalid", f"{path.name} isn't JSON: {error}") from error
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,125 @@
+"""The rows that are measured, chosen the same way for every candidate, and encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubetune.api.evaluation_plan import EvaluationRunPlan
+from kubetune.api.plan import ENV_DATASET_TOKEN
+
+from kubetune_runner import data
+from kubetune_runner.data import Row
+from kubetune_runner.encoding import EncodedRow, encode
+from kubetune_runner.errors import RunError
+from kubetune_runner.prompts import make_examples
+
+
+@dataclass(frozen=True)
+class ChosenRow:
+    """A row of the split."""
+
+    number: int
+    """Its place in the split, from 0."""
+    columns: Row
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row as the candidate reads it."""
+
+    number: int
+    columns: Row
+    encoded: EncodedRow
+
+
+@dataclass
+class AskedRows:
+    """The rows that can be measured, and what became of the others."""
+
+    rows: list[Asked] = field(default_factory=list[Asked])
+    empty: int = 0
+    """Rows without an answer or text."""
+    too_long: int = 0
+    """Rows whose prompt leaves no room for an answer."""
+
+
+def choose(plan: EvaluationRunPlan) -> list[ChosenRow]:
+    """Rows of the plan's split, at most ``max_rows``, in their order; equal for equal data.
+
+    Raises RunError: NoRows, DatasetChanged, and those of ``data.load``.
+    """
+    loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
+    data.check_unchanged(plan.dataset, loaded)
+    rows = loaded.train if plan.split == "train" else loaded.evaluation
+    if not rows:
+        way_out = (
+            "add rows, or set spec.splits.evaluationFraction of the Dataset"
+            if plan.split == "evaluation"
+            else "add rows"
+        )
+        raise RunError(
+            "NoRows", f"dataset {plan.dataset.name} has no rows in split {plan.split}: {way_out}"
+        )
+    numbers = range(len(rows))
+    if len(rows) > plan.max_rows:
+        chance = random.Random(plan.seed)  # noqa: S311 - not a secret
+        numbers = sorted(chance.sample(numbers, plan.max_rows))
+    return [ChosenRow(number, rows[number]) for number in numbers]
+
+
+def digest(rows: list[ChosenRow]) -> str:
+    """``sha256:...`` over the rows as the dataset has them, and their places."""
+    total = hashlib.sha256()
+    for row in rows:
+        text = json.dumps([row.number, row.columns], ensure_ascii=False, sort_keys=True)
+        total.update(hashlib.sha256(text.encode()).digest())
+    return f"sha256:{total.hexdigest()}"
+
+
+def ask(
+    chosen: list[ChosenRow],
+    plan: EvaluationRunPlan,
+    tokenizer: Any,
+    context: int | None,
+    *,
+    answers: bool,
+) -> AskedRows:
+    """Encode the rows. With ``answers`` those that leave no room for one are left out.
+
+    Raises RunError NoUsableRows, and those of ``make_examples`` and ``encode``.
+    """
+    examples = make_examples([row.columns for row in chosen], plan.dataset, plan.prompt)
+    result = AskedRows()
+    limit = sys.maxsize if context is None else context
+    for row, example in zip(chosen, examples, strict=True):
+        encoded = encode([example], tokenizer, limit)
+        result.empty += encoded.empty
+        result.too_long += encoded.cut_away
+        for one in encoded.rows:
+            prompt = one.prompt_ids
+            if answers and prompt is not None and not fits(one, plan, context):
+                result.too_long += 1
+            else:
+                result.rows.append(Asked(row.number, row.columns, one))
+    if not result.rows:
+        raise RunError(
+            "NoUsableRows",
+            f"dataset {plan.dataset.name}: of {len(chosen)} rows {result.empty} have no answer and"
+            f" {result.too_long} leave no room for one within the model's {context} tokens: add"
+            " answers, or lower generation.maxNewTokens",
+        )
+    return result
+
+
+def fits(row: EncodedRow, plan: EvaluationRunPlan, context: int | None) -> bool:
+    """Whether an answer can be generated within the model's context."""
+    if row.prompt_ids is None:
+        return False
+    room = sys.maxsize if context is None else context - plan.generation.max_new_tokens
+    return len(row.prompt_ids) <= room

@@ -1,0 +1,167 @@
+"""A base model and its adapter, measured, compared and promoted by the real operator and runner."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from kubetune import names
+from mlflow.tracking import MlflowClient
+
+from tests.cluster.support import eventually
+from tests.cluster.workspace import Workspace, condition, phase_of, volume
+
+pytestmark = [pytest.mark.cluster, pytest.mark.training]
+
+LOCAL = {"computeTargetRef": {"kind": "ClusterComputeTarget", "name": "local"}}
+RESOURCES = {"resources": {"cpu": "500m", "memory": "1Gi"}}
+FUNCTIONS = {
+    "words": "def metric(prediction, reference, row):\n    return len(row['prompt'].split())\n",
+    "broken": "def metric(prediction, reference, row):\n    raise KeyError('no such thing')\n",
+}
+
+
+def sample(space: Workspace) -> None:
+    """The sample model in its test size, and tickets."""
+    for arguments in (
+        ("model", str(space.files / "model"), "--size", "test"),
+        ("tickets", str(space.files / "tickets.jsonl"), "--rows", "60"),
+    ):
+        command = [sys.executable, "-m", "kubetune_runner.sample", *arguments]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def spec(registry: str) -> dict[str, Any]:
+    return {
+        "candidates": [
+            {"name": "base", "modelRef": {"name": "small"}},
+            {"name": "tuned", "modelRef": {"name": "routed"}},
+        ],
+        "datasetRef": {"name": "tickets"},
+        "metrics": ["loss", "tokenF1", "rougeL", "jsonFields", "words", "broken"],
+        "functions": [
+            {"name": name, "configMapRef": {"name": "metrics", "key": f"{name}.py"}}
+            for name in FUNCTIONS
+        ],
+        "generation": {"maxNewTokens": 4},
+        "maxRows": 4,
+        "samples": 2,
+        "parallelism": 2,
+        "thresholds": [
+            {"metric": "loss", "betterThan": {"candidate": "base"}},
+            {"metric": "loss", "betterThan": {"alias": "champion"}},
+        ],
+        "promote": {"name": registry, "alias": "champion"},
+        **LOCAL,
+        **RESOURCES,
+    }
+
+
+def ended(space: Workspace, name: str) -> dict[str, Any]:
+    body = space.until(
+        "Evaluation", name, lambda o: phase_of(o) in ("Succeeded", "Failed"), seconds=240
+    )
+    assert phase_of(body) == "Succeeded", json.dumps(body["status"], indent=1)
+    return body
+
+
+def runs_of(space: Workspace, name: str) -> list[dict[str, Any]]:
+    return [
+        item
+        for item in space.objects("Job")
+        if (item["metadata"].get("annotations") or {}).get(names.OWNER_NAME) == name
+    ]
+
+
+def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Workspace):
+    sample(space)
+    registry = f"{space.namespace}-router"
+    source = {"volume": {"claimName": "files", "glob": "tickets.jsonl", "format": "jsonl"}}
+    space.create("Dataset", "tickets", {"source": source, **LOCAL})
+    space.create("Model", "small", {"source": volume("model"), **LOCAL})
+    # Before there is anything to measure: it waits, and says for what.
+    space.create("Evaluation", "compare", spec(registry))
+    message = space.waits("Evaluation", "compare", "DatasetNotReady")
+    assert "tickets" in message
+    assert "metrics" in space.waits("Evaluation", "compare", "ConfigMapMissing")
+    code = {f"{name}.py": text for name, text in FUNCTIONS.items()}
+    space.create("ConfigMap", "metrics", data=code)
+    space.ready("Model", "small")
+    body = space.until(
+        "Evaluation", "compare", lambda o: condition(o, "InputsReady")[1] == "ModelMissing"
+    )
+    assert "Model routed of candidate tuned" in condition(body, "Ready")[2]
+    space.create(
+        "FineTuneJob",
+        "router",
+        {
+            "modelRef": {"name": "small"},
+            "datasetRef": {"name": "tickets"},
+            "hyperparameters": {"maxSteps": 3, "learningRate": 1e-2},
+            "evaluation": {"maxRows": 0},
+            "output": {"modelName": "routed", "registry": {"name": registry}},
+            **LOCAL,
+        },
+    )
+
+    body = ended(space, "compare")
+    status = body["status"]
+    base, tuned = status["candidates"]
+    assert (base["phase"], tuned["phase"]) == ("Succeeded", "Succeeded")
+    assert base["rowsDigest"] == tuned["rowsDigest"]
+    assert base["rows"] == tuned["rows"] == 4
+    found = {item["name"]: item for item in tuned["metrics"]}
+    assert list(found) == spec(registry)["metrics"]
+    assert float(found["words"]["value"]) > 0
+    assert found["words"]["delta"] == "+0"
+    assert "no such thing" in found["broken"]["error"]
+    assert float(found["loss"]["low"]) <= float(found["loss"]["value"])
+    assert float(found["loss"]["delta"]) < 0
+    assert "value" in found["jsonFields"] or found["jsonFields"]["error"]
+    assert status["winner"] == "tuned"
+    assert condition(body, "Passed")[:2] == ("True", "ThresholdsMet")
+    assert condition(body, "Ready")[:2] == ("True", "Evaluated")
+    row = space.cluster.kubectl("get", "-n", space.namespace, "eval", "compare", "--no-headers")
+    assert row.split()[:5] == ["compare", "Succeeded", "tuned", "True", "Evaluated"]
+
+    # The alias moved, and the version keeps a record of it.
+    assert status["promoted"] == {"name": registry, "alias": "champion", "version": 1}
+    client: Any = MlflowClient(space.cluster.mlflow_url)
+    version = client.get_model_version_by_alias(registry, "champion")
+    assert version.version == "1"
+    tag = f"kubetune.promoted.champion.{body['metadata']['uid']}"
+    note = json.loads(version.tags[tag])
+    assert (note["from"], note["by"]) == (None, f"Evaluation {space.namespace}/compare")
+
+    # A spec is what was measured: it can't be changed.
+    path = space.path("Evaluation", "compare")
+    code, answer = space.try_request("PATCH", path, {"spec": {"maxRows": 5}})
+    assert code == 422
+    assert "can't be changed" in answer["message"]
+
+    # The same inputs in another Evaluation cost no run; another threshold judges anew.
+    again = spec(registry)
+    again["thresholds"] = [{"candidate": "tuned", "metric": "loss", "max": 0.001}]
+    space.create("Evaluation", "again", again)
+    body = ended(space, "again")
+    assert [item["reused"] for item in body["status"]["candidates"]] == [True, True]
+    assert body["status"]["candidates"][1]["metrics"] == tuned["metrics"]
+    assert runs_of(space, "again") == []
+    assert condition(body, "Passed")[:2] == ("False", "ThresholdsMissed")
+    assert condition(body, "Promoted")[:2] == ("False", "NotPromoted")
+
+    shown = subprocess.run(
+        [sys.executable, "-m", "kubetune.cli", "compare", "compare", "-n", space.namespace],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KUBECONFIG": str(space.cluster.kubeconfig)},
+    )
+    assert shown.stderr == ""
+    assert "tuned *" in shown.stdout
+    assert shown.stdout.count("\n  reference  ") == 2, shown.stdout
+    assert len(runs_of(space, "compare")) == 2
+    space.delete("Evaluation", "compare")
+    eventually(lambda: runs_of(space, "compare") == [])

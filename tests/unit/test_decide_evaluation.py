@@ -1,0 +1,452 @@
+"""What the operator does for an Evaluation, up to the results of all candidates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import (
+    CRASHED,
+    DATASET_FOUND,
+    MISSING_TARGET,
+    NOW,
+    REFUSED,
+    assert_fits,
+    condition_of,
+    dataset,
+    job,
+    kstatus,
+    model,
+    names,
+    prompt,
+    ready,
+    ready_reason,
+    resource,
+    run,
+    target,
+)
+from evaluation_objects import (
+    candidate,
+    decided,
+    evaluated,
+    evaluation,
+    not_found,
+    observed,
+    phases,
+    settle,
+    started,
+    tracked,
+)
+from kubetune.decide.decision import FindEvaluation, StartRun, rfc3339
+from kubetune.decide.evaluation import decide
+from kubetune.decide.evaluation_inputs import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.resources import TargetProblem
+
+JsonObject = dict[str, Any]
+
+ADAPTER = {"type": "adapter", "revision": "a1"}
+
+
+def begun(*candidates: str, **fields: Any) -> ObservedEvaluation:
+    """An Evaluation whose candidates, as many as may, were submitted."""
+    given = not_found(observed(evaluation(*candidates, **fields)))
+    status = decided(given, NOW).status
+    again = replace(given.evaluation, status=status)
+    return replace(given, evaluation=again, learned=EvaluationLearned())
+
+
+def with_runs(given: ObservedEvaluation, **runs: Any) -> ObservedEvaluation:
+    items = [replace(item, runs=runs.get(item.name, item.runs)) for item in given.candidates]
+    return replace(given, candidates=items)
+
+
+def test_equal_measurements_are_sought_before_anything_runs():
+    decision = decided(observed(), NOW)
+    assert names(decision) == ["FindEvaluation", "FindEvaluation"]
+    assert ready_reason(decision) == ("False", "SeekingEqual")
+    assert decision.status["phase"] == "Preparing"
+    assert decision.requeue_after == 10
+
+
+def test_the_first_of_the_spec_starts_and_the_others_wait_their_turn():
+    decision = decided(not_found(observed()), NOW)
+    assert started(decision) == ["base"]
+    assert phases(decision.status) == {"base": "Queued", "tuned": "Pending"}
+    assert "parallelism" in candidate(decision.status, "tuned")["message"]
+    assert decision.status["data"] == {"datasetDigest": "sha256:d1", "splitDigest": "sha256:s1"}
+    assert_fits("Evaluation", decision.status)
+
+
+def test_as_many_start_as_may():
+    assert started(decided(not_found(observed(evaluation(parallelism=2))), NOW)) == [
+        "base",
+        "tuned",
+    ]
+
+
+def test_the_plan_says_what_is_measured():
+    fields: JsonObject = {
+        "generation": {"maxNewTokens": 9, "topP": 0.5},
+        "maxRows": 7,
+        "samples": 0,
+    }
+    resources: JsonObject = {"resources": {"cpu": "3", "gpu": 1}}
+    decision = decided(not_found(observed(evaluation("base", **fields, **resources))), NOW)
+    (action,) = [a for a in decision.actions if isinstance(a, StartRun)]
+    request = action.request
+    assert (request.purpose, request.attempt) == ("evaluate", 1)
+    assert request.resources.to_json() == {"cpu": "3", "memory": "4Gi", "gpu": 1}
+    plan = request.plan
+    assert plan["run"]["runKey"] == request.run_key
+    assert plan["digest"] == candidate(decision.status, "base")["digest"]
+    assert plan["generation"] == {
+        "maxNewTokens": 9,
+        "temperature": 0,
+        "topP": 1,
+        "batchSize": 8,
+    }, "with temperature 0 nothing is sampled"
+    assert (plan["maxRows"], plan["samples"], plan["split"]) == (7, 0, "evaluation")
+    assert plan["dataset"]["splitDigest"] == "sha256:s1"
+
+
+def test_an_adapter_brings_its_base():
+    spec = {"source": {"volume": {"claimName": "files", "path": "a"}}}
+    tuned = ready(model(spec | {"baseModelRef": {"name": "base"}}, name="tuned"), **ADAPTER)
+    base = ready(model(name="base"), type="base", revision="c1")
+    given = observed(evaluation("tuned"), models={"tuned": tuned}, around={"tuned": {"base": base}})
+    (action,) = [a for a in decided(not_found(given), NOW).actions if isinstance(a, StartRun)]
+    plan = action.request.plan["model"]
+    assert plan["base"]["hub"]["revision"] == "c1"
+    assert action.request.model_claim == "files"
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({"generation": {"maxNewTokens": 9}}, False),
+        ({"maxRows": 9}, False),
+        ({"metrics": ["loss"]}, False),
+        ({"metrics": ["loss", "exactMatch"]}, True),
+        ({"metrics": ["exactMatch", "loss", "bleu"]}, False),
+        ({"resources": {"cpu": "7"}}, True),
+        ({"parallelism": 2, "backoffLimit": 0}, True),
+        ({"thresholds": [{"metric": "loss", "max": 1}]}, True),
+    ],
+    ids=str,
+)
+def test_the_digest_covers_what_changes_results(changed: JsonObject, same: bool):
+    def digest(given: ObservedEvaluation) -> str:
+        (action,) = [a for a in decided(given, NOW).actions if isinstance(a, FindEvaluation)]
+        return action.digest
+
+    before = digest(observed(evaluation("base")))
+    assert (digest(observed(evaluation("base", **changed))) == before) is same
+
+
+def test_what_was_measured_before_is_taken_over():
+    given = observed(evaluation(parallelism=2))
+    learned = not_found(given).learned
+    first, second = learned.found
+    found = {first: tracked(exactMatch=0.25), second: None}
+    decision = decided(replace(given, learned=EvaluationLearned(found=found)), NOW)
+    assert started(decision) == ["tuned"]
+    base = candidate(decision.status, "base")
+    assert (base["phase"], base["reused"], base["mlflow"]["runId"]) == ("Succeeded", True, "run-1")
+    assert base["metrics"][0] == {"name": "exactMatch", "value": "0.25"}
+    assert "attempt" not in base
+
+
+def test_two_names_of_one_model_are_measured_once():
+    same = ready(model(name="base"), type="base", revision="c1")
+    given = observed(evaluation(parallelism=2), models={"base": same, "tuned": same})
+    decision = decided(not_found(given), NOW)
+    assert started(decision) == ["base"]
+    assert "candidate base" in candidate(decision.status, "tuned")["message"]
+
+
+def test_what_another_evaluation_measures_now_is_waited_for():
+    given = not_found(observed(evaluation("base")))
+    (digest,) = given.learned.found
+    decision = decided(replace(given, elsewhere={digest: "Evaluation other"}), NOW)
+    assert started(decision) == []
+    assert "Evaluation other" in candidate(decision.status, "base")["message"]
+    assert decision.requeue_after == 15
+
+
+def test_a_tracking_server_that_is_away_is_waited_for():
+    learned = EvaluationLearned(tracking_error="no answer")
+    decision = decided(observed(learned=learned), NOW)
+    assert ready_reason(decision) == ("False", "TrackingUnreachable")
+    assert started(decision) == []
+
+
+@pytest.mark.parametrize(
+    ("around", "phase", "reason", "words"),
+    [
+        ({"dataset": None}, "Pending", "DatasetMissing", "tickets"),
+        ({"dataset": dataset()}, "Preparing", "DatasetNotReady", "tickets"),
+        ({"target": MISSING_TARGET}, "Pending", "TargetMissing", "main"),
+        ({"target": target(ready=False)}, "Preparing", "TargetNotReady", "main"),
+        ({"secret_problem": "waiting for Secret x"}, "Preparing", "SecretMissing", "x"),
+        ({"models": {"base": None}}, "Pending", "ModelMissing", "candidate base"),
+        ({"models": {"base": model(name="base")}}, "Preparing", "ModelNotReady", "candidate base"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_waited_for(around: JsonObject, phase: str, reason: str, words: str):
+    decision = decided(observed(evaluation("base"), **around), NOW)
+    assert decision.status["phase"] == phase
+    assert ready_reason(decision) == ("False", reason)
+    assert condition_of(decision.status, "InputsReady") == ("False", reason)
+    assert words in str(decision.status["conditions"])
+    assert kstatus(decision.status, 1) == "InProgress"
+    assert_fits("Evaluation", decision.status)
+
+
+def test_a_candidate_that_is_not_ready_does_not_keep_others_waiting():
+    given = observed(models={"base": model(name="base")})
+    decision = decided(not_found(given), NOW)
+    assert started(decision) == ["tuned"]
+    base = candidate(decision.status, "base")
+    assert (base["phase"], base["reason"]) == ("Pending", "ModelNotReady")
+
+
+TEXT = ready(dataset({"format": "text"}), **DATASET_FOUND | {"columns": [{"name": "text"}]})
+PAIRS = [{"name": name} for name in ("prompt", "chosen", "rejected")]
+PREFERENCE = ready(dataset({"format": "preference"}), **DATASET_FOUND | {"columns": PAIRS})
+NO_ROWS = ready(dataset(), **DATASET_FOUND | {"rows": {"train": 9, "evaluation": 0}})
+CML_TRACKING = target(
+    kubernetes=None,
+    cml={
+        "url": "https://ws.example",
+        "project": "p",
+        "apiKeySecretRef": {"name": "k", "key": "k"},
+        "runtime": {"identifier": "image:1"},
+    },
+    tracking={"type": "cml"},
+)
+PROMOTE = {"promote": {"name": "tickets", "alias": "champion"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "around", "reason", "words"),
+    [
+        ({}, {"dataset": TEXT}, "FormatMismatch", "exactMatch"),
+        ({}, {"dataset": PREFERENCE}, "FormatMismatch", "preference"),
+        ({}, {"dataset": NO_ROWS}, "InputsRefused", "no evaluation rows"),
+        ({}, {"prompt": ready(prompt({"prompt": "{x}"}))}, "SlotUnknown", "{x}"),
+        (PROMOTE, {"target": CML_TRACKING}, "RegistryWithoutAliases", "champion"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_refused(fields: JsonObject, around: JsonObject, reason: str, words: str):
+    if "prompt" in around:
+        fields = fields | {"promptRef": {"name": "plain"}}
+    decision = decided(observed(evaluation(**fields), **around), NOW)
+    assert condition_of(decision.status, "Stalled") == ("True", reason)
+    assert words in str(decision.status["conditions"])
+    assert kstatus(decision.status, 1) == "Failed"
+    assert started(decision) == []
+    assert_fits("Evaluation", decision.status)
+
+
+def test_rows_without_references_have_a_loss():
+    given = observed(evaluation("base", metrics=["loss", "perplexity"]), dataset=TEXT)
+    assert started(decided(not_found(given), NOW)) == ["base"]
+
+
+WORDS: JsonObject = {
+    "metrics": ["words", "loss"],
+    "functions": [{"name": "words", "configMapRef": {"name": "metrics", "key": "words.py"}}],
+}
+
+
+def test_functions_are_waited_for_and_travel_in_the_plan():
+    given = observed(evaluation("base", **WORDS))
+    decision = decided(given, NOW)
+    assert ready_reason(decision) == ("False", "ConfigMapMissing")
+    assert "words.py of ConfigMap metrics" in str(decision.status["conditions"])
+    there = not_found(replace(given, functions={"words": "code"}))
+    (action,) = [a for a in decided(there, NOW).actions if isinstance(a, StartRun)]
+    plan = action.request.plan
+    assert plan["metrics"] == ["loss"]
+    assert plan["customMetrics"] == [{"name": "words", "source": "code", "timeoutSeconds": 10}]
+    other = not_found(replace(given, functions={"words": "other code"}))
+    assert set(there.learned.found) != set(other.learned.found)
+
+
+def test_a_function_that_is_too_long_is_refused():
+    given = observed(evaluation("base", **WORDS), functions={"words": "x" * 32769})
+    decision = decided(given, NOW)
+    assert condition_of(decision.status, "Stalled") == ("True", "InputsRefused")
+
+
+def test_a_function_that_changes_meanwhile_ends_it():
+    given = not_found(observed(evaluation(**WORDS), functions={"words": "code"}))
+    status = decided(given, NOW).status
+    begun_ = replace(given.evaluation, status=status)
+    changed = replace(given, evaluation=begun_, functions={"words": "other"})
+    decision = decided(changed, NOW)
+    assert condition_of(decision.status, "Failed") == ("True", "DatasetChanged")
+
+
+LINEAGE = {"datasetDigest": "sha256:d1", "splitDigest": "sha256:s1"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "lineage", "refused"),
+    [
+        ({}, LINEAGE, False),
+        ({}, LINEAGE | {"splitDigest": "sha256:other"}, True),
+        ({"split": "train"}, LINEAGE, True),
+        ({"split": "train"}, LINEAGE | {"datasetDigest": "sha256:other"}, False),
+        ({"split": "train", "allowTrainingRows": True}, LINEAGE, False),
+    ],
+    ids=str,
+)
+def test_rows_of_its_own_training_are_refused(
+    fields: JsonObject, lineage: JsonObject, refused: bool
+):
+    trained = job(status={"lineage": lineage})
+    given = observed(evaluation("tuned", **fields), around={"tuned": {"job": trained}})
+    decision = decided(given, NOW)
+    stalled = ("True", "TrainedOnRows") if refused else None
+    assert condition_of(decision.status, "Stalled") == stalled
+    if refused:
+        assert "FineTuneJob tune" in candidate(decision.status, "tuned")["message"]
+
+
+def test_a_refused_candidate_keeps_the_others_from_costing_anything():
+    trained = job(status={"lineage": LINEAGE | {"splitDigest": "sha256:other"}})
+    given = not_found(observed(around={"tuned": {"job": trained}}))
+    decision = decided(given, NOW)
+    assert started(decision) == []
+    assert condition_of(decision.status, "Stalled") == ("True", "TrainedOnRows")
+
+
+def test_a_candidate_that_runs_is_followed():
+    decision = decided(with_runs(begun(), base=[run(1, "running")]), NOW)
+    assert decision.status["phase"] == "Running"
+    assert phases(decision.status) == {"base": "Running", "tuned": "Pending"}
+    assert ready_reason(decision) == ("False", "Started")
+    assert candidate(decision.status, "base")["attempt"]["number"] == 1
+    assert_fits("Evaluation", decision.status)
+
+
+def test_the_next_follows_when_one_is_measured():
+    given = with_runs(begun(), base=[run(1, "succeeded", evaluated())])
+    decision = decided(given, NOW)
+    assert names(decision) == ["FindEvaluation"]
+    assert phases(decision.status) == {"base": "Succeeded", "tuned": "Pending"}
+    again = replace(given.evaluation, status=decision.status)
+    assert started(decided(not_found(replace(given, evaluation=again)), NOW)) == ["tuned"]
+
+
+def test_each_candidate_is_retried_alone():
+    given = with_runs(
+        begun(parallelism=2), base=[run(1, "failed", CRASHED)], tuned=[run(1, "running")]
+    )
+    decision = decided(given, NOW)
+    assert phases(decision.status) == {"base": "Retrying", "tuned": "Running"}
+    assert decision.requeue_after == 10
+    later = replace(given, evaluation=replace(given.evaluation, status=decision.status))
+    later_on = NOW.replace(minute=NOW.minute + 1)
+    decision = decided(later, later_on)
+    (action,) = [a for a in decision.actions if isinstance(a, StartRun)]
+    assert (action.request.plan["candidate"], action.request.attempt) == ("base", 2)
+
+
+def test_an_evicted_run_is_repeated_at_once():
+    decision = decided(with_runs(begun("base"), base=[run(1, "preempted")]), NOW)
+    (action,) = [a for a in decision.actions if isinstance(a, StartRun)]
+    assert action.request.attempt == 2
+    assert candidate(decision.status, "base")["counts"] == {
+        "total": 1,
+        "failed": 0,
+        "preempted": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (run(1, "failed", REFUSED), "row 3 has no answer"),
+        (run(1, "stopped", reason="StoppedByHand", message="stopped in CML"), "stopped in CML"),
+        (run(1, "failed", CRASHED), "backoffLimit is 0"),
+    ],
+)
+def test_a_candidate_that_fails_ends_the_evaluation(state: Any, words: str):
+    given = with_runs(begun("base", backoffLimit=0), base=[state])
+    decision = decided(given, NOW)
+    assert decision.status["phase"] == "Failed"
+    assert condition_of(decision.status, "Failed") == ("True", "CandidateFailed")
+    assert condition_of(decision.status, "Passed") == ("False", "CandidateFailed")
+    assert words in candidate(decision.status, "base")["message"]
+    assert kstatus(decision.status, 1) == "Failed"
+    assert decision.requeue_after is None
+    assert_fits("Evaluation", decision.status)
+
+
+def test_the_results_of_the_others_stay_when_one_fails():
+    runs: JsonObject = {"base": [run(1, "failed", REFUSED)], "tuned": [run(1, "running")]}
+    first = decided(with_runs(begun(parallelism=2), **runs), NOW)
+    assert first.status["phase"] == "Running", "the other one goes on"
+    given = with_runs(
+        begun(parallelism=2),
+        base=[run(1, "failed", REFUSED)],
+        tuned=[run(1, "succeeded", evaluated())],
+    )
+    decision = decided(given, NOW)
+    assert decision.status["phase"] == "Failed"
+    assert candidate(decision.status, "tuned")["metrics"][0]["value"] == "0.5"
+
+
+def test_results_that_did_not_come_with_the_outcome_are_looked_up():
+    mute = evaluated().model_copy(update={"summary": {}})
+    given = with_runs(begun("base"), base=[run(1, "succeeded", mute)])
+    decision = decided(given, NOW)
+    (action,) = decision.actions
+    assert isinstance(action, FindEvaluation)
+    found = replace(given, learned=EvaluationLearned(found={action.asked: tracked(loss=1.5)}))
+    assert decided(found, NOW).status["phase"] == "Succeeded"
+    lost = replace(given, learned=EvaluationLearned(found={action.asked: None}))
+    assert candidate(decided(lost, NOW).status, "base")["reason"] == "ResultMissing"
+
+
+def test_a_dataset_that_changes_meanwhile_ends_it():
+    given = begun()
+    other = ready(dataset(), **DATASET_FOUND | {"splitDigest": "sha256:s2"})
+    live = with_runs(replace(given, dataset=other), base=[run(1, "running")])
+    decision = decided(live, NOW)
+    assert condition_of(decision.status, "Failed") == ("True", "DatasetChanged")
+    assert names(decision) == ["StopRuns"]
+
+
+def test_a_target_that_is_away_changes_nothing():
+    given = replace(begun(), target_problem=TargetProblem("TargetUnreachable", "refused"))
+    decision = decided(given, NOW)
+    assert decision.status["candidates"] == given.evaluation.status["candidates"]
+    assert condition_of(decision.status, "TargetAvailable") == ("False", "TargetUnreachable")
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_what_is_over_stays_over(phase: str):
+    over = evaluation(status={"phase": phase})
+    assert decide(observed(over, dataset=None), NOW).status is None
+
+
+def test_a_spec_that_can_not_be_read_is_said():
+    decision = decided(observed(resource("Evaluation", "compare", None)), NOW)
+    assert condition_of(decision.status, "Stalled") == ("True", "InvalidSpec")
+
+
+def test_differences_are_to_the_first_candidate():
+    status = settle(
+        observed(evaluation(parallelism=2)),
+        {"base": {"exactMatch": 0.25, "loss": 2.0}, "tuned": {"exactMatch": 0.75, "loss": 0.5}},
+    )
+    tuned = candidate(status, "tuned")["metrics"]
+    assert [item["delta"] for item in tuned] == ["+0.5", "-1.5"]
+    assert "delta" not in candidate(status, "base")["metrics"][0]
+    assert status["completionTime"] == rfc3339(NOW)
