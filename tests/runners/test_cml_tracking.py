@@ -1,4 +1,4 @@
-"""Trainings and inspections that report to a workspace's own tracking server."""
+"""Trainings, evaluations and inspections that report to a workspace's own tracking server."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from kubetune.api import plan as names
+from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary
 from kubetune.api.outcome import Outcome
 from kubetune_runner.loader import ENV_BASE_MODEL
 from kubetune_runner.sample.tickets import tickets
@@ -24,6 +25,7 @@ from kubetune_runner.upload import upload
 
 from tests.runners.cml_project import PACKAGES, Project, inline_rows
 from tests.runners.conftest import PlanFactory
+from tests.runners.evaluation_fixtures import EvaluationFactory
 from tests.runners.inspection_fixtures import model_files, write
 
 PLUGIN = '''
@@ -330,3 +332,38 @@ def test_a_server_that_refuses_logged_models_gets_run_artifacts(
     assert (Path(model) / "artifacts" / "adapter" / "adapter_config.json").is_file()
     assert "keeps no logged models" in caplog.text
     assert not (tmp_path / "result" / "packed").exists()
+
+
+@pytest.mark.training
+def test_an_evaluation_in_the_workspace(
+    make_evaluation: EvaluationFactory,
+    project: Project,
+    workspace: dict[str, Any],
+    tiny_model: Path,
+) -> None:
+    shutil.copytree(tiny_model, project.folder / "models" / "tiny")
+    project.put(names.INLINE_ROWS_FILE, inline_rows(tickets(16)))
+    source = "def metric(prediction, reference, row):\n    return len(reference)"
+    plan = make_evaluation(
+        tracking=WORKSPACE,
+        run={"runKey": "key"},
+        customMetrics=[{"name": "size", "source": source, "timeoutSeconds": 60}],
+    ).to_json()
+    plan["dataset"]["files"] = {
+        "directory": names.PLAN_DIRECTORY,
+        "glob": "rows.jsonl",
+        "format": "jsonl",
+    }
+    plan["model"]["directory"] = f"{names.PROJECT_DIRECTORY}/models/tiny"
+    code, output = project.run(plan, **workspace)
+    assert code == 0, output
+    outcome = project.outcome()
+    assert (outcome.status, outcome.reason) == ("succeeded", "Evaluated"), output
+    summary = EvaluationSummary.model_validate(outcome.summary)
+    assert set(summary.metrics) == {"exactMatch", "loss", "size"}
+    assert all(measured.error is None for measured in summary.metrics.values())
+    run = json.loads(run_in(workspace, READ_RUNS))["key"]
+    assert (run["status"], run["id"]) == ("FINISHED", summary.run_id)
+    tag = run["tags"][TAG_EVALUATION_SUMMARY]
+    assert EvaluationSummary.model_validate_json(tag) == summary
+    assert Outcome.from_message(run["tags"][names.outcome_tag(1)]) == outcome
