@@ -151,7 +151,8 @@ GOOD = {"prompt": "Well?", "chosen": "Yes.", "rejected": "No."}
 
 
 def test_an_inspection_reports_what_training_leaves_out(tmp_path: Path) -> None:
-    rows = [GOOD, GOOD | {"rejected": "Yes."}, {"prompt": "a", "rejected": "b"}, GOOD]
+    equal = {"prompt": "c", "chosen": "d", "rejected": "d"}
+    rows = [GOOD, equal, {"prompt": "a", "rejected": "b"}, GOOD | {"prompt": "So?"}]
     assert problems(plan_of(tmp_path, rows, "preference")) == [
         (2, "rejected", "'rejected' equals 'chosen', so there is nothing to prefer; the row is"
          " left out"),
@@ -160,7 +161,7 @@ def test_an_inspection_reports_what_training_leaves_out(tmp_path: Path) -> None:
 
 
 def test_a_missing_prompt_column_is_told_once(tmp_path: Path) -> None:
-    rows = [{"question": "a", "chosen": "b", "rejected": "c"}] * 3
+    rows = [{"question": each, "chosen": "b", "rejected": "c"} for each in ("d", "e", "f")]
     ((row, field, message),) = problems(plan_of(tmp_path, rows, "preference"))
     assert (row, field) == (None, "prompt")
     assert "set spec.columns.prompt" in message
