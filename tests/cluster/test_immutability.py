@@ -46,6 +46,7 @@ CHANGEABLE: dict[str, tuple[Any, Any]] = {
     "ttlSecondsAfterFinished": (0, 60),
     "activeDeadlineSeconds": (60, 1),
     "deletionPolicy": ("Delete", "Orphan"),
+    "estimate": ({"whenTooLarge": "Refuse"}, {"whenTooLarge": "Warn"}),
 }
 REQUIRED = ("modelRef", "datasetRef")
 # Removed, they get their default again.

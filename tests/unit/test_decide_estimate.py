@@ -263,7 +263,7 @@ def test_each_piece_of_advice_saves_memory(spec: JsonObject, sequence: int) -> N
         (
             "the mildest change that fits",
             {"hyperparameters": {"perDeviceBatchSize": 32}},
-            "12Gi",
+            "40Gi",
             "hyperparameters.gradientCheckpointing: true would need",
         ),
         (

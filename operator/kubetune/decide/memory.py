@@ -25,6 +25,9 @@ HEAD_TILES = {"cpu": 8.25, "gpu": 1.0}
 HEAP = 2.2
 """On a CPU the process keeps so many times the activations: the C library's heap can't fill its
 gaps with aligned blocks of the same size. A GPU's blocks are reused."""
+CHECKPOINTED_HEAP = 1.1
+"""The same with checkpointing, of the activations that there would be without: what each layer
+has freed leaves gaps too."""
 SCALE_BLOCK = 64
 """Weights that share a scale of 4 bits; with double quantization 256 scales share another."""
 OPTIMIZER_BYTES = {
@@ -157,7 +160,9 @@ def memory(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> Memory |
     gradients = FLOAT * trainable
     optimizer = trainable * _optimizer_bytes(settings)
     activations = _activations(sizes, settings, tokens, sequence)
-    kept = activations if gpu else math.ceil(HEAP * activations)
+    kept = activations
+    if not gpu:
+        kept = max(kept, _kept_on_cpu(sizes, settings, tokens, sequence))
     logits = _logits(sizes, settings, tokens)
     runtime = RUNTIME["gpu" if gpu else "cpu"]
     # Backward frees activations while gradients come in. The output layer's gradient comes first,
@@ -240,6 +245,11 @@ def _activations(sizes: Sizes, settings: Mapping[str, Any], tokens: int, sequenc
         width = HALF if computes_in_half(settings) and settings["method"]["type"] != "full" else 4
         return math.ceil(tokens * sizes.hidden * sizes.layers * width + layer) + copies
     return math.ceil(layer * sizes.layers) + copies
+
+
+def _kept_on_cpu(sizes: Sizes, settings: Mapping[str, Any], tokens: int, sequence: int) -> int:
+    share = CHECKPOINTED_HEAP if checkpoints_activations(settings) else HEAP
+    return math.ceil(share * tokens * _layer_bytes(sizes, settings, sequence) * sizes.layers)
 
 
 def _layer_bytes(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> float:
