@@ -37,7 +37,7 @@ def llama(hidden: int = 576, inner: int = 1536, layers: int = 30, heads: int = 9
         {"name": name, "count": count, "rows": rows, "columns": columns}
         for name, (count, rows, columns) in shapes.items()
     ]
-    weights = sum(item["count"] * item["rows"] * item["columns"] for item in matrices)
+    weights = sum(count * rows * columns for count, rows, columns in shapes.values())
     return {
         "type": "base",
         "revision": "c0ffee",

@@ -124,4 +124,5 @@ def test_message_is_written_once() -> None:
     again = decide(
         observed_job(job({}, status=decision.status), runs=[run(1, "failed", **KILLED)]), NOW
     )
+    assert again.status is not None
     assert again.status["attempts"] == decision.status["attempts"]
