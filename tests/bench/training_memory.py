@@ -34,6 +34,7 @@ def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     from kubetune_runner import trainer as training
     from kubetune_runner.encoding import EncodedRow
     from kubetune_runner.inspection.model import inspect_model
+    from kubetune_runner.objectives.sft import OBJECTIVE, SftRun
 
     make_model(folder / "model", case["sizes"])
     plan = TrainingPlan.model_validate(case["training"])
@@ -43,17 +44,19 @@ def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     numbers = plan.hyperparameters
     rows = [row] * (STEPS * numbers.per_device_batch_size * numbers.gradient_accumulation_steps)
     tokenizer = make_tokenizer()
-    arguments = training.arguments(plan, folder / "output", evaluates=False)
-    warm_up(folder, training, tokenizer, arguments)
+    arguments = training.arguments(
+        OBJECTIVE.configuration, OBJECTIVE.arguments(plan), plan, folder / "output", evaluates=False
+    )
+    warm_up(folder, plan, tokenizer, arguments)
     base = resident("VmRSS")
     forget_peak()
     source = ModelPlan(name="base", directory=str(folder / "model"))
     model = models.load_model(source, folder / "model", training.weights_dtype(plan))
-    trainer = training.Trainer(
+    trainer = SftRun(
         held_out=[],
         model=model,
         args=arguments,
-        train_dataset=training.table(rows),
+        train_dataset=OBJECTIVE.table(rows, plan),
         processing_class=tokenizer,
         peft_config=adapters.lora_config(model, plan.lora) if plan.lora else None,
     )
@@ -79,22 +82,23 @@ def make_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="[UNK]")
 
 
-def warm_up(folder: Path, training: Any, tokenizer: Any, arguments: Any) -> None:
+def warm_up(folder: Path, plan: Any, tokenizer: Any, arguments: Any) -> None:
     """Train a model of no size, so that what the libraries allocate once is in the base."""
     import dataclasses
 
     from kubetune_runner.encoding import EncodedRow
+    from kubetune_runner.objectives.sft import OBJECTIVE, SftRun
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
         num_key_value_heads=1, vocab_size=64,
     )  # fmt: skip
-    training.Trainer(
+    SftRun(
         held_out=[],
         model=LlamaForCausalLM(config),
         args=dataclasses.replace(arguments, max_steps=1, output_dir=str(folder / "warm")),
-        train_dataset=training.table([EncodedRow([2, 3], [2, 3])]),
+        train_dataset=OBJECTIVE.table([EncodedRow([2, 3], [2, 3])], plan),
         processing_class=tokenizer,
         peft_config=None,
     ).train()

@@ -93,8 +93,9 @@ def bare(folder: Path, rows: list[Any]) -> float:
 
 def trained(folder: Path, rows: list[Any], name: str) -> float:
     """CPU seconds of ``train()``, by the runner's trainer or trl's own."""
+    from datasets import Dataset
     from kubetune_runner import losses
-    from kubetune_runner import trainer as training
+    from kubetune_runner.objectives.sft import SftRun
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
@@ -117,16 +118,19 @@ def trained(folder: Path, rows: list[Any], name: str) -> float:
                 disable_tqdm=True,
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
-            "train_dataset": training.table(rows),
+            "train_dataset": Dataset.from_dict(
+                {
+                    "input_ids": [row.input_ids for row in rows],
+                    "labels": [row.labels for row in rows],
+                }
+            ),
             "processing_class": AutoTokenizer.from_pretrained(folder),
             "peft_config": adapter_config(),
         }
         stock_head = losses.trl_utils._use_triton
         try:
             trainer: Any = (
-                training.Trainer(held_out=[], **options)
-                if name == "runner"
-                else SFTTrainer(**options)
+                SftRun(held_out=[], **options) if name == "runner" else SFTTrainer(**options)
             )
             began = time.process_time()
             trainer.train()

@@ -30,7 +30,7 @@ from kubetune.decide.fine_tune_inputs import NotReady
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import model_identity
 from kubetune.decide.model import job_output_uri
-from kubetune.decide.objectives import columns_problem
+from kubetune.decide.objectives import SCORING, columns_problem
 from kubetune.decide.prompt_template import slot_problem
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.sources import (
@@ -71,6 +71,8 @@ class ObservedCandidate:
     model: Resource[ModelSpec] | None = None
     base: Resource[ModelSpec] | None = None
     """The base model of an adapter."""
+    base_job: Resource[FineTuneJobSpec] | None = None
+    """The job whose output the base model is."""
     job: Resource[FineTuneJobSpec] | None = None
     """The job that has made the model, when it is known."""
     runs: Sequence[RunState] = ()
@@ -182,6 +184,8 @@ def candidate_inputs(
         return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, candidate.secret_problem)
     if model.spec is None:
         return _refused(f"{named}: {model.problem}")
+    if str(model.status.get("architecture") or "").endswith(SCORING):
+        return _refused(f"{named} scores texts and generates none: name a language model")
     base = candidate.base
     if model.status.get("type") == "adapter" and (base is None or base.spec is None):
         name = model.spec.base_model_ref.name if model.spec.base_model_ref else ""
@@ -196,6 +200,7 @@ def candidate_inputs(
         model.status,
         registry_uri=job_output_uri(from_job) if from_job else None,
         base=(base.name, base.spec, base.status) if base and base.spec else None,
+        base_registry_uri=job_output_uri(candidate.base_job) if candidate.base_job else None,
     )
     mounts = shared.mounts | mounts
     if problem := unreachable(mounts, target):

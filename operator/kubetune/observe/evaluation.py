@@ -20,7 +20,7 @@ from kubetune.decide.evaluation_inputs import (
 from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.objects import find, recorded_target, resolve_target
+from kubetune.observe.objects import find, recorded_target, resolve_target, source_job
 from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem
 
 JsonObject = dict[str, Any]
@@ -109,6 +109,7 @@ class EvaluationObserver:
             item,
             model=model,
             base=base,
+            base_job=source_job(self._cache, base),
             job=find(self._cache, "FineTuneJob", namespace, job),
             secret_problem=await self._secrets(namespace, target, [], model, base),
         )
