@@ -13,6 +13,10 @@ ENVIRONMENT := .venv/.synced
 PYTEST := .venv/bin/python -m pytest
 CODE := operator runners tests tools
 
+# Files of tests run side by side, each worker with a cluster of its own; 0 for a debugger.
+TEST_WORKERS ?= 2
+SPREAD := -n $(TEST_WORKERS) --dist loadfile
+
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -45,13 +49,13 @@ down: ## Stop the local cluster; its state stays for the next start
 	@if [ -x .venv/bin/kubetune ]; then .venv/bin/kubetune down; fi
 
 test: $(ENVIRONMENT) ## Run the tests, with a real control plane, MLflow and trainings
-	@$(PYTEST) -m 'not exhaustive' $(ARGS)
+	@$(PYTEST) $(SPREAD) -m 'not exhaustive' $(ARGS)
 
 test-fast: $(ENVIRONMENT) ## Run the tests that need no cluster (under a minute)
 	@$(PYTEST) tests/unit $(ARGS)
 
 test-all: $(ENVIRONMENT) ## Run the tests and their long forms
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) $(SPREAD) $(ARGS)
 
 bench: $(ENVIRONMENT) ## Measure the operator against the floor of a bare client
 	@.venv/bin/python -m tests.bench $(ARGS)
