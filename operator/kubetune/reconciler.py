@@ -29,7 +29,7 @@ from kubetune.decide import (
 )
 from kubetune.decide.compute_target import ObservedTarget
 from kubetune.decide.decision import Decision, conditions_of
-from kubetune.decide.evaluation_inputs import EvaluationLearned
+from kubetune.decide.evaluation_observed import EvaluationLearned
 from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.names import FINALIZER, RUN_KEY

@@ -192,7 +192,7 @@ def test_a_reward_model_gives_the_scores_that_it_learned(
         max_new_tokens=0,
         scores=True,
     )
-    model_id = upload(tracker, folder, {})
+    model_id = upload(tracker, folder, {})["modelId"]
     assert tracker.close("FINISHED", 30)
     client, name = MlflowClient(mlflow_server), f"reward-{method}"
     client.create_registered_model(name)

@@ -28,7 +28,7 @@ from kubetune.decide.decision import (
     StartRun,
 )
 from kubetune.decide.evaluation import decide
-from kubetune.decide.evaluation_inputs import (
+from kubetune.decide.evaluation_observed import (
     EvaluationLearned,
     ObservedCandidate,
     ObservedEvaluation,

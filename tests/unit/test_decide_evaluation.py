@@ -40,7 +40,7 @@ from evaluation_objects import (
 )
 from kubetune.decide.decision import FindEvaluation, StartRun, rfc3339
 from kubetune.decide.evaluation import decide
-from kubetune.decide.evaluation_inputs import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
 from kubetune.decide.resources import TargetProblem
 
 JsonObject = dict[str, Any]

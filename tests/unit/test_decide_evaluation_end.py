@@ -20,7 +20,7 @@ from evaluation_objects import (
 )
 from kubetune.decide.decision import FindEvaluation, MoveAlias
 from kubetune.decide.evaluation import decide
-from kubetune.decide.evaluation_inputs import EvaluationLearned
+from kubetune.decide.evaluation_observed import EvaluationLearned
 from kubetune.decide.gate import Demand, Rival, misses
 
 JsonObject = dict[str, Any]

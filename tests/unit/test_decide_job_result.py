@@ -338,7 +338,9 @@ def test_progress_at_the_end_has_no_time_left() -> None:
 
 def test_the_result_counts_rows() -> None:
     counts = {"used": 90, "empty": 2, "cut": 1, "cutAway": 0, "dropped": 3}
-    summary = dict(TRAINED.summary) | {"rows": {"train": counts, "evaluation": {"odd": "x"}}}
+    summary: dict[str, Any] = dict(TRAINED.summary) | {
+        "rows": {"train": counts, "evaluation": {"odd": "x"}}
+    }
     outcome = Outcome(status="succeeded", reason="Trained", summary=summary)
     status = status_of(ended({}, runs=[run(1, "succeeded", outcome)]))
     assert status["result"]["rows"] == {"train": counts}

@@ -36,12 +36,12 @@ from kubetune.decide.evaluation_candidate import (
 )
 from kubetune.decide.evaluation_inputs import (
     CandidateInputs,
-    ObservedEvaluation,
     Shared,
     candidate_inputs,
     candidate_run_key,
     shared_inputs,
 )
+from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.fine_tune_inputs import NotReady
 from kubetune.decide.target_away import target_away
 from kubetune.decide.waiting import secret_wait

@@ -14,7 +14,8 @@ from kubetune.api.conditions import Reason
 from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary, MeasuredValue
 from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide.decision import rfc3339, shorten
-from kubetune.decide.evaluation_inputs import CandidateInputs, ObservedCandidate
+from kubetune.decide.evaluation_inputs import CandidateInputs
+from kubetune.decide.evaluation_observed import ObservedCandidate
 from kubetune.decide.fine_tune_progress import merge_attempts, run_link
 from kubetune.decide.waiting import retry_wait
 from kubetune.tracking.base import TrackedRun

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kubetune import __version__
 from kubetune.api.conditions import Phase, Reason
-from kubetune.api.dataset import DatasetSpec
 from kubetune.api.evaluation import (
     MAX_FUNCTION_CHARACTERS,
     METRIC_NAMES,
@@ -18,21 +16,19 @@ from kubetune.api.evaluation import (
     Generation,
 )
 from kubetune.api.evaluation_plan import CustomMetricPlan, EvaluationRunPlan, GenerationPlan
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.model import ModelSpec
 from kubetune.api.objectives import OBJECTIVES
 from kubetune.api.plan import DatasetPlan, PromptPlan, RunIdentity
-from kubetune.api.prompt_template import PromptTemplateSpec
 from kubetune.api.training import Resources, merge
-from kubetune.backends.base import RunRequest, RunState
+from kubetune.backends.base import RunRequest
 from kubetune.decide.effective import BUILT_IN
+from kubetune.decide.evaluation_observed import ObservedCandidate, ObservedEvaluation
 from kubetune.decide.fine_tune_inputs import NotReady
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import model_identity
 from kubetune.decide.model import job_output_uri
 from kubetune.decide.objectives import SCORING, columns_problem
 from kubetune.decide.prompt_template import slot_problem
-from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.resources import Resource
 from kubetune.decide.sources import (
     Mounts,
     dataset_source,
@@ -41,63 +37,10 @@ from kubetune.decide.sources import (
     unreachable,
 )
 from kubetune.names import digest
-from kubetune.tracking.base import AliasMove, RegisteredVersion, TrackedRun
 
 JsonObject = dict[str, Any]
 
 RUN_KEY_LENGTH = 16
-
-
-@dataclass(frozen=True)
-class EvaluationLearned:
-    """What actions of this reconcile have found out."""
-
-    found: Mapping[str, TrackedRun | None] = field(default_factory=dict[str, TrackedRun | None])
-    """Complete runs by what they were asked for; None where there is none."""
-    alias_sought: bool = False
-    holder: RegisteredVersion | None = None
-    """The version that has the alias of spec.promote."""
-    move: AliasMove | None = None
-    tracking_error: str = ""
-    """A sentence when the tracker could not be asked, else empty."""
-
-
-@dataclass(frozen=True)
-class ObservedCandidate:
-    """A candidate and what its Model depends on."""
-
-    name: str
-    model_name: str
-    model: Resource[ModelSpec] | None = None
-    base: Resource[ModelSpec] | None = None
-    """The base model of an adapter."""
-    base_job: Resource[FineTuneJobSpec] | None = None
-    """The job whose output the base model is."""
-    job: Resource[FineTuneJobSpec] | None = None
-    """The job that has made the model, when it is known."""
-    runs: Sequence[RunState] = ()
-    secret_problem: str = ""
-
-
-@dataclass(frozen=True)
-class ObservedEvaluation:
-    """An Evaluation and everything around it."""
-
-    evaluation: Resource[EvaluationSpec]
-    install_id: str
-    target: Target
-    candidates: Sequence[ObservedCandidate] = ()
-    """In the order of the spec; none when the spec can't be read."""
-    dataset: Resource[DatasetSpec] | None = None
-    prompt: Resource[PromptTemplateSpec] | None = None
-    functions: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Code of spec.functions by name, as far as it is there."""
-    secret_problem: str = ""
-    target_problem: TargetProblem | None = None
-    """Why the target could not be asked about runs; then ``runs`` say nothing."""
-    elsewhere: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Digests that another Evaluation of the namespace is measuring now -> its name."""
-    learned: EvaluationLearned = field(default_factory=EvaluationLearned)
 
 
 @dataclass(frozen=True)

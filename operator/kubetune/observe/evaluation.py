@@ -11,11 +11,11 @@ from kubetune.api.evaluation import Candidate, EvaluationSpec
 from kubetune.backends.base import Backend, BackendError, RunAddress
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.evaluation_candidate import SETTLED
-from kubetune.decide.evaluation_inputs import (
+from kubetune.decide.evaluation_inputs import candidate_run_key
+from kubetune.decide.evaluation_observed import (
     EvaluationLearned,
     ObservedCandidate,
     ObservedEvaluation,
-    candidate_run_key,
 )
 from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.names import JOB

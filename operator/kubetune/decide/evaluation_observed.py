@@ -1,0 +1,67 @@
+"""What decide needs to know of an Evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kubetune.api.dataset import DatasetSpec
+from kubetune.api.evaluation import EvaluationSpec
+from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.api.model import ModelSpec
+from kubetune.api.prompt_template import PromptTemplateSpec
+from kubetune.backends.base import RunState
+from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.tracking.base import AliasMove, RegisteredVersion, TrackedRun
+
+
+@dataclass(frozen=True)
+class EvaluationLearned:
+    """What actions of this reconcile have found out."""
+
+    found: Mapping[str, TrackedRun | None] = field(default_factory=dict[str, TrackedRun | None])
+    """Complete runs by what they were asked for; None where there is none."""
+    alias_sought: bool = False
+    holder: RegisteredVersion | None = None
+    """The version that has the alias of spec.promote."""
+    move: AliasMove | None = None
+    tracking_error: str = ""
+    """A sentence when the tracker could not be asked, else empty."""
+
+
+@dataclass(frozen=True)
+class ObservedCandidate:
+    """A candidate and what its Model depends on."""
+
+    name: str
+    model_name: str
+    model: Resource[ModelSpec] | None = None
+    base: Resource[ModelSpec] | None = None
+    """The base model of an adapter."""
+    base_job: Resource[FineTuneJobSpec] | None = None
+    """The job whose output the base model is."""
+    job: Resource[FineTuneJobSpec] | None = None
+    """The job that has made the model, when it is known."""
+    runs: Sequence[RunState] = ()
+    secret_problem: str = ""
+
+
+@dataclass(frozen=True)
+class ObservedEvaluation:
+    """An Evaluation and everything around it."""
+
+    evaluation: Resource[EvaluationSpec]
+    install_id: str
+    target: Target
+    candidates: Sequence[ObservedCandidate] = ()
+    """In the order of the spec; none when the spec can't be read."""
+    dataset: Resource[DatasetSpec] | None = None
+    prompt: Resource[PromptTemplateSpec] | None = None
+    functions: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Code of spec.functions by name, as far as it is there."""
+    secret_problem: str = ""
+    target_problem: TargetProblem | None = None
+    """Why the target could not be asked about runs; then ``runs`` say nothing."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Digests that another Evaluation of the namespace is measuring now -> its name."""
+    learned: EvaluationLearned = field(default_factory=EvaluationLearned)
