@@ -330,6 +330,8 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Evaluation", evaluation(metrics=["speed"]), "a metric is one of loss, perplexity"),
     ("Evaluation", evaluation(functions=[FUNCTION]), "add it there"),
     ("Evaluation", evaluation(functions=[{**FUNCTION, "name": "bleu"}]), "another one"),
+    ("Evaluation", evaluation(thresholds=[better()]), "exactly one of candidate, alias"),
+    ("Evaluation", evaluation(resources={"gpuLabel": {"a b": "c"}}), "a label key is a name"),
     ("Evaluation", evaluation(candidates=[]), "should have at least 1 items"),
 ]
 

@@ -20,6 +20,7 @@ _numbers = itertools.count()
 # Field -> two values that differ.
 FROZEN: dict[str, tuple[Any, Any]] = {
     "modelRef": ({"name": "a"}, {"name": "b"}),
+    "continueFrom": ("adapter", "merged"),
     "datasetRef": ({"name": "a"}, {"name": "b"}),
     "promptRef": ({"name": "a"}, {"name": "b"}),
     "profileRef": ({"name": "a"}, {"kind": "ClusterTuningProfile", "name": "a"}),

@@ -259,6 +259,8 @@ async def test_other_peoples_loggers_stay_as_they_are(monkeypatch: pytest.Monkey
     for name in [name for name in sys.modules if name.partition(".")[0] == "cmlapi"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(logging.getLogger("urllib3"), "level", logging.INFO)
+    # Other users of the package in this process leave theirs as it makes them.
+    monkeypatch.setattr(logging.getLogger("cmlapi"), "handlers", [])
     names = (None, "urllib3")
     before = [
         (logging.getLogger(name).level, logging.getLogger(name).handlers[:]) for name in names

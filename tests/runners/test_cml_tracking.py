@@ -315,7 +315,8 @@ def test_a_server_that_refuses_logged_models_gets_run_artifacts(
 ) -> None:
     from mlflow.artifacts import download_artifacts
 
-    folder = write(tmp_path / "result" / "adapter", {"adapter_config.json": "{}"})
+    files = {"adapter_config.json": "{}", "kubetune.json": "{}"}
+    folder = write(tmp_path / "result" / "adapter", files)
     caplog.set_level("INFO", "kubetune_runner")
     tracker = Tracker(make_plan(tracking={"uri": older_server}))
     tracker.start()

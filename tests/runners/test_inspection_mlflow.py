@@ -151,7 +151,8 @@ def test_versions_that_do_not_exist(uri: str, registry: str) -> None:
 
 
 def test_all_problems_are_in_the_report(mlflow_uri: str, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "", "completion": "c"}\n' * 50)
+    rows = "".join(f'{{"prompt": "", "completion": "c{number}"}}\n' for number in range(50))
+    (tmp_path / "rows.jsonl").write_text(rows)
     plan = inspection_plan(
         "inspectDataset",
         dataset=files_plan(tmp_path, "*").to_json(),

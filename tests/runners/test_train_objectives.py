@@ -272,7 +272,13 @@ def test_a_dpo_run_of_chats_from_plan_to_outcome(
     code, outcome = start_runner(plan).wait()
     assert (code, outcome.reason) == (0, "Trained"), outcome
     summary: Any = outcome.summary
-    assert summary["rows"]["train"] == {"used": 16, "empty": 1, "cut": 0, "cutAway": 0}
+    assert summary["rows"]["train"] == {
+        "used": 16,
+        "empty": 1,
+        "cut": 0,
+        "cutAway": 0,
+        "dropped": 0,
+    }
     assert summary["metrics"]["eval_rewards/accuracies"] == 1
     assert summary["metrics"]["train_loss"] < LN_2
     from mlflow.tracking import MlflowClient

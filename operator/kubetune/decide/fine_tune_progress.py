@@ -76,11 +76,19 @@ def progress_due(
     return (fresh or changed) and (now - updated).total_seconds() >= at_least_seconds
 
 
-def finished_progress(old: JsonObject | None) -> JsonObject | None:
-    """Progress once training is over: no time left to wait for."""
+def finished_progress(old: JsonObject | None, steps: Any) -> JsonObject | None:
+    """Progress once training is over: no time left to wait for.
+
+    ``steps`` are those that the run says it has made; the last poll may not have seen them all.
+    """
     if not old:
         return None
-    return {key: value for key, value in old.items() if key not in ("etaSeconds", "eta")}
+    kept = {key: value for key, value in old.items() if key not in ("etaSeconds", "eta")}
+    if isinstance(steps, int):
+        kept["step"] = steps
+        if total := kept.get("totalSteps"):
+            kept["percent"] = min(100, steps * 100 // total)
+    return kept
 
 
 def merge_attempts(

@@ -65,7 +65,8 @@ def finish(draft: Draft) -> Decision:
             for key, value in (draft.status.get("progress") or {}).items()
             if key == "updatedAt"
         }
-    draft.status["progress"] = finished_progress(draft.status.get("progress"))
+    steps = run.outcome.summary.get("steps") if run and run.outcome else None
+    draft.status["progress"] = finished_progress(draft.status.get("progress"), steps)
     if draft.status["progress"] is None:
         del draft.status["progress"]
 

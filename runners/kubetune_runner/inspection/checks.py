@@ -1,7 +1,9 @@
 """Rows that repeat, leak from training into the held-out ones, are empty or very long.
 
-Only digests are kept: 8 bytes a row beside those of the reading, so that an inspection of many
-rows fits into a small pod. No text of a row leaves the run; problems name rows by number.
+Only digests are kept, so that an inspection of many rows fits into a small pod: 24 bytes a row
+beside those of the reading, and a set of those of one split while they are compared. It needs no
+package that a runtime without the training packages lacks. No text of a row leaves the run;
+problems name rows by number.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 from kubetune.api.inspection import Problem, RowChecks
 from kubetune.api.plan import DatasetPlan
@@ -19,11 +21,6 @@ from kubetune_runner.data.findings import Findings, quote
 from kubetune_runner.data.readers import Row
 from kubetune_runner.data.reading import Reading
 from kubetune_runner.data.splits import HASH_BYTES
-
-if TYPE_CHECKING:
-    from numpy import ndarray
-
-    Array = ndarray[Any, Any]
 
 NAMED_ROWS = 10
 """Rows that a problem names; the rest is counted."""
@@ -52,32 +49,26 @@ class RowCheck:
 
         What is found is noted among the reading's problems too.
         """
-        import numpy
-
         train = reading.train
-        rows = _keys(train.hashes)
-        prompts = numpy.frombuffer(self._prompts, numpy.uint64)
-        trains = numpy.frombuffer(reading.held_out, numpy.uint8) == 0
-        notes = _Notes(reading)
+        keys, prompts = _keys(train.hashes), self._prompts
+        train_at = array("Q", (at for at, held in enumerate(reading.held_out) if not held))
+        held_at = array("Q", (at for at, held in enumerate(reading.held_out) if held))
         if reading.evaluation:
-            held_rows = _keys(reading.evaluation.hashes)
-            held_prompts = prompts[train.count :]
-            held_at = numpy.arange(train.count, train.count + len(held_rows))
-        else:
-            held_rows, held_prompts = rows[~trains], prompts[: train.count][~trains]
-            held_at = numpy.flatnonzero(~trains)
-        train_rows, train_prompts = rows[trains], prompts[: train.count][trains]
-        train_at = numpy.flatnonzero(trains)
+            keys.extend(_keys(reading.evaluation.hashes))
+            held_at = array("Q", range(train.count, len(keys)))
+        notes = _Notes(reading)
 
-        repeated = numpy.concatenate([train_at[_repeats(train_rows)], held_at[_repeats(held_rows)]])
-        leaked = numpy.isin(held_rows, train_rows)
-        known = held_prompts != _NO_PROMPT
-        prompts_leaked = numpy.isin(held_prompts, train_prompts) & known & ~leaked
-        long = numpy.flatnonzero(numpy.frombuffer(lengths, numpy.uint32) > limit)
+        repeated = _repeats(keys, train_at) + _repeats(keys, held_at)
+        trained = {keys[at] for at in train_at}
+        leaked = [at for at in held_at if keys[at] in trained]
+        trained = {prompts[at] for at in train_at} - {_NO_PROMPT}
+        also = set(leaked)
+        prompts_leaked = [at for at in held_at if prompts[at] in trained and at not in also]
+        long = [at for at, length in enumerate(lengths) if length > limit]
 
-        notes.add(held_at[leaked], "also train; remove them from one of the two splits")
+        notes.add(leaked, "also train; remove them from one of the two splits")
         notes.add(
-            held_at[prompts_leaked],
+            prompts_leaked,
             "have a prompt that also trains, with another answer; keep a prompt in one split",
         )
         notes.add(repeated, "repeat an earlier row of their split; remove them")
@@ -85,8 +76,8 @@ class RowCheck:
         return RowChecks.model_validate(
             {
                 "duplicateRows": len(repeated),
-                "leakedRows": int(leaked.sum()),
-                "leakedPrompts": int(prompts_leaked.sum()),
+                "leakedRows": len(leaked),
+                "leakedPrompts": len(prompts_leaked),
                 "emptyRows": self._empty,
                 "longRows": len(long),
                 "longLimit": limit,
@@ -140,8 +131,8 @@ class _Notes:
         self._splits = [split for split in (reading.train, reading.evaluation) if split]
         self._findings: Findings = reading.findings
 
-    def add(self, rows: Iterable[Any], what: str) -> None:
-        found = sorted(int(at) for at in rows)
+    def add(self, rows: Sequence[int], what: str) -> None:
+        found = sorted(rows)
         if not found:
             return
         file, number = self._place(found[0])
@@ -162,20 +153,22 @@ class _Notes:
         raise IndexError(at)
 
 
-def _keys(hashes: bytearray) -> Array:
+def _keys(hashes: bytearray) -> array[int]:
     """The first 8 bytes of each digest: among 10 million rows two share them once in 300,000."""
-    import numpy
+    words = array("Q")
+    words.frombytes(hashes)
+    return words[:: HASH_BYTES // words.itemsize]
 
-    return numpy.frombuffer(hashes, numpy.uint64)[:: HASH_BYTES // 8].copy()
 
-
-def _repeats(keys: Array) -> Array:
-    """Where a key has stood before."""
-    import numpy
-
-    order = numpy.argsort(keys, kind="stable")
-    ordered = keys[order]
-    return order[1:][ordered[1:] == ordered[:-1]]
+def _repeats(keys: array[int], rows: array[int]) -> list[int]:
+    """The rows whose key has stood in an earlier one."""
+    seen: set[int] = set()
+    found: list[int] = []
+    for at in rows:
+        if keys[at] in seen:
+            found.append(at)
+        seen.add(keys[at])
+    return found
 
 
 def _turns(value: Any) -> list[dict[str, Any]]:
