@@ -133,26 +133,9 @@ class AdapterSettings(Value):
     )
 
 
-class ModelInspection(Value):
-    """Summary of kind inspectModel."""
+class ModelShape(Value):
+    """What a model is made of, as far as its files tell."""
 
-    type: Literal["base", "adapter"] = Field(description="base or adapter.")
-    revision: str = Field(
-        description="Commit (hub), version (registry) or content digest (volume)."
-    )
-    architecture: str = Field(description="Architecture class, such as LlamaForCausalLM.")
-    model_type: str = Field(description="transformers model type, such as llama.")
-    parameters: int | None = Field(default=None, description="Number of parameters.")
-    dtype: str | None = Field(default=None, description="Number format of the stored weights.")
-    context_length: int | None = Field(default=None, description="Longest sequence, in tokens.")
-    size_bytes: int | None = Field(default=None, description="Bytes of the weight files.")
-    license: str | None = Field(default=None, description="License as the repository names it.")
-    chat_template: bool = Field(description="Whether the tokenizer has a chat template.")
-    pad_token: str | None = Field(default=None, description="The tokenizer's own pad token.")
-    base_model: str | None = Field(
-        default=None, description="Adapters: base_model_name_or_path of adapter_config.json."
-    )
-    adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
     adapter: AdapterSettings | None = Field(
         default=None, description="LoRA adapters: the settings they were made with."
     )
@@ -176,6 +159,28 @@ class ModelInspection(Value):
         max_length=MAX_MATRICES,
         description="Weight matrices by name and shape; absent where there are too many sorts.",
     )
+
+
+class ModelInspection(ModelShape):
+    """Summary of kind inspectModel."""
+
+    type: Literal["base", "adapter"] = Field(description="base or adapter.")
+    revision: str = Field(
+        description="Commit (hub), version (registry) or content digest (volume)."
+    )
+    architecture: str = Field(description="Architecture class, such as LlamaForCausalLM.")
+    model_type: str = Field(description="transformers model type, such as llama.")
+    parameters: int | None = Field(default=None, description="Number of parameters.")
+    dtype: str | None = Field(default=None, description="Number format of the stored weights.")
+    context_length: int | None = Field(default=None, description="Longest sequence, in tokens.")
+    size_bytes: int | None = Field(default=None, description="Bytes of the weight files.")
+    license: str | None = Field(default=None, description="License as the repository names it.")
+    chat_template: bool = Field(description="Whether the tokenizer has a chat template.")
+    pad_token: str | None = Field(default=None, description="The tokenizer's own pad token.")
+    base_model: str | None = Field(
+        default=None, description="Adapters: base_model_name_or_path of adapter_config.json."
+    )
+    adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
 
 
 class PromptSample(Value):

@@ -9,15 +9,13 @@ from pydantic import Field, JsonValue
 from kubetune.api.base import Value, keyed_by
 from kubetune.api.conditions import Phase
 from kubetune.api.inspection import (
-    MAX_MATRICES,
-    AdapterSettings,
     Column,
     LengthHistogram,
+    ModelShape,
     Problem,
     PromptSample,
     RowChecks,
     SplitRows,
-    WeightMatrix,
 )
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -94,7 +92,7 @@ class DatasetStatus(ObjectStatus):
     report_uri: str | None = Field(default=None, description="Artifact with all problems.")
 
 
-class ModelStatus(ObjectStatus):
+class ModelStatus(ModelShape, ObjectStatus):
     """Status of a Model."""
 
     inspection: InspectionState | None = None
@@ -112,29 +110,6 @@ class ModelStatus(ObjectStatus):
     pad_token: str | None = Field(default=None, description="The tokenizer's own pad token.")
     base_model: str | None = Field(default=None, description="Adapters: base model as recorded.")
     adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
-    adapter: AdapterSettings | None = Field(
-        default=None, description="LoRA adapters: the settings they were made with."
-    )
-    hidden_size: int | None = Field(default=None, description="Width of the hidden states.")
-    vocabulary_size: int | None = Field(default=None, description="Entries of the vocabulary.")
-    layers: int | None = Field(default=None, description="Hidden layers.")
-    attention_heads: int | None = Field(default=None, description="Heads of the attention.")
-    key_value_heads: int | None = Field(
-        default=None, description="Heads that have keys and values of their own."
-    )
-    head_size: int | None = Field(default=None, description="Width of a head.")
-    intermediate_size: int | None = Field(
-        default=None, description="Width of the layers' inner projection."
-    )
-    experts: int | None = Field(default=None, description="Experts of a layer, where it has some.")
-    tied_embeddings: bool | None = Field(
-        default=None, description="Input and output layer share their weights."
-    )
-    matrices: list[WeightMatrix] | None = Field(
-        default=None,
-        max_length=MAX_MATRICES,
-        description="Weight matrices by name and shape; absent where there are too many sorts.",
-    )
 
 
 class PromptTemplateStatus(ObjectStatus):

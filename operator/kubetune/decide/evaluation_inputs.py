@@ -80,7 +80,6 @@ class CandidateInputs:
             raise ValueError("a run needs a target")
         plan = self.plan.to_json()
         plan["run"]["runKey"] = run_key
-        mounts = self.mounts
         return RunRequest(
             owner=observed.evaluation.owner,
             run_key=run_key,
@@ -89,12 +88,7 @@ class CandidateInputs:
             plan=plan,
             target=target,
             resources=self.resources,
-            inline_rows=mounts.inline_rows,
-            dataset_claim=mounts.dataset_claim,
-            dataset_config_map=mounts.dataset_config_map,
-            model_claim=mounts.model_claim,
-            base_model_claim=mounts.base_model_claim,
-            tokens=mounts.tokens,
+            **self.mounts.of_request(),
         )
 
 

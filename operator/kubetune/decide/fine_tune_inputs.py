@@ -126,7 +126,6 @@ class Inputs:
         target = observed.target.spec
         if target is None:
             raise ValueError("a run needs a target")
-        mounts = self.mounts
         return RunRequest(
             owner=observed.job.owner,
             run_key=observed.run_key,
@@ -138,13 +137,8 @@ class Inputs:
             deadline_seconds=observed.job.spec.active_deadline_seconds
             if observed.job.spec
             else None,
-            inline_rows=mounts.inline_rows,
-            dataset_claim=mounts.dataset_claim,
-            dataset_config_map=mounts.dataset_config_map,
-            model_claim=mounts.model_claim,
-            base_model_claim=mounts.base_model_claim,
             checkpoint_claim=settings["checkpoint"].get("claimName"),
-            tokens=mounts.tokens,
+            **self.mounts.of_request(),
         )
 
 

@@ -109,12 +109,7 @@ def request(
         plan=plan.to_json(),
         target=target,
         resources=INSPECTION_RESOURCES,
-        inline_rows=mounts.inline_rows,
-        dataset_claim=mounts.dataset_claim,
-        dataset_config_map=mounts.dataset_config_map,
-        model_claim=mounts.model_claim,
-        base_model_claim=mounts.base_model_claim,
-        tokens=mounts.tokens,
+        **mounts.of_request(),
     )
 
 

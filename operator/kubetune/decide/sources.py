@@ -43,6 +43,17 @@ class Mounts:
     """Reads files of the CML project."""
     tokens: dict[str, SecretKeyRef] = field(default_factory=dict[str, SecretKeyRef])
 
+    def of_request(self) -> dict[str, Any]:
+        """The fields of a RunRequest."""
+        return {
+            "inline_rows": self.inline_rows,
+            "dataset_claim": self.dataset_claim,
+            "dataset_config_map": self.dataset_config_map,
+            "model_claim": self.model_claim,
+            "base_model_claim": self.base_model_claim,
+            "tokens": self.tokens,
+        }
+
     def __or__(self, other: Mounts) -> Mounts:
         return Mounts(
             inline_rows=self.inline_rows or other.inline_rows,

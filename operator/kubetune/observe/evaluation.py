@@ -21,7 +21,7 @@ from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import find, recorded_target, resolve_target, source_job
-from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem
+from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
 
 JsonObject = dict[str, Any]
 
@@ -84,8 +84,13 @@ class EvaluationObserver:
                 namespace,
                 spec.prompt_ref.name if spec.prompt_ref else None,
             ),
-            secret_problem=await self._secrets(
-                namespace, target.spec, named_secrets(target.spec) if target.spec else [], dataset
+            secret_problem=await secret_problem(
+                self._client,
+                namespace,
+                [
+                    *(named_secrets(target.spec) if target.spec else ()),
+                    *source_secrets(target.spec, dataset),
+                ],
             ),
             functions=await self._functions(spec, namespace),
             elsewhere=self._elsewhere(evaluation),
@@ -111,7 +116,9 @@ class EvaluationObserver:
             base=base,
             base_job=source_job(self._cache, base),
             job=find(self._cache, "FineTuneJob", namespace, job),
-            secret_problem=await self._secrets(namespace, target, [], model, base),
+            secret_problem=await secret_problem(
+                self._client, namespace, source_secrets(target, model, base)
+            ),
         )
 
     async def _functions(self, spec: EvaluationSpec, namespace: str) -> dict[str, str]:
@@ -126,22 +133,6 @@ class EvaluationObserver:
             except (NotFoundError, ValueError):
                 continue
         return found
-
-    async def _secrets(
-        self,
-        namespace: str,
-        target: ComputeTargetSpec | None,
-        wanted: list[tuple[str, str | None]],
-        *resources: Resource[Any] | None,
-    ) -> str:
-        """A sentence when a Secret is missing that runs or the operator need."""
-        if target is None or target.cml is None:
-            # Secrets don't travel to CML; a run there looks at the project's variables.
-            for resource in resources:
-                source = resource.spec.source.hugging_face if resource and resource.spec else None
-                if source and source.token_secret_ref:
-                    wanted.append((source.token_secret_ref.name, source.token_secret_ref.key))
-        return await secret_problem(self._client, namespace, wanted)
 
     def _elsewhere(self, evaluation: Resource[EvaluationSpec]) -> dict[str, str]:
         """Digests that other Evaluations of the namespace measure now."""

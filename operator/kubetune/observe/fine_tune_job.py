@@ -19,7 +19,7 @@ from kubetune.observe.objects import (
     resolve_target,
     source_job,
 )
-from kubetune.observe.secrets import named_secrets, secret_problem
+from kubetune.observe.secrets import named_secrets, secret_problem, source_secrets
 from kubetune.queue import Key
 from kubetune.tracking.base import TrackedRun
 
@@ -99,8 +99,13 @@ class FineTuneJobObserver:
             )
             if profile
             else None,
-            secret_problem=await self._secret_problem(
-                namespace, (model, base, dataset), target.spec
+            secret_problem=await secret_problem(
+                self._client,
+                namespace,
+                [
+                    *(named_secrets(target.spec) if target.spec else ()),
+                    *source_secrets(target.spec, model, base, dataset),
+                ],
             ),
             output_rival=self._output_rival(job),
             **common,
@@ -135,17 +140,6 @@ class FineTuneJobObserver:
     def new_run_key(self, job: Resource[Any]) -> str:
         """A run key for a job that has none."""
         return new_run_key(self._install_id, job.owner.namespace, job.owner.name)
-
-    async def _secret_problem(self, namespace: str, resources: tuple[Any, ...], target: Any) -> str:
-        wanted = named_secrets(target) if target else []
-        if target and target.cml:
-            # Secrets don't travel to CML; a run there looks at the project's variables.
-            return await secret_problem(self._client, namespace, wanted)
-        for resource in resources:
-            source = resource.spec.source.hugging_face if resource and resource.spec else None
-            if source and source.token_secret_ref:
-                wanted.append((source.token_secret_ref.name, source.token_secret_ref.key))
-        return await secret_problem(self._client, namespace, wanted)
 
     def _output_rival(self, job: Resource[FineTuneJobSpec]) -> str:
         """Who has the output Model's name already: another Model, or an older job."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from typing import Any
 
 from kubetune.api.cml_target import CaBundle, CmlTarget
 from kubetune.api.compute_target import ComputeTargetSpec, Tracking
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
+from kubetune.decide.resources import Resource
 from kubetune.tracking.rest import Credentials
 
 
@@ -18,6 +20,24 @@ def named_secrets(target: ComputeTargetSpec) -> list[tuple[str, str | None]]:
         wanted.append((target.tracking.credentials_secret_ref.name, None))
     if target.cml:
         wanted.append((target.cml.api_key_secret_ref.name, target.cml.api_key_secret_ref.key))
+    return wanted
+
+
+def source_secrets(
+    target: ComputeTargetSpec | None, *resources: Resource[Any] | None
+) -> list[tuple[str, str | None]]:
+    """Secrets, and keys of them, with the tokens that runs on the target read sources with.
+
+    ``resources`` are Datasets and Models.
+    """
+    if target is not None and target.cml is not None:
+        # Secrets don't travel to CML; a run there looks at the project's variables.
+        return []
+    wanted: list[tuple[str, str | None]] = []
+    for resource in resources:
+        source = resource.spec.source.hugging_face if resource and resource.spec else None
+        if source and source.token_secret_ref:
+            wanted.append((source.token_secret_ref.name, source.token_secret_ref.key))
     return wanted
 
 
