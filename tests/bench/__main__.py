@@ -38,6 +38,8 @@ def main(jobs: int, only: tuple[str, ...], paced: int, output: str, profile: Pat
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     measures = frozenset(only or MEASURES)
     figures: list[Figure] = []
+    if profile:
+        profile.mkdir(parents=True, exist_ok=True)
 
     def say(text: str) -> None:
         click.echo(text, err=True)

@@ -41,6 +41,8 @@ class OperatorProcess:
         command += ["--health-port", str(self._port)]
         self._command = command
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), **(environment or {})}
+        # The image brings compiled modules; here the first start leaves them for the others.
+        self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self._process: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> OperatorProcess:

@@ -6,10 +6,11 @@ attempt alone, so an object whose creation got no answer is found again under it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic_core import to_json
 
 from kubetune import names
 from kubetune.api import plan
@@ -40,7 +41,8 @@ def plan_name(owner: Owner, run_key: str) -> str:
 
 def build_plan_config_map(request: RunRequest) -> JsonObject:
     """The plan and, for inline data, its rows as JSON lines; immutable, so the plan is frozen."""
-    data = {"plan.json": json.dumps(request.plan, ensure_ascii=False, indent=1)}
+    # For people to read, too; json's own indentation takes ten times as long.
+    data = {"plan.json": to_json(request.plan, indent=1).decode()}
     if (rows := request.inline_rows_text) is not None:
         data["rows.jsonl"] = rows
     return {

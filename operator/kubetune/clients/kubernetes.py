@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import kopf
+from pydantic_core import to_json
 
 from kubetune.api import API_VERSION
 from kubetune.api.kinds import BY_KIND
@@ -127,10 +128,12 @@ class KubernetesClient:
         if query:
             url += "?" + urlencode(query)
         headers = {"Accept": accept}
+        data = None
         if body is not None:
             headers["Content-Type"] = content_type
+            data = to_json(body)
         for fresh_login in (False, True):
-            async with session.request(method, url, json=body, headers=headers) as response:
+            async with session.request(method, url, data=data, headers=headers) as response:
                 if response.status == 401 and not fresh_login:
                     # Service account tokens are rotated on disk.
                     session = await self._open(renew=True)
