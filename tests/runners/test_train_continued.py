@@ -21,6 +21,7 @@ from kubetune_runner.upload import save
 
 from tests.runners.conftest import PlanFactory, Runner
 from tests.runners.test_train_methods import plain_loss
+from tests.runners.test_train_objectives import answer_likelihood, measured, pairs, plan_for
 
 NF4: dict[str, Any] = {
     "method": "qlora",
@@ -129,6 +130,41 @@ def test_a_merged_adapter_is_trained_on_and_the_result_is_whole(
     whole: Any = AutoModelForCausalLM.from_pretrained(saved.result)
     tolerance = 0.2 if method == "qlora" else 1e-4
     assert plain_loss(whole, inputs) == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.training
+def test_preferences_are_learned_on_top_of_a_supervised_adapter(
+    make_plan: PlanFactory, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    adapter = tmp_path / "adapter"
+    supervised, _ = first(make_plan, adapter, PLAIN)
+    second = continued(plan_for(make_plan, "dpo"), adapter, "merged")
+    trainer, progress, inputs = begun(second)
+    # Nothing is preferred at first: the model compares with itself, the merged one.
+    assert measured(second, trainer, inputs)["eval_rewards/margins"] == pytest.approx(0, abs=1e-5)
+    train._fit(second, StopSignal(), trainer, progress)
+    after = measured(second, trainer, inputs)
+    assert after["eval_rewards/accuracies"] == 1
+    saved = save_results(second, inputs.start, trainer.model, inputs.tokenizer, chat=False)
+    base: Any = AutoModelForCausalLM.from_pretrained(supervised.model.directory or "")
+    before: Any = PeftModel.from_pretrained(base, adapter)
+    whole: Any = AutoModelForCausalLM.from_pretrained(saved.result)
+    rewards = []
+    for pair in pairs(5, held_out=True):
+        prompt = inputs.tokenizer(pair["prompt"], add_special_tokens=False).input_ids
+        chosen, rejected = (
+            inputs.tokenizer(pair[side], add_special_tokens=False).input_ids
+            for side in ("chosen", "rejected")
+        )
+        gained = [
+            answer_likelihood(whole, prompt, answer) - answer_likelihood(before, prompt, answer)
+            for answer in (chosen, rejected)
+        ]
+        rewards.append(gained[0] - gained[1])
+    assert min(rewards) > 0
 
 
 @pytest.mark.training
