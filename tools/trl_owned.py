@@ -42,7 +42,7 @@ _SETTINGS = {
 
 _REFERENCE = "the reference is the untrained model; leave it out"
 _NO_HUB = "runs push nothing to a hub; use spec.output.registry"
-_ONE_WORKER = "runs have one worker; leave it out"
+_WORKERS = "use spec.workers and spec.strategy"
 _TRACKING = "runs report to the compute target's tracking server; leave it out"
 _CHECKPOINTS = "checkpoints are kubetune's; use spec.checkpoint"
 _ENTRY_POINT = "the runner decides what it does; leave it out"
@@ -78,20 +78,20 @@ _OTHERS = {
     "do_train": _ENTRY_POINT,
     "do_eval": _ENTRY_POINT,
     "do_predict": _ENTRY_POINT,
-    "local_rank": _ONE_WORKER,
-    "deepspeed": _ONE_WORKER,
-    "fsdp": _ONE_WORKER,
-    "fsdp_config": _ONE_WORKER,
-    "parallelism_config": _ONE_WORKER,
-    "accelerator_config": _ONE_WORKER,
-    "ddp_find_unused_parameters": _ONE_WORKER,
-    "ddp_bucket_cap_mb": _ONE_WORKER,
-    "ddp_broadcast_buffers": _ONE_WORKER,
-    "ddp_static_graph": _ONE_WORKER,
-    "ddp_backend": _ONE_WORKER,
-    "ddp_timeout": _ONE_WORKER,
-    "log_on_each_node": _ONE_WORKER,
-    "log_level_replica": _ONE_WORKER,
+    "local_rank": _WORKERS,
+    "deepspeed": _WORKERS,
+    "fsdp": _WORKERS,
+    "fsdp_config": _WORKERS,
+    "parallelism_config": _WORKERS,
+    "accelerator_config": _WORKERS,
+    "ddp_find_unused_parameters": _WORKERS,
+    "ddp_bucket_cap_mb": _WORKERS,
+    "ddp_broadcast_buffers": _WORKERS,
+    "ddp_static_graph": _WORKERS,
+    "ddp_backend": _WORKERS,
+    "ddp_timeout": _WORKERS,
+    "log_on_each_node": _WORKERS,
+    "log_level_replica": _WORKERS,
     "use_cpu": "use spec.resources.gpu; without a GPU a run computes on CPUs",
     "disable_tqdm": "progress is in status.progress; leave it out",
     "trust_remote_code": "set trustRemoteCode on the Model",

@@ -55,5 +55,22 @@ def child_name(owner: str, *suffix: str) -> str:
     return base + tail
 
 
+def service_name(run_key: str) -> str:
+    """The headless Service by which the workers of a FineTuneJob find each other.
+
+    It begins with a letter, as the name of a Service must.
+    """
+    return f"kubetune-{run_key}"
+
+
+def rendezvous_port(run_key: str, attempt: int) -> int:
+    """Where worker 0 of an attempt waits.
+
+    Attempts that share an address, as on a process node, mostly have different ones; they lie
+    below the ports that a system gives away by itself.
+    """
+    return 20000 + int(digest(run_key, str(attempt))[:8], 16) % 10000
+
+
 def _run_key_hash(install_id: str, namespace: str, name: str, nonce: str) -> str:
     return digest(install_id, namespace, name, nonce)[:_HASH_LENGTH]

@@ -45,10 +45,15 @@ def main() -> int:
     return exit_code(execute(StopSignal()))
 
 
-def execute(stop: StopSignal, prepare: Callable[[], object] = lambda: None) -> Outcome:
+def execute(
+    stop: StopSignal,
+    prepare: Callable[[], object] = lambda: None,
+    explain: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+) -> Outcome:
     """Call ``prepare``, run the plan and leave the outcome, whatever happens.
 
-    SIGTERM is ignored from then on, so that it can't change how the process ends.
+    ``explain`` may know more of how it ended. SIGTERM is ignored from then on, so that it can't
+    change how the process ends.
     """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -60,7 +65,8 @@ def execute(stop: StopSignal, prepare: Callable[[], object] = lambda: None) -> O
     stop.install()
     outcome = _outcome(stop, prepare)
     stop.release()
-    _leave(outcome)
+    outcome = explain(outcome)
+    leave(outcome)
     log.info("%s: %s %s", outcome.status, outcome.reason, outcome.message)
     return outcome
 
@@ -135,7 +141,7 @@ def _leave_out_unused(plan: RunPlan) -> None:
         quantization.leave_out()
 
 
-def _leave(outcome: Outcome) -> None:
+def leave(outcome: Outcome) -> None:
     """Write the outcome where the backend finds it."""
     named = os.environ.get(ENV_TERMINATION_LOG)
     path = Path(named) if named else in_container(TERMINATION_LOG)

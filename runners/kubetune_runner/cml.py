@@ -27,6 +27,7 @@ from kubetune.api.plan import (
     ENV_ROOT,
     ENV_RUN_KEY,
     ENV_TOKEN_VARIABLES,
+    ENV_WORKER,
     PLAN_FILE,
     PROJECT_DIRECTORY,
     WORK_DIRECTORY,
@@ -37,6 +38,7 @@ from kubetune.api.plan import (
 
 from kubetune_runner import mlflow_client, outcomes
 from kubetune_runner.__main__ import ENV_TERMINATION_LOG, execute
+from kubetune_runner.cml_workers import Engines
 from kubetune_runner.errors import RunError
 from kubetune_runner.signals import StopSignal
 
@@ -47,7 +49,9 @@ def main() -> Outcome:
     """Run the plan in the environment; the working directory is the project's folder."""
     project = Path.cwd()
     run_key, attempt = os.environ[ENV_RUN_KEY], int(os.environ.get(ENV_ATTEMPT) or 1)
-    own = project / outcome_path(run_key, attempt)
+    # Set for the workers that worker 0, the job's own run, has launched.
+    worker = int(os.environ.get(ENV_WORKER) or 0)
+    own = project / outcome_path(run_key, attempt, worker)
     # One that a run of the same attempt left would speak for this one if it is killed.
     own.unlink(missing_ok=True)
     os.environ[ENV_ROOT] = str(project / CML_RUNS_FOLDER / run_key)
@@ -55,7 +59,15 @@ def main() -> Outcome:
     if not os.environ.get("HF_HOME"):
         os.environ["HF_HOME"] = str(project / CML_FOLDER / "cache")
     stop = StopSignal()
-    outcome = execute(stop, lambda: _prepare(project))
+    if worker:
+        outcome = execute(stop, lambda: _prepare(project))
+        stop.restore()
+        return outcome
+    engines = Engines(project, run_key, attempt)
+    try:
+        outcome = execute(stop, lambda: engines.launch(_prepare(project)), engines.explain)
+    finally:
+        engines.close()
     shutil.rmtree(in_container(WORK_DIRECTORY), ignore_errors=True)
     if outcome.status == "succeeded":
         # Checkpoints and the result, which is uploaded: gigabytes on the project's disk.
@@ -64,15 +76,18 @@ def main() -> Outcome:
     return outcome
 
 
-def _prepare(project: Path) -> None:
-    """Lay everything out as it is in a container.
+def _prepare(project: Path) -> Any:
+    """Lay everything out as it is in a container; returns the plan as JSON.
 
     Raises RunError PlanMissing, PlanInvalid, ProjectVariableMissing, RunnerMissing.
     """
     plan = _plan()
     path = in_container(PLAN_FILE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan, ensure_ascii=False), encoding="utf-8")
+    # Several workers write the same.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(plan, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
     os.environ[ENV_PLAN] = str(path)
     in_container(WORK_DIRECTORY).mkdir(parents=True, exist_ok=True)
     _link(in_container(PROJECT_DIRECTORY), project)
@@ -80,6 +95,7 @@ def _prepare(project: Path) -> None:
     _choose_registry(plan)
     if isinstance(plan, dict) and plan.get("kind", "train") in ("train", "evaluate"):
         _check_packages()
+    return plan
 
 
 def _plan() -> Any:

@@ -162,6 +162,8 @@ def unexpected(error: BaseException) -> NotStartedError:
 def leave_outcome(project: Path, error: NotStartedError) -> None:
     """Write the outcome where the operator reads it."""
     attempt = os.environ.get("KUBETUNE_ATTEMPT") or "1"
+    worker = os.environ.get("KUBETUNE_WORKER") or "0"
+    own = "" if worker == "0" else f"-worker-{worker}"
     folder = project / FOLDER / "runs" / os.environ["KUBETUNE_RUN_KEY"]
     document = {
         "status": "failed",
@@ -173,7 +175,7 @@ def leave_outcome(project: Path, error: NotStartedError) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(document, ensure_ascii=False)
-        (folder / f"outcome-{attempt}.json").write_text(text, encoding="utf-8")
+        (folder / f"outcome-{attempt}{own}.json").write_text(text, encoding="utf-8")
     except OSError as problem:
         print(f"kubetune: the outcome can't be written: {problem}")
 

@@ -17,9 +17,10 @@ from kubetune.api.plan import (
 )
 from transformers.trainer_callback import TrainerCallback
 
-from kubetune_runner import checkpoints
+from kubetune_runner import checkpoints, strategies
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
+from kubetune_runner.workers import ALONE, Workers
 
 if TYPE_CHECKING:
     from kubetune_runner.trainer import RunTrainer
@@ -30,18 +31,31 @@ log = logging.getLogger(__name__)
 class Progress(TrainerCallback):
     """Reports to the tracker, seals checkpoints, stops on signals and on a lost loss."""
 
-    def __init__(self, tracker: Tracker, stop: StopSignal, lineage_digest: str) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        stop: StopSignal,
+        lineage_digest: str,
+        workers: Workers = ALONE,
+    ) -> None:
         self.trainer: RunTrainer | None = None
         self.lost = False
         """Whether the loss stopped being a number."""
         self._tracker = tracker
         self._stop = stop
         self._lineage_digest = lineage_digest
+        self._workers = workers
         self._began = time.monotonic()
         self._first_step = self._step = self._total = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Training starts or goes on."""
+        if self.trainer is not None:
+            strategies.check(self._workers, self.trainer.model_wrapped)
+        self.begin(state)
+
+    def begin(self, state: Any) -> None:
+        """Report where training stands, which may be at its end."""
         self._began = time.monotonic()
         self._first_step = self._step = state.global_step
         self._total = state.max_steps
@@ -53,7 +67,8 @@ class Progress(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop before more work when told so."""
-        if self._stop.received:
+        # With several workers all stop after the same step.
+        if self._stop.received and not self._workers.several:
             control.should_training_stop = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -61,7 +76,9 @@ class Progress(TrainerCallback):
         self._step = state.global_step
         if state.global_step >= state.max_steps:
             control.should_log = True
-        if self._stop.received:
+        if self._workers.agree(self._stop.received):
+            # Told to another worker, it is meant for this one too.
+            self._stop.received = True
             control.should_save = control.should_training_stop = True
 
     def on_log(
@@ -95,6 +112,10 @@ class Progress(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A checkpoint was written."""
+        # Each worker adds a file of its own to it.
+        self._workers.agree(True)
+        if not self._workers.leads:
+            return
         folder = Path(args.output_dir) / f"{checkpoints.PREFIX}{state.global_step}"
         checkpoints.seal(folder, self._lineage_digest)
 

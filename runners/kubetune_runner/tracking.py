@@ -231,6 +231,23 @@ class Tracker:
                 self._reported[key] = max(metric.step for metric in history)
 
 
+class Silent(Tracker):
+    """Of a worker that doesn't lead: takes every report and sends none."""
+
+    def start(self) -> None:
+        """Nothing is sent."""
+
+    def phase(self, phase: str) -> None:
+        """Tell the log alone."""
+        log.info("phase %s", phase)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Of the run that the leader reports."""
+
+    def metrics(self, metrics: Mapping[str, float], step: int, *, once: bool = False) -> None:
+        """Of the run that the leader reports."""
+
+
 def _own_tags(plan: RunPlan | EvaluationRunPlan) -> dict[str, str]:
     """What a run of this kind has beside the tags of all runs."""
     if isinstance(plan, RunPlan):

@@ -37,7 +37,8 @@ from kubetune_runner.preferences import encode_pairs, encode_rated
 from kubetune_runner.prompts import choose, make_examples
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.starts import Start
-from kubetune_runner.tracking import Tracker
+from kubetune_runner.tracking import Silent, Tracker
+from kubetune_runner.workers import ALONE, Workers, lost
 
 if TYPE_CHECKING:
     from kubetune_runner.evaluation import Evaluation
@@ -72,6 +73,9 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
 
     Raises RunError when the run can't go on, Interrupted after a signal.
     """
+    workers = Workers.of(plan)
+    if not workers.leads:
+        return _run(plan, stop, Silent(plan), workers)
     tracker = Tracker(plan)
     tracker.start()
     tracker.phase("preparing")
@@ -80,7 +84,7 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
         lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "training")
     )
     try:
-        outcome = _run(plan, stop, tracker)
+        outcome = _run(plan, stop, tracker, workers)
     except BaseException as error:
         close(tracker, outcomes.from_error(error))
         raise
@@ -99,21 +103,30 @@ def close(tracker: Tracker, outcome: Outcome) -> None:
         log.warning("MLflow didn't get the run's last reports")
 
 
-def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker) -> Outcome:
+def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker, workers: Workers) -> Outcome:
     inputs = _prepare(plan)
     quieten()
     try:
-        return _train(plan, inputs, stop, tracker)
+        workers.join()
+        outcome = _train(plan, inputs, stop, tracker, workers)
+        workers.leave()
+        return outcome
+    except Exception as error:
+        if workers.several and not isinstance(error, RunError) and (ended := lost(error)):
+            raise ended from error
+        raise
     finally:
         inputs.start.discard()
 
 
-def _train(plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker) -> Outcome:
-    from kubetune_runner import objectives
+def _train(
+    plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker, workers: Workers
+) -> Outcome:
+    from kubetune_runner import objectives, strategies
     from kubetune_runner.objectives.base import Measure
 
     objective = objectives.load(plan.training.objective)
-    trainer, progress = _make_trainer(plan, inputs, stop, tracker)
+    trainer, progress = _make_trainer(plan, inputs, stop, tracker, workers)
     held_out = Measure(inputs.tokenizer, inputs.evaluation.rows, plan.training, inputs.context)
 
     def measure() -> Evaluation:
@@ -125,7 +138,7 @@ def _train(plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker) ->
     counts = _row_counts(inputs)["train"]
     tracker.metrics({f"train_rows_{key.lower()}": value for key, value in counts.items()}, 0)
     tracker.phase("training")
-    _fit(plan, stop, trainer, progress)
+    _fit(plan, stop, trainer, progress, workers)
     tracker.phase("evaluating")
     tuned = measure()
     metrics = dict(tuned.metrics)
@@ -135,6 +148,12 @@ def _train(plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker) ->
     if baseline is not None:
         metrics |= _prefixed(baseline)
     tracker.metrics(metrics, trainer.state.global_step)
+    if workers.strategy == "fsdp2":
+        strategies.gather(trainer.model, keep=workers.leads)
+    if not workers.leads:
+        return Outcome(
+            status="succeeded", reason="Trained", message=f"worker {workers.rank} trained along"
+        )
     tracker.phase("uploading")
     summary: dict[str, Any] = {
         "metrics": metrics,
@@ -211,7 +230,7 @@ def _encode(plan: RunPlan, rows: list[Any], tokenizer: Any) -> tuple[EncodedRows
 
 
 def _make_trainer(
-    plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker
+    plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker, workers: Workers = ALONE
 ) -> tuple[RunTrainer, Progress]:
     from kubetune_runner import objectives, progress
     from kubetune_runner import trainer as training
@@ -226,6 +245,7 @@ def _make_trainer(
         settings,
         folder,
         evaluates=bool(inputs.evaluation.rows),
+        workers=workers,
     )
     if arguments.n_gpu > 1:
         raise RunError(
@@ -245,7 +265,7 @@ def _make_trainer(
 
     model = load()
     is_new = inputs.start.adapter is None
-    reports = progress.Progress(tracker, stop, plan.lineage_digest)
+    reports = progress.Progress(tracker, stop, plan.lineage_digest, workers)
     held_out = inputs.evaluation.rows
     try:
         trainer = objective.trainer(
@@ -270,13 +290,27 @@ def _make_trainer(
     return trainer, reports
 
 
-def _fit(plan: RunPlan, stop: StopSignal, trainer: RunTrainer, progress: Progress) -> None:
+def _fit(
+    plan: RunPlan,
+    stop: StopSignal,
+    trainer: RunTrainer,
+    progress: Progress,
+    workers: Workers = ALONE,
+) -> None:
     folder = in_container(plan.training.checkpoint.directory)
-    checkpoint = checkpoints.newest(folder, plan.lineage_digest)
+    # One looks, since it also clears away.
+    newest = checkpoints.newest(folder, plan.lineage_digest) if workers.leads else None
+    checkpoint = workers.share(newest)
+    if checkpoint is not None and not checkpoint.is_dir():
+        raise RunError(
+            "CheckpointNotShared",
+            f"worker 0 goes on from {checkpoint.name}, which worker {workers.rank} doesn't see:"
+            " give checkpoint.claimName a claim that all workers share (ReadWriteMany)",
+        )
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
         if trainer.restore_finished(checkpoint):
-            progress.on_train_begin(trainer.args, trainer.state, trainer.control)
+            progress.begin(trainer.state)
             return
     with stop.deferred():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

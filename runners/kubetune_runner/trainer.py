@@ -16,8 +16,10 @@ from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from kubetune_runner import precision as precisions
+from kubetune_runner import strategies
 from kubetune_runner.errors import RunError
 from kubetune_runner.losses import score_labels_only
+from kubetune_runner.workers import ALONE, Workers
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ def arguments(
     output: Path,
     *,
     evaluates: bool,
+    workers: Workers = ALONE,
 ) -> Any:
     """trl's configuration for the plan; ``own`` are the arguments that the objective sets.
 
@@ -86,12 +89,15 @@ def arguments(
         "dataloader_pin_memory": gpu,
         "report_to": "none",
         "disable_tqdm": True,
+        **strategies.arguments(workers),
     }
     extra = {name: _argument(configuration, name, value) for name, value in plan.arguments.items()}
     try:
-        return configuration(**{**extra, **typed, **own})
+        made = configuration(**{**extra, **typed, **own})
     except (TypeError, ValueError) as error:
         raise RunError("InvalidArguments", f"trainer.trl.arguments: {error}") from error
+    strategies.announce(workers)
+    return made
 
 
 def _argument(configuration: type[Any], name: str, value: Any) -> Any:

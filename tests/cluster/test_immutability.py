@@ -37,6 +37,7 @@ FROZEN: dict[str, tuple[Any, Any]] = {
         {"trl": {"arguments": {"adam_beta2": 0.8}}},
     ),
     "evaluation": ({"maxRows": 1}, {}),
+    "strategy": ("ddp", "fsdp2"),
     "checkpoint": ({"keep": 1}, {"keep": 2}),
     "backoffLimit": (0, 1),
     "output": ({"modelName": "a"}, {"modelName": "b"}),
@@ -48,6 +49,10 @@ CHANGEABLE: dict[str, tuple[Any, Any]] = {
     "activeDeadlineSeconds": (60, 1),
     "deletionPolicy": ("Delete", "Orphan"),
     "estimate": ({"whenTooLarge": "Refuse"}, {"whenTooLarge": "Warn"}),
+}
+SUSPENDED: dict[str, tuple[Any, Any]] = {
+    "resources": ({"cpu": "1"}, {"cpu": "2", "gpu": 1}),
+    "workers": (1, 2),
 }
 REQUIRED = ("modelRef", "datasetRef")
 # Removed, they get their default again.
@@ -85,7 +90,7 @@ def update_cases(table: dict[str, tuple[Any, Any]]) -> list[Any]:
 
 def test_every_field_of_a_job_is_frozen_or_changeable() -> None:
     fields = spec_schema(BY_KIND["FineTuneJob"])["properties"].keys()
-    assert fields == {*FROZEN, *CHANGEABLE, "resources"}
+    assert fields == {*FROZEN, *CHANGEABLE, *SUSPENDED}
 
 
 @pytest.mark.parametrize(("field", "before", "after"), update_cases(FROZEN))
@@ -100,11 +105,8 @@ def test_changeable(api: ApiClient, field: str, before: Spec, after: Spec) -> No
     assert update(api, f"job-{next(_numbers)}", before, after) == (200, "")
 
 
-RESOURCES = ({"cpu": "1"}, {"cpu": "2", "gpu": 1})
-
-
-@pytest.mark.parametrize(("_", "before", "after"), update_cases({"resources": RESOURCES}))
-def test_resources_change_only_while_suspended(
+@pytest.mark.parametrize(("_", "before", "after"), update_cases(SUSPENDED))
+def test_some_change_only_while_suspended(
     api: ApiClient, _: str, before: Spec, after: Spec
 ) -> None:
     for suspended, then, expected in (

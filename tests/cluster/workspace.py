@@ -241,10 +241,16 @@ class Workspace:
         self.end_run(self.run_key(job), attempt, code, outcome)
 
     def end_run(
-        self, run_key: str, attempt: int = 1, code: int = 0, outcome: Outcome | None = TRAINED
+        self,
+        run_key: str,
+        attempt: int = 1,
+        code: int = 0,
+        outcome: Outcome | None = TRAINED,
+        worker: int | None = None,
     ) -> None:
-        """Have an attempt end."""
-        script = self._scripts / f"{run_key}.{attempt}.json"
+        """Have an attempt end, or one of its workers."""
+        own = "" if worker is None else f".{worker}"
+        script = self._scripts / f"{run_key}.{attempt}{own}.json"
         told = {"code": code, "outcome": outcome.to_json() if outcome else None}
         temporary = script.with_suffix(".new")
         temporary.write_text(json.dumps(told))

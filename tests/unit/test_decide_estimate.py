@@ -117,6 +117,7 @@ def test_trainable_parameters(method: JsonObject, trains: int) -> None:
     [
         ("rows of 8, 3 epochs", {}, ROWS, False, {"steps": 36, "sequenceLength": 1024}),
         ("cut at maxLength 1024", {}, ROWS, False, {"tokensPerEpoch": 8323}),
+        ("two workers share them", {"workers": 2}, ROWS, False, {"steps": 18, "rowsPerStep": 16}),
         ("half the rows", {"data": {"fraction": 0.5}}, ROWS, False, {"steps": 18}),
         ("given", {"hyperparameters": {"maxSteps": 7}}, ROWS, False, {"steps": 7}),
         (

@@ -204,6 +204,22 @@ def test_resources_may_change_while_suspended() -> None:
     assert (decision.status or {})["effective"]["resources"]["memory"] == "16Gi"
 
 
+def test_with_other_workers_training_starts_over() -> None:
+    before = failed_once()
+    status = before | {"phase": "Suspended"}
+    changed = ready(dataset(), **(DATASET_FOUND | {"digest": "sha256:new"}))
+    observed = observed_job(job({"workers": 2}, status=status), dataset=changed)
+    decision = decide(observed, NOW)
+    request = next_attempt(decision).request
+    after = decision.status or {}
+    assert (request.workers, request.plan["workers"], request.attempt) == (2, 2, 2)
+    # Steps mean something else now: no checkpoint of before has this digest.
+    assert request.plan["lineageDigest"] == after["lineage"]["digest"]
+    assert after["lineage"]["digest"] != before["lineage"]["digest"]
+    assert (after["lineage"]["worldSize"], after["effective"]["workers"]) == (2, 2)
+    assert after["lineage"]["datasetDigest"] == "sha256:new"
+
+
 def test_crash_between_start_and_status_loses_no_lineage() -> None:
     lineage = (decide(observed_job(), NOW).status or {})["lineage"]
     stamped = job({"output": {"modelName": "out"}})

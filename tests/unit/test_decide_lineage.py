@@ -72,6 +72,8 @@ CHANGES = [
     Case("fraction", {"data": {"fraction": 0.5}}),
     Case("trainer's argument", {"trainer": {"trl": {"arguments": {"tf32": True}}}}),
     Case("evaluation", {"evaluation": {"maxRows": 0}}),
+    Case("workers", {"workers": 2}),
+    Case("sharding", {"workers": 2, "strategy": "fsdp2"}),
 ]
 KEEPS = [
     Case("target", {"computeTargetRef": {"name": "gpu"}}),
@@ -84,6 +86,7 @@ KEEPS = [
     Case("reuse", {"reuse": "Never"}),
     Case("run key", around={"run_key": RUN_KEY[::-1]}),
     Case("default written out", {"hyperparameters": {"epochs": 3.0, "seed": 42}}),
+    Case("one worker written out", {"workers": 1}),
 ]
 
 

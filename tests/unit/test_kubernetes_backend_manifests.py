@@ -9,7 +9,13 @@ from kubetune.api import plan
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.training import Resources
 from kubetune.backends.base import Owner
-from kubetune.backends.manifests import build_job, build_plan_config_map, job_name, plan_name
+from kubetune.backends.manifests import (
+    build_job,
+    build_plan_config_map,
+    build_service,
+    job_name,
+    plan_name,
+)
 from kubetune.backends.quantities import whole_cpus
 
 JsonObject = dict[str, Any]
@@ -80,6 +86,44 @@ def test_names_fit_a_label_and_differ_by_attempt():
     assert len(names) == 3
     assert all(len(name) <= 63 and "." not in name for name in names)
     assert plan_name(owner, RUN_KEY) not in names
+
+
+def test_several_workers_are_an_indexed_job_behind_a_headless_service():
+    asked = request(workers=3)
+    spec, service = build_job(asked)["spec"], build_service(asked)
+    assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (3, 3, "Indexed")
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"]) == (0, "Failed")
+    # One that is evicted ends the attempt: the others can't go on without it.
+    assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["FailJob"]
+    pod, name = spec["template"], service["metadata"]["name"]
+    assert pod["spec"]["subdomain"] == name
+    env = {entry["name"]: entry for entry in pod["spec"]["containers"][0]["env"]}
+    host, _, port = env["KUBETUNE_RENDEZVOUS"]["value"].rpartition(":")
+    assert host == f"{build_job(asked)['metadata']['name']}-0.{name}"
+    assert 20000 <= int(port) < 30000
+    assert "job-completion-index" in env["KUBETUNE_WORKER"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert service["spec"] == {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": {"kubetune.io/run-key": RUN_KEY, "kubetune.io/purpose": "train"},
+    }
+    assert pod["metadata"]["labels"].items() >= service["spec"]["selector"].items()
+
+
+def test_one_worker_needs_no_service():
+    spec = build_job(request())["spec"]
+    assert (spec["completions"], "completionMode" in spec) == (1, False)
+    assert "subdomain" not in spec["template"]["spec"]
+    names = {entry["name"] for entry in spec["template"]["spec"]["containers"][0]["env"]}
+    assert not names & {"KUBETUNE_WORKER", "KUBETUNE_RENDEZVOUS"}
+
+
+def test_host_names_of_many_workers_fit_a_label():
+    owner = Owner("v1", "FineTuneJob", "team", "a.long-name." * 21, "uid")
+    assert len(job_name(owner, RUN_KEY, 12, workers=256) + "-255") <= 63
+    assert job_name(owner, RUN_KEY, 1) != job_name(owner, RUN_KEY, 2)
+    # Another number of workers is another training, with a plan of its own.
+    assert plan_name(owner, RUN_KEY, 2) != plan_name(owner, RUN_KEY)
 
 
 def test_the_pod_is_restricted():

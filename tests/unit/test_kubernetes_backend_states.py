@@ -238,6 +238,148 @@ def test_run_state(case: Case):
     assert (state.attempt, state.name) == (1, "tickets-1")
 
 
+LOST = Outcome(status="failed", reason="WorkerLost", message="peer is gone", retryable=True)
+CRASHED = Outcome(status="failed", reason="UnexpectedError", message="boom", retryable=True)
+
+
+def group(*conditions: JsonObject) -> JsonObject:
+    made = job(*conditions)
+    return made | {"spec": {"completions": 2}}
+
+
+def worker(number: int, made: JsonObject, *, ended: str = "") -> JsonObject:
+    annotation = {"batch.kubernetes.io/job-completion-index": str(number)}
+    made["metadata"]["annotations"] = annotation
+    if ended:
+        made["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = ended
+    return made
+
+
+def fallen(outcome: Outcome | None, code: int = 1, *conditions: JsonObject) -> JsonObject:
+    message = outcome.to_message() if outcome else ""
+    return pod("Failed", *conditions, state=terminated(code, message=message))
+
+
+EARLY, LATE = "2026-01-02T03:05:00Z", "2026-01-02T03:06:00Z"
+BLAMED = "worker 1 of 2: "
+GROUPS = [
+    ("one pod so far", group(), [worker(0, pod("Running"))], "pending", "PodPending", "1 of its 2"),
+    (
+        "one waits for a node",
+        group(),
+        [worker(0, pod("Running")), worker(1, pod(node=None))],
+        "pending",
+        "PodPending",
+        f"{BLAMED}The pod waits for the scheduler",
+    ),
+    (
+        "all run",
+        group(),
+        [worker(1, pod("Running")), worker(0, pod("Running"))],
+        "running",
+        "Started",
+        "",
+    ),
+    (
+        "one is done before the other",
+        group(),
+        [worker(0, pod("Running")), worker(1, pod("Succeeded"))],
+        "running",
+        "Started",
+        "",
+    ),
+    (
+        "worker 0 tells of success",
+        group(condition("Complete")),
+        [
+            worker(1, pod("Succeeded", state=terminated(0, "Completed"))),
+            worker(0, pod("Succeeded", state=terminated(0, "Completed", TRAINED.to_message()))),
+        ],
+        "succeeded",
+        "Trained",
+        "done",
+    ),
+    (
+        "the one that crashed is blamed, not the one that lost it",
+        group(condition("Failed", reason="BackoffLimitExceeded")),
+        [worker(0, fallen(LOST), ended=EARLY), worker(1, fallen(CRASHED), ended=LATE)],
+        "failed",
+        "UnexpectedError",
+        f"{BLAMED}boom",
+    ),
+    (
+        "killed without a word",
+        group(condition("Failed", reason="BackoffLimitExceeded")),
+        [worker(0, fallen(LOST), ended=EARLY), worker(1, fallen(None, 137), ended=EARLY)],
+        "failed",
+        "RunFailed",
+        f"{BLAMED}The run ended with exit code 137",
+    ),
+    (
+        "the first of two crashes counts",
+        group(condition("Failed", reason="BackoffLimitExceeded")),
+        [worker(0, fallen(CHANGED), ended=LATE), worker(1, fallen(CRASHED), ended=EARLY)],
+        "failed",
+        "UnexpectedError",
+        f"{BLAMED}boom",
+    ),
+    (
+        "only the one that lost the other is left",
+        group(condition("Failed", reason="BackoffLimitExceeded")),
+        [worker(0, fallen(LOST), ended=EARLY)],
+        "failed",
+        "WorkerLost",
+        "worker 0 of 2: peer is gone",
+    ),
+    (
+        "all were stopped",
+        group(condition("Failed", reason="BackoffLimitExceeded")),
+        [worker(0, fallen(STOPPED, 75)), worker(1, fallen(STOPPED, 75))],
+        "preempted",
+        "Interrupted",
+        "",
+    ),
+    (
+        "one was stopped before training, the other lost it",
+        group(condition("Failed", reason="BackoffLimitExceeded")),
+        [worker(0, fallen(LOST), ended=EARLY), worker(1, fallen(STOPPED, 75), ended=LATE)],
+        "preempted",
+        "Interrupted",
+        "",
+    ),
+    (
+        "one was evicted",
+        group(condition("Failed", reason="BackoffLimitExceeded")),
+        [worker(0, fallen(LOST), ended=EARLY), worker(1, fallen(None, 143, EVICTED))],
+        "preempted",
+        "Disrupted",
+        f"{BLAMED}The pod was evicted",
+    ),
+    (
+        "one was evicted, and its pod is gone",
+        group(condition("Failed", reason="PodFailurePolicy")),
+        [worker(0, fallen(LOST), ended=EARLY)],
+        "preempted",
+        "WorkerLost",
+        "",
+    ),
+    ("no pod is left", group(condition("Failed")), [], "failed", "PodLost", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("made", "pods", "phase", "reason", "says"),
+    [pytest.param(*case[1:], id=case[0]) for case in GROUPS],
+)
+def test_several_workers(
+    made: JsonObject, pods: list[JsonObject], phase: str, reason: str, says: str
+) -> None:
+    state = run_state(made, pods)
+    assert (state.phase, state.reason) == (phase, reason)
+    assert says in state.message
+    assert state.outcome is None or says in state.outcome.message
+
+
 def test_times_are_those_of_the_container():
     ended = run_state(FAILED, [pod("Failed", state=terminated(1))])
     assert ended.started_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

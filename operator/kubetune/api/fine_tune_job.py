@@ -10,7 +10,13 @@ from kubetune.api.base import LocalRef, ObjectName, Value
 from kubetune.api.model import PROVIDER, RegistryAlias, RegistryName, RegistryProvider
 from kubetune.api.objectives import Objective, objective_rules
 from kubetune.api.references import ComputeTargetRef, TuningProfileRef
-from kubetune.api.rules import Rule, TransitionRule, exactly_one, unchanged
+from kubetune.api.rules import (
+    Rule,
+    TransitionRule,
+    changed_while_suspended,
+    exactly_one,
+    unchanged,
+)
 from kubetune.api.training import ContinueFrom, TrainingSettings
 
 _FROZEN = (
@@ -29,6 +35,7 @@ _FROZEN = (
     "hyperparameters",
     "trainer",
     "evaluation",
+    "strategy",
     "checkpoint",
     "backoffLimit",
     "output",
@@ -123,6 +130,7 @@ class Output(Value):
 
 
 _MERGES = "(has(self.output) && has(self.output.merge) && self.output.merge)"
+_SHARDS = "(has(self.strategy) && self.strategy == 'fsdp2')"
 _FULL = "(has(self.method) && has(self.method.type) && self.method.type == 'full')"
 
 
@@ -175,6 +183,28 @@ class FineTuneJobSpec(TrainingSettings):
             ),
         ),
         Rule(
+            cel="!has(self.strategy) || !has(self.workers) || self.workers > 1",
+            message="strategy says how several workers share the training: set workers to 2 or"
+            " more, or remove it",
+            check=lambda spec: spec.strategy is None or spec.workers != 1,
+            field="strategy",
+        ),
+        Rule(
+            cel=f"!{_SHARDS} || !has(self.method) || !has(self.method.type)"
+            " || self.method.type != 'qlora'",
+            message="quantized weights can't be sharded: use ddp, or method lora or full",
+            check=lambda spec: (
+                spec.strategy != "fsdp2" or spec.method is None or spec.method.type != "qlora"
+            ),
+            field="strategy",
+        ),
+        Rule(
+            cel=f"!{_SHARDS} || self.objective == 'sft'",
+            message="fsdp2 goes with objective sft; use ddp",
+            check=lambda spec: spec.strategy != "fsdp2" or spec.objective == "sft",
+            field="strategy",
+        ),
+        Rule(
             cel="!has(self.data) || !has(self.data.longRows) || self.objective == 'sft'",
             message="data.longRows goes with objective sft; remove it",
             check=lambda spec: (
@@ -187,15 +217,8 @@ class FineTuneJobSpec(TrainingSettings):
             unchanged(field, "delete the job and make a new one, with another name")
             for field in _FROZEN
         ),
-        TransitionRule(
-            cel=(
-                "(has(self.resources) == has(oldSelf.resources) &&"
-                " (!has(self.resources) || self.resources == oldSelf.resources))"
-                " || (has(oldSelf.suspend) && oldSelf.suspend)"
-            ),
-            message="resources can be changed only while the job is suspended;"
-            " set suspend: true first",
-        ),
+        changed_while_suspended("resources"),
+        changed_while_suspended("workers"),
     )
 
     model_ref: LocalRef = Field(description="Model to start from.")

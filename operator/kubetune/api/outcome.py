@@ -18,6 +18,8 @@ from pydantic import Field, JsonValue, ValidationError
 from kubetune.api.base import Value
 
 MESSAGE_LIMIT_BYTES = 4096
+WORKER_LOST = "WorkerLost"
+"""Reason of a run that ends because another worker has ended."""
 _COMPRESSED = "zlib:"
 
 

@@ -20,7 +20,13 @@ from kubetune.api.dataset import ColumnMapping, DatasetFormat, FileFormat, Split
 from kubetune.api.objectives import DpoLoss, KtoLoss, Objective
 from kubetune.api.prompt_template import TemplateMessage
 from kubetune.api.rules import Rule, exactly_one
-from kubetune.api.training import ComputeFormat, ContinueFrom, LongRows, MethodType
+from kubetune.api.training import (
+    ComputeFormat,
+    ContinueFrom,
+    LongRows,
+    MethodType,
+    Strategy,
+)
 
 PLAN_VERSION = 1
 
@@ -50,6 +56,12 @@ ENV_ATTEMPT = "KUBETUNE_ATTEMPT"
 """1 for the first attempt."""
 ENV_RUN_KEY = "KUBETUNE_RUN_KEY"
 ENV_ROOT = "KUBETUNE_ROOT"
+ENV_WORKER = "KUBETUNE_WORKER"
+"""Number of this worker, from 0, in a run of several."""
+ENV_RENDEZVOUS = "KUBETUNE_RENDEZVOUS"
+"""``host:port`` where worker 0 waits for the others."""
+ENV_PEERS_AT = "KUBETUNE_PEERS_AT"
+"""Address of all workers on a process node, which has no DNS for the rendezvous' host."""
 ENV_DATASET_TOKEN = "KUBETUNE_DATASET_TOKEN"
 """Hub token for the dataset, from its Secret."""
 ENV_MODEL_TOKEN = "KUBETUNE_MODEL_TOKEN"
@@ -64,6 +76,12 @@ ENV_TOKEN_VARIABLES = "KUBETUNE_TOKEN_VARIABLES"
 """``KUBETUNE_MODEL_TOKEN=HF_TOKEN,...``: which project variable a token is taken from."""
 ENV_RUNNER_ARCHIVE = "KUBETUNE_RUNNER_ARCHIVE"
 """Project file ``.kubetune/kubetune-<digest>.zip`` with the runner; none: it is installed."""
+ENV_SCRIPT = "KUBETUNE_SCRIPT"
+"""Project file that starts a further worker: the job's own script."""
+ENV_WORKER_VARIABLES = "KUBETUNE_WORKER_VARIABLES"
+"""Names of the variables that a run passes on to its further workers, separated by commas."""
+ENV_WORKER_RESOURCES = "KUBETUNE_WORKER_RESOURCES"
+"""JSON with what ``launch_workers`` takes for each further worker: cpu, memory, nvidia_gpu."""
 CML_FOLDER = ".kubetune"
 """Folder of the project that is kubetune's."""
 CML_RUNS_FOLDER = f"{CML_FOLDER}/runs"
@@ -104,9 +122,10 @@ def outcome_tag(attempt: int) -> str:
     return f"kubetune.outcome.{attempt}"
 
 
-def outcome_path(run_key: str, attempt: int) -> str:
-    """The project file on CML that holds an attempt's outcome."""
-    return f"{CML_RUNS_FOLDER}/{run_key}/outcome-{attempt}.json"
+def outcome_path(run_key: str, attempt: int, worker: int = 0) -> str:
+    """The project file on CML that holds an attempt's outcome: worker 0's, which leads."""
+    own = f"-worker-{worker}" if worker else ""
+    return f"{CML_RUNS_FOLDER}/{run_key}/outcome-{attempt}{own}.json"
 
 
 def encode_plan(plan: dict[str, Any]) -> str:
@@ -352,6 +371,10 @@ class RunPlan(PlanValue):
     training: TrainingPlan
     tracking: TrackingPlan
     lineage_digest: str
+    workers: int = 1
+    """Processes that train together."""
+    strategy: Strategy | None = None
+    """How several workers share the training."""
     merge: bool = False
     """Merge the adapter into its base and upload that, too."""
     tags: dict[str, str] = Field(default_factory=dict)

@@ -90,5 +90,17 @@ def unchanged(field: str, hint: str) -> TransitionRule:
     )
 
 
+def changed_while_suspended(field: str) -> TransitionRule:
+    """An optional field changes only where ``suspend`` was true before."""
+    return TransitionRule(
+        cel=(
+            f"(has(self.{field}) == has(oldSelf.{field}) &&"
+            f" (!has(self.{field}) || self.{field} == oldSelf.{field}))"
+            " || (has(oldSelf.suspend) && oldSelf.suspend)"
+        ),
+        message=f"{field} can be changed only while the job is suspended; set suspend: true first",
+    )
+
+
 def _count(names: list[str]) -> str:
     return " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in names)

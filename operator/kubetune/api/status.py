@@ -191,6 +191,11 @@ class Estimate(Value):
     sequence_length: int | None = Field(
         default=None, description="Tokens of the longest row that a batch is expected to have."
     )
+    rows_per_step: int | None = Field(
+        default=None,
+        description="Rows, or packed sequences, that an optimizer step learns from, all workers"
+        " together.",
+    )
     steps: int | None = Field(default=None, description="Optimizer steps in all.")
     tokens_per_epoch: int | None = Field(
         default=None,

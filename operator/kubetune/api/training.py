@@ -18,6 +18,7 @@ from kubetune.api.trl_arguments import TrainerArguments
 
 MethodType = Literal["lora", "qlora", "full"]
 ContinueFrom = Literal["adapter", "merged"]
+Strategy = Literal["ddp", "fsdp2"]
 ComputeFormat = Literal["fp32", "bf16", "fp16"]
 Scheduler = Literal[
     "linear",
@@ -349,6 +350,21 @@ class TrainingSettings(ObjectiveSettings):
         default=None, description="Where interrupted attempts go on from."
     )
     resources: Resources | None = Field(default=None, description="What one worker gets.")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Processes that train together, each in a pod of its own, with resources of its"
+        " own and its own share of the rows. An optimizer step learns from perDeviceBatchSize x"
+        " gradientAccumulationSteps x workers rows. May be changed while the job is suspended;"
+        " training then starts over. Default 1.",
+    )
+    strategy: Strategy | None = Field(
+        default=None,
+        description="How several workers share the training: ddp has the whole model in each,"
+        " fsdp2 shards weights, gradients and optimizer state among them, with objective sft and"
+        " methods lora and full. Default ddp.",
+    )
     estimate: EstimateSettings | None = Field(
         default=None,
         description="What follows from the estimate in status; in a job it may be changed.",

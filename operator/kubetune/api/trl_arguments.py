@@ -14,7 +14,7 @@ class TrainerArguments(TrlArguments):
 
     owned = OWNED
     rules: ClassVar[tuple[Rule, ...]] = refused(OWNED)
-    accelerator_config: Map | None = argument("Refused: runs have one worker; leave it out.")
+    accelerator_config: Map | None = argument("Refused: use spec.workers and spec.strategy.")
     activation_checkpointing: bool | None = argument(
         "Refused: use spec.hyperparameters.gradientCheckpointing."
     )
@@ -52,16 +52,16 @@ class TrainerArguments(TrlArguments):
     )
     dataset_num_proc: Integer | None = argument("As in trl. Its default: none.")
     dataset_text_field: Text | None = argument("Refused: set columns on the Dataset.")
-    ddp_backend: Text | None = argument("Refused: runs have one worker; leave it out.")
-    ddp_broadcast_buffers: bool | None = argument("Refused: runs have one worker; leave it out.")
-    ddp_bucket_cap_mb: Integer | None = argument("Refused: runs have one worker; leave it out.")
+    ddp_backend: Text | None = argument("Refused: use spec.workers and spec.strategy.")
+    ddp_broadcast_buffers: bool | None = argument("Refused: use spec.workers and spec.strategy.")
+    ddp_bucket_cap_mb: Integer | None = argument("Refused: use spec.workers and spec.strategy.")
     ddp_find_unused_parameters: bool | None = argument(
-        "Refused: runs have one worker; leave it out."
+        "Refused: use spec.workers and spec.strategy."
     )
-    ddp_static_graph: bool | None = argument("Refused: runs have one worker; leave it out.")
-    ddp_timeout: Integer | None = argument("Refused: runs have one worker; leave it out.")
+    ddp_static_graph: bool | None = argument("Refused: use spec.workers and spec.strategy.")
+    ddp_timeout: Integer | None = argument("Refused: use spec.workers and spec.strategy.")
     debug: TextList | None = argument('As in trl. Its default: "".')
-    deepspeed: Map | None = argument("Refused: runs have one worker; leave it out.")
+    deepspeed: Map | None = argument("Refused: use spec.workers and spec.strategy.")
     desirable_weight: Number | None = argument("Refused: use spec.kto.desirableWeight.")
     disable_dropout: bool | None = argument(
         "Refused: only the adapter's dropout is on, which method.lora.dropout sets."
@@ -87,8 +87,8 @@ class TrainerArguments(TrlArguments):
     f_divergence_type: Text | None = argument('With dpo. As in trl. Its default: "reverse_kl".')
     fp16: bool | None = argument("Refused: use spec.hyperparameters.precision.")
     fp16_full_eval: bool | None = argument("As in trl. Its default: false.")
-    fsdp: Text | None = argument("Refused: runs have one worker; leave it out.")
-    fsdp_config: Map | None = argument("Refused: runs have one worker; leave it out.")
+    fsdp: Text | None = argument("Refused: use spec.workers and spec.strategy.")
+    fsdp_config: Map | None = argument("Refused: use spec.workers and spec.strategy.")
     full_determinism: bool | None = argument("As in trl. Its default: false.")
     gradient_accumulation_steps: Integer | None = argument(
         "Refused: use spec.hyperparameters.gradientAccumulationSteps."
@@ -139,10 +139,10 @@ class TrainerArguments(TrlArguments):
     load_best_model_at_end: bool | None = argument(
         "Refused: the last weights are the result; leave it out."
     )
-    local_rank: Integer | None = argument("Refused: runs have one worker; leave it out.")
+    local_rank: Integer | None = argument("Refused: use spec.workers and spec.strategy.")
     log_level: Text | None = argument('As in trl. Its default: "passive".')
-    log_level_replica: Text | None = argument("Refused: runs have one worker; leave it out.")
-    log_on_each_node: bool | None = argument("Refused: runs have one worker; leave it out.")
+    log_level_replica: Text | None = argument("Refused: use spec.workers and spec.strategy.")
+    log_on_each_node: bool | None = argument("Refused: use spec.workers and spec.strategy.")
     logging_first_step: bool | None = argument("As in trl. Its default: false.")
     logging_nan_inf_filter: bool | None = argument("As in trl. Its default: true.")
     logging_steps: Number | None = argument("Refused: use spec.hyperparameters.loggingSteps.")
@@ -216,7 +216,7 @@ class TrainerArguments(TrlArguments):
     pad_to_multiple_of: Integer | None = argument('As in trl. Its default: "auto".')
     pad_token: Text | None = argument("Refused: the runner picks a padding token; leave it out.")
     padding_free: bool | None = argument("With sft. As in trl. Its default: false.")
-    parallelism_config: Map | None = argument("Refused: runs have one worker; leave it out.")
+    parallelism_config: Map | None = argument("Refused: use spec.workers and spec.strategy.")
     per_device_eval_batch_size: Integer | None = argument("As in trl. Its default: 8.")
     per_device_train_batch_size: Integer | None = argument(
         "Refused: use spec.hyperparameters.perDeviceBatchSize."

@@ -71,7 +71,9 @@ class RunRequest:
     """RunPlan, InspectionPlan or EvaluationRunPlan as JSON."""
     target: ComputeTargetSpec
     resources: Resources
-    """Resolved: cpu, memory and gpu are set."""
+    """Resolved: cpu, memory and gpu are set. Each worker gets them."""
+    workers: int = 1
+    """Processes that train together."""
     deadline_seconds: int | None = None
     """The job's activeDeadlineSeconds."""
     inline_rows: list[dict[str, Any]] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubetune import names
 from kubetune.api import plan
 from kubetune.backends.base import RunRequest
 from kubetune.backends.quantities import whole_cpus
@@ -23,10 +24,18 @@ CREDENTIAL_VARIABLES = (
 """Variables of MLflow's client; keys of the credentials Secret have the same names."""
 
 
-def environment(request: RunRequest, ca_file: str | None) -> list[JsonObject]:
-    """Entries for ``env``: kubetune's own, then the target's, which can't replace ours."""
+def environment(request: RunRequest, job: str, ca_file: str | None) -> list[JsonObject]:
+    """Entries for ``env``: kubetune's own, then the target's, which can't replace ours.
+
+    ``job`` is the Job's name.
+    """
     target = request.target.kubernetes
-    own = [*_values(request, ca_file), *_credentials(request), *_tokens(request)]
+    own = [
+        *_values(request, ca_file),
+        *(_rendezvous(request, job) if request.workers > 1 else ()),
+        *_credentials(request),
+        *_tokens(request),
+    ]
     taken = {entry["name"] for entry in own}
     given = (variable.to_json() for variable in (target.env if target else None) or ())
     return own + [
@@ -53,6 +62,17 @@ def _values(request: RunRequest, ca_file: str | None) -> list[JsonObject]:
         # no hub or dataset address could be read any more.
         values["MLFLOW_TRACKING_SERVER_CERT_PATH"] = ca_file
     return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _rendezvous(request: RunRequest, job: str) -> list[JsonObject]:
+    """Which worker this is, and where the first one waits for the others."""
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    host = f"{job}-0.{names.service_name(request.run_key)}"
+    port = names.rendezvous_port(request.run_key, request.attempt)
+    return [
+        {"name": plan.ENV_WORKER, "valueFrom": {"fieldRef": {"fieldPath": index}}},
+        {"name": plan.ENV_RENDEZVOUS, "value": f"{host}:{port}"},
+    ]
 
 
 def _credentials(request: RunRequest) -> list[JsonObject]:

@@ -18,8 +18,9 @@ from kubetune.backends.base import (
     RunRequest,
     RunState,
 )
-from kubetune.backends.manifests import build_job, build_plan_config_map
+from kubetune.backends.manifests import build_job, build_plan_config_map, build_service
 from kubetune.backends.states import run_state
+from kubetune.backends.worker_pods import workers_of
 from kubetune.clients.kubernetes import (
     ConflictError,
     ForbiddenError,
@@ -77,6 +78,9 @@ class KubernetesBackend:
         # The plan comes first: a pod whose ConfigMap is missing would wait, but a plan without
         # a Job costs nothing. An existing one stays as it is, it was frozen at first submission.
         await self._create_or_adopt(build_plan_config_map(request), request.owner)
+        if request.workers > 1:
+            # It too comes before the Job, after which nobody would look for it.
+            await self._create_or_adopt(build_service(request), request.owner)
         job = await self._create_or_adopt(build_job(request), request.owner)
         self._cache.put(job)
         return self._state(job)
@@ -89,7 +93,10 @@ class KubernetesBackend:
             await self._delete(job, "Foreground")
 
     async def delete(self, address: RunAddress) -> None:
-        """Delete all Jobs, with their pods, and the plan."""
+        """Delete all Jobs, with their pods, and the plan.
+
+        A Service goes with its owner, and costs nothing until then.
+        """
         # Listed, not from the cache: afterwards nobody looks again.
         for kind in ("Job", "ConfigMap"):
             for item in await self._list(kind, address):
@@ -97,14 +104,25 @@ class KubernetesBackend:
                     await self._delete(item, "Foreground" if kind == "Job" else "Background")
 
     async def orphan(self, address: RunAddress) -> None:
-        """Take the owner references off, so that the garbage collector leaves Jobs and plan."""
-        for kind in ("Job", "ConfigMap"):
-            for item in await self._list(kind, address):
-                metadata = item["metadata"]
-                change = {"uid": metadata["uid"], "ownerReferences": None}
-                await self._client.patch(
-                    kind, metadata["namespace"], metadata["name"], {"metadata": change}
-                )
+        """Take the owner references off, so that the garbage collector leaves what a run needs."""
+        jobs = await self._list("Job", address)
+        found = [*jobs, *await self._list("ConfigMap", address)]
+        if any(workers_of(job) > 1 for job in jobs):
+            found += await self._service(address)
+        for item in found:
+            metadata = item["metadata"]
+            change = {"uid": metadata["uid"], "ownerReferences": None}
+            await self._client.patch(
+                item["kind"], metadata["namespace"], metadata["name"], {"metadata": change}
+            )
+
+    async def _service(self, address: RunAddress) -> list[JsonObject]:
+        name = names.service_name(address.run_key)
+        try:
+            service = await self._client.get("Service", address.owner.namespace, name)
+        except NotFoundError:
+            return []
+        return [service] if _is_owned(service, address.owner) else []
 
     def _jobs(self, address: RunAddress) -> list[JsonObject]:
         return [

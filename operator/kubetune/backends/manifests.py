@@ -29,14 +29,19 @@ TRAINING_GRACE_SECONDS = 120
 INSPECTION_DEADLINE_SECONDS = 1800
 
 
-def job_name(owner: Owner, run_key: str, attempt: int) -> str:
+def job_name(owner: Owner, run_key: str, attempt: int, workers: int = 1) -> str:
     """Name of the Job of an attempt."""
-    return names.child_name(owner.name, run_key, str(attempt))
+    if workers == 1:
+        return names.child_name(owner.name, run_key, str(attempt))
+    # The pods' host names are the Job's name and their number, and have a limit too.
+    last = names.child_name(owner.name, run_key, str(attempt), str(workers - 1))
+    return last.rpartition("-")[0]
 
 
-def plan_name(owner: Owner, run_key: str) -> str:
-    """Name of the ConfigMap that all attempts of a run key share."""
-    return names.child_name(owner.name, run_key, "plan")
+def plan_name(owner: Owner, run_key: str, workers: int = 1) -> str:
+    """Name of the ConfigMap that all attempts with as many workers share."""
+    number = () if workers == 1 else (str(workers),)
+    return names.child_name(owner.name, run_key, "plan", *number)
 
 
 def build_plan_config_map(request: RunRequest) -> JsonObject:
@@ -48,28 +53,46 @@ def build_plan_config_map(request: RunRequest) -> JsonObject:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(request, plan_name(request.owner, request.run_key), _labels(request)),
+        "metadata": _metadata(request, _plan_name(request), _labels(request)),
         "immutable": True,
         "data": data,
     }
 
 
-def build_job(request: RunRequest) -> JsonObject:
-    """One attempt as a Job with one pod that is never restarted after a failure.
+def build_service(request: RunRequest) -> JsonObject:
+    """The headless Service that gives the workers' pods names, from their first moment on."""
+    name = names.service_name(request.run_key)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(request, name, _labels(request)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {names.RUN_KEY: request.run_key, names.PURPOSE: request.purpose},
+        },
+    }
 
-    A pod that was evicted or preempted is replaced by the Job controller, once it is gone.
+
+def build_job(request: RunRequest) -> JsonObject:
+    """One attempt as a Job with a pod for each worker, never restarted after a failure.
+
+    A single pod that was evicted or preempted is replaced by the Job controller, once it is gone.
+    Several train together, so one that is evicted ends the attempt.
     """
     labels = {**_labels(request), names.ATTEMPT: str(request.attempt)}
-    name = job_name(request.owner, request.run_key, request.attempt)
+    name = _job_name(request)
+    several = request.workers > 1
     spec: JsonObject = {
-        "completions": 1,
-        "parallelism": 1,
+        "completions": request.workers,
+        "parallelism": request.workers,
+        **({"completionMode": "Indexed"} if several else {}),
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {
             "rules": [
                 {
-                    "action": "Ignore",
+                    "action": "FailJob" if several else "Ignore",
                     "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
                 }
             ]
@@ -87,6 +110,14 @@ def build_job(request: RunRequest) -> JsonObject:
         "metadata": _metadata(request, name, labels),
         "spec": spec,
     }
+
+
+def _job_name(request: RunRequest) -> str:
+    return job_name(request.owner, request.run_key, request.attempt, request.workers)
+
+
+def _plan_name(request: RunRequest) -> str:
+    return plan_name(request.owner, request.run_key, request.workers)
 
 
 def _target(request: RunRequest) -> KubernetesTarget:
@@ -150,6 +181,8 @@ def _pod(request: RunRequest) -> JsonObject:
         "containers": [_container(request, mounts)],
         "volumes": volumes,
     }
+    if request.workers > 1:
+        pod["subdomain"] = names.service_name(request.run_key)
     if request.purpose == "train":
         pod["terminationGracePeriodSeconds"] = TRAINING_GRACE_SECONDS
     optional = {
@@ -171,7 +204,7 @@ def _container(request: RunRequest, mounts: list[JsonObject]) -> JsonObject:
         "name": CONTAINER,
         "image": target.image,
         "command": ["python", "-m", "kubetune_runner"],
-        "env": environment(request, ca_file),
+        "env": environment(request, _job_name(request), ca_file),
         "resources": {"requests": amounts, "limits": amounts},
         "volumeMounts": mounts,
         "securityContext": {
@@ -231,7 +264,7 @@ def _volumes(request: RunRequest) -> tuple[list[JsonObject], list[JsonObject]]:
             {"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})}
         )
 
-    plan_map = plan_name(request.owner, request.run_key)
+    plan_map = _plan_name(request)
     add("plan", plan.PLAN_DIRECTORY, {"configMap": {"name": plan_map}}, read_only=True)
     add("tmp", "/tmp", {"emptyDir": {}})  # noqa: S108 - the container's own
     add("work", plan.WORK_DIRECTORY, {"emptyDir": {}})

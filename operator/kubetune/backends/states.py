@@ -14,6 +14,7 @@ from typing import Any
 from kubetune import names
 from kubetune.api.conditions import Reason
 from kubetune.api.outcome import ExitCode, Outcome
+from kubetune.backends import worker_pods
 from kubetune.backends.base import RunState
 from kubetune.backends.sentences import out_of_memory, short
 
@@ -36,23 +37,27 @@ SETUP_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
     """The attempt's state; ``pods`` are the Job's own, in any order."""
     ended = _condition(job, "Complete") or _condition(job, "Failed")
+    several = worker_pods.workers_of(job) > 1
     if ended:
-        return _ended(job, ended, _deciding_pod(pods))
+        failed = ended["type"] == "Failed"
+        pod = worker_pods.telling(pods, failed=failed) if several else _deciding_pod(pods)
+        return _ended(job, ended, pod)
     if job["metadata"].get("deletionTimestamp"):
         return _state(job, "stopping", pods, Reason.STOPPING, "The run is being stopped.")
     if condition := _condition(job, "FailureTarget"):
         text = condition.get("message") or "The Job has failed; its pod is being stopped."
         return _state(job, "stopping", pods, condition.get("reason", ""), text)
-    pod = _live_pod(pods)
+    pod = worker_pods.slowest(pods) if several else _live_pod(pods)
     if job["spec"].get("suspend"):
         if pod:
             return _state(job, "stopping", pods, Reason.QUEUED, "The Job was suspended.")
         text = "The Job is suspended; a queue such as Kueue starts it when there is room."
         return _state(job, "pending", pods, Reason.QUEUED, text)
-    if pod is None:
+    if pod is None or len(pods) < worker_pods.workers_of(job):
         return _without_pod(job, pods)
     if pod.get("status", {}).get("phase", "Pending") == "Pending":
         reason, text = _waiting(pod)
+        text = worker_pods.named(pod, worker_pods.workers_of(job), text)
         return _state(job, "pending", pods, reason, text)
     if disruption := _condition(pod, "DisruptionTarget"):
         text = f"The pod is being moved away ({disruption.get('message', 'evicted')})."
@@ -62,7 +67,13 @@ def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
 
 def _without_pod(job: JsonObject, pods: list[JsonObject]) -> RunState:
     """Neither ended nor a pod alive: before the first one, between two, or just done."""
-    pod = _newest(pods)
+    pod, wanted = _newest(pods), worker_pods.workers_of(job)
+    if pod is not None and len(pods) < wanted:
+        text = (
+            f"The Job has {len(pods)} of its {wanted} pods. If it stays so, a quota or an admission"
+            f" policy refuses the rest: kubectl describe job {job['metadata']['name']}"
+        )
+        return _state(job, "pending", pods, Reason.POD_PENDING, text)
     if pod is None:
         text = (
             "The Job has no pod yet. If it stays so, a quota or an admission policy refuses it:"
@@ -108,11 +119,17 @@ def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunSta
         interrupted = exit_code == ExitCode.INTERRUPTED or (
             outcome is not None and outcome.status == "interrupted"
         )
-        if interrupted or _condition(pod, "DisruptionTarget"):
+        # The one failure policy that several workers have is about pods that were moved away.
+        moved = ended.get("reason") == "PodFailurePolicy"
+        if interrupted or moved or _condition(pod, "DisruptionTarget"):
             phase = "preempted"
         reason, text = _failure(ended, pod, terminated)
     if outcome:
         reason, text = outcome.reason, outcome.message
+    workers = worker_pods.workers_of(job)
+    if phase != "succeeded" and workers > 1:
+        text = worker_pods.named(pod, workers, text)
+        outcome = outcome.model_copy(update={"message": text}) if outcome else None
     return RunState(
         attempt=_attempt(job),
         name=job["metadata"]["name"],

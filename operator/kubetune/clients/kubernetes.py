@@ -68,6 +68,7 @@ CORE_KINDS: dict[str, tuple[str, str]] = {
     "Pod": ("v1", "pods"),
     "ConfigMap": ("v1", "configmaps"),
     "Secret": ("v1", "secrets"),
+    "Service": ("v1", "services"),
     "Namespace": ("v1", "namespaces"),
     "Event": ("events.k8s.io/v1", "events"),
     "Lease": ("coordination.k8s.io/v1", "leases"),

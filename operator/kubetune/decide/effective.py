@@ -41,6 +41,8 @@ BUILT_IN: JsonObject = {
     "evaluation": {"maxRows": 128, "maxNewTokens": 64, "baseline": False},
     "checkpoint": {"everySteps": 100, "keep": 2},
     "resources": {"cpu": "1", "memory": "4Gi", "gpu": 0},
+    "workers": 1,
+    "strategy": "ddp",
     "estimate": {"whenTooLarge": "Warn"},
     "backoffLimit": 3,
 }
@@ -78,6 +80,8 @@ def effective_settings(
         "maxLength": min(DEFAULT_MAX_LENGTH, context_length or DEFAULT_MAX_LENGTH),
     } | numbers
     settings["hyperparameters"] = numbers
+    if settings["workers"] == 1:
+        del settings["strategy"]
     # Settings that a profile brings for another method have no meaning here.
     given = settings["method"]
     settings["method"] = {"type": method}

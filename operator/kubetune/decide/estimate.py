@@ -49,7 +49,7 @@ def estimate(
     sequence = longest_row(lengths, settings)
     tokens = _tokens_per_epoch(lengths, dataset, settings)
     steps = _steps(dataset, settings, tokens)
-    found: JsonObject = {"sequenceLength": sequence}
+    found: JsonObject = {"sequenceLength": sequence, "rowsPerStep": _rows_per_step(settings)}
     if tokens is not None:
         found["tokensPerEpoch"] = tokens
     if steps is not None:
@@ -259,9 +259,16 @@ def _steps(
         rows = None if tokens is None else max(1, math.ceil(tokens / numbers["maxLength"]))
     if rows is None:
         return None
-    batches = math.ceil(rows / numbers["perDeviceBatchSize"])
+    batches = math.ceil(rows / (numbers["perDeviceBatchSize"] * settings.get("workers", 1)))
     per_epoch = max(1, math.ceil(batches / numbers["gradientAccumulationSteps"]))
     return math.ceil(numbers["epochs"] * per_epoch)
+
+
+def _rows_per_step(settings: Mapping[str, Any]) -> int:
+    """Rows, or packed sequences, that an optimizer step learns from."""
+    numbers = settings["hyperparameters"]
+    made = numbers["perDeviceBatchSize"] * numbers["gradientAccumulationSteps"]
+    return made * settings.get("workers", 1)
 
 
 def _gpu_hours(
@@ -277,8 +284,7 @@ def _gpu_hours(
         return None
     numbers = settings["hyperparameters"]
     if "maxSteps" in numbers:
-        made = steps * numbers["perDeviceBatchSize"] * numbers["gradientAccumulationSteps"]
-        trained = tokens * made / rows
+        trained = tokens * steps * _rows_per_step(settings) / rows
     else:
         trained = tokens * numbers["epochs"]
     return round(trained / speed / SECONDS_PER_HOUR * settings["resources"]["gpu"], 3)

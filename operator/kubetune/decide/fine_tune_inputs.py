@@ -36,6 +36,7 @@ from kubetune.decide.sources import (
     prompt_plan,
     unreachable,
 )
+from kubetune.decide.workers import workers_problem
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 JsonObject = dict[str, Any]
@@ -134,6 +135,7 @@ class Inputs:
             plan=self.plan.to_json(),
             target=target,
             resources=effective_resources(settings),
+            workers=self.plan.workers,
             deadline_seconds=observed.job.spec.active_deadline_seconds
             if observed.job.spec
             else None,
@@ -150,13 +152,13 @@ def resolve(observed: ObservedJob) -> Inputs | NotReady:
 def freeze(status: JsonObject, inputs: Inputs | NotReady) -> JsonObject:
     """Settings in force: the inputs' until a run was started with them, from then on those.
 
-    They stand in ``status`` afterwards. Resources are the exception: they may change while the
-    job is suspended.
+    They stand in ``status`` afterwards. What may change while the job is suspended is the
+    exception: resources, and workers, with which training starts over.
     """
     if isinstance(inputs, NotReady):
         return {}
-    started = status["counts"]["total"] and "lineage" in status
-    if not started:
+    frozen = status.get("lineage") if status["counts"]["total"] else None
+    if not frozen or frozen["worldSize"] != inputs.plan.workers:
         status |= {"effective": inputs.settings, "lineage": inputs.lineage}
     resources = {"resources": inputs.settings["resources"]}
     status["effective"] = status["effective"] | resources
@@ -347,7 +349,8 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
                 f" Model {model.name}: lower it",
                 refused=True,
             )
-    if problem := settings_problem(spec.objective, settings):
+    problem = settings_problem(spec.objective, settings) or workers_problem(spec, target, settings)
+    if problem:
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
     data, data_mounts = dataset_source(dataset.name, dataset.spec, dataset.status)
     base_model, model_mounts = model_source(
@@ -366,7 +369,9 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     # The project's disk in CML keeps checkpoints; in a cluster only a claim does.
     durable = target.cml is not None or "claimName" in settings["checkpoint"]
     training = training_plan(settings, spec.objective, observed.run_key, durable=durable)
-    facts = lineage(base_model, data, prompt, training)
+    workers = settings["workers"]
+    strategy = settings.get("strategy")
+    facts = lineage(base_model, data, prompt, training, workers=workers, strategy=strategy)
     owner = job.owner
     plan = RunPlan(
         run=RunIdentity(
@@ -382,6 +387,8 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         training=training,
         tracking=tracking_plan(target, owner.namespace),
         lineage_digest=facts["digest"],
+        workers=workers,
+        strategy=strategy,
         merge=bool(spec.output and spec.output.merge),
     )
     return Inputs(plan, data_mounts | model_mounts, settings, facts)

@@ -11,15 +11,20 @@ from typing import Any
 
 from kubetune import __version__
 from kubetune.api.plan import DatasetPlan, ModelPlan, PromptPlan, TrainingPlan
+from kubetune.api.training import Strategy
 from kubetune.names import digest
 
 JsonObject = dict[str, Any]
 
-WORLD_SIZE = 1
-
 
 def lineage(
-    model: ModelPlan, dataset: DatasetPlan, prompt: PromptPlan | None, training: TrainingPlan
+    model: ModelPlan,
+    dataset: DatasetPlan,
+    prompt: PromptPlan | None,
+    training: TrainingPlan,
+    *,
+    workers: int = 1,
+    strategy: Strategy | None = None,
 ) -> JsonObject:
     """status.lineage of a job, with ``digest`` over everything else."""
     settings = training.to_json()
@@ -28,6 +33,8 @@ def lineage(
     # Younger than the first digests: these count where they are set, so that those stay valid.
     if settings["longRows"] == "truncate":
         del settings["longRows"]
+    if strategy == "fsdp2":
+        settings["strategy"] = strategy
     lora = settings.get("lora") or {}
     for name in ("useDora", "modulesToSave"):
         if not lora.get(name):
@@ -49,7 +56,7 @@ def lineage(
         "modelRevision": model_identity(model),
         "configDigest": f"sha256:{config}",
         "codeVersion": __version__,
-        "worldSize": WORLD_SIZE,
+        "worldSize": workers,
     }
     return parts | {"digest": f"sha256:{digest(json.dumps(parts, sort_keys=True))}"}
 

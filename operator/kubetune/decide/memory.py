@@ -159,6 +159,14 @@ def memory(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> Memory |
     weights = _weights(sizes, settings, trainable)
     gradients = FLOAT * trainable
     optimizer = trainable * _optimizer_bytes(settings)
+    workers, exchanged = settings.get("workers", 1), 0
+    if settings.get("strategy") == "fsdp2":
+        # A layer is whole while it computes, and the next one comes in meanwhile.
+        weights = math.ceil(weights / workers + 2 * weights / sizes.layers)
+        gradients, optimizer = math.ceil(gradients / workers), math.ceil(optimizer / workers)
+    elif workers > 1:
+        # Gradients are exchanged through buffers of their size.
+        exchanged = gradients
     activations = _activations(sizes, settings, tokens, sequence)
     kept = activations
     if not gpu:
@@ -172,12 +180,12 @@ def memory(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> Memory |
     backward = logits + min(early, gradients) + max(kept, activations + optimizer)
     return Memory(
         weights=weights,
-        gradients=gradients,
+        gradients=gradients + exchanged,
         optimizer=optimizer,
         activations=kept,
         logits=logits,
         runtime=runtime,
-        total=weights + runtime + max(gradients + optimizer, backward),
+        total=weights + runtime + exchanged + max(gradients + optimizer, backward),
         host=RUNTIME["cpu"] + _loaded(sizes, settings) if gpu else None,
     )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 MLFLOW_PLUGIN = Path(__file__).parent.parent / "mlflow_plugin"
+WORKLOAD = Path(__file__).parent.parent / "workload"
 # Tells the plugin where the workspace keeps MLflow's files.
 STORE_VARIABLE = "CML_STAND_IN_STORE"
 
@@ -134,7 +135,7 @@ class Processes:
         hub = {name for name in os.environ if name.startswith("HF_") and "TOKEN" not in name}
         kept = {name: os.environ[name] for name in (_KEPT | hub) & set(os.environ)}
         # What a workload image has preinstalled.
-        search = [str(client_package.build()), str(MLFLOW_PLUGIN)]
+        search = [str(client_package.build()), str(MLFLOW_PLUGIN), str(WORKLOAD)]
         outside = kept.pop("PYTHONPATH", "")
         runtime = workspace.catalog.runtime(run.settings["runtime_identifier"])
         given = {
@@ -160,6 +161,7 @@ class Processes:
             "ML_RUNTIME_EDITOR": runtime["editor"],
             "ML_RUNTIME_FULL_VERSION": runtime["full_version"],
             STORE_VARIABLE: str(workspace.folder.resolve()),
+            "CML_STAND_IN_JOB_VARIABLES": ",".join(run.environment),
         }
         result = {**kept, **given, **run.environment}
         search = [result.get("PYTHONPATH", ""), *search, outside]

@@ -64,7 +64,9 @@ def build_job(request: RunRequest, offer: Offer, script: str, archive: str | Non
         "arguments": request.run_key,
         "runtime_identifier": offer.runtime,
         **_resources(request, offer),
-        "environment": _environment(request, target, archive),
+        "environment": _with_workers(
+            _environment(request, target, archive), request, offer, script
+        ),
         "timeout": _timeout(request, target),
         "kill_on_timeout": True,
     }
@@ -80,7 +82,13 @@ def changes(job: JsonObject, request: RunRequest, offer: Offer) -> JsonObject:
     when it started.
     """
     wanted = _resources(request, offer) | {"timeout": _timeout(request, cml_target(request))}
-    return {key: value for key, value in wanted.items() if not _same(job.get(key), value)}
+    changed = {key: value for key, value in wanted.items() if not _same(job.get(key), value)}
+    there = environment_of(job)
+    environment = _with_workers(there, request, offer, str(job.get("script", "")))
+    if _workers_in(there) != request.workers:
+        # Training starts over, with a plan of its own.
+        environment[plan.ENV_PLAN_DATA] = _encoded(request)
+    return changed | ({"environment": environment} if environment != there else {})
 
 
 def build_run(request: RunRequest) -> JsonObject:
@@ -130,7 +138,30 @@ def _same(there: object, wanted: object) -> bool:
         return str(there) == str(wanted)
 
 
-def _environment(request: RunRequest, target: CmlTarget, archive: str | None) -> dict[str, str]:
+def _with_workers(
+    environment: dict[str, str], request: RunRequest, offer: Offer, script: str
+) -> dict[str, str]:
+    """The environment with what a run needs to launch further workers, where it does."""
+    if request.workers == 1:
+        return dict(environment)
+    added = {
+        plan.ENV_SCRIPT: script,
+        plan.ENV_WORKER_RESOURCES: json.dumps(_resources(request, offer)),
+    }
+    names = {*environment, *added, plan.ENV_ATTEMPT} - {plan.ENV_WORKER_VARIABLES}
+    return environment | added | {plan.ENV_WORKER_VARIABLES: ",".join(sorted(names))}
+
+
+def _workers_in(environment: dict[str, str]) -> int:
+    """How many workers the plan of a job has."""
+    try:
+        return int(plan.decode_plan(environment.get(plan.ENV_PLAN_DATA, "")).get("workers", 1))
+    except (ValueError, AttributeError):
+        return 1
+
+
+def _encoded(request: RunRequest) -> str:
+    """The plan as a variable. Raises BackendError when it is too large for one."""
     encoded = plan.encode_plan(request.plan)
     if len(encoded) > MAX_PLAN_BYTES:
         raise BackendError(
@@ -139,6 +170,11 @@ def _environment(request: RunRequest, target: CmlTarget, archive: str | None) ->
             f" CML takes {MAX_PLAN_BYTES}: shorten the prompt template or the trainer's arguments",
             retryable=False,
         )
+    return encoded
+
+
+def _environment(request: RunRequest, target: CmlTarget, archive: str | None) -> dict[str, str]:
+    encoded = _encoded(request)
     owner = request.owner
     given = {variable.name: variable.value for variable in target.env or ()}
     values = {name: value for name, value in given.items() if not name.startswith(OWN_PREFIX)} | {

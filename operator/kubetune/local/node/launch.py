@@ -123,6 +123,9 @@ class Launch:
             "KUBERNETES_SERVICE_PORT": str(server.port or 443),
             "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in share),
         }
+        if self.pod["spec"].get("subdomain"):
+            # A headless Service would name the pods; here all of them share one address.
+            variables["KUBETUNE_PEERS_AT"] = self.addresses["hostIP"]
         if self.node.view == "links":
             variables["KUBETUNE_ROOT"] = str(root)
             if any(m["mountPath"] == "/tmp" for m in container.get("volumeMounts") or ()):  # noqa: S108

@@ -1,4 +1,5 @@
-"""Hands inspections to the real runner; a training ends as its script says, once it has one.
+"""Hands inspections to the real runner; a training ends as its script says, once it has one, for
+all workers or its own.
 
 ``tests/cluster/workspace.py`` writes the scripts into the volume that is mounted at SCRIPTS.
 """
@@ -10,7 +11,7 @@ import sys
 import time
 
 from kubetune.api.outcome import ExitCode, Outcome
-from kubetune.api.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, in_container
+from kubetune.api.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, ENV_WORKER, in_container
 
 SCRIPTS = "/scripts"
 
@@ -34,9 +35,12 @@ if plan["kind"] != "train":
     del os.environ["PYTHONPATH"]
     os.execv(sys.executable, [sys.executable, "-m", "kubetune_runner"])
 signal.signal(signal.SIGTERM, interrupted)
-script = in_container(SCRIPTS) / f"{os.environ[ENV_RUN_KEY]}.{os.environ[ENV_ATTEMPT]}.json"
-while not script.exists():
+attempt = f"{os.environ[ENV_RUN_KEY]}.{os.environ[ENV_ATTEMPT]}"
+script = in_container(SCRIPTS) / f"{attempt}.json"
+own = script.with_name(f"{attempt}.{os.environ.get(ENV_WORKER, '0')}.json")
+while not (script.exists() or own.exists()):
     time.sleep(0.05)
+script = own if own.exists() else script
 told = json.loads(script.read_text())
 if told["outcome"]:
     leave(Outcome.model_validate(told["outcome"]))

@@ -1,0 +1,99 @@
+"""Two workers learn what one does, and end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kubetune.api.outcome import Outcome
+from kubetune.api.plan import RunPlan
+from kubetune_runner import objectives
+from safetensors.torch import load_file
+
+from tests.runners.conftest import PlanFactory
+from tests.runners.worker_processes import run_workers
+
+
+def told(*outcomes: Outcome | None) -> list[str | None]:
+    """Why each worker ended; None for one that was killed."""
+    return [outcome and outcome.reason for outcome in outcomes]
+
+
+FULL = {"method": "full", "hyperparameters": {"learningRate": 0.001}}
+
+
+def small(make_plan: PlanFactory, folder: Path, workers: int, **training: Any) -> RunPlan:
+    """Four steps of four rows in all, nothing generated."""
+    numbers = {"perDeviceBatchSize": 4 // workers, "maxSteps": 4, "precision": "fp32"}
+    over = {
+        **training,
+        "hyperparameters": numbers | training.get("hyperparameters", {}),
+        "checkpoint": {"directory": str(folder)},
+        "evaluation": {"maxRows": 0},
+    }
+    return make_plan(workers=workers, training=over)
+
+
+def result(folder: Path, step: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and weights of a checkpoint."""
+    checkpoint = folder / f"checkpoint-{step}"
+    state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text())
+    weights = next(checkpoint.glob("*model.safetensors"))
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    return losses, load_file(weights)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("training", [pytest.param({}, id="lora"), pytest.param(FULL, id="full")])
+def test_two_workers_learn_what_one_with_twice_the_batch_does(
+    make_plan: PlanFactory, tmp_path: Path, training: dict[str, Any], strategy: str
+) -> None:
+    objectives.load("sft")
+    found: list[tuple[list[float], dict[str, torch.Tensor]]] = []
+    for workers in (1, 2):
+        folder = tmp_path / f"of-{workers}"
+        plan = small(make_plan, folder, workers, **training)
+        plan = plan.model_copy(update={"strategy": strategy})
+        expected = ["TrackingUnavailable", *["Trained"] * (workers - 1)]
+        assert told(*run_workers(plan)) == expected
+        found.append(result(folder, 4))
+    (losses, weights), (shared_losses, shared_weights) = found
+    assert shared_losses == pytest.approx(losses, rel=1e-4)
+    # Tied weights stand twice in a checkpoint that was put together from parts.
+    assert shared_weights.keys() >= weights.keys()
+    for name, values in weights.items():
+        torch.testing.assert_close(shared_weights[name], values, rtol=1e-3, atol=1e-5)
+
+
+def test_a_worker_that_dies_ends_the_others(make_plan: PlanFactory, tmp_path: Path) -> None:
+    def die(rank: int, step: int) -> None:
+        if (rank, step) == (1, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    objectives.load("sft")
+    outcomes = run_workers(small(make_plan, tmp_path / "checkpoints", 2), die)
+    assert told(*outcomes) == ["WorkerLost", None]
+    assert outcomes[0]
+    assert outcomes[0].retryable
+
+
+def test_a_signal_to_one_stops_all_after_the_same_step_and_the_next_attempt_goes_on(
+    make_plan: PlanFactory, tmp_path: Path
+) -> None:
+    def tell(rank: int, step: int) -> None:
+        if (rank, step) == (1, 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    objectives.load("sft")
+    through, broken = tmp_path / "through", tmp_path / "broken"
+    run_workers(small(make_plan, through, 2))
+    plan = small(make_plan, broken, 2)
+    assert told(*run_workers(plan, tell)) == ["Interrupted", "Interrupted"]
+    assert (broken / "checkpoint-2" / "kubetune.json").exists()
+    assert told(*run_workers(plan)) == ["TrackingUnavailable", "Trained"]
+    assert result(broken, 4)[0] == pytest.approx(result(through, 4)[0], rel=1e-4)

@@ -1,0 +1,46 @@
+"""What is refused where several workers would train, and what they add to the memory."""
+
+from typing import Any
+
+import pytest
+from builders import NOW, job, observed_job, resource, target
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.decide.effective import effective_settings
+from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.workers import workers_problem
+
+JsonObject = dict[str, Any]
+CLUSTER: JsonObject = {"kubernetes": {"image": "i"}, "tracking": {"uri": "http://m"}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "profile", "says"),
+    [
+        ({}, {}, ""),
+        ({"workers": 2}, {}, ""),
+        ({"workers": 2, "strategy": "fsdp2"}, {}, ""),
+        ({"strategy": "fsdp2"}, {"workers": 2}, ""),
+        ({}, {"strategy": "fsdp2"}, ""),
+        ({"strategy": "fsdp2"}, {}, "set workers to 2 or more"),
+        ({"strategy": "fsdp2"}, {"workers": 2, "method": {"type": "qlora"}}, "use ddp"),
+        ({"objective": "dpo"}, {"workers": 2, "strategy": "fsdp2"}, "use ddp"),
+        ({"objective": "dpo", "workers": 2}, {}, ""),
+    ],
+)
+def test_settings(spec: JsonObject, profile: JsonObject, says: str) -> None:
+    given = {"modelRef": {"name": "m"}, "datasetRef": {"name": "d"}} | spec
+    settings = effective_settings(given, profile, None, None)
+    parsed = FineTuneJobSpec.model_validate(given)
+    problem = workers_problem(parsed, ComputeTargetSpec.model_validate(CLUSTER), settings)
+    assert bool(problem) == bool(says)
+    assert says in problem
+
+
+def test_a_job_waits_with_the_sentence() -> None:
+    profile = resource("TuningProfile", "house", {"method": {"type": "qlora"}})
+    spec = {"profileRef": {"name": "house"}, "workers": 2, "strategy": "fsdp2"}
+    status = decide(observed_job(job(spec), profile=profile, target=target()), NOW).status or {}
+    stalled = next(found for found in status["conditions"] if found["type"] == "Stalled")
+    assert stalled["status"] == "True"
+    assert "fsdp2 can't shard the quantized weights" in stalled["message"]
