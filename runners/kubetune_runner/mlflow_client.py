@@ -34,6 +34,8 @@ _FINAL_CODES = {
     "NOT_FOUND",
 }
 _UNSUPPORTED_CODES = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"}
+# What a plugin raises that has no class of its own for it.
+_ANY_ERROR = (Exception, RuntimeError)
 
 T = TypeVar("T")
 
@@ -81,6 +83,24 @@ def is_unsupported(error: BaseException) -> bool:
     if isinstance(error, (NotImplementedError, AttributeError, TypeError)):
         return True
     return getattr(error, "error_code", None) in _UNSUPPORTED_CODES
+
+
+def is_elsewhere(error: BaseException) -> bool:
+    """Whether a server or the way to it is to blame, so that waiting may help.
+
+    Artifact stores raise the errors of their own client libraries, and plugins any; so what counts
+    as local are the errors that Python itself has for it, also where MLflow has wrapped them.
+    """
+    from mlflow.exceptions import MlflowException, RestException
+
+    if isinstance(error, RestException):
+        return True
+    if isinstance(error, MlflowException):
+        cause = error.__cause__ or error.__context__
+        return is_elsewhere(cause) if cause else error.error_code != "INVALID_PARAMETER_VALUE"
+    if type(error).__module__ != "builtins":
+        return True
+    return isinstance(error, ConnectionError | TimeoutError) or type(error) in _ANY_ERROR
 
 
 def retried(call: Callable[[], T]) -> T:

@@ -121,7 +121,8 @@ def upload(
 def patiently(tracker: Tracker, store: Callable[[str], T], problem: str, way_out: str) -> T:
     """Call ``store(run_id)``, again and again while MLflow is away.
 
-    Raises RunError TrackingUnavailable (retryable) when that takes too long.
+    Raises RunError TrackingUnavailable (retryable) when that takes too long, and UploadFailed at
+    once when the fault is here, such as a missing file or a full disk.
     """
     end = time.monotonic() + float(os.environ.get(ENV_PATIENCE, PATIENCE_SECONDS))
     pause = 1.0
@@ -134,6 +135,13 @@ def patiently(tracker: Tracker, store: Callable[[str], T], problem: str, way_out
                 raise ConnectionError("the tracking server can't be reached")
             return store(run_id)
         except Exception as error:
+            if not mlflow_client.is_elsewhere(error):
+                raise RunError(
+                    "UploadFailed",
+                    f"{problem}: {mlflow_client.first_line(error)}; {way_out}",
+                    # Another attempt has other files and another disk, but the same code.
+                    retryable=isinstance(error, OSError),
+                ) from error
             if time.monotonic() >= end:
                 raise RunError(
                     "TrackingUnavailable",

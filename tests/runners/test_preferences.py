@@ -156,7 +156,7 @@ def test_an_inspection_reports_what_training_leaves_out(tmp_path: Path) -> None:
     assert problems(plan_of(tmp_path, rows, "preference")) == [
         (2, "rejected", "'rejected' equals 'chosen', so there is nothing to prefer; the row is"
          " left out"),
-        (3, "chosen", "'chosen' is missing; the row is left out"),
+        (3, "chosen", "'chosen' is missing; objectives that learn preferences leave the row out"),
     ]  # fmt: skip
 
 

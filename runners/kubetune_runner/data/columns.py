@@ -19,6 +19,9 @@ _PREFERENCES: dict[str, Callable[[Row, ColumnMapping], object]] = {
     "unpairedPreference": rated_of,
 }
 
+_LEFT_OUT = "; objectives that learn preferences leave the row out"
+"""A PromptTemplate may make text of it all the same."""
+
 
 class ColumnTypes:
     """Types of all columns, from every row."""
@@ -88,7 +91,7 @@ class FormatCheck:
                 self._as_one(row, self._mapping)
                 self._usable += 1
             except UnusableRowError as error:
-                message = _shorten(f"{error}; the row is left out")
+                message = _shorten(f"{error}{_LEFT_OUT}")
                 self._findings.note(
                     Problem(file=file, row=number, field=error.field, message=message)
                 )
@@ -122,7 +125,7 @@ class FormatCheck:
             self._findings.note(Problem(field=name, message=_shorten(message)))
         for file, number, name in self._lacking:
             if name in self._present:
-                message = f"{quote(name)} is missing; the row is left out"
+                message = f"{quote(name)} is missing{_LEFT_OUT}"
                 self._findings.note(Problem(file=file, row=number, field=name, message=message))
         if self._prompt and self._prompt not in self._present and not missing:
             message = (
