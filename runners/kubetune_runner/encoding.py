@@ -1,7 +1,7 @@
 """Examples become token ids with labels; the loss is computed where a label isn't IGNORED.
 
 Labels are made here and not by trl, so that prompt and completion are cut at exactly the place
-where generation starts, and a chat template needs no markers for the assistant's turns.
+where generation starts. Those of chats are made in ``chats``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any, Generic, TypeVar
 
 from kubetune.api.training import LongRows
 
+from kubetune_runner.chats import IGNORED, label_answers, last_answer
 from kubetune_runner.errors import RunError
-from kubetune_runner.prompts import Example, Message
+from kubetune_runner.prompts import Example
 
-IGNORED = -100
+__all__ = ["IGNORED", "EncodedRow", "EncodedRows", "encode", "end_of", "prompt_token_ids"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _encoded(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
     if not examples:
         return iter(())
     if examples[0].messages is not None:
-        return (_chat(example.messages or [], tokenizer) for example in examples)
+        return _chats(examples, tokenizer)
     if examples[0].text is not None:
         return _texts(examples, tokenizer)
     return _pairs(examples, tokenizer)
@@ -135,83 +136,15 @@ def _pairs(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
         )
 
 
+def _chats(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
+    for example in examples:
+        messages = example.messages or []
+        ids, labels = label_answers(messages, tokenizer, example.tools)
+        prompt, reference = last_answer(messages, tokenizer, example.tools)
+        prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        yield EncodedRow(ids, labels, prompt_ids, prompt, reference)
+
+
 def end_of(tokenizer: Any) -> list[int]:
     """The end token, as ids to put behind an answer."""
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-
-
-def chat_text(messages: list[Message], tokenizer: Any, *, answer_follows: bool = False) -> str:
-    """A chat as the model's own template renders it.
-
-    Raises RunError ChatTemplateMissing or ChatTemplateUnsupported.
-    """
-    if not tokenizer.chat_template:
-        raise RunError(
-            "ChatTemplateMissing",
-            "the data is a chat, but the model's tokenizer has no chat template: use an"
-            " instruction-tuned model, or text for prompts and answers",
-        )
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=answer_follows
-        )
-    except Exception as error:  # a template may raise anything
-        raise RunError(
-            "ChatTemplateUnsupported",
-            f"the model's chat template refuses the data: {str(error).splitlines()[0][:200]}:"
-            " change the order of roles in the messages, or use prompt and completion",
-        ) from error
-
-
-def _chat(messages: list[Message], tokenizer: Any) -> EncodedRow:
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    whole = chat_text(messages, tokenizer)
-    spans = [
-        (
-            chat_text(messages[:turn], tokenizer, answer_follows=True),
-            chat_text(messages[: turn + 1], tokenizer),
-        )
-        for turn in turns
-    ]
-    prompt = spans[-1][0]
-    ids, labels = _label_spans(whole, spans, tokenizer) or _label_marked(messages, tokenizer)
-    prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    return EncodedRow(ids, labels, prompt_ids, prompt, messages[turns[-1]]["content"])
-
-
-def _label_spans(
-    whole: str, spans: list[tuple[str, str]], tokenizer: Any
-) -> tuple[list[int], list[int]] | None:
-    """Label the assistant's turns: what rendering one more message adds to the text.
-
-    None when the template renders a message differently once others follow, or the tokenizer
-    can't tell where tokens start.
-    """
-    if not tokenizer.is_fast or not all(
-        whole.startswith(through) and through.startswith(before) for before, through in spans
-    ):
-        return None
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    ids: list[int] = encoded["input_ids"]
-    labels = [
-        token if any(len(before) <= start < len(through) for before, through in spans) else IGNORED
-        for token, (start, _) in zip(ids, encoded["offset_mapping"], strict=True)
-    ]
-    return ids, labels
-
-
-def _label_marked(messages: list[Message], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Label what the template itself marks with {% generation %}."""
-    if "{% generation %}" not in tokenizer.chat_template.replace("{%-", "{%").replace("-%}", "%}"):
-        raise RunError(
-            "ChatTemplateUnsupported",
-            "the model's chat template renders earlier turns differently later and doesn't mark"
-            " the assistant's turns: add {% generation %} markers to it, or use prompt and"
-            " completion, so that loss is computed on answers alone",
-        )
-    encoded = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
-    ids: list[int] = encoded["input_ids"]
-    mask: list[int] = encoded["assistant_masks"]
-    return ids, [token if marked else IGNORED for token, marked in zip(ids, mask, strict=True)]

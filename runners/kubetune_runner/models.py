@@ -11,7 +11,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ENV_MODEL_TOKEN, HubSource, ModelPlan, in_container
+from kubetune.api.families import SpecialTokens, pad_token
+from kubetune.api.plan import (
+    ENV_MODEL_TOKEN,
+    HubSource,
+    ModelPlan,
+    TokenizerPlan,
+    in_container,
+)
 
 from kubetune_runner import mlflow_client
 from kubetune_runner.errors import RunError
@@ -71,10 +78,11 @@ def check_length(model: ModelPlan, folder: Path, max_length: int) -> None:
         )
 
 
-def load_tokenizer(model: ModelPlan, folder: Path) -> Any:
-    """The tokenizer, always with a pad token.
+def load_tokenizer(model: ModelPlan, folder: Path, change: TokenizerPlan | None = None) -> Any:
+    """The tokenizer, always with a pad token, and as ``change`` says.
 
     Padding is masked by position, so a pad token that is also the end token costs nothing.
+    Raises RunError TokenizerUnreadable, PadTokenMissing or PadTokenUnknown.
     """
     from transformers import AutoTokenizer
 
@@ -87,16 +95,38 @@ def load_tokenizer(model: ModelPlan, folder: Path) -> Any:
             "TokenizerUnreadable",
             f"model {model.name}: its tokenizer can't be loaded: {_first_line(error)}",
         ) from error
-    if tokenizer.pad_token is None:
-        substitute = tokenizer.eos_token or tokenizer.unk_token
-        if substitute is None:
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    wanted = change.pad_token if change else None
+    if wanted is not None and wanted not in vocabulary:
+        raise RunError(
+            "PadTokenUnknown",
+            f"tokenizer.padToken {wanted!r} is not in the vocabulary of model {model.name}, and a"
+            " new token would need a new embedding: name one that is there, or leave it out",
+        )
+    if wanted is None:
+        own = SpecialTokens(
+            tokenizer.pad_token, tokenizer.unk_token, tokenizer.eos_token, vocabulary.__contains__
+        )
+        chosen = pad_token(_model_type(folder), own)
+        if chosen is None:
             raise RunError(
                 "PadTokenMissing",
-                f"model {model.name}: its tokenizer has neither pad, end nor unknown token:"
-                " add pad_token to tokenizer_config.json",
+                f"model {model.name}: its tokenizer has neither pad, end nor unknown token: set"
+                " tokenizer.padToken, or add pad_token to tokenizer_config.json",
             )
-        tokenizer.pad_token = substitute
+        wanted = chosen[0]
+    if tokenizer.pad_token != wanted:
+        tokenizer.pad_token = wanted
+    if change and change.chat_template is not None:
+        tokenizer.chat_template = change.chat_template
     return tokenizer
+
+
+def _model_type(folder: Path) -> str | None:
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8")).get("model_type")
 
 
 def load_model(

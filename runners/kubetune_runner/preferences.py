@@ -12,8 +12,9 @@ from typing import Any
 
 from kubetune.api.dataset import ColumnMapping
 
+from kubetune_runner.chats import chat_text
 from kubetune_runner.data.preferences import Row, Text, UnusableRowError, pair_of, rated_of
-from kubetune_runner.encoding import EncodedRows, chat_text, end_of, prompt_token_ids
+from kubetune_runner.encoding import EncodedRows, end_of, prompt_token_ids
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,14 @@ from kubetune.api.dataset import ColumnMapping
 from kubetune.api.plan import DatasetPlan, PromptPlan
 from kubetune.api.prompt_template import render, slots
 
+from kubetune_runner.data.values import tools_of, turn_of, turns_fault
 from kubetune_runner.errors import RunError
 
 Row = dict[str, Any]
-Message = dict[str, str]
+Message = dict[str, Any]
+"""role and content; of the assistant maybe tool_calls, of a tool maybe name and tool_call_id."""
+Tool = dict[str, Any]
+"""A function that the assistant may call, as a JSON schema."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,17 @@ class Example:
     completion: str | None = None
     text: str | None = None
     messages: list[Message] | None = None
+    tools: list[Tool] | None = None
+    """What the assistant of the chat may call."""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to learn from it."""
         if self.messages is not None:
-            return not any(m["role"] == "assistant" and m["content"].strip() for m in self.messages)
+            return not any(
+                m["role"] == "assistant" and (m["content"].strip() or m.get("tool_calls"))
+                for m in self.messages
+            )
         return not (self.completion or self.text or "").strip()
 
 
@@ -104,7 +113,9 @@ def _from_columns(row: Row, dataset: DatasetPlan) -> Example:
         case "text":
             return Example(text=_text(row, columns.text))
         case "messages":
-            return Example(messages=_messages(row, columns.messages))
+            return Example(
+                messages=_messages(row, columns.messages), tools=_tools(row, columns.of("tools"))
+            )
         case "preference" | "unpairedPreference":
             raise RunError(
                 "FormatUnsupported",
@@ -127,13 +138,13 @@ def _text(row: Row, column: str) -> str:
 
 def _messages(row: Row, column: str) -> list[Message]:
     value = row[column]
-    if not isinstance(value, list) or not value:
-        raise _ShapeError(f"column {column!r} is not a list of messages")
-    for message in value:
-        if not (
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-        ):
-            raise _ShapeError(f"column {column!r} has a message without text for role and content")
-    return [{"role": m["role"], "content": m["content"]} for m in value]
+    if fault := turns_fault(value):
+        raise _ShapeError(f"column {column!r} {fault}")
+    return [turn_of(message) for message in value]
+
+
+def _tools(row: Row, column: str) -> list[Tool] | None:
+    try:
+        return tools_of(row.get(column))
+    except ValueError as error:
+        raise _ShapeError(f"column {column!r} {error}") from None

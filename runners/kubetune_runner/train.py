@@ -183,7 +183,8 @@ def _prepare(plan: RunPlan) -> Inputs:
     loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
     data.check_unchanged(plan.dataset, loaded)
     rows = choose(loaded.train, plan.training.data_fraction, plan.training.data_seed)
-    tokenizer = models.load_tokenizer(plan.model, start.tokenizer)
+    tokenizer = models.load_tokenizer(plan.model, start.tokenizer, plan.training.tokenizer)
+    log.info("token that pads: %s", tokenizer.pad_token)
     train, chat = _encode(plan, rows, tokenizer)
     evaluation, _ = _encode(plan, loaded.evaluation, tokenizer)
     inputs = Inputs(

@@ -154,6 +154,7 @@ def test_base_model_in_a_folder(tmp_path: Path) -> None:
         "license": "mit",
         "chatTemplate": True,
         "padToken": "<pad>",
+        "padTokenFrom": "tokenizer",
         "hiddenSize": 16,
         "vocabularySize": 32,
         "layers": 2,

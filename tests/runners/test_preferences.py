@@ -154,8 +154,8 @@ def test_an_inspection_reports_what_training_leaves_out(tmp_path: Path) -> None:
     equal = {"prompt": "c", "chosen": "d", "rejected": "d"}
     rows = [GOOD, equal, {"prompt": "a", "rejected": "b"}, GOOD | {"prompt": "So?"}]
     assert problems(plan_of(tmp_path, rows, "preference")) == [
-        (2, "rejected", "'rejected' equals 'chosen', so there is nothing to prefer; the row is"
-         " left out"),
+        (2, "rejected", "'rejected' equals 'chosen', so there is nothing to prefer; objectives"
+         " that learn preferences leave the row out"),
         (3, "chosen", "'chosen' is missing; objectives that learn preferences leave the row out"),
     ]  # fmt: skip
 

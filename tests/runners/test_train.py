@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kubetune.api import plan as names
+from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.plan import RunPlan
 from kubetune_runner import train
 from kubetune_runner.loader import ENV_BASE_MODEL, generate
@@ -193,9 +194,34 @@ ONE = tickets(1)
             "held_out": [],
             "dataset": {"format": "messages"},
         },
+        {
+            "rows": [
+                {
+                    "messages": [
+                        {"role": "user", "content": "Rain?"},
+                        {
+                            "role": "assistant",
+                            "tool_calls": [
+                                {"function": {"name": "weather", "arguments": '{"at": "Bern"}'}}
+                            ],
+                        },
+                        {"role": "tool", "content": "dry"},
+                        {"role": "assistant", "content": "No."},
+                    ],
+                    "tools": '[{"type": "function", "function": {"name": "weather"}}]',
+                }
+            ]
+            * 3,
+            "held_out": [],
+            "dataset": {"format": "messages"},
+            "training": {
+                "tokenizer": {"chatTemplate": CHAT_TEMPLATES["plain"]},
+                "hyperparameters": {"maxLength": 256},
+            },
+        },
         {"training": {"hyperparameters": {"packing": True}}},
     ],
-    ids=["one row", "text", "chat", "packing"],
+    ids=["one row", "text", "chat", "chat with tools", "packing"],
 )
 def test_unusual_data_trains(
     make_plan: PlanFactory, monkeypatch: pytest.MonkeyPatch, over: dict[str, Any]

@@ -12,23 +12,9 @@ from kubetune_runner.prompts import Example
 
 CHAT = Example(
     messages=[
-        {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "How are you?"},
         {"role": "assistant", "content": "Fine."},
-        {"role": "user", "content": "And now?"},
-        {"role": "assistant", "content": "Still fine."},
     ]
-)
-WITHOUT_MARKERS = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-# As templates of reasoning models do: earlier answers look different once others follow.
-SHORTENS_EARLIER_TURNS = (
-    "{% for m in messages %}<|{{ m.role }}|>"
-    "{% if m.role == 'assistant' %}MARK{% if not loop.last %}short{% else %}{{ m.content }}"
-    "{% endif %}{{ eos_token }}END{% else %}{{ m.content }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
@@ -64,28 +50,6 @@ def test_text_is_learned_whole(tokenizer: Any) -> None:
     assert row.prompt_ids is None
 
 
-@pytest.mark.parametrize("template", [None, WITHOUT_MARKERS])
-def test_every_assistant_turn_of_a_chat_is_learned(tokenizer: Any, template: str | None) -> None:
-    tokenizer.chat_template = template or tokenizer.chat_template
-    [row] = encode([CHAT], tokenizer, 100).rows
-    assert labelled(row, tokenizer) == "Fine.<eos>Still fine.<eos>"
-    assert row.reference == "Still fine."
-    assert row.prompt.endswith("And now?<|assistant|>") or row.prompt.endswith("<eos><|assistant|>")
-
-
-def test_a_template_that_rewrites_turns_needs_markers(tokenizer: Any) -> None:
-    tokenizer.chat_template = SHORTENS_EARLIER_TURNS.replace("MARK", "").replace("END", "")
-    with pytest.raises(RunError) as caught:
-        encode([CHAT], tokenizer, 100)
-    assert caught.value.reason == "ChatTemplateUnsupported"
-    assert "{% generation %}" in caught.value.message
-    tokenizer.chat_template = SHORTENS_EARLIER_TURNS.replace("MARK", "{% generation %}").replace(
-        "END", "{% endgeneration %}"
-    )
-    [row] = encode([CHAT], tokenizer, 100).rows
-    assert labelled(row, tokenizer) == "short<eos>Still fine.<eos>"
-
-
 def test_a_chat_without_a_template_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = None
     with pytest.raises(RunError) as caught:
@@ -107,7 +71,7 @@ def test_rows_are_cut_counted_and_left_out(tokenizer: Any) -> None:
 
 
 def test_an_end_token_that_pads_is_still_learned(tiny_model: Path, tmp_path: Path) -> None:
-    from kubetune.api.plan import ModelPlan
+    from kubetune.api.plan import ModelPlan, TokenizerPlan
     from kubetune_runner import models
     from transformers import AutoTokenizer
 
@@ -115,7 +79,8 @@ def test_an_end_token_that_pads_is_still_learned(tiny_model: Path, tmp_path: Pat
     stripped.pad_token = None
     stripped.save_pretrained(tmp_path)
     plan = ModelPlan.model_validate({"name": "m", "directory": str(tmp_path)})
-    tokenizer = models.load_tokenizer(plan, tmp_path)
+    assert models.load_tokenizer(plan, tmp_path).pad_token == "<pad>", "it is reserved for that"
+    tokenizer = models.load_tokenizer(plan, tmp_path, TokenizerPlan(pad_token="<eos>"))
     assert tokenizer.pad_token == tokenizer.eos_token
     [row] = encode([Example("p", " c")], tokenizer, 100).rows
     assert row.labels[-1] == tokenizer.eos_token_id

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.decide.effective import BUILT_IN, effective_settings, training_plan
 
 JsonObject = dict[str, Any]
@@ -14,7 +15,14 @@ JsonObject = dict[str, Any]
 def settings(
     job: JsonObject | None = None, profile: JsonObject | None = None, **given: Any
 ) -> JsonObject:
-    return effective_settings(job or {}, profile, given.get("target"), given.get("context"))
+    return effective_settings(
+        job or {},
+        profile,
+        given.get("target"),
+        given.get("context"),
+        model=given.get("model"),
+        chat=given.get("chat", False),
+    )
 
 
 @dataclass
@@ -34,6 +42,7 @@ def rate(value: float) -> JsonObject:
 
 NUMBERS = "hyperparameters"
 FULL: JsonObject = {"method": {"type": "full"}}
+TEMPLATE = ("tokenizer", "chatTemplate")
 QLORA: JsonObject = {"method": {"type": "qlora"}}
 CASES = [
     Case("lora by default", "it fits most GPUs", ("method", "type"), "lora"),
@@ -180,6 +189,75 @@ CASES = [
         {"method": {"lora": {"modulesToSave": []}}},
         {"method": {"lora": {"modulesToSave": ["lm_head"]}}},
     ),
+    Case(
+        "modules of a mixture of experts",
+        "adapters on each expert would be most of the weights",
+        ("method", "lora", "targetModules"),
+        ["q_proj", "k_proj", "v_proj", "o_proj"],
+        around={"model": {"modelType": "mixtral"}},
+    ),
+    Case(
+        "profile over family",
+        "",
+        ("method", "lora", "targetModules"),
+        ["all-linear"],
+        {},
+        {"method": {"lora": {"targetModules": ["all-linear"]}}},
+        {"model": {"modelType": "mixtral"}},
+    ),
+    Case(
+        "no template where there are no chats",
+        "it would say something that isn't so",
+        ("tokenizer",),
+        {"padToken": "<pad>"},
+        around={"model": {"padToken": "<pad>", "chatTemplate": True}},
+    ),
+    Case(
+        "the model's own template",
+        "it was tuned with it",
+        TEMPLATE,
+        "model",
+        around={"chat": True, "model": {"modelType": "qwen2", "chatTemplate": True}},
+    ),
+    Case(
+        "a template that an old inspection doesn't tell of",
+        "replacing one would be worse than a run that finds none",
+        TEMPLATE,
+        "model",
+        around={"chat": True, "model": {"modelType": "qwen2"}},
+    ),
+    Case(
+        "template of the family",
+        "the tokenizer has none",
+        TEMPLATE,
+        "chatml",
+        around={"chat": True, "model": {"modelType": "qwen2", "chatTemplate": False}},
+    ),
+    Case(
+        "template of an unknown family",
+        "plain text goes with every tokenizer",
+        TEMPLATE,
+        "plain",
+        around={"chat": True, "model": {"modelType": "newest", "chatTemplate": False}},
+    ),
+    Case(
+        "template of the job",
+        "",
+        TEMPLATE,
+        "gemma",
+        {"tokenizer": {"chatTemplate": "gemma"}},
+        {"tokenizer": {"chatTemplate": "plain", "padToken": "<unk>"}},
+        {"chat": True, "model": {"modelType": "qwen2", "chatTemplate": True}},
+    ),
+    Case(
+        "pad token of the profile",
+        "somebody knows better",
+        ("tokenizer", "padToken"),
+        "<unk>",
+        {},
+        {"tokenizer": {"padToken": "<unk>"}},
+        {"model": {"padToken": "<pad>"}},
+    ),
     Case("resources of the target", "", ("resources", "gpu"), 1, {}, {}, {"target": {"gpu": 1}}),
     Case(
         "job's resources over the target's",
@@ -233,6 +311,16 @@ def test_every_combination_makes_a_plan(
     assert (plan.lora is None) == (plan.method == "full")
     assert (plan.quantization is None) == (plan.method != "qlora")
     assert repr(BUILT_IN) == before, "built-in settings are shared"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [("model", None), ("plain", CHAT_TEMPLATES["plain"]), ("{{ messages }}", "{{ messages }}")],
+)
+def test_the_plan_has_the_template_itself(template: str, text: str | None) -> None:
+    found = settings({"tokenizer": {"chatTemplate": template}}, chat=True)
+    plan = training_plan(found, "sft", "key", durable=False)
+    assert (plan.tokenizer.chat_template if plan.tokenizer else None) == text
 
 
 def test_checkpoints_are_kept_where_a_claim_is() -> None:

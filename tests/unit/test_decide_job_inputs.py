@@ -173,6 +173,28 @@ CASES = [
         says="use objective sft, or a Dataset of format preference",
     ),
     refused(
+        "a chat template for rows that are no chats",
+        "nothing would use it",
+        "InputsRefused",
+        {},
+        spec={"tokenizer": {"chatTemplate": "plain"}},
+        says="tokenizer.chatTemplate makes text of chats, and the rows of this job are none",
+    ),
+    refused(
+        "the template of a model that has none",
+        "the run would find out much later",
+        "InputsRefused",
+        {
+            "dataset": ready(
+                dataset({"format": "messages"}),
+                **(DATASET_FOUND | {"columns": [{"name": "messages", "type": "messages"}]}),
+            ),
+            "model": ready(model(), **(MODEL_FOUND | {"chatTemplate": False})),
+        },
+        spec={"tokenizer": {"chatTemplate": "model"}},
+        says="the tokenizer of Model base has no chat template: set it to plain, chatml",
+    ),
+    refused(
         "pairs for kto",
         "answers are not labelled",
         "FormatMismatch",

@@ -13,7 +13,7 @@ from kubetune.api.rules import Rule, exactly_one
 
 FileFormat = Literal["csv", "json", "jsonl", "parquet"]
 DatasetFormat = Literal["promptCompletion", "text", "messages", "preference", "unpairedPreference"]
-Role = Literal["prompt", "completion", "text", "messages", "chosen", "rejected", "label"]
+Role = Literal["prompt", "completion", "text", "messages", "chosen", "rejected", "label", "tools"]
 FORMAT_ROLES: Mapping[DatasetFormat, tuple[Role, ...]] = {
     "promptCompletion": ("prompt", "completion"),
     "text": ("text",),
@@ -159,11 +159,16 @@ class ColumnMapping(Value):
         description="Column of unpairedPreference that tells whether the completion is good:"
         " true or false, also as text or as 1 and 0. Default label.",
     )
+    tools: ColumnName | None = Field(
+        default=None,
+        description="Column of format messages with the tools that the assistant may call, as a"
+        " list of JSON schemas or JSON text of one; rows may have none. Default tools.",
+    )
 
     def of(self, role: Role) -> str:
         """The column that plays a role."""
-        # The label is younger than the first digests over mappings, which must stay valid: so
-        # it has no default on the wire.
+        # Label and tools are younger than the first digests over mappings, which must stay valid:
+        # so they have no default on the wire.
         return getattr(self, role) or role
 
 

@@ -72,6 +72,8 @@ class EvaluationRunPlan(PlanValue):
     dataset: DatasetPlan
     split: Literal["train", "evaluation"]
     prompt: PromptPlan | None = None
+    chat_template: str | None = None
+    """For chats with a model that has no template of its own."""
     generation: GenerationPlan
     metrics: list[MetricName]
     """May be empty when there are custom_metrics."""

@@ -50,6 +50,10 @@ class CandidateStatus(Value):
     attempt: Attempt | None = Field(default=None, description="The newest attempt.")
     counts: AttemptCounts | None = Field(default=None, description="All attempts.")
     mlflow: MlflowRun | None = Field(default=None, description="The run in MLflow.")
+    chat_template: str | None = Field(
+        default=None,
+        description="Chat template by the model's family, where it has none of its own.",
+    )
     rows: int | None = Field(default=None, description="Rows that were measured.")
     rows_digest: str | None = Field(default=None, description="Digest over these rows.")
     skipped: int | None = Field(

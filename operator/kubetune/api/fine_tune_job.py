@@ -33,6 +33,7 @@ _FROZEN = (
     "method",
     "data",
     "hyperparameters",
+    "tokenizer",
     "trainer",
     "evaluation",
     "strategy",

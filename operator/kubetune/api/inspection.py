@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from kubetune.api.base import Value
+from kubetune.api.families import PadTokenFrom
 
 MAX_COLUMNS = 200
 MAX_PROBLEMS = 20
@@ -176,7 +177,14 @@ class ModelInspection(ModelShape):
     size_bytes: int | None = Field(default=None, description="Bytes of the weight files.")
     license: str | None = Field(default=None, description="License as the repository names it.")
     chat_template: bool = Field(description="Whether the tokenizer has a chat template.")
-    pad_token: str | None = Field(default=None, description="The tokenizer's own pad token.")
+    pad_token: str | None = Field(
+        default=None, max_length=128, description="Token that pads, as far as the files tell."
+    )
+    pad_token_from: PadTokenFrom | None = Field(
+        default=None,
+        description="What that token is: the tokenizer's own, a reserved one, the unknown one or"
+        " the end token. Padding is masked, so an end token is learned all the same.",
+    )
     base_model: str | None = Field(
         default=None, description="Adapters: base_model_name_or_path of adapter_config.json."
     )

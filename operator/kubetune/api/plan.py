@@ -320,6 +320,15 @@ class RewardPlan(PlanValue):
     center_rewards_coefficient: float | None = None
 
 
+class TokenizerPlan(PlanValue):
+    """What is changed at the model's tokenizer."""
+
+    pad_token: str | None = None
+    """None: what ``families.pad_token`` finds, since the inspection could not tell."""
+    chat_template: str | None = None
+    """Text of the template; None: the model's own."""
+
+
 class TrainingPlan(PlanValue):
     """Everything that changes the result."""
 
@@ -343,6 +352,8 @@ class TrainingPlan(PlanValue):
     continue_from: ContinueFrom | None = None
     """Where the model is an adapter: whether its own weights train, or it is merged first."""
     hyperparameters: HyperparametersPlan
+    tokenizer: TokenizerPlan | None = None
+    """Missing in plans of earlier versions."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of trl's configuration class."""
     data_fraction: float

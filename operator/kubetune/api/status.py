@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue
 
 from kubetune.api.base import Value, keyed_by
 from kubetune.api.conditions import Phase
+from kubetune.api.families import PadTokenFrom
 from kubetune.api.inspection import (
     Column,
     LengthHistogram,
@@ -107,7 +108,14 @@ class ModelStatus(ModelShape, ObjectStatus):
     size_bytes: int | None = Field(default=None, description="Bytes of the weight files.")
     license: str | None = Field(default=None, description="License as the repository names it.")
     chat_template: bool | None = Field(default=None, description="Has a chat template.")
-    pad_token: str | None = Field(default=None, description="The tokenizer's own pad token.")
+    pad_token: str | None = Field(
+        default=None, description="Token that pads, as far as the files tell."
+    )
+    pad_token_from: PadTokenFrom | None = Field(
+        default=None,
+        description="What it is: tokenizer (its own), reserved, unknown or end. Padding is masked,"
+        " so an end token is learned all the same.",
+    )
     base_model: str | None = Field(default=None, description="Adapters: base model as recorded.")
     adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
 

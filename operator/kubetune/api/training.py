@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.base import ObjectName, Value
+from kubetune.api.chat_templates import CHAT_TEMPLATES, MODEL
 from kubetune.api.kubernetes_values import Labels, Quantity
 from kubetune.api.objectives import ObjectiveSettings
 from kubetune.api.rules import Rule, at_most_one
@@ -55,7 +56,8 @@ class LoraSettings(Value):
         min_length=1,
         max_length=64,
         description="Names of the modules that get an adapter, or a single item: all-linear, or"
-        " family-default for those that peft adapts in models of this family. Default all-linear.",
+        " family-default for those that peft adapts in models of this family. Default all-linear;"
+        " for mixtral, qwen2_moe and qwen3_moe the projections of the attention.",
     )
     bias: Literal["none", "all", "lora_only"] | None = Field(
         default=None, description="Which biases train: none, all or lora_only. Default none."
@@ -241,6 +243,45 @@ class Data(Value):
     )
 
 
+_TEMPLATES = (MODEL, *CHAT_TEMPLATES)
+
+
+class TokenizerSettings(Value):
+    """How chats become text, and what pads."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.chatTemplate) || self.chatTemplate.contains('{') ||"
+            f" self.chatTemplate in [{', '.join(repr(name) for name in _TEMPLATES)}]",
+            message=f"chatTemplate is one of {', '.join(_TEMPLATES)}, or the text of a Jinja"
+            " template",
+            check=lambda given: (
+                given.chat_template is None
+                or "{" in given.chat_template
+                or given.chat_template in _TEMPLATES
+            ),
+            field="chatTemplate",
+        ),
+    )
+
+    pad_token: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="Token of the model's vocabulary that fills up short rows. Default: the"
+        " tokenizer's own, else one that its family reserves, the unknown or the end token, as"
+        " status.padToken of the Model says.",
+    )
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=16384,
+        description="How chats become text: model (the tokenizer's own template), plain, chatml,"
+        " gemma, mistral, or the text of a Jinja template, stored with the result. Default: model"
+        " where it has one, else chatml, gemma, mistral or plain by its family.",
+    )
+
+
 class EvaluationSettings(Value):
     """The check on held-out rows after training."""
 
@@ -341,6 +382,9 @@ class TrainingSettings(ObjectiveSettings):
     data: Data | None = Field(default=None, description="Which part of the dataset trains.")
     hyperparameters: Hyperparameters | None = Field(
         default=None, description="Numbers of the optimisation."
+    )
+    tokenizer: TokenizerSettings | None = Field(
+        default=None, description="How chats become text, and what pads."
     )
     trainer: Trainer | None = Field(default=None, description="Which training code runs.")
     evaluation: EvaluationSettings | None = Field(

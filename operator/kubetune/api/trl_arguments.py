@@ -35,9 +35,7 @@ class TrainerArguments(TrlArguments):
     center_rewards_coefficient: Number | None = argument(
         "Refused: use spec.reward.centerRewardsCoefficient."
     )
-    chat_template_path: Text | None = argument(
-        "Refused: the Model's own chat template is used; leave it out."
-    )
+    chat_template_path: Text | None = argument("Refused: use tokenizer.chatTemplate.")
     completion_only_loss: bool | None = argument("With sft. As in trl. Its default: none.")
     data_seed: Integer | None = argument("Refused: use spec.hyperparameters.seed.")
     dataloader_drop_last: bool | None = argument("As in trl. Its default: false.")
@@ -214,7 +212,7 @@ class TrainerArguments(TrlArguments):
     packing: bool | None = argument("Refused: use spec.hyperparameters.packing.")
     packing_strategy: Text | None = argument("Refused: use spec.hyperparameters.packing.")
     pad_to_multiple_of: Integer | None = argument('As in trl. Its default: "auto".')
-    pad_token: Text | None = argument("Refused: the runner picks a padding token; leave it out.")
+    pad_token: Text | None = argument("Refused: use tokenizer.padToken.")
     padding_free: bool | None = argument("With sft. As in trl. Its default: false.")
     parallelism_config: Map | None = argument("Refused: use spec.workers and spec.strategy.")
     per_device_eval_batch_size: Integer | None = argument("As in trl. Its default: 8.")

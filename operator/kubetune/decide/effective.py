@@ -1,9 +1,11 @@
-"""Settings in force: built-in < profile < job, resolved once and then frozen in the plan."""
+"""Settings in force: built-in < family < profile < job, resolved once, frozen in the plan."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from kubetune.api.chat_templates import MODEL, chat_template_text
+from kubetune.api.families import family_settings
 from kubetune.api.objectives import OBJECTIVES, Objective
 from kubetune.api.plan import (
     CHECKPOINT_DIRECTORY,
@@ -12,6 +14,7 @@ from kubetune.api.plan import (
     EvaluationPlan,
     HyperparametersPlan,
     LoraPlan,
+    TokenizerPlan,
     TrainingPlan,
 )
 from kubetune.api.training import Resources, TrainingSettings, merge
@@ -58,13 +61,19 @@ def effective_settings(
     target_resources: JsonObject | None,
     context_length: int | None,
     adapter: JsonObject | None = None,
+    model: JsonObject | None = None,
+    *,
+    chat: bool = False,
 ) -> JsonObject:
     """All settings of a job as one JSON value, nothing left open but what the device decides.
 
     ``job`` and ``profile`` are specs as JSON; ``target_resources`` are the target's defaults;
-    ``adapter`` is method.lora of an adapter that goes on training.
+    ``adapter`` is method.lora of an adapter that goes on training; ``model`` is the status of the
+    Model; ``chat`` tells that rows may be chats.
     """
-    settings = dict(BUILT_IN)
+    facts_of_model = model or {}
+    settings = merge(BUILT_IN, family_settings(facts_of_model.get("modelType")))
+    settings = merge(settings, _tokenizer_of(facts_of_model))
     if target_resources:
         settings = merge(settings, {"resources": target_resources})
     for layer in (profile or {}, job):
@@ -82,6 +91,10 @@ def effective_settings(
     settings["hyperparameters"] = numbers
     if settings["workers"] == 1:
         del settings["strategy"]
+    if not chat:
+        del settings["tokenizer"]["chatTemplate"]
+    if not settings["tokenizer"]:
+        del settings["tokenizer"]
     # Settings that a profile brings for another method have no meaning here.
     given = settings["method"]
     settings["method"] = {"type": method}
@@ -102,6 +115,7 @@ def training_plan(
     checkpoint = settings["checkpoint"]
     root = CHECKPOINT_DIRECTORY if durable else f"{WORK_DIRECTORY}/checkpoints"
     lora = settings["method"].get("lora")
+    tokenizer = settings.get("tokenizer") or {}
     quantization = settings["method"].get("quantization")
     return TrainingPlan.model_validate(
         {
@@ -114,6 +128,7 @@ def training_plan(
             "hyperparameters": HyperparametersPlan.model_validate(
                 settings["hyperparameters"]
             ).to_json(),
+            **({"tokenizer": _tokenizer_plan(tokenizer)} if tokenizer else {}),
             "arguments": ((settings.get("trainer") or {}).get("trl") or {}).get("arguments") or {},
             "dataFraction": settings["data"]["fraction"],
             "dataSeed": settings["data"]["seed"],
@@ -131,6 +146,21 @@ def training_plan(
 def effective_resources(settings: JsonObject) -> Resources:
     """The resources in force."""
     return Resources.model_validate(settings["resources"])
+
+
+def _tokenizer_of(model: JsonObject) -> JsonObject:
+    """What the model's own tokenizer has, which goes before what its family would need."""
+    found: JsonObject = {}
+    if "padToken" in model:
+        found["padToken"] = model["padToken"]
+    if model.get("chatTemplate") is not False:
+        found["chatTemplate"] = MODEL
+    return {"tokenizer": found}
+
+
+def _tokenizer_plan(given: JsonObject) -> JsonObject:
+    template = chat_template_text(given.get("chatTemplate") or MODEL)
+    return TokenizerPlan(pad_token=given.get("padToken"), chat_template=template).to_json()
 
 
 def _adapter(given: JsonObject) -> JsonObject:

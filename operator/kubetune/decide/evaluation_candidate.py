@@ -172,6 +172,8 @@ def registered_version(candidate: ObservedCandidate) -> JsonObject | None:
 def take_inputs(draft: CandidateDraft, inputs: CandidateInputs) -> None:
     """Keep what is frozen with the first attempt."""
     draft.status["digest"] = inputs.plan.digest
+    if inputs.chat_template:
+        draft.status["chatTemplate"] = inputs.chat_template
     if version := registered_version(draft.observed):
         draft.status["registered"] = version
 

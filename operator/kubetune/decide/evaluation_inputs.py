@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubetune import __version__
+from kubetune.api.chat_templates import CHAT_TEMPLATES, ChatTemplateName
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.evaluation import (
     MAX_FUNCTION_CHARACTERS,
@@ -16,10 +17,12 @@ from kubetune.api.evaluation import (
     Generation,
 )
 from kubetune.api.evaluation_plan import CustomMetricPlan, EvaluationRunPlan, GenerationPlan
+from kubetune.api.families import family_of
 from kubetune.api.objectives import OBJECTIVES
 from kubetune.api.plan import DatasetPlan, PromptPlan, RunIdentity
 from kubetune.api.training import Resources, merge
 from kubetune.backends.base import RunRequest
+from kubetune.decide.chats import may_chat
 from kubetune.decide.effective import BUILT_IN
 from kubetune.decide.evaluation_observed import ObservedCandidate, ObservedEvaluation
 from kubetune.decide.fine_tune_inputs import NotReady
@@ -72,6 +75,8 @@ class CandidateInputs:
     resources: Resources
     frozen: JsonObject
     """status.data: what must stay the same for all candidates."""
+    chat_template: ChatTemplateName | None = None
+    """Name of plan.chat_template."""
 
     def request(self, observed: ObservedEvaluation, run_key: str, attempt: int) -> RunRequest:
         """The run of an attempt."""
@@ -143,6 +148,7 @@ def candidate_inputs(
     if problem := unreachable(mounts, target):
         return _refused(problem, Reason.SOURCE_UNREACHABLE)
     generation = spec.generation or Generation()
+    template = _chat_template(observed, model.status)
     owner = observed.evaluation.owner
     made = EvaluationRunPlan(
         run=RunIdentity(
@@ -157,6 +163,7 @@ def candidate_inputs(
         dataset=shared.data,
         split=spec.split,
         prompt=shared.prompt,
+        chat_template=CHAT_TEMPLATES[template] if template else None,
         generation=GenerationPlan(
             max_new_tokens=generation.max_new_tokens,
             temperature=generation.temperature,
@@ -174,7 +181,16 @@ def candidate_inputs(
     )
     placed = [observed.target.label, shared.resources.to_json()]
     digested = made.model_copy(update={"digest": _digest(made, placed)})
-    return CandidateInputs(digested, mounts, shared.resources, shared.frozen)
+    return CandidateInputs(digested, mounts, shared.resources, shared.frozen, template)
+
+
+def _chat_template(observed: ObservedEvaluation, model: JsonObject) -> ChatTemplateName | None:
+    """The template that the model's family brings where rows are chats and the model has none."""
+    if observed.dataset is None or model.get("chatTemplate") is not False:
+        return None
+    if not may_chat(observed.dataset, observed.prompt.spec if observed.prompt else None):
+        return None
+    return family_of(model.get("modelType")).chat_template
 
 
 def _digest(plan: EvaluationRunPlan, placed: list[Any]) -> str:

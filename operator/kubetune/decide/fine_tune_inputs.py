@@ -14,6 +14,7 @@ from kubetune.api.plan import RunIdentity, RunPlan
 from kubetune.api.prompt_template import PromptTemplateSpec
 from kubetune.api.tuning_profile import TuningProfileSpec
 from kubetune.backends.base import RunRequest, RunState
+from kubetune.decide.chats import may_chat, template_problem
 from kubetune.decide.continuation import adapter_settings, method_problem, start_problem
 from kubetune.decide.effective import effective_resources, effective_settings, training_plan
 from kubetune.decide.gate import Demand
@@ -331,7 +332,11 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         resources.to_json() if resources else None,
         context,
         adapter_settings(spec, model),
+        model.status,
+        chat=may_chat(dataset, observed.prompt.spec if observed.prompt else None),
     )
+    if problem := template_problem(spec, settings, model.name, model.status):
+        return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
     if problem := method_problem(settings, spec):
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
     base = observed.base

@@ -35,6 +35,10 @@ def lineage(
         del settings["longRows"]
     if strategy == "fsdp2":
         settings["strategy"] = strategy
+    # What pads is masked, and the model's own template is part of its revision.
+    tokenizer = settings.pop("tokenizer", {})
+    if "chatTemplate" in tokenizer:
+        settings["chatTemplate"] = tokenizer["chatTemplate"]
     lora = settings.get("lora") or {}
     for name in ("useDora", "modulesToSave"):
         if not lora.get(name):

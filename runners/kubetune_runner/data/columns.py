@@ -11,7 +11,7 @@ from kubetune.api.inspection import Column, Problem
 from kubetune_runner.data.findings import KEPT, Findings, listing, quote
 from kubetune_runner.data.preferences import UnusableRowError, pair_of, rated_of
 from kubetune_runner.data.readers import Row
-from kubetune_runner.data.values import NULL, messages_fault, text_fault, type_of
+from kubetune_runner.data.values import NULL, messages_fault, text_fault, tools_fault, type_of
 from kubetune_runner.errors import RunError
 
 _PREFERENCES: dict[str, Callable[[Row, ColumnMapping], object]] = {
@@ -69,6 +69,7 @@ class FormatCheck:
         self._present: set[str] = set()
         self._prompt = columns.of("prompt") if format == "preference" else None
         """A column that rows of the format may have."""
+        self._tools = columns.of("tools") if format == "messages" else None
         self._as_one = _PREFERENCES.get(format)
         """Reads a row whose columns must fit each other."""
         self._lacking: list[tuple[str, int, str]] = []
@@ -97,6 +98,10 @@ class FormatCheck:
                 )
             return
         usable = not missing
+        if self._tools and (fault := tools_fault(row.get(self._tools))):
+            usable = False
+            message = f"{quote(self._tools)} {fault}"
+            self._findings.note(Problem(file=file, row=number, field=self._tools, message=message))
         for name in self.columns.values():
             if name not in row:
                 continue

@@ -17,7 +17,7 @@ from kubetune.api.evaluation_plan import (
     EvaluationSummary,
 )
 from kubetune.api.outcome import Outcome
-from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
+from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS, TokenizerPlan
 
 from kubetune_runner import outcomes, quantization, records, train
 from kubetune_runner.evaluate import candidate, report, rows, table, user_metric
@@ -53,7 +53,7 @@ def run(plan: EvaluationRunPlan) -> Outcome:
 
 def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
     chosen = rows.choose(plan)
-    found = candidate.find(plan.model)
+    found = candidate.find(plan.model, TokenizerPlan(chat_template=plan.chat_template))
     generates = bool(plan.custom_metrics) or any(
         name not in WITHOUT_REFERENCE for name in plan.metrics
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
+from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan, TokenizerPlan
 
 from kubetune_runner import models
 from kubetune_runner.errors import RunError
@@ -36,16 +36,15 @@ class Candidate:
     """Longest sequence in tokens."""
 
 
-def find(plan: ModelPlan) -> Candidate:
-    """Fetch and check the candidate's files; no torch.
+def find(plan: ModelPlan, change: TokenizerPlan | None = None) -> Candidate:
+    """Fetch and check the candidate's files; no torch. ``change`` is for its tokenizer.
 
     Raises RunError: BaseModelMissing, BaseModelMismatch, and those of ``models.fetch``.
     """
     if plan.type != "adapter":
         folder = models.fetch(plan)
-        return Candidate(
-            plan, folder, None, models.load_tokenizer(plan, folder), models.context_length(folder)
-        )
+        tokenizer = models.load_tokenizer(plan, folder, change)
+        return Candidate(plan, folder, None, tokenizer, models.context_length(folder))
     if plan.base is None:
         raise RunError(
             "BaseModelMissing",
@@ -61,7 +60,7 @@ def find(plan: ModelPlan) -> Candidate:
         plan.base,
         folder,
         adapter,
-        models.load_tokenizer(plan if own else plan.base, adapter if own else folder),
+        models.load_tokenizer(plan if own else plan.base, adapter if own else folder, change),
         models.context_length(folder),
     )
 

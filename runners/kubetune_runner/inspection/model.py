@@ -7,8 +7,10 @@ import math
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from kubetune.api.families import pad_token, special_tokens
 from kubetune.api.inspection import MAX_MODULES, ModelInspection
 from kubetune.api.plan import (
     ENV_BASE_MODEL_TOKEN,
@@ -124,7 +126,7 @@ def _adapter(plan: ModelPlan, files: ModelFiles, tracking: TrackingPlan | None) 
         if base_weights:
             check_fits(weights, base_weights, plan.base.name)
     described = _describe(base_config, base_files, None)
-    own = _tokenizer_facts(files)
+    own = _tokenizer_facts(files, base_config.get("model_type"))
     described |= {
         "revision": files.revision,
         "parameters": _parameters(weights),
@@ -188,7 +190,7 @@ def _describe(config: dict[str, Any], files: ModelFiles, weights: Tensors | None
             "hiddenSize": _first_number(text, WIDTH_NAMES),
             "vocabularySize": _first_number(text, ("vocab_size", "n_vocab")),
             **shape_facts(text, weights),
-            **(_tokenizer_facts(files) or {"chatTemplate": False}),
+            **(_tokenizer_facts(files, config.get("model_type")) or {"chatTemplate": False}),
         }
     )
 
@@ -208,17 +210,30 @@ def _configured_dtype(config: dict[str, Any]) -> str | None:
     return value.removeprefix("torch.") if isinstance(value, str) else None
 
 
-def _tokenizer_facts(files: ModelFiles) -> dict[str, Any] | None:
-    """Chat template and pad token; None where there is no tokenizer."""
+def _tokenizer_facts(files: ModelFiles, model_type: str | None) -> dict[str, Any] | None:
+    """Chat template and the token that pads; None where there is no tokenizer."""
     if not {"tokenizer_config.json", "tokenizer.json"} & files.sizes.keys():
         return None
     config = _json(files, "tokenizer_config.json", missing={})
     special = _json(files, "special_tokens_map.json", missing={})
-    pad: Any = config.get("pad_token") or special.get("pad_token")
-    if isinstance(pad, dict):
-        pad = cast("dict[str, Any]", pad).get("content")
     template = bool(config.get("chat_template")) or "chat_template.jinja" in files.sizes
-    return _present({"chatTemplate": template, "padToken": pad})
+    known = special_tokens({**special, **_present(config)}, lambda _: False)
+    if not known.pad:
+        names = _added_tokens(files, config)
+        known = replace(known, has=lambda token: token in names)
+    pads = pad_token(model_type, known)
+    found = {"padToken": pads[0], "padTokenFrom": pads[1]} if pads else {}
+    return {"chatTemplate": template, **found}
+
+
+def _added_tokens(files: ModelFiles, config: dict[str, Any]) -> set[str]:
+    """The tokens that were added to the vocabulary by name, as special ones are."""
+    decoder: Any = config.get("added_tokens_decoder")
+    if isinstance(decoder, dict) and decoder:
+        added: list[Any] = list(cast("dict[str, Any]", decoder).values())
+    else:
+        added = _json(files, "tokenizer.json", missing={}).get("added_tokens") or []
+    return {str(token.get("content")) for token in added if isinstance(token, dict)}
 
 
 def _weight_files(files: ModelFiles, adapter: bool = False) -> list[str]:
