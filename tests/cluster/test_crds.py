@@ -159,7 +159,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Model", source(huggingFace=HUB, fineTuneJob={"name": "j"}), "give exactly one of hugging"),
     ("Model", source(registry={"name": "r"}), "give exactly one of version, alias"),
     ("Model", source(registry={"name": "r", "version": 1, "alias": "a"}), "one of version, alias"),
-    ("PromptTemplate", {}, "give exactly one of prompt, messages"),
+    ("PromptTemplate", {}, "give prompt and completion, or messages; with datasetRef alone"),
     ("PromptTemplate", {"prompt": "a"}, "completion goes with prompt"),
     ("PromptTemplate", {**TEMPLATE, "sample": True}, "sample needs datasetRef"),
     (
@@ -397,6 +397,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("Model", source(project={"path": "models/base"})),
     ("Model", source(fineTuneJob={"name": "j"})),
     ("PromptTemplate", TEMPLATE),
+    ("PromptTemplate", {"datasetRef": {"name": "d"}}),
     ("PromptTemplate", {**TEMPLATE, "sample": True, "datasetRef": {"name": "d"}}),
     ("PromptTemplate", {"messages": [{"role": "assistant", "content": "{a}"}]}),
     ("PromptTemplate", {"prompt": "질문 – ё\u0301 🙂" * 160, "completion": "{a}"}),

@@ -31,6 +31,7 @@ FROZEN: dict[str, tuple[Any, Any]] = {
     "reward": ({}, {"centerRewardsCoefficient": 0.1}),
     "method": ({"type": "lora"}, {"type": "full"}),
     "data": ({"fraction": 0.5}, {"fraction": 0.5, "seed": 1}),
+    "tokenizer": ({"chatTemplate": "plain"}, {"padToken": "<pad>"}),
     "hyperparameters": ({"epochs": 1}, {"epochs": 2}),
     "trainer": (
         {"trl": {"arguments": {"adam_beta1": 0.8}}},

@@ -66,6 +66,14 @@ CASES = [
         "InProgress",
         dataset(),
     ),
+    Case(
+        "no templates",
+        "nobody trains on a guess: it must be copied",
+        resource("PromptTemplate", "plain", REF),
+        ("False", "TemplateMissing"),
+        "Failed",
+        READY,
+    ),
     Case("slots fit", "all slots are columns", prompt(REF), ("True", "Ready"), "Current", READY),
     Case(
         "slot unknown",

@@ -72,6 +72,7 @@ class Reason(StrEnum):
 
     # Prompt templates
     SLOT_UNKNOWN = "SlotUnknown"
+    TEMPLATE_MISSING = "TemplateMissing"
     FORMAT_MISMATCH = "FormatMismatch"
 
     # Fine-tune jobs

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.base import LocalRef, Value
-from kubetune.api.rules import Rule, exactly_one
+from kubetune.api.rules import Rule, at_most_one
 
 SLOT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 """``{column}`` is a slot; ``{{`` and ``}}`` are braces."""
@@ -26,10 +26,18 @@ class TemplateMessage(Value):
 
 
 class PromptTemplateSpec(Value):
-    """What the user declares: prompt and completion, or chat messages."""
+    """What the user declares: prompt and completion, or chat messages; neither asks for a guess."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        exactly_one("prompt", "messages"),
+        at_most_one("prompt", "messages", hint="a template makes text or a chat"),
+        Rule(
+            cel="has(self.prompt) || has(self.messages) || has(self.datasetRef)",
+            message="give prompt and completion, or messages; with datasetRef alone,"
+            " status.suggestion has a guess from the Dataset's columns",
+            check=lambda spec: (
+                spec.prompt is not None or spec.messages is not None or spec.dataset_ref is not None
+            ),
+        ),
         Rule(
             cel="has(self.prompt) == has(self.completion)",
             message="completion goes with prompt: give both, or messages alone",
@@ -69,7 +77,9 @@ class PromptTemplateSpec(Value):
         description="Turns of a chat, rendered with the model's chat template.",
     )
     dataset_ref: LocalRef | None = Field(
-        default=None, description="Dataset whose columns the slots are checked against."
+        default=None,
+        description="Dataset whose columns the slots are checked against, and templates guessed"
+        " from where there are none.",
     )
     sample: bool = Field(
         default=False,

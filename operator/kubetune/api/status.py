@@ -120,11 +120,27 @@ class ModelStatus(ModelShape, ObjectStatus):
     adapter_rank: int | None = Field(default=None, description="Adapters: rank.")
 
 
+class PromptSuggestion(Value):
+    """What to write, guessed from column names: templates, or what to set in the Dataset."""
+
+    prompt: str | None = Field(default=None, description="For spec.prompt.")
+    completion: str | None = Field(default=None, description="For spec.completion.")
+    format: str | None = Field(
+        default=None, description="For spec.format of the Dataset, which needs no PromptTemplate."
+    )
+    columns: dict[str, str] | None = Field(
+        default=None, max_length=8, description="For spec.columns of the Dataset."
+    )
+
+
 class PromptTemplateStatus(ObjectStatus):
     """Status of a PromptTemplate."""
 
     inspection: InspectionState | None = None
     slots: list[str] | None = Field(default=None, max_length=200, description="Slots in order.")
+    suggestion: PromptSuggestion | None = Field(
+        default=None, description="A guess from the Dataset's columns; only without templates."
+    )
     sample: PromptSample | None = Field(
         default=None, description="One rendered row; only with spec.sample."
     )

@@ -13,6 +13,7 @@ from kubetune.api.prompt_template import PromptTemplateSpec, template_slots
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.inspection import Found
+from kubetune.decide.prompt_suggestion import suggest, suggestion_sentence
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, dataset_source, prompt_plan
 
@@ -102,6 +103,14 @@ def _decide(observed: ObservedPromptTemplate, now: datetime) -> Decision:
             Reason.DATASET_NOT_READY,
             f"waiting for Dataset {name} to be Ready; {dataset.why_not_ready}",
         )
+        return Decision(status=status)
+    if spec.prompt is None and spec.messages is None:
+        columns = dataset.status.get("columns") or []
+        suggestion = suggest(columns)
+        if suggestion:
+            status["suggestion"] = suggestion
+        message = suggestion_sentence(suggestion, columns, name)
+        conditions.stalled(Reason.TEMPLATE_MISSING, message)
         return Decision(status=status)
     if problem := slot_problem(spec, name, dataset.status):
         conditions.stalled(Reason.SLOT_UNKNOWN, problem)

@@ -1,0 +1,62 @@
+"""Guesses from the names of columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kubetune.decide.prompt_suggestion import suggest, suggestion_sentence
+
+
+def columns(*names: str, **types: str) -> list[dict[str, Any]]:
+    given = {name: "string" for name in names} | types
+    return [{"name": name, "type": kind} for name, kind in given.items()]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            columns("instruction", "input", "output"),
+            {"prompt": "{instruction}\n\n{input}\n", "completion": "{output}"},
+        ),
+        (columns("Question", "Answer"), {"prompt": "{Question}\n", "completion": "{Answer}"}),
+        (
+            columns("id", "context", "question", "answer"),
+            {"prompt": "{context}\n\n{question}\n", "completion": "{answer}"},
+        ),
+        (
+            columns("system", "prompt", "response"),
+            {"prompt": "{system}\n\n{prompt}\n", "completion": "{response}"},
+        ),
+        (columns("article", "summary"), {"prompt": "{article}\n", "completion": "{summary}"}),
+        (columns("input", "label"), {"prompt": "{input}\n", "completion": "{label}"}),
+        (columns("text", "id"), {"format": "text"}),
+        (columns("body"), {"format": "text", "columns": {"text": "body"}}),
+        (
+            columns("id", conversations="list"),
+            {"format": "messages", "columns": {"messages": "conversations"}},
+        ),
+        (columns("id", talk="messages"), {"format": "messages", "columns": {"messages": "talk"}}),
+        (columns("prompt", "chosen", "rejected"), {"format": "preference"}),
+        (columns("conversations", "x"), None),
+        (columns("a", "b"), None),
+        (columns("question}", "answer"), None),
+        ([], None),
+    ],
+)
+def test_a_guess(given: list[dict[str, Any]], expected: dict[str, Any] | None) -> None:
+    assert suggest(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (columns("a", "b"), "has the columns a, b: their names allow no guess, so write"),
+        (columns("question", "answer"), "copy its prompt and completion into spec"),
+        (columns("body"), "set spec.format of the Dataset to text and spec.columns to text: body"),
+        (columns("chosen", "rejected"), "to preference, and leave promptRef out"),
+    ],
+)
+def test_what_to_write(given: list[dict[str, Any]], words: str) -> None:
+    assert words in suggestion_sentence(suggest(given), given, "rows")
