@@ -29,7 +29,7 @@ from kubetune.decide import (
 )
 from kubetune.decide.compute_target import ObservedTarget
 from kubetune.decide.decision import Decision, conditions_of
-from kubetune.decide.evaluation_observed import EvaluationLearned
+from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
 from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.names import FINALIZER, RUN_KEY
@@ -87,15 +87,22 @@ class Reconciler:
         self._settings = settings
         self._actor = Actor(cache, client, backend, trackers)
         self._inspected = InspectedObserver(cache, client, backend, install_id)
-        self._evaluations = EvaluationObserver(cache, client, backend, install_id)
         self._jobs = FineTuneJobObserver(
             cache, client, backend, install_id, settings.progress_write_seconds
         )
         self.poller: ProgressPoller[Key] = ProgressPoller(
             install_id, settings.tracking_poll_seconds, queue.add
         )
+        self._evaluations = EvaluationObserver(
+            cache,
+            client,
+            backend,
+            install_id,
+            settings.progress_write_seconds,
+            self.poller.tracked,
+        )
         self._learned: dict[Key, Learned] = {}
-        self._watched: dict[Key, str] = {}
+        self._watched: dict[Key, set[str]] = {}
         """Run keys that the poller follows."""
 
     async def __call__(self, key: Key) -> None:
@@ -140,7 +147,7 @@ class Reconciler:
                 case "FineTuneJob":
                     status, requeue_after = await self._fine_tune_job(key, body)
                 case "Evaluation":
-                    status, requeue_after = await self._evaluation(body)
+                    status, requeue_after = await self._evaluation(key, body)
                 case "ComputeTarget" | "ClusterComputeTarget":
                     decision = compute_target.decide(await self._target(body), _now())
                     status, requeue_after = decision.status or old, decision.requeue_after
@@ -200,9 +207,10 @@ class Reconciler:
             await self._follow_progress(key, observed)
         return status, decision.requeue_after
 
-    async def _evaluation(self, body: JsonObject) -> tuple[JsonObject, float | None]:
+    async def _evaluation(self, key: Key, body: JsonObject) -> tuple[JsonObject, float | None]:
         status: JsonObject = body.get("status") or {}
         decision, learned = Decision(), EvaluationLearned()
+        observed = None
         for _ in range(MAX_ROUNDS):
             resource = parse(body | {"status": status})
             observed = await self._evaluations.observe(resource, learned)
@@ -215,6 +223,8 @@ class Reconciler:
             )
             if not changed and learned == before:
                 break
+        if observed is not None:
+            await self._follow_candidates(key, observed)
         return status, decision.requeue_after
 
     async def _act(
@@ -247,26 +257,44 @@ class Reconciler:
         )
 
     async def _follow_progress(self, key: Key, observed: ObservedJob) -> None:
-        """Have the poller follow the run while it lives."""
+        """Have the poller follow the run of a job while it lives."""
         live = any(run.phase not in FINISHED for run in observed.runs)
         target = observed.target.spec
         if not live or target is None or observed.job.deleting:
             if not live and observed.job.status.get("phase") not in (Phase.REGISTERING,):
                 self._unwatch(key)
             return
-        namespace = observed.job.owner.namespace
-        try:
-            found = await self._trackers.of(target, namespace)
-        except TrackingError as error:
-            logger.warning("progress of %s/%s can't be read: %s", namespace, key.name, error)
+        await self._watch(key, target, {observed.run_key})
+
+    async def _follow_candidates(self, key: Key, observed: ObservedEvaluation) -> None:
+        """Have the poller follow the runs of an Evaluation that live."""
+        live = {
+            item.run_key
+            for item in observed.candidates
+            if any(run.phase not in FINISHED for run in item.runs)
+        }
+        target = observed.target.spec
+        if not live or target is None or observed.evaluation.deleting:
+            self._unwatch(key)
             return
-        experiment = target.tracking.experiment_in(namespace)
-        self.poller.watch(found.key, found.tracker, observed.run_key, experiment, key)
-        self._watched[key] = observed.run_key
+        await self._watch(key, target, live)
+
+    async def _watch(self, key: Key, target: ComputeTargetSpec, run_keys: set[str]) -> None:
+        """Follow these runs of an object, and no others."""
+        try:
+            found = await self._trackers.of(target, key.namespace)
+        except TrackingError as error:
+            logger.warning("progress of %s/%s can't be read: %s", key.namespace, key.name, error)
+            return
+        experiment = target.tracking.experiment_in(key.namespace)
+        for gone in self._watched.get(key, set()) - run_keys:
+            self.poller.unwatch(gone)
+        for run_key in run_keys:
+            self.poller.watch(found.key, found.tracker, run_key, experiment, key)
+        self._watched[key] = run_keys
 
     def _unwatch(self, key: Key) -> None:
-        run_key = self._watched.pop(key, None)
-        if run_key:
+        for run_key in self._watched.pop(key, set()):
             self.poller.unwatch(run_key)
 
     def _forget(self, key: Key) -> None:

@@ -432,7 +432,7 @@ def test_a_target_that_is_away_changes_nothing():
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_what_is_over_stays_over(phase: str):
-    over = evaluation(status={"phase": phase})
+    over = evaluation(status={"phase": phase, "observedGeneration": 1})
     assert decide(observed(over, dataset=None), NOW).status is None
 
 

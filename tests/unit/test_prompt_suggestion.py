@@ -9,7 +9,7 @@ from kubetune.decide.prompt_suggestion import suggest, suggestion_sentence
 
 
 def columns(*names: str, **types: str) -> list[dict[str, Any]]:
-    given = {name: "string" for name in names} | types
+    given = dict.fromkeys(names, "string") | types
     return [{"name": name, "type": kind} for name, kind in given.items()]
 
 

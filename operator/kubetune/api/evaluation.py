@@ -9,7 +9,7 @@ from pydantic import Field
 from kubetune.api.base import DNS_LABEL, ConfigKey, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.model import RegistryAlias, RegistryName
 from kubetune.api.references import ComputeTargetRef
-from kubetune.api.rules import Rule, TransitionRule, exactly_one
+from kubetune.api.rules import Rule, TransitionRule, exactly_one, unchanged
 from kubetune.api.training import Resources, Seed
 
 MetricName = Literal[
@@ -163,8 +163,30 @@ def _thresholds_name_candidates(spec: EvaluationSpec) -> bool:
     )
 
 
+_FROZEN = (
+    "candidates",
+    "datasetRef",
+    "split",
+    "allowTrainingRows",
+    "promptRef",
+    "generation",
+    "metrics",
+    "functions",
+    "maxRows",
+    "seed",
+    "samples",
+    "precision",
+    "thresholds",
+    "promote",
+    "parallelism",
+    "backoffLimit",
+    "resources",
+    "computeTargetRef",
+)
+
+
 class EvaluationSpec(Value):
-    """What the user declares. It can't be changed: a new one reuses what was measured."""
+    """What the user declares. It can't be changed, but for the fields that say so."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -248,12 +270,13 @@ class EvaluationSpec(Value):
             field="metrics",
         ),
     )
-    transitions: ClassVar[tuple[TransitionRule, ...]] = (
-        TransitionRule(
-            cel="self == oldSelf",
-            message="an Evaluation can't be changed; make a new one with another name: what was"
-            " measured with equal inputs is not measured again",
-        ),
+    transitions: ClassVar[tuple[TransitionRule, ...]] = tuple(
+        unchanged(
+            field,
+            "make a new Evaluation with another name: what was measured with equal inputs is not"
+            " measured again",
+        )
+        for field in _FROZEN
     )
 
     candidates: Annotated[list[Candidate], *keyed_by("name")] = Field(
@@ -336,6 +359,25 @@ class EvaluationSpec(Value):
     compute_target_ref: ComputeTargetRef | None = Field(
         default=None,
         description="Where to run. Default: the namespace's default target, then the cluster's.",
+    )
+    active_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Seconds from start to end, all candidates, suspension aside. May be changed."
+        " Default: no limit.",
+    )
+    suspend: bool = Field(
+        default=False,
+        description="Stop all runs and start none until false again; candidates that are measured"
+        " stay so. May be changed. Default false.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="Seconds after the end when the Evaluation deletes itself. May be changed."
+        " Default: never.",
     )
 
 

@@ -32,6 +32,20 @@ class MetricResult(Value):
     error: str | None = Field(default=None, max_length=200, description="Why there is no value.")
 
 
+class CandidateProgress(Value):
+    """How far the measurement is."""
+
+    stage: str | None = Field(
+        default=None, description="preparing, evaluating, judging or uploading."
+    )
+    rows: int | None = Field(default=None, description="Rows done.")
+    total_rows: int | None = Field(default=None, description="Rows in all.")
+    percent: int | None = Field(default=None, description="Rows done, 0 to 100.")
+    eta_seconds: int | None = Field(default=None, description="Seconds until all rows are done.")
+    eta: str | None = Field(default=None, description="The same for people, such as 3m20s.")
+    updated_at: Timestamp | None = Field(default=None, description="When this was read.")
+
+
 class CandidateStatus(Value):
     """Where a candidate stands, and its results."""
 
@@ -49,6 +63,9 @@ class CandidateStatus(Value):
     )
     attempt: Attempt | None = Field(default=None, description="The newest attempt.")
     counts: AttemptCounts | None = Field(default=None, description="All attempts.")
+    progress: CandidateProgress | None = Field(
+        default=None, description="How far it is, while it is measured."
+    )
     mlflow: MlflowRun | None = Field(default=None, description="The run in MLflow.")
     chat_template: str | None = Field(
         default=None,

@@ -13,6 +13,7 @@ from typing import Any
 
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.api.evaluation import EvaluationSpec
+from kubetune.backends.base import FINISHED
 from kubetune.decide import evaluation_end
 from kubetune.decide.decision import (
     Action,
@@ -30,6 +31,7 @@ from kubetune.decide.evaluation_candidate import (
     begin,
     follow,
     settle,
+    show_progress,
     summary_of,
     take_inputs,
     with_deltas,
@@ -43,6 +45,7 @@ from kubetune.decide.evaluation_inputs import (
 )
 from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.fine_tune_inputs import NotReady
+from kubetune.decide.limits import after_end, deadline_left
 from kubetune.decide.target_away import target_away
 from kubetune.decide.waiting import secret_wait
 
@@ -85,8 +88,10 @@ def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
     evaluation = observed.evaluation
 
     # 1. Deleted: its runs go with it; or over: nothing starts it again.
-    if evaluation.deleting or evaluation.status.get("phase") in TERMINAL_PHASES:
+    if evaluation.deleting:
         return Decision()
+    if evaluation.status.get("phase") in TERMINAL_PHASES:
+        return _over(observed, now)
 
     # 2. The spec can't be read.
     if evaluation.spec is None:
@@ -105,12 +110,63 @@ def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
         if not candidate.settled and "attempt" in candidate.status:
             _bring_forward(draft, candidate)
 
-    # 5. All have ended: the verdict.
-    if all(candidate.settled for candidate in draft.candidates):
+    show_progress(draft.candidates, observed.progress_seconds, now)
+
+    # 5. Suspended, while something is left to measure.
+    measured = all(candidate.settled for candidate in draft.candidates)
+    if draft.spec.suspend and not measured:
+        return _suspend(draft)
+
+    # 6. The deadline is over.
+    seconds = draft.spec.active_deadline_seconds
+    left = deadline_left(draft.status, seconds, now)
+    if left is not None and left <= 0:
+        message = f"the evaluation ran longer than spec.activeDeadlineSeconds, {seconds} s"
+        return evaluation_end.fail(draft, Reason.DEADLINE_EXCEEDED, message)
+    if left is not None:
+        draft.waits.append(left)
+
+    # 7. All have ended: the verdict.
+    if measured:
         return evaluation_end.finish(draft)
 
-    # 6. Whoever can starts, as many at once as may.
+    # 8. Whoever can starts, as many at once as may.
     return _start_more(draft)
+
+
+def _over(observed: ObservedEvaluation, now: datetime) -> Decision:
+    """Nothing may be left running, and the time to live may act."""
+    evaluation = observed.evaluation
+    known = {item["name"]: item for item in evaluation.status.get("candidates") or ()}
+    stop = tuple(
+        StopRuns(candidate_run_key(evaluation.owner.uid, item.name, known[item.name]["digest"]))
+        for item in observed.candidates
+        if any(run.phase not in FINISHED and run.phase != "stopping" for run in item.runs)
+    )
+    ttl = evaluation.spec.ttl_seconds_after_finished if evaluation.spec else None
+    return after_end(evaluation, ttl, stop, now)
+
+
+def _suspend(draft: Draft) -> Decision:
+    """Stop what runs; attempts that were stopped so count for nothing."""
+    # As in batch/v1, the clock of the deadline starts anew when it goes on.
+    draft.status.pop("startTime", None)
+    live = [candidate for candidate in draft.candidates if candidate.live]
+    for candidate in draft.candidates:
+        if not candidate.settled:
+            phase = "Running" if candidate.live else "Pending"
+            candidate.say(phase, Reason.SUSPENDED, "the Evaluation is suspended")
+        if any(run.phase != "stopping" for run in candidate.live):
+            draft.actions.append(StopRuns(draft.run_key(candidate)))
+    message = "spec.suspend is true: nothing runs until it is false"
+    if live:
+        message = "the Evaluation is suspended: waiting for its runs to stop"
+    draft.status["phase"] = str(Phase.STOPPING if live else Phase.SUSPENDED)
+    conditions = draft.conditions
+    conditions.remove(ConditionType.RECONCILING)
+    conditions.remove(ConditionType.STALLED)
+    conditions.set(ConditionType.READY, False, Reason.SUSPENDED, message)
+    return draft.decision()
 
 
 def _draft(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) -> Draft:
@@ -126,7 +182,10 @@ def _draft(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) ->
         now=now,
         status=old | {"observedGeneration": evaluation.generation},
         conditions=conditions,
-        candidates=[begin(item, known.get(item.name, {}), now) for item in observed.candidates],
+        candidates=[
+            begin(item, known.get(item.name, {}), now, suspended=spec.suspend)
+            for item in observed.candidates
+        ],
     )
 
 

@@ -16,7 +16,12 @@ from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide.decision import rfc3339, shorten
 from kubetune.decide.evaluation_inputs import CandidateInputs
 from kubetune.decide.evaluation_observed import ObservedCandidate
-from kubetune.decide.fine_tune_progress import merge_attempts, run_link
+from kubetune.decide.fine_tune_progress import (
+    merge_attempts,
+    progress,
+    progress_due,
+    run_link,
+)
 from kubetune.decide.waiting import retry_wait
 from kubetune.tracking.base import TrackedRun
 
@@ -65,13 +70,19 @@ class CandidateDraft:
         }
 
 
-def begin(observed: ObservedCandidate, old: JsonObject, now: datetime) -> CandidateDraft:
+def begin(
+    observed: ObservedCandidate, old: JsonObject, now: datetime, *, suspended: bool = False
+) -> CandidateDraft:
     """The candidate after what the target shows; ``old`` is its part of the status."""
     draft = CandidateDraft(observed, {"name": observed.name, "phase": "Pending"} | old, now)
     if draft.settled or not (old.get("attempt") or observed.runs):
         return draft
+    # Who ordered a stop must be known when it has happened, maybe after the suspension.
+    ordered = suspended or old.get("reason") == Reason.SUSPENDED
     known = [old["attempt"]] if "attempt" in old else []
-    attempts, counts = merge_attempts(known, old.get("counts") or {}, observed.runs, stopped=False)
+    attempts, counts = merge_attempts(
+        known, old.get("counts") or {}, observed.runs, stopped=ordered
+    )
     if attempts:
         draft.status["attempt"] = attempts[-1]
     draft.status["counts"] = counts
@@ -90,8 +101,11 @@ def follow(draft: CandidateDraft, backoff_limit: int) -> float | None:
     run = next((run for run in draft.observed.runs if run.attempt == number), None)
     reason = newest.get("reason") or Reason.RUN_FAILED
     message = f"attempt {number}: {newest.get('message') or reason}"
-    if newest["result"] == "Stopped":
+    if newest["result"] == "Stopped" and newest.get("reason"):
         draft.say("Failed", reason, message)
+        return None
+    if newest["result"] == "Stopped":
+        draft.say("Pending", Reason.SUSPENDED, f"attempt {number} was stopped by suspend")
         return None
     if run and run.outcome and run.outcome.status == "failed" and not run.outcome.retryable:
         draft.say("Failed", reason, message)
@@ -106,6 +120,43 @@ def follow(draft: CandidateDraft, backoff_limit: int) -> float | None:
     draft.say("Retrying", Reason.RETRYING, f"{message}; the next one follows")
     draft.resting = wait > 0
     return wait
+
+
+def show_progress(
+    candidates: Sequence[CandidateDraft], at_least_seconds: float, now: datetime
+) -> None:
+    """Progress of those that are measured now.
+
+    One write shows that of all, so the newest counts for whether another one is due.
+    """
+    for item in candidates:
+        if not item.live:
+            item.status.pop("progress", None)
+    shown = [item.status["progress"] for item in candidates if "progress" in item.status]
+    newest = max(shown, key=lambda value: value["updatedAt"], default=None)
+    moving = [(item, item.observed.tracked) for item in candidates if item.live]
+    if any(
+        run is not None
+        and progress_due(
+            newest and item.status.get("progress", {}) | {"updatedAt": newest["updatedAt"]},
+            run,
+            now,
+            at_least_seconds,
+            rows_done,
+        )
+        for item, run in moving
+    ):
+        for item, run in moving:
+            if run is not None:
+                item.status["progress"] = rows_done(run, now)
+
+
+def rows_done(run: TrackedRun, now: datetime) -> JsonObject:
+    """A candidate's progress from the newest metrics of its run, which counts rows as steps."""
+    given = progress(run, now)
+    names = {"step": "rows", "totalSteps": "totalRows"}
+    kept = ("stage", "step", "totalSteps", "percent", "etaSeconds", "eta", "updatedAt")
+    return {names.get(key, key): given[key] for key in kept if key in given}
 
 
 def summary_of(draft: CandidateDraft, tracked: TrackedRun | None) -> EvaluationSummary | None:
@@ -196,7 +247,9 @@ def _follow_live(draft: CandidateDraft, run: RunState) -> None:
     if run.phase == "running":
         draft.say("Running", run.reason or Reason.STARTED, f"attempt {number} is running")
     elif run.phase == "stopping":
-        draft.say("Running", Reason.STOPPING, f"attempt {number} is being stopped")
+        ordered = draft.status.get("reason") == Reason.SUSPENDED
+        why = Reason.SUSPENDED if ordered else Reason.STOPPING
+        draft.say("Running", why, f"attempt {number} is being stopped")
     else:
         message = run.message or f"attempt {number} waits to be started"
         draft.say("Queued", run.reason or Reason.QUEUED, message)

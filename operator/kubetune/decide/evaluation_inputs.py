@@ -93,6 +93,9 @@ class CandidateInputs:
             plan=plan,
             target=target,
             resources=self.resources,
+            deadline_seconds=observed.evaluation.spec.active_deadline_seconds
+            if observed.evaluation.spec
+            else None,
             **self.mounts.of_request(),
         )
 

@@ -43,6 +43,10 @@ class ObservedCandidate:
     job: Resource[FineTuneJobSpec] | None = None
     """The job that has made the model, when it is known."""
     runs: Sequence[RunState] = ()
+    run_key: str = ""
+    """Of its runs, once its digest is known."""
+    tracked: TrackedRun | None = None
+    """Newest progress, from the batched read."""
     secret_problem: str = ""
 
 
@@ -64,4 +68,5 @@ class ObservedEvaluation:
     """Why the target could not be asked about runs; then ``runs`` say nothing."""
     elsewhere: Mapping[str, str] = field(default_factory=dict[str, str])
     """Digests that another Evaluation of the namespace is measuring now -> its name."""
+    progress_seconds: float = 10.0
     learned: EvaluationLearned = field(default_factory=EvaluationLearned)

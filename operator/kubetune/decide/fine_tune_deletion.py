@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.backends.base import FINISHED
+from kubetune.decide import limits
 from kubetune.decide.decision import (
     Action,
     Decision,
     DeleteRuns,
-    DeleteSelf,
     OrphanRuns,
     ReleaseFinalizer,
     StopRuns,
     conditions_of,
-    parse_time,
 )
 from kubetune.decide.fine_tune_inputs import ObservedJob
 from kubetune.decide.target_away import target_away
@@ -57,11 +56,4 @@ def after_end(observed: ObservedJob, now: datetime) -> Decision:
         # The end was written before the run was gone: see to it until it is.
         stop = (StopRuns(observed.run_key),)
     ttl = job.spec.ttl_seconds_after_finished if job.spec else None
-    ended = parse_time(job.status.get("completionTime"))
-    status = None
-    if job.status.get("observedGeneration") != job.generation:
-        status = job.status | {"observedGeneration": job.generation}
-    if ttl is None or ended is None:
-        return Decision(stop, status)
-    left = (ended + timedelta(seconds=ttl) - now).total_seconds()
-    return Decision((DeleteSelf(),)) if left <= 0 else Decision(stop, status, left)
+    return limits.after_end(job, ttl, stop, now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
@@ -24,7 +24,6 @@ from kubetune.decide.decision import (
     StartRun,
     StopRuns,
     conditions_of,
-    parse_time,
     rfc3339,
     shorten,
 )
@@ -47,6 +46,7 @@ from kubetune.decide.fine_tune_progress import (
     progress_due,
 )
 from kubetune.decide.fit import weigh
+from kubetune.decide.limits import deadline_left
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.target_away import target_away
 from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
@@ -234,11 +234,7 @@ def _expire(draft: Draft) -> Decision:
 
 
 def _deadline_left(draft: Draft) -> float | None:
-    started = parse_time(draft.status.get("startTime"))
-    seconds = draft.spec.active_deadline_seconds
-    if started is None or seconds is None or draft.status.get("phase") in TERMINAL_PHASES:
-        return None
-    return (started + timedelta(seconds=seconds) - draft.now).total_seconds()
+    return deadline_left(draft.status, draft.spec.active_deadline_seconds, draft.now)
 
 
 def _follow(draft: Draft, run: RunState) -> Decision:

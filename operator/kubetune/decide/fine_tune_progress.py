@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -62,9 +62,16 @@ def progress(run: TrackedRun, now: datetime) -> JsonObject:
 
 
 def progress_due(
-    old: JsonObject | None, run: TrackedRun, now: datetime, at_least_seconds: float
+    old: JsonObject | None,
+    run: TrackedRun,
+    now: datetime,
+    at_least_seconds: float,
+    shown: Callable[[TrackedRun, datetime], JsonObject] = progress,
 ) -> bool:
-    """Whether new progress is worth a write: there is news, and the last write is old enough."""
+    """Whether new progress is worth a write: there is news, and the last write is old enough.
+
+    ``shown`` makes of a run what the status shows.
+    """
     if not old:
         return True
     updated = parse_time(old.get("updatedAt"))
@@ -72,7 +79,7 @@ def progress_due(
         return True
     # A metric that was reported again with the same value is news too: the run is alive.
     fresh = run.updated_ms > updated.timestamp() * 1000
-    changed = {**progress(run, now), "updatedAt": ""} != {**old, "updatedAt": ""}
+    changed = {**shown(run, now), "updatedAt": ""} != {**old, "updatedAt": ""}
     return (fresh or changed) and (now - updated).total_seconds() >= at_least_seconds
 
 

@@ -80,8 +80,8 @@ def suggestion_sentence(
     if suggestion is None:
         slot = next((name for name in names if not set(name) & set("{}")), "column")
         return (
-            f"{there}their names allow no guess, so write spec.prompt and spec.completion with slots"
-            f" such as {{{slot}}}, or spec.messages"
+            f"{there}their names allow no guess, so write spec.prompt and spec.completion with"
+            f" slots such as {{{slot}}}, or spec.messages"
         )
     if "prompt" in suggestion:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import find, recorded_target, resolve_target, source_job
 from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
+from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]
 
@@ -30,12 +32,20 @@ class EvaluationObserver:
     """Builds what decide needs to know of an Evaluation."""
 
     def __init__(
-        self, cache: ObjectCache, client: KubernetesClient, backend: Backend, install_id: str
+        self,
+        cache: ObjectCache,
+        client: KubernetesClient,
+        backend: Backend,
+        install_id: str,
+        progress_seconds: float,
+        tracked: Callable[[str], TrackedRun | None],
     ) -> None:
         self._cache = cache
         self._client = client
         self._backend = backend
         self._install_id = install_id
+        self._progress_seconds = progress_seconds
+        self._tracked = tracked
 
     async def observe(
         self, evaluation: Resource[EvaluationSpec], learned: EvaluationLearned
@@ -45,7 +55,13 @@ class EvaluationObserver:
         label = evaluation.status.get("target")
         reference = recorded_target(label) or (spec.compute_target_ref if spec else None)
         target = resolve_target(self._cache, namespace, reference)
-        observed = ObservedEvaluation(evaluation, self._install_id, target, learned=learned)
+        observed = ObservedEvaluation(
+            evaluation,
+            self._install_id,
+            target,
+            progress_seconds=self._progress_seconds,
+            learned=learned,
+        )
         if spec is None:
             return observed
         if target.spec is None and label:
@@ -61,7 +77,9 @@ class EvaluationObserver:
                     run_key = candidate_run_key(evaluation.owner.uid, candidate.name, digest)
                     address = RunAddress(evaluation.owner, run_key, target.spec)
                     # Also of those that have ended: the backend must know what to tidy up.
-                    item = replace(item, runs=await self._backend.observe(address))
+                    runs = await self._backend.observe(address)
+                    tracked = self._tracked(run_key)
+                    item = replace(item, runs=runs, run_key=run_key, tracked=tracked)
                 candidates.append(item)
         except BackendError as error:
             problem = TargetProblem(error.reason, str(error))

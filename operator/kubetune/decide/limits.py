@@ -1,0 +1,34 @@
+"""Time limits of what runs: a deadline while it goes on, a time to live once it is over."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from kubetune.api.conditions import TERMINAL_PHASES
+from kubetune.decide.decision import Action, Decision, DeleteSelf, parse_time
+from kubetune.decide.resources import Resource
+
+JsonObject = dict[str, Any]
+
+
+def deadline_left(status: JsonObject, seconds: int | None, now: datetime) -> float | None:
+    """Seconds until activeDeadlineSeconds is over; None without one, or once it means nothing."""
+    started = parse_time(status.get("startTime"))
+    if started is None or seconds is None or status.get("phase") in TERMINAL_PHASES:
+        return None
+    return (started + timedelta(seconds=seconds) - now).total_seconds()
+
+
+def after_end(
+    resource: Resource[Any], ttl_seconds: int | None, stop: tuple[Action, ...], now: datetime
+) -> Decision:
+    """Over: only the time to live may act. ``stop`` ends what the end has left running."""
+    ended = parse_time(resource.status.get("completionTime"))
+    status = None
+    if resource.status.get("observedGeneration") != resource.generation:
+        status = resource.status | {"observedGeneration": resource.generation}
+    if ttl_seconds is None or ended is None:
+        return Decision(stop, status)
+    left = (ended + timedelta(seconds=ttl_seconds) - now).total_seconds()
+    return Decision((DeleteSelf(),)) if left <= 0 else Decision(stop, status, left)

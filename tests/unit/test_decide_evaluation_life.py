@@ -1,0 +1,156 @@
+"""Suspension, deadline, time to live and progress of an Evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from builders import NOW, assert_fits, kstatus, names, ready_reason, run
+from evaluation_objects import (
+    candidate,
+    decided,
+    evaluated,
+    evaluation,
+    not_found,
+    observed,
+    phases,
+)
+from kubetune.api.plan import METRIC_ETA, METRIC_STEP, TAG_PHASE, TAG_TOTAL_STEPS
+from kubetune.decide.decision import DeleteSelf, StopRuns, rfc3339
+from kubetune.decide.evaluation import decide
+from kubetune.tracking.base import TrackedRun
+
+JsonObject = dict[str, Any]
+AT_ONCE = {"parallelism": 2}
+
+
+def running(**fields: Any) -> JsonObject:
+    """The status while both candidates run."""
+    given = observed(evaluation(**AT_ONCE, **fields))
+    status = decided(not_found(given)).status
+    runs = {name: [run(1, "running")] for name in ("base", "tuned")}
+    return decided(observed(evaluation(**AT_ONCE, **fields, status=status), runs=runs)).status
+
+
+def test_suspension_stops_what_runs_and_keeps_what_is_measured() -> None:
+    given = evaluation(**AT_ONCE, suspend=True, status=running())
+    decision = decided(
+        observed(
+            given, runs={"base": [run(1, "succeeded", evaluated())], "tuned": [run(1, "running")]}
+        )
+    )
+    assert phases(decision.status) == {"base": "Succeeded", "tuned": "Running"}
+    assert names(decision) == ["StopRuns"]
+    assert decision.status["phase"] == "Stopping"
+    assert_fits("Evaluation", decision.status)
+
+    again = evaluation(**AT_ONCE, suspend=True, status=decision.status)
+    stopped = {"tuned": [run(1, "stopped")]}
+    decision = decided(observed(again, runs=stopped))
+    assert decision.status["phase"] == "Suspended"
+    assert ready_reason(decision) == ("False", "Suspended")
+    assert kstatus(decision.status, 1) == "InProgress"
+    assert candidate(decision.status, "tuned")["attempt"]["result"] == "Stopped"
+    assert "startTime" not in decision.status
+    assert names(decision) == []
+
+    resumed = evaluation(**AT_ONCE, status=decision.status)
+    decision = decided(observed(resumed, runs=stopped))
+    assert names(decision) == ["StartRun"]
+    assert candidate(decision.status, "tuned")["counts"]["failed"] == 0
+    assert decision.status["startTime"] == rfc3339(NOW)
+
+
+def test_a_stop_that_ends_after_the_suspension_was_ordered_all_the_same() -> None:
+    suspended = evaluation(**AT_ONCE, suspend=True, status=running())
+    runs = {name: [run(1, "running")] for name in ("base", "tuned")}
+    status = decided(observed(suspended, runs=runs)).status
+    stopping = {name: [run(1, "stopping")] for name in ("base", "tuned")}
+    status = decided(observed(evaluation(**AT_ONCE, status=status), runs=stopping)).status
+    gone = decided(observed(evaluation(**AT_ONCE, status=status), runs={}))
+    assert [type(action).__name__ for action in gone.actions] == ["StartRun", "StartRun"]
+
+
+def test_nothing_starts_while_suspended() -> None:
+    decision = decided(observed(evaluation(suspend=True)))
+    assert decision.actions == ()
+    assert decision.status["phase"] == "Suspended"
+
+
+def test_the_deadline_ends_it() -> None:
+    runs = {name: [run(1, "running")] for name in ("base", "tuned")}
+    given = evaluation(**AT_ONCE, activeDeadlineSeconds=60, status=running())
+    early = decided(observed(given, runs=runs), NOW + timedelta(seconds=20))
+    assert early.requeue_after == 40
+    late = decided(observed(given, runs=runs), NOW + timedelta(seconds=61))
+    assert late.status["phase"] == "Failed"
+    assert names(late) == ["StopRuns", "StopRuns"]
+    assert ready_reason(late) == ("False", "DeadlineExceeded")
+    assert_fits("Evaluation", late.status)
+
+
+def test_the_time_to_live_deletes_it() -> None:
+    over = {
+        "phase": "Succeeded",
+        "completionTime": rfc3339(NOW),
+        "observedGeneration": 1,
+        "candidates": [{"name": "base", "phase": "Succeeded", "digest": "sha256:a"}],
+    }
+    given = observed(evaluation("base", ttlSecondsAfterFinished=60, status=over))
+    assert decide(given, NOW + timedelta(seconds=20)).requeue_after == 40
+    assert decide(given, NOW + timedelta(seconds=60)).actions == (DeleteSelf(),)
+    assert decide(observed(evaluation("base", status=over)), NOW).actions == ()
+
+
+def test_nothing_is_left_running_after_the_end() -> None:
+    over = {
+        "phase": "Failed",
+        "observedGeneration": 1,
+        "candidates": [{"name": "base", "phase": "Failed", "digest": "sha256:a"}],
+    }
+    given = observed(evaluation("base", status=over), runs={"base": [run(1, "running")]})
+    assert [type(action) for action in decide(given, NOW).actions] == [StopRuns]
+
+
+def tracked(rows: int) -> TrackedRun:
+    return TrackedRun(
+        "key",
+        "7",
+        "run-1",
+        "RUNNING",
+        tags={TAG_PHASE: "evaluating", TAG_TOTAL_STEPS: "64"},
+        metrics={METRIC_STEP: rows, METRIC_ETA: 75.0},
+    )
+
+
+def test_progress_counts_rows_and_is_written_at_a_bounded_rate() -> None:
+    runs = {name: [run(1, "running")] for name in ("base", "tuned")}
+    status = running()
+
+    def later(seconds: int, base: int, tuned: int) -> JsonObject:
+        given = observed(evaluation(**AT_ONCE, status=status), runs=runs)
+        items = [
+            replace(item, tracked=tracked(rows))
+            for item, rows in zip(given.candidates, (base, tuned), strict=True)
+        ]
+        return decided(replace(given, candidates=items), NOW + timedelta(seconds=seconds)).status
+
+    status = later(0, 16, 0)
+    assert_fits("Evaluation", status)
+    shown = candidate(status, "base")["progress"]
+    assert shown == {
+        "stage": "evaluating",
+        "rows": 16,
+        "totalRows": 64,
+        "percent": 25,
+        "etaSeconds": 75,
+        "eta": "1m15s",
+        "updatedAt": rfc3339(NOW),
+    }
+    assert later(5, 20, 8) == status, "the last write is five seconds old"
+    status = later(10, 24, 8)
+    assert [candidate(status, name)["progress"]["rows"] for name in ("base", "tuned")] == [24, 8]
+    ended = runs | {"base": [run(1, "succeeded", evaluated())]}
+    over = decided(observed(evaluation(**AT_ONCE, status=status), runs=ended)).status
+    assert "progress" not in candidate(over, "base")
