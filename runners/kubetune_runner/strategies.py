@@ -15,11 +15,13 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.workers import Workers
 
 
-def arguments(workers: Workers) -> dict[str, Any]:
-    """Arguments of trl's configuration for the strategy."""
-    if not _shards(workers):
-        return {}
-    return {"fsdp": True, "fsdp_config": {"version": 2}}
+def arguments(workers: Workers, *, recomputes: bool) -> dict[str, Any]:
+    """Arguments of trl's configuration; ``recomputes`` tells of gradient checkpointing."""
+    if _shards(workers):
+        return {"fsdp": True, "fsdp_config": {"version": 2}}
+    # Looking for weights without gradients breaks checkpointing; transformers knows, but doesn't
+    # see it behind an adapter.
+    return {"ddp_find_unused_parameters": False} if workers.several and recomputes else {}
 
 
 def announce(workers: Workers) -> None:

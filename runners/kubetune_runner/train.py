@@ -251,7 +251,8 @@ def _make_trainer(
     if arguments.n_gpu > 1:
         raise RunError(
             "SeveralGpus",
-            f"the run sees {arguments.n_gpu} GPUs, but one is used: set resources.gpu to 1",
+            f"the run sees {arguments.n_gpu} GPUs, but a worker uses one: set"
+            " resources.gpu to 1, and workers to the number of GPUs",
         )
     lora = settings.lora if settings.method != "full" else None
     quantized = None

@@ -59,6 +59,7 @@ def arguments(
     gpu = torch.cuda.is_available()
     compute = precision(plan)
     checkpointing = given.gradient_checkpointing
+    checkpointing = gpu if checkpointing is None else checkpointing
     typed: dict[str, Any] = {
         "output_dir": str(output),
         "num_train_epochs": given.epochs or 1,
@@ -74,7 +75,7 @@ def arguments(
         "max_grad_norm": given.max_grad_norm,
         "bf16": compute == "bf16",
         "fp16": compute == "fp16",
-        "gradient_checkpointing": gpu if checkpointing is None else checkpointing,
+        "gradient_checkpointing": checkpointing,
         "logging_steps": given.logging_steps,
         "logging_first_step": True,
         # A loss that isn't a number must be seen, not replaced.
@@ -89,7 +90,7 @@ def arguments(
         "dataloader_pin_memory": gpu,
         "report_to": "none",
         "disable_tqdm": True,
-        **strategies.arguments(workers),
+        **strategies.arguments(workers, recomputes=checkpointing),
     }
     extra = {name: _argument(configuration, name, value) for name, value in plan.arguments.items()}
     try:

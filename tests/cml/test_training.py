@@ -58,11 +58,15 @@ def sample(folder: Path) -> None:
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def train(space: Workspace, target: JsonObject, registry: JsonObject) -> JsonObject:
-    """Make a FineTuneJob from the YAML and return it when it is over."""
-    text = JOB.replace("TARGET", str(target)).replace("OUTPUT", str(registry))
-    body = yaml.safe_load(text)
+def make(space: Workspace, text: str, target: JsonObject, registry: JsonObject) -> None:
+    """Make a FineTuneJob from YAML."""
+    body = yaml.safe_load(text.replace("TARGET", str(target)).replace("OUTPUT", str(registry)))
     space.create("FineTuneJob", body["metadata"]["name"], body["spec"])
+
+
+def train(space: Workspace, target: JsonObject, registry: JsonObject) -> JsonObject:
+    """Make the FineTuneJob and return it when it is over."""
+    make(space, JOB, target, registry)
     return space.phase("router", "Succeeded", SECONDS)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from kubetune_runner.sample.tickets import tickets
 
 from tests.cluster.support import eventually
 from tests.runners.cml_project import PACKAGES, Project, Started
@@ -18,21 +20,36 @@ from tests.runners.conftest import PlanFactory
 WORKLOAD = Path(__file__).parents[1] / "cml" / "workload"
 
 
+CHECKPOINTS = "/kubetune/checkpoints/key"
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path / "project")
+def project(tmp_path: Path, tiny_model: Path) -> Project:
+    """A project with the model and rows among its files."""
+    project = Project(tmp_path / "project")
+    shutil.copytree(tiny_model, project.folder / "model")
+    rows = "".join(json.dumps(row) + "\n" for row in tickets(64))
+    (project.folder / "data").mkdir()
+    (project.folder / "data" / "train.jsonl").write_text(rows)
+    return project
 
 
 def begin(project: Project, make_plan: PlanFactory, **settings: Any) -> Started:
     """A run of two workers, as the operator starts it and the workspace surrounds it."""
-    script = project.script.relative_to(project.folder).as_posix()
+    plan = make_plan(
+        workers=2,
+        model={"directory": "/kubetune/project/model"},
+        dataset={"files": {"directory": "/kubetune/project/data"}},
+        training={
+            "hyperparameters": {"perDeviceBatchSize": 2, **settings},
+            "checkpoint": {"directory": CHECKPOINTS},
+        },
+    )
     passed = ("RUN_KEY", "ATTEMPT", "PLAN_DATA", "RUNNER_ARCHIVE", "SCRIPT")
-    numbers = {"perDeviceBatchSize": 2, **settings}
-    training = {"hyperparameters": numbers, "evaluation": {"maxRows": 0}}
     return project.start(
-        make_plan(workers=2, training=training).to_json(),
+        plan.to_json(),
         packages=f"{WORKLOAD}{os.pathsep}{PACKAGES}",
-        KUBETUNE_SCRIPT=script,
+        KUBETUNE_SCRIPT=project.script.relative_to(project.folder).as_posix(),
         KUBETUNE_WORKER_VARIABLES=",".join(f"KUBETUNE_{name}" for name in passed),
         KUBETUNE_WORKER_RESOURCES=json.dumps({"cpu": 1.0, "memory": 2.0, "nvidia_gpu": 0}),
         KUBETUNE_UPLOAD_PATIENCE_SECONDS="0",
@@ -51,9 +68,20 @@ def test_two_workers_train_in_a_project(project: Project, make_plan: PlanFactory
     assert "worker 0 of 2: meeting at 127.0.0.1" in printed
 
 
+def test_a_runtime_without_the_workers_api_says_so(
+    project: Project, make_plan: PlanFactory
+) -> None:
+    plan = make_plan(workers=2, model={"directory": "/kubetune/project/model"})
+    code, printed = project.run(plan.to_json())
+    outcome = project.outcome()
+    assert code != 0
+    assert (outcome.reason, outcome.retryable) == ("WorkersUnavailable", False), printed
+    assert "set workers to 1" in outcome.message
+
+
 def test_a_worker_that_dies_ends_the_run(project: Project, make_plan: PlanFactory) -> None:
     started = begin(project, make_plan, maxSteps=100000)
-    folder = Path(make_plan().training.checkpoint.directory)
+    folder = project.root() / CHECKPOINTS.lstrip("/")
     eventually(lambda: list(folder.glob("checkpoint-*/kubetune.json")), 240)
     os.kill(worker_of(started.process.pid), signal.SIGKILL)
     code, printed = started.wait()

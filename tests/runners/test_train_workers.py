@@ -16,7 +16,10 @@ from kubetune_runner import objectives
 from safetensors.torch import load_file
 
 from tests.runners.conftest import PlanFactory
+from tests.runners.test_train_objectives import plan_for
 from tests.runners.worker_processes import run_workers
+
+pytestmark = pytest.mark.training
 
 
 def told(*outcomes: Outcome | None) -> list[str | None]:
@@ -49,7 +52,14 @@ def result(folder: Path, step: int) -> tuple[list[float], dict[str, torch.Tensor
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("training", [pytest.param({}, id="lora"), pytest.param(FULL, id="full")])
+@pytest.mark.parametrize(
+    "training",
+    [
+        pytest.param({}, id="lora"),
+        pytest.param({"hyperparameters": {"gradientCheckpointing": True}}, id="checkpointing"),
+        pytest.param(FULL, id="full"),
+    ],
+)
 def test_two_workers_learn_what_one_with_twice_the_batch_does(
     make_plan: PlanFactory, tmp_path: Path, training: dict[str, Any], strategy: str
 ) -> None:
@@ -70,6 +80,26 @@ def test_two_workers_learn_what_one_with_twice_the_batch_does(
         torch.testing.assert_close(shared_weights[name], values, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("objective", ["dpo", "kto", "reward"])
+def test_two_workers_learn_preferences(
+    make_plan: PlanFactory, tmp_path: Path, objective: str
+) -> None:
+    objectives.load(objective)
+    found: list[list[float]] = []
+    for workers in (1, 2):
+        folder = tmp_path / f"of-{workers}"
+        document = plan_for(make_plan, objective).to_json()
+        document["workers"] = workers
+        numbers = {"perDeviceBatchSize": 4 // workers, "maxSteps": 4}
+        document["training"]["hyperparameters"] |= numbers
+        document["training"]["checkpoint"]["directory"] = str(folder)
+        outcomes = run_workers(RunPlan.model_validate(document))
+        assert told(*outcomes) == ["TrackingUnavailable", *["Trained"] * (workers - 1)]
+        found.append(result(folder, 4)[0])
+    # What kto compares an answer with is of the worker's own rows.
+    assert found[1] == pytest.approx(found[0], rel=1e-3 if objective != "kto" else 0.5)
+
+
 def test_a_worker_that_dies_ends_the_others(make_plan: PlanFactory, tmp_path: Path) -> None:
     def die(rank: int, step: int) -> None:
         if (rank, step) == (1, 2):
@@ -82,8 +112,9 @@ def test_a_worker_that_dies_ends_the_others(make_plan: PlanFactory, tmp_path: Pa
     assert outcomes[0].retryable
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_signal_to_one_stops_all_after_the_same_step_and_the_next_attempt_goes_on(
-    make_plan: PlanFactory, tmp_path: Path
+    make_plan: PlanFactory, tmp_path: Path, strategy: str
 ) -> None:
     def tell(rank: int, step: int) -> None:
         if (rank, step) == (1, 2):
@@ -92,8 +123,10 @@ def test_a_signal_to_one_stops_all_after_the_same_step_and_the_next_attempt_goes
     objectives.load("sft")
     through, broken = tmp_path / "through", tmp_path / "broken"
     run_workers(small(make_plan, through, 2))
-    plan = small(make_plan, broken, 2)
+    plan = small(make_plan, broken, 2).model_copy(update={"strategy": strategy})
     assert told(*run_workers(plan, tell)) == ["Interrupted", "Interrupted"]
     assert (broken / "checkpoint-2" / "kubetune.json").exists()
     assert told(*run_workers(plan)) == ["TrackingUnavailable", "Trained"]
     assert result(broken, 4)[0] == pytest.approx(result(through, 4)[0], rel=1e-4)
+    # What was trained is taken over by an attempt that has only to upload it.
+    assert told(*run_workers(plan)) == ["TrackingUnavailable", "Trained"]

@@ -15,6 +15,7 @@ from kubetune.backends.base import BackendError
 from kubetune.backends.cml.manifests import (
     build_job,
     build_run,
+    changes,
     environment_of,
     input_files,
     is_ours,
@@ -45,6 +46,29 @@ def test_a_job_carries_name_and_mark_of_its_run_key() -> None:
     for foreign in ({}, {"environment": ""}, {"environment": "[]"}, {"environment": "{broken"}):
         assert not is_ours(foreign, RUN_KEY)
     assert not is_ours(made, "another")
+
+
+def test_a_run_is_told_how_to_launch_further_workers() -> None:
+    several: JsonObject = {"workers": 2, "plan": {"version": 1, "workers": 2}}
+    environment = body(**several)["environment"]
+    resources = {"cpu": 1.5, "memory": 4.0, "nvidia_gpu": 0}
+    assert json.loads(environment[plan.ENV_WORKER_RESOURCES]) == resources
+    assert environment[plan.ENV_SCRIPT] == "run.py"
+    passed = environment[plan.ENV_WORKER_VARIABLES].split(",")
+    assert {plan.ENV_RUN_KEY, plan.ENV_PLAN_DATA, plan.ENV_ATTEMPT, plan.ENV_SCRIPT} <= {*passed}
+    assert plan.ENV_SCRIPT not in body()["environment"]
+
+
+def test_another_number_of_workers_brings_the_job_another_plan() -> None:
+    before = body(plan={"version": 1, "workers": 1})
+    asked = request(workers=2, plan={"version": 1, "workers": 2})
+    changed = changes(before, asked, OFFER)
+    assert changed.keys() == {"environment"}
+    assert plan.decode_plan(changed["environment"][plan.ENV_PLAN_DATA])["workers"] == 2
+    assert changes(before | changed, asked, OFFER) == {}
+    again = request(plan={"version": 1, "workers": 1})
+    back = changes(before | changed, again, OFFER)["environment"]
+    assert plan.decode_plan(back[plan.ENV_PLAN_DATA])["workers"] == 1
 
 
 def test_resources_of_a_job() -> None:

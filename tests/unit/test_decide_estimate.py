@@ -359,3 +359,13 @@ def test_status_settles_when_nothing_changes() -> None:
     assert status is not None
     again = replace(first, job=replace(first.job, status=status))
     assert decide(again, NOW + timedelta(minutes=1)).status == status
+
+
+def test_workers_exchange_gradients_or_share_what_one_would_hold() -> None:
+    full: JsonObject = {"method": {"type": "full"}}
+    one, copies = peak(full), peak({**full, "workers": 4})
+    shards = peak({**full, "workers": 4, "strategy": "fsdp2"})
+    assert copies.total - one.total == one.gradients
+    assert shards.optimizer == one.optimizer / 4
+    assert one.weights / 4 < shards.weights < one.weights
+    assert shards.total < one.total

@@ -4,14 +4,12 @@ from typing import Any
 
 import pytest
 from builders import NOW, job, observed_job, resource, target
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.decide.effective import effective_settings
 from kubetune.decide.fine_tune_job import decide
 from kubetune.decide.workers import workers_problem
 
 JsonObject = dict[str, Any]
-CLUSTER: JsonObject = {"kubernetes": {"image": "i"}, "tracking": {"uri": "http://m"}}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +30,7 @@ def test_settings(spec: JsonObject, profile: JsonObject, says: str) -> None:
     given = {"modelRef": {"name": "m"}, "datasetRef": {"name": "d"}} | spec
     settings = effective_settings(given, profile, None, None)
     parsed = FineTuneJobSpec.model_validate(given)
-    problem = workers_problem(parsed, ComputeTargetSpec.model_validate(CLUSTER), settings)
+    problem = workers_problem(parsed, settings)
     assert bool(problem) == bool(says)
     assert says in problem
 

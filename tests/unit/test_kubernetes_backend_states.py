@@ -316,6 +316,14 @@ GROUPS = [
         f"{BLAMED}The run ended with exit code 137",
     ),
     (
+        "aborted by the exchange of gradients",
+        group(condition("Failed", reason="BackoffLimitExceeded")),
+        [worker(0, fallen(None, 134), ended=EARLY), worker(1, fallen(None, 137), ended=EARLY)],
+        "failed",
+        "RunFailed",
+        f"{BLAMED}The run ended with exit code 137",
+    ),
+    (
         "the first of two crashes counts",
         group(condition("Failed", reason="BackoffLimitExceeded")),
         [worker(0, fallen(CHANGED), ended=LATE), worker(1, fallen(CRASHED), ended=EARLY)],

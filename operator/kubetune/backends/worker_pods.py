@@ -14,6 +14,7 @@ from kubetune.backends.sentences import short
 JsonObject = dict[str, Any]
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
+_ABORTED = 134
 _LAST = "9999"
 """Sorts behind every time."""
 
@@ -78,6 +79,9 @@ def _has_own_reason(pod: JsonObject) -> bool:
     outcome = _outcome(pod)
     if _disrupted(pod):
         return True
+    if outcome is None and _terminated(pod).get("exitCode") == _ABORTED:
+        # How NCCL ends a process whose peer is gone.
+        return False
     return outcome is None or (outcome.status == "failed" and outcome.reason != WORKER_LOST)
 
 

@@ -354,7 +354,7 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
                 f" Model {model.name}: lower it",
                 refused=True,
             )
-    problem = settings_problem(spec.objective, settings) or workers_problem(spec, target, settings)
+    problem = settings_problem(spec.objective, settings) or workers_problem(spec, settings)
     if problem:
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
     data, data_mounts = dataset_source(dataset.name, dataset.spec, dataset.status)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 
 JsonObject = dict[str, Any]
 
 
-def workers_problem(spec: FineTuneJobSpec, target: ComputeTargetSpec, settings: JsonObject) -> str:
+def workers_problem(spec: FineTuneJobSpec, settings: JsonObject) -> str:
     """A sentence with the way out, else empty.
 
     What the API refuses of a job alone may come together from profile and job.
@@ -22,8 +21,6 @@ def workers_problem(spec: FineTuneJobSpec, target: ComputeTargetSpec, settings: 
             f"strategy {spec.strategy} says how several workers share the training, and there is"
             " one: set workers to 2 or more, or remove it"
         )
-    if target.cml is not None:
-        return f"workers is {settings['workers']}, and targets of type cml have one: remove it"
     if settings["strategy"] != "fsdp2":
         return ""
     if settings["method"]["type"] == "qlora":
