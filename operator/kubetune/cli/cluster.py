@@ -30,7 +30,11 @@ home_option = click.option(
 
 @contextmanager
 def open_cluster(
-    home: Path | None, without: Collection[str] = (), *, cml: bool = False
+    home: Path | None,
+    without: Collection[str] = (),
+    *,
+    node: str = "process",
+    cml: bool = False,
 ) -> Generator[LocalCluster]:
     """The cluster of a command; its errors become messages without a traceback."""
     try:
@@ -40,6 +44,8 @@ def open_cluster(
     except ModuleNotFoundError as missing:
         raise click.ClickException(f"{EXTRA_HINT} (no module {missing.name!r})") from None
     components = DEFAULT_ADDONS - set(without) | ({"cml"} if cml else set[str]())
+    if node == "containerd":
+        components = components - {"node"} | {"containers"}
     try:
         yield LocalCluster(home or default_home(), components)
     except LocalClusterError as error:
@@ -55,12 +61,20 @@ def open_cluster(
     help="Leave a component out; may be given several times.",
 )
 @click.option(
+    "--node",
+    type=click.Choice(["process", "containerd"]),
+    default="process",
+    show_default=True,
+    help="What runs pods: processes of yours, or a kubelet with containerd. The latter needs"
+    " Linux, root and runc.",
+)
+@click.option(
     "--cml",
     is_flag=True,
     help="Also start the stand-in of a Cloudera Machine Learning workspace, as the"
     " ClusterComputeTarget cml. Needs a checkout and Java.",
 )
-def up(home: Path | None, without: tuple[str, ...], cml: bool) -> None:
+def up(home: Path | None, without: tuple[str, ...], node: str, cml: bool) -> None:
     """Start the local cluster, or what is missing of it.
 
     The first time this compiles the control plane (several minutes; it is kept for all later
@@ -71,15 +85,21 @@ def up(home: Path | None, without: tuple[str, ...], cml: bool) -> None:
     jobs when it ends: what ran at `kubetune down` counts as lost after the next up and is tried
     again, as far as backoffLimit goes.
 
+    With --node containerd, pods are isolated and limited as on any Linux node. Their network is a
+    bridge on this machine and has no way out of it.
+
     \b
     Examples:
       kubetune up
+      kubetune up --node containerd
       kubetune up --cml
       kubetune up --without operator     to run the operator yourself
     """
     from kubetune.cli.progress import progress
 
-    with open_cluster(home, without, cml=cml) as cluster:
+    if node != "process" and "node" in without:
+        raise click.UsageError("--without node leaves no node for --node containerd")
+    with open_cluster(home, without, node=node, cml=cml) as cluster:
         with progress() as report:
             status = cluster.up(report)
         click.echo(_table(status))

@@ -14,7 +14,7 @@ import yaml
 from kubetune.local.components import Layout
 
 # The file name of the identity in pki/ that each kubeconfig carries.
-USERS = ("admin", "operator", "kube-controller-manager", "kube-scheduler", "node")
+USERS = ("admin", "operator", "kube-controller-manager", "kube-scheduler", "node", "kubelet", "dns")
 
 
 def write_kubeconfigs(layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""The local cluster: a real control plane, a process node, MLflow and the operator on loopback.
+"""The local cluster: a real control plane, a node, MLflow and the operator on loopback.
 
 ``LocalCluster`` is what ``kubetune up``, ``down`` and ``status`` and the cluster tests use. All
 state is in its home folder; processes are detached, and any later ``LocalCluster`` on the same
@@ -16,16 +16,21 @@ from pathlib import Path
 
 from kubetune.local import access, build, cml, components, objects, pki, ports
 from kubetune.local.components import Component, Layout
+from kubetune.local.containers import cleanup
+from kubetune.local.containers import node as containers
+from kubetune.local.containers.layout import NODE_NAME as CONTAINERD_NODE_NAME
 from kubetune.local.errors import LocalClusterError
 from kubetune.local.paths import default_cache
 from kubetune.local.processes import Process, any_with_argument, wait_until
 from kubetune.local.status import ClusterStatus, component_status
 
 DEFAULT_ADDONS = frozenset({"node", "mlflow", "operator"})
-ADDONS = DEFAULT_ADDONS | {"cml"}
+ADDONS = DEFAULT_ADDONS | {"cml", "containers"}
+# Components whose process is a Node, with its name.
+NODES = {components.NODE_NAME: components.NODE_NAME, "kubelet": CONTAINERD_NODE_NAME}
 # What `down --delete` removes: never the home folder as such, which may hold other things when
 # somebody points $KUBETUNE_HOME at a folder of theirs.
-FOLDERS = ("run", "logs", "pki", "etcd", "mlflow", "node", "cml")
+FOLDERS = ("run", "logs", "pki", "etcd", "mlflow", "node", "cml", "containers")
 FILES = ("bin", "kubeconfig", "ports.json", "lock")
 
 START_TIMEOUT = 120  # seconds for one component; two busy cores need a tenth of it
@@ -40,8 +45,9 @@ def _silent(subject: str, text: str) -> None:
 class LocalCluster:
     """One cluster below ``home``; ``components`` says what runs beside the control plane.
 
-    An add-on whose module this installation lacks is left out. ``flags`` are added to the command
-    lines of components, by their names.
+    Its node is ``node``, the process node, or ``containers``, a kubelet on containerd. An add-on
+    whose module this installation lacks is left out. ``flags`` are added to the command lines of
+    components, by their names.
     """
 
     def __init__(
@@ -53,6 +59,8 @@ class LocalCluster:
     ) -> None:
         if unknown := set(components) - ADDONS:
             raise ValueError(f"unknown components {sorted(unknown)}; known: {sorted(ADDONS)}")
+        if {"node", "containers"} <= set(components):
+            raise ValueError("a cluster has one node: components has both node and containers")
         self.home = home.absolute()
         self.cache = cache or default_cache()
         self._wanted = frozenset(components)
@@ -77,9 +85,16 @@ class LocalCluster:
         On an error or Ctrl-C what this call has started is stopped again. Raises
         LocalClusterError with the end of the log of the component that failed.
         """
+        if "containers" in self._wanted:
+            self._containers().require()
         with self._locked():
-            binaries = build.control_plane(self.cache, lambda text: report("build", text))
+            binaries = build.programs(
+                build.CONTROL_PLANE, self.cache, lambda text: report("build", text)
+            )
             self._prepare(binaries)
+            self._stop_other_node(report)
+            if "containers" in self._wanted:
+                self._containers().prepare(self.cache, report)
             if "cml" in self._wanted:
                 report("cml", "making its client package")
                 cml.prepare(self._layout())
@@ -98,8 +113,11 @@ class LocalCluster:
             return
         with self._locked():
             self._revive_node(report)
-            self._stop({file.stem for file in (self.home / "run").glob("*.json")}, report)
+            self._containers().evict_pods(self.kubectl, report)
+            names = {file.stem for file in (self.home / "run").glob("*.json")}
+            self._stop(names | set(containers.NAMES), report)
             if delete:
+                cleanup.require_unmounted(self.home)
                 self._delete()
 
     def status(self) -> ClusterStatus:
@@ -183,12 +201,16 @@ class LocalCluster:
         second = clients + [addons[name] for name in ("node",) if name in addons]
         self._start_missing(second, started, report)
         report("objects", "installing")
-        objects.install(self.kubectl, {"MLFLOW_URL": self.mlflow_url, "HOME": str(self.home)})
+        objects.install(self.kubectl, self._manifests())
         report("objects", "ready")
+        if "containers" in self._wanted:
+            second += self._start_containers(started, report)
         last = [addons[name] for name in ("operator",) if name in addons]
         self._start_missing(last, started, report)
         for component in [*second, *last, *first[:-2]]:
             self._wait_ready(component, client, report)
+        if "containers" in self._wanted:
+            self.kubectl("uncordon", CONTAINERD_NODE_NAME)
         if "cml" in addons:
             cml.install(self.kubectl, layout, self.mlflow_url)
         self._wait(
@@ -196,6 +218,24 @@ class LocalCluster:
             lambda: client.read("/api/v1/namespaces/default/serviceaccounts/default") is not None,
             self._process("kube-controller-manager"),
         )
+
+    def _start_containers(self, started: list[Component], report: Report) -> list[Component]:
+        """Start the containerd node; all but its kubelet are ready then or soon."""
+        node = self._containers()
+        *servers, kubelet = node.components()
+        self._start_missing(servers, started, report)
+        self._wait("containerd", node.serves, self._process("containerd"))
+        node.import_images()
+        self._start_missing([kubelet], started, report)
+        return [*servers, kubelet]
+
+    def _manifests(self) -> str:
+        values = {"MLFLOW_URL": self.mlflow_url, "HOME": str(self.home)}
+        if "containers" in self._wanted:
+            node = self._containers().manifests()
+        else:
+            node = objects.filled(objects.PROCESS_NODE, values)
+        return f"{objects.filled(objects.MANIFESTS, values)}\n---\n{node}"
 
     def _start_missing(
         self, wanted: list[Component], started: list[Component], report: Report
@@ -210,10 +250,10 @@ class LocalCluster:
                 process.start(command, component.environment, cwd=folder)
 
     def _wait_ready(self, component: Component, client: access.Client, report: Report) -> None:
-        if component.name == components.NODE_NAME:
+        if name := NODES.get(component.name):
             process = self._process(component.name)
             since = process.record.stat().st_mtime
-            self._wait(component.name, lambda: _node_ready(client, since), process)
+            self._wait(component.name, lambda: _node_ready(client, name, since), process)
         elif component.health:
             self._wait(
                 component.name,
@@ -250,6 +290,15 @@ class LocalCluster:
         self._start_missing([node], [], report)
         self._wait_ready(node, client, report)
 
+    def _stop_other_node(self, report: Report) -> None:
+        """Stop the node of the kind that is not wanted: a cluster has one."""
+        node = self._containers()
+        if "node" in self._wanted and node.exists:
+            node.evict_pods(self.kubectl, report)
+            self._stop(containers.NAMES, report)
+        elif "containers" in self._wanted:
+            self._stop({components.NODE_NAME}, report)
+
     def _delete(self) -> None:
         for name in FOLDERS:
             shutil.rmtree(self.home / name, ignore_errors=True)
@@ -260,12 +309,16 @@ class LocalCluster:
 
     def _stop(self, names: Collection[str], report: Report) -> None:
         """Stop those of ``names`` in order, each stage at once."""
+        node = self._containers()
         for stage in self._stop_stages():
+            if "containerd" in names and stage[0].name == "containerd":
+                node.kill_pods()  # those that are left
             waiting: dict[str, Callable[[], None]] = {}
             for component in stage:
-                if component.name in names:
+                process = self._process(component.name)
+                if component.name in names and process.record.exists():
                     report(component.name, "stopping")
-                    waiting[component.name] = self._process(component.name).stop(
+                    waiting[component.name] = process.stop(
                         component.stop_signal,
                         component.stop_grace,
                         leader_only=component.stops_children,
@@ -273,13 +326,17 @@ class LocalCluster:
             for name, finish in waiting.items():
                 finish()
                 report(name, "stopped")
+        if "containerd" in names:
+            node.clean()
 
     def _stop_stages(self) -> list[list[Component]]:
         """The node first, while pods can still report; then clients before their servers."""
         layout = self._layout()
         etcd, apiserver, *clients = components.control_plane(layout)
         addons = self._addons(layout, ADDONS)
-        first = [[addons[name]] for name in ("node", "operator") if name in addons]
+        *runtime, kubelet = self._containers().components()
+        first = [[addons[name]] for name in ("node",) if name in addons] + [[kubelet], runtime]
+        first += [[addons[name]] for name in ("operator",) if name in addons]
         servers = [addons[name] for name in ("mlflow", "cml") if name in addons]
         return [*first, servers + clients, [apiserver], [etcd]]
 
@@ -291,7 +348,9 @@ class LocalCluster:
     def _all(self, layout: Layout) -> list[Component]:
         """Everything that runs here, should run here, or once did."""
         known = self._wanted | {name for name in ADDONS if self._process(name).log.exists()}
-        return [*components.control_plane(layout), *self._addons(layout, known).values()]
+        node = self._containers()
+        real = node.components() if "containers" in self._wanted or node.known else []
+        return [*components.control_plane(layout), *self._addons(layout, known).values(), *real]
 
     def _addons(
         self, layout: Layout, wanted: Collection[str] | None = None
@@ -307,6 +366,9 @@ class LocalCluster:
             for name, (make, module) in makers.items()
             if name in (self._wanted if wanted is None else wanted) and components.installed(module)
         }
+
+    def _containers(self) -> containers.ContainerdNode:
+        return containers.ContainerdNode(self._layout(), self._process)
 
     def _process(self, name: str) -> Process:
         return Process(name, self.home / "run", self.home / "logs")
@@ -324,12 +386,11 @@ class LocalCluster:
             yield
 
 
-def _node_ready(client: access.Client, since: float) -> bool:
-    """True when the node is ready and said so after ``since`` (seconds since the epoch).
+def _node_ready(client: access.Client, name: str, since: float) -> bool:
+    """True when the node ``name`` is ready and said so after ``since`` (seconds since the epoch).
 
     A node that was killed stays Ready in the API server for a while.
     """
-    name = components.NODE_NAME
     lease = client.read(f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
     if not lease or datetime.fromisoformat(lease["spec"]["renewTime"]).timestamp() < since:
         return False

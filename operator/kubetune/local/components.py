@@ -21,6 +21,7 @@ CONTROLLERS = (
     "clusterrole-aggregation-controller",
     "cronjob-controller",
     "deployment-controller",
+    "endpointslice-controller",
     "garbage-collector-controller",
     "job-controller",
     "namespace-controller",

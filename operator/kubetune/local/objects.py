@@ -10,6 +10,7 @@ from kubetune.api.kinds import KINDS
 from kubetune.local.errors import LocalClusterError
 
 MANIFESTS = Path(__file__).parent / "manifests"
+PROCESS_NODE = MANIFESTS / "process-node"
 APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager=kubetune-local")
 
 
@@ -33,12 +34,11 @@ def filled(folder: Path, values: Mapping[str, str]) -> str:
     return "\n---\n".join(texts)
 
 
-def install(kubectl: Callable[..., str], values: Mapping[str, str]) -> None:
+def install(kubectl: Callable[..., str], manifests: str) -> None:
     """Apply the CRDs, wait until the API server serves them, then apply the local defaults."""
     names = [f"{kind.plural}.{GROUP}" for kind in KINDS]
     kubectl(*APPLY, "-k", str(packaged("crds", "crds")))
     kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", *names)
     # The operator has the rights of an installed one here, and no more.
     kubectl(*APPLY, "-f", str(packaged("cluster-role.yaml", "manifests/install/cluster-role.yaml")))
-    if manifests := filled(MANIFESTS, values):
-        kubectl(*APPLY, "-f", "-", input=manifests)
+    kubectl(*APPLY, "-f", "-", input=manifests)

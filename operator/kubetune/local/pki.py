@@ -28,6 +28,7 @@ CLUSTER_HOSTS = (
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
 )
+KUBELET_HOSTS = ("10.199.0.1", "containerd-node")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ IDENTITIES = (
     Identity("kube-controller-manager", "system:kube-controller-manager"),
     Identity("kube-scheduler", "system:kube-scheduler"),
     Identity("node", "system:node:process-node", ("system:nodes",)),
+    Identity("kubelet", "system:node:containerd-node", ("system:nodes",), KUBELET_HOSTS),
+    Identity("dns", "kubetune-dns"),
 )
 ETCD_IDENTITIES = (
     Identity("etcd", "etcd", hosts=LOCAL_HOSTS),

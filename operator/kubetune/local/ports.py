@@ -21,6 +21,9 @@ NAMES = (
     "mlflow",
     "operator",
     "cml",
+    "kubelet",
+    "kubelet-health",
+    "coredns",
 )
 PUBLIC = ("kube-apiserver", "mlflow", "cml")
 # Below the range from which systems take the ports of outgoing connections: one of those could
