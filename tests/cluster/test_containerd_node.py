@@ -107,7 +107,9 @@ def there(
 
 def test_a_training_is_evicted_goes_on_and_succeeds(there: Workspace):
     apply(there, job_manifest("router", STEPS, OUTPUT))
-    name = eventually(lambda: running_pod(there), 180)["metadata"]["name"]
+    pod = eventually(lambda: running_pod(there), 180)
+    assert pod
+    name = pod["metadata"]["name"]
     follower = subprocess.Popen(
         kubectl(there, "logs", "--follow", name), stdout=subprocess.PIPE, text=True
     )
