@@ -3,7 +3,9 @@
 import os
 import platform
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +49,45 @@ def _problems(home: Path) -> Iterator[str]:
             f"the path {home.absolute()} is too long for sockets below it; choose --home with at"
             f" most {LONGEST_HOME} characters."
         )
+    yield from _refusals(home)
+
+
+def _refusals(home: Path) -> Iterator[str]:
+    """What the kernel refuses though the program is root, as in many containers: it is tried."""
+    name = f"ktprobe{os.getpid()}"
+    if problem := _run("ip", "link", "add", name, "type", "bridge"):
+        yield f"no network bridge can be made ({problem})."
+    _run("ip", "link", "delete", name)
+    try:
+        tree = CGROUPS if unified_cgroups() else CGROUPS / "memory"
+        (tree / name).mkdir()
+        (tree / name).rmdir()
+    except OSError as error:
+        yield f"no control group can be made ({error})."
+    nearest = next(folder for folder in (home, *home.absolute().parents) if folder.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=name) as folder:
+            problem = _overlay(Path(folder))
+    except OSError as error:
+        problem = str(error)
+    if problem:
+        yield f"the file system of {nearest} can't be under an overlay ({problem})."
+
+
+def _overlay(folder: Path) -> str:
+    """Mount an overlay over ``folder`` and unmount it; what mount complained about."""
+    for part in ("lower", "upper", "work", "merged"):
+        (folder / part).mkdir()
+    options = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
+    merged = str(folder / "merged")
+    problem = _run("mount", "-t", "overlay", "overlay", "-o", options, merged)
+    return problem or _run("umount", merged)
+
+
+def _run(*command: str) -> str:
+    """What a command complained about; empty when it succeeded."""
+    result = subprocess.run(command, env={"PATH": search_path()}, capture_output=True, text=True)
+    return (result.stderr.strip() or f"exit code {result.returncode}") if result.returncode else ""
 
 
 def search_path() -> str:
