@@ -140,9 +140,11 @@ class Workers:
     def _store(self, dist: Any, end: float, timeout: timedelta) -> Any:
         if not self.leads:
             self._wait_for_leader(end)
+        # The leader's own name may not be known to itself yet.
+        host = "localhost" if self.leads else self.host
         try:
             return dist.TCPStore(
-                self.host,
+                host,
                 self.port,
                 self.size,
                 is_master=self.leads,

@@ -10,7 +10,7 @@ from kubetune.api.outcome import ExitCode, Outcome
 
 from tests.cluster.support import eventually
 from tests.cluster.test_operator_training import MANIFESTS, sample
-from tests.cluster.workspace import Workspace, condition
+from tests.cluster.workspace import JsonObject, Workspace, annotations, condition
 
 pytestmark = pytest.mark.cluster
 
@@ -49,6 +49,31 @@ def test_other_workers_start_over_while_suspended(jobs: Workspace):
     assert [run["spec"]["completions"] for run in jobs.runs("grows")] == [3]
 
 
+def test_an_evicted_worker_costs_no_retry(jobs: Workspace):
+    jobs.job("moved", workers=2, backoffLimit=0)
+    jobs.phase("moved", "Running")
+    pod = next(pod for pod in jobs.objects("Pod") if is_worker(pod, "moved", 1))
+    name = pod["metadata"]["name"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+    jobs.request("POST", jobs.path("Pod", name) + "/eviction", eviction)
+    jobs.end("moved", attempt=2)
+    status = jobs.phase("moved", "Succeeded")["status"]
+    assert [attempt["result"] for attempt in status["attempts"]] == ["Preempted", "Succeeded"]
+    assert status["counts"] == {"total": 2, "failed": 0, "preempted": 1}
+
+
+def test_orphaned_workers_keep_their_names(jobs: Workspace):
+    jobs.job("cut-loose", workers=2, deletionPolicy="Orphan")
+    jobs.phase("cut-loose", "Running")
+    key = jobs.run_key("cut-loose")
+    jobs.delete("FineTuneJob", "cut-loose")
+    eventually(lambda: jobs.find("FineTuneJob", "cut-loose") is None)
+    assert "ownerReferences" not in jobs.get("Service", names.service_name(key))["metadata"]
+    jobs.end_run(key)
+    (run,) = jobs.runs("cut-loose")
+    jobs.until("Job", run["metadata"]["name"], lambda job: job["status"].get("succeeded") == 2)
+
+
 @pytest.mark.training
 def test_two_workers_train_although_one_crashes(space: Workspace):
     sample(space)
@@ -74,6 +99,13 @@ def test_two_workers_train_although_one_crashes(space: Workspace):
     assert status["lineage"]["worldSize"] == 2
     assert status["result"]["registered"]["alias"] == "champion"
     assert status["estimate"]["rowsPerStep"] == 4
+
+
+def is_worker(pod: JsonObject, job: str, number: int) -> bool:
+    """Whether a pod is this worker of a FineTuneJob."""
+    marks = annotations(pod)
+    index = marks.get("batch.kubernetes.io/job-completion-index")
+    return (marks.get(names.OWNER_NAME), index) == (job, str(number))
 
 
 def process_of(run_key: str, worker: int) -> int:

@@ -24,6 +24,9 @@ JsonObject = dict[str, Any]
         ({"strategy": "fsdp2"}, {"workers": 2, "method": {"type": "qlora"}}, "use ddp"),
         ({"objective": "dpo"}, {"workers": 2, "strategy": "fsdp2"}, "use ddp"),
         ({"objective": "dpo", "workers": 2}, {}, ""),
+        ({"workers": 2, "resources": {"gpu": 1}}, {}, ""),
+        ({"workers": 2, "resources": {"gpu": 4}}, {}, "set it to 1, and workers to 8"),
+        ({"resources": {"gpu": 4}}, {}, ""),
     ],
 )
 def test_settings(spec: JsonObject, profile: JsonObject, says: str) -> None:

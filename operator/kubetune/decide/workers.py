@@ -21,6 +21,12 @@ def workers_problem(spec: FineTuneJobSpec, settings: JsonObject) -> str:
             f"strategy {spec.strategy} says how several workers share the training, and there is"
             " one: set workers to 2 or more, or remove it"
         )
+    gpus, workers = settings["resources"].get("gpu") or 0, settings["workers"]
+    if gpus > 1:
+        return (
+            f"resources.gpu is {gpus}, and each of several workers uses one: set it to 1, and"
+            f" workers to {gpus * workers} to use as many GPUs"
+        )
     if settings["strategy"] != "fsdp2":
         return ""
     if settings["method"]["type"] == "qlora":
