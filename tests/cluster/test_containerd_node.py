@@ -132,7 +132,7 @@ def test_a_training_is_evicted_goes_on_and_succeeds(there: Workspace):
 
 def test_two_workers_train_together(there: Workspace):
     """They find one another by the names of their pods, and average gradients over gloo."""
-    more = "  workers: 2\n  resources: {cpu: 500m, memory: 3Gi}\n"
+    more = "  workers: 2\n  resources: {cpu: '1', memory: 3Gi}\n"
     apply(there, job_manifest("pair", 5, more))
     body = there.phase("pair", "Succeeded", 240)
     assert body["status"]["counts"]["failed"] == 0
