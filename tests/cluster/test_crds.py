@@ -25,6 +25,7 @@ HUB: Spec = {"repo": "owner/name"}
 
 CANDIDATE: Spec = {"name": "a", "modelRef": {"name": "m"}}
 FUNCTION: Spec = {"name": "words", "configMapRef": {"name": "m", "key": "words.py"}}
+JUDGE: Spec = {"name": "help", "baseUrl": "https://llm.example.com/v1", "model": "large"}
 CHAMPION: Spec = {"name": "tickets", "alias": "champion"}
 
 
@@ -330,6 +331,18 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Evaluation", evaluation(metrics=["speed"]), "a metric is one of loss, perplexity"),
     ("Evaluation", evaluation(functions=[FUNCTION]), "add it there"),
     ("Evaluation", evaluation(functions=[{**FUNCTION, "name": "bleu"}]), "another one"),
+    ("Evaluation", evaluation(judges=[JUDGE]), "add it there"),
+    (
+        "Evaluation",
+        evaluation(judges=[{**JUDGE, "baseUrl": "https://me:key@h/v1"}], metrics=["help"]),
+        "credentials don't belong into an address",
+    ),
+    ("Evaluation", evaluation(judges=[{**JUDGE, "name": "bleu"}]), "give the judge another one"),
+    (
+        "Evaluation",
+        evaluation(judges=[{**JUDGE, "scale": {"min": 5, "max": 5}}], metrics=["help"]),
+        "must be above min",
+    ),
     ("Evaluation", evaluation(thresholds=[better()]), "exactly one of candidate, alias"),
     ("Evaluation", evaluation(resources={"gpuLabel": {"a b": "c"}}), "a label key is a name"),
     ("Evaluation", evaluation(candidates=[]), "should have at least 1 items"),
@@ -432,6 +445,10 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("FineTuneJob", promoted({"metric": "loss", "max": 1}, alias="champion")),
     ("Evaluation", evaluation()),
     ("Evaluation", evaluation(functions=[FUNCTION], metrics=["words", "loss"])),
+    (
+        "Evaluation",
+        evaluation(functions=[FUNCTION], judges=[JUDGE], metrics=["help", "words"]),
+    ),
     ("Evaluation", evaluation(thresholds=[{"metric": "loss", "max": 1}], metrics=["loss"])),
     ("Evaluation", evaluation(promote=CHAMPION, thresholds=[better(alias="champion")])),
     ("Evaluation", evaluation(thresholds=[better(candidate="a")], generation={"topP": 1})),

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from kubetune.api.base import DNS_LABEL, ConfigKey, LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.judge import Judge
 from kubetune.api.model import RegistryAlias, RegistryName
 from kubetune.api.references import ComputeTargetRef
 from kubetune.api.rules import Rule, TransitionRule, exactly_one, unchanged
@@ -163,6 +164,10 @@ def _thresholds_name_candidates(spec: EvaluationSpec) -> bool:
     )
 
 
+def _own_names(spec: EvaluationSpec) -> list[str]:
+    return [item.name for item in (*(spec.functions or ()), *(spec.judges or ()))]
+
+
 _FROZEN = (
     "candidates",
     "datasetRef",
@@ -172,6 +177,7 @@ _FROZEN = (
     "generation",
     "metrics",
     "functions",
+    "judges",
     "maxRows",
     "seed",
     "samples",
@@ -241,14 +247,27 @@ class EvaluationSpec(Value):
         ),
         Rule(
             cel=f"self.metrics.all(m, m in {_KNOWN} ||"
-            " (has(self.functions) && self.functions.exists(f, f.name == m)))",
+            " (has(self.functions) && self.functions.exists(f, f.name == m)) ||"
+            " (has(self.judges) && self.judges.exists(j, j.name == m)))",
             message=f"a metric is one of {', '.join(METRIC_NAMES)}, or the name of one of"
-            " spec.functions",
-            check=lambda spec: (
-                set(spec.metrics)
-                <= {*METRIC_NAMES, *(function.name for function in spec.functions or ())}
-            ),
+            " spec.functions or spec.judges",
+            check=lambda spec: set(spec.metrics) <= {*METRIC_NAMES, *_own_names(spec)},
             field="metrics",
+        ),
+        Rule(
+            cel="!has(self.judges) || self.judges.all(j, j.name in self.metrics)",
+            message="a judge is asked when its name is one of spec.metrics; add it there",
+            check=lambda spec: all(judge.name in spec.metrics for judge in spec.judges or ()),
+            field="judges",
+        ),
+        Rule(
+            cel=f"!has(self.judges) || self.judges.all(j, !(j.name in {_KNOWN}) &&"
+            " (!has(self.functions) || !self.functions.exists(f, f.name == j.name)))",
+            message="a metric or function of this name exists; give the judge another one",
+            check=lambda spec: (
+                len({*METRIC_NAMES, *_own_names(spec)}) == len(METRIC_NAMES) + len(_own_names(spec))
+            ),
+            field="judges",
         ),
         Rule(
             cel="!has(self.functions) || self.functions.all(f, f.name in self.metrics)",
@@ -304,7 +323,7 @@ class EvaluationSpec(Value):
         default=["exactMatch", "tokenF1"],
         min_length=1,
         max_length=MAX_CANDIDATE_METRICS,
-        description="What is measured, also functions by their names; the first one decides who"
+        description="What is measured, also functions and judges by name; the first one decides who"
         " wins. loss and perplexity are of the answer's tokens; exactMatch, tokenF1, rouge1,"
         " rougeL, bleu, chrf and jsonFields (share of the reference's JSON fields that the answer"
         " has right) compare generated"
@@ -313,6 +332,9 @@ class EvaluationSpec(Value):
     )
     functions: Annotated[list[MetricFunction], *keyed_by("name")] | None = Field(
         default=None, max_length=8, description="Metrics of your own, as Python functions."
+    )
+    judges: Annotated[list[Judge], *keyed_by("name")] | None = Field(
+        default=None, max_length=4, description="Metrics that other language models decide."
     )
     max_rows: int = Field(
         default=256,

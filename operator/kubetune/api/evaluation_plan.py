@@ -60,6 +60,22 @@ class CustomMetricPlan(PlanValue):
     timeout_seconds: int
 
 
+class JudgePlan(PlanValue):
+    """A metric that a language model decides; its API key is in the environment alone."""
+
+    name: str
+    base_url: str
+    model: str
+    rubric: str
+    minimum: int
+    maximum: int
+    concurrency: int
+    timeout_seconds: int
+    max_retries: int
+    key_variable: str | None = None
+    """Variable with the API key; None: none is sent."""
+
+
 class EvaluationRunPlan(PlanValue):
     """The measurement of one candidate."""
 
@@ -78,6 +94,7 @@ class EvaluationRunPlan(PlanValue):
     metrics: list[MetricName]
     """May be empty when there are custom_metrics."""
     custom_metrics: list[CustomMetricPlan] = Field(default_factory=list[CustomMetricPlan])
+    judges: list[JudgePlan] | None = None
     max_rows: int
     """Rows are chosen by seed from the split, the same for equal data; their order is kept."""
     seed: int

@@ -66,6 +66,8 @@ ENV_DATASET_TOKEN = "KUBETUNE_DATASET_TOKEN"
 """Hub token for the dataset, from its Secret."""
 ENV_MODEL_TOKEN = "KUBETUNE_MODEL_TOKEN"
 ENV_BASE_MODEL_TOKEN = "KUBETUNE_BASE_MODEL_TOKEN"
+ENV_JUDGE_KEY = "KUBETUNE_JUDGE_KEY_"
+"""With the judge's place in the plan, from 0, behind it: its API key, from its Secret."""
 
 # Environment of a run on CML, which has neither mounts nor Secrets.
 ENV_PLAN_DATA = "KUBETUNE_PLAN_DATA"

@@ -62,18 +62,19 @@ def at_most_one(*fields: str, hint: str = "") -> Rule:
 
 
 def no_credentials(field: str, hint: str) -> Rule:
-    """An address, when it is given, holds no user name or password."""
+    """An address (snake_case name), when it is given, holds no user name or password."""
 
     def check(value: Any) -> bool:
         scheme, separator, rest = (getattr(value, field) or "").partition("://")
         is_http = separator and scheme in ("http", "https")
         return not is_http or "@" not in rest.split("/", 1)[0]
 
+    name = to_camel(field)
     return Rule(
-        cel=f"!has(self.{field}) || !self.{field}.matches('^https?://[^/]*@')",
+        cel=f"!has(self.{name}) || !self.{name}.matches('^https?://[^/]*@')",
         message=f"credentials don't belong into an address; {hint}",
         check=check,
-        field=field,
+        field=name,
     )
 
 

@@ -24,6 +24,7 @@ from kubetune.api.training import Resources, merge
 from kubetune.backends.base import RunRequest
 from kubetune.decide.chats import may_chat
 from kubetune.decide.effective import BUILT_IN
+from kubetune.decide.evaluation_judges import judge_keys, judge_plans
 from kubetune.decide.evaluation_observed import ObservedCandidate, ObservedEvaluation
 from kubetune.decide.fine_tune_inputs import NotReady
 from kubetune.decide.inspected import tracking_plan
@@ -175,6 +176,7 @@ def candidate_inputs(
         ),
         metrics=[name for name in METRIC_NAMES if name in spec.metrics],
         custom_metrics=shared.functions,
+        judges=judge_plans(spec),
         max_rows=spec.max_rows,
         seed=spec.seed,
         samples=spec.samples,
@@ -328,6 +330,7 @@ def _assemble(observed: ObservedEvaluation) -> Shared:
     if spec is None or target is None or dataset is None or dataset.spec is None:
         raise ValueError("unreadable inputs are refused before")
     data, mounts = dataset_source(dataset.name, dataset.spec, dataset.status)
+    mounts |= Mounts(tokens=judge_keys(spec))
     prompt = prompt_plan(observed.prompt.spec) if observed.prompt and observed.prompt.spec else None
     resources: JsonObject = BUILT_IN["resources"]
     for layer in (target.resources, spec.resources):

@@ -13,6 +13,7 @@ from kubetune.backends.base import Backend, BackendError, RunAddress
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.evaluation_candidate import SETTLED
 from kubetune.decide.evaluation_inputs import candidate_run_key
+from kubetune.decide.evaluation_judges import judge_keys
 from kubetune.decide.evaluation_observed import (
     EvaluationLearned,
     ObservedCandidate,
@@ -26,6 +27,15 @@ from kubetune.observe.secrets import config_map_value, named_secrets, secret_pro
 from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]
+
+
+def _judge_secrets(
+    target: ComputeTargetSpec | None, spec: EvaluationSpec
+) -> list[tuple[str, str | None]]:
+    """Secrets, and keys of them, with API keys of judges; on CML these are project variables."""
+    if target is not None and target.cml is not None:
+        return []
+    return [(reference.name, reference.key) for reference in judge_keys(spec).values()]
 
 
 class EvaluationObserver:
@@ -108,6 +118,7 @@ class EvaluationObserver:
                 [
                     *(named_secrets(target.spec) if target.spec else ()),
                     *source_secrets(target.spec, dataset),
+                    *_judge_secrets(target.spec, spec),
                 ],
             ),
             functions=await self._functions(spec, namespace),

@@ -20,7 +20,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS, TokenizerPlan
 
 from kubetune_runner import outcomes, quantization, records, train
-from kubetune_runner.evaluate import candidate, report, rows, table, user_metric
+from kubetune_runner.evaluate import candidate, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.rows import AskedRows
@@ -54,7 +54,7 @@ def run(plan: EvaluationRunPlan) -> Outcome:
 def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
     chosen = rows.choose(plan)
     found = candidate.find(plan.model, TokenizerPlan(chat_template=plan.chat_template))
-    generates = bool(plan.custom_metrics) or any(
+    generates = bool(plan.custom_metrics or plan.judges) or any(
         name not in WITHOUT_REFERENCE for name in plan.metrics
     )
     asked = rows.ask(chosen, plan, found.tokenizer, found.context, answers=generates)
@@ -67,6 +67,8 @@ def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
         log.info("an earlier attempt has measured all of it")
         return report.outcome(done)
     measured = _measure(plan, tracker, found, asked, generates)
+    if plan.judges:
+        tracker.phase("judging")
     columns = _columns(plan, measured)
     _log_errors(columns)
     tracker.phase("uploading")
@@ -126,6 +128,8 @@ def _columns(plan: EvaluationRunPlan, measured: list[MeasuredRow]) -> dict[str, 
         columns[own.name] = user_metric.measure(
             own.name, own.source, measured, plan.seed, timeout_seconds=own.timeout_seconds
         )
+    for asked in plan.judges or ():
+        columns[asked.name] = judge.measure(asked, measured, plan.seed)
     return columns
 
 

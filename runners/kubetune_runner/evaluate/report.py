@@ -137,6 +137,7 @@ def parameters(plan: EvaluationRunPlan) -> dict[str, Any]:
         "maxRows": plan.max_rows,
         "seed": plan.seed,
         "precision": plan.precision,
+        **{f"judge.{judge.name}": judge.model for judge in plan.judges or ()},
         **{f"generation.{name}": value for name, value in generation.items()},
     }
 

@@ -1,0 +1,174 @@
+"""A judge that behaves, and one that doesn't."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from kubetune.api.evaluation_plan import JudgePlan
+from kubetune_runner.evaluate import judge
+from kubetune_runner.evaluate.metrics import MeasuredRow
+
+KEY = "sk-very-secret"
+ROWS = [MeasuredRow(at, {}, f"question {at}", "right", answer=f"answer {at}") for at in range(6)]
+Reply = tuple[int, dict[str, str], bytes]
+
+
+def completion(content: Any) -> Reply:
+    return 200, {}, json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+
+
+class Endpoint:
+    """An endpoint whose replies a function makes of the number of the request."""
+
+    def __init__(self) -> None:
+        self.reply: Callable[[int], Reply] = lambda _: completion('{"score": 7}')
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.release = threading.Event()
+        lock, outer = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with lock:
+                    outer.requests.append(json.loads(body) | {"path": self.path})
+                    outer.keys.append(self.headers["Authorization"])
+                    number = len(outer.requests)
+                status, headers, text = outer.reply(number)
+                if status == 0:
+                    outer.release.wait(30)
+                    return
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def close(self) -> None:
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setattr(judge, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setenv("KUBETUNE_JUDGE_KEY_0", f"{KEY}\n")
+    served = Endpoint()
+    yield served
+    served.close()
+
+
+def plan(endpoint: Endpoint, **over: Any) -> JudgePlan:
+    given: dict[str, Any] = {
+        "name": "help",
+        "base_url": endpoint.url,
+        "model": "big",
+        "rubric": "Is it friendly?",
+        "minimum": 1,
+        "maximum": 10,
+        "concurrency": 3,
+        "timeout_seconds": 20,
+        "max_retries": 2,
+        "key_variable": "KUBETUNE_JUDGE_KEY_0",
+    }
+    return JudgePlan(**(given | over))
+
+
+def test_grades_are_averaged_with_an_interval(endpoint: Endpoint) -> None:
+    endpoint.reply = lambda number: completion(f'Well: {{"score": {number}}}')
+    column = judge.measure(plan(endpoint), ROWS, 42)
+    assert column.measured.value == 3.5
+    assert column.measured.low is not None
+    assert sorted(column.values) == [1, 2, 3, 4, 5, 6]
+    first = endpoint.requests[0]
+    assert (first["path"], first["model"]) == ("/v1/chat/completions", "big")
+    system, user = (message["content"] for message in first["messages"])
+    assert "Is it friendly?" in system
+    assert "from 1 (worst) to 10 (best)" in system
+    assert "question" in user
+    assert "Reference:\nright" in user
+    assert set(endpoint.keys) == {f"Bearer {KEY}"}
+
+
+def test_without_a_secret_no_key_is_sent(endpoint: Endpoint) -> None:
+    assert judge.measure(plan(endpoint, key_variable=None), ROWS[:1], 42).measured.value == 7
+    assert endpoint.keys == [None]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (429, {"Retry-After": "0"}, b"slow down"),
+        (500, {}, b"oops"),
+        (200, {}, b"<html>"),
+        (200, {}, b"[]"),
+        completion("I like it"),
+        completion('{"score": 11}'),
+        completion('{"score": true}'),
+        completion(None),
+    ],
+    ids=["429", "500", "html", "list", "words", "above", "bool", "null"],
+)
+def test_a_bad_reply_is_asked_for_again(endpoint: Endpoint, bad: Reply) -> None:
+    endpoint.reply = lambda number: bad if number == 1 else completion("7")
+    assert judge.measure(plan(endpoint), ROWS[:1], 42).measured.value == 7
+    endpoint.requests.clear()
+    endpoint.reply = lambda _: bad
+    failed = judge.measure(plan(endpoint), ROWS[:1], 42).measured
+    assert failed.value is None
+    assert "help: row 0" in (failed.error or "")
+    assert "(3 tries)" in (failed.error or "")
+    assert len(endpoint.requests) == 3
+
+
+def test_a_refusal_ends_it_at_once_and_tells_no_key(
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    endpoint.reply = lambda _: (401, {}, f"invalid key {KEY}".encode())
+    many = [MeasuredRow(at, {}, "q", "r", answer="a") for at in range(200)]
+    failed = judge.measure(plan(endpoint), many, 42).measured
+    assert "HTTP 401: invalid key ***" in (failed.error or "")
+    assert len(endpoint.requests) < 20, "the rest is not asked about"
+    assert KEY not in (failed.error or "") + caplog.text
+
+
+def test_a_key_is_not_sent_elsewhere(endpoint: Endpoint) -> None:
+    endpoint.reply = lambda _: (307, {"Location": "http://127.0.0.1:9/"}, b"")
+    assert "HTTP 307" in (judge.measure(plan(endpoint), ROWS[:1], 42).measured.error or "")
+
+
+def test_an_endpoint_that_never_answers_is_an_error(endpoint: Endpoint) -> None:
+    endpoint.reply = lambda _: (0, {}, b"")
+    slow = plan(endpoint, timeout_seconds=1, max_retries=0)
+    assert "no reply within 1 s" in (judge.measure(slow, ROWS, 42).measured.error or "")
+
+
+def test_an_endpoint_that_is_away_is_an_error(endpoint: Endpoint) -> None:
+    away = plan(endpoint, base_url="http://127.0.0.1:9/v1")
+    assert "can't be reached" in (judge.measure(away, ROWS[:1], 42).measured.error or "")
+
+
+@pytest.mark.parametrize(("key", "words"), [("", "is empty"), ("a\x07b", "fits into no header")])
+def test_a_key_that_can_not_be_sent(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, key: str, words: str
+) -> None:
+    monkeypatch.setenv("KUBETUNE_JUDGE_KEY_0", key)
+    assert words in (judge.measure(plan(endpoint), ROWS[:1], 42).measured.error or "")
+    assert endpoint.requests == []
