@@ -19,6 +19,9 @@ def parameters(plan: RunPlan) -> dict[str, Any]:
     """The plan's settings, flat, as MLflow parameters."""
     training = plan.training.to_json()
     training.pop("checkpoint", None)
+    # A parameter holds 6,000 characters; the text is in plan.json.
+    training.get("script", {}).pop("text", None)
+    training.pop("axolotl", None)
 
     def flat(prefix: str, value: Any) -> dict[str, Any]:
         if isinstance(value, dict):

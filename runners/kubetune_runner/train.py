@@ -26,6 +26,7 @@ from kubetune_runner import (
     data,
     models,
     outcomes,
+    own_code,
     packing,
     quantization,
     records,
@@ -76,6 +77,7 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     workers = Workers.of(plan)
     if not workers.leads:
         return _run(plan, stop, Silent(plan), workers)
+    inherited = dict(os.environ)
     tracker = Tracker(plan)
     tracker.start()
     tracker.phase("preparing")
@@ -84,7 +86,10 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
         lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "training")
     )
     try:
-        outcome = _run(plan, stop, tracker, workers)
+        if plan.training.script is None and plan.training.axolotl is None:
+            outcome = _run(plan, stop, tracker, workers)
+        else:
+            outcome = own_code.run(plan, stop, tracker, inherited)
     except BaseException as error:
         close(tracker, outcomes.from_error(error))
         raise
@@ -341,16 +346,23 @@ def _upload(
         "environment.json": records.environment(),
         "rows.json": _row_counts(inputs),
         "plan.json": plan.to_json(),
+        **samples(baseline, tuned),
     }
-    if baseline is not None and tuned.rows:
-        answers = zip(tuned.rows, baseline.answers, tuned.answers, strict=True)
-        artifacts["samples.json"] = [
-            {"prompt": row.prompt, "reference": row.reference, "base": before, "tuned": after}
-            for row, before, after in list(answers)[:MAX_SAMPLES]
-        ]
     # First, so that a run that is tagged with its result has both.
     merged = {"merged": upload(tracker, saved.merged, {}, MERGED)} if saved.merged else {}
     return {**upload(tracker, saved.result, artifacts), **merged}
+
+
+def samples(baseline: Evaluation | None, tuned: Evaluation) -> dict[str, Any]:
+    """The file samples.json: some answers before and after, where both are known."""
+    if baseline is None or not tuned.rows:
+        return {}
+    answers = zip(tuned.rows, baseline.answers, tuned.answers, strict=True)
+    found = [
+        {"prompt": row.prompt, "reference": row.reference, "base": before, "tuned": after}
+        for row, before, after in list(answers)[:MAX_SAMPLES]
+    ]
+    return {"samples.json": found}
 
 
 def _mean_loss(trainer: RunTrainer) -> float | None:

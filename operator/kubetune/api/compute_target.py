@@ -42,6 +42,13 @@ class KubernetesTarget(Value):
         pattern=r"^[!-~]+$",
         description="Runner image. The Helm chart's default target names the released one.",
     )
+    axolotl_image: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[!-~]+$",
+        description="Image for jobs with trainer.axolotl. Default: image.",
+    )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
         default=None, description="Kubernetes' rule when absent: Always for latest."
     )

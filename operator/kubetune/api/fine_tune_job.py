@@ -143,10 +143,32 @@ def _full(spec: FineTuneJobSpec) -> bool:
     return spec.method is not None and spec.method.type == "full"
 
 
+_OTHER = "(has(self.trainer) && (has(self.trainer.script) || has(self.trainer.axolotl)))"
+
+
+def _other(spec: FineTuneJobSpec) -> bool:
+    """Whether something else than trl trains."""
+    return spec.trainer is not None and bool(spec.trainer.script or spec.trainer.axolotl)
+
+
 class FineTuneJobSpec(TrainingSettings):
     """What the user declares. It can't be changed, but for the fields that say so."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"!{_OTHER} || self.objective == 'sft'",
+            message="trainer.script and trainer.axolotl go with objective sft, whatever a script"
+            " optimises: leave objective out",
+            check=lambda spec: not _other(spec) or spec.objective == "sft",
+            field="trainer",
+        ),
+        Rule(
+            cel=f"!{_OTHER} || !has(self.continueFrom)",
+            message="trainer.script and trainer.axolotl start from a base model; remove"
+            " continueFrom",
+            check=lambda spec: not (_other(spec) and spec.continue_from),
+            field="trainer",
+        ),
         *objective_rules(),
         Rule(
             cel=f"!{_MERGES} || !{_FULL}",

@@ -331,6 +331,27 @@ class TokenizerPlan(PlanValue):
     """Text of the template; None: the model's own."""
 
 
+class ScriptPlan(PlanValue):
+    """Training code of the user, run instead of trl's."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("text", "path"),)
+
+    name: str
+    """File name, for messages."""
+    text: str | None = None
+    path: str | None = None
+    """Absolute path in the container."""
+    root: str | None = None
+    """Folder that the path must not leave."""
+    args: list[str] = Field(default_factory=list[str])
+
+
+class AxolotlPlan(PlanValue):
+    """axolotl instead of trl, with what the user gives of its configuration."""
+
+    config: dict[str, JsonValue]
+
+
 class TrainingPlan(PlanValue):
     """Everything that changes the result."""
 
@@ -358,6 +379,9 @@ class TrainingPlan(PlanValue):
     """Missing in plans of earlier versions."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Further arguments of trl's configuration class."""
+    script: ScriptPlan | None = None
+    axolotl: AxolotlPlan | None = None
+    """Without one of the two trl trains."""
     data_fraction: float
     data_seed: int
     long_rows: LongRows = "truncate"

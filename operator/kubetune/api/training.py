@@ -10,10 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from kubetune.api.axolotl import AxolotlTrainer
 from kubetune.api.base import ObjectName, Value
 from kubetune.api.chat_templates import CHAT_TEMPLATES, MODEL
 from kubetune.api.kubernetes_values import Labels, Quantity
 from kubetune.api.objectives import ObjectiveSettings
+from kubetune.api.own_code import ScriptTrainer
 from kubetune.api.rules import Rule, at_most_one
 from kubetune.api.trl_arguments import TrainerArguments
 
@@ -370,9 +372,20 @@ class TrlTrainer(Value):
 
 
 class Trainer(Value):
-    """Which training code runs."""
+    """Which training code runs; a job's choice replaces a profile's."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (at_most_one("trl", "axolotl", "script"),)
 
     trl: TrlTrainer | None = Field(default=None, description="Hugging Face TRL, the default.")
+    axolotl: AxolotlTrainer | None = Field(
+        default=None,
+        description="axolotl, with objective sft, in the target's axolotlImage.",
+    )
+    script: ScriptTrainer | None = Field(
+        default=None,
+        description="Python code of your own, with objective sft. It gets model, rows and settings"
+        " from its environment.",
+    )
 
 
 class TrainingSettings(ObjectiveSettings):

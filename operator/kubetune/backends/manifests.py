@@ -202,7 +202,7 @@ def _container(request: RunRequest, mounts: list[JsonObject]) -> JsonObject:
     ca_file = CA_FILE if request.target.tracking.ca_bundle else None
     container: JsonObject = {
         "name": CONTAINER,
-        "image": target.image,
+        "image": _image(request, target),
         "command": ["python", "-m", "kubetune_runner"],
         "env": environment(request, _job_name(request), ca_file),
         "resources": {"requests": amounts, "limits": amounts},
@@ -220,6 +220,11 @@ def _container(request: RunRequest, mounts: list[JsonObject]) -> JsonObject:
     if target.env_from:
         container["envFrom"] = [source.to_json() for source in target.env_from]
     return container
+
+
+def _image(request: RunRequest, target: KubernetesTarget) -> str:
+    uses_axolotl = "axolotl" in (request.plan.get("training") or {})
+    return (target.axolotl_image if uses_axolotl else None) or target.image
 
 
 def _amounts(request: RunRequest, gpu_resource_name: str) -> dict[str, str]:

@@ -106,11 +106,17 @@ def effective_settings(
 
 
 def training_plan(
-    settings: JsonObject, objective: Objective, run_key: str, *, durable: bool
+    settings: JsonObject,
+    objective: Objective,
+    run_key: str,
+    *,
+    durable: bool,
+    other: JsonObject | None = None,
 ) -> TrainingPlan:
     """The plan's part that changes the result, from effective settings.
 
-    ``durable`` tells that attempts find the checkpoints of earlier ones.
+    ``durable`` tells that attempts find the checkpoints of earlier ones; ``other`` is the part
+    of a trainer other than trl's, as ``own_code.in_plan`` gives it.
     """
     checkpoint = settings["checkpoint"]
     root = CHECKPOINT_DIRECTORY if durable else f"{WORK_DIRECTORY}/checkpoints"
@@ -130,6 +136,7 @@ def training_plan(
             ).to_json(),
             **({"tokenizer": _tokenizer_plan(tokenizer)} if tokenizer else {}),
             "arguments": ((settings.get("trainer") or {}).get("trl") or {}).get("arguments") or {},
+            **(other or {}),
             "dataFraction": settings["data"]["fraction"],
             "dataSeed": settings["data"]["seed"],
             "longRows": settings["data"]["longRows"],
@@ -191,6 +198,10 @@ def _lay(settings: JsonObject, layer: JsonObject) -> JsonObject:
     quantization, and within it for what only 4 bits have.
     """
     merged = merge(settings, layer)
+    if chosen := layer.get("trainer"):
+        # One trainer takes the place of another; of trl's alone single arguments are merged.
+        kept = {key: value for key, value in merged["trainer"].items() if key in chosen}
+        merged["trainer"] = kept | {key: chosen[key] for key in chosen if key != "trl"}
     method = layer.get("method") or {}
     if "type" not in method:
         if "quantization" in method:

@@ -10,6 +10,7 @@ from kubetune.api.conditions import Phase, Reason
 from kubetune.api.dataset import DatasetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.model import ModelSpec
+from kubetune.api.own_code import ScriptTrainer
 from kubetune.api.plan import RunIdentity, RunPlan
 from kubetune.api.prompt_template import PromptTemplateSpec
 from kubetune.api.tuning_profile import TuningProfileSpec
@@ -26,6 +27,14 @@ from kubetune.decide.objectives import (
     format_problem,
     model_problem,
     settings_problem,
+)
+from kubetune.decide.own_code import (
+    OtherTrainer,
+    in_plan,
+    other_trainer,
+    settings_conflict,
+    text_missing,
+    trainer_problem,
 )
 from kubetune.decide.prompt_template import slot_problem
 from kubetune.decide.registry import provider_problem
@@ -84,6 +93,8 @@ class ObservedJob:
     dataset: Resource[DatasetSpec] | None = None
     prompt: Resource[PromptTemplateSpec] | None = None
     profile: Resource[TuningProfileSpec] | None = None
+    trainer_text: str | None = None
+    """What the ConfigMap of the trainer has."""
     secret_problem: str = ""
     output_rival: str = ""
     """A sentence when the output Model's name belongs to another."""
@@ -247,7 +258,19 @@ def _missing(observed: ObservedJob) -> NotReady | None:
         return NotReady(Phase.PREPARING, Reason.TARGET_NOT_READY, observed.target.why_not)
     if observed.secret_problem:
         return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
+    if problem := text_missing(_other_trainer(observed), observed.trainer_text):
+        # A job isn't told of a ConfigMap that only its profile names.
+        return NotReady(
+            Phase.PENDING,
+            Reason.CONFIG_MAP_MISSING,
+            problem,
+            look_again_seconds=BASE_RETRY_SECONDS,
+        )
     return None
+
+
+def _other_trainer(observed: ObservedJob) -> OtherTrainer | None:
+    return other_trainer(observed.job.spec, observed.profile.spec if observed.profile else None)
 
 
 def _missing_base(observed: ObservedJob) -> NotReady | None:
@@ -294,6 +317,9 @@ def _unfit(observed: ObservedJob) -> NotReady | None:
         return refuse("an input's spec can't be read")
     spec = observed.job.spec
     objective = spec.objective if spec else "sft"
+    trainer = _other_trainer(observed)
+    if problem := trainer_problem(trainer, spec, observed.trainer_text, observed.target.spec):
+        return refuse(problem)
     problem = start_problem(spec, model) if spec else ""
     if problem := problem or model_problem(objective, model.name, model.status):
         return refuse(problem)
@@ -303,9 +329,9 @@ def _unfit(observed: ObservedJob) -> NotReady | None:
         if problem := slot_problem(prompt.spec, dataset.name, dataset.status):
             return refuse(problem, Reason.SLOT_UNKNOWN)
         return None
-    problem = format_problem(objective, dataset) or columns_problem(
-        dataset, with_template=objective == "sft"
-    )
+    # A script takes rows of any format.
+    problem = "" if isinstance(trainer, ScriptTrainer) else format_problem(objective, dataset)
+    problem = problem or columns_problem(dataset, with_template=objective == "sft")
     return refuse(problem, Reason.FORMAT_MISMATCH) if problem else None
 
 
@@ -337,7 +363,10 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     )
     if problem := template_problem(spec, settings, model.name, model.status):
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
-    if problem := method_problem(settings, spec):
+    trainer = _other_trainer(observed)
+    if problem := method_problem(settings, spec) or settings_conflict(
+        trainer, observed.trainer_text, settings
+    ):
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
     base = observed.base
     if spec.continue_from:
@@ -373,10 +402,20 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         return NotReady(Phase.PENDING, Reason.SOURCE_UNREACHABLE, problem, refused=True)
     # The project's disk in CML keeps checkpoints; in a cluster only a claim does.
     durable = target.cml is not None or "claimName" in settings["checkpoint"]
-    training = training_plan(settings, spec.objective, observed.run_key, durable=durable)
+    training = training_plan(
+        settings,
+        spec.objective,
+        observed.run_key,
+        durable=durable,
+        other=in_plan(trainer, observed.trainer_text, target),
+    )
+    # Nobody knows here what is in a script's file.
+    unique = observed.run_key if isinstance(trainer, ScriptTrainer) and trainer.path else None
     workers = settings["workers"]
     strategy = settings.get("strategy")
-    facts = lineage(base_model, data, prompt, training, workers=workers, strategy=strategy)
+    facts = lineage(
+        base_model, data, prompt, training, workers=workers, strategy=strategy, unique=unique
+    )
     owner = job.owner
     plan = RunPlan(
         run=RunIdentity(

@@ -21,7 +21,9 @@ def weigh(
         return None
     given = (model.status, dataset.status, settings, spec.objective)
     templated = spec.prompt_ref is not None
-    found = estimate(*given, templated=templated)
+    # The formulas are about trl's training.
+    by_trl = not (settings.get("trainer") or {}).keys() - {"trl"}
+    found = estimate(*given, templated=templated) if by_trl else None
     status.pop("estimate", None)
     if found is not None:
         status["estimate"] = found

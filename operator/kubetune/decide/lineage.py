@@ -25,8 +25,12 @@ def lineage(
     *,
     workers: int = 1,
     strategy: Strategy | None = None,
+    unique: str | None = None,
 ) -> JsonObject:
-    """status.lineage of a job, with ``digest`` over everything else."""
+    """status.lineage of a job, with ``digest`` over everything else.
+
+    ``unique`` makes a digest that no other job has, where what trains isn't known.
+    """
     settings = training.to_json()
     # Where checkpoints lie, and how often they are written, changes nothing in the result.
     del settings["checkpoint"]
@@ -50,6 +54,7 @@ def lineage(
                 prompt.to_json() if prompt else None,
                 dataset.format,
                 dataset.columns.to_json(),
+                *([unique] if unique else []),
             ],
             sort_keys=True,
         )

@@ -6,9 +6,11 @@ from typing import Any
 
 from kubetune.api.conditions import Reason
 from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.api.tuning_profile import TuningProfileSpec
 from kubetune.backends.base import Backend, BackendError, RunAddress, RunState
-from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
+from kubetune.decide.own_code import other_trainer
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.names import FINALIZER, JOB, RUN_KEY, new_run_key, run_key_is_ours
 from kubetune.observe.cache import ObjectCache
@@ -19,7 +21,7 @@ from kubetune.observe.objects import (
     resolve_target,
     source_job,
 )
-from kubetune.observe.secrets import named_secrets, secret_problem, source_secrets
+from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
 from kubetune.queue import Key
 from kubetune.tracking.base import TrackedRun
 
@@ -78,7 +80,17 @@ class FineTuneJobObserver:
         base = None
         if spec.continue_from and model and model.spec and model.spec.base_model_ref:
             base = find(self._cache, "Model", namespace, model.spec.base_model_ref.name)
-        profile = spec.profile_ref
+        named = spec.profile_ref
+        profile: Resource[TuningProfileSpec] | None = (
+            find(
+                self._cache,
+                named.kind,
+                "" if named.kind == "ClusterTuningProfile" else namespace,
+                named.name,
+            )
+            if named
+            else None
+        )
         return ObservedJob(
             model=model,
             base=base,
@@ -91,14 +103,8 @@ class FineTuneJobObserver:
                 namespace,
                 spec.prompt_ref.name if spec.prompt_ref else None,
             ),
-            profile=find(
-                self._cache,
-                profile.kind,
-                "" if profile.kind == "ClusterTuningProfile" else namespace,
-                profile.name,
-            )
-            if profile
-            else None,
+            profile=profile,
+            trainer_text=await self._trainer_text(namespace, spec, profile),
             secret_problem=await secret_problem(
                 self._client,
                 namespace,
@@ -110,6 +116,22 @@ class FineTuneJobObserver:
             output_rival=self._output_rival(job),
             **common,
         )
+
+    async def _trainer_text(
+        self,
+        namespace: str,
+        spec: FineTuneJobSpec,
+        profile: Resource[TuningProfileSpec] | None,
+    ) -> str | None:
+        """What the ConfigMap of the trainer has; None when it isn't there."""
+        trainer = other_trainer(spec, profile.spec if profile else None)
+        source = trainer.config_map_ref if trainer else None
+        if source is None:
+            return None
+        try:
+            return await config_map_value(self._client, namespace, source.name, source.key)
+        except (NotFoundError, ValueError):
+            return None
 
     async def _runs(
         self, job: Resource[Any], run_key: str | None, target: Target, external: dict[str, str]

@@ -36,6 +36,9 @@ def _references(key: Key, spec: JsonObject) -> frozenset[Key]:
                 kind = profile.get("kind", "TuningProfile")
                 scope = "" if kind == "ClusterTuningProfile" else namespace
                 found.add(Key(kind, scope, profile["name"]))
+            for trainer in ("script", "axolotl"):
+                own = (spec.get("trainer") or {}).get(trainer) or {}
+                found |= _named(namespace, own, "ConfigMap", "configMapRef")
             if model_name := (spec.get("output") or {}).get("modelName"):
                 found.add(Key("Model", namespace, model_name))
         case "Evaluation":

@@ -65,8 +65,10 @@ def find(plan: ModelPlan, change: TokenizerPlan | None = None) -> Candidate:
     )
 
 
-def load(candidate: Candidate, dtype: Any) -> Any:
+def load(candidate: Candidate, dtype: Any, quantized: Any = None) -> Any:
     """The model on the device, ready to be measured.
+
+    ``quantized`` is ``quantization.configuration`` or None.
 
     Raises RunError: ModelUnreadable, BaseModelMismatch.
     """
@@ -75,7 +77,7 @@ def load(candidate: Candidate, dtype: Any) -> Any:
     from kubetune_runner import losses
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = models.load_model(candidate.model, candidate.folder, dtype)
+    model = models.load_model(candidate.model, candidate.folder, dtype, quantized)
     if not getattr(model, "is_quantized", False):
         model.to(device)
     losses.add_head(model)

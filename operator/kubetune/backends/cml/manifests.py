@@ -167,7 +167,8 @@ def _encoded(request: RunRequest) -> str:
         raise BackendError(
             Reason.PLAN_TOO_LARGE,
             f"the run's plan has {len(encoded)} bytes compressed, and an environment variable of"
-            f" CML takes {MAX_PLAN_BYTES}: shorten the prompt template or the trainer's arguments",
+            f" CML takes {MAX_PLAN_BYTES}: shorten the prompt template or the trainer's arguments,"
+            " or put a script into the project and name it by trainer.script.path",
             retryable=False,
         )
     return encoded

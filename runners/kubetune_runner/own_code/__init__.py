@@ -1,0 +1,254 @@
+"""Training by the user's own code: the runner prepares, starts it, follows it and takes the result.
+
+The code is a process of its own; torch comes into this one only when it has ended, so that all
+memory is the code's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kubetune.api import own_code as names
+from kubetune.api.outcome import Outcome
+from kubetune.api.plan import ENV_DATASET_TOKEN, RunPlan, in_container
+
+from kubetune_runner import data, merging, models, prompts, starts
+from kubetune_runner.encoding import EncodedRow, EncodedRows, encode
+from kubetune_runner.errors import RunError
+from kubetune_runner.own_code import axolotl, ending, found, handover, script
+from kubetune_runner.own_code.child import GRACE_SECONDS, Child
+from kubetune_runner.own_code.found import Found
+from kubetune_runner.own_code.protocol import ProgressServer
+from kubetune_runner.own_code.redact import redactor
+from kubetune_runner.own_code.watch import Watch
+from kubetune_runner.signals import StopSignal
+from kubetune_runner.starts import Start
+from kubetune_runner.tracking import Tracker
+from kubetune_runner.upload import patiently
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Job:
+    """What belongs together while the code runs."""
+
+    plan: RunPlan
+    start: Start
+    scratch: Path
+    """Folder of this attempt."""
+    command: list[str]
+    """Empty for axolotl, whose configuration needs everything else."""
+    rows: dict[str, str] = field(default_factory=dict[str, str])
+    """Variables that name the rows' files."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder for the code's checkpoints."""
+        return in_container(self.plan.training.checkpoint.directory)
+
+    @property
+    def results(self) -> Path:
+        """Folder that the code's output folder is in."""
+        return self.checkpoints / "result"
+
+
+def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[str, str]) -> Outcome:
+    """Run the code, then measure and upload what it leaves.
+
+    ``inherited`` is the environment before the runner changed its own. Raises RunError as named
+    in docs/script.md, Interrupted after a signal.
+    """
+    scratch = merging.scratch("own-code")
+    try:
+        own = plan.training.script
+        if own is None:
+            # Before anything is read.
+            axolotl.command(inherited, scratch)
+        command = script.fetch(own, scratch) if own else []
+        start = starts.fetch(plan.model, plan.training)
+        loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
+        data.check_unchanged(plan.dataset, loaded)
+        share = (plan.training.data_fraction, plan.training.data_seed)
+        train = prompts.choose(loaded.train, *share)
+        job = _Job(plan, start, scratch, command)
+        job.rows = handover.write_rows(scratch, plan, loaded, train)
+        counts = {"train_rows_used": float(len(train))}
+        tracker.metrics(counts, 0)
+        result = found.earlier(job.results, plan.lineage_digest)
+        if result is None:
+            result, steps = _train(job, stop, tracker, inherited)
+        else:
+            log.info("an earlier attempt has left the %s: it is measured and uploaded", result.kind)
+            steps = 0
+        return _finish(job, result, steps, tracker, loaded.evaluation, len(train))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _train(
+    job: _Job, stop: StopSignal, tracker: Tracker, inherited: Mapping[str, str]
+) -> tuple[Found, int]:
+    """Run the code; what it left, and how many steps it reported."""
+    plan = job.plan
+    run_id = patiently(
+        tracker, lambda run_id: run_id, "the code needs its run in", "another attempt starts it"
+    )
+    output = job.results / "output"
+    if plan.training.axolotl is None:
+        # axolotl's checkpoints are there.
+        shutil.rmtree(job.results, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    plan_file = job.scratch / "plan.json"
+    plan_file.write_text(json.dumps(plan.to_json(), ensure_ascii=False), encoding="utf-8")
+    environment = handover.environment(inherited, plan, plan_file, run_id, tracker.attempt)
+    environment |= job.rows
+    environment |= {
+        names.ENV_MODEL: str(job.start.folder),
+        names.ENV_OUTPUT: str(output),
+        names.ENV_CHECKPOINTS: str(job.checkpoints),
+    }
+    if checkpoint := handover.newest_checkpoint(job.checkpoints):
+        environment[names.ENV_RESUME] = str(checkpoint)
+    command = job.command
+    if plan.training.axolotl is not None:
+        environment |= axolotl.environment()
+        config = axolotl.write(plan, job.start.folder, _files(job), job.scratch, output)
+        command = axolotl.command(inherited, config)
+    watch = Watch(tracker, plan.training.hyperparameters)
+    server = ProgressServer(job.scratch, watch.receive)
+    grace = float(inherited.get(names.ENV_GRACE) or GRACE_SECONDS)
+    tracker.phase("training")
+    try:
+        tracker.watch(watch.gauges)
+        child = Child(command, job.scratch, environment | server.environment, redactor(environment))
+        code = child.wait(stop, grace)
+    finally:
+        server.close()
+        tracker.watch(lambda: None)
+        # MLflow's own end of a run isn't the end of this one.
+        tracker.call(lambda client, run_id: client.update_run(run_id, status="RUNNING"))
+    step, values = watch.gauges()
+    tracker.metrics(values, step)
+    ending.check(code, list(child.last_errors))
+    return found.take(output, job.start.base, plan.lineage_digest), watch.step
+
+
+def _files(job: _Job) -> dict[str, Path]:
+    """The files of the splits that there are."""
+    variables = {"train": names.ENV_TRAIN_DATA, "eval": names.ENV_EVAL_DATA}
+    return {split: Path(job.rows[name]) for split, name in variables.items() if name in job.rows}
+
+
+def _finish(
+    job: _Job,
+    result: Found,
+    steps: int,
+    tracker: Tracker,
+    held_out: list[data.Row],
+    used: int,
+) -> Outcome:
+    """Measure and upload the result."""
+    plan = job.plan
+    if plan.merge and result.kind != "adapter":
+        raise RunError(
+            "MergeNeedsAdapter",
+            "output.merge is true, but the code left a whole model: remove merge, or save the"
+            " adapter alone",
+        )
+    tracker.phase("evaluating")
+    tokenizer = _tokenizer(job, result)
+    rows, chat = _encoded(plan, held_out, tokenizer)
+
+    from kubetune_runner import records
+    from kubetune_runner.own_code.measure import measure
+    from kubetune_runner.train import quieten, samples
+    from kubetune_runner.upload import MERGED, describe, upload
+
+    quieten()
+    measured = measure(plan, job.start, result, tokenizer, rows.rows)
+    metrics = dict(measured.tuned.metrics)
+    if measured.baseline is not None:
+        metrics |= {f"baseline_{k}": v for k, v in measured.baseline.metrics.items()}
+    tracker.metrics(metrics, steps)
+    tracker.phase("uploading")
+    about: dict[str, Any] = {
+        "chat": chat,
+        "max_new_tokens": plan.training.evaluation.max_new_tokens,
+    }
+    describe(tokenizer, measured.dtype, result.folder, **about)
+    merged: dict[str, Any] = {}
+    if plan.merge:
+        whole = job.results / "merged"
+        dtype = merging.merge(job.start.base, job.start.folder, result.folder, whole)
+        describe(tokenizer, dtype, whole, **about)
+        # First, so that a run that is tagged with its result has both.
+        merged = {"merged": upload(tracker, whole, {}, MERGED)}
+    counts = {
+        "train": {"used": used, "empty": 0, "cut": 0, "cutAway": 0, "dropped": 0},
+        "evaluation": {
+            "used": len(rows.rows),
+            "empty": rows.empty,
+            "cut": rows.cut,
+            "cutAway": rows.cut_away,
+            "dropped": rows.dropped,
+        },
+    }
+    artifacts: dict[str, Any] = {
+        "environment.json": records.environment(),
+        "rows.json": counts,
+        "plan.json": plan.to_json(),
+        **samples(measured.baseline, measured.tuned),
+    }
+    stored = upload(tracker, result.folder, artifacts)
+    summary: dict[str, Any] = {
+        "metrics": metrics,
+        **stored,
+        **merged,
+        "runId": tracker.run_id or "",
+        "experimentId": tracker.experiment_id or "",
+        **({"steps": steps} if steps else {}),
+        "rows": counts,
+    }
+    return Outcome(
+        status="succeeded",
+        reason="Trained",
+        message=f"the code left {'an adapter' if result.kind == 'adapter' else 'a model'}"
+        + (f" after {steps} steps" if steps else ""),
+        summary=summary,
+    )
+
+
+def _tokenizer(job: _Job, result: Found) -> Any:
+    """The tokenizer that the code left beside the weights, else the model's with its changes."""
+    plan, change = job.plan, job.plan.training.tokenizer
+    if not (result.folder / "tokenizer_config.json").is_file():
+        return models.load_tokenizer(plan.model, job.start.tokenizer, change)
+    tokenizer = models.load_tokenizer(plan.model, result.folder)
+    if change and change.chat_template and not tokenizer.chat_template:
+        tokenizer.chat_template = change.chat_template
+    return tokenizer
+
+
+def _encoded(
+    plan: RunPlan, rows: list[data.Row], tokenizer: Any
+) -> tuple[EncodedRows[EncodedRow], bool]:
+    """The held-out rows, and whether they are chats; none where they make no text.
+
+    What can't be measured doesn't cost a result that is there.
+    """
+    try:
+        examples = prompts.make_examples(rows, plan.dataset, plan.prompt)
+        chat = any(example.messages is not None for example in examples[:1])
+        limit = plan.training.hyperparameters.max_length
+        return encode(examples, tokenizer, limit), chat
+    except RunError as error:
+        log.warning("the held-out rows aren't measured: %s", error)
+        return EncodedRows[EncodedRow](), False

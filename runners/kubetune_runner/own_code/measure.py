@@ -1,0 +1,100 @@
+"""Measures what the user's code has left on the held-out rows, as kubetune's own results are."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from kubetune.api.plan import ModelPlan, RunPlan, TrainingPlan
+
+from kubetune_runner import losses, models, precision, quantization
+from kubetune_runner.encoding import EncodedRow
+from kubetune_runner.errors import RunError
+from kubetune_runner.evaluate import candidate
+from kubetune_runner.evaluate.candidate import Candidate
+from kubetune_runner.evaluation import Evaluation, evaluate
+from kubetune_runner.own_code.found import Found
+from kubetune_runner.starts import Start
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of the result."""
+
+    dtype: Any
+    tuned: Evaluation
+    baseline: Evaluation | None
+
+
+class _Model:
+    """What ``evaluate`` asks of a trainer."""
+
+    def __init__(self, model: Any, tokenizer: Any, rows: list[EncodedRow], batch: int) -> None:
+        self.model = model
+        self.args = SimpleNamespace(per_device_eval_batch_size=batch)
+        self._pad = tokenizer.pad_token_id
+        self._rows = sorted(rows, key=lambda row: len(row.input_ids))
+
+    def held_out_loss(self) -> float:
+        """Negative log-likelihood per labelled token, over all held-out rows."""
+        total, tokens = 0.0, 0
+        size = self.args.per_device_eval_batch_size
+        for start in range(0, len(self._rows), size):
+            batch = losses.padded(self._rows[start : start + size], self._pad, self.model.device)
+            for loss, labelled in losses.row_losses(self.model, batch):
+                total += loss
+                tokens += labelled
+        return total / tokens
+
+
+def measure(
+    plan: RunPlan, start: Start, found: Found, tokenizer: Any, rows: list[EncodedRow]
+) -> Measured:
+    """Load the result and measure it, and the model before it where that is asked for.
+
+    Raises RunError ResultUnreadable.
+    """
+    settings = plan.training
+    numbers = settings.hyperparameters
+    dtype = precision.DTYPES[precision.chosen(numbers.precision, "hyperparameters.precision")]
+    quantized = _quantization(settings, dtype)
+    context = models.context_length(start.folder)
+
+    def evaluated(model: Any) -> Evaluation:
+        trainer: Any = _Model(model, tokenizer, rows, numbers.per_device_batch_size)
+        return evaluate(trainer, tokenizer, rows, settings.evaluation, context)
+
+    baseline = None
+    if settings.evaluation.baseline and rows:
+        before = Candidate(start.base, start.folder, None, tokenizer, context)
+        baseline = evaluated(candidate.load(before, dtype, quantized))
+    try:
+        if found.kind == "adapter":
+            after = Candidate(start.base, start.folder, found.folder, tokenizer, context)
+            model = candidate.load(after, dtype, quantized)
+        else:
+            whole = ModelPlan(
+                name=plan.model.name,
+                type="base",
+                directory=str(found.folder),
+                trust_remote_code=plan.model.trust_remote_code,
+            )
+            model = candidate.load(Candidate(whole, found.folder, None, tokenizer, context), dtype)
+    except RunError as error:
+        raise RunError(
+            "ResultUnreadable", f"the {found.kind} that the code left can't be used: {error}"
+        ) from error
+    first = next(iter((model.get_base_model() if found.kind == "adapter" else model).parameters()))
+    return Measured(first.dtype, evaluated(model), baseline)
+
+
+def _quantization(plan: TrainingPlan, dtype: Any) -> Any:
+    """How method qlora loads the base model; None for the others."""
+    if plan.method != "qlora" or plan.quantization is None:
+        return None
+    dora = bool(plan.lora and plan.lora.use_dora)
+    return quantization.configuration(plan.quantization, dtype, dora=dora)
