@@ -232,6 +232,7 @@ def test_down_moves_pods_away_and_leaves_nothing(there: Workspace, own_operator:
     there.until("Job", "keeper", lambda o: (o.get("status") or {}).get("ready") == 1, 60)
     own_operator.stop()
     last = number(cluster.home)
+    there._api.close()  # the next request opens a connection to the server's next start
     cluster.down()
     assert left_behind(cluster.home, last) == []
     assert (there.files / "tickets.jsonl").exists()
