@@ -30,7 +30,7 @@ from kubetune.decide import (
 from kubetune.decide.compute_target import ObservedTarget
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
-from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
+from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache

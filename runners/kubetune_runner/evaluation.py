@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kubetune.api.plan import EvaluationPlan
+from kubetune.api.training_plan import EvaluationPlan
 
 from kubetune_runner.encoding import EncodedRow
 from kubetune_runner.loader import generate

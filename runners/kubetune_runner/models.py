@@ -12,13 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kubetune.api.families import SpecialTokens, pad_token
-from kubetune.api.plan import (
-    ENV_MODEL_TOKEN,
-    HubSource,
-    ModelPlan,
-    TokenizerPlan,
-    in_container,
-)
+from kubetune.api.plan import ENV_MODEL_TOKEN, HubSource, ModelPlan, in_container
+from kubetune.api.training_plan import TokenizerPlan
 
 from kubetune_runner import mlflow_client
 from kubetune_runner.errors import RunError

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ModelPlan, QuantizationPlan
+from kubetune.api.plan import ModelPlan
+from kubetune.api.training_plan import QuantizationPlan
 
 from kubetune_runner.errors import RunError
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, LoraPlan, ModelPlan, TrainingPlan
+from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
+from kubetune.api.training_plan import LoraPlan, TrainingPlan
 
 from kubetune_runner import merging, models
 from kubetune_runner.errors import RunError

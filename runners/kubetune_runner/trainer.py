@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kubetune.api.plan import TrainingPlan
+from kubetune.api.training_plan import TrainingPlan
 from peft import get_peft_model
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import Trainer, set_seed

@@ -13,7 +13,7 @@ from kubetune.backends.manifests import build_job, build_plan_config_map
 from kubetune.backends.states import run_state
 from kubetune.decide import dataset, fine_tune_job, inspection
 from kubetune.decide.decision import StartRun, rfc3339
-from kubetune.decide.fine_tune_inputs import ObservedJob
+from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.inspected import InspectionFacts
 from kubetune.decide.resources import Target
 from kubetune.names import FINALIZER, RUN_KEY, new_run_key

@@ -29,7 +29,8 @@ def main() -> None:
 
 def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     """Mebibytes before the model is loaded and at most afterwards, and the model's inspection."""
-    from kubetune.api.plan import ModelPlan, TrainingPlan
+    from kubetune.api.plan import ModelPlan
+    from kubetune.api.training_plan import TrainingPlan
     from kubetune_runner import adapters, models
     from kubetune_runner import trainer as training
     from kubetune_runner.encoding import EncodedRow

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kubetune.api.chat_templates import CHAT_TEMPLATES
-from kubetune.api.plan import TokenizerPlan
+from kubetune.api.training_plan import TokenizerPlan
 from kubetune_runner import models
 from kubetune_runner.chats import IGNORED, label_answers, last_answer
 from kubetune_runner.errors import RunError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from inspection_fixtures import inspection_plan
-from kubetune.api.plan import LoraPlan
+from kubetune.api.training_plan import LoraPlan
 from kubetune.decide.effective import effective_settings
 from kubetune.decide.memory import Sizes, memory, sizes_of, trainable_parameters
 from kubetune_runner import adapters

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from kubetune.api import plan as names
-from kubetune.api.plan import ModelPlan, RunPlan, ScriptPlan
+from kubetune.api.plan import ModelPlan, RunPlan
+from kubetune.api.training_plan import ScriptPlan
 from kubetune_runner.errors import RunError
 from kubetune_runner.own_code import ending, found, script
 from kubetune_runner.own_code.child import Child

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.plan import LoraPlan, RunPlan
+from kubetune.api.plan import RunPlan
+from kubetune.api.training_plan import LoraPlan
 from kubetune_runner import adapters, train
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluation import evaluate

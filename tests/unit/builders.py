@@ -13,7 +13,7 @@ from kubetune.api.kinds import BY_KIND
 from kubetune.api.outcome import Outcome
 from kubetune.backends.base import FINISHED, Owner, RunPhase, RunState
 from kubetune.decide.decision import Decision, rfc3339
-from kubetune.decide.fine_tune_inputs import ObservedJob
+from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.inspected import InspectionFacts
 from kubetune.decide.resources import Resource, Target
 from kubetune.names import FINALIZER

@@ -11,8 +11,8 @@ from kubetune.api.plan import RunPlan
 from kubetune.api.training import TrainingSettings
 from kubetune.backends.manifests import build_job
 from kubetune.decide.decision import StartRun
-from kubetune.decide.fine_tune_inputs import ObservedJob
 from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune_runner.errors import RunError
 from kubetune_runner.own_code import axolotl
 

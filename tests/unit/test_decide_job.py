@@ -23,8 +23,8 @@ from builders import (
     tried,
 )
 from kubetune.backends.base import RunState
-from kubetune.decide.fine_tune_inputs import Learned
 from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_observed import Learned
 
 JsonObject = dict[str, Any]
 

@@ -50,8 +50,8 @@ from kubetune.decide.decision import (
     StartRun,
     StopRuns,
 )
-from kubetune.decide.fine_tune_inputs import Learned
 from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_observed import Learned
 from kubetune.decide.resources import Target, TargetProblem
 
 JsonObject = dict[str, Any]

@@ -19,7 +19,8 @@ from builders import (
 )
 from kubetune.api.plan import DatasetPlan, ModelPlan
 from kubetune.decide.effective import effective_settings, training_plan
-from kubetune.decide.fine_tune_inputs import Inputs, ObservedJob, resolve
+from kubetune.decide.fine_tune_inputs import Inputs, resolve
+from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.lineage import lineage
 
 

@@ -26,8 +26,8 @@ from builders import (
 )
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.backends.base import BackendError
-from kubetune.decide.fine_tune_inputs import Learned
 from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_observed import Learned
 from kubetune.decide.resources import TargetProblem
 from kubetune.reconciler import _refused
 

@@ -31,7 +31,7 @@ from kubetune.decide.decision import (
     StartRun,
     StopRuns,
 )
-from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
+from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.names import FINALIZER, JOB, RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.objects import parse

@@ -137,3 +137,9 @@ class LocalRef(Value):
     """An object of the fitting kind in the same namespace."""
 
     name: ObjectName = Field(description="Name of an object in the same namespace.")
+
+
+class PlanValue(Value):
+    """A part of a plan: as strict as a spec; built by field name, written in camelCase."""
+
+    model_config = ConfigDict(validate_by_name=True)

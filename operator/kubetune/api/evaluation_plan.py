@@ -10,13 +10,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kubetune.api.base import Value
+from kubetune.api.base import PlanValue, Value
 from kubetune.api.evaluation import MAX_CANDIDATE_METRICS, MetricName
 from kubetune.api.plan import (
     PLAN_VERSION,
     DatasetPlan,
     ModelPlan,
-    PlanValue,
     PromptPlan,
     RunIdentity,
     TrackingPlan,

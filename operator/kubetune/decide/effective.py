@@ -7,9 +7,9 @@ from typing import Any
 from kubetune.api.chat_templates import MODEL, chat_template_text
 from kubetune.api.families import family_settings
 from kubetune.api.objectives import OBJECTIVES, Objective
-from kubetune.api.plan import (
-    CHECKPOINT_DIRECTORY,
-    WORK_DIRECTORY,
+from kubetune.api.plan import CHECKPOINT_DIRECTORY, WORK_DIRECTORY
+from kubetune.api.training import Resources, TrainingSettings, merge
+from kubetune.api.training_plan import (
     CheckpointPlan,
     EvaluationPlan,
     HyperparametersPlan,
@@ -17,7 +17,6 @@ from kubetune.api.plan import (
     TokenizerPlan,
     TrainingPlan,
 )
-from kubetune.api.training import Resources, TrainingSettings, merge
 from kubetune.decide.objectives import own_settings
 
 JsonObject = dict[str, Any]

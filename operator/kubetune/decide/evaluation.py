@@ -44,10 +44,9 @@ from kubetune.decide.evaluation_inputs import (
     shared_inputs,
 )
 from kubetune.decide.evaluation_observed import ObservedEvaluation
-from kubetune.decide.fine_tune_inputs import NotReady
 from kubetune.decide.limits import after_end, deadline_left
 from kubetune.decide.target_away import target_away
-from kubetune.decide.waiting import secret_wait
+from kubetune.decide.waiting import NotReady, secret_wait
 
 JsonObject = dict[str, Any]
 

@@ -26,7 +26,6 @@ from kubetune.decide.chats import may_chat
 from kubetune.decide.effective import BUILT_IN
 from kubetune.decide.evaluation_judges import judge_keys, judge_plans
 from kubetune.decide.evaluation_observed import ObservedCandidate, ObservedEvaluation
-from kubetune.decide.fine_tune_inputs import NotReady
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import model_identity
 from kubetune.decide.model import job_output_uri
@@ -40,6 +39,7 @@ from kubetune.decide.sources import (
     prompt_plan,
     unreachable,
 )
+from kubetune.decide.waiting import NotReady
 from kubetune.names import digest
 
 JsonObject = dict[str, Any]

@@ -16,7 +16,7 @@ from kubetune.decide.decision import (
     StopRuns,
     conditions_of,
 )
-from kubetune.decide.fine_tune_inputs import ObservedJob
+from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.target_away import target_away
 from kubetune.names import FINALIZER
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kubetune.api.conditions import Phase, Reason
-from kubetune.api.dataset import DatasetSpec
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.model import ModelSpec
 from kubetune.api.own_code import ScriptTrainer
 from kubetune.api.plan import RunIdentity, RunPlan
-from kubetune.api.prompt_template import PromptTemplateSpec
-from kubetune.api.tuning_profile import TuningProfileSpec
-from kubetune.backends.base import RunRequest, RunState
+from kubetune.backends.base import RunRequest
 from kubetune.decide.chats import may_chat, template_problem
 from kubetune.decide.continuation import adapter_settings, method_problem, start_problem
 from kubetune.decide.effective import effective_resources, effective_settings, training_plan
-from kubetune.decide.gate import Demand
+from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import lineage
 from kubetune.decide.model import job_output_uri
@@ -38,7 +32,7 @@ from kubetune.decide.own_code import (
 )
 from kubetune.decide.prompt_template import slot_problem
 from kubetune.decide.registry import provider_problem
-from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.resources import Resource
 from kubetune.decide.sources import (
     Mounts,
     dataset_source,
@@ -46,83 +40,13 @@ from kubetune.decide.sources import (
     prompt_plan,
     unreachable,
 )
+from kubetune.decide.waiting import NotReady
 from kubetune.decide.workers import workers_problem
-from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 JsonObject = dict[str, Any]
 
 BASE_RETRY_SECONDS = 15.0
 """A job isn't told of changes of its adapter's base model."""
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What actions of this job have found out; kept in memory, and found again when lost."""
-
-    identical: RegisteredVersion | None = None
-    identical_sought: bool = False
-    identical_merged: RegisteredVersion | None = None
-    """Of the merged model, where one is asked for."""
-    identical_merged_sought: bool = False
-    run: TrackedRun | None = None
-    run_sought: bool = False
-    registered: RegisteredVersion | None = None
-    merged: RegisteredVersion | None = None
-    tracking_error: str = ""
-    """A sentence when the tracker could not be asked, else empty."""
-
-
-@dataclass(frozen=True)
-class ObservedJob:
-    """A FineTuneJob and everything around it."""
-
-    job: Resource[FineTuneJobSpec]
-    install_id: str
-    run_key: str
-    """The annotation's, when it is honoured, else a fresh one."""
-    stamped: bool
-    """Whether the object carries run key and finalizer."""
-    target: Target
-    model: Resource[ModelSpec] | None = None
-    base: Resource[ModelSpec] | None = None
-    """The base model of an adapter."""
-    model_job: Resource[FineTuneJobSpec] | None = None
-    """The job whose output the model is."""
-    base_job: Resource[FineTuneJobSpec] | None = None
-    """The job whose output the base model is."""
-    dataset: Resource[DatasetSpec] | None = None
-    prompt: Resource[PromptTemplateSpec] | None = None
-    profile: Resource[TuningProfileSpec] | None = None
-    trainer_text: str | None = None
-    """What the ConfigMap of the trainer has."""
-    secret_problem: str = ""
-    output_rival: str = ""
-    """A sentence when the output Model's name belongs to another."""
-    runs: Sequence[RunState] = ()
-    target_problem: TargetProblem | None = None
-    """Why the target could not be asked about runs; then ``runs`` says nothing."""
-    tracked: TrackedRun | None = None
-    """Newest progress, from the batched read."""
-    learned: Learned = field(default_factory=Learned)
-    progress_seconds: float = 10.0
-
-    @property
-    def outlives_owner(self) -> bool:
-        """Whether runs stay where they are when the job is deleted, as all do outside."""
-        return self.target.spec is not None and self.target.spec.cml is not None
-
-
-@dataclass(frozen=True)
-class NotReady:
-    """Why the job can't be submitted."""
-
-    phase: Phase
-    reason: Reason
-    message: str
-    refused: bool = False
-    """Only a change by the user helps."""
-    look_again_seconds: float | None = None
-    """Where nothing tells of the change."""
 
 
 @dataclass(frozen=True)
@@ -175,39 +99,6 @@ def freeze(status: JsonObject, inputs: Inputs | NotReady) -> JsonObject:
     resources = {"resources": inputs.settings["resources"]}
     status["effective"] = status["effective"] | resources
     return status["effective"]
-
-
-def registry_name(observed: ObservedJob) -> str | None:
-    """The registered model that gets a version, or None when none is asked for."""
-    spec = observed.job.spec
-    if spec is None or spec.output is None or spec.output.registry is None:
-        return None
-    owner = observed.job.owner
-    return spec.output.registry.name or f"{owner.namespace}-{owner.name}"
-
-
-def merged_name(observed: ObservedJob) -> str | None:
-    """The registered model of the merged model, or None when none is asked for."""
-    spec, name = observed.job.spec, registry_name(observed)
-    if spec is None or spec.output is None or not spec.output.merge or name is None:
-        return None
-    registry = spec.output.registry
-    return (registry.merged_name if registry else None) or f"{name}-merged"
-
-
-def registry_alias(observed: ObservedJob) -> str | None:
-    """The alias that moves to the version, when one is asked for."""
-    spec = observed.job.spec
-    registry = spec.output.registry if spec and spec.output else None
-    return registry.alias if registry else None
-
-
-def promotion_demands(observed: ObservedJob) -> list[Demand]:
-    """What the final metrics must be for the alias to move."""
-    spec = observed.job.spec
-    registry = spec.output.registry if spec and spec.output else None
-    rules = (registry.promote_when if registry else None) or ()
-    return [Demand(rule.metric, rule.min, rule.max) for rule in rules]
 
 
 def _missing(observed: ObservedJob) -> NotReady | None:

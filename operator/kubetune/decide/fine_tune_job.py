@@ -28,16 +28,13 @@ from kubetune.decide.decision import (
     shorten,
 )
 from kubetune.decide.fine_tune_deletion import after_end, delete
-from kubetune.decide.fine_tune_inputs import (
-    Inputs,
-    NotReady,
+from kubetune.decide.fine_tune_inputs import Inputs, freeze, resolve
+from kubetune.decide.fine_tune_observed import (
     ObservedJob,
-    freeze,
     merged_name,
     promotion_demands,
     registry_alias,
     registry_name,
-    resolve,
 )
 from kubetune.decide.fine_tune_progress import (
     merge_attempts,
@@ -50,7 +47,7 @@ from kubetune.decide.limits import deadline_left
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.target_away import target_away
 from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
-from kubetune.decide.waiting import retry_wait, secret_wait
+from kubetune.decide.waiting import NotReady, retry_wait, secret_wait
 
 JsonObject = dict[str, Any]
 

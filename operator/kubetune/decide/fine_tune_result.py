@@ -15,7 +15,7 @@ from kubetune.api.plan import (
 )
 from kubetune.decide.continuation import leaves_adapter
 from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
-from kubetune.decide.fine_tune_inputs import (
+from kubetune.decide.fine_tune_observed import (
     merged_name,
     promotion_demands,
     registry_alias,

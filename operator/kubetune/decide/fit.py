@@ -7,7 +7,8 @@ from typing import Any
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.decide.decision import Conditions
 from kubetune.decide.estimate import estimate, misfit
-from kubetune.decide.fine_tune_inputs import NotReady, ObservedJob
+from kubetune.decide.fine_tune_observed import ObservedJob
+from kubetune.decide.waiting import NotReady
 
 JsonObject = dict[str, Any]
 

@@ -10,8 +10,9 @@ import json
 from typing import Any
 
 from kubetune import __version__
-from kubetune.api.plan import DatasetPlan, ModelPlan, PromptPlan, TrainingPlan
+from kubetune.api.plan import DatasetPlan, ModelPlan, PromptPlan
 from kubetune.api.training import Strategy
+from kubetune.api.training_plan import TrainingPlan
 from kubetune.names import digest
 
 JsonObject = dict[str, Any]

@@ -10,7 +10,7 @@ from kubetune.api.conditions import Reason
 from kubetune.backends.base import RunState
 from kubetune.decide.decision import shorten
 from kubetune.decide.estimate import longest_row, savings
-from kubetune.decide.fine_tune_inputs import ObservedJob
+from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.memory import on_gpu, sizes_of
 
 JsonObject = dict[str, Any]

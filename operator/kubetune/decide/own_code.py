@@ -8,8 +8,9 @@ from kubetune.api.axolotl import AxolotlTrainer
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.own_code import MAX_SCRIPT_CHARACTERS, ScriptTrainer
-from kubetune.api.plan import PROJECT_DIRECTORY, ScriptPlan
+from kubetune.api.plan import PROJECT_DIRECTORY
 from kubetune.api.training import TrainingSettings
+from kubetune.api.training_plan import ScriptPlan
 from kubetune.decide.axolotl import ConfigError, adapter_conflict, config_problem, configuration
 
 JsonObject = dict[str, Any]

@@ -13,7 +13,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import outcome_tag
 from kubetune.backends.base import RunState
 from kubetune.decide.decision import Decision, FindRun
-from kubetune.decide.fine_tune_inputs import ObservedJob
+from kubetune.decide.fine_tune_observed import ObservedJob
 
 
 def seek_outcome(observed: ObservedJob) -> Decision | None:

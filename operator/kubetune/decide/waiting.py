@@ -1,10 +1,12 @@
-"""How long to wait for what nothing announces."""
+"""Why something waits, and how long to wait for what nothing announces."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kubetune.api.conditions import Phase, Reason
 from kubetune.decide.decision import parse_time
 
 RETRY_FIRST_SECONDS = 10
@@ -37,3 +39,16 @@ def retry_wait(newest: dict[str, Any], counts: dict[str, Any], now: datetime) ->
     pause = min(RETRY_FIRST_SECONDS * 2 ** (failed - 1), RETRY_MAX_SECONDS)
     ended = parse_time(newest.get("endTime")) or now
     return pause - (now - ended).total_seconds()
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """Why a job or an evaluation can't be submitted."""
+
+    phase: Phase
+    reason: Reason
+    message: str
+    refused: bool = False
+    """Only a change by the user helps."""
+    look_again_seconds: float | None = None
+    """Where nothing tells of the change."""

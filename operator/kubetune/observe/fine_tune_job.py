@@ -9,7 +9,7 @@ from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.tuning_profile import TuningProfileSpec
 from kubetune.backends.base import Backend, BackendError, RunAddress, RunState
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
-from kubetune.decide.fine_tune_inputs import Learned, ObservedJob
+from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.decide.own_code import other_trainer
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.names import FINALIZER, JOB, RUN_KEY, new_run_key, run_key_is_ours

@@ -17,7 +17,8 @@ from kubetune.api.evaluation_plan import (
     EvaluationSummary,
 )
 from kubetune.api.outcome import Outcome
-from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS, TokenizerPlan
+from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
+from kubetune.api.training_plan import TokenizerPlan
 
 from kubetune_runner import outcomes, quantization, records, train
 from kubetune_runner.evaluate import candidate, judge, report, rows, table, user_metric

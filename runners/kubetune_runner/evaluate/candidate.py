@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan, TokenizerPlan
+from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
+from kubetune.api.training_plan import TokenizerPlan
 
 from kubetune_runner import models
 from kubetune_runner.errors import RunError

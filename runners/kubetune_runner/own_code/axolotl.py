@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 from kubetune.api.axolotl import adapter_of, instead_of
-from kubetune.api.plan import LoraPlan, RunPlan, TrainingPlan
+from kubetune.api.plan import RunPlan
+from kubetune.api.training_plan import LoraPlan, TrainingPlan
 
 from kubetune_runner.errors import RunError
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from kubetune.api.plan import ModelPlan, RunPlan, TrainingPlan
+from kubetune.api.plan import ModelPlan, RunPlan
+from kubetune.api.training_plan import TrainingPlan
 
 from kubetune_runner import losses, models, precision, quantization
 from kubetune_runner.encoding import EncodedRow
