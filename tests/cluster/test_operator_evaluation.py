@@ -152,6 +152,14 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Worksp
     assert condition(body, "Passed")[:2] == ("False", "ThresholdsMissed")
     assert condition(body, "Promoted")[:2] == ("False", "NotPromoted")
 
+    # Suspended from the start: nothing runs. Its time to live ends one that is over.
+    space.create("Evaluation", "later", spec(registry) | {"maxRows": 3, "suspend": True})
+    space.until("Evaluation", "later", lambda o: phase_of(o) == "Suspended")
+    assert runs_of(space, "later") == []
+    path = space.path("Evaluation", "again")
+    assert space.try_request("PATCH", path, {"spec": {"ttlSecondsAfterFinished": 0}})[0] == 200
+    eventually(lambda: space.try_request("GET", path)[0] == 404)
+
     # Without the server that this process may have talked to.
     environment = {name: value for name, value in os.environ.items() if "MLFLOW" not in name}
     shown = subprocess.run(
