@@ -40,6 +40,9 @@ WATCHED = {kind.kind: "" for kind in KINDS} | {
 UNREAD_SPEC_FIELDS = {"Job": ("template",), "Pod": ("containers", "initContainers", "volumes")}
 MIRRORED_CONFIG_MAP_FIELDS = {"apiVersion", "kind", "metadata"}
 
+PASSED_ON = ("Model", "TuningProfile")
+"""A job depends on the base of the adapter that it names, and on its profile's ConfigMap."""
+
 
 class Feed:
     """Puts what the watches show into cache and queue."""
@@ -67,12 +70,19 @@ class Feed:
             elif (owner := owner_key(body)) and owner.kind in RECONCILED_KINDS:
                 # Anybody may put our labels on an object.
                 self._queue.add(owner)
-        for dependent in self._cache.dependents(key):
+        for dependent in self._dependents(key):
             self._queue.add(dependent)
         if key.kind in TARGET_KINDS:
             for dependent in self._cache.dependents(Key(TARGET_KINDS[0], "", DEFAULT_TARGETS)):
                 if key.namespace in ("", dependent.namespace):
                     self._queue.add(dependent)
+
+    def _dependents(self, key: Key) -> set[Key]:
+        """Who names an object, itself or through what it names: see PASSED_ON."""
+        named_by = set(self._cache.dependents(key))
+        for between in [other for other in named_by if other.kind in PASSED_ON]:
+            named_by.update(self._cache.dependents(between))
+        return {other for other in named_by if other.kind in RECONCILED_KINDS}
 
 
 def build_registry(feed: Feed) -> kopf.OperatorRegistry:

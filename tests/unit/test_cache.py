@@ -1,12 +1,14 @@
 """The object cache: the newest version wins, and the look-ups follow it."""
 
+import asyncio
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from kubetune.handlers import Feed
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.references import DEFAULT_TARGETS, references
-from kubetune.queue import Key
+from kubetune.queue import Key, WorkQueue
 
 JsonObject = dict[str, Any]
 
@@ -110,6 +112,36 @@ def test_indices_hold_what_the_objects_say(events: list[tuple[str, str, str | No
         assert set(cache.dependents(Key("Model", "team", model))) == naming
     if not present:
         assert not cache._dependents, "nothing is left behind"
+
+
+async def test_a_job_is_told_of_what_its_adapter_and_profile_name() -> None:
+    cache, queue, told = ObjectCache(), WorkQueue(), asyncio.Event()
+    woken: list[Key] = []
+
+    async def work(key: Key) -> None:
+        woken.append(key)
+        if len(queue) == 1:
+            told.set()
+
+    async def wakes(news: JsonObject) -> set[Key]:
+        woken.clear()
+        told.clear()
+        feed.seen(news)
+        await told.wait()
+        return set(woken)
+
+    profile = {"trainer": {"script": {"configMapRef": {"name": "code", "key": "train.py"}}}}
+    cache.put(tuning(1, "adapter"))
+    cache.put(body("Model", "adapter", 1, spec={"baseModelRef": {"name": "base"}}))
+    cache.put(body("TuningProfile", "own", 1, spec=profile))
+    named = {"modelRef": {"name": "x"}, "profileRef": {"kind": "TuningProfile", "name": "own"}}
+    cache.put(body("FineTuneJob", "scripted", 1, uid="u2", spec=named))
+    feed, worker = Feed(cache, queue), asyncio.create_task(queue.run(work, 1))
+    adapter, base = Key("Model", "team", "adapter"), Key("Model", "team", "base")
+    assert await wakes(body("Model", "base", 2, spec={})) == {base, adapter, JOB}
+    scripted = Key("FineTuneJob", "team", "scripted")
+    assert await wakes(body("ConfigMap", "code", 2)) == {scripted}
+    worker.cancel()
 
 
 def test_references_of_each_kind() -> None:

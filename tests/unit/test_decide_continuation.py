@@ -138,10 +138,9 @@ def test_refused(case: str) -> None:
     ("base", "reason"), [(None, "ModelMissing"), (model(), "ModelNotReady")], ids=["gone", "waits"]
 )
 def test_the_base_model_must_be_there(base: Any, reason: str) -> None:
-    """It may be gone since the adapter was inspected; nothing wakes the job when it comes."""
+    """It may be gone since the adapter was inspected."""
     decision = decide(continued(ON, base=base), NOW)
     assert condition_of(decision.status, "InputsReady") == ("False", reason)
-    assert decision.requeue_after == 15
 
 
 def test_the_adapter_s_settings_are_in_force() -> None:

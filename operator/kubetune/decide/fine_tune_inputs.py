@@ -45,8 +45,8 @@ from kubetune.decide.workers import workers_problem
 
 JsonObject = dict[str, Any]
 
-BASE_RETRY_SECONDS = 15.0
-"""A job isn't told of changes of its adapter's base model."""
+CONFIG_MAP_RETRY_SECONDS = 15.0
+"""A job isn't told of a ConfigMap that a ClusterTuningProfile names: each namespace has its own."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,11 @@ def _missing(observed: ObservedJob) -> NotReady | None:
     if observed.secret_problem:
         return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
     if problem := text_missing(_other_trainer(observed), observed.trainer_text):
-        # A job isn't told of a ConfigMap that only its profile names.
         return NotReady(
             Phase.PENDING,
             Reason.CONFIG_MAP_MISSING,
             problem,
-            look_again_seconds=BASE_RETRY_SECONDS,
+            look_again_seconds=CONFIG_MAP_RETRY_SECONDS,
         )
     return None
 
@@ -174,17 +173,10 @@ def _missing_base(observed: ObservedJob) -> NotReady | None:
         message = (
             f"waiting for Model {name} to be created, named by spec.baseModelRef of {model.name}"
         )
-        return NotReady(
-            Phase.PENDING, Reason.MODEL_MISSING, message, look_again_seconds=BASE_RETRY_SECONDS
-        )
+        return NotReady(Phase.PENDING, Reason.MODEL_MISSING, message)
     if not base.is_ready:
         message = f"waiting for Model {name} to be Ready; {base.why_not_ready}"
-        return NotReady(
-            Phase.PREPARING,
-            Reason.MODEL_NOT_READY,
-            message,
-            look_again_seconds=BASE_RETRY_SECONDS,
-        )
+        return NotReady(Phase.PREPARING, Reason.MODEL_NOT_READY, message)
     return None
 
 

@@ -36,9 +36,7 @@ def _references(key: Key, spec: JsonObject) -> frozenset[Key]:
                 kind = profile.get("kind", "TuningProfile")
                 scope = "" if kind == "ClusterTuningProfile" else namespace
                 found.add(Key(kind, scope, profile["name"]))
-            for trainer in ("script", "axolotl"):
-                own = (spec.get("trainer") or {}).get(trainer) or {}
-                found |= _named(namespace, own, "ConfigMap", "configMapRef")
+            found |= _trainer(namespace, spec)
             if model_name := (spec.get("output") or {}).get("modelName"):
                 found.add(Key("Model", namespace, model_name))
         case "Evaluation":
@@ -54,11 +52,19 @@ def _references(key: Key, spec: JsonObject) -> frozenset[Key]:
         case "Model":
             found |= _named(namespace, spec, "Model", "baseModelRef")
             found |= _named(namespace, spec.get("source") or {}, "FineTuneJob", "fineTuneJob")
+        case "TuningProfile":
+            found |= _trainer(namespace, spec)
         case "PromptTemplate":
             found |= _named(namespace, spec, "Dataset", "datasetRef")
         case _:
             pass
     return frozenset(found)
+
+
+def _trainer(namespace: str, spec: JsonObject) -> set[Key]:
+    trainer = spec.get("trainer") or {}
+    named = (trainer.get(which) or {} for which in ("script", "axolotl"))
+    return {key for own in named for key in _named(namespace, own, "ConfigMap", "configMapRef")}
 
 
 def _named(namespace: str, spec: JsonObject, kind: str, field: str) -> set[Key]:
