@@ -2,7 +2,8 @@
 
 The measures follow one another on the same objects: submission between two floors, lives,
 memory and silence of an operator with nothing but finished jobs, its restart, and the polling of
-many runs in CML. Estimates of memory are compared with trainings, without an operator.
+many runs in CML. Estimates of memory are compared with trainings, and the runner's trainer
+with a bare loop and stock trl, without an operator.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import click
 
-from . import estimate_error, operator_bench
+from . import estimate_error, operator_bench, trainer_bench
 from .report import Figure, as_json, as_table
 
-MEASURES = ("submission", "lives", "idle", "restart", "cml", "estimate")
+MEASURES = ("submission", "lives", "idle", "restart", "cml", "estimate", "training")
 
 
 @click.command()
@@ -46,7 +47,9 @@ def main(jobs: int, only: tuple[str, ...], paced: int, output: str, profile: Pat
 
     if "estimate" in measures:
         figures += estimate_error.measure(say)
-    if of_operator := measures - {"estimate"}:
+    if "training" in measures:
+        figures += trainer_bench.measure(say)
+    if of_operator := measures - {"estimate", "training"}:
         with tempfile.TemporaryDirectory(prefix="kubetune-bench-") as folder:
             bench = operator_bench.OperatorBench(Path(folder), jobs, min(paced, jobs), profile, say)
             figures += asyncio.run(bench.run(of_operator))

@@ -1,13 +1,15 @@
-"""Tokens per second of the runner's trainer over a bare PyTorch loop and over stock trl.
+"""CPU seconds of the runner's trainer, of a bare PyTorch loop and of stock trl.
 
-Same model, rows, batches and LoRA; the three take turns in one process, and CPU seconds count,
-so that a busy machine changes little. ``python -m tests.bench.training_speed MODEL_FOLDER``
-prints one line of JSON.
+Same model, rows, batches and LoRA; the three take turns in one process with one thread, and CPU
+seconds count, so that a busy machine changes little. ``python -m tests.bench.training_speed JSON``
+prints one line of JSON. ``JSON`` has the ``sizes`` of a Llama with random weights, ``batch`` and
+``length`` of rows, how many tokens at their end are ``learned``, ``steps`` and ``rounds``.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -15,43 +17,55 @@ import time
 from pathlib import Path
 from typing import Any
 
-STEPS, BATCH, ROUNDS = 60, 16, 3
+from .training_memory import make_model, make_tokenizer
+
+SEED = 42
 
 
 def main() -> None:
     """Measure and print."""
     import torch
+    from transformers import set_seed
 
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
-    rows = encoded_rows(folder)
-    tokens = sum(len(row.input_ids) for row in rows[: STEPS * BATCH])
+    case: dict[str, Any] = json.loads(sys.argv[1])
     seconds: dict[str, list[float]] = {"bare": [], "runner": [], "stock": []}
-    for _ in range(ROUNDS):
-        for name, times in seconds.items():
-            times.append(bare(folder, rows) if name == "bare" else trained(folder, rows, name))
-    speed = {name: tokens / statistics.median(times) for name, times in seconds.items()}
+    losses: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        set_seed(SEED)
+        make_model(folder, case["sizes"])
+        rows = random_rows(case)
+        for _ in range(case["rounds"]):
+            for name, times in seconds.items():
+                # Equal adapters to start from.
+                set_seed(SEED)
+                train = bare if name == "bare" else trained
+                taken, losses[name] = train(folder, rows, case, name)
+                times.append(taken)
+    both = zip(losses["runner"], losses["stock"], strict=True)
     print(
         json.dumps(
             {
-                "tokensPerCpuSecond": {name: round(value) for name, value in speed.items()},
-                "runnerOverBare": round(speed["runner"] / speed["bare"], 3),
-                "stockOverBare": round(speed["stock"] / speed["bare"], 3),
+                "seconds": {name: statistics.median(times) for name, times in seconds.items()},
+                "lossDifference": max(abs(one - other) for one, other in both),
             }
         )
     )
 
 
-def encoded_rows(folder: Path) -> list[Any]:
-    """Ticket rows with labels on the completion."""
-    from kubetune_runner.encoding import encode
-    from kubetune_runner.prompts import Example
-    from kubetune_runner.sample.tickets import tickets
-    from transformers import AutoTokenizer
+def random_rows(case: dict[str, Any]) -> list[Any]:
+    """Rows of tokens by chance, about as long as asked."""
+    from kubetune_runner.encoding import EncodedRow
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    examples = [Example(r["prompt"], r["completion"]) for r in tickets(STEPS * BATCH)]
-    return encode(examples, tokenizer, 128).rows
+    chance = random.Random(SEED)
+    rows: list[Any] = []
+    for _ in range(case["steps"] * case["batch"]):
+        length = chance.randint(case["length"] * 3 // 4, case["length"])
+        ids = [chance.randrange(2, case["sizes"]["vocab_size"]) for _ in range(length)]
+        masked = length - case["learned"]
+        rows.append(EncodedRow(ids, [-100] * masked + ids[masked:]))
+    return rows
 
 
 def adapter_config() -> Any:
@@ -61,8 +75,8 @@ def adapter_config() -> Any:
     return LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def bare(folder: Path, rows: list[Any]) -> float:
-    """CPU seconds of a loop written by hand."""
+def bare(folder: Path, rows: list[Any], case: dict[str, Any], _: str) -> tuple[float, list[float]]:
+    """CPU seconds and losses of a loop written by hand."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
@@ -71,9 +85,10 @@ def bare(folder: Path, rows: list[Any]) -> float:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=2e-3, fused=True, weight_decay=0.0)
     model.train()
+    losses: list[float] = []
     began = time.process_time()
-    for start in range(0, STEPS * BATCH, BATCH):
-        batch = rows[start : start + BATCH]
+    for start in range(0, len(rows), case["batch"]):
+        batch = rows[start : start + case["batch"]]
         width = max(len(row.input_ids) for row in batch)
         ids = [row.input_ids + [0] * (width - len(row.input_ids)) for row in batch]
         labels = [row.labels + [-100] * (width - len(row.labels)) for row in batch]
@@ -88,15 +103,18 @@ def bare(folder: Path, rows: list[Any]) -> float:
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return time.process_time() - began
+        losses.append(loss.item())
+    return time.process_time() - began, losses
 
 
-def trained(folder: Path, rows: list[Any], name: str) -> float:
-    """CPU seconds of ``train()``, by the runner's trainer or trl's own."""
+def trained(
+    folder: Path, rows: list[Any], case: dict[str, Any], name: str
+) -> tuple[float, list[float]]:
+    """CPU seconds of ``train()`` and losses, by the runner's trainer or trl's own."""
     from datasets import Dataset
     from kubetune_runner import losses
     from kubetune_runner.objectives.sft import SftRun
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -105,11 +123,11 @@ def trained(folder: Path, rows: list[Any], name: str) -> float:
             "model": AutoModelForCausalLM.from_pretrained(folder),
             "args": SFTConfig(
                 output,
-                max_steps=STEPS,
+                max_steps=case["steps"],
                 learning_rate=2e-3,
-                per_device_train_batch_size=BATCH,
+                per_device_train_batch_size=case["batch"],
                 lr_scheduler_type="constant",
-                logging_steps=10,
+                logging_steps=1,
                 bf16=False,
                 gradient_checkpointing=False,
                 use_cpu=True,
@@ -124,7 +142,7 @@ def trained(folder: Path, rows: list[Any], name: str) -> float:
                     "labels": [row.labels for row in rows],
                 }
             ),
-            "processing_class": AutoTokenizer.from_pretrained(folder),
+            "processing_class": make_tokenizer(),
             "peft_config": adapter_config(),
         }
         stock_head = losses.trl_utils._use_triton
@@ -134,7 +152,9 @@ def trained(folder: Path, rows: list[Any], name: str) -> float:
             )
             began = time.process_time()
             trainer.train()
-            return time.process_time() - began
+            taken = time.process_time() - began
+            entries = trainer.state.log_history
+            return taken, [entry["loss"] for entry in entries if "loss" in entry]
         finally:
             losses.trl_utils._use_triton = stock_head
 
