@@ -152,6 +152,14 @@ def argument(name: str) -> Any:
     return example(trl["properties"]["arguments"]["properties"][name])
 
 
+SCRIPT = {"configMapRef": {"name": "code", "key": "train.py"}}
+CHAT = [{"role": "user", "content": "{q}"}, {"role": "assistant", "content": "{a}"}]
+
+
+def trained(trainer: Spec, **fields: Any) -> Spec:
+    return job(trainer=trainer, **fields)
+
+
 REFUSED: list[tuple[str, Spec, str]] = [
     ("Dataset", source(), "give exactly one of huggingFace, volume, project, http, "),
     ("Dataset", source(huggingFace=HUB, volume=VOLUME), "give exactly one of huggingFace"),
@@ -162,6 +170,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Model", source(registry={"name": "r", "version": 1, "alias": "a"}), "one of version, alias"),
     ("PromptTemplate", {}, "give prompt and completion, or messages; with datasetRef alone"),
     ("PromptTemplate", {"prompt": "a"}, "completion goes with prompt"),
+    ("PromptTemplate", {**TEMPLATE, "messages": CHAT}, "a template makes text or a chat"),
     ("PromptTemplate", {**TEMPLATE, "sample": True}, "sample needs datasetRef"),
     (
         "PromptTemplate",
@@ -242,6 +251,28 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("FineTuneJob", job(objective="reward", continueFrom="merged"), "leaves one that scores it"),
     ("FineTuneJob", job(objective="reward", output={"merge": True}), "leaves one that scores it"),
     ("FineTuneJob", job(objective="kto", data={"longRows": "drop"}), "data.longRows goes with"),
+    ("FineTuneJob", job(tokenizer={"chatTemplate": "chatlm"}), "or the text of a Jinja template"),
+    ("FineTuneJob", job(workers=1, strategy="ddp"), "set workers to 2 or more, or remove it"),
+    (
+        "FineTuneJob",
+        job(workers=2, strategy="fsdp2", objective="dpo"),
+        "fsdp2 goes with objective sft; use ddp",
+    ),
+    (
+        "FineTuneJob",
+        job(workers=2, strategy="fsdp2", method={"type": "qlora"}),
+        "quantized weights can't be sharded: use ddp",
+    ),
+    ("FineTuneJob", trained({"trl": {}, "script": SCRIPT}), "at most one of trl, axolotl, script"),
+    ("FineTuneJob", trained({"script": {}}), "give exactly one of configMapRef, path"),
+    ("FineTuneJob", trained({"axolotl": {}}), "give exactly one of config, configMapRef"),
+    ("FineTuneJob", trained({"script": {"path": "/code/../x.py"}}), "may not lead upwards"),
+    ("FineTuneJob", trained({"script": SCRIPT}, objective="dpo"), "whatever a script optimises"),
+    (
+        "FineTuneJob",
+        trained({"script": SCRIPT}, continueFrom="merged"),
+        "start from a base model; remove continueFrom",
+    ),
     ("FineTuneJob", job(continueFrom="base"), 'supported values: "adapter", "merged"'),
     ("FineTuneJob", job(continueFrom="adapter", method={"type": "full"}), "use lora or qlora, or"),
     (
