@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.plan import RunPlan
 from kubetune.decide.effective import effective_settings, training_plan
 
 from .estimate_error import SIZES
@@ -66,7 +67,9 @@ def _plan(folder: Path) -> Path:
     ):
         command = [sys.executable, "-m", "kubetune_runner.sample", *arguments]
         subprocess.run(command, check=True, capture_output=True)
-    settings = effective_settings({"hyperparameters": {"maxSteps": 3}}, None, None, None)
+    settings = effective_settings(
+        {"hyperparameters": {"maxSteps": 3, "maxLength": 128}}, None, None, None
+    )
     training = training_plan(settings, "sft", "bench", durable=False).to_json()
     training["checkpoint"]["directory"] = str(folder / "checkpoints")
     plan = {
@@ -84,7 +87,7 @@ def _plan(folder: Path) -> Path:
         "lineageDigest": "sha256:0",
     }
     path = folder / "plan.json"
-    path.write_text(json.dumps(plan), encoding="utf-8")
+    path.write_text(json.dumps(RunPlan.model_validate(plan).to_json()), encoding="utf-8")
     return path
 
 
