@@ -34,7 +34,7 @@ def seal(checkpoint: Path, lineage_digest: str) -> None:
 def newest(directory: Path, lineage_digest: str) -> Path | None:
     """The newest valid checkpoint of this run; others are deleted, since they'd count as kept."""
     found = None
-    for checkpoint in sorted(_all(directory), key=_step):
+    for checkpoint in numbered(directory):
         if _valid(checkpoint, lineage_digest):
             found = checkpoint
         else:
@@ -43,8 +43,10 @@ def newest(directory: Path, lineage_digest: str) -> Path | None:
     return found
 
 
-def _all(directory: Path) -> list[Path]:
-    return [path for path in directory.glob(f"{PREFIX}*") if path.is_dir() and _step(path) >= 0]
+def numbered(directory: Path) -> list[Path]:
+    """The checkpoints in a folder by their steps, whole or not."""
+    found = (path for path in directory.glob(f"{PREFIX}*") if path.is_dir() and _step(path) >= 0)
+    return sorted(found, key=_step)
 
 
 def _step(checkpoint: Path) -> int:

@@ -50,6 +50,16 @@ class EncodedRows(Generic[EncodedT]):
     dropped: int = 0
     """Rows longer than maxLength that are left out by data.longRows."""
 
+    def counts(self) -> dict[str, int]:
+        """What became of the rows, as status.result.rows has it."""
+        return {
+            "used": len(self.rows),
+            "empty": self.empty,
+            "cut": self.cut,
+            "cutAway": self.cut_away,
+            "dropped": self.dropped,
+        }
+
 
 def encode(
     examples: list[Example], tokenizer: Any, max_length: int, long_rows: LongRows = "truncate"

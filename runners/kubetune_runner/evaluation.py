@@ -25,6 +25,10 @@ class Evaluation:
     answers: list[str]
     """As many as rows."""
 
+    def as_baseline(self) -> dict[str, float]:
+        """The metrics under the names of those before training."""
+        return {f"baseline_{name}": value for name, value in self.metrics.items()}
+
 
 def evaluate(
     trainer: SftRun,

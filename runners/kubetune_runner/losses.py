@@ -7,6 +7,7 @@ fill the memory with logits.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,24 @@ def row_losses(model: Any, inputs: dict[str, Any]) -> list[tuple[float, int]]:
         output = model(**inputs, use_cache=False, fused_lm_head=True)
     sums = -output.log_probs.double().sum(dim=1)
     return list(zip(sums.tolist(), output.label_mask.sum(dim=1).tolist(), strict=True))
+
+
+def token_loss(
+    model: Any,
+    rows: Sequence[EncodedRow],
+    size: int,
+    batch: Callable[[list[EncodedRow]], dict[str, Any]],
+) -> float:
+    """The mean over all labelled tokens of rows, ``size`` of them at a time as ``batch`` makes it.
+
+    Whatever the batches are, the mean is the same.
+    """
+    total, tokens = 0.0, 0
+    for start in range(0, len(rows), size):
+        for loss, labelled in row_losses(model, batch(list(rows[start : start + size]))):
+            total += loss
+            tokens += labelled
+    return total / tokens
 
 
 def _has_adapted_head(model: Any) -> bool:

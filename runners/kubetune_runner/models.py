@@ -21,6 +21,7 @@ from kubetune_runner.errors import RunError
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
 SCORE_LAYERS = ("score", "classifier")
 """Names of the last layer of a model that scores, as transformers and peft know them."""
+CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 
@@ -31,7 +32,7 @@ def fetch(model: ModelPlan, token_variable: str = ENV_MODEL_TOKEN) -> Path:
     ``token_variable`` holds the hub's token. Raises RunError ModelMissing, and those of
     ``hub.open_repo``.
     """
-    configuration = ADAPTER_CONFIG if model.type == "adapter" else "config.json"
+    configuration = ADAPTER_CONFIG if model.type == "adapter" else CONFIG
     if model.hub is not None:
         return _from_hub(model, model.hub, configuration, token_variable)
     if model.registry_uri is not None:
@@ -54,7 +55,7 @@ def reference(model: ModelPlan) -> tuple[str, str | None]:
 
 def context_length(folder: Path) -> int | None:
     """Longest sequence of the model in tokens, when its configuration tells."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _configuration(folder)
     for part in (config, config.get("text_config") or {}):
         for field in _CONTEXT_FIELDS:
             if isinstance(part.get(field), int):
@@ -118,10 +119,11 @@ def load_tokenizer(model: ModelPlan, folder: Path, change: TokenizerPlan | None 
 
 
 def _model_type(folder: Path) -> str | None:
-    path = folder / "config.json"
-    if not path.is_file():
-        return None
-    return json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    return _configuration(folder).get("model_type") if (folder / CONFIG).is_file() else None
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
 
 
 def load_model(

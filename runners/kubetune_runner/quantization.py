@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kubetune.api.plan import ModelPlan
-from kubetune.api.training_plan import QuantizationPlan
+from kubetune.api.training_plan import QuantizationPlan, TrainingPlan
 
 from kubetune_runner.errors import RunError
 
@@ -40,6 +40,14 @@ def check(model: ModelPlan, folder: Path, *, quantize: bool) -> None:
             "method.type qlora needs the package bitsandbytes, which isn't installed where the"
             " run is: install kubetune[runner] there, or use lora",
         )
+
+
+def of_base(plan: TrainingPlan, dtype: Any) -> Any:
+    """How method qlora loads the base model; None for the others."""
+    if plan.method != "qlora" or plan.quantization is None:
+        return None
+    dora = bool(plan.lora and plan.lora.use_dora)
+    return configuration(plan.quantization, dtype, dora=dora)
 
 
 def configuration(plan: QuantizationPlan, dtype: Any, *, dora: bool) -> Any:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubetune.api.objectives import OBJECTIVES
 from kubetune.api.plan import RunPlan, in_container
 
-from kubetune_runner import merging
+from kubetune_runner import merging, records
+from kubetune_runner.encoding import EncodedRows
 from kubetune_runner.starts import Start
-from kubetune_runner.upload import describe, save
+from kubetune_runner.tracking import Tracker
+from kubetune_runner.upload import MERGED, describe, save, upload
+
+if TYPE_CHECKING:
+    from kubetune_runner.evaluation import Evaluation
+
+MAX_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -22,9 +30,14 @@ class Saved:
     merged: Path | None = None
 
 
+def folder_of(plan: RunPlan) -> Path:
+    """Below the checkpoints, where another attempt finds what it needs."""
+    return in_container(plan.training.checkpoint.directory) / "result"
+
+
 def save_results(plan: RunPlan, start: Start, model: Any, tokenizer: Any, *, chat: bool) -> Saved:
-    """Write the results below the checkpoints, where another attempt finds what it needs."""
-    folder = in_container(plan.training.checkpoint.directory) / "result"
+    """Write the results into their folder."""
+    folder = folder_of(plan)
     about: dict[str, Any] = {
         "chat": chat,
         "max_new_tokens": plan.training.evaluation.max_new_tokens,
@@ -42,3 +55,45 @@ def save_results(plan: RunPlan, start: Start, model: Any, tokenizer: Any, *, cha
     describe(tokenizer, dtype, whole, **about)
     # What the adapter of a merged start belongs to is gone with this run.
     return Saved(whole) if start.merged else Saved(adapter, whole)
+
+
+def upload_results(
+    plan: RunPlan,
+    tracker: Tracker,
+    saved: Saved,
+    rows: Mapping[str, EncodedRows[Any]],
+    baseline: Evaluation | None,
+    tuned: Evaluation,
+) -> dict[str, Any]:
+    """Upload what a run leaves and what is known of it; returns where it is, for the summary.
+
+    ``rows`` are those of each split. Raises RunError as ``upload.upload`` does.
+    """
+    counts = {split: encoded.counts() for split, encoded in rows.items()}
+    artifacts: dict[str, Any] = {
+        "environment.json": records.environment(),
+        "rows.json": counts,
+        "plan.json": plan.to_json(),
+        **_samples(baseline, tuned),
+    }
+    # First, so that a run that is tagged with its result has both.
+    merged = {"merged": upload(tracker, saved.merged, {}, MERGED)} if saved.merged else {}
+    return {
+        **upload(tracker, saved.result, artifacts),
+        **merged,
+        "runId": tracker.run_id or "",
+        "experimentId": tracker.experiment_id or "",
+        "rows": counts,
+    }
+
+
+def _samples(baseline: Evaluation | None, tuned: Evaluation) -> dict[str, Any]:
+    """The file samples.json: some answers before and after, where both are known."""
+    if baseline is None or not tuned.rows:
+        return {}
+    answers = zip(tuned.rows, baseline.answers, tuned.answers, strict=True)
+    found = [
+        {"prompt": row.prompt, "reference": row.reference, "base": before, "tuned": after}
+        for row, before, after in list(answers)[:MAX_SAMPLES]
+    ]
+    return {"samples.json": found}

@@ -36,6 +36,7 @@ from kubetune_runner.encoding import EncodedRows, encode
 from kubetune_runner.errors import RunError
 from kubetune_runner.preferences import encode_pairs, encode_rated
 from kubetune_runner.prompts import choose, make_examples
+from kubetune_runner.results import save_results, upload_results
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.starts import Start
 from kubetune_runner.tracking import Silent, Tracker
@@ -51,7 +52,6 @@ CLOSE_SECONDS = 15.0
 INTERRUPTED_CLOSE_SECONDS = 5.0
 RUN_STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 """MLflow's words."""
-MAX_SAMPLES = 8
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,11 @@ class Inputs:
     evaluation: EncodedRows[Any]
     chat: bool
     context: int | None
+
+    @property
+    def splits(self) -> dict[str, EncodedRows[Any]]:
+        """The rows by split."""
+        return {"train": self.train, "evaluation": self.evaluation}
 
 
 def run(plan: RunPlan, stop: StopSignal) -> Outcome:
@@ -139,8 +144,8 @@ def _train(
 
     baseline = measure() if plan.training.evaluation.baseline else None
     if baseline is not None:
-        tracker.metrics(_prefixed(baseline), 0)
-    counts = _row_counts(inputs)["train"]
+        tracker.metrics(baseline.as_baseline(), 0)
+    counts = inputs.train.counts()
     tracker.metrics({f"train_rows_{key.lower()}": value for key, value in counts.items()}, 0)
     tracker.phase("training")
     _fit(plan, stop, trainer, progress, workers)
@@ -151,7 +156,7 @@ def _train(
     if loss is not None:
         metrics["train_loss"] = loss
     if baseline is not None:
-        metrics |= _prefixed(baseline)
+        metrics |= baseline.as_baseline()
     tracker.metrics(metrics, trainer.state.global_step)
     if workers.strategy == "fsdp2":
         strategies.gather(trainer.model, keep=workers.leads)
@@ -160,13 +165,11 @@ def _train(
             status="succeeded", reason="Trained", message=f"worker {workers.rank} trained along"
         )
     tracker.phase("uploading")
+    saved = save_results(plan, inputs.start, trainer.model, inputs.tokenizer, chat=inputs.chat)
     summary: dict[str, Any] = {
         "metrics": metrics,
-        **_upload(plan, tracker, trainer, inputs, baseline, tuned),
-        "runId": tracker.run_id or "",
-        "experimentId": tracker.experiment_id or "",
+        **upload_results(plan, tracker, saved, inputs.splits, baseline, tuned),
         "steps": trainer.state.global_step,
-        "rows": _row_counts(inputs),
     }
     return Outcome(
         status="succeeded",
@@ -208,7 +211,7 @@ def _prepare(plan: RunPlan) -> Inputs:
             f" answer, {train.cut_away} none within hyperparameters.maxLength {limit} and"
             f" {train.dropped} are longer: add answers or raise maxLength",
         )
-    log.info("rows: %s", _row_counts(inputs))
+    log.info("rows: %s", {split: rows.counts() for split, rows in inputs.splits.items()})
     return inputs
 
 
@@ -260,11 +263,7 @@ def _make_trainer(
             " resources.gpu to 1, and workers to the number of GPUs",
         )
     lora = settings.lora if settings.method != "full" else None
-    quantized = None
-    if settings.method == "qlora" and settings.quantization and lora:
-        quantized = quantization.configuration(
-            settings.quantization, training.compute_dtype(settings), dora=lora.use_dora
-        )
+    quantized = quantization.of_base(settings, training.compute_dtype(settings))
 
     def load() -> Any:
         seed = settings.hyperparameters.seed if scores else None
@@ -329,64 +328,10 @@ def _fit(
         )
 
 
-def _upload(
-    plan: RunPlan,
-    tracker: Tracker,
-    trainer: RunTrainer,
-    inputs: Inputs,
-    baseline: Evaluation | None,
-    tuned: Evaluation,
-) -> dict[str, Any]:
-    """Upload the result; returns where it is, for the summary."""
-    from kubetune_runner.results import save_results
-    from kubetune_runner.upload import MERGED, upload
-
-    saved = save_results(plan, inputs.start, trainer.model, inputs.tokenizer, chat=inputs.chat)
-    artifacts: dict[str, Any] = {
-        "environment.json": records.environment(),
-        "rows.json": _row_counts(inputs),
-        "plan.json": plan.to_json(),
-        **samples(baseline, tuned),
-    }
-    # First, so that a run that is tagged with its result has both.
-    merged = {"merged": upload(tracker, saved.merged, {}, MERGED)} if saved.merged else {}
-    return {**upload(tracker, saved.result, artifacts), **merged}
-
-
-def samples(baseline: Evaluation | None, tuned: Evaluation) -> dict[str, Any]:
-    """The file samples.json: some answers before and after, where both are known."""
-    if baseline is None or not tuned.rows:
-        return {}
-    answers = zip(tuned.rows, baseline.answers, tuned.answers, strict=True)
-    found = [
-        {"prompt": row.prompt, "reference": row.reference, "base": before, "tuned": after}
-        for row, before, after in list(answers)[:MAX_SAMPLES]
-    ]
-    return {"samples.json": found}
-
-
 def _mean_loss(trainer: RunTrainer) -> float | None:
     from kubetune_runner.trainer import mean_loss
 
     return mean_loss(trainer.state.log_history)
-
-
-def _prefixed(evaluation: Evaluation) -> dict[str, float]:
-    return {f"baseline_{key}": value for key, value in evaluation.metrics.items()}
-
-
-def _row_counts(inputs: Inputs) -> dict[str, Any]:
-    """What became of the rows, by split."""
-    return {
-        split: {
-            "used": len(rows.rows),
-            "empty": rows.empty,
-            "cut": rows.cut,
-            "cutAway": rows.cut_away,
-            "dropped": rows.dropped,
-        }
-        for split, rows in (("train", inputs.train), ("evaluation", inputs.evaluation))
-    }
 
 
 def quieten() -> None:

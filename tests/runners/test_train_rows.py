@@ -31,14 +31,14 @@ def test_long_rows(make_plan: PlanFactory, policy: str, used: int, cut: int, dro
     training = {"longRows": policy, "hyperparameters": {"maxLength": 60}}
     plan = make_plan(rows=rows, held_out=held, dataset={"format": "text"}, training=training)
     inputs = train._prepare(plan)
-    assert train._row_counts(inputs)["train"] == {
+    assert inputs.train.counts() == {
         "used": used,
         "empty": 0,
         "cut": cut,
         "cutAway": 0,
         "dropped": dropped,
     }
-    assert train._row_counts(inputs)["evaluation"]["dropped"] == (policy == "drop")
+    assert inputs.evaluation.counts()["dropped"] == (policy == "drop")
 
 
 def test_long_rows_are_refused(make_plan: PlanFactory) -> None:

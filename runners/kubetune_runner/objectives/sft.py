@@ -12,7 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from kubetune_runner.encoding import EncodedRow
 from kubetune_runner.evaluation import Evaluation, evaluate
-from kubetune_runner.losses import row_losses
+from kubetune_runner.losses import token_loss
 from kubetune_runner.objectives.base import Measure, Objective
 from kubetune_runner.trainer import RunTrainer
 
@@ -33,23 +33,18 @@ class SftRun(RunTrainer, SFTTrainer):
 
     def held_out_loss(self) -> float:
         """Negative log-likelihood per labelled token, over all held-out rows."""
-        total, tokens = 0.0, 0
         model: Any = self.model
+
+        def batch(rows: list[EncodedRow]) -> dict[str, Any]:
+            columns = [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
+            return self._prepare_inputs(self._collate.torch_call(columns))
+
         training = model.training
         model.eval()
-        batch = self.args.per_device_eval_batch_size
-        for start in range(0, len(self.held_out), batch):
-            rows = [
-                {"input_ids": row.input_ids, "labels": row.labels}
-                for row in self.held_out[start : start + batch]
-            ]
-            inputs = self._prepare_inputs(self._collate.torch_call(rows))
-            with self.compute_loss_context_manager():
-                for loss, labelled in row_losses(model, inputs):
-                    total += loss
-                    tokens += labelled
+        with self.compute_loss_context_manager():
+            loss = token_loss(model, self.held_out, self.args.per_device_eval_batch_size, batch)
         model.train(training)
-        return total / tokens
+        return loss
 
 
 class Sft(Objective):

@@ -28,10 +28,11 @@ from kubetune_runner.own_code.found import Found
 from kubetune_runner.own_code.protocol import ProgressServer
 from kubetune_runner.own_code.redact import redactor
 from kubetune_runner.own_code.watch import Watch
+from kubetune_runner.results import Saved, folder_of, upload_results
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.starts import Start
 from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import patiently
+from kubetune_runner.upload import describe, patiently
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class _Job:
     """Folder of this attempt."""
     command: list[str]
     """Empty for axolotl, whose configuration needs everything else."""
+    train: list[data.Row]
+    """The rows that train."""
     rows: dict[str, str] = field(default_factory=dict[str, str])
     """Variables that name the rows' files."""
 
@@ -57,7 +60,7 @@ class _Job:
     @property
     def results(self) -> Path:
         """Folder that the code's output folder is in."""
-        return self.checkpoints / "result"
+        return folder_of(self.plan)
 
 
 def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[str, str]) -> Outcome:
@@ -78,7 +81,7 @@ def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[st
         data.check_unchanged(plan.dataset, loaded)
         share = (plan.training.data_fraction, plan.training.data_seed)
         train = prompts.choose(loaded.train, *share)
-        job = _Job(plan, start, scratch, command)
+        job = _Job(plan, start, scratch, command, train)
         job.rows = handover.write_rows(scratch, plan, loaded, train)
         counts = {"train_rows_used": float(len(train))}
         tracker.metrics(counts, 0)
@@ -88,7 +91,7 @@ def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[st
         else:
             log.info("an earlier attempt has left the %s: it is measured and uploaded", result.kind)
             steps = 0
-        return _finish(job, result, steps, tracker, loaded.evaluation, len(train))
+        return _finish(job, result, steps, tracker, loaded.evaluation)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -153,7 +156,6 @@ def _finish(
     steps: int,
     tracker: Tracker,
     held_out: list[data.Row],
-    used: int,
 ) -> Outcome:
     """Measure and upload the result."""
     plan = job.plan
@@ -167,16 +169,14 @@ def _finish(
     tokenizer = _tokenizer(job, result)
     rows, chat = _encoded(plan, held_out, tokenizer)
 
-    from kubetune_runner import records
     from kubetune_runner.own_code.measure import measure
-    from kubetune_runner.train import quieten, samples
-    from kubetune_runner.upload import MERGED, describe, upload
+    from kubetune_runner.train import quieten
 
     quieten()
     measured = measure(plan, job.start, result, tokenizer, rows.rows)
     metrics = dict(measured.tuned.metrics)
     if measured.baseline is not None:
-        metrics |= {f"baseline_{k}": v for k, v in measured.baseline.metrics.items()}
+        metrics |= measured.baseline.as_baseline()
     tracker.metrics(metrics, steps)
     tracker.phase("uploading")
     about: dict[str, Any] = {
@@ -184,38 +184,16 @@ def _finish(
         "max_new_tokens": plan.training.evaluation.max_new_tokens,
     }
     describe(tokenizer, measured.dtype, result.folder, **about)
-    merged: dict[str, Any] = {}
-    if plan.merge:
-        whole = job.results / "merged"
+    whole = job.results / "merged" if plan.merge else None
+    if whole is not None:
         dtype = merging.merge(job.start.base, job.start.folder, result.folder, whole)
         describe(tokenizer, dtype, whole, **about)
-        # First, so that a run that is tagged with its result has both.
-        merged = {"merged": upload(tracker, whole, {}, MERGED)}
-    counts = {
-        "train": {"used": used, "empty": 0, "cut": 0, "cutAway": 0, "dropped": 0},
-        "evaluation": {
-            "used": len(rows.rows),
-            "empty": rows.empty,
-            "cut": rows.cut,
-            "cutAway": rows.cut_away,
-            "dropped": rows.dropped,
-        },
-    }
-    artifacts: dict[str, Any] = {
-        "environment.json": records.environment(),
-        "rows.json": counts,
-        "plan.json": plan.to_json(),
-        **samples(measured.baseline, measured.tuned),
-    }
-    stored = upload(tracker, result.folder, artifacts)
+    saved = Saved(result.folder, whole)
+    splits: dict[str, EncodedRows[Any]] = {"train": EncodedRows(job.train), "evaluation": rows}
     summary: dict[str, Any] = {
         "metrics": metrics,
-        **stored,
-        **merged,
-        "runId": tracker.run_id or "",
-        "experimentId": tracker.experiment_id or "",
+        **upload_results(plan, tracker, saved, splits, measured.baseline, measured.tuned),
         **({"steps": steps} if steps else {}),
-        "rows": counts,
     }
     return Outcome(
         status="succeeded",

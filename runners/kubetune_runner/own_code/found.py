@@ -84,8 +84,7 @@ def _kind(folder: Path) -> Kind | None:
         path
         for pattern in _WEIGHTS
         for path in folder.glob(pattern)
-        if path.name not in ("training_args.bin", "optimizer.bin")
-        and not path.name.startswith("adapter_model")
+        if path.name not in _NOT_RESULT and not path.name.startswith("adapter_model")
     ]
     return "model" if weights and (folder / "config.json").is_file() else None
 

@@ -10,7 +10,7 @@ from typing import Any
 from kubetune.api import own_code as names
 from kubetune.api.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, DatasetPlan, RunPlan
 
-from kubetune_runner.checkpoints import PREFIX
+from kubetune_runner import checkpoints
 from kubetune_runner.data import LoadedDataset, Row
 from kubetune_runner.data.preferences import UnusableRowError, pair_of, rated_of
 from kubetune_runner.prompts import make_examples
@@ -71,12 +71,8 @@ def environment(
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint of transformers' that was written to its end."""
-    found: list[tuple[int, Path]] = []
-    for path in folder.glob(f"{PREFIX}*"):
-        number = path.name.removeprefix(PREFIX)
-        if number.isdigit() and _whole(path / TRAINER_STATE):
-            found.append((int(number), path))
-    return max(found)[1] if found else None
+    found = reversed(checkpoints.numbered(folder))
+    return next((path for path in found if _whole(path / TRAINER_STATE)), None)
 
 
 def _whole(path: Path) -> bool:

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from kubetune.api.plan import ModelPlan, RunPlan
-from kubetune.api.training_plan import TrainingPlan
 
 from kubetune_runner import losses, models, precision, quantization
 from kubetune_runner.encoding import EncodedRow
@@ -42,14 +41,13 @@ class _Model:
 
     def held_out_loss(self) -> float:
         """Negative log-likelihood per labelled token, over all held-out rows."""
-        total, tokens = 0.0, 0
-        size = self.args.per_device_eval_batch_size
-        for start in range(0, len(self._rows), size):
-            batch = losses.padded(self._rows[start : start + size], self._pad, self.model.device)
-            for loss, labelled in losses.row_losses(self.model, batch):
-                total += loss
-                tokens += labelled
-        return total / tokens
+
+        def batch(rows: list[EncodedRow]) -> dict[str, Any]:
+            return losses.padded(rows, self._pad, self.model.device)
+
+        return losses.token_loss(
+            self.model, self._rows, self.args.per_device_eval_batch_size, batch
+        )
 
 
 def measure(
@@ -62,7 +60,7 @@ def measure(
     settings = plan.training
     numbers = settings.hyperparameters
     dtype = precision.DTYPES[precision.chosen(numbers.precision, "hyperparameters.precision")]
-    quantized = _quantization(settings, dtype)
+    quantized = quantization.of_base(settings, dtype)
     context = models.context_length(start.folder)
 
     def evaluated(model: Any) -> Evaluation:
@@ -91,11 +89,3 @@ def measure(
         ) from error
     first = next(iter((model.get_base_model() if found.kind == "adapter" else model).parameters()))
     return Measured(first.dtype, evaluated(model), baseline)
-
-
-def _quantization(plan: TrainingPlan, dtype: Any) -> Any:
-    """How method qlora loads the base model; None for the others."""
-    if plan.method != "qlora" or plan.quantization is None:
-        return None
-    dora = bool(plan.lora and plan.lora.use_dora)
-    return quantization.configuration(plan.quantization, dtype, dora=dora)
