@@ -51,3 +51,15 @@ def processes_of(home: Path) -> list[list[str]]:
         if alive and any(str(home) in part for part in command):
             found.append(command)
     return found
+
+
+def process_of(run_key: str, worker: int) -> int:
+    """The process of a worker."""
+    for process in psutil.process_iter():
+        try:
+            found = process.environ()
+        except psutil.Error:
+            continue
+        if (found.get("KUBETUNE_RUN_KEY"), found.get("KUBETUNE_WORKER")) == (run_key, str(worker)):
+            return process.pid
+    raise AssertionError(f"no process of worker {worker}")

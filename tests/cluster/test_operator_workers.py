@@ -3,12 +3,11 @@
 import os
 import signal
 
-import psutil
 import pytest
 from kubetune import names
 from kubetune.api.outcome import ExitCode, Outcome
 
-from tests.cluster.support import eventually
+from tests.cluster.support import eventually, process_of
 from tests.cluster.test_operator_training import MANIFESTS, sample
 from tests.cluster.workspace import JsonObject, Workspace, annotations, condition
 
@@ -106,15 +105,3 @@ def is_worker(pod: JsonObject, job: str, number: int) -> bool:
     marks = annotations(pod)
     index = marks.get("batch.kubernetes.io/job-completion-index")
     return (marks.get(names.OWNER_NAME), index) == (job, str(number))
-
-
-def process_of(run_key: str, worker: int) -> int:
-    """The process of a worker."""
-    for process in psutil.process_iter():
-        try:
-            found = process.environ()
-        except psutil.Error:
-            continue
-        if (found.get("KUBETUNE_RUN_KEY"), found.get("KUBETUNE_WORKER")) == (run_key, str(worker)):
-            return process.pid
-    raise AssertionError(f"no process of worker {worker}")

@@ -4,10 +4,9 @@ import os
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.cluster.support import eventually
+from tests.cluster.support import eventually, process_of
 from tests.cml.space import CmlSpace
 from tests.cml.test_training import ALIASED, IN_CML, JOB, SECONDS, in_project, make
 
@@ -37,15 +36,3 @@ def test_two_workers_train_although_one_dies(cml: CmlSpace) -> None:
     assert status["result"]["registered"]["alias"] == "champion"
     # Workers are no runs of the job.
     assert len(cml.cml_runs("router")) == 2
-
-
-def process_of(run_key: str, worker: int) -> int:
-    """The process of a worker."""
-    for process in psutil.process_iter():
-        try:
-            found = process.environ()
-        except psutil.Error:
-            continue
-        if (found.get("KUBETUNE_RUN_KEY"), found.get("KUBETUNE_WORKER")) == (run_key, str(worker)):
-            return process.pid
-    raise AssertionError(f"no process of worker {worker}")

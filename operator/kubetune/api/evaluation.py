@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kubetune.api.base import DNS_LABEL, ConfigKey, LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.base import DNS_LABEL, LocalRef, Value, keyed_by
 from kubetune.api.judge import Judge
+from kubetune.api.metric import (
+    KNOWN,
+    LOWER_IS_BETTER,
+    METRIC_NAMES,
+    NEITHER_IS_BETTER,
+    AnyMetric,
+    MetricFunction,
+)
 from kubetune.api.model import RegistryAlias, RegistryName
 from kubetune.api.references import ComputeTargetRef
 from kubetune.api.rules import Rule, TransitionRule, exactly_one, unchanged
 from kubetune.api.training import Resources, Seed
 
-MetricName = Literal[
-    "loss",
-    "perplexity",
-    "exactMatch",
-    "tokenF1",
-    "rouge1",
-    "rougeL",
-    "bleu",
-    "chrf",
-    "jsonFields",
-    "length",
-    "latency",
-]
-METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
-LOWER_IS_BETTER: frozenset[str] = frozenset({"loss", "perplexity", "latency"})
-NEITHER_IS_BETTER: frozenset[str] = frozenset({"length"})
-WITHOUT_REFERENCE: frozenset[str] = frozenset({"loss", "perplexity"})
-"""Metrics of rows that are plain text; all others need a prompt and an answer to compare with."""
 MAX_CANDIDATES = 16
 MAX_CANDIDATE_METRICS = 16
 
-MAX_FUNCTION_CHARACTERS = 32768
 
-_KNOWN = f"[{', '.join(repr(name) for name in METRIC_NAMES)}]"
-AnyMetric = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z][A-Za-z0-9]*$")]
-"""One of METRIC_NAMES, or the name of a function."""
 CandidateName = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 
 
@@ -72,39 +58,6 @@ class Generation(Value):
     )
     batch_size: int = Field(
         default=8, ge=1, le=1024, description="Rows that are computed at once. Default 8."
-    )
-
-
-class ConfigMapKeyRef(Value):
-    """One key of a ConfigMap in the same namespace."""
-
-    name: ObjectName = Field(description="Name of a ConfigMap in the same namespace.")
-    key: ConfigKey = Field(description="Key in the ConfigMap's data.")
-
-
-class MetricFunction(Value):
-    """A metric of your own."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=f"!(self.name in {_KNOWN})",
-            message="a metric of this name exists; give the function another one",
-            check=lambda function: function.name not in METRIC_NAMES,
-            field="name",
-        ),
-    )
-
-    name: AnyMetric = Field(description="Name of the metric, to be listed in spec.metrics.")
-    config_map_ref: ConfigMapKeyRef = Field(
-        description="Python code, at most 32,768 characters, that defines"
-        " `metric(prediction, reference, row)` and returns a number for a row. It runs in the"
-        " run's container, in a process of its own."
-    )
-    timeout_seconds: int = Field(
-        default=10, ge=1, le=3600, description="Most seconds for one row. Default 10."
-    )
-    lower_is_better: bool = Field(
-        default=False, description="Whether lower values are better. Default false."
     )
 
 
@@ -166,6 +119,15 @@ def _thresholds_name_candidates(spec: EvaluationSpec) -> bool:
 
 def _own_names(spec: EvaluationSpec) -> list[str]:
     return [item.name for item in (*(spec.functions or ()), *(spec.judges or ()))]
+
+
+def _asked_for(field: str, what: str) -> Rule:
+    return Rule(
+        cel=f"!has(self.{field}) || self.{field}.all(i, i.name in self.metrics)",
+        message=f"{what} when its name is one of spec.metrics; add it there",
+        check=lambda spec: all(item.name in spec.metrics for item in getattr(spec, field) or ()),
+        field=field,
+    )
 
 
 _FROZEN = (
@@ -246,7 +208,7 @@ class EvaluationSpec(Value):
             field="thresholds",
         ),
         Rule(
-            cel=f"self.metrics.all(m, m in {_KNOWN} ||"
+            cel=f"self.metrics.all(m, m in {KNOWN} ||"
             " (has(self.functions) && self.functions.exists(f, f.name == m)) ||"
             " (has(self.judges) && self.judges.exists(j, j.name == m)))",
             message=f"a metric is one of {', '.join(METRIC_NAMES)}, or the name of one of"
@@ -254,14 +216,9 @@ class EvaluationSpec(Value):
             check=lambda spec: set(spec.metrics) <= {*METRIC_NAMES, *_own_names(spec)},
             field="metrics",
         ),
+        _asked_for("judges", "a judge is asked"),
         Rule(
-            cel="!has(self.judges) || self.judges.all(j, j.name in self.metrics)",
-            message="a judge is asked when its name is one of spec.metrics; add it there",
-            check=lambda spec: all(judge.name in spec.metrics for judge in spec.judges or ()),
-            field="judges",
-        ),
-        Rule(
-            cel=f"!has(self.judges) || self.judges.all(j, !(j.name in {_KNOWN}) &&"
+            cel=f"!has(self.judges) || self.judges.all(j, !(j.name in {KNOWN}) &&"
             " (!has(self.functions) || !self.functions.exists(f, f.name == j.name)))",
             message="a metric or function of this name exists; give the judge another one",
             check=lambda spec: (
@@ -269,12 +226,7 @@ class EvaluationSpec(Value):
             ),
             field="judges",
         ),
-        Rule(
-            cel="!has(self.functions) || self.functions.all(f, f.name in self.metrics)",
-            message="a function is called when its name is one of spec.metrics; add it there",
-            check=lambda spec: all(item.name in spec.metrics for item in spec.functions or ()),
-            field="functions",
-        ),
+        _asked_for("functions", "a function is called"),
         Rule(
             cel="self.metrics.all(m, self.metrics.exists_one(n, n == m))",
             message="each metric may stand here once",

@@ -11,7 +11,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.base import PlanValue, Value
-from kubetune.api.evaluation import MAX_CANDIDATE_METRICS, MetricName
+from kubetune.api.evaluation import MAX_CANDIDATE_METRICS
+from kubetune.api.metric import MetricName
 from kubetune.api.plan import (
     PLAN_VERSION,
     DatasetPlan,

@@ -40,9 +40,9 @@ DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 
 
 class ConfigMapKeyRef(Value):
-    """One key of a ConfigMap in the job's namespace."""
+    """One key of a ConfigMap in the run's namespace."""
 
-    name: ObjectName = Field(description="ConfigMap in the job's namespace.")
+    name: ObjectName = Field(description="ConfigMap in the run's namespace.")
     key: ConfigKey = Field(description="Key in its data.")
 
 

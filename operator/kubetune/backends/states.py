@@ -16,6 +16,14 @@ from kubetune.api.conditions import Reason
 from kubetune.api.outcome import ExitCode, Outcome
 from kubetune.backends import worker_pods
 from kubetune.backends.base import RunState
+from kubetune.backends.pods import (
+    any_condition,
+    condition,
+    container_statuses,
+    is_live,
+    phase_of,
+    terminated_state,
+)
 from kubetune.backends.sentences import out_of_memory, short
 
 JsonObject = dict[str, Any]
@@ -36,7 +44,7 @@ SETUP_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
     """The attempt's state; ``pods`` are the Job's own, in any order."""
-    ended = _condition(job, "Complete") or _condition(job, "Failed")
+    ended = condition(job, "Complete") or condition(job, "Failed")
     several = worker_pods.workers_of(job) > 1
     if ended:
         failed = ended["type"] == "Failed"
@@ -44,9 +52,9 @@ def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
         return _ended(job, ended, pod)
     if job["metadata"].get("deletionTimestamp"):
         return _state(job, "stopping", pods, Reason.STOPPING, "The run is being stopped.")
-    if condition := _condition(job, "FailureTarget"):
-        text = condition.get("message") or "The Job has failed; its pod is being stopped."
-        return _state(job, "stopping", pods, condition.get("reason", ""), text)
+    if failure := condition(job, "FailureTarget"):
+        text = failure.get("message") or "The Job has failed; its pod is being stopped."
+        return _state(job, "stopping", pods, failure.get("reason", ""), text)
     pod = worker_pods.slowest(pods) if several else _live_pod(pods)
     if job["spec"].get("suspend"):
         if pod:
@@ -55,11 +63,11 @@ def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
         return _state(job, "pending", pods, Reason.QUEUED, text)
     if pod is None or len(pods) < worker_pods.workers_of(job):
         return _without_pod(job, pods)
-    if pod.get("status", {}).get("phase", "Pending") == "Pending":
+    if phase_of(pod) == "Pending":
         reason, text = _waiting(pod)
         text = worker_pods.named(pod, worker_pods.workers_of(job), text)
         return _state(job, "pending", pods, reason, text)
-    if disruption := _condition(pod, "DisruptionTarget"):
+    if disruption := condition(pod, "DisruptionTarget"):
         text = f"The pod is being moved away ({disruption.get('message', 'evicted')})."
         return _state(job, "running", pods, Reason.DISRUPTED, text)
     return _state(job, "running", pods, Reason.STARTED, "The run is under way.")
@@ -80,7 +88,7 @@ def _without_pod(job: JsonObject, pods: list[JsonObject]) -> RunState:
             f" kubectl describe job {job['metadata']['name']}"
         )
         return _state(job, "pending", pods, Reason.POD_PENDING, text)
-    if disruption := _condition(pod, "DisruptionTarget"):
+    if disruption := condition(pod, "DisruptionTarget"):
         text = f"The pod was evicted ({disruption.get('message', '')}); a new one follows."
         return _state(job, "pending", pods, Reason.DISRUPTED, text)
     # The pod is done but the Job doesn't say so yet: only its word is final.
@@ -89,12 +97,12 @@ def _without_pod(job: JsonObject, pods: list[JsonObject]) -> RunState:
 
 def _waiting(pod: JsonObject) -> tuple[str, str]:
     """Reason and sentence of a pod that doesn't run yet."""
-    scheduled = _any_condition(pod, "PodScheduled")
+    scheduled = any_condition(pod, "PodScheduled")
     if scheduled and scheduled.get("status") == "False":
         if scheduled.get("reason") == "SchedulingGated":
             return Reason.QUEUED, "The pod is held back by a scheduling gate."
         return Reason.UNSCHEDULABLE, short(f"No node fits: {scheduled.get('message', '')}")
-    for status in _container_statuses(pod):
+    for status in container_statuses(pod):
         waiting = status.get("state", {}).get("waiting") or {}
         reason, text = waiting.get("reason", ""), waiting.get("message", "")
         if reason in IMAGE_REASONS:
@@ -110,7 +118,7 @@ def _waiting(pod: JsonObject) -> tuple[str, str]:
 
 
 def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunState:
-    terminated = _terminated(pod)
+    terminated = terminated_state(pod)
     outcome = Outcome.from_message(terminated.get("message"))
     exit_code = terminated.get("exitCode")
     phase, reason, text = "succeeded", "", ""
@@ -121,7 +129,7 @@ def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunSta
         )
         # The one failure policy that several workers have is about pods that were moved away.
         moved = ended.get("reason") == "PodFailurePolicy"
-        if interrupted or moved or _condition(pod, "DisruptionTarget"):
+        if interrupted or moved or condition(pod, "DisruptionTarget"):
             phase = "preempted"
         reason, text = _failure(ended, pod, terminated)
     if outcome:
@@ -150,7 +158,7 @@ def _failure(ended: JsonObject, pod: JsonObject | None, terminated: JsonObject) 
         return Reason.DEADLINE_EXCEEDED, "The run took longer than the Job's activeDeadlineSeconds."
     if pod is None:
         return Reason.POD_LOST, "The pod was deleted before it could say how the run ended."
-    if disruption := _condition(pod, "DisruptionTarget"):
+    if disruption := condition(pod, "DisruptionTarget"):
         return Reason.DISRUPTED, short(f"The pod was evicted: {disruption.get('message', '')}")
     if terminated.get("reason") == "OOMKilled":
         return Reason.OUT_OF_MEMORY, out_of_memory("container")
@@ -183,7 +191,7 @@ def _state(job: JsonObject, phase: Any, pods: list[JsonObject], reason: str, tex
     pod = _live_pod(pods) or _newest(pods)
     started = [
         (status.get("state", {}).get("running") or status.get("state", {}).get("terminated") or {})
-        for status in _container_statuses(pod)
+        for status in container_statuses(pod)
     ]
     return RunState(
         attempt=_attempt(job),
@@ -204,41 +212,13 @@ def _attempt(job: JsonObject) -> int:
     return int(job["metadata"]["labels"][names.ATTEMPT])
 
 
-def _condition(item: JsonObject | None, kind: str) -> JsonObject | None:
-    """The condition when it is true."""
-    found = _any_condition(item, kind)
-    return found if found and found.get("status") == "True" else None
-
-
-def _any_condition(item: JsonObject | None, kind: str) -> JsonObject | None:
-    conditions = (item or {}).get("status", {}).get("conditions") or ()
-    return next((condition for condition in conditions if condition["type"] == kind), None)
-
-
-def _container_statuses(pod: JsonObject | None) -> list[JsonObject]:
-    status = (pod or {}).get("status", {})
-    # Initialisation containers are not ours; a cluster's admission may add some.
-    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-
-
-def _terminated(pod: JsonObject | None) -> JsonObject:
-    for status in (pod or {}).get("status", {}).get("containerStatuses") or ():
-        if status["name"] == "runner":
-            return status.get("state", {}).get("terminated") or {}
-    return {}
-
-
-def _is_live(pod: JsonObject) -> bool:
-    return pod.get("status", {}).get("phase", "Pending") not in ("Succeeded", "Failed")
-
-
 def _live_pod(pods: list[JsonObject]) -> JsonObject | None:
-    return _newest([pod for pod in pods if _is_live(pod)])
+    return _newest([pod for pod in pods if is_live(pod)])
 
 
 def _deciding_pod(pods: list[JsonObject]) -> JsonObject | None:
     """The pod that ended the Job: the newest, and never one that was merely evicted before."""
-    undisturbed = [pod for pod in pods if not _condition(pod, "DisruptionTarget")]
+    undisturbed = [pod for pod in pods if not condition(pod, "DisruptionTarget")]
     return _newest(undisturbed) or _newest(pods)
 
 

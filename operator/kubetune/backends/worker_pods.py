@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.api.outcome import WORKER_LOST, Outcome
+from kubetune.backends.pods import condition, is_live, phase_of, terminated_state
 from kubetune.backends.sentences import short
 
 JsonObject = dict[str, Any]
@@ -34,10 +35,10 @@ def number_of(pod: JsonObject | None) -> int | None:
 def slowest(pods: list[JsonObject]) -> JsonObject | None:
     """Of the pods that have not ended, one that waits, else one that is being moved away."""
     live = sorted(
-        (pod for pod in pods if _phase(pod) not in ("Succeeded", "Failed")),
+        (pod for pod in pods if is_live(pod)),
         key=lambda pod: number_of(pod) or 0,
     )
-    for wanted in (lambda pod: _phase(pod) == "Pending", _disrupted, lambda _: True):
+    for wanted in (lambda pod: phase_of(pod) == "Pending", _is_disrupted, lambda _: True):
         for pod in live:
             if wanted(pod):
                 return pod
@@ -49,7 +50,7 @@ def telling(pods: list[JsonObject], *, failed: bool) -> JsonObject | None:
     first = next((pod for pod in pods if number_of(pod) == 0), None)
     if not failed:
         return first
-    ended = sorted((pod for pod in pods if _phase(pod) == "Failed"), key=_end)
+    ended = sorted((pod for pod in pods if phase_of(pod) == "Failed"), key=_end)
     for wanted in (_has_own_reason, _was_told_to_stop, lambda pod: pod is first, lambda _: True):
         for pod in ended:
             if wanted(pod):
@@ -63,23 +64,15 @@ def named(pod: JsonObject | None, workers: int, text: str) -> str:
     return short(f"worker {number} of {workers}: {text}") if number is not None else text
 
 
-def _phase(pod: JsonObject) -> str:
-    return pod.get("status", {}).get("phase", "Pending")
-
-
-def _disrupted(pod: JsonObject) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(
-        condition["type"] == "DisruptionTarget" and condition["status"] == "True"
-        for condition in conditions
-    )
+def _is_disrupted(pod: JsonObject) -> bool:
+    return condition(pod, "DisruptionTarget") is not None
 
 
 def _has_own_reason(pod: JsonObject) -> bool:
     outcome = _outcome(pod)
-    if _disrupted(pod):
+    if _is_disrupted(pod):
         return True
-    if outcome is None and _terminated(pod).get("exitCode") == _ABORTED:
+    if outcome is None and terminated_state(pod).get("exitCode") == _ABORTED:
         # How NCCL ends a process whose peer is gone.
         return False
     return outcome is None or (outcome.status == "failed" and outcome.reason != WORKER_LOST)
@@ -91,15 +84,8 @@ def _was_told_to_stop(pod: JsonObject) -> bool:
 
 
 def _outcome(pod: JsonObject) -> Outcome | None:
-    return Outcome.from_message(_terminated(pod).get("message"))
+    return Outcome.from_message(terminated_state(pod).get("message"))
 
 
 def _end(pod: JsonObject) -> tuple[str, int]:
-    return _terminated(pod).get("finishedAt") or _LAST, number_of(pod) or 0
-
-
-def _terminated(pod: JsonObject) -> JsonObject:
-    for status in pod.get("status", {}).get("containerStatuses") or ():
-        if status["name"] == "runner":
-            return status.get("state", {}).get("terminated") or {}
-    return {}
+    return terminated_state(pod).get("finishedAt") or _LAST, number_of(pod) or 0

@@ -9,15 +9,10 @@ from typing import Any
 from kubetune import __version__
 from kubetune.api.chat_templates import CHAT_TEMPLATES, ChatTemplateName
 from kubetune.api.conditions import Phase, Reason
-from kubetune.api.evaluation import (
-    MAX_FUNCTION_CHARACTERS,
-    METRIC_NAMES,
-    WITHOUT_REFERENCE,
-    EvaluationSpec,
-    Generation,
-)
+from kubetune.api.evaluation import EvaluationSpec, Generation
 from kubetune.api.evaluation_plan import CustomMetricPlan, EvaluationRunPlan, GenerationPlan
 from kubetune.api.families import family_of
+from kubetune.api.metric import MAX_FUNCTION_CHARACTERS, METRIC_NAMES, WITHOUT_REFERENCE
 from kubetune.api.objectives import OBJECTIVES
 from kubetune.api.plan import DatasetPlan, PromptPlan, RunIdentity
 from kubetune.api.training import Resources, merge

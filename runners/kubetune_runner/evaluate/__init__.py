@@ -10,12 +10,12 @@ import json
 import logging
 from typing import Any
 
-from kubetune.api.evaluation import WITHOUT_REFERENCE
 from kubetune.api.evaluation_plan import (
     SAMPLES_ARTIFACT,
     EvaluationRunPlan,
     EvaluationSummary,
 )
+from kubetune.api.metric import WITHOUT_REFERENCE
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.training_plan import TokenizerPlan

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kubetune.api.evaluation import MetricName
+from kubetune.api.metric import MetricName
 
 from kubetune_runner import scores
 

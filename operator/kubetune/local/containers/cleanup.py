@@ -8,13 +8,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-from kubetune.local.containers.requirements import CGROUPS, search_path, unified_cgroups
+from kubetune.local.containers.requirements import CGROUPS, run, unified_cgroups
 from kubetune.local.errors import LocalClusterError
 from kubetune.local.processes import wait_until
 
@@ -73,10 +72,8 @@ def shim_sockets(folder: Path) -> list[Path]:
 def unmount(folder: Path) -> None:
     """Unmount all that is mounted below ``folder``: volumes, root file systems, namespaces."""
     for mount in reversed(mounts_below(folder)):
-        lazy = ["-l"]  # whoever still uses it keeps it until the end
-        subprocess.run(
-            ["umount", *lazy, mount], env={"PATH": search_path()}, capture_output=True, text=True
-        )
+        lazy = "-l"  # whoever still uses it keeps it until the end
+        run("umount", lazy, str(mount))
     require_unmounted(folder)
 
 

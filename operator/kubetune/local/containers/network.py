@@ -10,7 +10,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from kubetune.local.containers import layout
-from kubetune.local.containers.requirements import search_path
+from kubetune.local.containers.requirements import run
 from kubetune.local.errors import LocalClusterError
 
 NUMBERS = range(1, 255)
@@ -80,6 +80,4 @@ def _owner(device: str) -> str | None:
 
 
 def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["ip", *arguments], env={"PATH": search_path()}, capture_output=True, text=True
-    )
+    return run("ip", *arguments)

@@ -86,8 +86,13 @@ def _overlay(folder: Path) -> str:
 
 def _run(*command: str) -> str:
     """What a command complained about; empty when it succeeded."""
-    result = subprocess.run(command, env={"PATH": search_path()}, capture_output=True, text=True)
+    result = run(*command)
     return (result.stderr.strip() or f"exit code {result.returncode}") if result.returncode else ""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the system."""
+    return subprocess.run(command, env={"PATH": search_path()}, capture_output=True, text=True)
 
 
 def search_path() -> str:

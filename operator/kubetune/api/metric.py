@@ -1,0 +1,60 @@
+"""What an Evaluation can measure: the metrics that there are, and functions of the user's."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import Field
+
+from kubetune.api.base import Value
+from kubetune.api.kubernetes_values import ConfigMapKeyRef
+from kubetune.api.rules import Rule
+
+MetricName = Literal[
+    "loss",
+    "perplexity",
+    "exactMatch",
+    "tokenF1",
+    "rouge1",
+    "rougeL",
+    "bleu",
+    "chrf",
+    "jsonFields",
+    "length",
+    "latency",
+]
+METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
+LOWER_IS_BETTER: frozenset[str] = frozenset({"loss", "perplexity", "latency"})
+NEITHER_IS_BETTER: frozenset[str] = frozenset({"length"})
+WITHOUT_REFERENCE: frozenset[str] = frozenset({"loss", "perplexity"})
+"""Metrics of rows that are plain text; all others need a prompt and an answer to compare with."""
+MAX_FUNCTION_CHARACTERS = 32768
+KNOWN = f"[{', '.join(repr(name) for name in METRIC_NAMES)}]"
+AnyMetric = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z][A-Za-z0-9]*$")]
+"""One of METRIC_NAMES, or the name of a function."""
+
+
+class MetricFunction(Value):
+    """A metric of your own."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"!(self.name in {KNOWN})",
+            message="a metric of this name exists; give the function another one",
+            check=lambda function: function.name not in METRIC_NAMES,
+            field="name",
+        ),
+    )
+
+    name: AnyMetric = Field(description="Name of the metric, to be listed in spec.metrics.")
+    config_map_ref: ConfigMapKeyRef = Field(
+        description="Python code, at most 32,768 characters, that defines"
+        " `metric(prediction, reference, row)` and returns a number for a row. It runs in the"
+        " run's container, in a process of its own."
+    )
+    timeout_seconds: int = Field(
+        default=10, ge=1, le=3600, description="Most seconds for one row. Default 10."
+    )
+    lower_is_better: bool = Field(
+        default=False, description="Whether lower values are better. Default false."
+    )
