@@ -8,6 +8,8 @@ SHELL := /bin/bash -eu -o pipefail
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .tools/bin/uv)
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/.tools/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
+# Each process would compile all of torch and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 ENVIRONMENT := .venv/.synced
 PYTEST := .venv/bin/python -m pytest

@@ -34,8 +34,8 @@ _FINAL_CODES = {
     "NOT_FOUND",
 }
 _UNSUPPORTED_CODES = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED"}
-# What a plugin raises that has no class of its own for it.
-_ANY_ERROR = (Exception, RuntimeError)
+# What a plugin raises that has no class of its own for it; an answer cut short is a ValueError.
+_ANY_ERROR = (Exception, RuntimeError, ValueError, KeyError)
 
 T = TypeVar("T")
 

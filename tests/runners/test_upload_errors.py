@@ -45,6 +45,7 @@ def cases() -> dict[str, tuple[Exception, bool]]:
         "wrapped connection": (wrapped(requests.Timeout("slow")), True),
         "server's status": (wrapped(None), True),
         "plugin": (Exception("try again"), True),
+        "half an answer": (ValueError("Metric 'loss' is malformed. No data found."), True),
         "missing file": (FileNotFoundError("model.safetensors"), False),
         "full disk": (OSError(28, "No space left on device"), False),
         "wrapped missing file": (wrapped(FileNotFoundError("adapter")), False),
