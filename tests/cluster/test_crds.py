@@ -26,6 +26,7 @@ HUB: Spec = {"repo": "owner/name"}
 CANDIDATE: Spec = {"name": "a", "modelRef": {"name": "m"}}
 FUNCTION: Spec = {"name": "words", "configMapRef": {"name": "m", "key": "words.py"}}
 JUDGE: Spec = {"name": "help", "baseUrl": "https://llm.example.com/v1", "model": "large"}
+TASK: Spec = {"name": "arcEasy", "task": "arc_easy"}
 CHAMPION: Spec = {"name": "tickets", "alias": "champion"}
 
 
@@ -362,6 +363,13 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Evaluation", evaluation(metrics=["speed"]), "a metric is one of loss, perplexity"),
     ("Evaluation", evaluation(functions=[FUNCTION]), "add it there"),
     ("Evaluation", evaluation(functions=[{**FUNCTION, "name": "bleu"}]), "another one"),
+    ("Evaluation", evaluation(tasks=[TASK]), "a task is run when its name is one of"),
+    ("Evaluation", evaluation(tasks=[TASK | {"name": "bleu"}]), "give the task another one"),
+    (
+        "Evaluation",
+        evaluation(tasks=[TASK], functions=[FUNCTION | {"name": "arcEasy"}], metrics=["arcEasy"]),
+        "a function or judge of this name exists; give the task another one",
+    ),
     ("Evaluation", evaluation(judges=[JUDGE]), "add it there"),
     (
         "Evaluation",
@@ -479,6 +487,14 @@ ACCEPTED: list[tuple[str, Spec]] = [
     (
         "Evaluation",
         evaluation(functions=[FUNCTION], judges=[JUDGE], metrics=["help", "words"]),
+    ),
+    (
+        "Evaluation",
+        evaluation(
+            tasks=[TASK | {"metric": "acc,none", "limit": 9, "configMapRef": {"name": "t"}}],
+            metrics=["arcEasy", "loss"],
+            thresholds=[{"metric": "arcEasy", "min": 0.5}],
+        ),
     ),
     ("Evaluation", evaluation(thresholds=[{"metric": "loss", "max": 1}], metrics=["loss"])),
     ("Evaluation", evaluation(promote=CHAMPION, thresholds=[better(alias="champion")])),

@@ -21,6 +21,19 @@ FUNCTIONS = {
     "words": "def metric(prediction, reference, row):\n    return len(row['prompt'].split())\n",
     "broken": "def metric(prediction, reference, row):\n    raise KeyError('no such thing')\n",
 }
+TASK = {
+    "kinds.yaml": """
+        task: kinds
+        dataset_path: json
+        dataset_kwargs: {data_files: {test: kinds.jsonl}}
+        test_split: test
+        output_type: multiple_choice
+        doc_to_text: "{{question}}"
+        doc_to_choice: [fruit, place]
+        doc_to_target: "{{kind}}"
+        """,
+    "kinds.jsonl": '{"question": "A plum is a", "kind": 0}\n{"question": "Oslo is a", "kind": 1}\n',
+}
 
 
 def sample(space: Workspace) -> None:
@@ -40,7 +53,8 @@ def spec(registry: str) -> dict[str, Any]:
             {"name": "tuned", "modelRef": {"name": "routed"}},
         ],
         "datasetRef": {"name": "tickets"},
-        "metrics": ["loss", "tokenF1", "rougeL", "jsonFields", "words", "broken"],
+        "metrics": ["loss", "tokenF1", "rougeL", "jsonFields", "words", "kinds", "broken"],
+        "tasks": [{"name": "kinds", "task": "kinds", "configMapRef": {"name": "harness"}}],
         "functions": [
             {"name": name, "configMapRef": {"name": "metrics", "key": f"{name}.py"}}
             for name in FUNCTIONS
@@ -88,6 +102,8 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Worksp
     assert "metrics" in space.waits("Evaluation", "compare", "ConfigMapMissing")
     code = {f"{name}.py": text for name, text in FUNCTIONS.items()}
     space.create("ConfigMap", "metrics", data=code)
+    space.until("Evaluation", "compare", lambda o: "task kinds" in condition(o, "Ready")[2])
+    space.create("ConfigMap", "harness", data=TASK)
     space.ready("Model", "small")
     body = space.until(
         "Evaluation", "compare", lambda o: condition(o, "InputsReady")[1] == "ModelMissing"
@@ -117,6 +133,7 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Worksp
     assert float(found["words"]["value"]) > 0
     assert found["words"]["delta"] == "+0"
     assert "no such thing" in found["broken"]["error"]
+    assert float(found["kinds"]["value"]) in (0, 0.5, 1)
     assert float(found["loss"]["low"]) <= float(found["loss"]["value"])
     assert float(found["loss"]["delta"]) < 0
     assert "value" in found["jsonFields"] or found["jsonFields"]["error"]

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.base import DNS_LABEL, LocalRef, Value, keyed_by
+from kubetune.api.harness import HarnessTask
 from kubetune.api.judge import Judge
 from kubetune.api.metric import (
     KNOWN,
@@ -118,7 +119,8 @@ def _thresholds_name_candidates(spec: EvaluationSpec) -> bool:
 
 
 def _own_names(spec: EvaluationSpec) -> list[str]:
-    return [item.name for item in (*(spec.functions or ()), *(spec.judges or ()))]
+    own = (*(spec.functions or ()), *(spec.judges or ()), *(spec.tasks or ()))
+    return [item.name for item in own]
 
 
 def _asked_for(field: str, what: str) -> Rule:
@@ -140,6 +142,7 @@ _FROZEN = (
     "metrics",
     "functions",
     "judges",
+    "tasks",
     "maxRows",
     "seed",
     "samples",
@@ -210,9 +213,10 @@ class EvaluationSpec(Value):
         Rule(
             cel=f"self.metrics.all(m, m in {KNOWN} ||"
             " (has(self.functions) && self.functions.exists(f, f.name == m)) ||"
-            " (has(self.judges) && self.judges.exists(j, j.name == m)))",
+            " (has(self.judges) && self.judges.exists(j, j.name == m)) ||"
+            " (has(self.tasks) && self.tasks.exists(t, t.name == m)))",
             message=f"a metric is one of {', '.join(METRIC_NAMES)}, or the name of one of"
-            " spec.functions or spec.judges",
+            " spec.functions, spec.judges or spec.tasks",
             check=lambda spec: set(spec.metrics) <= {*METRIC_NAMES, *_own_names(spec)},
             field="metrics",
         ),
@@ -222,10 +226,27 @@ class EvaluationSpec(Value):
             " (!has(self.functions) || !self.functions.exists(f, f.name == j.name)))",
             message="a metric or function of this name exists; give the judge another one",
             check=lambda spec: (
-                len({*METRIC_NAMES, *_own_names(spec)}) == len(METRIC_NAMES) + len(_own_names(spec))
+                not (
+                    {judge.name for judge in spec.judges or ()}
+                    & {*METRIC_NAMES, *(function.name for function in spec.functions or ())}
+                )
             ),
             field="judges",
         ),
+        Rule(
+            cel="!has(self.tasks) || self.tasks.all(t,"
+            " (!has(self.functions) || !self.functions.exists(f, f.name == t.name)) &&"
+            " (!has(self.judges) || !self.judges.exists(j, j.name == t.name)))",
+            message="a function or judge of this name exists; give the task another one",
+            check=lambda spec: (
+                not (
+                    {task.name for task in spec.tasks or ()}
+                    & {item.name for item in (*(spec.functions or ()), *(spec.judges or ()))}
+                )
+            ),
+            field="tasks",
+        ),
+        _asked_for("tasks", "a task is run"),
         _asked_for("functions", "a function is called"),
         Rule(
             cel="self.metrics.all(m, self.metrics.exists_one(n, n == m))",
@@ -275,18 +296,22 @@ class EvaluationSpec(Value):
         default=["exactMatch", "tokenF1"],
         min_length=1,
         max_length=MAX_CANDIDATE_METRICS,
-        description="What is measured, also functions and judges by name; the first one decides who"
-        " wins. loss and perplexity are of the answer's tokens; exactMatch, tokenF1, rouge1,"
-        " rougeL, bleu, chrf and jsonFields (share of the reference's JSON fields that the answer"
-        " has right) compare generated"
-        " answers with the reference, 0 to 1 (bleu and chrf 0 to 100); length is in tokens,"
-        " latency in seconds a row. Default exactMatch and tokenF1.",
+        description="What is measured, also functions, judges and tasks by name; the first one"
+        " decides who wins. loss and perplexity are of the answer's tokens; exactMatch, tokenF1,"
+        " rouge1, rougeL, bleu, chrf and jsonFields (share of the reference's JSON fields that the"
+        " answer has right) compare generated answers with the reference, 0 to 1 (bleu and chrf 0"
+        " to 100); length is in tokens, latency in seconds a row. Default exactMatch and tokenF1.",
     )
     functions: Annotated[list[MetricFunction], *keyed_by("name")] | None = Field(
         default=None, max_length=8, description="Metrics of your own, as Python functions."
     )
     judges: Annotated[list[Judge], *keyed_by("name")] | None = Field(
         default=None, max_length=4, description="Metrics that other language models decide."
+    )
+    tasks: Annotated[list[HarnessTask], *keyed_by("name")] | None = Field(
+        default=None,
+        max_length=MAX_CANDIDATE_METRICS,
+        description="Benchmarks of lm-evaluation-harness, and tasks of your own in its form.",
     )
     max_rows: int = Field(
         default=256,
@@ -357,6 +382,7 @@ class EvaluationSpec(Value):
 
 def lower_is_better(spec: EvaluationSpec, metric: str) -> bool:
     """Whether lower values of a metric are better."""
+    own = (*(spec.functions or ()), *(spec.tasks or ()))
     return metric in LOWER_IS_BETTER or any(
-        function.lower_is_better for function in spec.functions or () if function.name == metric
+        item.lower_is_better for item in own if item.name == metric
     )

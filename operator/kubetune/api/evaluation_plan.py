@@ -36,6 +36,8 @@ MAX_SUMMARY_TAG = 5000
 
 ROWS_ARTIFACT = "evaluation/rows.jsonl"
 """Every evaluated row: number, prompt, reference, answer and the metrics of the row."""
+TASKS_ARTIFACT = "evaluation/tasks.jsonl"
+"""Every row of the harness' tasks, as the harness has it."""
 SAMPLES_ARTIFACT = "evaluation/samples.jsonl"
 """The first rows of the same form, for a look at several candidates side by side."""
 
@@ -76,6 +78,20 @@ class JudgePlan(PlanValue):
     """Variable with the API key; None: none is sent."""
 
 
+class TaskPlan(PlanValue):
+    """A task of lm-evaluation-harness."""
+
+    name: str
+    task: str
+    metric: str | None = None
+    few_shot: int | None = None
+    limit: int | None = None
+    chat_template: bool = False
+    lower_is_better: bool = False
+    files: dict[str, str] | None = None
+    """Texts of an own task's files by name; None: the harness brings the task."""
+
+
 class EvaluationRunPlan(PlanValue):
     """The measurement of one candidate."""
 
@@ -92,9 +108,10 @@ class EvaluationRunPlan(PlanValue):
     """For chats with a model that has no template of its own."""
     generation: GenerationPlan
     metrics: list[MetricName]
-    """May be empty when there are custom_metrics."""
+    """May be empty when there are metrics of the user's own."""
     custom_metrics: list[CustomMetricPlan] = Field(default_factory=list[CustomMetricPlan])
     judges: list[JudgePlan] | None = None
+    tasks: list[TaskPlan] | None = None
     max_rows: int
     """Rows are chosen by seed from the split, the same for equal data; their order is kept."""
     seed: int
@@ -124,7 +141,7 @@ class EvaluationSummary(PlanValue):
     metrics: Annotated[
         dict[str, MeasuredValue], Field(min_length=1, max_length=MAX_CANDIDATE_METRICS)
     ]
-    """Every metric and custom metric of the plan, by its name."""
+    """Every metric of the plan, by its name."""
     rows: int
     """Rows that were evaluated."""
     rows_digest: str

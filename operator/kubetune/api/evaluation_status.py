@@ -36,10 +36,10 @@ class CandidateProgress(Value):
     """How far the measurement is."""
 
     stage: str | None = Field(
-        default=None, description="preparing, evaluating, judging or uploading."
+        default=None, description="preparing, evaluating, tasks, judging or uploading."
     )
-    rows: int | None = Field(default=None, description="Rows done.")
-    total_rows: int | None = Field(default=None, description="Rows in all.")
+    rows: int | None = Field(default=None, description="Rows and requests of tasks done.")
+    total_rows: int | None = Field(default=None, description="Rows and requests in all.")
     percent: int | None = Field(default=None, description="Rows done, 0 to 100.")
     eta_seconds: int | None = Field(default=None, description="Seconds until all rows are done.")
     eta: str | None = Field(default=None, description="The same for people, such as 3m20s.")
@@ -99,12 +99,15 @@ class Promoted(Value):
 
 
 class EvaluatedRows(Value):
-    """The rows and functions, frozen when the first candidate started."""
+    """The rows, functions and tasks, frozen when the first candidate started."""
 
     dataset_digest: str | None = Field(default=None, description="Content digest of the Dataset.")
     split_digest: str | None = Field(default=None, description="Digest over the split rows.")
     functions_digest: str | None = Field(
         default=None, description="Digest over the metric functions."
+    )
+    tasks_digest: str | None = Field(
+        default=None, description="Digest over the files of the tasks."
     )
 
 

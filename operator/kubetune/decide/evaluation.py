@@ -235,8 +235,8 @@ def _start_more(draft: Draft) -> Decision:
             return evaluation_end.fail(
                 draft,
                 Reason.DATASET_CHANGED,
-                f"Dataset {shared.data.name} or a metric function has changed since the first"
-                " candidate started, so candidates can't be compared: make a new Evaluation",
+                f"Dataset {shared.data.name}, a metric function or a task has changed since the"
+                " first candidate started, so candidates can't be compared: make a new Evaluation",
             )
     refused = next((item for item in missing if item.refused), None)
     if refused is None:

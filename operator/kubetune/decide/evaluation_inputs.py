@@ -10,7 +10,12 @@ from kubetune import __version__
 from kubetune.api.chat_templates import CHAT_TEMPLATES, ChatTemplateName
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.evaluation import EvaluationSpec, Generation
-from kubetune.api.evaluation_plan import CustomMetricPlan, EvaluationRunPlan, GenerationPlan
+from kubetune.api.evaluation_plan import (
+    CustomMetricPlan,
+    EvaluationRunPlan,
+    GenerationPlan,
+    TaskPlan,
+)
 from kubetune.api.families import family_of
 from kubetune.api.metric import MAX_FUNCTION_CHARACTERS, METRIC_NAMES, WITHOUT_REFERENCE
 from kubetune.api.objectives import OBJECTIVES
@@ -21,6 +26,7 @@ from kubetune.decide.chats import may_chat
 from kubetune.decide.effective import BUILT_IN
 from kubetune.decide.evaluation_judges import judge_keys, judge_plans
 from kubetune.decide.evaluation_observed import ObservedCandidate, ObservedEvaluation
+from kubetune.decide.evaluation_tasks import task_plans, tasks_missing, tasks_problem
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import model_identity
 from kubetune.decide.model import job_output_uri
@@ -49,6 +55,7 @@ class Shared:
     data: DatasetPlan
     prompt: PromptPlan | None
     functions: list[CustomMetricPlan]
+    tasks: list[TaskPlan]
     mounts: Mounts
     resources: Resources
 
@@ -59,6 +66,8 @@ class Shared:
         if self.functions:
             text = json.dumps([function.to_json() for function in self.functions])
             given["functionsDigest"] = f"sha256:{digest(text)}"
+        if files := [task.files for task in self.tasks if task.files]:
+            given["tasksDigest"] = f"sha256:{digest(json.dumps(files, sort_keys=True))}"
         return {key: value for key, value in given.items() if value is not None}
 
 
@@ -172,6 +181,7 @@ def candidate_inputs(
         metrics=[name for name in METRIC_NAMES if name in spec.metrics],
         custom_metrics=shared.functions,
         judges=judge_plans(spec),
+        tasks=shared.tasks or None,
         max_rows=spec.max_rows,
         seed=spec.seed,
         samples=spec.samples,
@@ -263,6 +273,8 @@ def _missing(observed: ObservedEvaluation) -> NotReady | None:
                 f" {function.name} of spec.functions"
             )
             return NotReady(Phase.PENDING, Reason.CONFIG_MAP_MISSING, message)
+    if message := tasks_missing(spec, observed.task_files):
+        return NotReady(Phase.PENDING, Reason.CONFIG_MAP_MISSING, message)
     if observed.secret_problem:
         return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
     return None
@@ -286,6 +298,8 @@ def _unfit(observed: ObservedEvaluation) -> NotReady | None:
                 f"function {name} of spec.functions has {len(code):,} characters, the limit is"
                 f" {MAX_FUNCTION_CHARACTERS:,}: shorten it, or put parts into the runner's image"
             )
+    if problem := tasks_problem(spec, observed.task_files):
+        return _refused(problem)
     rows = (dataset.status.get("rows") or {}).get(spec.split)
     if rows == 0:
         return _refused(
@@ -308,7 +322,8 @@ def _unfit(observed: ObservedEvaluation) -> NotReady | None:
         )
     if problem := columns_problem(dataset, with_template=True):
         return _refused(problem, Reason.FORMAT_MISMATCH)
-    needy = [name for name in spec.metrics if name not in WITHOUT_REFERENCE]
+    benchmarks = {task.name for task in spec.tasks or ()}
+    needy = [name for name in spec.metrics if name not in WITHOUT_REFERENCE | benchmarks]
     if dataset.spec.format == "text" and needy:
         return _refused(
             f"{', '.join(needy)} in spec.metrics compare answers with references, and rows of"
@@ -338,7 +353,14 @@ def _assemble(observed: ObservedEvaluation) -> Shared:
         )
         for function in sorted(spec.functions or (), key=lambda function: function.name)
     ]
-    return Shared(data, prompt, functions, mounts, Resources.model_validate(resources))
+    return Shared(
+        data,
+        prompt,
+        functions,
+        task_plans(spec, observed.task_files),
+        mounts,
+        Resources.model_validate(resources),
+    )
 
 
 def _trained_on_rows(spec: EvaluationSpec, candidate: ObservedCandidate, data: DatasetPlan) -> str:

@@ -63,6 +63,10 @@ class ObservedEvaluation:
     prompt: Resource[PromptTemplateSpec] | None = None
     functions: Mapping[str, str] = field(default_factory=dict[str, str])
     """Code of spec.functions by name, as far as it is there."""
+    task_files: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict[str, Mapping[str, str]]
+    )
+    """Files of spec.tasks by the name of their ConfigMap, as far as it is there."""
     secret_problem: str = ""
     target_problem: TargetProblem | None = None
     """Why the target could not be asked about runs; then ``runs`` say nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -122,6 +122,7 @@ class EvaluationObserver:
                 ],
             ),
             functions=await self._functions(spec, namespace),
+            task_files=await self._task_files(spec, namespace),
             elsewhere=self._elsewhere(evaluation),
         )
 
@@ -161,6 +162,19 @@ class EvaluationObserver:
                 )
             except (NotFoundError, ValueError):
                 continue
+        return found
+
+    async def _task_files(
+        self, spec: EvaluationSpec, namespace: str
+    ) -> dict[str, Mapping[str, str]]:
+        """The files of own tasks by the name of their ConfigMap, of those that are there."""
+        found: dict[str, Mapping[str, str]] = {}
+        for name in {task.config_map_ref.name for task in spec.tasks or () if task.config_map_ref}:
+            try:
+                config_map = await self._client.get("ConfigMap", namespace, name)
+            except NotFoundError:
+                continue
+            found[name] = config_map.get("data") or {}
         return found
 
     def _elsewhere(self, evaluation: Resource[EvaluationSpec]) -> dict[str, str]:

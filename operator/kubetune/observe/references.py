@@ -44,8 +44,8 @@ def _references(key: Key, spec: JsonObject) -> frozenset[Key]:
             found |= _named(namespace, spec, "PromptTemplate", "promptRef")
             for candidate in spec["candidates"]:
                 found |= _named(namespace, candidate, "Model", "modelRef")
-            for function in spec.get("functions") or ():
-                found |= _named(namespace, function, "ConfigMap", "configMapRef")
+            for own in (*(spec.get("functions") or ()), *(spec.get("tasks") or ())):
+                found |= _named(namespace, own, "ConfigMap", "configMapRef")
         case "Dataset":
             found |= _named(namespace, spec, "Model", "tokenizerRef")
             found |= _named(namespace, spec.get("source") or {}, "ConfigMap", "configMap")

@@ -1,14 +1,15 @@
 """An evaluation of one candidate from plan to outcome, what costs least first.
 
 ``rows`` chooses and encodes, ``candidate`` finds and loads the model, ``measuring`` runs it,
-``metrics`` and ``table`` make numbers of what it did, ``report`` leaves them.
+``metrics`` and ``table`` make numbers of what it did, ``harness`` asks for benchmarks, and
+``report`` leaves them all.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubetune.api.evaluation_plan import (
     SAMPLES_ARTIFACT,
@@ -21,12 +22,16 @@ from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.training_plan import TokenizerPlan
 
 from kubetune_runner import outcomes, quantization, records, train
-from kubetune_runner.evaluate import candidate, judge, report, rows, table, user_metric
+from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
+from kubetune_runner.evaluate.harness import Benchmarks
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.rows import AskedRows
 from kubetune_runner.evaluate.table import Column
 from kubetune_runner.tracking import Tracker
+
+if TYPE_CHECKING:
+    from kubetune_runner.evaluate.measuring import Progress
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +72,13 @@ def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
     if done is not None:
         log.info("an earlier attempt has measured all of it")
         return report.outcome(done)
-    measured = _measure(plan, tracker, found, asked, generates)
+    measured, benchmarks = _measure(plan, tracker, found, asked, generates)
     if plan.judges:
         tracker.phase("judging")
-    columns = _columns(plan, measured)
+    columns = _columns(plan, measured) | benchmarks.columns
     _log_errors(columns)
     tracker.phase("uploading")
-    report.store_rows(tracker, measured, columns, plan.samples)
+    report.store_rows(tracker, measured, columns, plan.samples, benchmarks.rows)
     summary = report.fitted(
         EvaluationSummary(
             metrics={name: column.measured for name, column in columns.items()},
@@ -91,8 +96,8 @@ def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
 
 def _measure(
     plan: EvaluationRunPlan, tracker: Tracker, found: Candidate, asked: AskedRows, generates: bool
-) -> list[MeasuredRow]:
-    """Load the candidate and run it over the rows."""
+) -> tuple[list[MeasuredRow], Benchmarks]:
+    """Load the candidate and run it over the rows, then over the tasks."""
     if not _is_quantized(found):
         quantization.leave_out()
     train.quieten()
@@ -116,8 +121,24 @@ def _measure(
         loss=any(name in WITHOUT_REFERENCE for name in plan.metrics),
         answered=answered,
     )
+    benchmarks = _benchmarks(plan, tracker, model, found, progress)
     tracker.metrics({METRIC_STEP: progress.done}, progress.done)
-    return measured
+    return measured, benchmarks
+
+
+def _benchmarks(
+    plan: EvaluationRunPlan, tracker: Tracker, model: Any, found: Candidate, progress: Progress
+) -> Benchmarks:
+    if not plan.tasks:
+        return Benchmarks()
+    tracker.phase("tasks")
+
+    def expect(requests: int) -> None:
+        progress.total += requests
+        tracker.tags({TAG_TOTAL_STEPS: str(progress.total)})
+
+    counter = harness.Counter(expect, progress.finish_one)
+    return harness.measure(plan, model, found.tokenizer, found.context, counter)
 
 
 def _columns(plan: EvaluationRunPlan, measured: list[MeasuredRow]) -> dict[str, Column]:

@@ -22,13 +22,17 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """How many rows are done; read by the thread that reports."""
+    """How many rows, and requests of tasks, are done; read by the thread that reports."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = 0
         self.tokens = 0
         self._began = time.monotonic()
+
+    def finish_one(self) -> None:
+        """A request of a task is done."""
+        self.done += 1
 
     def gauges(self) -> tuple[int, Mapping[str, float]]:
         """Rows done and what they tell; for ``Tracker.watch``."""
@@ -68,7 +72,7 @@ def measure(
                 progress.tokens += row.tokens
             progress.done += len(batch)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise RunError(
             "OutOfMemory",
@@ -145,7 +149,7 @@ def _warm_up(model: Any, tokenizer: Any, asked: list[Asked]) -> None:
         generate(model, tokenizer, [prompt], batch=1, max_new_tokens=1)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Also on a CPU, where torch raises no exception of its own."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         "can't allocate memory" in str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from kubetune.api.evaluation_plan import (
     SAMPLES_ARTIFACT,
     TAG_EVALUATION_DIGEST,
     TAG_EVALUATION_SUMMARY,
+    TASKS_ARTIFACT,
     EvaluatedRow,
     EvaluationRunPlan,
     EvaluationSummary,
@@ -82,9 +83,13 @@ def fitted(summary: EvaluationSummary) -> EvaluationSummary:
 
 
 def store_rows(
-    tracker: Tracker, rows: list[MeasuredRow], columns: Mapping[str, Column], samples: int
+    tracker: Tracker,
+    rows: list[MeasuredRow],
+    columns: Mapping[str, Column],
+    samples: int,
+    task_rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Upload the rows one by one, and the first of them once more.
+    """Upload the rows one by one, the first of them once more, and those of tasks.
 
     Raises RunError TrackingUnavailable when the server is away for long.
     """
@@ -94,6 +99,13 @@ def store_rows(
         if samples:
             path = Path(folder) / Path(SAMPLES_ARTIFACT).name
             files.append(_write(path, rows[:samples], columns))
+        if task_rows:
+            path = Path(folder) / Path(TASKS_ARTIFACT).name
+            files.append(path)
+            with path.open("w", encoding="utf-8") as stream:
+                for row in task_rows:
+                    # A task's values may be of numpy.
+                    stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
         def store(run_id: str) -> None:
             for path in files:
@@ -138,6 +150,7 @@ def parameters(plan: EvaluationRunPlan) -> dict[str, Any]:
         "seed": plan.seed,
         "precision": plan.precision,
         **{f"judge.{judge.name}": judge.model for judge in plan.judges or ()},
+        **{f"task.{task.name}": task.task for task in plan.tasks or ()},
         **{f"generation.{name}": value for name, value in generation.items()},
     }
 

@@ -87,7 +87,7 @@ def _column(of: Metric, rows: Sequence[MeasuredRow], seed: int) -> Column:
     low, high = min(low, value), max(high, value)
     if not all(math.isfinite(number) for number in (value, low, high)):
         raise MetricError(f"its value over all rows is {value}, not a finite number")
-    measured = MeasuredValue(value=_rounded(value), low=_rounded(low), high=_rounded(high))
+    measured = MeasuredValue(value=rounded(value), low=rounded(low), high=rounded(high))
     return Column(measured, values)
 
 
@@ -109,5 +109,6 @@ def _interval(
     return float(low), float(high)
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """The number as the table has it."""
     return float(f"{value:.{DIGITS}g}")
