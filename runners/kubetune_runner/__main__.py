@@ -26,7 +26,7 @@ from kubetune.api.plan import (
 )
 from pydantic import ValidationError
 
-from kubetune_runner import outcomes, quantization
+from kubetune_runner import loading, outcomes
 from kubetune_runner.errors import RunError
 from kubetune_runner.signals import Interrupted, StopSignal
 
@@ -114,11 +114,12 @@ def _outcome(stop: StopSignal, prepare: Callable[[], object]) -> Outcome:
         named = os.environ.get(ENV_PLAN)
         plan = read_plan(Path(named) if named else in_container(PLAN_FILE))
         if isinstance(plan, RunPlan):
-            _leave_out_unused(plan)
+            loading.begin(plan)
             from kubetune_runner.train import run as train
 
             return train(plan, stop)
         if isinstance(plan, EvaluationRunPlan):
+            loading.begin()
             from kubetune_runner.evaluate import run as evaluate
 
             return evaluate(plan)
@@ -131,14 +132,6 @@ def _outcome(stop: StopSignal, prepare: Callable[[], object]) -> Outcome:
     except (Exception, SystemExit) as error:
         log.exception("unexpected error")
         return outcomes.from_error(error)
-
-
-def _leave_out_unused(plan: RunPlan) -> None:
-    """Don't import what the plan has no use for."""
-    training = plan.training
-    # Some optimizers are from it too.
-    if training.method != "qlora" and "optim" not in training.arguments:
-        quantization.leave_out()
 
 
 def leave(outcome: Outcome) -> None:

@@ -24,6 +24,7 @@ from kubetune_runner import (
     adapters,
     checkpoints,
     data,
+    loading,
     models,
     outcomes,
     own_code,
@@ -293,6 +294,7 @@ def _make_trainer(
     if settings.hyperparameters.packing and settings.objective == "sft":
         packing.check(trainer.model, inputs.train.rows)
     reports.trainer = trainer
+    loading.over()
     return trainer, reports
 
 

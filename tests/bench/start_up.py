@@ -30,11 +30,12 @@ def main() -> None:
 def run(path: Path) -> None:
     """From the plan to the first step; ends the process there."""
     from kubetune_runner import __main__ as runner
+    from kubetune_runner import loading
     from kubetune_runner.signals import StopSignal
     from kubetune_runner.tracking import Tracker
 
     plan: Any = runner.read_plan(path)
-    runner._leave_out_unused(plan)
+    loading.begin(plan)
     from kubetune_runner import train
 
     inputs = train._prepare(plan)

@@ -22,15 +22,21 @@ pytestmark = pytest.mark.cluster
 CONTROL_PLANE = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[LocalCluster]:
-    """A cluster of this test's own: only the control plane, started in seconds."""
-    cluster = LocalCluster(tmp_path / "home", set())
-    cluster.up()
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A cluster of this file's own, of which only the control plane is wanted; use ``own``."""
+    cluster = LocalCluster(tmp_path_factory.mktemp("own") / "home", set())
     try:
         yield cluster
     finally:
         cluster.down()
+
+
+@pytest.fixture
+def own(kept: LocalCluster) -> LocalCluster:
+    """The control plane, running, whatever the test before has done to it."""
+    kept.up()
+    return kept
 
 
 def pids(cluster: LocalCluster) -> dict[str, int | None]:
@@ -156,11 +162,13 @@ class TestFailure:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            # Who runs the tests in the background has it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         eventually((home / "run" / "kube-apiserver.json").exists)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        assert process.returncode != 0
+        _, said = process.communicate(timeout=60)
+        assert process.returncode != 0, said
         assert processes_of(home) == []
 
 

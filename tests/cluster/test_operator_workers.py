@@ -73,6 +73,8 @@ def test_orphaned_workers_keep_their_names(jobs: Workspace):
     jobs.until("Job", run["metadata"]["name"], lambda job: job["status"].get("succeeded") == 2)
 
 
+# The same happens in a workspace (tests/cml) and, without a crash, on a real node in every run.
+@pytest.mark.exhaustive
 @pytest.mark.training
 def test_two_workers_train_although_one_crashes(space: Workspace):
     sample(space)

@@ -175,6 +175,8 @@ def training(make_plan: PlanFactory, run_key: str = "key", **over: Any) -> dict[
     return plan
 
 
+# tests/cml trains so with the operator in every run.
+@pytest.mark.exhaustive
 @pytest.mark.training
 def test_a_training_in_the_workspace(
     make_plan: PlanFactory, project: Project, workspace: dict[str, Any], tiny_model: Path

@@ -59,6 +59,8 @@ def begin(project: Project, make_plan: PlanFactory, **settings: Any) -> Started:
     )
 
 
+# tests/cml trains so with the operator in every run.
+@pytest.mark.exhaustive
 def test_two_workers_train_in_a_project(project: Project, make_plan: PlanFactory) -> None:
     code, printed = begin(project, make_plan).wait()
     assert code != 0
@@ -79,6 +81,7 @@ def test_a_runtime_without_the_workers_api_says_so(
     assert "set workers to 1" in outcome.message
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_dies_ends_the_run(project: Project, make_plan: PlanFactory) -> None:
     started = begin(project, make_plan, maxSteps=100000)
     folder = project.root() / CHECKPOINTS.lstrip("/")

@@ -9,9 +9,8 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kubetune.api.evaluation import MAX_CANDIDATE_METRICS
 from kubetune.api.evaluation_plan import EvaluationSummary, MeasuredValue
-from kubetune.api.metric import MetricName
+from kubetune.api.metric import MAX_METRICS, MetricName
 from kubetune_runner import scores
 from kubetune_runner.evaluate import report
 from kubetune_runner.evaluate.metrics import MeasuredRow
@@ -176,7 +175,7 @@ def test_a_summary_of_long_errors_fits(letter: str) -> None:
         f"m{n}": MeasuredValue(
             error="".join(chr(ord(letter) + chance.randrange(60)) for _ in range(200))
         )
-        for n in range(MAX_CANDIDATE_METRICS)
+        for n in range(MAX_METRICS)
     }
     summary = EvaluationSummary(
         metrics=metrics, rows=1, rows_digest="sha256:0", run_id="r", experiment_id="e"

@@ -87,27 +87,27 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
 ) -> None:
     """SIGTERM saves the step it came in; SIGKILL loses what came after the last checkpoint."""
     plan = make_plan(
-        rows=tickets(400),
+        rows=tickets(200),
         tracking={"uri": mlflow_server},
         training={
             "lora": {"dropout": 0.1},
-            "hyperparameters": {"maxSteps": 150, "loggingSteps": 1},
-            "checkpoint": {"everySteps": 40},
+            "hyperparameters": {"maxSteps": 100, "loggingSteps": 1},
+            "checkpoint": {"everySteps": 30},
         },
     )
     first = start_runner(plan, KUBETUNE_ATTEMPT="1")
-    first.wait_for("step 15/")
+    first.wait_for("step 10/")
     first.process.send_signal(signal.SIGTERM)
     code, outcome = first.wait()
     assert (code, outcome.status) == (ExitCode.INTERRUPTED, "interrupted"), outcome
     saved = [int(p.name.split("-")[1]) for p in (tmp_path / "checkpoints").glob("checkpoint-*")]
     assert len(saved) == 1
-    assert 15 <= saved[0] < 150
+    assert 10 <= saved[0] < 100
     [run] = runs_of(mlflow_server, plan.run.run_key)
     assert (run.info.status, run.data.tags[names.TAG_PHASE]) == ("KILLED", "interrupted")
 
     second = start_runner(plan, KUBETUNE_ATTEMPT="2")
-    second.wait_for("step 90/")
+    second.wait_for("step 65/")
     second.process.kill()
     second.process.wait()
 
@@ -115,18 +115,18 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     assert code == 0, outcome
     [run] = runs_of(mlflow_server, plan.run.run_key)
     history = client_of(mlflow_server).get_metric_history(run.info.run_id, "loss")
-    assert [metric.step for metric in history] == list(range(1, 151))
+    assert [metric.step for metric in history] == list(range(1, 101))
     assert run.data.tags[names.TAG_ATTEMPT] == "3"
     resumed = [metric.value for metric in history]
 
     plain = make_plan(
-        rows=tickets(400),
+        rows=tickets(200),
         tracking={"uri": mlflow_server},
         run={"runKey": "uninterrupted"},
         training={
             "lora": {"dropout": 0.1},
-            "hyperparameters": {"maxSteps": 150, "loggingSteps": 1},
-            "checkpoint": {"everySteps": 40, "directory": str(tmp_path / "other")},
+            "hyperparameters": {"maxSteps": 100, "loggingSteps": 1},
+            "checkpoint": {"everySteps": 30, "directory": str(tmp_path / "other")},
         },
     )
     code, _ = start_runner(plain).wait()

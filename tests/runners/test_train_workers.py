@@ -27,6 +27,7 @@ def told(*outcomes: Outcome | None) -> list[str | None]:
     return [outcome and outcome.reason for outcome in outcomes]
 
 
+CHECKPOINTING = {"hyperparameters": {"gradientCheckpointing": True}}
 FULL = {"method": "full", "hyperparameters": {"learningRate": 0.001}}
 
 
@@ -51,13 +52,15 @@ def result(folder: Path, step: int) -> tuple[list[float], dict[str, torch.Tensor
     return losses, load_file(weights)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 @pytest.mark.parametrize(
-    "training",
+    ("training", "strategy"),
     [
-        pytest.param({}, id="lora"),
-        pytest.param({"hyperparameters": {"gradientCheckpointing": True}}, id="checkpointing"),
-        pytest.param(FULL, id="full"),
+        pytest.param({}, "ddp", id="lora-ddp"),
+        pytest.param(CHECKPOINTING, "fsdp2", id="checkpointing-fsdp2"),
+        pytest.param(FULL, "fsdp2", id="full-fsdp2"),
+        pytest.param({}, "fsdp2", id="lora-fsdp2", marks=pytest.mark.exhaustive),
+        pytest.param(CHECKPOINTING, "ddp", id="checkpointing-ddp", marks=pytest.mark.exhaustive),
+        pytest.param(FULL, "ddp", id="full-ddp", marks=pytest.mark.exhaustive),
     ],
 )
 def test_two_workers_learn_what_one_with_twice_the_batch_does(
@@ -112,7 +115,7 @@ def test_a_worker_that_dies_ends_the_others(make_plan: PlanFactory, tmp_path: Pa
     assert outcomes[0].retryable
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.exhaustive), "fsdp2"])
 def test_a_signal_to_one_stops_all_after_the_same_step_and_the_next_attempt_goes_on(
     make_plan: PlanFactory, tmp_path: Path, strategy: str
 ) -> None:

@@ -12,6 +12,7 @@ from kubetune.api.judge import Judge
 from kubetune.api.metric import (
     KNOWN,
     LOWER_IS_BETTER,
+    MAX_METRICS,
     METRIC_NAMES,
     NEITHER_IS_BETTER,
     AnyMetric,
@@ -23,7 +24,6 @@ from kubetune.api.rules import Rule, TransitionRule, exactly_one, unchanged
 from kubetune.api.training import Resources, Seed
 
 MAX_CANDIDATES = 16
-MAX_CANDIDATE_METRICS = 16
 
 
 CandidateName = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
@@ -295,7 +295,7 @@ class EvaluationSpec(Value):
     metrics: list[AnyMetric] = Field(
         default=["exactMatch", "tokenF1"],
         min_length=1,
-        max_length=MAX_CANDIDATE_METRICS,
+        max_length=MAX_METRICS,
         description="What is measured, also functions, judges and tasks by name; the first one"
         " decides who wins. loss and perplexity are of the answer's tokens; exactMatch, tokenF1,"
         " rouge1, rougeL, bleu, chrf and jsonFields (share of the reference's JSON fields that the"
@@ -310,7 +310,7 @@ class EvaluationSpec(Value):
     )
     tasks: Annotated[list[HarnessTask], *keyed_by("name")] | None = Field(
         default=None,
-        max_length=MAX_CANDIDATE_METRICS,
+        max_length=MAX_METRICS,
         description="Benchmarks of lm-evaluation-harness, and tasks of your own in its form.",
     )
     max_rows: int = Field(

@@ -11,8 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.base import PlanValue, Value
-from kubetune.api.evaluation import MAX_CANDIDATE_METRICS
-from kubetune.api.metric import MetricName
+from kubetune.api.metric import MAX_METRICS, MetricName
 from kubetune.api.plan import (
     PLAN_VERSION,
     DatasetPlan,
@@ -138,9 +137,7 @@ class MeasuredValue(PlanValue):
 class EvaluationSummary(PlanValue):
     """Summary of the outcome of a run that succeeded."""
 
-    metrics: Annotated[
-        dict[str, MeasuredValue], Field(min_length=1, max_length=MAX_CANDIDATE_METRICS)
-    ]
+    metrics: Annotated[dict[str, MeasuredValue], Field(min_length=1, max_length=MAX_METRICS)]
     """Every metric of the plan, by its name."""
     rows: int
     """Rows that were evaluated."""

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from kubetune.api.base import Value, keyed_by
 from kubetune.api.conditions import Phase
-from kubetune.api.evaluation import MAX_CANDIDATE_METRICS, MAX_CANDIDATES
+from kubetune.api.evaluation import MAX_CANDIDATES
+from kubetune.api.metric import MAX_METRICS
 from kubetune.api.status import (
     Attempt,
     AttemptCounts,
@@ -78,7 +79,7 @@ class CandidateStatus(Value):
     )
     samples: bool | None = Field(default=None, description="Answers are stored for comparison.")
     metrics: Annotated[list[MetricResult], *keyed_by("name")] | None = Field(
-        default=None, max_length=MAX_CANDIDATE_METRICS, description="Results by metric."
+        default=None, max_length=MAX_METRICS, description="Results by metric."
     )
     registered: RegisteredResult | None = Field(
         default=None, description="The registered version that the candidate is."

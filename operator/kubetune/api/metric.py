@@ -29,6 +29,8 @@ NEITHER_IS_BETTER: frozenset[str] = frozenset({"length"})
 WITHOUT_REFERENCE: frozenset[str] = frozenset({"loss", "perplexity"})
 """Metrics of rows that are plain text; all others need a prompt and an answer to compare with."""
 MAX_FUNCTION_CHARACTERS = 32768
+MAX_METRICS = 16
+"""Metrics of one Evaluation."""
 KNOWN = f"[{', '.join(repr(name) for name in METRIC_NAMES)}]"
 AnyMetric = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z][A-Za-z0-9]*$")]
 """One of METRIC_NAMES, or the name of a function."""

@@ -21,7 +21,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.training_plan import TokenizerPlan
 
-from kubetune_runner import outcomes, quantization, records, train
+from kubetune_runner import loading, outcomes, quantization, records, train
 from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluate.harness import Benchmarks
@@ -106,6 +106,7 @@ def _measure(
 
     dtype = precision.DTYPES[precision.chosen(plan.precision, "precision")]
     model: Any = candidate.load(found, dtype)
+    loading.over()
     wanted = asked.rows if generates else asked.rows[: plan.samples]
     answered = {row.number for row in wanted if rows.fits(row.encoded, plan, found.context)}
     progress = measuring.Progress(len(asked.rows))

@@ -19,7 +19,7 @@ from kubetune.api import own_code as names
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import ENV_DATASET_TOKEN, RunPlan, in_container
 
-from kubetune_runner import data, merging, models, prompts, starts
+from kubetune_runner import data, loading, merging, models, prompts, starts
 from kubetune_runner.encoding import EncodedRow, EncodedRows, encode
 from kubetune_runner.errors import RunError
 from kubetune_runner.own_code import axolotl, ending, found, handover, script
@@ -83,6 +83,7 @@ def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[st
         train = prompts.choose(loaded.train, *share)
         job = _Job(plan, start, scratch, command, train)
         job.rows = handover.write_rows(scratch, plan, loaded, train)
+        loading.over()
         counts = {"train_rows_used": float(len(train))}
         tracker.metrics(counts, 0)
         result = found.earlier(job.results, plan.lineage_digest)

@@ -98,6 +98,8 @@ class Job:
     updated: float
     settings: dict[str, Any]
     environment: dict[str, str]
+    number: int = 0
+    """How many were made before it."""
     deleted: float | None = None
 
     @property
@@ -144,7 +146,8 @@ class Job:
             "owner": USER,
             "creator": USER,
             "run_as": settings.get("run_as", 0),
-            "created_at": text(self.created),
+            # No two were made in one moment, also where the clock stands still.
+            "created_at": text(self.created + self.number / 1000),
             "updated_at": text(self.updated),
         }
 

@@ -93,7 +93,7 @@ class Workspace:
         """A new job."""
         with self.lock:
             now = self.clock.now()
-            job = Job(new_id(), project_id, now, now, settings, environment)
+            job = Job(new_id(), project_id, now, now, settings, environment, len(self.jobs))
             self.jobs[job.id] = job
             return job
 
