@@ -132,6 +132,7 @@ class RunTrainer(Trainer):
         if not torch.cuda.is_available():
             score_labels_only()
         self.encoded = list(held_out)
+        self._operations_per_token: int | None = None
         exact: dict[str, torch.Tensor] = {}
         quantized = getattr(options["model"], "is_quantized", False)
         # An adapter that goes on is there already.
@@ -159,6 +160,17 @@ class RunTrainer(Trainer):
     def tokens_seen(self) -> int:
         """Tokens trained on in this process."""
         return int(self._total_train_tokens)
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """What transformers computes, without a walk over all parameters at each step."""
+        name = getattr(self.model, "main_input_name", "input_ids")
+        return inputs[name].numel() * self._operations(name) if name in inputs else 0
+
+    def _operations(self, name: str) -> int:
+        """For one token."""
+        if self._operations_per_token is None:
+            self._operations_per_token = int(super().floating_point_ops({name: torch.zeros(1)}))
+        return self._operations_per_token
 
     def restore_finished(self, checkpoint: Path) -> bool:
         """Take over a checkpoint of the last step; False when there are steps left to train.

@@ -67,6 +67,18 @@ def test_a_share_of_the_training_rows(make_plan: PlanFactory) -> None:
 
 
 @pytest.mark.training
+def test_operations_are_counted_as_transformers_counts_them(make_plan: PlanFactory) -> None:
+    from transformers import Trainer
+
+    plan = make_plan()
+    trainer: Any
+    trainer, _ = train._make_trainer(plan, train._prepare(plan), StopSignal(), Tracker(plan))
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch) > 0
+    assert trainer.floating_point_ops({}) == 0
+
+
+@pytest.mark.training
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_packed_rows_do_not_see_each_other(make_plan: PlanFactory, method: str) -> None:
     """Scores and loss of packed rows are those of each row alone, through trl's own batches."""
