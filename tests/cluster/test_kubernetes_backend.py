@@ -61,6 +61,9 @@ class PolledCache:
         ]
 
 
+HOLD = "tests.kubetune.io/hold"
+
+
 class Bench:
     """A namespace that enforces restricted pods, an owner in it, and the backend."""
 
@@ -115,6 +118,20 @@ class Bench:
         path = self.client.path("Pod", self.namespace)
         query = {"labelSelector": f"{names.RUN_KEY}={self.run_key}"}
         return (await self.client.request("GET", path, query=query))["items"]
+
+    async def hold(self) -> None:
+        """Keep the pod's object until ``release``, however soon its process ends."""
+        (pod,) = await self.pods()
+        await self._finalizers(pod, [*pod["metadata"].get("finalizers", ()), HOLD])
+
+    async def release(self) -> None:
+        """Let it go; the Job, which is being deleted, has no use for its own mark either."""
+        (pod,) = await self.pods()
+        await self._finalizers(pod, [])
+
+    async def _finalizers(self, pod: JsonObject, names: list[str]) -> None:
+        patch = {"metadata": {"finalizers": names}}
+        await self.client.patch("Pod", self.namespace, pod["metadata"]["name"], patch)
 
 
 @pytest_asyncio.fixture
@@ -209,17 +226,13 @@ async def test_a_name_that_is_taken_is_not_touched(bench: Bench, kind: str):
 async def test_stop_gives_grace_and_shows_stopping_until_the_pod_is_gone(bench: Bench):
     await bench.backend.ensure(bench.request("wait"))
     await bench.until_phase("running")
+    await bench.hold()
     await bench.backend.stop(bench.address)
-    seen: set[str] = set()
-
-    def gone(states: list[RunState]) -> bool:
-        seen.update(state.phase for state in states)
-        return not states
-
-    await bench.until(gone)
-    assert await bench.pods() == [], "the Job must not be gone before its pod"
-    assert "stopping" in seen
-    assert seen <= {"running", "stopping"}
+    await bench.until_phase("stopping")
+    assert len(await bench.pods()) == 1, "the Job must not be gone before its pod"
+    await bench.release()
+    await bench.until(lambda states: not states)
+    assert await bench.pods() == []
     await bench.backend.stop(bench.address)
 
 
