@@ -228,11 +228,21 @@ async def test_stop_gives_grace_and_shows_stopping_until_the_pod_is_gone(bench: 
     await bench.until_phase("running")
     await bench.hold()
     await bench.backend.stop(bench.address)
-    await bench.until_phase("stopping")
-    assert len(await bench.pods()) == 1, "the Job must not be gone before its pod"
+    seen: set[str] = set()
+
+    def stopping(states: list[RunState]) -> bool:
+        seen.update(state.phase for state in states)
+        return "stopping" in seen
+
+    def gone(states: list[RunState]) -> bool:
+        seen.update(state.phase for state in states)
+        return not states
+
+    await bench.until(stopping)
     await bench.release()
-    await bench.until(lambda states: not states)
-    assert await bench.pods() == []
+    await bench.until(gone)
+    assert await bench.pods() == [], "the Job must not be gone before its pod"
+    assert seen <= {"running", "stopping"}
     await bench.backend.stop(bench.address)
 
 
