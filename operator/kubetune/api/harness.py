@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from kubetune.api.base import LocalRef, Value
-from kubetune.api.metric import KNOWN, METRIC_NAMES, AnyMetric
+from kubetune.api.metric import AnyMetric, new_name
 from kubetune.api.rules import Rule
 
 MAX_TASK_CHARACTERS = 131_072
@@ -24,14 +24,7 @@ TaskMetric = Annotated[
 class HarnessTask(Value):
     """A task of lm-evaluation-harness, or one of your own in its form."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=f"!(self.name in {KNOWN})",
-            message="a metric of this name exists; give the task another one",
-            check=lambda task: task.name not in METRIC_NAMES,
-            field="name",
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (new_name("task"),)
 
     name: AnyMetric = Field(description="Name of the metric, to be listed in spec.metrics.")
     task: TaskName = Field(

@@ -36,17 +36,20 @@ AnyMetric = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z][A
 """One of METRIC_NAMES, or the name of a function."""
 
 
+def new_name(what: str) -> Rule:
+    """The name of a metric of the user's own is none of METRIC_NAMES; ``what`` it is."""
+    return Rule(
+        cel=f"!(self.name in {KNOWN})",
+        message=f"a metric of this name exists; give the {what} another one",
+        check=lambda own: own.name not in METRIC_NAMES,
+        field="name",
+    )
+
+
 class MetricFunction(Value):
     """A metric of your own."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=f"!(self.name in {KNOWN})",
-            message="a metric of this name exists; give the function another one",
-            check=lambda function: function.name not in METRIC_NAMES,
-            field="name",
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (new_name("function"),)
 
     name: AnyMetric = Field(description="Name of the metric, to be listed in spec.metrics.")
     config_map_ref: ConfigMapKeyRef = Field(

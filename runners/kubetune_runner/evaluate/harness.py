@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -32,7 +33,7 @@ RESAMPLES = 1000
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Counter:
     """Requests of the harness to the model: how many there are, as far as known, and done."""
 
@@ -53,6 +54,7 @@ def measure(
     plan: EvaluationRunPlan, model: Any, tokenizer: Any, context: int | None, counter: Counter
 ) -> Benchmarks:
     """Run the plan's tasks. Raises RunError OutOfMemory."""
+    harness = _Harness(plan, model, tokenizer, context, counter)
     found = Benchmarks()
     ran: dict[str, dict[str, Any] | MetricError] = {}
     for task in plan.tasks or ():
@@ -60,78 +62,86 @@ def measure(
         asked = task.model_copy(update={"name": "", "metric": None, "lower_is_better": False})
         key = asked.model_dump_json()
         if key not in ran:
-            ran[key] = _run(task, plan, model, tokenizer, context, counter)
+            ran[key] = harness.run(task)
             found.rows.extend(_rows(ran[key]))
         found.columns[task.name] = _column(task, ran[key])
     return found
 
 
-def _run(
-    task: TaskPlan,
-    plan: EvaluationRunPlan,
-    model: Any,
-    tokenizer: Any,
-    context: int | None,
-    counter: Counter,
-) -> dict[str, Any] | MetricError:
-    """The harness' results of a task, or why there are none."""
-    from kubetune_runner.evaluate.measuring import is_out_of_memory
+@dataclass
+class _Harness:
+    """The harness on one candidate; what all tasks share is made when the first needs it."""
 
-    log.info("task %s", task.task)
-    try:
-        return _evaluated(task, plan, model, tokenizer, context, counter)
-    except MetricError as error:
-        return error
-    # Tasks bring code of their own, which may raise anything.
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise RunError(
-                "OutOfMemory",
-                f"the memory is too small for task {task.task} with generation.batchSize"
-                f" {plan.generation.batch_size}: lower batchSize first, or give the run more"
-                " memory by resources",
-            ) from error
-        log.warning("task %s", task.task, exc_info=True)
-        return MetricError(first_line(error))
+    plan: EvaluationRunPlan
+    model: Any
+    tokenizer: Any
+    context: int | None
+    counter: Counter
 
+    def run(self, task: TaskPlan) -> dict[str, Any] | MetricError:
+        """The harness' results of a task, or why there are none."""
+        from kubetune_runner.evaluate.measuring import is_out_of_memory
 
-def _evaluated(
-    task: TaskPlan,
-    plan: EvaluationRunPlan,
-    model: Any,
-    tokenizer: Any,
-    context: int | None,
-    counter: Counter,
-) -> dict[str, Any]:
-    try:
-        from lm_eval.evaluator import evaluate
+        log.info("task %s", task.task)
+        try:
+            return self._evaluated(task)
+        except MetricError as error:
+            return error
+        # Tasks bring code of their own, which may raise anything.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise RunError(
+                    "OutOfMemory",
+                    f"the memory is too small for task {task.task} with generation.batchSize"
+                    f" {self.plan.generation.batch_size}: lower batchSize first, or give the run"
+                    " more memory by resources",
+                ) from error
+            log.warning("task %s", task.task, exc_info=True)
+            return MetricError(first_line(error))
+
+    @cached_property
+    def _catalogue(self) -> Any:
+        """What the harness brings: 14,000 files, whose names alone take seconds to read."""
         from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise MetricError(
-            f"this image lacks lm-eval ({error}); use the runner's own image or install it"
-        ) from error
-    from transformers import set_seed
 
-    with _folder(task.files) as folder:
-        # The catalogue of the harness is 14,000 files.
-        manager: Any = TaskManager(
-            include_path=str(folder) if folder else None, include_defaults=folder is None
-        )
-        if task.task not in manager.all_tasks:
-            raise MetricError(_unknown(task, manager.all_tasks))
-        loaded: Any = manager.load([task.task])
-        for each in loaded["tasks"].values():
-            _configure(each, task, plan.seed)
-        set_seed(plan.seed)
-        results: Any = evaluate(
-            _model(model, tokenizer, context, plan.generation.batch_size, counter),
-            loaded,
-            limit=task.limit,
-            bootstrap_iters=RESAMPLES,
-            apply_chat_template=task.chat_template,
-            fewshot_as_multiturn=task.chat_template,
-        )
-    return results
+        return TaskManager()
+
+    @cached_property
+    def _candidate(self) -> Any:
+        batch_size = self.plan.generation.batch_size
+        return _model(self.model, self.tokenizer, self.context, batch_size, self.counter)
+
+    def _evaluated(self, task: TaskPlan) -> dict[str, Any]:
+        try:
+            from lm_eval.evaluator import evaluate
+            from lm_eval.tasks import TaskManager
+        except ImportError as error:
+            raise MetricError(
+                f"this image lacks lm-eval ({error}); use the runner's own image or install it"
+            ) from error
+        from transformers import set_seed
+
+        with _folder(task.files) as folder:
+            manager: Any = (
+                TaskManager(include_path=str(folder), include_defaults=False)
+                if folder
+                else self._catalogue
+            )
+            if task.task not in manager.all_tasks:
+                raise MetricError(_unknown(task, manager.all_tasks))
+            loaded: Any = manager.load([task.task])
+            for each in loaded["tasks"].values():
+                _configure(each, task, self.plan.seed)
+            set_seed(self.plan.seed)
+            results: Any = evaluate(
+                self._candidate,
+                loaded,
+                limit=task.limit,
+                bootstrap_iters=RESAMPLES,
+                apply_chat_template=task.chat_template,
+                fewshot_as_multiturn=task.chat_template,
+            )
+        return results
 
 
 def _configure(loaded: Any, task: TaskPlan, seed: int) -> None:
