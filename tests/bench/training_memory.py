@@ -2,7 +2,7 @@
 
 ``python -m tests.bench.training_memory JSON`` trains three steps and prints one line of JSON.
 ``JSON`` has the model's ``sizes`` (arguments of LlamaConfig), the plan's ``training``, and
-rows of ``length`` tokens, all of which are learned.
+rows of ``length`` tokens, all of which are learned. Where there is a GPU its memory counts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 3
+MIB = 1024**2
 
 
 def main() -> None:
@@ -29,9 +30,10 @@ def main() -> None:
 
 def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     """Mebibytes before the model is loaded and at most afterwards, and the model's inspection."""
+    import torch
     from kubetune.api.plan import ModelPlan
     from kubetune.api.training_plan import TrainingPlan
-    from kubetune_runner import adapters, models
+    from kubetune_runner import adapters, models, quantization
     from kubetune_runner import trainer as training
     from kubetune_runner.encoding import EncodedRow
     from kubetune_runner.inspection.model import inspect_model
@@ -49,10 +51,21 @@ def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
         OBJECTIVE.configuration, OBJECTIVE.arguments(plan), plan, folder / "output", evaluates=False
     )
     warm_up(folder, plan, tokenizer, arguments)
-    base = resident("VmRSS")
-    forget_peak()
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_reserved() / MIB
+    else:
+        base = resident("VmRSS")
+        forget_peak()
     source = ModelPlan(name="base", directory=str(folder / "model"))
-    model = models.load_model(source, folder / "model", training.weights_dtype(plan))
+    model = models.load_model(
+        source,
+        folder / "model",
+        training.weights_dtype(plan),
+        quantization.of_base(plan, training.compute_dtype(plan)),
+    )
     trainer = SftRun(
         held_out=[],
         model=model,
@@ -62,15 +75,21 @@ def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
         peft_config=adapters.lora_config(model, plan.lora) if plan.lora else None,
     )
     trainer.train()
-    peak = resident("VmHWM")
+    peak = torch.cuda.max_memory_reserved() / MIB if gpu else resident("VmHWM")
     return {"base": base, "peak": peak, "model": inspect_model(source, None).to_json()}
 
 
 def make_model(folder: Path, sizes: dict[str, Any]) -> None:
-    """A Llama with random weights."""
+    """A Llama with random weights; for a GPU in bf16, as large models are kept."""
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(folder)
+    if torch.cuda.is_available():
+        with torch.device("cuda"):
+            model = LlamaForCausalLM(LlamaConfig(**sizes)).bfloat16()
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**sizes))
+    model.save_pretrained(folder)
 
 
 def make_tokenizer() -> Any:

@@ -1,9 +1,10 @@
-"""CPU seconds of the runner's trainer, of a bare PyTorch loop and of stock trl.
+"""Seconds of the runner's trainer, of a bare PyTorch loop and of stock trl.
 
 Same model, rows, batches and LoRA; the three take turns in one process with one thread, and CPU
-seconds count, so that a busy machine changes little. ``python -m tests.bench.training_speed JSON``
-prints one line of JSON. ``JSON`` has the ``sizes`` of a Llama with random weights, ``batch`` and
-``length`` of rows, how many tokens at their end are ``learned``, ``steps`` and ``rounds``.
+seconds count, so that a busy machine changes little. Where there is a GPU they train on it in
+bf16, and it is the clock that counts. ``python -m tests.bench.training_speed JSON`` prints one
+line of JSON. ``JSON`` has the ``sizes`` of a Llama with random weights, ``batch`` and ``length``
+of rows, how many tokens at their end are ``learned``, ``steps`` and ``rounds``.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main() -> None:
             {
                 "seconds": {name: statistics.median(times) for name, times in seconds.items()},
                 "lossDifference": max(abs(one - other) for one, other in both),
+                "tokens": sum(len(row.input_ids) for row in rows),
             }
         )
     )
@@ -69,6 +71,25 @@ def random_rows(case: dict[str, Any]) -> list[Any]:
     return rows
 
 
+def loaded(folder: Path) -> Any:
+    """The model in the number format of its device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+
+
+def clock() -> float:
+    """CPU seconds of this process; with a GPU, seconds, once that has done all it was given."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def adapter_config() -> Any:
     """LoRA on all linear layers."""
     from peft import LoraConfig
@@ -77,51 +98,54 @@ def adapter_config() -> Any:
 
 
 def bare(folder: Path, rows: list[Any], case: dict[str, Any], _: str) -> tuple[float, list[float]]:
-    """CPU seconds and losses of a loop written by hand."""
+    """Seconds and losses of a loop written by hand."""
     import torch
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    model: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), adapter_config())
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    model: Any = get_peft_model(loaded(folder), adapter_config()).to(device)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=2e-3, fused=True, weight_decay=0.0)
     model.train()
     losses: list[float] = []
-    began = time.process_time()
+    began = clock()
     for start in range(0, len(rows), case["batch"]):
         batch = rows[start : start + case["batch"]]
         width = max(len(row.input_ids) for row in batch)
         ids = [row.input_ids + [0] * (width - len(row.input_ids)) for row in batch]
         labels = [row.labels + [-100] * (width - len(row.labels)) for row in batch]
         mask = [[1] * len(r.input_ids) + [0] * (width - len(r.input_ids)) for r in batch]
-        loss = model(
-            input_ids=torch.tensor(ids),
-            attention_mask=torch.tensor(mask),
-            labels=torch.tensor(labels),
-            use_cache=False,
-        ).loss
+        with torch.autocast(device, torch.bfloat16, enabled=gpu):
+            loss = model(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                labels=torch.tensor(labels, device=device),
+                use_cache=False,
+            ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    return time.process_time() - began, losses
+    return clock() - began, losses
 
 
 def trained(
     folder: Path, rows: list[Any], case: dict[str, Any], name: str
 ) -> tuple[float, list[float]]:
-    """CPU seconds of ``train()`` and losses, by the runner's trainer or trl's own."""
+    """Seconds of ``train()`` and losses, by the runner's trainer or trl's own."""
+    import torch
     from datasets import Dataset
     from kubetune_runner import losses
     from kubetune_runner.objectives.sft import SftRun
-    from transformers import AutoModelForCausalLM
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
+    gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as output:
         options: dict[str, Any] = {
-            "model": AutoModelForCausalLM.from_pretrained(folder),
+            "model": loaded(folder),
             "args": SFTConfig(
                 output,
                 max_steps=case["steps"],
@@ -129,9 +153,9 @@ def trained(
                 per_device_train_batch_size=case["batch"],
                 lr_scheduler_type="constant",
                 logging_steps=1,
-                bf16=False,
+                bf16=gpu,
                 gradient_checkpointing=False,
-                use_cpu=True,
+                use_cpu=not gpu,
                 report_to="none",
                 save_strategy="no",
                 disable_tqdm=True,
@@ -154,9 +178,9 @@ def trained(
             if name == "runner":
                 # As in a run: accelerate collects garbage once, and here the heap is large.
                 gc.freeze()
-            began = time.process_time()
+            began = clock()
             trainer.train()
-            taken = time.process_time() - began
+            taken = clock() - began
             entries = trainer.state.log_history
             return taken, [entry["loss"] for entry in entries if "loss" in entry]
         finally:
