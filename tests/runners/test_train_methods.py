@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -146,7 +147,9 @@ def test_an_adapter_trains_and_loads_again(
         assert (plain - expected).norm() < 0.3 * (untrained - expected).norm()
 
 
-@pytest.mark.parametrize("method", ["nf4", "8 bits", "nf4, DoRA", "nf4, embedding", "embedding"])
+@pytest.mark.parametrize(
+    "method", ["nf4", "8 bits", "nf4, DoRA", "nf4, embedding", "DoRA", "embedding"]
+)
 def test_computing_in_bf16_keeps_what_trains_in_fp32(make_plan: PlanFactory, method: str) -> None:
     """As on a GPU: frozen weights in bf16, unless some of them train, and answers generated."""
     import torch
@@ -165,6 +168,36 @@ def test_computing_in_bf16_keeps_what_trains_in_fp32(make_plan: PlanFactory, met
         trainer, inputs.tokenizer, inputs.evaluation.rows, plan.training.evaluation, 256
     )
     assert len(found.answers) == 4
+
+
+def test_in_16_bits_adapters_read_what_their_layers_read(
+    make_plan: PlanFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft's own cast to fp32 costs memory, and changes no loss by being left out."""
+    import torch
+
+    def trained(folder: str) -> tuple[list[float], set[Any]]:
+        over = {"hyperparameters": {"precision": "bf16"}, "checkpoint": {"directory": folder}}
+        plan = make_plan(training=over)
+        inputs = train._prepare(plan)
+        trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+        read: set[Any] = set()
+        for name, module in trainer.model.named_modules():
+            if name.endswith("lora_A.default"):
+                module.register_forward_pre_hook(lambda _, given: read.add(given[0].dtype))
+        train._fit(plan, StopSignal(), trainer, progress)
+        return losses(trainer), read
+
+    folder = make_plan().training.checkpoint.directory
+    ours, read = trained(folder)
+    assert read == {torch.bfloat16}
+    monkeypatch.setattr(
+        "kubetune_runner.trainer.disable_input_dtype_casting",
+        lambda model, active: contextlib.nullcontext(),
+    )
+    with_casts, read = trained(f"{folder}-2")
+    assert read == {torch.float32}
+    assert ours == with_casts
 
 
 def test_checkpointing_and_another_attempt_change_no_loss(make_plan: PlanFactory) -> None:

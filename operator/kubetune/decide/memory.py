@@ -167,7 +167,7 @@ def memory(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> Memory |
     elif workers > 1:
         # Gradients are exchanged through buffers of their size.
         exchanged = gradients
-    activations = _activations(sizes, settings, tokens, sequence)
+    activations = _activations(sizes, settings, trainable, tokens, sequence)
     kept = activations
     if not gpu:
         kept = max(kept, _kept_on_cpu(sizes, settings, tokens, sequence))
@@ -241,18 +241,24 @@ def _optimizer_bytes(settings: Mapping[str, Any]) -> int:
     return OPTIMIZER_BYTES.get(arguments.get("optim", ""), ADAMW_BYTES)
 
 
-def _activations(sizes: Sizes, settings: Mapping[str, Any], tokens: int, sequence: int) -> int:
+def _activations(
+    sizes: Sizes, settings: Mapping[str, Any], trainable: int, tokens: int, sequence: int
+) -> int:
+    """What is there when backward begins, with its first temporaries."""
+    full = settings["method"]["type"] == "full"
+    half = computes_in_half(settings)
     layer = tokens * _layer_bytes(sizes, settings, sequence)
-    if computes_in_half(settings) and settings["method"]["type"] == "full":
-        # autocast keeps a copy of the weights in 16 bits from forward to backward.
-        copies = HALF * sizes.linear
-    else:
-        copies = 0
+    # autocast keeps a copy in 16 bits of weights that train.
+    copies = HALF * (sizes.linear if full else trainable) if half else 0
+    # Gradients of a layer's inner values; on a CPU they fit into the gaps of the heap.
+    inner = 3 * (HALF if half else FLOAT) * sizes.intermediate * tokens if on_gpu(settings) else 0
     if checkpoints_activations(settings):
         # The input of each layer, and all of the one that is computed again.
-        width = HALF if computes_in_half(settings) and settings["method"]["type"] != "full" else 4
-        return math.ceil(tokens * sizes.hidden * sizes.layers * width + layer) + copies
-    return math.ceil(layer * sizes.layers) + copies
+        width = HALF if half and not full else FLOAT
+        kept = tokens * sizes.hidden * sizes.layers * width + layer
+    else:
+        kept = layer * sizes.layers
+    return math.ceil(kept) + copies + inner
 
 
 def _kept_on_cpu(sizes: Sizes, settings: Mapping[str, Any], tokens: int, sequence: int) -> int:
@@ -266,8 +272,13 @@ def _layer_bytes(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> fl
     full = method["type"] == "full"
     width = HALF if computes_in_half(settings) else FLOAT
     # What the two norms keep in fp32, then the inputs of the linear layers.
-    norms = 2 * FLOAT * sizes.hidden + 2 * width * sizes.hidden
+    norms = 2 * FLOAT * sizes.hidden
     if full:
+        # Weights of norms that train keep what they scale, and autocast makes a copy in 16 bits
+        # for each linear layer that reads it.
+        readers = _readers(sizes) if width == HALF else 2
+        norms += 2 * FLOAT * sizes.hidden + readers * width * sizes.hidden
+    else:
         norms += 2 * width * sizes.hidden
     # Queries, keys, values and the result; in batches with padding a mask for each row.
     attention = 4 * width * sizes.query + width * sequence + FLOAT * sizes.heads
@@ -283,6 +294,12 @@ def _layer_bytes(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> fl
             # The dropped input of each module, and where it was dropped.
             adapter += (width + 1) * inputs
     return norms + attention + inner + adapter
+
+
+def _readers(sizes: Sizes) -> float:
+    """Linear layers of a layer that read what a norm gives: all as wide but attention's output."""
+    wide = sum(m.count for m in sizes.matrices if m.is_linear and m.columns == sizes.hidden)
+    return max(wide / sizes.layers - 1, 2)
 
 
 def _logits(sizes: Sizes, settings: Mapping[str, Any], tokens: int) -> int:
