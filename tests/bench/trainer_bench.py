@@ -23,7 +23,7 @@ JsonObject = dict[str, Any]
 Case = tuple[JsonObject, float | None]
 
 SPEED: dict[str, Case] = {
-    "3M": ({"batch": 16, "length": 44, "learned": 16, "steps": 40, "rounds": 3}, 1 / 0.95),
+    "3M": ({"batch": 16, "length": 44, "learned": 16, "steps": 40, "rounds": 7}, 1 / 0.95),
     "111M": ({"batch": 4, "length": 110, "learned": 32, "steps": 4, "rounds": 3}, 1.0),
 }
 """By size: the case, and what the time over that of a bare loop may be at most."""
@@ -34,13 +34,16 @@ GPU_SPEED: dict[str, Case] = {
 """The same on a GPU; what is reached there is told, without a budget."""
 STOCK_BUDGET = 1 / 1.3
 LOSS_BUDGET = 1e-4
+GPU_LOSS_BUDGET = 1e-2
+"""In 16 bits; there sums come in another order each time."""
 START_BUDGET = 1.15
-START_ROUNDS = 3
+START_ROUNDS = 5
 
 
 def measure(say: Callable[[str], None]) -> list[Figure]:
     """Train with each, and start up."""
     gpu = has_gpu(os.environ)
+    tolerance = GPU_LOSS_BUDGET if gpu else LOSS_BUDGET
     figures: list[Figure] = []
     for size, (case, budget) in (GPU_SPEED if gpu else SPEED).items():
         say(f"training {size}")
@@ -53,7 +56,7 @@ def measure(say: Callable[[str], None]) -> list[Figure]:
         figures += [
             Figure(f"training {size} over a bare loop", bare, "", budget, note),
             Figure(f"training {size} over stock trl", stock, "", None if gpu else STOCK_BUDGET),
-            Figure(f"losses of {size} beside stock trl", found["lossDifference"], "", LOSS_BUDGET),
+            Figure(f"losses of {size} beside stock trl", found["lossDifference"], "", tolerance),
         ]
     if gpu:
         # The floor is an import of libraries, which says nothing of a GPU's start.
