@@ -22,7 +22,7 @@ LAYERS, BATCHES = (2, 4), (2, 4)
 def make_model(layers: int) -> Any:
     config = LlamaConfig(
         hidden_size=128, intermediate_size=352, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=4, vocab_size=256, attn_implementation="sdpa",
+        num_key_value_heads=4, vocab_size=256,
     )  # fmt: skip
     return LlamaForCausalLM(config)
 

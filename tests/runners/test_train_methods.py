@@ -181,8 +181,9 @@ def test_in_16_bits_adapters_read_what_their_layers_read(
         plan = make_plan(training=over)
         inputs = train._prepare(plan)
         trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+        model: Any = trainer.model
         read: set[Any] = set()
-        for name, module in trainer.model.named_modules():
+        for name, module in model.named_modules():
             if name.endswith("lora_A.default"):
                 module.register_forward_pre_hook(lambda _, given: read.add(given[0].dtype))
         train._fit(plan, StopSignal(), trainer, progress)
