@@ -113,6 +113,8 @@ def test_a_plan_that_no_variable_holds_is_refused() -> None:
         body(plan={"prompt": noise})
     assert refused.value.reason == "PlanTooLarge"
     assert refused.value.retryable is False
+    with pytest.raises(BackendError, match=r"spec\.functions"):
+        body(plan={"prompt": noise}, purpose="evaluate")
 
 
 def test_the_targets_environment_never_replaces_ours() -> None:
@@ -141,6 +143,15 @@ def test_secrets_travel_by_the_names_of_project_variables() -> None:
     text = json.dumps(made)
     for secret in ("hub-secret", "hub-key", "cml-key"):
         assert secret not in text
+
+
+def test_each_judge_has_a_project_variable_of_its_own() -> None:
+    keys = {f"{plan.ENV_JUDGE_KEY}{at}": f"JUDGE_{at}" for at in range(2)}
+    tokens = {name: SecretKeyRef(name="judges", key=key) for name, key in keys.items()}
+    tokens[plan.ENV_MODEL_TOKEN] = SecretKeyRef(name="hub", key="token")
+    environment = body({"hubTokenVariable": "OUR_TOKEN"}, tokens=tokens)["environment"]
+    pairs = dict(pair.split("=") for pair in environment[plan.ENV_TOKEN_VARIABLES].split(","))
+    assert pairs == keys | {plan.ENV_MODEL_TOKEN: "OUR_TOKEN"}
 
 
 def test_only_the_attempt_differs_between_runs() -> None:

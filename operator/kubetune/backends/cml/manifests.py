@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from kubetune.api import plan
+from kubetune.api.base import SecretKeyRef
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
 from kubetune.backends.base import BackendError, Owner, RunRequest
@@ -22,6 +23,13 @@ JsonObject = dict[str, Any]
 NAME_PREFIX = "kubetune"
 MAX_PLAN_BYTES = 96 * 1024
 """One environment variable of a Linux process holds 128 KiB."""
+_SHORTER: dict[str, str] = {
+    "train": "shorten the prompt template or the trainer's arguments, or put a script into the"
+    " project and name it by trainer.script.path",
+    "evaluate": "shorten the prompt template, the code of spec.functions or the files of"
+    " spec.tasks, or measure on a compute target of type kubernetes",
+}
+"""What to do about a plan that is too large, by the run's purpose."""
 INSPECTION_TIMEOUT_SECONDS = 3600
 ENV_INSTALL = "KUBETUNE_INSTALL"
 ENV_OWNER = "KUBETUNE_OWNER"
@@ -167,8 +175,7 @@ def _encoded(request: RunRequest) -> str:
         raise BackendError(
             Reason.PLAN_TOO_LARGE,
             f"the run's plan has {len(encoded)} bytes compressed, and an environment variable of"
-            f" CML takes {MAX_PLAN_BYTES}: shorten the prompt template or the trainer's arguments,"
-            " or put a script into the project and name it by trainer.script.path",
+            f" CML takes {MAX_PLAN_BYTES}: {_SHORTER.get(request.purpose, _SHORTER['train'])}",
             retryable=False,
         )
     return encoded
@@ -191,9 +198,16 @@ def _environment(request: RunRequest, target: CmlTarget, archive: str | None) ->
         values[plan.ENV_REQUIRED_VARIABLES] = ",".join(target.required_variables)
     if request.tokens:
         values[plan.ENV_TOKEN_VARIABLES] = ",".join(
-            f"{name}={target.hub_token_variable}" for name in sorted(request.tokens)
+            f"{name}={_project_variable(name, secret, target)}"
+            for name, secret in sorted(request.tokens.items())
         )
     return values
+
+
+def _project_variable(name: str, secret: SecretKeyRef, target: CmlTarget) -> str:
+    """The variable of the project that stands in for a key of a Secret."""
+    # One token reads all that is on the hub; endpoints of judges must not get to see it.
+    return secret.key if name.startswith(plan.ENV_JUDGE_KEY) else target.hub_token_variable
 
 
 def _timeout(request: RunRequest, target: CmlTarget) -> int:
