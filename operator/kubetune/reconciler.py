@@ -16,7 +16,7 @@ from kubetune.act import evaluation as evaluation_actions
 from kubetune.act.actions import Actor, StartRefusedError
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
+from kubetune.api.conditions import TERMINAL_PHASES, Phase
 from kubetune.backends.base import FINISHED, Backend, BackendError
 from kubetune.clients.kubernetes import ConflictError, KubernetesClient, NotFoundError
 from kubetune.decide import (
@@ -28,9 +28,10 @@ from kubetune.decide import (
     prompt_template,
 )
 from kubetune.decide.compute_target import ObservedTarget
-from kubetune.decide.decision import Decision, conditions_of
+from kubetune.decide.decision import Decision
 from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
+from kubetune.decide.target_refused import start_refused, stop_refused
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
@@ -50,7 +51,6 @@ JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 6
-REFUSED_RETRY_SECONDS = 30.0
 RECONCILED_KINDS = frozenset(
     {
         "Dataset",
@@ -238,9 +238,10 @@ class Reconciler:
         try:
             return await self._actor.run(body, decision.actions, target)
         except StartRefusedError as refused:
-            raise _RefusedError(*_refused(status, refused.error, generation, _now())) from refused
+            told = start_refused(status, refused.error, generation, _now())
+            raise _RefusedError(*told) from refused
         except BackendError as error:
-            raise _RefusedError(*_away(status, error, generation, _now())) from error
+            raise _RefusedError(*stop_refused(status, error, generation, _now())) from error
 
     async def _target(self, body: JsonObject) -> ObservedTarget:
         target = parse(body)
@@ -332,33 +333,6 @@ class _RefusedError(Exception):
         super().__init__()
         self.status = status
         self.requeue_after = requeue_after
-
-
-def _refused(
-    status: JsonObject, error: BackendError, generation: int, now: datetime
-) -> tuple[JsonObject, float | None]:
-    conditions = conditions_of(status, generation, now)
-    status = status | {"conditions": conditions.current}
-    if "phase" in status:
-        status["phase"] = str(Phase.PENDING)
-        if not status.get("attempts"):
-            status.pop("startTime", None)
-        conditions.set(ConditionType.SUBMITTED, False, error.reason, str(error))
-    if error.retryable:
-        conditions.waiting(error.reason, str(error))
-        return status, error.retry_after or REFUSED_RETRY_SECONDS
-    conditions.stalled(error.reason or Reason.TARGET_REFUSED, str(error))
-    return status, None
-
-
-def _away(
-    status: JsonObject, error: BackendError, generation: int, now: datetime
-) -> tuple[JsonObject, float | None]:
-    """The target could not be asked to stop or delete something: say so, and try again."""
-    conditions = conditions_of(status, generation, now)
-    status = status | {"conditions": conditions.current}
-    conditions.set(ConditionType.TARGET_AVAILABLE, False, error.reason, str(error))
-    return status, error.retry_after or REFUSED_RETRY_SECONDS
 
 
 def _is_over(body: JsonObject) -> bool:

@@ -17,12 +17,16 @@ from evaluation_objects import (
     phases,
 )
 from kubetune.api.plan import METRIC_ETA, METRIC_STEP, TAG_PHASE, TAG_TOTAL_STEPS
+from kubetune.backends.base import BackendError
 from kubetune.decide.decision import DeleteSelf, StopRuns, rfc3339
 from kubetune.decide.evaluation import decide
+from kubetune.decide.target_refused import start_refused
 from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]
-AT_ONCE = {"parallelism": 2}
+AT_ONCE: JsonObject = {"parallelism": 2}
+REFUSAL = BackendError("PlanTooLarge", "shorten it", retryable=False)
+FUNCTIONS = [{"name": "words", "configMapRef": {"name": "metrics", "key": "words.py"}}]
 
 
 def running(**fields: Any) -> JsonObject:
@@ -70,6 +74,37 @@ def test_a_stop_that_ends_after_the_suspension_was_ordered_all_the_same() -> Non
     status = decided(observed(evaluation(**AT_ONCE, status=status), runs=stopping)).status
     gone = decided(observed(evaluation(**AT_ONCE, status=status), runs={}))
     assert [type(action).__name__ for action in gone.actions] == ["StartRun", "StartRun"]
+
+
+def test_what_a_target_refuses_was_never_submitted() -> None:
+    given = evaluation(functions=FUNCTIONS, metrics=["words"])
+    before = not_found(observed(given, functions={"words": "too long"}))
+    status, again = start_refused(decided(before).status, REFUSAL, 1, NOW)
+    assert again is None
+    assert phases(status) == {"base": "Pending", "tuned": "Pending"}
+    assert candidate(status, "base")["reason"] == "PlanTooLarge"
+    assert status["phase"] == "Pending"
+    assert "startTime" not in status
+    assert kstatus(status, 1) == "Failed"
+    assert_fits("Evaluation", status)
+
+    # So a change of the inputs is no change of what others were measured with.
+    given = evaluation(functions=FUNCTIONS, metrics=["words"], status=status)
+    decision = decided(not_found(observed(given, functions={"words": "short"})))
+    assert names(decision) == ["StartRun"]
+    assert decision.status["data"] != status["data"]
+    assert candidate(decision.status, "base")["digest"] != candidate(status, "base")["digest"]
+    assert "Submitted" not in {item["type"] for item in decision.status["conditions"]}
+
+
+def test_a_refusal_leaves_what_runs_as_it_is() -> None:
+    runs = {"base": [run(1, "running")]}
+    status: JsonObject = running() | {"startTime": rfc3339(NOW)}
+    status["candidates"][1] = {"name": "tuned", "phase": "Pending"}
+    given = not_found(observed(evaluation(**AT_ONCE, status=status), runs=runs))
+    status, _ = start_refused(decided(given).status, REFUSAL, 1, NOW)
+    assert phases(status) == {"base": "Running", "tuned": "Pending"}
+    assert (status["phase"], status["startTime"]) == ("Running", rfc3339(NOW))
 
 
 def test_nothing_starts_while_suspended() -> None:

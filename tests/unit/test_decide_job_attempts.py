@@ -27,7 +27,7 @@ from kubetune.backends.base import BackendError, RunState
 from kubetune.decide.decision import Decision, StartRun
 from kubetune.decide.fine_tune_job import decide
 from kubetune.decide.fine_tune_progress import merge_attempts
-from kubetune.reconciler import _refused
+from kubetune.decide.target_refused import start_refused
 
 JsonObject = dict[str, Any]
 
@@ -260,7 +260,7 @@ def test_newest_job_stands_in_status() -> None:
 def test_refusal_of_a_later_attempt_keeps_the_clock_of_the_deadline(attempts: int) -> None:
     status = tried(*[attempt(1, "Failed")] * attempts)
     error = BackendError("QuotaExceeded", "no room", retryable=True)
-    after, requeue = _refused(status, error, 1, NOW)
+    after, requeue = start_refused(status, error, 1, NOW)
     assert ("startTime" in after) == bool(attempts)
     assert after["phase"] == "Pending"
     assert requeue == 30

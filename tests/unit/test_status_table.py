@@ -29,7 +29,7 @@ from kubetune.backends.base import BackendError
 from kubetune.decide.fine_tune_job import decide
 from kubetune.decide.fine_tune_observed import Learned
 from kubetune.decide.resources import TargetProblem
-from kubetune.reconciler import _refused
+from kubetune.decide.target_refused import start_refused
 
 JsonObject = dict[str, Any]
 
@@ -45,7 +45,7 @@ def status(given: Any = None, **around: Any) -> JsonObject:
 
 def refused(*, retryable: bool) -> JsonObject:
     error = BackendError("QuotaExceeded", "no room", retryable=retryable)
-    return _refused(status(), error, 1, NOW)[0]
+    return start_refused(status(), error, 1, NOW)[0]
 
 
 RUNNING = tried(attempt(1, "Running"), conditions=[])

@@ -224,6 +224,9 @@ def _ask(draft: Draft, question: FindEvaluation) -> None:
 
 
 def _start_more(draft: Draft) -> Decision:
+    if not any(item.started or item.status["phase"] != "Pending" for item in draft.candidates):
+        # Nothing was measured or submitted, but maybe refused, and that freezes nothing.
+        draft.status.pop("data", None)
     shared = shared_inputs(draft.observed)
     ready: list[tuple[CandidateDraft, CandidateInputs]] = []
     missing: list[NotReady] = []
@@ -279,7 +282,7 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
     busy = {candidate.status.get("digest"): f"candidate {candidate.name}" for candidate in live}
     free = draft.spec.parallelism - len(live)
     for candidate, inputs in ready:
-        digest = candidate.status.get("digest") or inputs.plan.digest
+        digest = candidate.status["digest"] if candidate.started else inputs.plan.digest
         if not candidate.started:
             if other := busy.get(digest) or draft.observed.elsewhere.get(digest):
                 message = f"waiting for {other}, which is measured with the same inputs"

@@ -63,11 +63,16 @@ class CandidateDraft:
 
     def say(self, phase: str, reason: Reason | str, message: str) -> None:
         """Set phase, reason and message."""
-        self.status |= {
-            "phase": phase,
-            "reason": str(reason),
-            "message": shorten(message, MAX_CANDIDATE_MESSAGE),
-        }
+        say(self.status, phase, reason, message)
+
+
+def say(status: JsonObject, phase: str, reason: Reason | str, message: str) -> None:
+    """Set phase, reason and message of a candidate's status."""
+    status |= {
+        "phase": phase,
+        "reason": str(reason),
+        "message": shorten(message, MAX_CANDIDATE_MESSAGE),
+    }
 
 
 def begin(
