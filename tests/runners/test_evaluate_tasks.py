@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kubetune.api.evaluation_plan import TASKS_ARTIFACT, EvaluationSummary, TaskPlan
-from kubetune.api.plan import TAG_TOTAL_STEPS
+from kubetune.api.plan import ENV_PLAN_DATA, TAG_TOTAL_STEPS
 from kubetune_runner import evaluate
 from kubetune_runner.evaluate import candidate, harness
 from kubetune_runner.evaluate.harness import Benchmarks, Counter
@@ -205,3 +206,15 @@ def test_a_task_that_the_harness_does_not_bring(make_evaluation: EvaluationFacto
     results, *_ = run(make_evaluation, [task("arc", "arc_easi", brought=True)])
     error = results.columns["arc"].measured.error or ""
     assert "has no task arc_easi; close to it: arc_easy" in error
+
+
+def test_a_runtime_without_the_harness_says_how_to_get_it(
+    make_evaluation: EvaluationFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.evaluator", None)
+    monkeypatch.setenv(ENV_PLAN_DATA, "a run on CML")
+    plan = make_evaluation(metrics=[], tasks=[task("right", "choices").to_json()])
+    results = harness.measure(plan, None, None, None, Counted().counter())
+    error = results.columns["right"].measured.error or ""
+    assert error.startswith("right: lm-eval is missing (")
+    assert error.endswith("pip install 'kubetune[runner]' in a session of the project")

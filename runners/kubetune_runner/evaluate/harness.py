@@ -26,6 +26,7 @@ from kubetune_runner.evaluate import table
 from kubetune_runner.evaluate.metrics import MetricError
 from kubetune_runner.evaluate.table import Column
 from kubetune_runner.mlflow_client import first_line
+from kubetune_runner.outcomes import packages_hint
 
 RESAMPLES = 1000
 """For intervals of metrics that have no formula; the harness' own 100,000 take minutes."""
@@ -116,9 +117,7 @@ class _Harness:
             from lm_eval.evaluator import evaluate
             from lm_eval.tasks import TaskManager
         except ImportError as error:
-            raise MetricError(
-                f"this image lacks lm-eval ({error}); use the runner's own image or install it"
-            ) from error
+            raise MetricError(f"lm-eval is missing ({error}); {packages_hint()}") from error
         from transformers import set_seed
 
         with _folder(task.files) as folder:
