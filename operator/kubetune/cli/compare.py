@@ -115,7 +115,10 @@ async def _rows(run: JsonObject) -> list[Any]:
 
     root, page, _ = str(run["url"]).partition("/#/")
     if not page:
-        raise ValueError(f"look at {SAMPLES_ARTIFACT} of run {run['runId']} in {root}")
+        raise ValueError(
+            "the API of CML hands out no artifacts; look at"
+            f" {SAMPLES_ARTIFACT} of run {run['runId']} in {root}"
+        )
     credentials = None
     if given := os.environ.get("MLFLOW_TRACKING_URI"):
         # Not for an address out of a status: whoever writes that must not get them.
