@@ -212,6 +212,8 @@ class Reconciler:
         decision, learned = Decision(), EvaluationLearned()
         observed = None
         for _ in range(MAX_ROUNDS):
+            # A stamp of an earlier round is in the cache by now.
+            body = self._cache.get(*key) or body
             resource = parse(body | {"status": status})
             observed = await self._evaluations.observe(resource, learned)
             decision = evaluation.decide(observed, _now())

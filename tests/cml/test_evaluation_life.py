@@ -1,8 +1,11 @@
 """Evaluations in CML by the real operator: attempts, results, and what is tidied up."""
 
+from pathlib import Path
+
 import pytest
 from kubetune.api.outcome import Outcome
 
+from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.workspace import condition, phase_of
 from tests.cml.lives import CRASHED, RUNNING, ended, failed, staying
@@ -54,10 +57,19 @@ def test_a_failed_attempt_is_repeated_and_the_job_removed_in_the_end(cml_jobs: C
     eventually(lambda: all(job.deleted is not None for job in cml_jobs.cml_jobs("measured")))
 
 
-def test_deletion_stops_the_run(cml_jobs: CmlSpace) -> None:
-    cml_jobs.scripts["dropped"] = staying(RUNNING)
-    evaluate(cml_jobs, "dropped")
-    cml_jobs.until("Evaluation", "dropped", lambda o: phase_of(o) == "Running")
-    assert len(cml_jobs.cml_jobs("dropped")) == 1
+def test_deletion_stops_the_run_also_when_no_operator_sees_it(
+    cml_jobs: CmlSpace, cml_operator: Operator, cmlapi_path: Path
+) -> None:
+    for name in ("dropped", "unseen"):
+        cml_jobs.scripts[name] = staying(RUNNING)
+        evaluate(cml_jobs, name)
+        cml_jobs.until("Evaluation", name, lambda o: phase_of(o) == "Running")
+    (dropped,), (unseen,) = (cml_jobs.cml_jobs(name) for name in ("dropped", "unseen"))
     cml_jobs.delete("Evaluation", "dropped")
-    eventually(lambda: all(job.deleted is not None for job in cml_jobs.cml_jobs("dropped")))
+    eventually(lambda: dropped.deleted is not None)
+    cml_operator.kill()
+    cml_jobs.delete("Evaluation", "unseen")
+    assert unseen.deleted is None
+    cml_operator.start(environment={"PYTHONPATH": str(cmlapi_path)})
+    eventually(lambda: cml_jobs.find("Evaluation", "unseen") is None)
+    assert unseen.deleted is not None

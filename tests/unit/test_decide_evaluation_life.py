@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from builders import NOW, assert_fits, kstatus, names, ready_reason, run
+from builders import MISSING_TARGET, NOW, assert_fits, kstatus, names, ready_reason, run, target
 from evaluation_objects import (
     candidate,
     decided,
@@ -18,13 +18,31 @@ from evaluation_objects import (
 )
 from kubetune.api.plan import METRIC_ETA, METRIC_STEP, TAG_PHASE, TAG_TOTAL_STEPS
 from kubetune.backends.base import BackendError
-from kubetune.decide.decision import DeleteSelf, StopRuns, rfc3339
+from kubetune.decide.decision import (
+    Decision,
+    DeleteRuns,
+    DeleteSelf,
+    ReleaseFinalizer,
+    StopRuns,
+    rfc3339,
+)
 from kubetune.decide.evaluation import decide
+from kubetune.decide.resources import TargetProblem
 from kubetune.decide.target_refused import start_refused
+from kubetune.names import FINALIZER
 from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]
 AT_ONCE: JsonObject = {"parallelism": 2}
+AT_CML = target(
+    kubernetes=None,
+    cml={
+        "url": "https://ml.example.com",
+        "project": "tuning",
+        "apiKeySecretRef": {"name": "cml-key"},
+        "runtime": {"kernel": "Python 3.11"},
+    },
+)
 REFUSAL = BackendError("PlanTooLarge", "shorten it", retryable=False)
 FUNCTIONS = [{"name": "words", "configMapRef": {"name": "metrics", "key": "words.py"}}]
 
@@ -136,6 +154,30 @@ def test_the_time_to_live_deletes_it() -> None:
     assert decide(given, NOW + timedelta(seconds=20)).requeue_after == 40
     assert decide(given, NOW + timedelta(seconds=60)).actions == (DeleteSelf(),)
     assert decide(observed(evaluation("base", status=over)), NOW).actions == ()
+
+
+def test_jobs_of_cml_go_before_the_evaluation() -> None:
+    given = evaluation(**AT_ONCE, status=running())
+    deleted = replace(given, deleting=True, finalizers=(FINALIZER,))
+    around = {name: {"run_key": f"key-of-{name}"} for name in ("base", "tuned")}
+    there = observed(deleted, target=AT_CML, around=around)
+    keys = ("key-of-base", "key-of-tuned")
+    removed = Decision((*map(DeleteRuns, keys), ReleaseFinalizer()))
+    assert decide(there, NOW) == removed
+    away = replace(there, target_problem=TargetProblem("TargetUnreachable", "it is away"))
+    assert decide(away, NOW).actions == ()
+    # Else a namespace that is deleted would wait for the target that went first.
+    gone = replace(away, target=MISSING_TARGET)
+    assert decide(gone, NOW) == Decision((ReleaseFinalizer(),))
+
+
+def test_only_an_evaluation_with_jobs_in_cml_has_a_finalizer() -> None:
+    given = not_found(observed(evaluation(**AT_ONCE), target=AT_CML))
+    assert names(decided(given)) == ["Stamp", "StartRun", "StartRun"]
+    stamped = replace(given.evaluation, finalizers=(FINALIZER,))
+    assert names(decided(replace(given, evaluation=stamped))) == ["StartRun", "StartRun"]
+    deleted = replace(evaluation(status=running()), deleting=True)
+    assert decide(observed(deleted), NOW) == Decision()
 
 
 def test_nothing_is_left_running_after_the_end() -> None:

@@ -14,13 +14,14 @@ from typing import Any
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.api.evaluation import EvaluationSpec
 from kubetune.backends.base import FINISHED
-from kubetune.decide import evaluation_end
+from kubetune.decide import evaluation_deletion, evaluation_end
 from kubetune.decide.decision import (
     Action,
     Conditions,
     Decision,
     DeleteRuns,
     FindEvaluation,
+    Stamp,
     StartRun,
     StopRuns,
     conditions_of,
@@ -47,6 +48,7 @@ from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.limits import after_end, deadline_left
 from kubetune.decide.target_away import target_away
 from kubetune.decide.waiting import NotReady, secret_wait
+from kubetune.names import FINALIZER
 
 JsonObject = dict[str, Any]
 
@@ -88,7 +90,7 @@ def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
 
     # 1. Deleted: its runs go with it; or over: nothing starts it again.
     if evaluation.deleting:
-        return Decision()
+        return evaluation_deletion.delete(observed, now)
     if evaluation.status.get("phase") in TERMINAL_PHASES:
         return _over(observed, now)
 
@@ -313,6 +315,11 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
 
 
 def _submit(draft: Draft, candidate: CandidateDraft, inputs: CandidateInputs) -> None:
+    stamped = any(isinstance(action, Stamp) for action in draft.actions)
+    target, finalizers = draft.observed.target.spec, draft.observed.evaluation.finalizers
+    if target and target.cml and FINALIZER not in finalizers and not stamped:
+        # Its jobs must be gone before it is, also when no operator runs as it is deleted.
+        draft.actions.append(Stamp(finalizer=True))
     draft.status["target"] = draft.observed.target.label
     draft.status.setdefault("startTime", rfc3339(draft.now))
     attempt = int(candidate.status.get("counts", {}).get("total", 0)) + 1
