@@ -1,5 +1,6 @@
-"""The same FineTuneJob in the cluster and in CML: real trainings, and the same status."""
+"""The same FineTuneJob and Evaluation in the cluster and in CML: real runs, and the same status."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,11 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
-from kubetune.api.plan import TAG_LINEAGE
+from click.testing import CliRunner
+from kubetune.api.evaluation_plan import ROWS_ARTIFACT, EvaluatedRow
+from kubetune.api.plan import CML_RUNS_FOLDER, TAG_LINEAGE
+from kubetune.cli.compare import compare
 from kubetune.local.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 
-from tests.cluster.workspace import Workspace, condition
+from tests.cluster import kstatus
+from tests.cluster.workspace import Workspace, condition, phase_of
 from tests.cml.space import CmlSpace
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
@@ -37,12 +42,28 @@ spec:
   output:
     registry: OUTPUT
 """
+EVALUATION: JsonObject = {
+    "candidates": [
+        {"name": "base", "modelRef": {"name": "small"}},
+        {"name": "tuned", "modelRef": {"name": "routed"}},
+    ],
+    "datasetRef": {"name": "tickets"},
+    "promptRef": {"name": "route"},
+    "metrics": ["loss", "exactMatch", "latency"],
+    "thresholds": [{"metric": "loss", "betterThan": {"candidate": "base"}}],
+    "generation": {"maxNewTokens": 4},
+    "maxRows": 4,
+    "samples": 2,
+    "parallelism": 2,
+    "resources": {"cpu": "1", "memory": "2Gi"},
+    "backoffLimit": 0,
+}
 IN_CLUSTER = {"kind": "ClusterComputeTarget", "name": "local"}
 IN_CML = {"kind": "ComputeTarget", "name": "plain"}
 ALIASED = {"alias": "champion"}
 SECONDS = 240
 # What belongs to one run of one place alone; everything else must be the same.
-OWN = frozenset({"external", "mlflow", "modelUri"})
+OWN = frozenset({"external", "mlflow", "modelUri", "job"})
 """Fields that hold ids and addresses."""
 TIMES = frozenset({"startTime", "endTime", "completionTime", "updatedAt", "lastTransitionTime"})
 SPEED = frozenset({"tokensPerSecond", "etaSeconds", "eta", "train_runtime", "runtime"})
@@ -99,6 +120,22 @@ def in_project(cml: CmlSpace, tracking: JsonObject | None = None) -> None:
     inputs(cml, dataset, {"project": {"path": "model"}}, IN_CML)
 
 
+def evaluate(space: Workspace, target: JsonObject) -> None:
+    """Compare the base with what the job made, whose Model is not Ready yet."""
+    there = {"computeTargetRef": target}
+    adapter = {"source": {"fineTuneJob": {"name": "router"}}, "baseModelRef": {"name": "small"}}
+    space.create("Model", "routed", adapter | there)
+    space.create("Evaluation", "compare", EVALUATION | there)
+
+
+def evaluated(space: Workspace) -> JsonObject:
+    """The Evaluation when it is over."""
+    ends = ("Succeeded", "Failed")
+    body = space.until("Evaluation", "compare", lambda o: phase_of(o) in ends, SECONDS)
+    assert phase_of(body) == "Succeeded", json.dumps(body["status"], indent=1)
+    return body
+
+
 def told(space: Workspace, status: JsonObject) -> JsonObject:
     """The status without what belongs to one place and one moment."""
 
@@ -112,16 +149,41 @@ def told(space: Workspace, status: JsonObject) -> JsonObject:
         if isinstance(value, list):
             return [plain(item) for item in value]
         if isinstance(value, str):
+            for target in ("ClusterComputeTarget/local", "ComputeTarget/plain"):
+                value = value.replace(target, "TARGET")
             return value.replace(space.namespace, "NAMESPACE")
         return value
 
-    shown = plain(status)
-    for attempt in shown["attempts"]:
-        del attempt["job"]
-    for item in shown["conditions"]:
-        for label in ("ClusterComputeTarget/local", "ComputeTarget/plain"):
-            item["message"] = item["message"].replace(label, "TARGET")
-    return shown
+    return plain(status)
+
+
+def judged(space: Workspace, body: JsonObject) -> JsonObject:
+    """The status of an Evaluation without speed, and digests that the place counts for."""
+    status = told(space, body["status"])
+    for candidate in status["candidates"]:
+        del candidate["digest"]
+        latency = candidate["metrics"].pop()
+        assert float(latency["value"]) > 0
+    return status
+
+
+def rows_of(client: Any, candidate: JsonObject) -> list[EvaluatedRow]:
+    """The rows of a candidate without speed, from its run's artifact."""
+    path = Path(client.download_artifacts(candidate["mlflow"]["runId"], ROWS_ARTIFACT))
+    rows = [EvaluatedRow.model_validate_json(line) for line in path.read_text().splitlines()]
+    assert all(row.metrics.pop("latency") > 0 for row in rows)
+    return rows
+
+
+def side_by_side(space: Workspace) -> str:
+    """The answers that ``kubetune compare`` shows."""
+    environment = {"KUBECONFIG": str(space.cluster.kubeconfig), "MLFLOW_TRACKING_URI": None}
+    shown = CliRunner().invoke(compare, ["compare", "-n", space.namespace], env=environment)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stderr == ""
+    table, separator, answers = shown.stdout.partition("row ")
+    assert "tuned *" in table
+    return separator + answers
 
 
 def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Workspace) -> None:
@@ -129,8 +191,11 @@ def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Worksp
     dataset = {"volume": {"claimName": "files", "glob": "tickets.jsonl", "format": "jsonl"}}
     inputs(in_cluster, dataset, {"volume": {"claimName": "files", "path": "model"}}, IN_CLUSTER)
     here = train(in_cluster, IN_CLUSTER, ALIASED)["status"]
+    # One place measures while the other trains.
+    evaluate(in_cluster, IN_CLUSTER)
     in_project(cml)
     there = train(cml, IN_CML, ALIASED)["status"]
+    evaluate(cml, IN_CML)
 
     expected, found = told(in_cluster, here), told(cml, there)
     assert found.keys() == expected.keys()
@@ -144,6 +209,25 @@ def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Worksp
         assert version.tags[TAG_LINEAGE] == status["lineage"]["digest"]
     (job,) = cml.cml_jobs("router")
     assert there["external"]["jobId"] == job.id
+
+    # Both places measure the same, and come to the same verdict.
+    here, there = evaluated(in_cluster), evaluated(cml)
+    expected, found = judged(in_cluster, here), judged(cml, there)
+    assert found == expected
+    assert kstatus.verdicts([here, there]) == ["Current", "Current"]
+    assert (found["winner"], condition(there, "Passed")[0]) == ("tuned", "True")
+    answers = side_by_side(cml)
+    assert answers == side_by_side(in_cluster)
+    assert answers.count("\n  reference  ") == EVALUATION["samples"]
+    candidates = (there["status"]["candidates"], here["status"]["candidates"])
+    for mine, other in zip(*candidates, strict=True):
+        rows = rows_of(client, mine)
+        assert len(rows) == mine["rows"] == EVALUATION["maxRows"]
+        assert rows == rows_of(client, other)
+    # What is measured leaves nothing in the project.
+    assert [job.deleted is None for job in cml.cml_jobs("compare")] == [False, False]
+    runs = cml.stand_in.files() / CML_RUNS_FOLDER
+    assert [path.name for path in runs.iterdir()] == [cml.run_key("router")]
 
 
 def test_a_job_that_a_workspace_tracks_and_registers_itself(cml: CmlSpace) -> None:
