@@ -45,6 +45,8 @@ class Value(BaseModel):
         validate_by_alias=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        # Of 150 classes a process uses few, and each costs milliseconds.
+        defer_build=True,
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
