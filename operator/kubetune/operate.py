@@ -33,6 +33,9 @@ from kubetune.tracking.pool import TrackerPool
 
 logger = logging.getLogger(__name__)
 
+COLLECT_LATER = 10_000, 20
+"""Bodies keep the collector busy for nothing: they have no cycles, reference counts free them."""
+
 
 async def operate(
     settings: Settings, *, health_address: str, health_port: int, namespaces: Sequence[str] = ()
@@ -41,8 +44,6 @@ async def operate(
 
     Raises kopf.LoginError without credentials, ApiError when the cluster can't be read.
     """
-    # Bodies keep the collector busy for nothing: they have no cycles, reference counts free them.
-    gc.set_threshold(10_000, 20)
     client = KubernetesClient.connect()
     install_id = settings.install_id or await _install_id(client)
     cache, queue = ObjectCache(), WorkQueue()
@@ -78,8 +79,9 @@ async def operate(
     async def work() -> None:
         await everything_listed(client, cache, WATCHED, namespaces)
         logger.info("everything is listed; %d objects to look at", len(queue))
-        # The collector need not walk modules and listed objects again and again.
+        # Modules and listed objects stay: the collector need not walk them again and again.
         gc.freeze()
+        gc.set_threshold(*COLLECT_LATER)
         await queue.run(reconciler, settings.workers)
 
     workers = [asyncio.create_task(work()), asyncio.create_task(reconciler.poller.run())]
