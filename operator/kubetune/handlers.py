@@ -14,7 +14,7 @@ import kopf
 
 from kubetune.api import GROUP, VERSION
 from kubetune.api.kinds import BY_KIND, KINDS
-from kubetune.clients.kubernetes import find_connection
+from kubetune.clients.kubernetes import WatchSession, open_watch_session
 from kubetune.metrics import LAST_EVENT
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of, owner_key
@@ -90,8 +90,8 @@ def build_registry(feed: Feed) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def login(**_: Any) -> kopf.ConnectionInfo:
-        return find_connection()
+    async def login(**_: Any) -> WatchSession:
+        return open_watch_session()
 
     def watch(group: str, version: str, plural: str, kind: str) -> None:
         @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}-event")

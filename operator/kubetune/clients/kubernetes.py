@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 import aiohttp
 import kopf
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from kubetune.api import API_VERSION
 from kubetune.api.kinds import BY_KIND
@@ -191,17 +192,55 @@ class KubernetesClient:
                 self._session = None
                 self._connection = find_connection()
             if self._session is None:
-                self._session = aiohttp.ClientSession(
-                    headers={**self._connection.as_http_headers(), "User-Agent": "kubetune"},
-                    connector=aiohttp.TCPConnector(
-                        limit=64,
-                        ssl=self._connection.as_ssl_context()
-                        if self._connection.server.startswith("https")
-                        else False,
-                    ),
-                    timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS, connect=10),
-                )
+                self._session = open_session(self._connection)
             return self._session
+
+
+class _Answer(aiohttp.ClientResponse):
+    """An answer read by pydantic's parser: less CPU than json's, and recurring texts shared."""
+
+    async def json(self, **options: Any) -> Any:
+        # Errors may come from a proxy in between and be no JSON at all: aiohttp tells them apart.
+        return from_json(await self.read()) if self.ok else await super().json(**options)
+
+
+def open_session(connection: kopf.ConnectionInfo) -> aiohttp.ClientSession:
+    """A session with these credentials, for full URLs; to be called in the event loop."""
+    return aiohttp.ClientSession(
+        headers={**connection.as_http_headers(), "User-Agent": "kubetune"},
+        # No limit: each watch holds a connection, and the workers limit the rest.
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            ssl=connection.as_ssl_context() if connection.server.startswith("https") else False,
+        ),
+        proxy=connection.proxy_url,
+        trust_env=connection.trust_env,
+        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS, connect=10),
+        response_class=_Answer,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSession(kopf.AiohttpSession):
+    """A session for kopf, which closes it and, after a 401, asks for another.
+
+    Equal when the credentials are: kopf gives up on those that were refused before, where it
+    would try a session that only looks new without end.
+    """
+
+    aiohttp_session: aiohttp.ClientSession = field(compare=False)
+    connection: kopf.ConnectionInfo
+
+
+def open_watch_session() -> WatchSession:
+    """A session for kopf's watches with the credentials that are valid now."""
+    connection = find_connection()
+    return WatchSession(
+        server=connection.server,
+        default_namespace=connection.default_namespace,
+        aiohttp_session=open_session(connection),
+        connection=connection,
+    )
 
 
 def find_connection() -> kopf.ConnectionInfo:

@@ -1,0 +1,103 @@
+"""The thin client's sessions, its own and kopf's, against a server that checks tokens."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubetune.clients.kubernetes import (
+    ApiError,
+    KubernetesClient,
+    NotFoundError,
+    open_watch_session,
+)
+
+
+class Cluster:
+    """A server behind one token, and the kubeconfig that names both."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._kubeconfig = kubeconfig
+        self._token = ""
+        application = web.Application()
+        application.router.add_get("/object", self._answer)
+        application.router.add_get("/proxy", self._page)
+        self.server = TestServer(application)
+
+    def accept(self, token: str) -> None:
+        """From now on this token only."""
+        self._token = token
+
+    def hand_out(self, token: str) -> None:
+        """What a log-in finds."""
+        named = {"cluster": "here", "user": "operator"}
+        content = {
+            "current-context": "here",
+            "contexts": [{"name": "here", "context": named}],
+            "clusters": [{"name": "here", "cluster": {"server": str(self.server.make_url("/"))}}],
+            "users": [{"name": "operator", "user": {"token": token}}],
+        }
+        self._kubeconfig.write_text(yaml.safe_dump(content))
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {self._token}":
+            return web.json_response({"kind": "Status", "reason": "Unauthorized"}, status=401)
+        return web.json_response({"name": "größer", "none": None, "share": 0.5, "items": [1, {}]})
+
+    async def _page(self, _: web.Request) -> web.Response:
+        return web.Response(status=404, text="<html>no such page</html>", content_type="text/html")
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    cluster = Cluster(tmp_path / "kubeconfig")
+    await cluster.server.start_server()
+    cluster.accept("first")
+    cluster.hand_out("first")
+    yield cluster
+    await cluster.server.close()
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> AsyncIterator[KubernetesClient]:
+    client = KubernetesClient.connect()
+    yield client
+    await client.close()
+
+
+async def test_an_answer_is_plain_values(client: KubernetesClient):
+    answer = await client.request("GET", "/object")
+    assert answer == {"name": "größer", "none": None, "share": 0.5, "items": [1, {}]}
+
+
+async def test_an_error_of_something_in_between_is_told_as_text(client: KubernetesClient):
+    with pytest.raises(NotFoundError, match="no such page"):
+        await client.request("GET", "/proxy")
+
+
+async def test_a_rotated_token_is_read_anew(cluster: Cluster, client: KubernetesClient):
+    await client.request("GET", "/object")
+    cluster.accept("second")
+    with pytest.raises(ApiError) as refused:
+        await client.request("GET", "/object")
+    assert refused.value.status == 401
+    cluster.hand_out("second")
+    assert await client.request("GET", "/object")
+
+
+async def test_watch_sessions_are_as_new_as_their_credentials(cluster: Cluster):
+    """By this kopf knows that a log-in has found nothing but what was refused before."""
+    before, again = open_watch_session(), open_watch_session()
+    cluster.hand_out("second")
+    renewed = open_watch_session()
+    try:
+        assert before == again
+        assert before != renewed
+        async with before.aiohttp_session.get(f"{before.server}object") as response:
+            assert (await response.json())["name"] == "größer"
+    finally:
+        for session in (before, again, renewed):
+            await session.aiohttp_session.close()
