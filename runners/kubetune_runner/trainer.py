@@ -20,6 +20,7 @@ from kubetune_runner import precision as precisions
 from kubetune_runner import strategies
 from kubetune_runner.errors import RunError
 from kubetune_runner.losses import score_labels_only
+from kubetune_runner.walks import WalkOnce
 from kubetune_runner.workers import ALONE, Workers
 
 log = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ class RunTrainer(Trainer):
             model.delete_adapter("ref")
         # It prints what Progress logs.
         self.remove_callback(PrinterCallback)
+        self.add_callback(WalkOnce())
 
     def train(self, *args: Any, **options: Any) -> Any:
         """Train, with adapters that read what their layers read.

@@ -1,7 +1,8 @@
 """Seconds of the runner's trainer, of a bare PyTorch loop and of stock trl.
 
 Same model, rows, batches and LoRA; the three take turns in one process with one thread, and CPU
-seconds count, so that a busy machine changes little. Where there is a GPU they train on it in
+seconds count. A step has the same rows in each round, and the least that it took in any of them
+counts, so that a busy machine changes little. Where there is a GPU they train on it in
 bf16, and it is the clock that counts. ``python -m tests.bench.training_speed JSON`` prints one
 line of JSON. ``JSON`` has the ``sizes`` of a Llama with random weights, ``batch`` and ``length``
 of rows, how many tokens at their end are ``learned``, ``steps`` and ``rounds``.
@@ -10,9 +11,9 @@ of rows, how many tokens at their end are ``learned``, ``steps`` and ``rounds``.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -31,7 +32,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     case: dict[str, Any] = json.loads(sys.argv[1])
-    seconds: dict[str, list[float]] = {"bare": [], "runner": [], "stock": []}
+    rounds: dict[str, list[list[float]]] = {"bare": [], "runner": [], "stock": []}
     losses: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -39,17 +40,22 @@ def main() -> None:
         make_model(folder, case["sizes"])
         rows = random_rows(case)
         for _ in range(case["rounds"]):
-            for name, times in seconds.items():
+            for name, taken in rounds.items():
+                # The model before has cycles; what is left of it would cost the next one.
+                gc.collect()
                 # Equal adapters to start from.
                 set_seed(SEED)
                 train = bare if name == "bare" else trained
-                taken, losses[name] = train(folder, rows, case, name)
-                times.append(taken)
+                times, losses[name] = train(folder, rows, case, name)
+                taken.append(times)
     both = zip(losses["runner"], losses["stock"], strict=True)
     print(
         json.dumps(
             {
-                "seconds": {name: statistics.median(times) for name, times in seconds.items()},
+                "seconds": {
+                    name: sum(min(step) for step in zip(*taken, strict=True))
+                    for name, taken in rounds.items()
+                },
                 "lossDifference": max(abs(one - other) for one, other in both),
                 "tokens": sum(len(row.input_ids) for row in rows),
             }
@@ -97,8 +103,11 @@ def adapter_config() -> Any:
     return LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def bare(folder: Path, rows: list[Any], case: dict[str, Any], _: str) -> tuple[float, list[float]]:
-    """Seconds and losses of a loop written by hand."""
+Trained = tuple[list[float], list[float]]
+
+
+def bare(folder: Path, rows: list[Any], case: dict[str, Any], _: str) -> Trained:
+    """Seconds and losses of the steps of a loop written by hand."""
     import torch
     from peft import get_peft_model
 
@@ -109,7 +118,7 @@ def bare(folder: Path, rows: list[Any], case: dict[str, Any], _: str) -> tuple[f
     optimizer = torch.optim.AdamW(weights, lr=2e-3, fused=True, weight_decay=0.0)
     model.train()
     losses: list[float] = []
-    began = clock()
+    clocks = [clock()]
     for start in range(0, len(rows), case["batch"]):
         batch = rows[start : start + case["batch"]]
         width = max(len(row.input_ids) for row in batch)
@@ -128,19 +137,30 @@ def bare(folder: Path, rows: list[Any], case: dict[str, Any], _: str) -> tuple[f
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    return clock() - began, losses
+        clocks.append(clock())
+    return differences(clocks), losses
 
 
-def trained(
-    folder: Path, rows: list[Any], case: dict[str, Any], name: str
-) -> tuple[float, list[float]]:
-    """Seconds of ``train()`` and losses, by the runner's trainer or trl's own."""
+def differences(clocks: list[float]) -> list[float]:
+    """What went by between one time and the next."""
+    return [end - begin for begin, end in itertools.pairwise(clocks)]
+
+
+def trained(folder: Path, rows: list[Any], case: dict[str, Any], name: str) -> Trained:
+    """Seconds and losses of the steps of ``train()``, by the runner's trainer or trl's own."""
     import torch
     from datasets import Dataset
     from kubetune_runner import losses
     from kubetune_runner.objectives.sft import SftRun
+    from transformers.trainer_callback import TrainerCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
+
+    clocks: list[float] = []
+
+    class StepClock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clocks.append(clock())
 
     gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as output:
@@ -169,6 +189,7 @@ def trained(
             ),
             "processing_class": make_tokenizer(),
             "peft_config": adapter_config(),
+            "callbacks": [StepClock()],
         }
         stock_head = losses.trl_utils._use_triton
         try:
@@ -178,11 +199,10 @@ def trained(
             if name == "runner":
                 # As in a run: accelerate collects garbage once, and here the heap is large.
                 gc.freeze()
-            began = clock()
+            clocks.append(clock())
             trainer.train()
-            taken = clock() - began
             entries = trainer.state.log_history
-            return taken, [entry["loss"] for entry in entries if "loss" in entry]
+            return differences(clocks), [entry["loss"] for entry in entries if "loss" in entry]
         finally:
             losses.trl_utils._use_triton = stock_head
 

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from kubetune.api import plan as names
 from kubetune.api.outcome import ExitCode
+from kubetune.api.plan import RunPlan
+from kubetune_runner import train
 from kubetune_runner.sample.tickets import tickets
+from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
 
 from tests.cluster.relay import Relay
@@ -30,6 +33,14 @@ def runs_of(server: str, run_key: str) -> list[Any]:
     return client.search_runs(
         [experiment.experiment_id], f"tags.`{names.TAG_RUN_KEY}` = '{run_key}'"
     )
+
+
+def losses_of(plan: RunPlan) -> list[float]:
+    """The loss of each step of a training in this process, which nothing interrupts."""
+    inputs = train._prepare(plan)
+    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    train._fit(plan, StopSignal(), trainer, progress)
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.fixture
@@ -117,23 +128,11 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     history = client_of(mlflow_server).get_metric_history(run.info.run_id, "loss")
     assert [metric.step for metric in history] == list(range(1, 101))
     assert run.data.tags[names.TAG_ATTEMPT] == "3"
-    resumed = [metric.value for metric in history]
 
-    plain = make_plan(
-        rows=tickets(200),
-        tracking={"uri": mlflow_server},
-        run={"runKey": "uninterrupted"},
-        training={
-            "lora": {"dropout": 0.1},
-            "hyperparameters": {"maxSteps": 100, "loggingSteps": 1},
-            "checkpoint": {"everySteps": 30, "directory": str(tmp_path / "other")},
-        },
-    )
-    code, _ = start_runner(plain).wait()
-    assert code == 0
-    [run] = runs_of(mlflow_server, "uninterrupted")
-    history = client_of(mlflow_server).get_metric_history(run.info.run_id, "loss")
-    assert resumed == pytest.approx([metric.value for metric in history], abs=2e-4)
+    document = plan.to_json()
+    document["training"]["checkpoint"]["directory"] = str(tmp_path / "other")
+    uninterrupted = losses_of(RunPlan.model_validate(document))
+    assert [metric.value for metric in history] == pytest.approx(uninterrupted, abs=2e-4)
 
 
 @pytest.mark.training

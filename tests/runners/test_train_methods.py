@@ -348,3 +348,28 @@ def test_a_plan_without_quantization_is_refused(make_plan: PlanFactory) -> None:
     with pytest.raises(RunError) as caught:
         train._prepare(make_plan(training={"method": "qlora"}))
     assert caught.value.reason == "PlanInvalid"
+
+
+def test_a_model_that_is_walked_over_once_changes_its_mode_as_a_whole(tiny_model: Path) -> None:
+    from kubetune_runner.walks import WalkOnce
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    model: Any = get_peft_model(base, config)
+    # What peft leaves: the whole trains, and the base in it doesn't.
+    base.eval()
+    assert {module.training for module in model.modules()} == {True, False}
+    weights = [id(weight) for weight in model.parameters()]
+    walk = WalkOnce()
+    walk.on_train_begin(model=model)
+    for training in (True, False, True):
+        assert model.train(training) is model
+        assert {module.training for module in model.modules()} == {training}
+    assert model.eval() is model
+    assert {module.training for module in model.modules()} == {False}
+    assert [id(weight) for weight in model.parameters()] == weights
+    assert list(model.parameters(recurse=False)) == []
+    walk.on_train_end(model=model)
+    assert not {"train", "parameters"} & vars(model).keys()
