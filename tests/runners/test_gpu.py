@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 from kubetune.api.plan import RunPlan
-from kubetune_runner import losses, outcomes, train
+from kubetune_runner import losses as head
+from kubetune_runner import outcomes
+from kubetune_runner.encoding import IGNORED
 from kubetune_runner.evaluation import evaluate
-from kubetune_runner.signals import StopSignal
-from kubetune_runner.tracking import Tracker
 from kubetune_runner.upload import save
 
 from tests.runners.conftest import PlanFactory, Runner
 from tests.runners.evaluation_fixtures import EvaluationFactory
+from tests.runners.fitting import fitted, losses
 from tests.runners.test_train_methods import DORA, EIGHT, FP4, NF4, PLAIN, training
 from tests.runners.test_train_objectives import plan_for
 
@@ -46,18 +47,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def fitted(plan: RunPlan) -> tuple[Any, Any]:
-    """Trainer and inputs after training, in this process."""
-    inputs = train._prepare(plan)
-    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
-    train._fit(plan, StopSignal(), trainer, progress)
-    return trainer, inputs
-
-
-def seen(trainer: Any) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_learns_in_16_bits_and_loads_again(
     make_plan: PlanFactory, tiny_model: Path, tmp_path: Path, method: str
@@ -69,7 +58,7 @@ def test_a_method_learns_in_16_bits_and_loads_again(
     full = method == "full"
     plan = make_plan(training=METHODS[method])
     trainer, inputs = fitted(plan)
-    assert seen(trainer)[-1] < seen(trainer)[0] - 0.2, seen(trainer)
+    assert losses(trainer)[-1] < losses(trainer)[0] - 0.2, losses(trainer)
     parameters = list(trainer.model.parameters())
     assert {p.device.type for p in parameters} == {"cuda"}
     assert {p.dtype for p in parameters if p.requires_grad} == {torch.float32}
@@ -99,16 +88,16 @@ def test_a_method_learns_in_16_bits_and_loads_again(
             ids = torch.tensor([row.input_ids], device="cuda")
             scores = loaded(input_ids=ids).logits[0, :-1].float()
         total += torch.nn.functional.cross_entropy(scores, labels, reduction="sum").item()
-        tokens += int((labels != losses.IGNORED).sum())
+        tokens += int((labels != IGNORED).sum())
     assert total / tokens == pytest.approx(trained_loss, abs=0.02)
 
 
 @pytest.fixture
 def trl_head() -> Iterator[Any]:
     """trl's module of the head, as it was afterwards."""
-    chosen = losses.trl_utils._use_triton
-    yield losses.trl_utils
-    losses.trl_utils._use_triton = chosen
+    chosen = head.trl_utils._use_triton
+    yield head.trl_utils
+    head.trl_utils._use_triton = chosen
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.02)])
@@ -123,7 +112,7 @@ def test_the_kernel_gives_the_losses_of_the_plain_head(
     document["training"]["checkpoint"]["directory"] += "-2"
     trl_head._use_triton = lambda device: False
     by_loop, _ = fitted(RunPlan.model_validate(document))
-    assert seen(by_kernel) == pytest.approx(seen(by_loop), abs=tolerance)
+    assert losses(by_kernel) == pytest.approx(losses(by_loop), abs=tolerance)
     assert by_kernel.tokens_seen == by_loop.tokens_seen > 0
 
 
@@ -131,7 +120,7 @@ def test_the_kernel_gives_the_losses_of_the_plain_head(
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_an_objective_learns(make_plan: PlanFactory, objective: str, method: str) -> None:
     trainer, _ = fitted(plan_for(make_plan, objective, method))
-    found = seen(trainer)
+    found = losses(trainer)
     assert all(map(math.isfinite, found)), found
     assert min(found[-2:]) < found[0], found
     assert all(math.isfinite(value) for value in trainer.held_out_metrics().values())

@@ -12,13 +12,12 @@ import pytest
 from kubetune.api import plan as names
 from kubetune.api.outcome import ExitCode
 from kubetune.api.plan import RunPlan
-from kubetune_runner import train
 from kubetune_runner.sample.tickets import tickets
-from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
 
 from tests.cluster.relay import Relay
 from tests.runners.conftest import PlanFactory, Runner
+from tests.runners.fitting import fitted, losses
 
 
 def client_of(server: str) -> Any:
@@ -33,14 +32,6 @@ def runs_of(server: str, run_key: str) -> list[Any]:
     return client.search_runs(
         [experiment.experiment_id], f"tags.`{names.TAG_RUN_KEY}` = '{run_key}'"
     )
-
-
-def losses_of(plan: RunPlan) -> list[float]:
-    """The loss of each step of a training in this process, which nothing interrupts."""
-    inputs = train._prepare(plan)
-    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
-    train._fit(plan, StopSignal(), trainer, progress)
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.fixture
@@ -131,8 +122,8 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
 
     document = plan.to_json()
     document["training"]["checkpoint"]["directory"] = str(tmp_path / "other")
-    uninterrupted = losses_of(RunPlan.model_validate(document))
-    assert [metric.value for metric in history] == pytest.approx(uninterrupted, abs=2e-4)
+    uninterrupted, _ = fitted(RunPlan.model_validate(document))
+    assert [metric.value for metric in history] == pytest.approx(losses(uninterrupted), abs=2e-4)
 
 
 @pytest.mark.training

@@ -12,14 +12,13 @@ import pytest
 from kubetune.api import plan as names
 from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.plan import RunPlan
-from kubetune_runner import train
 from kubetune_runner.loader import ENV_BASE_MODEL, generate
 from kubetune_runner.sample.tickets import tickets
-from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
 from kubetune_runner.upload import save, upload
 
 from tests.runners.conftest import PlanFactory, Runner
+from tests.runners.fitting import fitted, losses
 
 pytestmark = pytest.mark.training
 
@@ -92,14 +91,6 @@ def test_a_run_reports_evaluates_and_uploads(
     samples = json.loads(folder.read_text())
     assert len(samples) == 4
     assert set(samples[0]) == {"prompt", "reference", "base", "tuned"}
-
-
-def fitted(plan: RunPlan, tracker: Tracker) -> tuple[Any, Any]:
-    """Trainer and inputs after training, in this process."""
-    inputs = train._prepare(plan)
-    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), tracker)
-    train._fit(plan, StopSignal(), trainer, progress)
-    return trainer, inputs
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -227,10 +218,10 @@ def test_unusual_data_trains(
     make_plan: PlanFactory, monkeypatch: pytest.MonkeyPatch, over: dict[str, Any]
 ) -> None:
     plan = make_plan(**over)
-    trainer, _ = fitted(plan, Tracker(plan))
+    trainer, _ = fitted(plan)
     assert trainer.state.global_step == 8
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[-1] < losses[0]
+    seen = losses(trainer)
+    assert seen[-1] < seen[0]
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -238,8 +229,8 @@ def test_a_finished_checkpoint_is_taken_over_without_another_step(
     make_plan: PlanFactory, method: str
 ) -> None:
     plan = make_plan(training={"method": method})
-    trainer, _ = fitted(plan, Tracker(plan))
-    again, _ = fitted(plan, Tracker(plan))
+    trainer, _ = fitted(plan)
+    again, _ = fitted(plan)
     assert again.state.global_step == 8
     assert again.held_out_loss() == trainer.held_out_loss()
 
@@ -258,8 +249,8 @@ def test_losses_are_those_of_stock_trl(
     rows = tickets(64)
     plan = make_plan(rows=rows)
     quick_head = trl_utils._use_triton
-    trainer, _ = fitted(plan, Tracker(plan))
-    ours = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    trainer, _ = fitted(plan)
+    ours = losses(trainer)
     trl_utils._use_triton = quick_head
     stock = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_model),
@@ -284,5 +275,5 @@ def test_losses_are_those_of_stock_trl(
         ),
     )
     stock.train()
-    theirs = [entry["loss"] for entry in stock.state.log_history if "loss" in entry]
+    theirs = losses(stock)
     assert ours == pytest.approx(theirs, abs=1e-4)

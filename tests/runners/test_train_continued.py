@@ -20,6 +20,7 @@ from kubetune_runner.tracking import Tracker
 from kubetune_runner.upload import save
 
 from tests.runners.conftest import PlanFactory, Runner
+from tests.runners.fitting import fitted
 from tests.runners.test_train_methods import plain_loss
 from tests.runners.test_train_objectives import answer_likelihood, measured, pairs, plan_for
 
@@ -41,12 +42,6 @@ def begun(plan: RunPlan) -> tuple[Any, Any, Any]:
     inputs = train._prepare(plan)
     trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     return trainer, progress, inputs
-
-
-def fitted(plan: RunPlan) -> tuple[Any, Any]:
-    trainer, progress, inputs = begun(plan)
-    train._fit(plan, StopSignal(), trainer, progress)
-    return trainer, inputs
 
 
 def continued(plan: RunPlan, adapter: Path, how: str | None, **training: Any) -> RunPlan:

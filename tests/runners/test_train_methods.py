@@ -23,6 +23,7 @@ from kubetune_runner.tracking import Tracker
 from kubetune_runner.upload import save
 
 from tests.runners.conftest import PlanFactory, Runner
+from tests.runners.fitting import fitted, losses
 
 pytestmark = pytest.mark.training
 
@@ -51,18 +52,6 @@ def training(quantization: dict[str, Any] | None, lora: dict[str, Any]) -> dict[
     if quantization is None:
         return {"lora": lora}
     return {"method": "qlora", "quantization": quantization, "lora": lora}
-
-
-def fitted(plan: RunPlan) -> tuple[Any, Any]:
-    """Trainer and inputs after training, in this process."""
-    inputs = train._prepare(plan)
-    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
-    train._fit(plan, StopSignal(), trainer, progress)
-    return trainer, inputs
-
-
-def losses(trainer: Any) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def logits(model: Any, inputs: Any) -> Any:
