@@ -279,18 +279,6 @@ def test_waits_for_a_missing_secret(node: NodeUnderTest) -> None:
     assert node.logs("waits") == "came\n"
 
 
-def test_refusals(node: NodeUnderTest) -> None:
-    node.run("always", "true", restartPolicy="Always")
-    node.run("other-image", "true", container={"image": "nginx:1"})
-    status = node.ended("always")
-    assert status["reason"] == "NotSupported"
-    assert "restartPolicy" in status["message"]
-    eventually(lambda: state(node.status("other-image"))["waiting"]["reason"] == "ErrImagePull", 20)
-    assert "--image" in state(node.status("other-image"))["waiting"]["message"]
-    assert node.status("other-image")["phase"] == "Pending"
-    node.cluster.kubectl("delete", "pod", "other-image", "--timeout=20s")
-
-
 def test_logs(node: NodeUnderTest) -> None:
     script = "echo one; sleep 0.5; echo two >&2; sleep 0.5; echo three"  # two pipes keep no order
     node.run("logs", "sh", "-c", script)

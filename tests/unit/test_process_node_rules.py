@@ -82,7 +82,11 @@ def test_resource_fields_round_up_and_fall_back_to_the_node() -> None:
         (pod({"lifecycle": {"preStop": {}}}), "lifecycle"),
         (pod({"tty": True}), "tty"),
         (pod({"securityContext": {"privileged": True}}), "privileged"),
+        (pod({"ports": [{"containerPort": 80, "hostPort": 8080}]}), "hostPort 8080"),
+        (pod({"env": [{"name": "A", "valueFrom": {"fileKeyRef": {}}}]}), "env[A]: fileKeyRef"),
         (pod(ephemeralContainers=[{}]), "ephemeralContainers"),
+        (pod(resourceClaims=[{"name": "gpu"}]), "resourceClaims"),
+        (pod(os={"name": "windows"}), "spec.os.name is windows"),
         (pod(volumes=[{"name": "v", "nfs": {}}]), "volumes[v]: nfs"),
         (pod(volumes=[{"name": "v", "projected": {"sources": [{"x": {}}]}}]), "projected x"),
         (
@@ -97,7 +101,9 @@ def test_refusals_name_the_field(refused: dict[str, Any], words: str) -> None:
 
 def test_restricted_pods_are_taken() -> None:
     context = {"runAsNonRoot": True, "readOnlyRootFilesystem": True}
-    assert support.refusal(pod({"securityContext": context}, hostNetwork=True)) is None
+    ports = [{"containerPort": 80, "hostPort": 80}, {"containerPort": 81}]
+    restricted = pod({"securityContext": context, "ports": ports}, hostNetwork=True)
+    assert support.refusal(restricted) is None
 
 
 @pytest.mark.parametrize(
@@ -148,6 +154,26 @@ def test_a_disruption_is_a_condition_of_a_failed_pod() -> None:
     conditions = {c["type"]: c for c in built["conditions"]}
     assert built["phase"] == "Failed"
     assert conditions["DisruptionTarget"]["status"] == "True"
+
+
+def test_what_the_node_cant_run_is_pending_and_says_why() -> None:
+    waiting: status.State = {"waiting": {"reason": "NotSupported", "message": "no probes"}}
+    facts = status.Facts({"podIP": "a", "hostIP": "b"}, {}, status.now(), {"c0": waiting})
+    built = status.build(pod(), facts, status.Verdict(True, waiting=True))
+    assert built["phase"] == "Failed", "a pod that is deleted while it waits still ends"
+    verdict = status.Verdict(waiting=True, reason="NotSupported", message="no probes")
+    built = status.build(pod(), facts, verdict)
+    conditions = {c["type"]: c for c in built["conditions"]}
+    assert (built["phase"], built["reason"], built["message"]) == (
+        "Pending",
+        "NotSupported",
+        "no probes",
+    )
+    assert conditions["Ready"]["status"] == "False"
+    assert (conditions["Ready"]["reason"], conditions["Ready"]["message"]) == (
+        "NotSupported",
+        "no probes",
+    )
 
 
 def test_gpus_are_handed_out_once() -> None:

@@ -19,9 +19,11 @@ class Verdict:
     """What the node itself has decided about a pod, beyond what its containers' states say."""
 
     failed: bool = False
-    """The pod failed whatever its containers did: refused, too late, or stopped by the node."""
+    """The pod failed whatever its containers did: too late, or stopped by the node."""
     reason: str | None = None
     message: str | None = None
+    waiting: bool = False
+    """The node can't run the pod as it is; reason and message say why. It stays Pending."""
     disrupted: str | None = None
     """Message of the DisruptionTarget condition: the node and not the pod caused the failure."""
 
@@ -67,7 +69,10 @@ def build(pod: Object, facts: Facts, verdict: Verdict) -> Object:
     running = all("running" in states.get(c["name"], {}) for c in main)
     ready = running and not finished
     why = ("PodCompleted" if reached == "Succeeded" else "PodFailed") if finished else None
+    if verdict.waiting and not finished:
+        why = verdict.reason
     why_not = None if ready else why or "ContainersNotReady"
+    obstacle = (verdict.message or "") if verdict.waiting and not finished else ""
     previous = {c["type"]: c for c in (pod.get("status") or {}).get("conditions") or ()}
 
     def condition(kind: str, true: bool, reason: str | None = None, message: str = "") -> Object:
@@ -83,14 +88,19 @@ def build(pod: Object, facts: Facts, verdict: Verdict) -> Object:
         return made
 
     conditions = [
-        condition("PodReadyToStartContainers", not finished),
+        condition(
+            "PodReadyToStartContainers",
+            not finished and not verdict.waiting,
+            verdict.reason if obstacle else None,
+            obstacle,
+        ),
         condition(
             "Initialized",
             initialized,
             None if initialized else "ContainersNotInitialized",
         ),
-        condition("ContainersReady", ready, why_not),
-        condition("Ready", ready, why_not),
+        condition("ContainersReady", ready, why_not, obstacle),
+        condition("Ready", ready, why_not, obstacle),
     ]
     if verdict.disrupted:
         reason = "TerminationByKubelet"

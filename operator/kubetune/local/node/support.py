@@ -1,6 +1,7 @@
 """Which pods the process node takes: the allow-list of images, and what it refuses to imitate.
 
-A refused pod fails at once with a sentence, as a pod that half works costs its user more time.
+A refused pod stays Pending with a sentence, as a pod that half works costs its user more time,
+and one that fails is made again at once by its ReplicaSet.
 Settings that only restrict a pod (users, read-only root, dropped capabilities, memory limits)
 are accepted and not enforced: docs/process-node.md says so.
 """
@@ -22,6 +23,7 @@ VOLUME_KINDS = (
 _PROJECTION_KINDS = ("serviceAccountToken", "configMap", "secret", "downwardAPI")
 _HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
 _TERMINAL = ("stdin", "tty")
+_VALUE_SOURCES = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef")
 
 
 def refusal(pod: Object) -> str | None:
@@ -32,6 +34,10 @@ def refusal(pod: Object) -> str | None:
             f"spec.restartPolicy is {spec.get('restartPolicy')}: the process node runs pods once; "
             "set it to Never and let a Job make new pods"
         )
+    if (system := (spec.get("os") or {}).get("name", "linux")) != "linux":
+        return f"spec.os.name is {system}: the process node runs programs of this machine"
+    if spec.get("resourceClaims"):
+        return "spec.resourceClaims: the process node has no device drivers; ask for nvidia.com/gpu"
     if spec.get("ephemeralContainers"):
         return "spec.ephemeralContainers: the process node has none; debug with kubectl logs"
     for where in ("initContainers", "containers"):
@@ -59,6 +65,16 @@ def _container_refusal(container: Object) -> str | None:
         return "volumeDevices: the process node has no block devices; use volumeMounts"
     if (container.get("securityContext") or {}).get("privileged"):
         return "securityContext.privileged: the process node gives no extra rights; remove it"
+    for port in container.get("ports") or ():
+        if port.get("hostPort") and port["hostPort"] != port["containerPort"]:
+            return (
+                f"ports: hostPort {port['hostPort']} is not containerPort {port['containerPort']}: "
+                "processes listen on the machine's own ports; set both to the same"
+            )
+    for variable in container.get("env") or ():
+        for kind in variable.get("valueFrom") or ():
+            if kind not in _VALUE_SOURCES:
+                return f"env[{variable['name']}]: {kind}: use {', '.join(_VALUE_SOURCES)}"
     return None
 
 

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 HOST_ADDRESS = "127.0.0.1"
 _RETRY = 2.0
 """Seconds until a missing ConfigMap, Secret or volume is looked for again."""
+_LONGEST_RETRY = 300.0
+"""Most seconds between two tries of a start at which the node itself failed."""
 _COALESCE = 0.05
 """Seconds to collect changes in before a status is sent; a short pod then costs one write."""
 
@@ -62,6 +64,7 @@ class PodWorker:
         self.gone = False
         self.node_stopping = False
         self.changed = asyncio.Event()
+        self._updated = asyncio.Event()
         self._dirty = asyncio.Event()
         self._ended = reported.get("phase") in status.FINISHED
         if not self._ended and (self.folder / "pod.json").exists():
@@ -72,7 +75,8 @@ class PodWorker:
 
     def update(self, pod: Object) -> None:
         """Take a newer version of the pod's object."""
-        self.pod = pod
+        self.pod = self._launch.pod = pod
+        self._updated.set()
         self.changed.set()
 
     def forget(self) -> None:
@@ -105,7 +109,7 @@ class PodWorker:
             await self._delete_object()
 
     async def _run_or_stop(self) -> None:
-        body = asyncio.create_task(self._execute())
+        body = asyncio.create_task(self._execute_patiently())
         body.add_done_callback(lambda _: self.changed.set())
 
         def interrupted() -> bool:
@@ -136,15 +140,30 @@ class PodWorker:
             verdict = status.Verdict(failed=True, reason="DeadlineExceeded", message=message)
         await self._terminate(verdict)
 
+    async def _execute_patiently(self) -> None:
+        """Run the pod; where the node itself fails before any container ran, try again later."""
+        wait = _RETRY
+        while True:
+            try:
+                return await self._execute()
+            except Exception as error:
+                if self._begun():
+                    raise
+                logger.exception("pod %s can't be started", self._name())
+                text = f"the process node failed: {error!r}; its log has more"
+            # Never a failed pod, which a ReplicaSet would replace at once, for ever.
+            self._wait_with("NodeError", text, environment.all_containers(self.pod))
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _LONGEST_RETRY)
+
     async def _execute(self) -> None:
         """Run the pod's containers to their ends; what already ran or runs is picked up."""
         spec = self.pod["spec"]
-        if reason := support.refusal(self.pod):
-            self.verdict = status.Verdict(failed=True, reason="NotSupported", message=reason)
-            return
-        await self._check_images()
+        if not self._begun():
+            # What runs already was taken, and goes on whatever was added to its object.
+            await self._until_possible()
         await self._take_gpus()
-        self._dirty.set()
+        self._go_on()
         for container in spec.get("initContainers") or ():
             if await self._run(container) != 0:
                 return
@@ -152,19 +171,57 @@ class PodWorker:
             for container in spec["containers"]:
                 group.create_task(self._run(container))
 
-    async def _check_images(self) -> None:
-        known = self._launch.environments()
-        unknown = [c for c in environment.all_containers(self.pod) if c["image"] not in known]
-        if not unknown:
-            return
-        for container in unknown:
-            message = support.unknown_image(container["image"], self.node.images)
-            self._set(container, {"waiting": {"reason": "ErrImagePull", "message": message}})
-        await asyncio.Event().wait()  # only the pod's deletion ends this
+    def _begun(self) -> bool:
+        """Whether any container was ever started."""
+        ended = any("terminated" in state for state in self.facts.states.values())
+        known = any(attempt.known for attempt in self.attempts.values())
+        return ended or known or bool(self.reported_running)
+
+    async def _until_possible(self) -> None:
+        """Return once the node can run the pod; until then it is Pending and says why.
+
+        It isn't failed: the controllers of Deployments, DaemonSets and StatefulSets make a new pod
+        for a failed one at once. The pod's change, as of its image, or its deletion ends this.
+        """
+        while True:
+            self._updated.clear()
+            containers = environment.all_containers(self.pod)
+            known = self._launch.environments()
+            unknown = [c for c in containers if c["image"] not in known]
+            if reason := support.refusal(self.pod):
+                self._wait_with("NotSupported", reason, containers)
+            elif unknown:
+                for container in unknown:
+                    message = support.unknown_image(container["image"], self.node.images)
+                    self._wait_with("ErrImagePull", message, [container])
+            else:
+                self.facts.images = {name: str(folder) for name, folder in known.items()}
+                return
+            await self._updated.wait()
+
+    def _wait_with(self, reason: str, message: str, containers: list[Object]) -> None:
+        """Show the containers, and with them the pod, as held up."""
+        verdict = status.Verdict(waiting=True, reason=reason, message=message)
+        if verdict != self.verdict:
+            self.verdict = verdict
+            self._dirty.set()
+        for container in containers:
+            self._set(container, {"waiting": {"reason": reason, "message": message}})
+
+    def _go_on(self) -> None:
+        """Take back what ``_wait_with`` has shown."""
+        self.verdict = status.Verdict()
+        waiting = [name for name, state in self.facts.states.items() if "waiting" in state]
+        for name in waiting:
+            del self.facts.states[name]
+        self._dirty.set()
 
     async def _take_gpus(self) -> None:
-        # The scheduler may count another pod's GPUs as free a moment before that pod's end here.
-        while not self.node.gpus.take(self.uid, gpus_of(self.pod)):  # noqa: ASYNC110
+        # The scheduler may count another pod's GPUs as free a moment before that pod's end here,
+        # and a pod that names its node was never counted.
+        while not self.node.gpus.take(self.uid, wanted := gpus_of(self.pod)):
+            message = f"the pod needs {wanted} GPUs: not as many are free on the process node"
+            self._wait_with("GpusTaken", message, environment.all_containers(self.pod))
             await asyncio.sleep(_RETRY)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "home").mkdir(exist_ok=True)
