@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -64,6 +65,11 @@ RECONCILED_KINDS = frozenset(
 )
 
 
+def utc_now() -> datetime:
+    """The time by this machine's clock."""
+    return datetime.now(UTC)
+
+
 class Reconciler:
     """Brings one object at a time closer to what its spec says."""
 
@@ -77,7 +83,9 @@ class Reconciler:
         queue: WorkQueue,
         settings: Settings,
         install_id: str,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        self._now = clock
         self._cache = cache
         self._client = client
         self._workspaces = workspaces
@@ -149,7 +157,7 @@ class Reconciler:
                 case "Evaluation":
                     status, requeue_after = await self._evaluation(key, body)
                 case "ComputeTarget" | "ClusterComputeTarget":
-                    decision = compute_target.decide(await self._target(body), _now())
+                    decision = compute_target.decide(await self._target(body), self._now())
                     status, requeue_after = decision.status or old, decision.requeue_after
                 case _:
                     status, requeue_after = await self._inspect(key, body)
@@ -163,7 +171,7 @@ class Reconciler:
         decision = Decision()
         for _ in range(MAX_ROUNDS):
             resource = parse(body | {"status": status})
-            now = _now()
+            now = self._now()
             match key.kind:
                 case "Dataset":
                     observed = await self._inspected.dataset(resource)
@@ -195,7 +203,7 @@ class Reconciler:
             observed = await self._jobs.observe(
                 resource, fresh, learned, self.poller.tracked(run_key)
             )
-            decision = fine_tune_job.decide(observed, _now())
+            decision = fine_tune_job.decide(observed, self._now())
             status = decision.status if decision.status is not None else status
             changed = await self._act(body, decision, status, observed.target.spec)
             before = learned
@@ -216,7 +224,7 @@ class Reconciler:
             body = self._cache.get(*key) or body
             resource = parse(body | {"status": status})
             observed = await self._evaluations.observe(resource, learned)
-            decision = evaluation.decide(observed, _now())
+            decision = evaluation.decide(observed, self._now())
             status = decision.status if decision.status is not None else status
             changed = await self._act(body, decision, status, observed.target.spec)
             before = learned
@@ -240,10 +248,10 @@ class Reconciler:
         try:
             return await self._actor.run(body, decision.actions, target)
         except StartRefusedError as refused:
-            told = start_refused(status, refused.error, generation, _now())
+            told = start_refused(status, refused.error, generation, self._now())
             raise _RefusedError(*told) from refused
         except BackendError as error:
-            raise _RefusedError(*stop_refused(status, error, generation, _now())) from error
+            raise _RefusedError(*stop_refused(status, error, generation, self._now())) from error
 
     async def _target(self, body: JsonObject) -> ObservedTarget:
         target = parse(body)
@@ -347,7 +355,3 @@ def _is_over(body: JsonObject) -> bool:
         and "ttlSecondsAfterFinished" not in body["spec"]
         and status.get("phase") != Phase.FAILED
     ) or ("deletionTimestamp" in metadata and FINALIZER not in (metadata.get("finalizers") or ()))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
