@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any, cast
 
 import kopf
 
 from kubetune.api import GROUP, VERSION
 from kubetune.api.kinds import BY_KIND, KINDS
-from kubetune.clients.kubernetes import WatchSession, open_watch_session
+from kubetune.clients.watching import WatchSession, open_watch_session
 from kubetune.metrics import LAST_EVENT
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of, owner_key
@@ -24,6 +25,7 @@ from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import RECONCILED_KINDS
 
 JsonObject = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 KUBERNETES_KINDS = {
     ("batch", "v1", "jobs"): "Job",
@@ -62,6 +64,24 @@ class Feed:
         self._cache.remove(body)
         self._wake(body, ours=False)
 
+    def listed(
+        self, kind: str, namespace: str | None, found: Mapping[tuple[str, str], str], version: int
+    ) -> None:
+        """A watch was begun, or begun anew, with a list: what that hasn't is gone.
+
+        Of ``namespace`` or, when None, of the whole cluster. ``found`` has uids by namespace and
+        name, ``version`` is the list's resourceVersion. The watch itself tells of deletions only
+        while it lasts.
+        """
+        LAST_EVENT.set(time.time())
+        lost = self._cache.missing(kind, namespace, found, version)
+        for body in lost:
+            self._cache.remove(body, version)
+        if lost:
+            logger.info("%d %s were deleted while their watch was down", len(lost), kind)
+        for body in lost:
+            self._wake(body, ours=False)
+
     def _wake(self, body: JsonObject, ours: bool) -> None:
         key = key_of(body)
         if not ours:
@@ -91,7 +111,7 @@ def build_registry(feed: Feed) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> WatchSession:
-        return open_watch_session()
+        return open_watch_session(WATCHED, feed)
 
     def watch(group: str, version: str, plural: str, kind: str) -> None:
         @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}-event")

@@ -134,9 +134,10 @@ class Reconciler:
         try:
             requeue_after = await self._reconcile(key, body)
         except (NotFoundError, ConflictError) as error:
-            # The object, or what we know of it, is out of date; the watch will tell more.
+            # The object, or what we know of it, is out of date.
             RECONCILES.labels(key.kind, "stale").inc()
             logger.info("%s %s/%s is out of date: %s", *key, error)
+            await self._read_anew(key, body)
             raise
         except Exception:
             RECONCILES.labels(key.kind, "error").inc()
@@ -313,6 +314,13 @@ class Reconciler:
         self._learned.pop(key, None)
         self._queue.forget(key)
 
+    async def _read_anew(self, key: Key, body: JsonObject) -> None:
+        """Don't wait for the watch, which may be down, to learn what became of an object."""
+        try:
+            self._cache.put(await self._client.get(*key), ours=False)
+        except NotFoundError:
+            self._cache.drop(body)
+
     async def _write(self, key: Key, old: JsonObject, status: JsonObject) -> None:
         patch, before = status_patch(old, status), self._cache.get(*key)
         if patch is None or before is None:
@@ -320,7 +328,8 @@ class Reconciler:
         try:
             written = await self._client.patch(*key, patch, subresource="status")
         except NotFoundError:
-            # Deleted while we looked: nobody is left to tell.
+            # Deleted while we looked: nobody is left to tell, but runs may be left to end.
+            self._cache.drop(before)
             return
         unseen = _declared(written) != _declared(before)
         self._cache.put(written)

@@ -53,6 +53,9 @@ class PolledCache:
         self._items["Job"].append(body)
         return True
 
+    def drop(self, body: JsonObject) -> None:
+        self._items["Job"] = [item for item in self._items["Job"] if item != body]
+
     def _owned(self, kind: str, uid: str) -> list[JsonObject]:
         return [
             item

@@ -49,6 +49,27 @@ def test_late_news_of_a_predecessor_changes_nothing() -> None:
     assert (cache.get(*JOB) or {})["metadata"]["uid"] == "second"
 
 
+def test_what_is_gone_comes_back_only_when_it_is_newer() -> None:
+    """An event or the answer to our own write may come after the news of the deletion."""
+    cache = ObjectCache()
+    cache.put(tuning(10, "a"))
+    assert cache.remove(tuning(12, "a"))
+    assert not cache.put(tuning(11, "a"))
+    assert cache.get(*JOB) is None
+    assert not cache.remove(tuning(30, "b", uid="u2")), "unknown here, its creation is on its way"
+    assert not cache.put(tuning(29, "b", uid="u2"))
+    assert cache.put(tuning(13, "a")), "selected again, after its label was away"
+
+
+def test_a_drop_is_told() -> None:
+    cache, told = ObjectCache(), list[str]()
+    cache.put(tuning(10, "a"))
+    cache.on_change = lambda item, ours: told.append(item["metadata"]["name"])
+    cache.drop(tuning(10, "a"))
+    cache.drop(tuning(10, "a"))
+    assert told == ["tune"]
+
+
 def test_dependents_follow_the_references() -> None:
     cache = ObjectCache()
     cache.put(tuning(1, "a"))

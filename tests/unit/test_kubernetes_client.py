@@ -11,8 +11,11 @@ from kubetune.clients.kubernetes import (
     ApiError,
     KubernetesClient,
     NotFoundError,
-    open_watch_session,
 )
+from kubetune.clients.watching import open_watch_session
+from kubetune.handlers import Feed
+from kubetune.observe.cache import ObjectCache
+from kubetune.queue import WorkQueue
 
 
 class Cluster:
@@ -90,9 +93,10 @@ async def test_a_rotated_token_is_read_anew(cluster: Cluster, client: Kubernetes
 
 async def test_watch_sessions_are_as_new_as_their_credentials(cluster: Cluster):
     """By this kopf knows that a log-in has found nothing but what was refused before."""
-    before, again = open_watch_session(), open_watch_session()
+    feed = Feed(ObjectCache(), WorkQueue())
+    before, again = open_watch_session((), feed), open_watch_session((), feed)
     cluster.hand_out("second")
-    renewed = open_watch_session()
+    renewed = open_watch_session((), feed)
     try:
         assert before == again
         assert before != renewed

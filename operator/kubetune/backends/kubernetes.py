@@ -47,6 +47,10 @@ class JobCache(Protocol):
         """Take in an object that was just created or read, before the watch shows it."""
         ...
 
+    def drop(self, body: JsonObject) -> None:
+        """Forget an object that turned out to be gone, and have its owner look again."""
+        ...
+
 
 class KubernetesBackend:
     """Runs as Jobs in this cluster.
@@ -172,9 +176,23 @@ class KubernetesBackend:
         options = {"propagationPolicy": propagation, "preconditions": {"uid": metadata["uid"]}}
         try:
             await self._client.request("DELETE", path, body=options)
-        except (NotFoundError, ConflictError):
-            # Gone, or another object has the name by now.
-            return
+        except NotFoundError:
+            # Its watch was down, or is slower than we are.
+            self._cache.drop(item)
+        except ConflictError:
+            if await self._has_its_name(item):
+                raise
+            self._cache.drop(item)
+
+    async def _has_its_name(self, item: JsonObject) -> bool:
+        """Whether it is still this object, and not a successor, that has its name."""
+        metadata = item["metadata"]
+        kind = item.get("kind", "Job")
+        try:
+            found = await self._client.get(kind, metadata["namespace"], metadata["name"])
+        except NotFoundError:
+            return False
+        return found["metadata"]["uid"] == metadata["uid"]
 
 
 def _is_owned(item: JsonObject, owner: Owner) -> bool:

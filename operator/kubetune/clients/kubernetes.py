@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
@@ -196,7 +196,7 @@ class KubernetesClient:
             return self._session
 
 
-class _Answer(aiohttp.ClientResponse):
+class Answer(aiohttp.ClientResponse):
     """An answer read by pydantic's parser: less CPU than json's, and recurring texts shared."""
 
     async def json(self, **options: Any) -> Any:
@@ -204,7 +204,11 @@ class _Answer(aiohttp.ClientResponse):
         return from_json(await self.read()) if self.ok else await super().json(**options)
 
 
-def open_session(connection: kopf.ConnectionInfo) -> aiohttp.ClientSession:
+def open_session(
+    connection: kopf.ConnectionInfo,
+    answers: type[Answer] = Answer,
+    middlewares: Sequence[aiohttp.ClientMiddlewareType] = (),
+) -> aiohttp.ClientSession:
     """A session with these credentials, for full URLs; to be called in the event loop."""
     return aiohttp.ClientSession(
         headers={**connection.as_http_headers(), "User-Agent": "kubetune"},
@@ -216,30 +220,8 @@ def open_session(connection: kopf.ConnectionInfo) -> aiohttp.ClientSession:
         proxy=connection.proxy_url,
         trust_env=connection.trust_env,
         timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS, connect=10),
-        response_class=_Answer,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WatchSession(kopf.AiohttpSession):
-    """A session for kopf, which closes it and, after a 401, asks for another.
-
-    Equal when the credentials are: kopf gives up on those that were refused before, where it
-    would try a session that only looks new without end.
-    """
-
-    aiohttp_session: aiohttp.ClientSession = field(compare=False)
-    connection: kopf.ConnectionInfo
-
-
-def open_watch_session() -> WatchSession:
-    """A session for kopf's watches with the credentials that are valid now."""
-    connection = find_connection()
-    return WatchSession(
-        server=connection.server,
-        default_namespace=connection.default_namespace,
-        aiohttp_session=open_session(connection),
-        connection=connection,
+        response_class=answers,
+        middlewares=middlewares,
     )
 
 

@@ -7,7 +7,7 @@ next reconcile doesn't have to wait for the watch; an older version never replac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kubetune.names import OWNER_KIND, OWNER_NAME
@@ -16,6 +16,8 @@ from kubetune.queue import Key
 
 JsonObject = dict[str, Any]
 CHILD_KINDS = frozenset({"Job", "Pod"})
+REMEMBERED_AS_GONE = 10_000
+"""Objects; news of one that is gone can only be late by the time of a request."""
 
 
 class ObjectCache:
@@ -30,6 +32,8 @@ class ObjectCache:
         self._references: dict[Key, frozenset[Key]] = {}
         self._dependents: dict[Key, set[Key]] = defaultdict(set)
         """Referenced key -> keys of the objects that name it."""
+        self._gone: dict[str, int] = {}
+        """The version at which an object was gone, by uid, the latest last."""
 
     def get(self, kind: str, namespace: str, name: str) -> JsonObject | None:
         """The object, or None."""
@@ -56,13 +60,15 @@ class ObjectCache:
         return tuple(self._dependents.get(key, ()))
 
     def put(self, body: JsonObject, *, ours: bool = True) -> bool:
-        """Store an object; False when the stored one is as new or newer.
+        """Store an object; False when the stored one is as new or newer, or it is gone since.
 
         ``ours`` is the answer to our own write: who wrote it doesn't have to be told of it.
         """
         key = key_of(body)
         known = self._objects.get(key)
-        if known is not None and not _newer(body, known):
+        if known is not None and version_of(body) <= version_of(known):
+            return False
+        if version_of(body) <= self._gone.get(body["metadata"]["uid"], -1):
             return False
         body["metadata"].pop("managedFields", None)
         if known is not None:
@@ -78,14 +84,43 @@ class ObjectCache:
         self.on_change(body, ours)
         return True
 
-    def remove(self, body: JsonObject) -> None:
-        """Forget a deleted object, unless another of its name has taken its place."""
+    def remove(self, body: JsonObject, version: int | None = None) -> bool:
+        """Forget an object that is gone; False when it wasn't here, as when another took its name.
+
+        ``version`` is that of what showed it to be gone, by default the object's own. The answer
+        to a write or an event may be on its way still: what is not newer comes back no more.
+        """
+        uid = body["metadata"]["uid"]
+        self._gone[uid] = max(version or version_of(body), self._gone.pop(uid, -1))
+        while len(self._gone) > REMEMBERED_AS_GONE:
+            del self._gone[next(iter(self._gone))]
         key = key_of(body)
         known = self._objects.get(key)
-        if known is None or known["metadata"]["uid"] != body["metadata"]["uid"]:
-            return
+        if known is None or known["metadata"]["uid"] != uid:
+            return False
         self._unlink(key, known)
         del self._objects[key]
+        return True
+
+    def drop(self, body: JsonObject) -> None:
+        """Forget an object of which the API server knows nothing, and tell who depends on it."""
+        if self.remove(body):
+            self.on_change(body, False)
+
+    def missing(
+        self, kind: str, namespace: str | None, found: Mapping[tuple[str, str], str], version: int
+    ) -> list[JsonObject]:
+        """Objects of a kind, of one namespace or all, that a list of this version hasn't.
+
+        ``found`` has the uids of what it has, by namespace and name. What is newer than the list
+        was put in after it.
+        """
+        return [
+            body
+            for body in self.of_kind(kind, namespace)
+            if version_of(body) <= version
+            and found.get(key_of(body)[1:]) != body["metadata"]["uid"]
+        ]
 
     def _unlink(self, key: Key, body: JsonObject) -> None:
         owner = controller_uid(body)
@@ -126,7 +161,7 @@ def controller_uid(body: JsonObject) -> str | None:
     return None
 
 
-def _newer(body: JsonObject, known: JsonObject) -> bool:
-    # Also between an object and its successor of the same name, whose version is higher.
+def version_of(body: JsonObject) -> int:
+    """The version of an object, higher for each later one, also for a successor of its name."""
     # Comparable since Kubernetes 1.35; before, they were etcd's increasing revisions anyway.
-    return int(body["metadata"]["resourceVersion"]) > int(known["metadata"]["resourceVersion"])
+    return int(body["metadata"]["resourceVersion"])
