@@ -259,7 +259,7 @@ def test_what_a_workspace_offers(client: Any, stand_in: StandIn) -> None:
     (label,) = client.list_all_accelerator_node_labels().accelerator_node_label
     assert (label.label_value, label.max_gpu_per_workload) == ("nvidia-a100", "4")
     stand_in.start_run(stand_in.add_job("a", cpu=2, memory=4, nvidia_gpu=1).id)
-    (quota,) = client.list_users_quota().users_quota
+    (quota,) = client.list_users_quota().user_quota
     assert (quota.quota_usage.cpu, quota.quota_usage.nvidia_gpu) == ("2", "1")
     stand_in.behaviour.no_labels = True
     refused(client.list_all_accelerator_node_labels, 404, 5)

@@ -58,7 +58,7 @@ def test_experiments_by_rest(client: Any, stand_in: StandIn) -> None:
     assert made.id != elsewhere.id
     assert [one.name for one in client.list_experiments(project).experiments] == ["größe"]
     refused(lambda: client.get_experiment(project, elsewhere.id), 404, 5)
-    body = {"name": "first", "tags": [{"key": "a", "value": "1"}]}
+    body = {"tags": [{"key": "a", "value": "1"}]}
     run = client.create_experiment_run(body, project, made.id)
     assert (run.status, pairs(run.data.tags)["a"]) == ("EXPERIMENT_RUN_RUNNING", "1")
     batch = {
@@ -134,7 +134,7 @@ def test_each_registration_makes_a_version(
     assert (pairs(version.tags), version.notes) == ({"digest": "d"}, "first")
     (model,) = client.list_registered_models(search_filter='{"model_name": "mine"}').models
     assert (model.name, model.model_id) == ("it's mine", first.model_id)
-    change = {"version_id": version.model_version_id, "notes": "better"}
+    change = {"model_version_id": version.model_version_id, "notes": "better"}
     assert client.update_registered_model_version(change, model.model_id).notes == "better"
     change = {"model_id": model.model_id, "visibility": "PUBLIC"}
     assert client.update_registered_model(change).visibility == "PUBLIC"

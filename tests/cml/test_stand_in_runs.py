@@ -65,13 +65,13 @@ def test_a_run_follows_its_script(client: Any, stand_in: StandIn, clock: ManualC
         project, ".kubetune/runs/key-1/outcome-2.json", _preload_content=False
     )
     assert json.loads(answer.data) == {"reason": "OutOfMemory", "name": "a job"}
-    (row,) = client.list_usage().usage
+    (row,) = client.list_usage().usage_response
     assert (row.id, row.name, row.status, row.duration) == (run.id, "a job", "failed", "35")
     assert (row.oom_killed, row.k8s_info.k8s_exit_code, row.k8s_info.k8s_reason) == (
         True, 137, "OOMKilled")  # fmt: skip
     assert row.message == "Engine exited with status 1."
     stand_in.behaviour.no_usage = True
-    assert client.list_usage().usage == []
+    assert client.list_usage().usage_response == []
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_kernel_fails(client: Any, stand_in: StandIn, source: str, says: str) 
     run = stand_in.start_run(stand_in.add_job("a", script="fail.py").id)
     assert ended(stand_in, run.id).status == "ENGINE_FAILED"
     assert says in stand_in.log(run.id)
-    (row,) = client.list_usage().usage
+    (row,) = client.list_usage().usage_response
     assert (row.status, row.k8s_info.k8s_exit_code) == ("failed", 1)
 
 
@@ -256,7 +256,7 @@ def test_an_environment_that_the_system_refuses_fails_the_run(
     stand_in.mode = "process"
     run = stand_in.start_run(stand_in.add_job("a").id, {"PLAN": "x" * 200_000})
     assert ended(stand_in, run.id).status == "ENGINE_FAILED"
-    assert "can't start: Argument list too long" in client.list_usage().usage[0].message
+    assert "can't start: Argument list too long" in client.list_usage().usage_response[0].message
 
 
 STUBBORN = """\

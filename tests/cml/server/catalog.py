@@ -44,6 +44,16 @@ def label(key: str, value: str, number: str, gpus: int, per_workload: int) -> di
     }
 
 
+def quota_row(user: str, used: dict[str, str], configured: dict[str, str]) -> dict[str, Any]:
+    """The quota of a user and what of it is in use."""
+    page = f"/{user}"
+    return {
+        "user": {"id": 12, "html_url": page, "url": page, "name": user.title(), "user_name": user},
+        "quota_usage": used,
+        "quota_configured": configured,
+    }
+
+
 def _runtimes() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for editor in ("PBJ Workbench", "JupyterLab"):
@@ -67,7 +77,8 @@ def _addons() -> list[dict[str, Any]]:
             "display_name": "Hadoop CLI - CDP 7.2.18",
             "status": "AVAILABLE",
             "manageable": True,
-            "id": "1",
+            "created_at": _MADE,
+            "id": 1,
             "reason": "",
         }
     ]
@@ -85,6 +96,8 @@ class Catalog:
     quota: dict[str, str] = field(
         default_factory=lambda: {"cpu": "64", "memory": "512", "nvidia_gpu": "8"}
     )
+    other_quotas: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Rows of other users, which an admin's key sees."""
 
     def runtime(self, identifier: str) -> dict[str, Any]:
         """A runtime, or the refusal that there is none."""
@@ -122,8 +135,5 @@ class Catalog:
 
     def user_quota(self, cpu: float, memory: float, gpus: int) -> dict[str, Any]:
         """The quota row of the user, with what active workloads use."""
-        return {
-            "username": USER["username"],
-            "quota_usage": {"cpu": f"{cpu:g}", "memory": f"{memory:g}", "nvidia_gpu": str(gpus)},
-            "quota_configured": self.quota,
-        }
+        used = {"cpu": f"{cpu:g}", "memory": f"{memory:g}", "nvidia_gpu": str(gpus)}
+        return quota_row(USER["username"], used, self.quota)

@@ -78,12 +78,10 @@ def get_experiment_run(call: Call) -> Answer:
 
 
 def create_experiment_run(call: Call) -> Answer:
-    experiment, store, body = _one(call), call.workspace.tracking.store, call.body
+    experiment, store = _one(call), call.workspace.tracking.store
     start = int(call.workspace.clock.now() * 1000)
     with answered():
-        run = store.create_run(
-            experiment.experiment_id, USER["username"], start, [], body.get("name", "")
-        )
+        run = store.create_run(experiment.experiment_id, USER["username"], start, [], "")
         _log(call, run.info.run_id)
         return _run_shown(call, store.get_run(run.info.run_id))
 
@@ -92,7 +90,7 @@ def update_experiment_run(call: Call) -> Answer:
     from mlflow.entities import RunStatus
 
     run, body = _run(call), call.body
-    if fixed := set(body) - {"status", "end_time", "name", "id", "project_id", "experiment_id"}:
+    if fixed := set(body) - {"status", "end_time", "id", "experiment_id"}:
         raise invalid(f"{', '.join(sorted(fixed))} of an experiment run can't be changed")
     status = body.get("status", "").removeprefix(_PREFIX) or run.info.status
     end = run.info.end_time
@@ -103,9 +101,7 @@ def update_experiment_run(call: Call) -> Answer:
             raise invalid(f"end_time is no time: {body['end_time']}") from error
     store = call.workspace.tracking.store
     with answered():
-        store.update_run_info(
-            run.info.run_id, RunStatus.from_string(status), end, body.get("name") or None
-        )
+        store.update_run_info(run.info.run_id, RunStatus.from_string(status), end, None)
         return _run_shown(call, store.get_run(run.info.run_id))
 
 
@@ -123,7 +119,7 @@ def get_experiment_run_metrics(call: Call) -> Answer:
             run.info.run_id, call.path["metric_key"]
         )
     rows = sorted(history, key=lambda metric: (metric.step, metric.timestamp))
-    return {"metrics": [metric_shown(metric) for metric in rows], "next_page_token": ""}
+    return {"metrics": [metric_shown(metric) for metric in rows]}
 
 
 def metric_shown(metric: Any) -> dict[str, Any]:
@@ -220,9 +216,8 @@ def _run_shown(call: Call, run: Any) -> dict[str, Any]:
     lost = call.workspace.behaviour.lose_run_tags
     return {
         "id": info.run_id,
-        "name": info.run_name,
-        "project_id": call.project_id,
         "experiment_id": info.experiment_id,
+        "user": USER,
         "status": f"{_PREFIX}{info.status}",
         "start_time": _time(info.start_time),
         "end_time": _time(info.end_time),

@@ -29,12 +29,12 @@ def list_users_quota(call: Call) -> Answer:
         sum(settings.get("memory", 1) for settings in active),
         sum(settings.get("nvidia_gpu", 0) for settings in active),
     )
-    return call.page([row], "users_quota")
+    rows = [*workspace.catalog.other_quotas, row]
+    return {**call.page(rows, "user_quota"), "total_count": str(len(rows))}
 
 
 def list_usage(call: Call) -> Answer:
     workspace = call.workspace
     workspace.settle()
     rows = [] if workspace.behaviour.no_usage else workspace.usage
-    answer = call.page(rows, "usage")
-    return {**answer, "total_count": len(rows)}
+    return {**call.page(rows, "usage_response"), "total_count": str(len(rows))}

@@ -48,8 +48,7 @@ def list_project_files(call: Call) -> Answer:
         }
         for path in found
     ]
-    return call.page(rows[::-1] if call.workspace.behaviour.default_order == "newest" else rows,
-                     "files")  # fmt: skip
+    return {"files": rows[::-1] if call.workspace.behaviour.default_order == "newest" else rows}
 
 
 def upload_file(call: Call) -> Answer:

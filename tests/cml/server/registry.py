@@ -97,13 +97,14 @@ def update_registered_model_version(call: Call) -> Answer:
     from mlflow.entities.model_registry import ModelVersionTag
 
     model, registry = _model(call), call.workspace.tracking.registry
-    version = _version_by_id(call, model.name, call.body["version_id"])
+    wanted = call.body["model_version_id"]
+    version = _version_by_id(call, model.name, wanted)
     if "notes" in call.body:
         registry.update_model_version(model.name, version.version, call.body["notes"])
     for tag in call.body.get("tags", []):
         made = ModelVersionTag(tag["key"], tag.get("value", ""))
         registry.set_model_version_tag(model.name, version.version, made)
-    return _version(call, _version_by_id(call, model.name, call.body["version_id"]))
+    return _version(call, _version_by_id(call, model.name, wanted))
 
 
 def delete_registered_model(call: Call) -> Answer:

@@ -39,8 +39,9 @@ def create_model(call: Call) -> Answer:
         "project": workspace.project(call.project_id).short(),
         "registered_model_id": body.get("registered_model_id", ""),
         "visibility": body.get("visibility", "private"),
-        "default_resources": {"cpu_millicores": 1000, "memory_mb": 2048, "nvidia_gpus": 0},
-        "default_replication_policy": {"type": "fixed", "num_replicas": 1},
+        "default_resources": {"cpu_millicores": "1000", "memory_mb": "2048", "nvidia_gpus": "0"},
+        "default_replication_policy": {"type": "fixed", "num_replicas": "1"},
+        "run_as": 0,
         "accelerator_label_id": label,
         "deletion_status": "",
     }
@@ -100,13 +101,13 @@ def stop_model_deployment(call: Call) -> Answer:
     deployment = _deployment(call)
     if deployment.stopped is None:
         deployment.stopped = call.workspace.clock.now()
-    return {}
+    return _shown(call, deployment)
 
 
 def restart_model_deployment(call: Call) -> Answer:
     deployment = _deployment(call)
     deployment.stopped, deployment.started = None, call.workspace.clock.now()
-    return {}
+    return _shown(call, deployment)
 
 
 def _build(call: Call, model: Served, body: Mapping[str, Any]) -> Served:
@@ -118,10 +119,15 @@ def _build(call: Call, model: Served, body: Mapping[str, Any]) -> Served:
             raise invalid(f"file_path {body.get('file_path', '')} does not exist in the project")
         if not body.get("function_name"):
             raise invalid("function_name is required")
-    names = ("comment", "file_path", "function_name", "runtime_identifier",
+    names = ("comment", "file_path", "function_name", "kernel", "runtime_identifier",
              "registered_model_version_id")  # fmt: skip
-    fields = {name: body.get(name, "") for name in names}
-    fields |= {"model_id": model.id, "deletion_status": ""}
+    fields = {name: body.get(name, "") for name in names} | {
+        "model_id": model.id,
+        "creator": USER,
+        "engine_image": "",
+        "runtime_addon_identifiers": body.get("runtime_addon_identifiers", []),
+        "deletion_status": "",
+    }
     return _add(call, "build", (call.project_id, model.id), fields)
 
 

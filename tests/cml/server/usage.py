@@ -17,9 +17,11 @@ def usage_row(run: Run, project: Project, url: str) -> dict[str, Any]:
     if not code and run.status == FAILED:
         code = 1
     reason = _REASONS.get(run.status, "Completed")
+    person = {"id": 12, "name": USER["name"], "user_name": USER["username"]}
     row: dict[str, Any] = {
         "name": run.job_name,
-        "creator": USER,
+        "creator": USER["username"],
+        "group": "",
         "project_name": project.name,
         "cpu": run.settings.get("cpu", 1),
         "memory": run.settings.get("memory", 1),
@@ -28,13 +30,16 @@ def usage_row(run: Run, project: Project, url: str) -> dict[str, Any]:
         "created_at": text(run.created),
         "duration": str(int((run.finished or run.created) - run.created)),
         "status": short(run.status),
+        "creator_info": person,
+        "group_info": None,
+        "project_info": {"id": 3, "slug": project.short()["slug"]},
         "id": run.id,
         "workload_url": f"{url}/{USER['username']}/{project.name}/jobs/{run.job_id}/runs/{run.id}",
         "message": f"Engine exited with status {code}." if code else "",
         "oom_killed": False,
         "k8s_info": {
             "k8s_exit_code": code,
-            "k8s_signal": run.exit_signal,
+            "k8s_signal": str(run.exit_signal or ""),
             "k8s_reason": reason,
             "k8s_message": "",
         },
