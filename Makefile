@@ -2,7 +2,7 @@
 # cache ($KUBETUNE_CACHE). `make` alone lists the targets.
 SHELL := /bin/bash -eu -o pipefail
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart up down test test-fast test-all bench generate lint format clean
+.PHONY: help env quickstart up down test test-fast test-all chaos bench generate lint format clean
 
 # A uv on PATH is used when it runs (a version manager's shim may not), else one is installed here.
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .tools/bin/uv)
@@ -58,6 +58,13 @@ test-fast: $(ENVIRONMENT) ## Run the tests that need no cluster (under a minute)
 
 test-all: $(ENVIRONMENT) ## Run the tests and their long forms
 	@$(PYTEST) $(SPREAD) $(ARGS)
+
+# Schedules of the simulation: a million takes hours.
+SCHEDULES ?= 1000000
+
+chaos: $(ENVIRONMENT) ## Look for faults in simulated schedules (SCHEDULES=<how many>), and kill real operators
+	@.venv/bin/python -m tests.simulation --schedules $(SCHEDULES) $(ARGS)
+	@$(PYTEST) $(SPREAD) tests/chaos
 
 bench: $(ENVIRONMENT) ## Measure the operator against the floor of a bare client
 	@.venv/bin/python -m tests.bench $(ARGS)

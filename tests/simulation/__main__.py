@@ -1,0 +1,63 @@
+"""Look for counterexamples, or tell a schedule as a story; see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+
+from tests.simulation.explorer import Result
+from tests.simulation.hunting import hunt, tell
+from tests.simulation.mendings import MENDINGS
+from tests.simulation.steps import draw_schedule
+
+
+def main() -> int:
+    """1 when something is violated."""
+    options = _options()
+    if options.seed is not None:
+        kept = [int(at) for at in options.steps.split(",")] if options.steps else None
+        result = tell(options.seed, kept, shorter=options.shrink, without=options.without)
+        show(result)
+        return 1 if result.violations else 0
+    began = time.monotonic()
+    found = hunt(options.first, options.schedules, workers=options.workers, without=options.without)
+    took = time.monotonic() - began
+    print(f"{found.schedules} schedules in {took:.0f} s, {len(found.failed)} violate something")
+    counts = Counter(name for names in found.failed.values() for name in names)
+    for name, count in counts.most_common():
+        seeds = [str(seed) for seed, names in found.failed.items() if name in names][:5]
+        print(f"{count:7}  {name}: seeds {', '.join(seeds)}")
+    if found.failed:
+        show(tell(min(found.failed), None, shorter=True, without=options.without))
+    return 1 if found.failed else 0
+
+
+def show(result: Result) -> None:
+    """A schedule as a story in time order, and how to have it told again."""
+    print(f"\nseed {result.seed}")
+    print("\n".join(result.story))
+    for violation in result.violations:
+        print(f"VIOLATED  {violation}")
+    drawn = draw_schedule(result.seed)
+    kept = ",".join(str(drawn.index(step)) for step in result.steps)
+    print(f"again: python -m tests.simulation --seed {result.seed} --steps {kept}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--schedules", type=int, default=10_000, help="how many; default 10,000")
+    parser.add_argument("--first", type=int, default=0, help="the first seed; default 0")
+    parser.add_argument("--workers", type=int, help="processes; default: one for each core")
+    parser.add_argument("--seed", type=int, help="tell the schedule of this seed")
+    parser.add_argument("--steps", help="with --seed: only these steps, as 0,3,5")
+    parser.add_argument("--shrink", action="store_true", help="with --seed: as few as possible")
+    parser.add_argument(
+        "--without", default="", choices=["", *MENDINGS], help="take this mending out"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

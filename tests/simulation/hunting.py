@@ -1,0 +1,110 @@
+"""Spreads many schedules over processes whose sets have one order, so that seeds repeat."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from tests.simulation import mendings
+from tests.simulation.explorer import Result, carry_out, shrink
+from tests.simulation.steps import Step, draw_schedule
+
+CHUNK = 50
+HASH_SEED = "0"
+"""Keys are worked on in the order of sets: this makes it the same in every process."""
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """What came of many schedules."""
+
+    schedules: int
+    failed: dict[int, list[str]]
+    """Violated invariants by seed."""
+
+    def first(self, invariants: Sequence[str]) -> int | None:
+        """The first seed that violates one of these."""
+        seeds = [seed for seed, names in self.failed.items() if set(names) & set(invariants)]
+        return min(seeds, default=None)
+
+
+def hunt(first: int, count: int, *, workers: int | None = None, without: str = "") -> Hunt:
+    """Carry out the schedules of these seeds; ``without`` takes a mending out (mendings.py)."""
+    failed: dict[int, list[str]] = {}
+    starts = range(first, first + count, CHUNK)
+    with _processes(workers) as pool:
+        tasks = [
+            pool.submit(_chunk, start, min(CHUNK, first + count - start), without)
+            for start in starts
+        ]
+        for task in as_completed(tasks):
+            failed.update(task.result())
+    return Hunt(count, dict(sorted(failed.items())))
+
+
+def find(seeds: Sequence[int], invariants: Sequence[str], *, without: str = "") -> Result | None:
+    """The first of these schedules that violates one of the invariants, shrunk and told."""
+    with _processes(None) as pool:
+        tasks = [
+            pool.submit(_first, seeds[at : at + CHUNK], invariants, without)
+            for at in range(0, len(seeds), CHUNK)
+        ]
+        try:
+            return next((found for task in tasks if (found := task.result())), None)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def tell(seed: int, kept: Sequence[int] | None, *, shorter: bool, without: str = "") -> Result:
+    """One schedule as a story: all of it, some of its steps, or as few as violate the same."""
+    with _processes(1) as pool:
+        task: Future[Result] = pool.submit(_tell, seed, kept, shorter, without)
+        return task.result()
+
+
+@contextmanager
+def _processes(workers: int | None) -> Generator[ProcessPoolExecutor]:
+    before = os.environ.get("PYTHONHASHSEED")
+    os.environ["PYTHONHASHSEED"] = HASH_SEED
+    try:
+        with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _silence) as pool:
+            yield pool
+    finally:
+        del os.environ["PYTHONHASHSEED"]
+        if before is not None:
+            os.environ["PYTHONHASHSEED"] = before
+
+
+def _silence() -> None:
+    # Errors of reconciles are part of the schedules; to format tracebacks takes half the time.
+    logging.disable(logging.CRITICAL)
+
+
+def _chunk(first: int, count: int, without: str) -> dict[int, list[str]]:
+    with mendings.taken_out(without):
+        results = (carry_out(seed, draw_schedule(seed)) for seed in range(first, first + count))
+        return {result.seed: result.invariants for result in results if result.violations}
+
+
+def _first(seeds: Sequence[int], invariants: Sequence[str], without: str) -> Result | None:
+    with mendings.taken_out(without):
+        for seed in seeds:
+            result = carry_out(seed, draw_schedule(seed))
+            if set(result.invariants) & set(invariants):
+                return shrink(result, invariants)
+    return None
+
+
+def _tell(seed: int, kept: Sequence[int] | None, shorter: bool, without: str) -> Result:
+    steps: Sequence[Step] = draw_schedule(seed)
+    if kept is not None:
+        steps = [steps[at] for at in kept]
+    with mendings.taken_out(without):
+        result = carry_out(seed, steps, tell=True)
+        return shrink(result, result.invariants) if shorter and result.violations else result

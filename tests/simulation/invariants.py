@@ -1,0 +1,192 @@
+"""What holds once the world is quiet: all faults have healed, and nobody has done anything since.
+
+Those that hold at every moment are in ``ledger``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kubetune.api.conditions import TERMINAL_PHASES, Reason
+from kubetune.names import FINALIZER, JOB, RUN_KEY
+
+from tests.simulation.manifests import TEAM
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+JsonObject = dict[str, Any]
+
+SIGHT_SECONDS = 30.0
+MAX_QUIET_REQUESTS = 60
+RUN_KINDS = ("FineTuneJob", "Evaluation")
+INPUT_KINDS = ("Dataset", "Model", "ComputeTarget")
+
+
+def ready_of(body: JsonObject) -> JsonObject:
+    """Condition Ready, empty when there is none."""
+    conditions: Any = (body.get("status") or {}).get("conditions") or ()
+    return next((item for item in conditions if item["type"] == "Ready"), {})
+
+
+def is_settled(world: World) -> bool:
+    """Whether nothing goes on any more, as far as statuses tell."""
+    if any("deletionTimestamp" in body["metadata"] for body in world.server.objects.values()):
+        return False
+    if any(run.ended is None for run in world.ledger.runs):
+        return False
+    return all(
+        _explains(world, body)
+        for kind in (*RUN_KINDS, *INPUT_KINDS)
+        for body in world.server.of_kind(kind)
+    )
+
+
+def check(world: World) -> None:
+    """Note in the ledger what doesn't hold."""
+    for body in world.server.objects.values():
+        if "deletionTimestamp" in body["metadata"]:
+            world.ledger.violated("deletion ends", f"{_named(body)} is being deleted for ever")
+    for kind in (*RUN_KINDS, *INPUT_KINDS):
+        for body in world.server.of_kind(kind):
+            if not _explains(world, body):
+                world.ledger.violated("a verdict or a stated wait", _standing(body))
+    for body in world.server.of_kind("FineTuneJob"):
+        _check_result(world, body)
+        _check_marks(world, body)
+    _check_versions(world)
+
+
+def check_quiet(world: World, writes: int, requests: int) -> None:
+    """In a stretch of time in which nothing happened nothing was written, and little asked."""
+    if writes:
+        world.ledger.violated(
+            "no write without a change", f"{writes} writes while nothing happened"
+        )
+    if requests > MAX_QUIET_REQUESTS:
+        world.ledger.violated("little is asked in vain", f"{requests} requests in ten minutes")
+
+
+# --- a verdict or a stated wait
+
+
+def _explains(world: World, body: JsonObject) -> bool:
+    """Whether the status is a verdict, or names what it waits for, and that is so."""
+    if "deletionTimestamp" in body["metadata"]:
+        return True
+    status: JsonObject = body.get("status") or {}
+    ready = ready_of(body)
+    if not ready or status.get("observedGeneration") != body["metadata"]["generation"]:
+        return False
+    if body["kind"] in RUN_KINDS:
+        if status.get("phase") in TERMINAL_PHASES:
+            return True
+        if status.get("phase") == "Suspended" and body["spec"].get("suspend"):
+            return True
+        if body["spec"].get("suspend"):
+            return False
+    elif ready["status"] == "True":
+        return True
+    holds = _WAITS.get(ready["reason"])
+    return bool(ready["message"]) and holds is not None and holds(world, body)
+
+
+def _missing(kind: str) -> Callable[[World, JsonObject], bool]:
+    return lambda world, body: not world.server.of_kind(kind)
+
+
+def _not_ready(kind: str) -> Callable[[World, JsonObject], bool]:
+    return lambda world, body: any(
+        ready_of(item).get("status") != "True" for item in world.server.of_kind(kind)
+    )
+
+
+def _model_is_missing(world: World, body: JsonObject) -> bool:
+    return world.server.find("Model", TEAM, "base") is None
+
+
+def _model_is_taken(world: World, body: JsonObject) -> bool:
+    name = ((body["spec"].get("output") or {}).get("modelName")) or ""
+    there = world.server.find("Model", TEAM, name)
+    made_by = ((there or {"metadata": {}})["metadata"].get("annotations") or {}).get(JOB)
+    if there and made_by != body["metadata"]["name"]:
+        return True
+    others = [item for item in world.server.of_kind("FineTuneJob") if item is not body]
+    return any((item["spec"].get("output") or {}).get("modelName") == name for item in others)
+
+
+_WAITS: dict[str, Callable[[World, JsonObject], bool]] = {
+    Reason.TARGET_MISSING: _missing("ComputeTarget"),
+    Reason.DATASET_MISSING: _missing("Dataset"),
+    Reason.MODEL_MISSING: _model_is_missing,
+    Reason.TARGET_NOT_READY: _not_ready("ComputeTarget"),
+    Reason.DATASET_NOT_READY: _not_ready("Dataset"),
+    Reason.MODEL_NOT_READY: _not_ready("Model"),
+    Reason.OUTPUT_MODEL_TAKEN: _model_is_taken,
+}
+"""What may be waited for in a quiet world, and whether it is so."""
+
+
+# --- results
+
+
+def _check_result(world: World, job: JsonObject) -> None:
+    uid, status = job["metadata"]["uid"], job.get("status") or {}
+    runs = [run for run in world.ledger.runs if run.owner == uid]
+    good = [run for run in runs if run.ended and run.ended.result == "succeeded"]
+    phase, name = status.get("phase"), job["metadata"]["name"]
+    result: JsonObject = status.get("result") or {}
+    if phase == "Succeeded" and not good and not result.get("reused"):
+        world.ledger.violated("a verdict has its reason", f"{name} Succeeded without a run")
+    if not good:
+        return
+    first = min(run.ended_at or 0.0 for run in good)
+    for run in runs:
+        if run.started > first + SIGHT_SECONDS:
+            what = f"{run.pod} of {name} starts, though a run succeeded at {first:.0f} s"
+            world.ledger.violated("what succeeded is not repeated", what)
+    if phase in ("Failed", "Cancelled"):
+        verdict, at = world.ledger.verdicts[uid]
+        if first + SIGHT_SECONDS < at and not world.ledger.blind_verdicts.get(uid):
+            reason = (status.get("failure") or {}).get("reason")
+            what = f"{name} {verdict} with {reason} at {at:.0f} s; a run succeeded at {first:.0f} s"
+            world.ledger.violated("a success counts", what)
+    registry = (job["spec"].get("output") or {}).get("registry")
+    if phase == "Succeeded" and registry is not None and not result.get("reused"):
+        versions = [
+            version
+            for version in world.tracker.versions.get(f"{TEAM}-{name}", ())
+            if version.run_id in {run.tracked for run in good}
+        ]
+        if len(versions) != 1:
+            what = f"{len(versions)} versions for {name}, whose run succeeded"
+            world.ledger.violated("registered exactly once", what)
+
+
+def _check_marks(world: World, job: JsonObject) -> None:
+    """What is written outside of status comes back when a PUT has taken it away."""
+    status, metadata = job.get("status") or {}, job["metadata"]
+    if status.get("phase") in TERMINAL_PHASES or not status.get("attempts"):
+        return
+    if RUN_KEY not in (metadata.get("annotations") or {}):
+        world.ledger.violated("marks come back", f"{metadata['name']} has no run key")
+    if FINALIZER not in (metadata.get("finalizers") or ()):
+        world.ledger.violated("marks come back", f"{metadata['name']} has no finalizer")
+
+
+def _check_versions(world: World) -> None:
+    for name, versions in world.tracker.versions.items():
+        runs = [version.run_id for version in versions]
+        if len(set(runs)) != len(runs):
+            world.ledger.violated("registered exactly once", f"{name} has versions of {runs}")
+
+
+def _named(body: JsonObject) -> str:
+    return f"{body['kind']} {body['metadata']['name']}"
+
+
+def _standing(body: JsonObject) -> str:
+    status, ready = body.get("status") or {}, ready_of(body)
+    said = f"{ready.get('reason', 'no reason')}: {ready.get('message', '')}"
+    return f"{_named(body)} stays {status.get('phase', '')} ({said})"

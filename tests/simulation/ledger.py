@@ -1,0 +1,124 @@
+"""What has happened, as the invariants ask for it, and those that hold at every moment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kubetune.api.conditions import TERMINAL_PHASES
+
+if TYPE_CHECKING:
+    from tests.simulation.runs import Run
+    from tests.simulation.world import World
+
+JsonObject = dict[str, Any]
+
+STOP_SECONDS = 90.0
+"""What was ordered to stop has at least got its signal by then."""
+SIGHT_SECONDS = 30.0
+"""Whoever looks knows by then what has happened."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """An invariant that doesn't hold."""
+
+    invariant: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.what}"
+
+
+class Ledger:
+    """Keeps the books of one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.violations: list[Violation] = []
+        self.runs: list[Run] = []
+        self.requests = 0
+        self.writes = 0
+        self.reconciles = 0
+        self.verdicts: dict[str, tuple[str, float]] = {}
+        """Phase and time of the end of FineTuneJobs and Evaluations, by uid."""
+        self.blind_verdicts: dict[str, bool] = {}
+        """Whether watches didn't show everything as the end was decided."""
+        self.let_go: set[str] = set()
+        """Uids of objects whose runs were left alone on purpose."""
+        self._live: dict[str, list[Run]] = defaultdict(list)
+        self._since: dict[str, float] = {}
+        """When the phase of an object changed last."""
+        world.server.observers.append(self._seen)
+
+    def violated(self, invariant: str, what: str) -> None:
+        """Note a violation."""
+        self._world.tell("VIOLATION", f"{invariant}: {what}")
+        self.violations.append(Violation(invariant, what))
+
+    def requested(self, method: str, path: str) -> None:
+        """The operator asks the API server."""
+        self.requests += 1
+        self.writes += method != "GET"
+
+    def run_started(self, run: Run) -> None:
+        """A container of a run starts: no other of its object may live."""
+        self.runs.append(run)
+        # All attempts of a FineTuneJob are one; candidates of an Evaluation are not.
+        whose = run.owner if run.purpose == "train" else run.run_key
+        live = self._live[whose]
+        if live:
+            others = ", ".join(other.pod for other in live)
+            self.violated("at most one live run", f"{run.pod} starts while {others} runs")
+        live.append(run)
+
+    def run_ended(self, run: Run) -> None:
+        """A container of a run has ended."""
+        self._live[run.owner if run.purpose == "train" else run.run_key].remove(run)
+
+    def live_runs(self, owner: str) -> list[Run]:
+        """Containers of an object that run now."""
+        return [run for runs in self._live.values() for run in runs if run.owner == owner]
+
+    def _seen(self, event: str, body: JsonObject, old: JsonObject | None) -> None:
+        if body["kind"] not in ("FineTuneJob", "Evaluation"):
+            return
+        uid = body["metadata"]["uid"]
+        if event == "DELETED":
+            self._world.later(STOP_SECONDS, lambda: self._nothing_runs(body, "gone"))
+            return
+        before: str = ((old or {}).get("status") or {}).get("phase", "")
+        phase: str = (body.get("status") or {}).get("phase", "")
+        if before == phase:
+            return
+        now = self._since[uid] = self._world.now_seconds()
+        if before in TERMINAL_PHASES:
+            self.violated(
+                "finished stays finished",
+                f"{body['kind']} {body['metadata']['name']} was {before} and is {phase or 'new'}",
+            )
+        if phase in TERMINAL_PHASES:
+            self.verdicts[uid] = (phase, now)
+            self.blind_verdicts[uid] = now < self._world.blind_until + SIGHT_SECONDS
+        if phase in TERMINAL_PHASES or phase == "Suspended":
+
+            def check() -> None:
+                if self._since[uid] == now:
+                    self._nothing_runs(body, phase)
+
+            self._world.later(STOP_SECONDS, check)
+
+    def _nothing_runs(self, body: JsonObject, phase: str) -> None:
+        """What says that nothing runs has nothing that runs untold to stop."""
+        uid = body["metadata"]["uid"]
+        if uid in self.let_go or not self._world.operator_sees(STOP_SECONDS):
+            return
+        now = self._world.now_seconds()
+        for run in self.live_runs(uid):
+            if run.stopping_at is None and now - run.started > SIGHT_SECONDS:
+                name = f"{body['kind']} {body['metadata']['name']}"
+                self.violated(
+                    "what says that nothing runs is right",
+                    f"{name} is {phase}, and {run.pod} runs since {run.started:.0f} s",
+                )

@@ -1,0 +1,62 @@
+"""The objects that the users of a schedule make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubetune.api import API_VERSION
+from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION
+
+JsonObject = dict[str, Any]
+
+TEAM, SYSTEM = "team", "system"
+TRACKING = {"uri": "http://mlflow:5000"}
+
+
+def manifest(kind: str, name: str, spec: JsonObject, **metadata: Any) -> JsonObject:
+    """An object of one of kubetune's kinds."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": TEAM, **metadata},
+        "spec": spec,
+    }
+
+
+def namespace(name: str) -> JsonObject:
+    """A Namespace."""
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
+def target(name: str = "main", **tracking: Any) -> JsonObject:
+    """A target of this cluster, the namespace's default."""
+    spec = {"kubernetes": {"image": "runner:1"}, "tracking": TRACKING | tracking}
+    return manifest("ComputeTarget", name, spec, annotations={DEFAULT_TARGET_ANNOTATION: "true"})
+
+
+def dataset(name: str = "tickets") -> JsonObject:
+    """A Dataset with its rows inside."""
+    return manifest(
+        "Dataset", name, {"source": {"inline": {"rows": [{"prompt": "a", "completion": "b"}]}}}
+    )
+
+
+def model(name: str = "base") -> JsonObject:
+    """A base model of a hub."""
+    return manifest("Model", name, {"source": {"huggingFace": {"repo": "org/base"}}})
+
+
+def job(name: str, **spec: Any) -> JsonObject:
+    """A FineTuneJob on what there is."""
+    given = {"modelRef": {"name": "base"}, "datasetRef": {"name": "tickets"}}
+    return manifest("FineTuneJob", name, given | spec)
+
+
+def evaluation(name: str, **spec: Any) -> JsonObject:
+    """An Evaluation of the base model."""
+    given = {
+        "candidates": [{"name": "base", "modelRef": {"name": "base"}}],
+        "datasetRef": {"name": "tickets"},
+        "metrics": ["exactMatch"],
+    }
+    return manifest("Evaluation", name, given | spec)

@@ -1,0 +1,115 @@
+"""The operator as a process of the model: started, crashed at any moment, started again."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import aiohttp
+from kubetune.backends.base import BackendError, Owner
+from kubetune.backends.cml.backend import CmlBackend
+from kubetune.backends.dispatch import Backends
+from kubetune.backends.kubernetes import KubernetesBackend
+from kubetune.clients.cml import CmlClients
+from kubetune.clients.kubernetes import ApiError
+from kubetune.handlers import WATCHED, Feed
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.listing import everything_listed
+from kubetune.observe.secrets import cml_access, config_map_value
+from kubetune.observe.trackers import Trackers
+from kubetune.observe.workspaces import Workspaces
+from kubetune.queue import Key, WorkQueue
+from kubetune.reconciler import Reconciler
+from kubetune.settings import Settings
+
+from tests.simulation.network import ModelClient
+from tests.simulation.tracker import ModelPool, ModelTracker
+from tests.simulation.watches import Watch
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+JsonObject = dict[str, Any]
+
+INSTALL_ID = "install"
+SETTINGS = Settings(
+    install_id=INSTALL_ID,
+    operator_namespace="system",
+    workers=4,
+    # Rarely: what comes of polls is the same, and each one costs.
+    tracking_poll_seconds=30.0,
+    progress_write_seconds=60.0,
+    target_probe_seconds=900.0,
+)
+EXPECTED = (ApiError, aiohttp.ClientError, TimeoutError, BackendError)
+"""What a reconcile may raise: the world's faults, not its own."""
+
+
+class OperatorProcess:
+    """One life of the operator, put together as kubetune.operate does."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.cache, queue = ObjectCache(), WorkQueue()
+        client = ModelClient(world)
+        clients = CmlClients()
+
+        def notify(owner: Owner) -> None:
+            queue.add(Key(owner.kind, owner.namespace, owner.name))
+
+        cml = CmlBackend(
+            clients, partial(cml_access, client), partial(config_map_value, client), notify
+        )
+        pool = cast("Any", ModelPool(ModelTracker(world.tracker)))
+        self._reconciler = Reconciler(
+            self.cache,
+            client,
+            Backends(KubernetesBackend(client, self.cache), cml),
+            Workspaces(cml),
+            Trackers(client, pool, cml_clients=clients),
+            queue,
+            SETTINGS,
+            INSTALL_ID,
+            world.loop.now,
+        )
+        self.feed = Feed(self.cache, queue)
+        self._queue = queue
+        self.watches = {kind: Watch(world, self.feed, kind) for kind in WATCHED}
+        world.server.observers.append(self._seen)
+        for watch in self.watches.values():
+            watch.list_anew()
+        self._tasks = [
+            world.loop.create_task(self._work(client)),
+            world.loop.create_task(self._reconciler.poller.run()),
+        ]
+
+    def kill(self) -> None:
+        """It ends at once, wherever it is."""
+        for watch in self.watches.values():
+            watch.closed = True
+        self._world.server.observers.remove(self._seen)
+        for task in self._tasks:
+            task.cancel()
+
+    def _seen(self, event: str, body: JsonObject, old: JsonObject | None) -> None:
+        watch = self.watches.get(body["kind"])
+        if watch:
+            watch.seen(event, body, old)
+
+    async def _work(self, client: ModelClient) -> None:
+        await everything_listed(client, self.cache, WATCHED, ())
+        await self._queue.run(self._reconcile, SETTINGS.workers)
+
+    async def _reconcile(self, key: Key) -> None:
+        self._world.ledger.reconciles += 1
+        try:
+            await self._reconciler(key)
+        except EXPECTED as error:
+            self._world.tell("operator", f"{key.kind} {key.name} can't be reconciled: {error!r}")
+            raise
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._world.ledger.violated("no reconcile fails by itself", f"{key}: {error!r}")
+            raise

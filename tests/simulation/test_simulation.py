@@ -1,0 +1,34 @@
+"""Ten thousand schedules, and nothing that should hold is violated."""
+
+from __future__ import annotations
+
+import os
+
+from tests.simulation.hunting import hunt, tell
+
+SCHEDULES = int(os.environ.get("KUBETUNE_SCHEDULES", "10000"))
+HOLDS = (
+    "registered exactly once",
+    "a verdict has its reason",
+    "no write without a change",
+    "little is asked in vain",
+    "no reconcile fails by itself",
+)
+"""Invariants that a violation of fails the test."""
+
+
+def test_what_holds_in_ten_thousand_schedules() -> None:
+    found = hunt(0, SCHEDULES)
+
+    seed = found.first(HOLDS)
+    if seed is not None:
+        result = tell(seed, None, shorter=True)
+        story = "\n".join([*result.story, *map(str, result.violations)])
+        raise AssertionError(f"python -m tests.simulation --seed {seed}\n{story}")
+
+
+def test_a_seed_tells_the_same_story_again() -> None:
+    once, again = (tell(17, None, shorter=False) for _ in range(2))
+
+    assert once.story == again.story
+    assert len(once.story) > 10

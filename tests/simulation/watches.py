@@ -1,0 +1,110 @@
+"""A model of kopf's watches: what of the API server's changes reaches the operator, and when.
+
+kopf lists a kind, which shows what is there and tells nothing of what is gone, and watches it
+from there. It handles one event of an object at a time and leaves out those that a newer one has
+overtaken meanwhile. A watch that breaks goes on where it was, unless the API server has forgotten
+that by then (410): then everything is listed anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kubetune.handlers import WATCHED, Feed, _slim
+
+from tests.simulation.api_server import selects
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+JsonObject = dict[str, Any]
+
+LAGS = (0.01, 0.05, 0.2, 1.0)
+
+
+class Watch:
+    """The watch of one kind by one operator."""
+
+    def __init__(self, world: World, feed: Feed, kind: str) -> None:
+        self._world = world
+        self._feed = feed
+        self._kind = kind
+        self._selector = WATCHED[kind]
+        self._pending: dict[str, tuple[str, JsonObject]] = {}
+        """What is on its way, by uid; the newest counts."""
+        self._missed: list[tuple[str, JsonObject]] = []
+        self._holds = 0
+        self._forgotten = False
+        self.closed = False
+
+    def seen(self, event: str, body: JsonObject, old: JsonObject | None) -> None:
+        """The API server has news."""
+        if not self._fits(body):
+            if old is None or not self._fits(old):
+                return
+            # With its labels it leaves the watch.
+            event = "DELETED"
+        if self._holds:
+            self._missed.append((event, body))
+        else:
+            self._deliver_later(event, body)
+
+    def hold(self, seconds: float, *, forget: bool) -> None:
+        """Nothing comes through for a while; ``forget``: then everything is listed anew."""
+        self._holds += 1
+        self._forgotten |= forget
+        if forget:
+            # What was on its way is lost with the connection.
+            self._pending.clear()
+        self._world.later(seconds, self._go_on)
+
+    def list_anew(self) -> None:
+        """Show everything that is there; what isn't goes unmentioned."""
+        listed = [body for body in self._world.server.of_kind(self._kind) if self._fits(body)]
+        for body in listed:
+            self._deliver_later("", body)
+        if hasattr(self._feed, "listed"):
+            tell_listed(self._feed, self._kind, listed)
+
+    def _fits(self, body: JsonObject) -> bool:
+        return not self._selector or selects(self._selector, body)
+
+    def _go_on(self) -> None:
+        self._holds -= 1
+        if self._holds or self.closed:
+            return
+        missed, self._missed = self._missed, []
+        if self._forgotten:
+            self._forgotten = False
+            self._world.tell("watches", f"{self._kind} is listed anew")
+            self.list_anew()
+            return
+        for event, body in missed:
+            self._deliver_later(event, body)
+
+    def _deliver_later(self, event: str, body: JsonObject) -> None:
+        uid = body["metadata"]["uid"]
+        on_its_way = uid in self._pending
+        self._pending[uid] = (event, body)
+        if not on_its_way:
+            self._world.later(self._world.draw.choice(LAGS), lambda: self._deliver(uid))
+
+    def _deliver(self, uid: str) -> None:
+        if self.closed or uid not in self._pending:
+            return
+        event, body = self._pending.pop(uid)
+        # Handlers change what they are given.
+        given = _slim(
+            {**body, "metadata": dict(body["metadata"]), "spec": dict(body.get("spec") or {})},
+            self._kind,
+        )
+        if event == "DELETED":
+            self._feed.gone(given)
+        else:
+            self._feed.seen(given)
+
+
+def tell_listed(feed: Any, kind: str, listed: list[JsonObject]) -> None:
+    """Tell the feed what a list held."""
+    names = [(body["metadata"].get("namespace", ""), body["metadata"]["name"]) for body in listed]
+    feed.listed(kind, None, names)
