@@ -26,8 +26,10 @@ from kubetune.api.plan import (
 )
 from pydantic import ValidationError
 
-from kubetune_runner import loading, outcomes
+from kubetune_runner import loading, log_upload, outcomes
 from kubetune_runner.errors import RunError
+from kubetune_runner.log_upload import AnyPlan
+from kubetune_runner.run_log import RunLog
 from kubetune_runner.signals import Interrupted, StopSignal
 
 ENV_TERMINATION_LOG = "KUBETUNE_TERMINATION_LOG"
@@ -55,20 +57,35 @@ def execute(
     ``explain`` may know more of how it ended. SIGTERM is ignored from then on, so that it can't
     change how the process ends.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    kept = RunLog()
+    with kept.capture():
+        outcome, plan = _execute(stop, prepare, explain, kept)
+        if plan is not None:
+            log_upload.store(plan, outcome, kept.text())
+    return outcome
+
+
+def _execute(
+    stop: StopSignal,
+    prepare: Callable[[], object],
+    explain: Callable[[Outcome], Outcome],
+    kept: RunLog,
+) -> tuple[Outcome, AnyPlan | None]:
     # A notebook's kernel may have set up the root logger for warnings only.
     logging.getLogger("kubetune_runner").setLevel(logging.INFO)
     # Request lines of the HTTP clients say nothing about the run.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     stop.install()
-    outcome = _outcome(stop, prepare)
+    plans: list[AnyPlan] = []
+    outcome = _outcome(stop, prepare, plans, kept)
     stop.release()
     outcome = explain(outcome)
+    if outcome.status == "failed" and not outcome.log:
+        # Only then: the code's own lines may hold rows.
+        outcome = outcome.model_copy(update={"log": kept.last()})
     leave(outcome)
     log.info("%s: %s %s", outcome.status, outcome.reason, outcome.message)
-    return outcome
+    return outcome, next(iter(plans), None)
 
 
 def exit_code(outcome: Outcome) -> ExitCode:
@@ -107,12 +124,16 @@ def read_plan(path: Path) -> RunPlan | EvaluationRunPlan | InspectionPlan:
         raise RunError("PlanInvalid", f"plan: {field}: {first['msg']}") from error
 
 
-def _outcome(stop: StopSignal, prepare: Callable[[], object]) -> Outcome:
-    """Run the plan; whatever happens becomes an outcome."""
+def _outcome(
+    stop: StopSignal, prepare: Callable[[], object], plans: list[AnyPlan], kept: RunLog
+) -> Outcome:
+    """Run the plan, which is put into ``plans``; whatever happens becomes an outcome."""
     try:
         prepare()
+        kept.learn_secrets()
         named = os.environ.get(ENV_PLAN)
         plan = read_plan(Path(named) if named else in_container(PLAN_FILE))
+        plans.append(plan)
         if isinstance(plan, RunPlan):
             loading.begin(plan)
             from kubetune_runner.train import run as train

@@ -66,12 +66,14 @@ def packages_hint() -> str:
 
 
 def message_of(outcome: Outcome) -> str:
-    """The outcome as text that always fits; the summary is dropped when it is too long."""
-    try:
-        return outcome.to_message()
-    except ValueError:
-        log.warning("summary left out of the outcome: it is longer than a termination message")
-        return outcome.model_copy(update={"summary": {}}).to_message()
+    """The outcome as text that always fits; log and summary are dropped when it is too long."""
+    for part, without in (("log", {"log": ""}), ("log and summary", {"log": "", "summary": {}})):
+        try:
+            return outcome.to_message()
+        except ValueError:
+            log.warning("%s left out of the outcome: a termination message is shorter", part)
+            outcome = outcome.model_copy(update=without)
+    return outcome.to_message()
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from kubetune.api import plan as names
 from kubetune.api.plan import ModelPlan, RunPlan
+from kubetune.api.redact import redactor
 from kubetune.api.training_plan import ScriptPlan
 from kubetune_runner.errors import RunError
 from kubetune_runner.own_code import ending, found, script
 from kubetune_runner.own_code.child import Child
-from kubetune_runner.own_code.redact import redactor
 from kubetune_runner.signals import StopSignal
 
 from tests.runners.cml_project import Project

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from kubetune.api.plan import METRIC_ETA, METRIC_STEP, TAG_TOTAL_STEPS
+from kubetune.api.redact import redactor
 from kubetune.api.training_plan import HyperparametersPlan
 from kubetune_runner.own_code.protocol import ENV_TOKEN_FILE, ENV_URL, Posted, ProgressServer, read
-from kubetune_runner.own_code.redact import redactor
 from kubetune_runner.own_code.watch import Watch
 
 

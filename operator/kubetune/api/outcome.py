@@ -18,6 +18,8 @@ from pydantic import Field, JsonValue, ValidationError
 from kubetune.api.base import Value
 
 MESSAGE_LIMIT_BYTES = 4096
+MAX_LOG_LINES = 20
+MAX_LOG_BYTES = 2048
 WORKER_LOST = "WorkerLost"
 """Reason of a run that ends because another worker has ended."""
 _COMPRESSED = "zlib:"
@@ -35,6 +37,21 @@ class ExitCode(IntEnum):
     """Stopped by a signal after saving what could be saved."""
 
 
+def last_lines(text: str, lines: int = MAX_LOG_LINES, limit: int = MAX_LOG_BYTES) -> str:
+    """The end of a text: so many lines of so many bytes; a longer last line keeps its own end."""
+    kept: list[str] = []
+    room = limit
+    for line in reversed(text.rstrip().split("\n")[-lines:]):
+        size = len(line.encode(errors="replace")) + 1
+        if size > room:
+            if not kept:
+                kept.append(line.encode(errors="replace")[-limit + 1 :].decode(errors="ignore"))
+            break
+        kept.append(line)
+        room -= size
+    return "\n".join(reversed(kept))
+
+
 class Outcome(Value):
     """How a run ended and what it found."""
 
@@ -44,6 +61,8 @@ class Outcome(Value):
     message: str = Field(default="", max_length=1024)
     """A sentence for the user, with the way out."""
     retryable: bool = False
+    log: str = ""
+    """The last lines that a failed run has printed, at most MAX_LOG_LINES and MAX_LOG_BYTES."""
     summary: dict[str, JsonValue] = Field(default_factory=dict)
     """Training: metrics, modelId, runId, steps. Inspection: the fields of its result."""
 

@@ -118,6 +118,12 @@ def outcome_tag(attempt: int) -> str:
     return f"kubetune.outcome.{attempt}"
 
 
+def log_artifact(attempt: int, worker: int = 0) -> str:
+    """The artifact of the MLflow run that holds what a worker of an attempt has printed."""
+    own = f"-worker-{worker}" if worker else ""
+    return f"logs/attempt-{attempt}{own}.log"
+
+
 def outcome_path(run_key: str, attempt: int, worker: int = 0) -> str:
     """The project file on CML that holds an attempt's outcome: worker 0's, which leads."""
     own = f"-worker-{worker}" if worker else ""

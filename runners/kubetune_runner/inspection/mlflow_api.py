@@ -38,6 +38,7 @@ class TrackingApi(Protocol):
     def create_run(self, experiment: str, name: str, tags: dict[str, str]) -> tuple[str, str]: ...
     def finish_run(self, run_id: str) -> None: ...
     def put_artifact(self, root: str, name: str, document: Any) -> None: ...
+    def put_text(self, root: str, name: str, text: str) -> None: ...
     def version(self, name: str, version: str | None, alias: str | None) -> str: ...
 
 
@@ -126,7 +127,11 @@ class MlflowApi:
 
     def put_artifact(self, root: str, name: str, document: Any) -> None:
         """Store a JSON document below an artifact root that the server proxies."""
-        data = json.dumps(document, ensure_ascii=False, indent=1).encode()
+        self.put_text(root, name, json.dumps(document, ensure_ascii=False, indent=1))
+
+    def put_text(self, root: str, name: str, text: str) -> None:
+        """Store a text below an artifact root that the server proxies."""
+        data = text.encode(errors="replace")
         with self._request("PUT", self._artifact(root, name), data=data):
             pass
 

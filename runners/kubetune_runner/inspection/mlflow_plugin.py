@@ -48,6 +48,10 @@ class PluginApi:
         """Store a JSON document among the run's artifacts."""
         _call(lambda: self._client.log_dict(root, document, name))
 
+    def put_text(self, root: str, name: str, text: str) -> None:
+        """Store a text among the run's artifacts."""
+        _call(lambda: self._client.log_text(root, text, name))
+
     def version(self, name: str, version: str | None, alias: str | None) -> str:
         """The version number behind a version or an alias; raises MlflowError with 404."""
         if alias is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import TAG_RUN_KEY, RunIdentity, TrackingPlan
 
-from kubetune_runner.inspection.mlflow_api import MlflowError, open_api
+from kubetune_runner.inspection.mlflow_api import MlflowError, TrackingApi, open_api
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +47,23 @@ def publish(
     try:
         api = open_api(tracking.uri)
         experiment = api.experiment(tracking.experiment)
-        tags = {
-            TAG_RUN_KEY: run.run_key,
-            "kubetune.install": run.install_id,
-            "kubetune.namespace": run.namespace,
-            "kubetune.inspection": kind,
-        }
-        run_id, root = api.find_run(experiment, TAG_RUN_KEY, run.run_key) or api.create_run(
-            experiment, f"{kind} {run.name}", tags
-        )
+        run_id, root = run_of(api, experiment, run, kind)
         api.put_artifact(root, ARTIFACT, document)
         api.finish_run(run_id)
     except MlflowError as error:
         logger.warning("the full report is not stored: %s", error)
         return None
     return f"runs:/{run_id}/{ARTIFACT}"
+
+
+def run_of(api: TrackingApi, experiment: str, run: RunIdentity, kind: str) -> tuple[str, str]:
+    """Id and artifact root of the inspection's run, which is made where it is missing."""
+    tags = {
+        TAG_RUN_KEY: run.run_key,
+        "kubetune.install": run.install_id,
+        "kubetune.namespace": run.namespace,
+        "kubetune.inspection": kind,
+    }
+    return api.find_run(experiment, TAG_RUN_KEY, run.run_key) or api.create_run(
+        experiment, f"{kind} {run.name}", tags
+    )

@@ -18,6 +18,7 @@ from typing import Any
 from kubetune.api import own_code as names
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import ENV_DATASET_TOKEN, RunPlan, in_container
+from kubetune.api.redact import redactor
 
 from kubetune_runner import data, loading, merging, models, prompts, starts
 from kubetune_runner.encoding import EncodedRow, EncodedRows, encode
@@ -26,7 +27,6 @@ from kubetune_runner.own_code import axolotl, ending, found, handover, script
 from kubetune_runner.own_code.child import GRACE_SECONDS, Child
 from kubetune_runner.own_code.found import Found
 from kubetune_runner.own_code.protocol import ProgressServer
-from kubetune_runner.own_code.redact import redactor
 from kubetune_runner.own_code.watch import Watch
 from kubetune_runner.results import Saved, folder_of, upload_results
 from kubetune_runner.signals import StopSignal
