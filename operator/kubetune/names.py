@@ -12,6 +12,7 @@ RUN_KEY = f"{GROUP}/run-key"
 """Annotation of a FineTuneJob; label of everything made for it."""
 OWNER_KIND = f"{GROUP}/owner-kind"
 OWNER_NAME = f"{GROUP}/owner-name"
+"""Annotation with the owner's name, and label with its short form."""
 ATTEMPT = f"{GROUP}/attempt"
 PURPOSE = f"{GROUP}/purpose"
 JOB = f"{GROUP}/job"
@@ -19,7 +20,7 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "kubetune"}
 
 _NONCE_LENGTH = 6
 _HASH_LENGTH = 10
-MAX_JOB_NAME = 63
+MAX_JOB_NAME = MAX_LABEL_VALUE = 63
 """Pods carry the Job's name as a label value."""
 
 
@@ -53,6 +54,14 @@ def child_name(owner: str, *suffix: str) -> str:
     if len(base) > room:
         base = base[:room].rstrip("-")
     return base + tail
+
+
+def label_value(name: str) -> str:
+    """An object's name as a label value: long ones are cut, and end in a hash of the whole name."""
+    if len(name) <= MAX_LABEL_VALUE:
+        return name
+    tail = f"-{digest(name)[:_HASH_LENGTH]}"
+    return name[: MAX_LABEL_VALUE - len(tail)].rstrip("-.") + tail
 
 
 def service_name(run_key: str) -> str:

@@ -94,7 +94,9 @@ class NodeUnderTest:
 
 
 def state(status: dict[str, Any]) -> dict[str, Any]:
-    return status["containerStatuses"][0]["state"]
+    """The state of the only container; empty before the node has reported any."""
+    statuses = status.get("containerStatuses")
+    return statuses[0]["state"] if statuses else {}
 
 
 def processes_with(text: str) -> list[int]:

@@ -74,7 +74,6 @@ def refused_pods(node: NodeUnderTest) -> list[dict[str, Any]]:
         pod
         for pod in found["items"]
         if "deletionTimestamp" not in pod["metadata"]
-        and "containerStatuses" in pod["status"]
         and "message" in (state(pod["status"]).get("waiting") or {})
     ]
 
@@ -146,14 +145,12 @@ def test_bare_pods_wait_and_can_be_deleted(
     node: NodeUnderTest, spec: dict[str, Any], reason: str, words: str
 ) -> None:
     node.apply({"apiVersion": "v1", "kind": "Pod", **spec, "metadata": {"name": "bare"}})
-    waiting = eventually(
-        lambda: (
-            state(status).get("waiting", {}).get("message") and state(status)["waiting"]
-            if "containerStatuses" in (status := node.status("bare"))
-            else None
-        ),
-        20,
-    )
+
+    def shown() -> dict[str, Any]:
+        waiting = state(node.status("bare")).get("waiting", {})
+        return waiting if "message" in waiting else {}
+
+    waiting = eventually(shown, 20)
     assert waiting["reason"] == reason
     assert words in waiting["message"]
     status = node.status("bare")

@@ -1,6 +1,7 @@
 """What a request becomes: the parts of Job and ConfigMap that users and clusters rely on."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from kubetune.backends.manifests import (
     plan_name,
 )
 from kubetune.backends.quantities import whole_cpus
+from kubetune.names import label_value
 
 JsonObject = dict[str, Any]
 
@@ -72,12 +74,27 @@ def test_marks_and_owner():
             "kubetune.io/run-key": RUN_KEY,
             "kubetune.io/purpose": "train",
             "kubetune.io/owner-kind": "FineTuneJob",
+            "kubetune.io/owner-name": "tickets",
             "kubetune.io/attempt": "2",
         }
         assert metadata["annotations"] == {"kubetune.io/owner-name": "tickets"}
     (reference,) = job["metadata"]["ownerReferences"]
     assert (reference["uid"], reference["controller"]) == ("uid-1", True)
     assert reference["blockOwnerDeletion"] is False
+
+
+def test_long_names_are_labels_that_differ_and_whole_in_the_annotation():
+    long = [f"{'a' * 51}.{'b' * 40}", f"{'a' * 51}.{'b' * 39}c"]
+    shown = [label_value(name) for name in long]
+    assert len(set(shown)) == 2
+    for name, value in zip(long, shown, strict=True):
+        assert len(value) <= 63
+        assert re.fullmatch(r"a{51}-[0-9a-f]{10}", value)
+        owner = Owner("v1", "FineTuneJob", "team", name, "uid")
+        metadata = build_job(request(owner=owner))["spec"]["template"]["metadata"]
+        assert metadata["labels"]["kubetune.io/owner-name"] == value
+        assert metadata["annotations"] == {"kubetune.io/owner-name": name}
+    assert label_value("a" * 63) == "a" * 63
 
 
 def test_names_fit_a_label_and_differ_by_attempt():

@@ -133,11 +133,13 @@ def _labels(request: RunRequest) -> dict[str, str]:
         names.RUN_KEY: request.run_key,
         names.PURPOSE: request.purpose,
         names.OWNER_KIND: request.owner.kind,
+        # For kubectl logs -l, which knows labels alone.
+        names.OWNER_NAME: names.label_value(request.owner.name),
     }
 
 
 def _annotations(request: RunRequest) -> dict[str, str]:
-    # A name may be longer than a label value.
+    # A label value holds no more than 63 characters of it.
     return {names.OWNER_NAME: request.owner.name}
 
 

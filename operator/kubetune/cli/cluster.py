@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
@@ -50,6 +51,14 @@ def open_cluster(
         yield LocalCluster(home or default_home(), components)
     except LocalClusterError as error:
         raise click.ClickException(str(error)) from None
+
+
+def no_cluster(cluster: LocalCluster) -> click.ClickException:
+    """What a command says that needs a cluster which was never started."""
+    from kubetune.local import commands
+
+    way_out = commands.kubetune(cluster.home, "up")
+    return click.ClickException(f"{cluster.home} holds no cluster yet; run: {way_out}")
 
 
 @click.command()
@@ -103,7 +112,7 @@ def up(home: Path | None, without: tuple[str, ...], node: str, cml: bool) -> Non
         with progress() as report:
             status = cluster.up(report)
         click.echo(_table(status))
-        click.echo(f"\nexport KUBECONFIG={cluster.kubeconfig}")
+        click.echo(f"\nexport KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}")
 
 
 @click.command()
@@ -151,7 +160,7 @@ def kubeconfig(home: Path | None) -> None:
     """
     with open_cluster(home) as cluster:
         if not cluster.kubeconfig.exists():
-            raise click.ClickException(f"{cluster.home} holds no cluster yet; run: kubetune up")
+            raise no_cluster(cluster)
         click.echo(cluster.kubeconfig)
 
 
@@ -169,7 +178,7 @@ def kubectl(home: Path | None, arguments: tuple[str, ...]) -> None:
     with open_cluster(home) as cluster:
         program = cluster.kubectl_path()
         if not program.exists():
-            raise click.ClickException(f"{cluster.home} holds no cluster yet; run: kubetune up")
+            raise no_cluster(cluster)
         environment = os.environ | {"KUBECONFIG": str(cluster.kubeconfig)}
         os.execve(program, ["kubectl", *arguments], environment)  # noqa: S606 (no shell wanted)
 
@@ -194,7 +203,10 @@ def logs(home: Path | None, component: str, follow: bool, lines: int) -> None:
             )
         log = cluster.log(component)
         if not log.exists():
-            raise click.ClickException(f"{component} has not been started yet; run: kubetune up")
+            from kubetune.local import commands
+
+            way_out = commands.kubetune(cluster.home, "up")
+            raise click.ClickException(f"{component} has not been started yet; run: {way_out}")
         options = ["-F"] if follow else []
         os.execvp("tail", ["tail", "-n", str(lines), *options, str(log)])  # noqa: S606
 

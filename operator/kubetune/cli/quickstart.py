@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,20 +85,31 @@ def _show(cluster: LocalCluster, job: Object) -> None:
 
 
 def _show_next_steps(cluster: LocalCluster, job: Object) -> None:
+    from kubetune.local import commands
+    from kubetune.local.quickstart import manifests
+
+    home = cluster.home
     namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+    of_namespace = ("-n", namespace)
     steps = {
-        f"kubectl get kubetune -n {namespace}": "everything kubetune knows",
-        f"kubectl get ftj {name} -n {namespace} -o yaml": "settings, lineage and results",
-        "kubectl explain ftj.spec.method.lora": "what can be set",
-        "ls manifests/examples/features": "one example for each feature",
-        "kubetune down": "stop it all",
+        "everything kubetune knows": commands.kubectl(home, "get", "kubetune", *of_namespace),
+        "settings, lineage and results": commands.kubectl(
+            home, "get", "ftj", name, *of_namespace, "-o", "yaml"
+        ),
+        "what can be set": commands.kubectl(home, "explain", "ftj.spec.method.lora"),
+        "what its pods print": commands.kubectl(
+            home, "logs", *of_namespace, "-l", f"kubetune.io/owner-name={name}", "--tail=-1"
+        ),
     }
-    width = max(map(len, steps)) + 3
+    features = manifests().parent / "features"
+    if features.is_dir():
+        steps["one example for each feature"] = shlex.join(["ls", str(features)])
+    steps["for a kubectl of your own"] = shlex.join(["export", f"KUBECONFIG={cluster.kubeconfig}"])
+    steps["stop it all"] = commands.kubetune(home, "down")
     click.echo("\nWhat to try next:")
-    click.echo(f"  export KUBECONFIG={cluster.kubeconfig}")
-    click.echo(f"  alias kubectl={cluster.kubectl_path()}")
-    for command, purpose in steps.items():
-        click.echo(f"  {command:<{width}}{purpose}")
+    for purpose, command in steps.items():
+        # On lines of their own, as they are long and may be copied whole.
+        click.echo(f"  # {purpose}\n  {command}")
 
 
 def _number(text: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import kubetune
 from kubetune.api import yaml_text
-from kubetune.local import cml, quickstart_cml
+from kubetune.local import cml, commands, quickstart_cml
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.errors import LocalClusterError
 
@@ -81,7 +81,7 @@ def start(
 def render(samples: Path, model: str | None, *, on_cml: bool = False) -> list[Object]:
     """The quickstart's objects in the order of their files; the FineTuneJob is the last."""
     objects: list[Object] = []
-    for file in sorted(_manifests().glob("*.yaml")):
+    for file in sorted(manifests().glob("*.yaml")):
         text = string.Template(file.read_text()).safe_substitute(SAMPLES=str(samples))
         objects += [document.value for document in yaml_text.read(text)]
     if model is not None:
@@ -102,7 +102,7 @@ def finished(job: Object) -> bool:
     return (job.get("status") or {}).get("phase") in ("Succeeded", "Failed", "Cancelled")
 
 
-def _manifests() -> Path:
+def manifests() -> Path:
     """The quickstart's manifests: in an installed package, else in a checkout."""
     package = Path(kubetune.__file__).parent
     for folder in (
@@ -210,9 +210,10 @@ def _clear_way(cluster: LocalCluster, job: Object) -> str:
         return ""
     if not finished(there):
         if there["spec"].get("computeTargetRef") != job["spec"].get("computeTargetRef"):
+            delete = ("delete", "ftj", name, "-n", NAMESPACE)
             raise LocalClusterError(
                 f"FineTuneJob {name} of an earlier quickstart still runs on another target. Wait"
-                f" for it, or run: kubetune kubectl -- delete ftj {name} -n {NAMESPACE}"
+                f" for it, or run: {commands.kubectl(cluster.home, *delete)}"
             )
         return f"FineTuneJob {name} is running already; following it."
     _delete(cluster, "finetunejob", name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from typing import Any
 
+from kubetune.local import commands
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.errors import LocalClusterError
 from kubetune.local.quickstart import NAMESPACE, Object, Report, finished, object_path
+from kubetune.names import OWNER_NAME, label_value
 
 INTERVAL_SECONDS = 0.5
 PATIENCE_SECONDS = 300
@@ -87,7 +90,9 @@ def _check_control_plane(cluster: LocalCluster) -> None:
     status = cluster.status()
     if not status.running:
         gone = [part.name for part in status.components if part.state != "running"]
-        raise LocalClusterError(f"{', '.join(gone)} stopped; run: kubetune up")
+        raise LocalClusterError(
+            f"{', '.join(gone)} stopped; run: {commands.kubetune(cluster.home, 'up')}"
+        )
 
 
 def _failure(cluster: LocalCluster, job: Object) -> str:
@@ -100,13 +105,16 @@ def _failure(cluster: LocalCluster, job: Object) -> str:
 
 def _where_logs_are(cluster: LocalCluster, job: Object) -> str:
     name = job["metadata"]["name"]
-    runs = f"kubetune kubectl -- logs -n {NAMESPACE} -l kubetune.io/owner-name={name}"
+    home = cluster.home
+    runs = commands.kubectl(
+        home, "logs", "-n", NAMESPACE, "-l", f"{OWNER_NAME}={label_value(name)}", "--tail=-1"
+    )
     if "computeTargetRef" in job["spec"]:
-        runs = f"{cluster.home}/cml/runs/*/output.log"
+        runs = f"cat {shlex.quote(f'{home}/cml/runs')}/*/output.log"
     return (
-        f"Look at: kubetune kubectl -- describe ftj {name} -n {NAMESPACE}\n"
+        f"Look at: {commands.kubectl(home, 'describe', 'ftj', name, '-n', NAMESPACE)}\n"
         f"         {runs}\n"
-        "         kubetune logs operator"
+        f"         {commands.kubetune(home, 'logs', 'operator')}"
     )
 
 

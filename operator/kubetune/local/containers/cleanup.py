@@ -54,8 +54,8 @@ def kill_pods(control_group: str, socket: Path) -> None:
 
     if not wait_until(none_left, KILL_SECONDS):
         raise LocalClusterError(
-            f"processes of pods don't end: {sorted(_members(control_group))}. Run kubetune down"
-            " again once they are gone."
+            f"processes of pods don't end: {sorted(_members(control_group))}. Repeat the"
+            " command once they are gone."
         )
 
 
@@ -84,8 +84,8 @@ def require_unmounted(folder: Path) -> None:
     """
     if left := mounts_below(folder):
         raise LocalClusterError(
-            f"still mounted below {folder}: {', '.join(map(str, left))}. Unmount them and run"
-            " kubetune down again."
+            f"still mounted below {folder}: {', '.join(map(str, left))}. Unmount them (umount) and"
+            " repeat the command."
         )
 
 
