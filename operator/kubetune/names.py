@@ -9,7 +9,7 @@ from kubetune.api import GROUP
 
 FINALIZER = f"{GROUP}/finalizer"
 RUN_KEY = f"{GROUP}/run-key"
-"""Annotation of a FineTuneJob; label of everything made for it."""
+"""Annotation of a FineTuneJob, a copy of status.runKey; label of everything made for it."""
 OWNER_KIND = f"{GROUP}/owner-kind"
 OWNER_NAME = f"{GROUP}/owner-name"
 """Annotation with the owner's name, and label with its short form."""
@@ -62,6 +62,12 @@ def label_value(name: str) -> str:
         return name
     tail = f"-{digest(name)[:_HASH_LENGTH]}"
     return name[: MAX_LABEL_VALUE - len(tail)].rstrip("-.") + tail
+
+
+def run_key_in(job_name: str) -> str:
+    """The run key in the name of an attempt's Job; empty when it isn't such a name."""
+    parts = job_name.rsplit("-", 2)
+    return parts[1] if len(parts) == 3 else ""
 
 
 def service_name(run_key: str) -> str:

@@ -34,7 +34,7 @@ from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvalu
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.decide.target_refused import start_refused, stop_refused
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
-from kubetune.names import FINALIZER, RUN_KEY
+from kubetune.names import FINALIZER
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
@@ -127,8 +127,9 @@ class Reconciler:
         if key.kind == "FineTuneJob" and _is_over(body):
             self._unwatch(key)
             self._learned.pop(key, None)
-            if run_key := (body["metadata"].get("annotations") or {}).get(RUN_KEY):
+            if run_key := (body.get("status") or {}).get("runKey"):
                 self._backend.forget(run_key)
+            self._jobs.run_keys.forget(key.namespace, key.name)
             return
         started = time.perf_counter()
         try:
@@ -164,7 +165,7 @@ class Reconciler:
                     status, requeue_after = await self._inspect(key, body)
         except _RefusedError as refused:
             status, requeue_after = refused.status, refused.requeue_after
-        await self._write(key, old, status)
+        await self._write(key, body, status)
         return requeue_after
 
     async def _inspect(self, key: Key, body: JsonObject) -> tuple[JsonObject, float | None]:
@@ -191,14 +192,14 @@ class Reconciler:
 
     async def _fine_tune_job(self, key: Key, body: JsonObject) -> tuple[JsonObject, float | None]:
         status: JsonObject = body.get("status") or {}
-        fresh = self._jobs.new_run_key(parse(body))
+        fresh = self._jobs.run_keys.new(parse(body))
         decision, learned = Decision(), self._learned.get(key, Learned())
         observed = None
         for _ in range(MAX_ROUNDS):
             # A stamp of an earlier round is in the cache by now.
             body = self._cache.get(*key) or body
             resource = parse(body | {"status": status})
-            run_key = self._jobs.run_key(resource) or fresh
+            run_key = self._jobs.run_keys.of(resource) or fresh
             if error := self.poller.error(run_key):
                 learned = replace(learned, tracking_error=error)
             observed = await self._jobs.observe(
@@ -247,7 +248,7 @@ class Reconciler:
     ) -> bool:
         generation = body["metadata"]["generation"]
         try:
-            return await self._actor.run(body, decision.actions, target)
+            return await self._actor.run(body, decision.actions, status, target)
         except StartRefusedError as refused:
             told = start_refused(status, refused.error, generation, self._now())
             raise _RefusedError(*told) from refused
@@ -312,6 +313,8 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._unwatch(key)
         self._learned.pop(key, None)
+        if key.kind == "FineTuneJob":
+            self._jobs.run_keys.forget(key.namespace, key.name)
         self._queue.forget(key)
 
     async def _read_anew(self, key: Key, body: JsonObject) -> None:
@@ -321,11 +324,17 @@ class Reconciler:
         except NotFoundError:
             self._cache.drop(body)
 
-    async def _write(self, key: Key, old: JsonObject, status: JsonObject) -> None:
-        patch, before = status_patch(old, status), self._cache.get(*key)
-        if patch is None or before is None:
+    async def _write(self, key: Key, body: JsonObject, status: JsonObject) -> None:
+        before, uid = self._cache.get(*key), body["metadata"]["uid"]
+        if before is None or before["metadata"]["uid"] != uid:
+            # Gone, or another object has taken its name.
+            return
+        # To what is there by now: an action may have written before.
+        patch = status_patch(before.get("status") or {}, status)
+        if patch is None:
             return
         try:
+            patch |= {"metadata": {"uid": uid}}
             written = await self._client.patch(*key, patch, subresource="status")
         except NotFoundError:
             # Deleted while we looked: nobody is left to tell, but runs may be left to end.
@@ -357,10 +366,14 @@ class _RefusedError(Exception):
 def _is_over(body: JsonObject) -> bool:
     """A finished job that nothing more has to happen to: the cheap way out."""
     metadata, status = body["metadata"], body.get("status") or {}
+    released = FINALIZER not in (metadata.get("finalizers") or ())
+    # In CML its jobs wait to be deleted with it, which needs the finalizer.
+    unguarded = released and "workspace" in (status.get("external") or {})
     return (
         status.get("phase") in TERMINAL_PHASES
+        and not unguarded
         and "deletionTimestamp" not in metadata
         and status.get("observedGeneration") == metadata["generation"]
         and "ttlSecondsAfterFinished" not in body["spec"]
         and status.get("phase") != Phase.FAILED
-    ) or ("deletionTimestamp" in metadata and FINALIZER not in (metadata.get("finalizers") or ()))
+    ) or ("deletionTimestamp" in metadata and released)

@@ -116,6 +116,7 @@ class Writes:
     """What a job's submission writes, as JSON texts for one name; ``for_job`` makes more."""
 
     create: str
+    record: str
     stamp: str
     plan: str
     job: str
@@ -131,9 +132,9 @@ class Writes:
             renamed = text.replace(self.name, name).replace(self.uid, uid)
             return renamed.replace(f'"{self.namespace}"', f'"{namespace}"')
 
-        texts = (self.create, self.stamp, self.plan, self.job, self.status)
-        create, stamp, plan, job, status = map(rename, texts)
-        return Writes(create, stamp, plan, job, status, name, uid, namespace)
+        texts = (self.create, self.record, self.stamp, self.plan, self.job, self.status)
+        create, record, stamp, plan, job, status = map(rename, texts)
+        return Writes(create, record, stamp, plan, job, status, name, uid, namespace)
 
 
 def submission(
@@ -156,6 +157,8 @@ def submission(
         install_id=install_id,
         run_key=run_key,
         stamped=False,
+        fresh=True,
+        recorded=False,
         target=Target("ClusterComputeTarget", TARGET, resource.spec, True, ""),
         model=parse(bodies["Model"]),
         dataset=parse(bodies["Dataset"]),
@@ -176,6 +179,7 @@ def submission(
     stamp = {"finalizers": [FINALIZER], "annotations": {RUN_KEY: run_key}}
     return Writes(
         create=json.dumps(created),
+        record=json.dumps({"status": first.status}),
         stamp=json.dumps({"metadata": stamp}),
         plan=json.dumps(build_plan_config_map(request)),
         job=json.dumps(batch_job),

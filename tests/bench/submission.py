@@ -38,6 +38,7 @@ async def floor(plane: ControlPlane, namespace: str, jobs: int) -> Submitted:
         created = await plane.user.create(path("finetunejobs", namespace), text)
         writes = template.for_job(name, namespace, created["metadata"]["uid"])
         client = plane.operator
+        await client.patch(path("finetunejobs", namespace, name, "status"), writes.record)
         await client.patch(path("finetunejobs", namespace, name), writes.stamp)
         await client.send("POST", path("configmaps", namespace), writes.plan)
         await client.send("POST", path("jobs", namespace), writes.job)

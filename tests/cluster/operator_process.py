@@ -26,13 +26,14 @@ class Operator:
         self._kubeconfig = cluster.kubeconfig
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self._environment: dict[str, str] | None = None
 
     def start(
         self, command: tuple[str, ...] = COMMAND, environment: dict[str, str] | None = None
     ) -> None:
         """Start it and return once it serves; it lists the objects meanwhile."""
         self.stop()
-        self._port = _free_port()
+        self._port, self._environment = _free_port(), environment
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "operator", "--health-port", str(self._port)],
@@ -63,12 +64,12 @@ class Operator:
 
     @contextlib.contextmanager
     def stopped(self) -> Generator[None]:
-        """No operator runs within the block."""
+        """No operator runs within the block; afterwards one with the same settings."""
         self.stop()
         try:
             yield
         finally:
-            self.start()
+            self.start(environment=self._environment)
 
     def metrics(self) -> str:
         """The text of /metrics."""

@@ -8,6 +8,7 @@ import pytest
 from kubetune.api.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.objects import packaged
+from kubetune.names import FINALIZER
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay
@@ -49,7 +50,9 @@ def test_mlflow_away_while_a_job_trains_and_registers(
     assert condition(body, "TrackingAvailable")[1] == "TrackingUnreachable"
     summary: dict[str, Any] = {"runId": run_id, "modelId": model_id}
     jobs.end("shaky", outcome=Outcome(status="succeeded", reason="Trained", summary=summary))
-    body = jobs.phase("shaky", "Registering")
+    jobs.phase("shaky", "Registering")
+    jobs.replace("FineTuneJob", "shaky")
+    jobs.until("FineTuneJob", "shaky", lambda o: FINALIZER in o["metadata"].get("finalizers", ()))
     relay.mode = "forward"
     body = jobs.phase("shaky", "Succeeded")
     assert body["status"]["result"]["registered"] == registry | {"version": 1}

@@ -134,6 +134,28 @@ class Workspace:
         path = self.path(kind, name) + (f"/{subresource}" if subresource else "")
         return self.request("PATCH", path, patch)
 
+    def replace(self, kind: str, name: str, **spec: Any) -> JsonObject:
+        """Replace an object by a file that has nothing but its spec, as kubectl replace does.
+
+        ``spec`` are fields that the file has changed.
+        """
+        answer: JsonObject = {}
+
+        def accepted() -> bool:
+            nonlocal answer
+            there = self.get(kind, name)
+            file = {key: there[key] for key in ("apiVersion", "kind", "spec")}
+            file["spec"] |= spec
+            # kubectl looks the version up, too, and says so when it was too slow.
+            version = there["metadata"]["resourceVersion"]
+            file["metadata"] = {"name": name, "resourceVersion": version}
+            status, answer = self.try_request("PUT", self.path(kind, name), file)
+            assert status in (200, 409), answer.get("message")
+            return status == 200
+
+        eventually(accepted)
+        return answer
+
     def delete(self, kind: str, name: str) -> None:
         """Delete an object in the background."""
         options = {"propagationPolicy": "Background"}

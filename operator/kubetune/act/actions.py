@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.backends.base import Backend, BackendError, RunAddress, RunRequest
 from kubetune.clients.kubernetes import ConflictError, KubernetesClient
@@ -30,11 +31,12 @@ from kubetune.decide.decision import (
     Stamp,
     StartRun,
     StopRuns,
+    TieToJob,
 )
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
-from kubetune.names import FINALIZER, JOB, RUN_KEY
+from kubetune.names import FINALIZER, JOB, MANAGED_BY, RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of
-from kubetune.observe.objects import parse
+from kubetune.observe.objects import made_by, parse
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Registration, Tracker, TrackingError
 
@@ -66,18 +68,26 @@ class Actor:
         self._trackers = trackers
 
     async def run(
-        self, body: JsonObject, actions: Sequence[Action], target: ComputeTargetSpec | None
+        self,
+        body: JsonObject,
+        actions: Sequence[Action],
+        status: JsonObject,
+        target: ComputeTargetSpec | None,
     ) -> bool:
         """Run actions that need no tracker; True when the target must be observed anew.
 
-        ``target`` is where the object's runs are. Raises StartRefusedError, BackendError.
+        ``status`` is what was decided with them, ``target`` where the object's runs are.
+        Raises StartRefusedError, BackendError.
         """
         changed = False
         key, owner = key_of(body), None
         for action in actions:
             match action:
                 case Stamp():
-                    body = await self._stamp(body, action)
+                    body = await self._stamp(body, action, status)
+                case TieToJob(job):
+                    tie = {"annotations": {JOB: job}, "labels": MANAGED_BY}
+                    self._cache.put(await self._client.patch(*key, {"metadata": tie}))
                 case StartRun(request):
                     await self._start(request)
                     changed = True
@@ -128,8 +138,15 @@ class Actor:
         except BackendError as error:
             raise StartRefusedError(error) from error
 
-    async def _stamp(self, body: JsonObject, stamp: Stamp) -> JsonObject:
-        key, metadata = key_of(body), body["metadata"]
+    async def _stamp(self, body: JsonObject, stamp: Stamp, status: JsonObject) -> JsonObject:
+        key = key_of(body)
+        if patch := status_patch(body.get("status") or {}, status) if stamp.run_key else None:
+            # In status first. All of it: one that has but a run key would look like one at rest.
+            precondition = {"uid": body["metadata"]["uid"]}
+            patch |= {"metadata": precondition}
+            body = await self._client.patch(*key, patch, subresource="status")
+            self._cache.put(body)
+        metadata = body["metadata"]
         # The version makes this fail when somebody else changed the object in between.
         change: JsonObject = {"resourceVersion": metadata["resourceVersion"]}
         finalizers: list[str] = list(metadata.get("finalizers") or ())
@@ -138,7 +155,7 @@ class Actor:
         if stamp.run_key:
             change["annotations"] = {RUN_KEY: stamp.run_key}
         stamped = await self._client.patch(*key, {"metadata": change})
-        if stamp.run_key and RUN_KEY not in (metadata.get("annotations") or {}):
+        if stamp.run_key and stamp.fresh:
             # Not one that a backup has brought back: for that much may have been sent.
             self._backend.introduce(stamp.run_key)
         self._cache.put(stamped)
@@ -156,8 +173,7 @@ class Actor:
             self._cache.put(await self._client.create(manifest), ours=False)
         except ConflictError:
             there = await self._client.get(*key)
-            annotations = there["metadata"].get("annotations") or {}
-            if annotations.get(JOB) != manifest["metadata"]["annotations"][JOB]:
+            if made_by(there) != made_by(manifest):
                 raise
             if there["spec"] != manifest["spec"]:
                 changed = dict.fromkeys(there["spec"]["source"])

@@ -97,6 +97,9 @@ class ModelStatus(ModelShape, ObjectStatus):
     """Status of a Model."""
 
     inspection: InspectionState | None = None
+    made_by: str | None = Field(
+        default=None, max_length=253, description="FineTuneJob whose output it is."
+    )
     source: str | None = Field(default=None, description="The source in one line.")
     type: Literal["base", "adapter"] | None = Field(default=None, description="base or adapter.")
     revision: str | None = Field(default=None, description="Commit, version or content digest.")
@@ -373,6 +376,12 @@ class Failure(Value):
 class FineTuneJobStatus(ObjectStatus):
     """Status of a FineTuneJob."""
 
+    run_key: str | None = Field(
+        default=None,
+        max_length=63,
+        description="Identity of the job's runs, made before the first one. Only the operator's own"
+        " keys are honoured.",
+    )
     phase: Phase | None = Field(default=None, description="Where the job stands.")
     effective: dict[str, JsonValue] | None = Field(
         default=None, description="All settings after profile and defaults, frozen."

@@ -57,6 +57,8 @@ class RunAddress:
     """The target that was submitted to; None when it is gone."""
     settled: bool = False
     """The runs were seen to end, so none can be on its way."""
+    running: tuple[str, ...] = ()
+    """Names of the attempts that were seen last to run: none counts as gone by silence alone."""
 
 
 @dataclass(frozen=True)

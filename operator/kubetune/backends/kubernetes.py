@@ -18,7 +18,12 @@ from kubetune.backends.base import (
     RunRequest,
     RunState,
 )
-from kubetune.backends.manifests import build_job, build_plan_config_map, build_service
+from kubetune.backends.manifests import (
+    attempt_of,
+    build_job,
+    build_plan_config_map,
+    build_service,
+)
 from kubetune.backends.states import run_state
 from kubetune.backends.worker_pods import workers_of
 from kubetune.clients.kubernetes import (
@@ -64,8 +69,16 @@ class KubernetesBackend:
         self._cache = jobs
 
     async def observe(self, address: RunAddress) -> list[RunState]:
-        """All attempts that the watches have shown, oldest first."""
-        states = [self._state(job) for job in self._jobs(address)]
+        """All attempts that the watches have shown, oldest first.
+
+        One that was seen to run and isn't shown any more is asked for: our watches show what has
+        our label, which a user may have removed.
+        """
+        jobs = self._jobs(address)
+        for name in set(address.running) - {job["metadata"]["name"] for job in jobs}:
+            if found := await self._unseen(name, address):
+                jobs.append(found)
+        states = [self._state(job) for job in jobs]
         return sorted(states, key=lambda state: state.attempt)
 
     def introduce(self, run_key: str) -> None:
@@ -132,8 +145,25 @@ class KubernetesBackend:
         return [
             job
             for job in self._cache.jobs(address.owner.uid)
-            if job["metadata"].get("labels", {}).get(names.RUN_KEY) == address.run_key
+            if attempt_of(job, address.owner, address.run_key) is not None
         ]
+
+    async def _unseen(self, name: str, address: RunAddress) -> JsonObject | None:
+        """A Job that no watch shows, with its labels again; None when it is gone or not ours."""
+        try:
+            job = await self._client.get("Job", address.owner.namespace, name)
+            if not _is_owned(job, address.owner):
+                return None
+            # Those of the template, which can't be changed, are the same.
+            ours, metadata = job["spec"]["template"]["metadata"], job["metadata"]
+            fields = {key: ours.get(key) or {} for key in ("labels", "annotations")}
+            if any(not fields[key].items() <= (metadata.get(key) or {}).items() for key in fields):
+                change = {"metadata": {"uid": metadata["uid"], **fields}}
+                job = await self._client.patch("Job", metadata["namespace"], name, change)
+        except (NotFoundError, ConflictError):
+            return None
+        self._cache.put(job)
+        return job
 
     def _state(self, job: JsonObject) -> RunState:
         return run_state(job, self._cache.pods(job["metadata"]["uid"]))

@@ -38,6 +38,18 @@ def job_name(owner: Owner, run_key: str, attempt: int, workers: int = 1) -> str:
     return last.rpartition("-")[0]
 
 
+def attempt_of(job: JsonObject, owner: Owner, run_key: str) -> int | None:
+    """Which attempt a Job of the owner is; None when it belongs to another run key.
+
+    By its name, which nobody can change, unlike its labels.
+    """
+    name, workers = job["metadata"]["name"], int(job["spec"].get("completions") or 1)
+    number = name.rpartition("-")[2]
+    if not number.isdecimal() or job_name(owner, run_key, int(number), workers) != name:
+        return None
+    return int(number)
+
+
 def plan_name(owner: Owner, run_key: str, workers: int = 1) -> str:
     """Name of the ConfigMap that all attempts with as many workers share."""
     number = () if workers == 1 else (str(workers),)

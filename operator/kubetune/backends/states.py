@@ -11,7 +11,6 @@ import signal
 from datetime import datetime
 from typing import Any
 
-from kubetune import names
 from kubetune.api.conditions import Reason
 from kubetune.api.outcome import ExitCode, Outcome
 from kubetune.backends import worker_pods
@@ -209,7 +208,8 @@ def _external(job: JsonObject) -> dict[str, str]:
 
 
 def _attempt(job: JsonObject) -> int:
-    return int(job["metadata"]["labels"][names.ATTEMPT])
+    # Names end in it, and can't be changed as labels can.
+    return int(job["metadata"]["name"].rpartition("-")[2])
 
 
 def _live_pod(pods: list[JsonObject]) -> JsonObject | None:

@@ -17,10 +17,22 @@ MAX_MESSAGE = 1024
 
 @dataclass(frozen=True)
 class Stamp:
-    """Add the finalizer and, when given, the run key to the object; before any other effect."""
+    """Add the finalizer and, when given, the run key to the object; before any other effect.
+
+    The run key goes into status first, where no PUT of the object reaches it.
+    """
 
     finalizer: bool = False
     run_key: str | None = None
+    fresh: bool = False
+    """The run key was made just now."""
+
+
+@dataclass(frozen=True)
+class TieToJob:
+    """Say again on a Model which FineTuneJob has made it."""
+
+    job: str
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,7 @@ class ReleaseFinalizer:
 
 Action = (
     Stamp
+    | TieToJob
     | StartRun
     | StopRuns
     | DeleteRuns

@@ -45,6 +45,7 @@ from kubetune.decide.evaluation_inputs import (
     shared_inputs,
 )
 from kubetune.decide.evaluation_observed import ObservedEvaluation
+from kubetune.decide.identity import with_finalizer
 from kubetune.decide.limits import after_end, deadline_left
 from kubetune.decide.target_away import target_away
 from kubetune.decide.waiting import NotReady, secret_wait
@@ -86,6 +87,10 @@ class Draft:
 
 def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
     """What to do for an Evaluation."""
+    return with_finalizer(observed, _decide(observed, now))
+
+
+def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:
     evaluation = observed.evaluation
 
     # 1. Deleted: its runs go with it; or over: nothing starts it again.

@@ -43,6 +43,7 @@ from kubetune.decide.fine_tune_progress import (
     progress_due,
 )
 from kubetune.decide.fit import weigh
+from kubetune.decide.identity import with_identity
 from kubetune.decide.limits import deadline_left
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.target_away import target_away
@@ -85,6 +86,10 @@ class Draft:
 
 def decide(observed: ObservedJob, now: datetime) -> Decision:
     """What to do for a FineTuneJob."""
+    return with_identity(observed, _decide(observed, now))
+
+
+def _decide(observed: ObservedJob, now: datetime) -> Decision:
     job = observed.job
 
     # 1. Deletion: stop or cut loose what runs, then let go.
@@ -333,8 +338,10 @@ def _submit(draft: Draft, attempt: int) -> Decision:
     draft.status["external"] = (draft.status.get("external") or {}) | {
         "target": observed.target.label
     }
-    if not observed.stamped:
-        draft.actions.append(Stamp(finalizer=True, run_key=observed.run_key))
+    if not (observed.stamped and observed.recorded):
+        draft.status["runKey"] = observed.run_key
+        stamp = Stamp(finalizer=True, run_key=observed.run_key, fresh=observed.fresh)
+        draft.actions.append(stamp)
     if waiting := _reuse(draft, inputs):
         return waiting
     draft.actions.append(StartRun(inputs.request(observed, attempt, settings)))

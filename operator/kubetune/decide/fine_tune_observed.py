@@ -40,10 +40,14 @@ class ObservedJob:
     job: Resource[FineTuneJobSpec]
     install_id: str
     run_key: str
-    """The annotation's, when it is honoured, else a fresh one."""
+    """The job's own, when it is found and honoured, else a fresh one."""
     stamped: bool
-    """Whether the object carries run key and finalizer."""
+    """Whether the object carries its copy of the run key, and the finalizer."""
     target: Target
+    fresh: bool = False
+    """The run key was made just now, so nothing was sent for it."""
+    recorded: bool = True
+    """Whether status carries the run key."""
     model: Resource[ModelSpec] | None = None
     base: Resource[ModelSpec] | None = None
     """The base model of an adapter."""

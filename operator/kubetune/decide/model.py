@@ -18,6 +18,7 @@ from kubetune.decide.decision import (
     condition_is,
     conditions_of,
 )
+from kubetune.decide.identity import with_maker
 from kubetune.decide.inspected import (
     InspectionFacts,
     conclude,
@@ -84,7 +85,7 @@ def decide(observed: ObservedModel, now: datetime) -> Decision:
     model = observed.model
     if model.deleting:
         return Decision()
-    return tidy(model.owner, model.status, _decide(observed, now))
+    return with_maker(model, tidy(model.owner, model.status, _decide(observed, now)))
 
 
 def _decide(observed: ObservedModel, now: datetime) -> Decision:

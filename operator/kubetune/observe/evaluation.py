@@ -139,7 +139,7 @@ class EvaluationObserver:
             return replace(item, model=model)
         base_ref, job_ref = model.spec.base_model_ref, model.spec.source.fine_tune_job
         base = find(self._cache, "Model", namespace, base_ref.name if base_ref else None)
-        job = job_ref.name if job_ref else model.annotations.get(JOB)
+        job = job_ref.name if job_ref else model.status.get("madeBy") or model.annotations.get(JOB)
         return replace(
             item,
             model=model,

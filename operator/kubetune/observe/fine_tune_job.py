@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kubetune.api.conditions import Reason
@@ -12,18 +13,25 @@ from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.decide.own_code import other_trainer
 from kubetune.decide.resources import Resource, Target, TargetProblem
-from kubetune.names import FINALIZER, JOB, RUN_KEY, new_run_key, run_key_is_ours
+from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
     find,
+    made_by,
     parse,
     recorded_target,
     resolve_target,
     source_job,
 )
+from kubetune.observe.run_keys import RunKeys
 from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
 from kubetune.queue import Key
 from kubetune.tracking.base import TrackedRun
+
+
+def running_names(attempts: Sequence[dict[str, Any]] | None) -> tuple[str, ...]:
+    """The target's names of attempts that a status knows as running."""
+    return tuple(item["job"] for item in attempts or () if item["result"] == "Running")
 
 
 class FineTuneJobObserver:
@@ -42,6 +50,7 @@ class FineTuneJobObserver:
         self._backend = backend
         self._install_id = install_id
         self._progress_seconds = progress_seconds
+        self.run_keys = RunKeys(cache, install_id)
 
     async def observe(
         self,
@@ -52,7 +61,7 @@ class FineTuneJobObserver:
     ) -> ObservedJob:
         """A job and everything around it. ``fresh_run_key`` is used when it has none yet."""
         spec, namespace = job.spec, job.owner.namespace
-        given = self.run_key(job)
+        given = self.run_keys.of(job)
         run_key = given or fresh_run_key
         external = job.status.get("external") or {}
         reference = spec.compute_target_ref if spec else None
@@ -64,7 +73,9 @@ class FineTuneJobObserver:
             "job": job,
             "install_id": self._install_id,
             "run_key": run_key,
-            "stamped": given is not None and FINALIZER in job.finalizers,
+            "fresh": given is None,
+            "recorded": job.status.get("runKey") == run_key,
+            "stamped": job.annotations.get(RUN_KEY) == run_key and FINALIZER in job.finalizers,
             "target": target,
             "runs": runs,
             "target_problem": target_problem,
@@ -146,22 +157,12 @@ class FineTuneJobObserver:
             )
             return [], TargetProblem(Reason.TARGET_MISSING, message)
         try:
-            address = RunAddress(job.owner, run_key, target.spec)
+            address = RunAddress(
+                job.owner, run_key, target.spec, running=running_names(job.status.get("attempts"))
+            )
             return await self._backend.observe(address), None
         except BackendError as error:
             return [], TargetProblem(error.reason, str(error))
-
-    def run_key(self, job: Resource[Any]) -> str | None:
-        """The job's run key, when it was made for this job."""
-        key = job.annotations.get(RUN_KEY)
-        owner = job.owner
-        if key and run_key_is_ours(key, self._install_id, owner.namespace, owner.name):
-            return key
-        return None
-
-    def new_run_key(self, job: Resource[Any]) -> str:
-        """A run key for a job that has none."""
-        return new_run_key(self._install_id, job.owner.namespace, job.owner.name)
 
     def _output_rival(self, job: Resource[FineTuneJobSpec]) -> str:
         """Who has the output Model's name already: another Model, or an older job."""
@@ -172,9 +173,10 @@ class FineTuneJobObserver:
         advice = "choose another spec.output.modelName"
         body = self._cache.get("Model", namespace, name)
         if body is not None:
-            made_by = (body["metadata"].get("annotations") or {}).get(JOB)
-            if made_by != job.name:
-                whose = f"is the output of FineTuneJob {made_by}" if made_by else "exists already"
+            noted: str | None = ((job.status.get("result") or {}).get("modelRef") or {}).get("name")
+            maker = made_by(body) or (job.name if noted == name else None)
+            if maker != job.name:
+                whose = f"is the output of FineTuneJob {maker}" if maker else "exists already"
                 return f"Model {name} {whose}: {advice}"
         for key in self._cache.dependents(Key("Model", namespace, name)):
             other = self._cache.get(*key) if key.kind == "FineTuneJob" else None

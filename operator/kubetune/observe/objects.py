@@ -15,6 +15,7 @@ from kubetune.api.references import ComputeTargetRef
 from kubetune.backends.base import Owner
 from kubetune.decide.decision import parse_time
 from kubetune.decide.resources import Resource, Target
+from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.references import TARGET_KINDS
 
@@ -62,6 +63,12 @@ def source_job(cache: ObjectCache, model: Resource[Any] | None) -> Resource[Any]
     if model is None or spec is None or spec.source.fine_tune_job is None:
         return None
     return find(cache, "FineTuneJob", model.owner.namespace, spec.source.fine_tune_job.name)
+
+
+def made_by(model: JsonObject) -> str | None:
+    """The FineTuneJob that has made a Model; a user may have removed the annotation."""
+    told = (model["metadata"].get("annotations") or {}).get(JOB)
+    return (model.get("status") or {}).get("madeBy") or told
 
 
 def resolve_target(

@@ -1,0 +1,64 @@
+"""Which run key a FineTuneJob has, wherever it is still to be found.
+
+Users replace whole objects, restore backups and wipe a status, so a run key is looked for in
+several places. Whatever they write, a run that lives is never forgotten for another key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubetune.backends.pods import condition
+from kubetune.decide.resources import Resource
+from kubetune.names import RUN_KEY, new_run_key, run_key_in, run_key_is_ours
+from kubetune.observe.cache import ObjectCache
+
+JsonObject = dict[str, Any]
+
+
+class RunKeys:
+    """The run keys of all jobs."""
+
+    def __init__(self, cache: ObjectCache, install_id: str) -> None:
+        self._cache = cache
+        self._install_id = install_id
+        self._known: dict[tuple[str, str], tuple[str, str]] = {}
+        """Uid and run key by namespace and name, of jobs that are not over: what was seen here."""
+
+    def of(self, job: Resource[Any]) -> str | None:
+        """The job's run key; None when none was made yet.
+
+        A key counts only when it was made for an object of this namespace and name.
+        """
+        uid, place = job.owner.uid, (job.owner.namespace, job.owner.name)
+        known_uid, known = self._known.get(place, ("", ""))
+        children = sorted(
+            self._cache.jobs(uid), key=lambda body: body["metadata"]["creationTimestamp"]
+        )
+        live = [body for body in children if not _has_ended(body)]
+        places = [
+            *(run_key_in(body["metadata"]["name"]) for body in live),
+            known if known_uid == uid else None,
+            job.status.get("runKey"),
+            job.annotations.get(RUN_KEY),
+            *(run_key_in(body["metadata"]["name"]) for body in reversed(children)),
+        ]
+        found = next((key for key in places if key and self._is_ours(job, key)), None)
+        if found:
+            self._known[place] = uid, found
+        return found
+
+    def new(self, job: Resource[Any]) -> str:
+        """A run key for a job that has none."""
+        return new_run_key(self._install_id, job.owner.namespace, job.owner.name)
+
+    def forget(self, namespace: str, name: str) -> None:
+        """The job is over, or gone."""
+        self._known.pop((namespace, name), None)
+
+    def _is_ours(self, job: Resource[Any], key: str) -> bool:
+        return run_key_is_ours(key, self._install_id, job.owner.namespace, job.owner.name)
+
+
+def _has_ended(body: JsonObject) -> bool:
+    return bool(condition(body, "Complete") or condition(body, "Failed"))

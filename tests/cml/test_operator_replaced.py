@@ -1,0 +1,79 @@
+"""A job in CML keeps its run whatever a user removes from the object."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kubetune import names
+from kubetune.names import FINALIZER
+
+from tests.cluster.operator_process import Operator
+from tests.cluster.support import eventually
+from tests.cluster.workspace import annotations
+from tests.cml.lives import attempts, succeeded
+from tests.cml.space import CmlSpace
+
+pytestmark = pytest.mark.cluster
+
+
+def tied(space: CmlSpace, name: str, key: str) -> None:
+    """Wait until status, annotation and finalizer are as they were."""
+
+    def whole(body: dict[str, Any]) -> bool:
+        found = {(body.get("status") or {}).get("runKey"), annotations(body).get(names.RUN_KEY)}
+        return found == {key} and FINALIZER in (body["metadata"].get("finalizers") or ())
+
+    space.until("FineTuneJob", name, whole)
+
+
+def replace(space: CmlSpace, name: str) -> None:
+    space.replace("FineTuneJob", name)
+
+
+def replace_and_wipe(space: CmlSpace, name: str) -> None:
+    replace(space, name)
+    fields = dict.fromkeys(space.get("FineTuneJob", name)["status"])
+    space.patch("FineTuneJob", name, {"status": fields}, "status")
+
+
+@pytest.mark.parametrize("lose", [replace, replace_and_wipe])
+def test_a_job_that_is_replaced_keeps_its_run(
+    cml_jobs: CmlSpace, lose: Callable[[CmlSpace, str], None]
+) -> None:
+    name = lose.__name__.replace("_", "-")
+    clock: Any = cml_jobs.stand_in.clock
+    cml_jobs.scripts[name] = succeeded(after=100)
+    cml_jobs.job(name, backoffLimit=0)
+    cml_jobs.phase(name, "Running")
+    key = cml_jobs.run_key(name)
+    lose(cml_jobs, name)
+    tied(cml_jobs, name, key)
+    cml_jobs.phase(name, "Running")
+    clock.advance(200)
+    body = cml_jobs.phase(name, "Succeeded")
+    assert attempts(body) == [("Succeeded", "Trained")]
+    assert len(cml_jobs.cml_runs(name)) == 1
+    # Its job in CML goes with it, also when it is replaced after its end.
+    cml_jobs.replace("FineTuneJob", name)
+    cml_jobs.until("FineTuneJob", name, lambda o: FINALIZER in o["metadata"].get("finalizers", ()))
+    cml_jobs.delete("FineTuneJob", name)
+    eventually(lambda: cml_jobs.find("FineTuneJob", name) is None)
+    assert [job.deleted is not None for job in cml_jobs.cml_jobs(name)] == [True]
+
+
+def test_a_job_that_is_replaced_while_no_operator_runs(
+    cml_jobs: CmlSpace, cml_operator: Operator
+) -> None:
+    cml_jobs.job("unseen")
+    cml_jobs.phase("unseen", "Running")
+    key = cml_jobs.run_key("unseen")
+    with cml_operator.stopped():
+        cml_jobs.replace("FineTuneJob", "unseen", suspend=True)
+    cml_jobs.phase("unseen", "Suspended")
+    tied(cml_jobs, "unseen", key)
+    (run,) = cml_jobs.cml_runs("unseen")
+    assert run.stop_asked is not None
+    cml_jobs.replace("FineTuneJob", "unseen", suspend=False)
+    cml_jobs.phase("unseen", "Running")
+    assert cml_jobs.stand_in.most_active_of(key) == 1
+    assert len(cml_jobs.cml_jobs("unseen")) == 1
