@@ -8,6 +8,11 @@ import secrets
 from kubetune.api import GROUP
 
 FINALIZER = f"{GROUP}/finalizer"
+IN_USE = f"{GROUP}/in-use"
+"""Finalizer of what runs in CML can't be reached without."""
+ABANDON_RUNS = f"{GROUP}/abandon-runs"
+"""Annotation ``"true"``: a deleted object goes though its runs can't be stopped, and a deleted
+target though they need it."""
 RUN_KEY = f"{GROUP}/run-key"
 """Annotation of a FineTuneJob, a copy of status.runKey; label of everything made for it."""
 OWNER_KIND = f"{GROUP}/owner-kind"

@@ -207,7 +207,7 @@ class Reconciler:
             )
             decision = fine_tune_job.decide(observed, self._now())
             status = decision.status if decision.status is not None else status
-            changed = await self._act(body, decision, status, observed.target.spec)
+            changed = await self._act(body, decision, status, observed.place)
             before = learned
             learned = await self._actor.learn(observed, learned, decision.actions)
             if not changed and learned == before:
@@ -228,7 +228,7 @@ class Reconciler:
             observed = await self._evaluations.observe(resource, learned)
             decision = evaluation.decide(observed, self._now())
             status = decision.status if decision.status is not None else status
-            changed = await self._act(body, decision, status, observed.target.spec)
+            changed = await self._act(body, decision, status, observed.place)
             before = learned
             learned = await evaluation_actions.learn(
                 self._trackers, observed, learned, decision.actions
@@ -272,7 +272,7 @@ class Reconciler:
     async def _follow_progress(self, key: Key, observed: ObservedJob) -> None:
         """Have the poller follow the run of a job while it lives."""
         live = any(run.phase not in FINISHED for run in observed.runs)
-        target = observed.target.spec
+        target = observed.place
         if not live or target is None or observed.job.deleting:
             if not live and observed.job.status.get("phase") not in (Phase.REGISTERING,):
                 self._unwatch(key)
@@ -286,7 +286,7 @@ class Reconciler:
             for item in observed.candidates
             if any(run.phase not in FINISHED for run in item.runs)
         }
-        target = observed.target.spec
+        target = observed.place
         if not live or target is None or observed.evaluation.deleting:
             self._unwatch(key)
             return

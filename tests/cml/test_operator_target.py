@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubetune.names import ABANDON_RUNS
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
@@ -215,26 +216,24 @@ def test_a_project_that_disappears_counts_nothing_as_lost(cml: CmlSpace) -> None
     assert [job.project_id for job in cml.cml_jobs("tune")] == [stand_in.project.id, again.id]
 
 
-def test_a_target_that_is_deleted_is_asked_for(cml: CmlSpace) -> None:
+def test_jobs_end_though_their_target_is_gone(cml: CmlSpace) -> None:
     cml.inputs()
-    cml.job("tune")
-    cml.job("free", hyperparameters={"maxSteps": 2})
-    cml.phase("tune", "Running")
-    cml.phase("free", "Running")
+    for at, name in enumerate(("tune", "free", "orphan")):
+        cml.job(name, hyperparameters={"maxSteps": at + 1})
+        cml.phase(name, "Running")
+    annotation = {"metadata": {"annotations": {ABANDON_RUNS: "true"}}}
+    cml.patch("ComputeTarget", TARGET, annotation)
     cml.delete("ComputeTarget", TARGET)
-    message = away(cml, "FineTuneJob", "tune", "TargetMissing")
-    assert cml.stand_in.url in message
-    assert "deletionPolicy: Orphan" in message
-    # A job that is deleted waits, and goes when it may leave its run.
+    eventually(lambda: cml.find("ComputeTarget", TARGET) is None)
+    # What status recorded is enough as long as the Secret is there.
     cml.delete("FineTuneJob", "free")
-    away(cml, "FineTuneJob", "free", "TargetMissing")
-    cml.patch("FineTuneJob", "free", {"spec": {"deletionPolicy": "Orphan"}})
     eventually(lambda: cml.find("FineTuneJob", "free") is None)
-    assert [run.active for run in cml.cml_runs("free")] == [True]
-
-    cml.create("ComputeTarget", TARGET, cml.cml_target())
+    assert [run.active for run in cml.cml_runs("free")] == [False]
+    cml.patch("FineTuneJob", "orphan", {"spec": {"deletionPolicy": "Orphan"}})
+    cml.delete("FineTuneJob", "orphan")
+    eventually(lambda: cml.find("FineTuneJob", "orphan") is None)
+    assert [run.active for run in cml.cml_runs("orphan")] == [True]
     (run,) = cml.cml_runs("tune")
-    cml.until("FineTuneJob", "tune", lambda o: condition(o, "TargetAvailable") == ("", "", ""))
     cml.stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
     body = cml.phase("tune", "Succeeded")
     assert attempts(body)[0][0] == "Succeeded"

@@ -12,9 +12,10 @@ from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.outcome import Outcome
 from kubetune.backends.base import FINISHED, Owner, RunPhase, RunState
-from kubetune.decide.decision import Decision, rfc3339
+from kubetune.decide.decision import Decision, Record, rfc3339
 from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.inspected import InspectionFacts
+from kubetune.decide.place import place_of, record
 from kubetune.decide.resources import Resource, Target
 from kubetune.names import FINALIZER
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
@@ -122,8 +123,14 @@ def facts(**fields: Any) -> InspectionFacts:
 
 
 def observed_job(given: Resource[Any] | None = None, **fields: Any) -> ObservedJob:
-    """A job with ready inputs; stamped unless it says otherwise."""
+    """A job with ready inputs; stamped and with a record of its target unless it says otherwise."""
     stamped = replace(given or job(), finalizers=(FINALIZER,))
+    place = fields.get("target", target())
+    if "started" not in fields and place.spec is not None:
+        external = record(place, "team") | (stamped.status.get("external") or {})
+        if "completionTime" not in stamped.status:
+            stamped = replace(stamped, status=stamped.status | {"external": external})
+        fields["started"] = place_of(external, place.spec)
     everything: JsonObject = {
         "job": stamped,
         "install_id": "install",
@@ -223,5 +230,5 @@ def assert_fits(kind: str, status: JsonObject) -> None:
 
 
 def names(decision: Decision) -> list[str]:
-    """The actions by name, in order."""
-    return [type(action).__name__ for action in decision.actions]
+    """The actions by name, in order, without what is only written down before a start."""
+    return [type(action).__name__ for action in decision.actions if not isinstance(action, Record)]

@@ -91,7 +91,7 @@ def test_a_stop_that_ends_after_the_suspension_was_ordered_all_the_same() -> Non
     stopping = {name: [run(1, "stopping")] for name in ("base", "tuned")}
     status = decided(observed(evaluation(**AT_ONCE, status=status), runs=stopping)).status
     gone = decided(observed(evaluation(**AT_ONCE, status=status), runs={}))
-    assert [type(action).__name__ for action in gone.actions] == ["StartRun", "StartRun"]
+    assert names(gone) == ["StartRun", "StartRun"]
 
 
 def test_what_a_target_refuses_was_never_submitted() -> None:
@@ -160,15 +160,15 @@ def test_jobs_of_cml_go_before_the_evaluation() -> None:
     given = evaluation(**AT_ONCE, status=running())
     deleted = replace(given, deleting=True, finalizers=(FINALIZER,))
     around = {name: {"run_key": f"key-of-{name}"} for name in ("base", "tuned")}
-    there = observed(deleted, target=AT_CML, around=around)
+    started = AT_CML.spec
+    there = observed(deleted, target=MISSING_TARGET, started=started, around=around)
     keys = ("key-of-base", "key-of-tuned")
     removed = Decision((*map(DeleteRuns, keys), ReleaseFinalizer()))
     assert decide(there, NOW) == removed
     away = replace(there, target_problem=TargetProblem("TargetUnreachable", "it is away"))
     assert decide(away, NOW).actions == ()
-    # Else a namespace that is deleted would wait for the target that went first.
-    gone = replace(away, target=MISSING_TARGET)
-    assert decide(gone, NOW) == Decision((ReleaseFinalizer(),))
+    # One that never submitted anything waits for nobody.
+    assert decide(replace(away, started=None), NOW) == Decision((ReleaseFinalizer(),))
 
 
 def test_only_an_evaluation_with_jobs_in_cml_has_a_finalizer() -> None:

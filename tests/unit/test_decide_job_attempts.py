@@ -27,6 +27,7 @@ from kubetune.backends.base import BackendError, RunState
 from kubetune.decide.decision import Decision, StartRun
 from kubetune.decide.fine_tune_job import decide
 from kubetune.decide.fine_tune_progress import merge_attempts
+from kubetune.decide.place import record
 from kubetune.decide.target_refused import start_refused
 
 JsonObject = dict[str, Any]
@@ -253,7 +254,7 @@ def test_expired_job_leaves_no_attempt_running() -> None:
 def test_newest_job_stands_in_status() -> None:
     observed = observed_job(runs=[run(1, "failed", CRASHED), run(2, "running")])
     external = (decide(observed, NOW).status or {})["external"]
-    assert external == {"target": "ComputeTarget/main", "jobId": "team/tune-2"}
+    assert external == record(observed.target, "team") | {"jobId": "team/tune-2"}
 
 
 @pytest.mark.parametrize("attempts", [0, 1])

@@ -24,8 +24,9 @@ from builders import (
     target,
 )
 from kubetune.api.plan import RunPlan
-from kubetune.decide.decision import Stamp, StartRun
+from kubetune.decide.decision import Record, Stamp, StartRun
 from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.place import record
 from kubetune.names import FINALIZER
 
 PROMPT: dict[str, Any] = {"promptRef": {"name": "plain"}}
@@ -277,10 +278,11 @@ def test_not_submitted(case: Case) -> None:
 
 
 def test_first_submission() -> None:
-    observed = observed_job(job(finalizers=()), stamped=False)
+    observed = observed_job(job(finalizers=()), stamped=False, started=None)
     decision = decide(observed, NOW)
     status = decision.status or {}
-    stamp, start = decision.actions
+    stamp, recorded, start = decision.actions
+    assert recorded == Record("external", status["external"]), "a crash must not lose the place"
     assert stamp == Stamp(finalizer=True, run_key=RUN_KEY), "before any other effect"
     assert isinstance(start, StartRun)
     assert (start.request.run_key, start.request.attempt) == (RUN_KEY, 1)
@@ -290,7 +292,7 @@ def test_first_submission() -> None:
     assert plan.lineage_digest == status["lineage"]["digest"]
     assert status["phase"] == "Queued"
     assert status["effective"]["hyperparameters"]["epochs"] == 3.0
-    assert status["external"] == {"target": "ComputeTarget/main"}
+    assert status["external"] == record(observed.target, "team")
     assert condition_of(status, "InputsReady") == ("True", "InputsReady")
     assert condition_of(status, "Submitted") == ("True", "Queued")
     assert kstatus(status, 1) == "InProgress"

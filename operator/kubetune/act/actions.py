@@ -16,6 +16,7 @@ from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.backends.base import Backend, BackendError, RunAddress, RunRequest
 from kubetune.clients.kubernetes import ConflictError, KubernetesClient
 from kubetune.decide.decision import (
+    AbandonRuns,
     Action,
     CreateModel,
     DeleteRuns,
@@ -26,6 +27,7 @@ from kubetune.decide.decision import (
     FindRun,
     MoveAlias,
     OrphanRuns,
+    Record,
     Register,
     ReleaseFinalizer,
     Stamp,
@@ -88,15 +90,23 @@ class Actor:
                 case TieToJob(job):
                     tie = {"annotations": {JOB: job}, "labels": MANAGED_BY}
                     self._cache.put(await self._client.patch(*key, {"metadata": tie}))
+                case Record(field, value):
+                    body = await self._record(body, field, value)
                 case StartRun(request):
                     await self._start(request)
                     changed = True
                 case StopRuns(run_key):
                     owner = owner or parse(body).owner
                     await self._backend.stop(RunAddress(owner, run_key, target))
-                case DeleteRuns(run_key, settled):
+                case DeleteRuns(run_key, settled, elsewhere, needed):
                     owner = owner or parse(body).owner
-                    await self._backend.delete(RunAddress(owner, run_key, target, settled))
+                    address = RunAddress(owner, run_key, elsewhere or target, settled)
+                    await self._delete(address, needed=needed)
+                case AbandonRuns(run_key, why):
+                    owner = owner or parse(body).owner
+                    address = RunAddress(owner, run_key, target)
+                    logger.warning("%s left behind: %s", left_behind(address), why)
+                    self._backend.forget(run_key)
                 case OrphanRuns(run_key):
                     owner = owner or parse(body).owner
                     await self._backend.orphan(RunAddress(owner, run_key, target))
@@ -120,7 +130,9 @@ class Actor:
         for action in actions:
             if not isinstance(action, FindIdentical | FindRun | Register):
                 continue
-            target = observed.target.spec
+            # A version with the same lineage is sought before there is a run.
+            before = isinstance(action, FindIdentical)
+            target = observed.target.spec if before else observed.place
             if target is None:
                 return replace(learned, tracking_error=observed.target.why_not)
             try:
@@ -137,6 +149,26 @@ class Actor:
             await self._backend.ensure(request)
         except BackendError as error:
             raise StartRefusedError(error) from error
+
+    async def _delete(self, address: RunAddress, *, needed: bool) -> None:
+        try:
+            await self._backend.delete(address)
+        except BackendError as error:
+            if needed:
+                raise
+            logger.warning("%s left behind: %s", left_behind(address), error)
+
+    async def _record(self, body: JsonObject, field: str, value: Any) -> JsonObject:
+        status: JsonObject = body.get("status") or {}
+        old = {field: status[field]} if field in status else {}
+        patch = status_patch(old, {field: value})
+        if patch is None:
+            return body
+        # Whose status it is, in case another object has taken the name.
+        patch["metadata"] = {"uid": body["metadata"]["uid"]}
+        written = await self._client.patch(*key_of(body), patch, subresource="status")
+        self._cache.put(written)
+        return written
 
     async def _stamp(self, body: JsonObject, stamp: Stamp, status: JsonObject) -> JsonObject:
         key = key_of(body)
@@ -180,6 +212,17 @@ class Actor:
                 source = changed | manifest["spec"]["source"]
                 patch = {"spec": manifest["spec"] | {"source": source}}
                 self._cache.put(await self._client.patch(*key, patch), ours=False)
+
+
+def left_behind(address: RunAddress) -> str:
+    """What nobody will look at again, for the log."""
+    owner = address.owner
+    cml = address.target.cml if address.target else None
+    where = f"project {cml.project} of {cml.url}" if cml else f"namespace {owner.namespace}"
+    return (
+        f"{owner.kind} {owner.namespace}/{owner.name}: its runs with run key {address.run_key} in"
+        f" {where} are"
+    )
 
 
 async def _ask(

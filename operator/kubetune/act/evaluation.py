@@ -21,7 +21,7 @@ async def learn(
     questions = [
         action for action in actions if isinstance(action, FindEvaluation | FindAlias | MoveAlias)
     ]
-    target = observed.target.spec
+    target = observed.place
     if not questions:
         return learned
     if target is None:

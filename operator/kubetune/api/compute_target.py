@@ -15,7 +15,13 @@ from kubetune.api.kubernetes_values import (
     Toleration,
     VolumeMount,
 )
-from kubetune.api.rules import Rule, exactly_one, no_credentials
+from kubetune.api.rules import (
+    Rule,
+    TransitionRule,
+    exactly_one,
+    no_credentials,
+    same_choice,
+)
 from kubetune.api.training import Resources
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
@@ -160,6 +166,14 @@ class Tracking(Value):
 class ComputeTargetSpec(Value):
     """What the admin declares."""
 
+    transitions: ClassVar[tuple[TransitionRule, ...]] = (
+        same_choice(
+            "kubernetes",
+            "cml",
+            hint="runs go on where they were started; make another target, and delete this one when"
+            " nothing runs there",
+        ),
+    )
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one("kubernetes", "cml"),
         Rule(

@@ -10,6 +10,7 @@ from kubetune.api.base import Value, keyed_by
 from kubetune.api.conditions import Phase
 from kubetune.api.evaluation import MAX_CANDIDATES
 from kubetune.api.metric import MAX_METRICS
+from kubetune.api.recorded_target import RecordedTarget
 from kubetune.api.status import (
     Attempt,
     AttemptCounts,
@@ -119,6 +120,9 @@ class EvaluationStatus(ObjectStatus):
     start_time: Timestamp | None = Field(default=None, description="First submission.")
     completion_time: Timestamp | None = Field(default=None, description="The end, either way.")
     target: str | None = Field(default=None, description="Kind/name of the compute target.")
+    external: RecordedTarget | None = Field(
+        default=None, description="Where the candidates' runs were started."
+    )
     data: EvaluatedRows | None = Field(default=None, description="What is measured on.")
     candidates: Annotated[list[CandidateStatus], *keyed_by("name")] | None = Field(
         default=None, max_length=MAX_CANDIDATES, description="All candidates with their results."

@@ -91,6 +91,14 @@ def unchanged(field: str, hint: str) -> TransitionRule:
     )
 
 
+def same_choice(*fields: str, hint: str) -> TransitionRule:
+    """Which of the optional siblings is given never changes; what is in them may."""
+    return TransitionRule(
+        cel=" && ".join(f"has(self.{field}) == has(oldSelf.{field})" for field in fields),
+        message=f"a change between {' and '.join(fields)} is refused: {hint}",
+    )
+
+
 def changed_while_suspended(field: str) -> TransitionRule:
     """An optional field changes only where ``suspend`` was true before."""
     return TransitionRule(

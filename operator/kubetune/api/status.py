@@ -18,6 +18,7 @@ from kubetune.api.inspection import (
     RowChecks,
     SplitRows,
 )
+from kubetune.api.recorded_target import RecordedTarget
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """RFC 3339, UTC, whole seconds."""
@@ -56,8 +57,8 @@ class InspectionState(Value):
 
     key: str | None = Field(default=None, description="Digest of what was inspected and how.")
     attempts: int | None = Field(default=None, description="Failed tries since the spec changed.")
-    target: str | None = Field(
-        default=None, description="Kind/name of the compute target, while it goes on."
+    external: RecordedTarget | None = Field(
+        default=None, description="Where it reads, while it goes on."
     )
     time: Timestamp | None = Field(default=None, description="When the last try ended.")
     result: Literal["found", "refused"] | None = Field(
@@ -260,15 +261,15 @@ class AttemptCounts(Value):
     preempted: int = Field(default=0, description="Attempts that were evicted; they don't count.")
 
 
-class External(Value):
-    """The run outside."""
+class External(RecordedTarget):
+    """The run outside, and where it was started: there it is followed, stopped and deleted."""
 
-    target: str | None = Field(default=None, description="Kind/name of the compute target.")
     workspace: str | None = Field(default=None, description="Address of the CML workspace.")
     job_id: str | None = Field(
         default=None, description="Namespace/name of the newest Job; on CML project/id of the job."
     )
     run_id: str | None = Field(default=None, description="On CML the id of the newest run.")
+    project_id: str | None = Field(default=None, description="On CML the id of the project.")
     url: str | None = Field(default=None, description="On CML the page of the job.")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.backends.base import RunRequest
 from kubetune.tracking.base import AliasMove, Registration
@@ -36,6 +37,15 @@ class TieToJob:
 
 
 @dataclass(frozen=True)
+class Record:
+    """Write into the status where a run will be and how it is found, before it is started."""
+
+    field: str
+    """A field of the status, whose whole value follows."""
+    value: Any
+
+
+@dataclass(frozen=True)
 class StartRun:
     """Ensure the run of an attempt."""
 
@@ -56,6 +66,18 @@ class DeleteRuns:
     run_key: str
     settled: bool = False
     """The runs were seen to end, so none can be on its way."""
+    elsewhere: ComputeTargetSpec | None = None
+    """Where they are, when that isn't where the object's runs are now."""
+    needed: bool = True
+    """Whether what follows has to wait until it is done."""
+
+
+@dataclass(frozen=True)
+class AbandonRuns:
+    """Leave the runs of a run key where nobody can reach them, and say so in the log."""
+
+    run_key: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -137,9 +159,11 @@ class ReleaseFinalizer:
 Action = (
     Stamp
     | TieToJob
+    | Record
     | StartRun
     | StopRuns
     | DeleteRuns
+    | AbandonRuns
     | OrphanRuns
     | FindIdentical
     | FindRun

@@ -21,6 +21,7 @@ from kubetune.decide.decision import (
     Decision,
     DeleteRuns,
     FindEvaluation,
+    Record,
     Stamp,
     StartRun,
     StopRuns,
@@ -47,6 +48,7 @@ from kubetune.decide.evaluation_inputs import (
 from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.identity import with_finalizer
 from kubetune.decide.limits import after_end, deadline_left
+from kubetune.decide.place import before_start, has_moved
 from kubetune.decide.target_away import target_away
 from kubetune.decide.waiting import NotReady, secret_wait
 from kubetune.names import FINALIZER
@@ -205,7 +207,7 @@ def _bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
     attempt = candidate.status["attempt"]
     if attempt["result"] != "Succeeded" or candidate.settled:
         return
-    learned, target = draft.observed.learned, draft.observed.target.spec
+    learned, target = draft.observed.learned, draft.observed.place
     asked = f"{candidate.name}/{attempt['number']}"
     summary = summary_of(candidate, learned.found.get(asked))
     if summary:
@@ -288,6 +290,12 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
     live = [candidate for candidate in draft.candidates if candidate.live]
     busy = {candidate.status.get("digest"): f"candidate {candidate.name}" for candidate in live}
     free = draft.spec.parallelism - len(live)
+    if ready and _is_left_behind(draft):
+        for candidate, _ in ready:
+            message = "waiting for runs that were started before the compute target changed"
+            candidate.say("Pending", Reason.QUEUED, message)
+        return
+    starts: list[Action] = []
     for candidate, inputs in ready:
         digest = candidate.status["digest"] if candidate.started else inputs.plan.digest
         if not candidate.started:
@@ -310,28 +318,59 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
             take_inputs(candidate, inputs)
             draft.status.setdefault("data", inputs.frozen)
             if summary := summary_of(candidate, learned.found[digest]):
-                settle(candidate, summary, draft.spec.metrics, observed.target.spec, reused=True)
+                settle(candidate, summary, draft.spec.metrics, observed.place, reused=True)
                 continue
         if free <= 0:
             continue
         free -= 1
         busy[digest] = f"candidate {candidate.name}"
-        _submit(draft, candidate, inputs)
+        starts.append(_submit(draft, candidate, inputs))
+    if starts:
+        _settle_place(draft)
+        draft.actions += starts
 
 
-def _submit(draft: Draft, candidate: CandidateDraft, inputs: CandidateInputs) -> None:
-    stamped = any(isinstance(action, Stamp) for action in draft.actions)
-    target, finalizers = draft.observed.target.spec, draft.observed.evaluation.finalizers
-    if target and target.cml and FINALIZER not in finalizers and not stamped:
+def _is_left_behind(draft: Draft) -> bool:
+    """Whether runs are under way that were started elsewhere than new ones would be."""
+    observed, target = draft.observed, draft.observed.target.spec
+    if observed.started is None or target is None:
+        return False
+    if not has_moved(observed.started, target, observed.evaluation.owner.namespace):
+        return False
+    return any(
+        candidate.live
+        or (
+            (candidate.status.get("attempt", {}).get("result") == "Succeeded")
+            and not candidate.settled
+        )
+        for candidate in draft.candidates
+    )
+
+
+def _settle_place(draft: Draft) -> None:
+    """Record where attempts will be and how they are found."""
+    observed, status = draft.observed, draft.status
+    target, owner = observed.target.spec, observed.evaluation.owner
+    if target and target.cml and FINALIZER not in observed.evaluation.finalizers:
         # Its jobs must be gone before it is, also when no operator runs as it is deleted.
         draft.actions.append(Stamp(finalizer=True))
-    draft.status["target"] = draft.observed.target.label
+    ended = [item.observed.run_key for item in draft.candidates if item.observed.runs]
+    status["target"] = observed.target.label
+    status["external"], before = before_start(
+        status.get("external") or {}, observed.started, observed.target, owner.namespace, ended
+    )
+    draft.actions += before
+    # Runs are known by the digests.
+    draft.actions.append(Record("candidates", [dict(item.status) for item in draft.candidates]))
+
+
+def _submit(draft: Draft, candidate: CandidateDraft, inputs: CandidateInputs) -> StartRun:
     draft.status.setdefault("startTime", rfc3339(draft.now))
     attempt = int(candidate.status.get("counts", {}).get("total", 0)) + 1
     request = inputs.request(draft.observed, draft.run_key(candidate), attempt)
-    draft.actions.append(StartRun(request))
     message = f"attempt {attempt} is submitted to {draft.observed.target.label}"
     candidate.say("Queued", Reason.QUEUED, message)
+    return StartRun(request)
 
 
 def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> None:

@@ -6,18 +6,21 @@ from datetime import datetime
 
 from kubetune.decide.decision import Decision, DeleteRuns, ReleaseFinalizer
 from kubetune.decide.evaluation_observed import ObservedEvaluation
-from kubetune.decide.target_away import target_away
+from kubetune.decide.letting_go import is_over, without_target
 from kubetune.names import FINALIZER
 
 
 def delete(observed: ObservedEvaluation, now: datetime) -> Decision:
     """Deleted: jobs of CML go first, as nobody else collects them."""
-    if FINALIZER not in observed.evaluation.finalizers:
+    evaluation = observed.evaluation
+    if FINALIZER not in evaluation.finalizers:
         return Decision()
-    if observed.target.spec is None:
-        # Where its jobs are is not known any more; a namespace that is deleted must not wait.
+    run_keys = [item.run_key for item in observed.candidates if item.run_key]
+    if observed.started is None or observed.started.cml is None:
+        # Nothing was submitted, or it goes with its owner.
         return Decision((ReleaseFinalizer(),))
     if observed.target_problem:
-        return target_away(observed.evaluation, observed.target_problem, now)
-    jobs = tuple(DeleteRuns(item.run_key) for item in observed.candidates if item.run_key)
+        return without_target(evaluation, observed.target_problem, run_keys, now)
+    needed = not is_over(evaluation)
+    jobs = tuple(DeleteRuns(run_key, needed=needed) for run_key in run_keys)
     return Decision((*jobs, ReleaseFinalizer()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.dataset import DatasetSpec
 from kubetune.api.evaluation import EvaluationSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
@@ -57,8 +58,11 @@ class ObservedEvaluation:
     evaluation: Resource[EvaluationSpec]
     install_id: str
     target: Target
+    """Where new attempts go."""
     candidates: Sequence[ObservedCandidate] = ()
     """In the order of the spec; none when the spec can't be read."""
+    started: ComputeTargetSpec | None = None
+    """Where attempts were started, by the record in status."""
     dataset: Resource[DatasetSpec] | None = None
     prompt: Resource[PromptTemplateSpec] | None = None
     functions: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -74,3 +78,8 @@ class ObservedEvaluation:
     """Digests that another Evaluation of the namespace is measuring now -> its name."""
     progress_seconds: float = 10.0
     learned: EvaluationLearned = field(default_factory=EvaluationLearned)
+
+    @property
+    def place(self) -> ComputeTargetSpec | None:
+        """Where its runs are; before the first one, where they will be."""
+        return self.started or self.target.spec

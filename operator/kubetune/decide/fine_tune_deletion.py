@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
+from kubetune.api.conditions import Phase, Reason
 from kubetune.backends.base import FINISHED
 from kubetune.decide import limits
 from kubetune.decide.decision import (
@@ -17,7 +17,7 @@ from kubetune.decide.decision import (
     conditions_of,
 )
 from kubetune.decide.fine_tune_observed import ObservedJob
-from kubetune.decide.target_away import target_away
+from kubetune.decide.letting_go import is_forced, is_over, let_go, without_target
 from kubetune.names import FINALIZER
 
 
@@ -27,17 +27,21 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
     if FINALIZER not in job.finalizers:
         return Decision()
     live = [run for run in observed.runs if run.phase not in FINISHED]
-    orphan = job.spec is not None and job.spec.deletion_policy == "Orphan"
-    if orphan and (live or observed.outlives_owner or observed.target_problem):
+    if job.spec is not None and job.spec.deletion_policy == "Orphan":
         cut = (OrphanRuns(observed.run_key),) if live else ()
         return Decision((*cut, ReleaseFinalizer()))
+    if observed.started is None and not live:
+        # Nothing was ever submitted.
+        return Decision((ReleaseFinalizer(),))
     if observed.target_problem:
-        return target_away(observed.job, observed.target_problem, now)
+        return without_target(job, observed.target_problem, (observed.run_key,), now)
     if not live:
         # Kubernetes collects what belongs to the job; elsewhere nobody does.
-        over = job.status.get("phase") in TERMINAL_PHASES
-        clean_up = (DeleteRuns(observed.run_key, over),) if observed.outlives_owner else ()
-        return Decision((*clean_up, ReleaseFinalizer()))
+        over = is_over(job)
+        clean_up = DeleteRuns(observed.run_key, settled=over, needed=not over)
+        return Decision((*((clean_up,) if observed.outlives_owner else ()), ReleaseFinalizer()))
+    if is_forced(job) and all(run.phase == "stopping" for run in live):
+        return let_go((observed.run_key,), "they were told to stop, and go on")
     conditions = conditions_of(job.status, job.generation, now)
     conditions.waiting(Reason.DELETED, "the job is deleted: waiting for its run to stop")
     status = job.status | {

@@ -46,6 +46,7 @@ from kubetune.decide.fit import weigh
 from kubetune.decide.identity import with_identity
 from kubetune.decide.limits import deadline_left
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
+from kubetune.decide.place import before_start, record
 from kubetune.decide.target_away import target_away
 from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
 from kubetune.decide.waiting import NotReady, retry_wait, secret_wait
@@ -184,15 +185,18 @@ def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft
     status |= {"observedGeneration": job.generation, "counts": counts}
     if attempts:
         status["attempts"] = attempts
-        known = {"target": observed.target.label} | (old.get("external") or {})
+        known: JsonObject = old.get("external") or {}
+        if observed.started is None and observed.target.spec:
+            # Found by a run key that a backup has brought back.
+            known = known | record(observed.target, job.owner.namespace)
         newest = max(observed.runs, key=lambda run: run.attempt, default=None)
         status["external"] = known | dict(newest.external if newest else {})
     draft = Draft(observed, spec, now, status, conditions_of(old, job.generation, now))
     draft.conditions.remove(ConditionType.TARGET_AVAILABLE)
     run = observed.tracked
     if run is not None:
-        if observed.target.spec:
-            status["mlflow"] = mlflow_link(run, observed.target.spec)
+        if observed.place:
+            status["mlflow"] = mlflow_link(run, observed.place)
         if progress_due(old.get("progress"), run, now, observed.progress_seconds):
             status["progress"] = progress(run, now)
     return draft
@@ -335,15 +339,20 @@ def _submit(draft: Draft, attempt: int) -> Decision:
     conditions.set(
         ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, "all inputs are there and fit"
     )
-    draft.status["external"] = (draft.status.get("external") or {}) | {
-        "target": observed.target.label
-    }
     if not (observed.stamped and observed.recorded):
         draft.status["runKey"] = observed.run_key
         stamp = Stamp(finalizer=True, run_key=observed.run_key, fresh=observed.fresh)
         draft.actions.append(stamp)
     if waiting := _reuse(draft, inputs):
         return waiting
+    draft.status["external"], before = before_start(
+        draft.status.get("external") or {},
+        observed.started,
+        observed.target,
+        observed.job.owner.namespace,
+        [observed.run_key],
+    )
+    draft.actions += before
     draft.actions.append(StartRun(inputs.request(observed, attempt, settings)))
     draft.status.setdefault("startTime", rfc3339(draft.now))
     draft.phase(Phase.QUEUED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.dataset import DatasetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.model import ModelSpec
@@ -44,6 +45,9 @@ class ObservedJob:
     stamped: bool
     """Whether the object carries its copy of the run key, and the finalizer."""
     target: Target
+    """Where new attempts go."""
+    started: ComputeTargetSpec | None = None
+    """Where the newest attempt was started, by the record in status."""
     fresh: bool = False
     """The run key was made just now, so nothing was sent for it."""
     recorded: bool = True
@@ -74,7 +78,12 @@ class ObservedJob:
     @property
     def outlives_owner(self) -> bool:
         """Whether runs stay where they are when the job is deleted, as all do outside."""
-        return self.target.spec is not None and self.target.spec.cml is not None
+        return self.place is not None and self.place.cml is not None
+
+    @property
+    def place(self) -> ComputeTargetSpec | None:
+        """Where its runs are; before the first one, where it will be."""
+        return self.started or self.target.spec
 
 
 def registry_name(observed: ObservedJob) -> str | None:

@@ -83,7 +83,7 @@ def finish(draft: Draft) -> Decision:
         return adopt(draft, learned.registered, learned.merged, unmet)
 
     # 3. Registering needs to know the run's result; CML's registry the experiment too.
-    target = observed.target.spec
+    target = observed.place
     in_cml = target is not None and target.tracking.type == "cml"
     merged = merged_name(observed)
     incomplete = result is not None and merged is not None and not result.merged_source
@@ -135,7 +135,7 @@ def adopt(
     reused = bool(result.get("reused"))
     said = f"{version.name} version {version.version}"
     message = f"adopted {said}, which has the same lineage" if reused else f"registered as {said}"
-    target = draft.observed.target.spec
+    target = draft.observed.place
     if alias and target and target.tracking.type == "cml":
         message += f"; CML's registry has no aliases, so {alias} was not set"
     draft.conditions.set(
@@ -162,7 +162,7 @@ def _tell_promotion(
     """Condition Promoted, where promoteWhen asks for it."""
     said = f"{version.name} version {version.version}"
     promoted = alias in version.aliases
-    target = draft.observed.target.spec
+    target = draft.observed.place
     reason = Reason.PROMOTED if promoted else Reason.NOT_PROMOTED
     if promoted:
         message = f"{said} has alias {alias}"
@@ -187,8 +187,8 @@ def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None)
         if found.merged_source:
             result.setdefault("merged", {})["modelUri"] = found.merged_source
     tracked = draft.observed.learned.run or draft.observed.tracked
-    if tracked and draft.observed.target.spec:
-        draft.status["mlflow"] = mlflow_link(tracked, draft.observed.target.spec)
+    if tracked and draft.observed.place:
+        draft.status["mlflow"] = mlflow_link(tracked, draft.observed.place)
 
 
 def _registering(draft: Draft, action: FindRun | Register) -> Decision:

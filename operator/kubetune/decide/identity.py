@@ -37,7 +37,7 @@ def with_identity(observed: ObservedJob, decision: Decision) -> Decision:
 
 def with_finalizer(observed: ObservedEvaluation, decision: Decision) -> Decision:
     """The decision for an Evaluation, with the finalizer restored while jobs in CML need it."""
-    evaluation, target = observed.evaluation, observed.target.spec
+    evaluation, target = observed.evaluation, observed.place
     if evaluation.deleting or FINALIZER in evaluation.finalizers:
         return decision
     if target is None or target.cml is None or not any(item.runs for item in observed.candidates):

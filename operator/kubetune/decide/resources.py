@@ -31,6 +31,8 @@ class Resource(Generic[Spec]):
     """None when the spec can't be read; then ``problem`` says why."""
     problem: str
     status: JsonObject = field(default_factory=dict[str, Any])
+    deleted: datetime | None = None
+    """When somebody deleted it."""
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from kubetune.decide.fine_tune_observed import ObservedJob
 
 def seek_outcome(observed: ObservedJob) -> Decision | None:
     """Ask for the tracked run of an attempt that failed just now without a word."""
-    target, learned = observed.target.spec, observed.learned
+    target, learned = observed.place, observed.learned
     if target is None or target.cml is None or not observed.runs:
         return None
     run = observed.runs[-1]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.conditions import TERMINAL_PHASES, Reason
+from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.evaluation import Candidate, EvaluationSpec
 from kubetune.backends.base import Backend, BackendError, RunAddress
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
@@ -22,7 +22,13 @@ from kubetune.decide.evaluation_observed import (
 from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.objects import find, recorded_target, resolve_target, source_job
+from kubetune.observe.objects import (
+    find,
+    recorded_place,
+    recorded_target,
+    resolve_target,
+    source_job,
+)
 from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
 from kubetune.tracking.base import TrackedRun
 
@@ -36,6 +42,17 @@ def _judge_secrets(
     if target is not None and target.cml is not None:
         return []
     return [(reference.name, reference.key) for reference in judge_keys(spec).values()]
+
+
+def _all(evaluation: Resource[EvaluationSpec], spec: EvaluationSpec) -> list[ObservedCandidate]:
+    """The candidates with their run keys, and nothing of their runs."""
+    known = {item["name"]: item for item in evaluation.status.get("candidates") or ()}
+    found: list[ObservedCandidate] = []
+    for candidate in spec.candidates:
+        digest = known.get(candidate.name, {}).get("digest")
+        run_key = candidate_run_key(evaluation.owner.uid, candidate.name, digest) if digest else ""
+        found.append(ObservedCandidate(candidate.name, candidate.model_ref.name, run_key=run_key))
+    return found
 
 
 class EvaluationObserver:
@@ -65,35 +82,32 @@ class EvaluationObserver:
         label = evaluation.status.get("target")
         reference = recorded_target(label) or (spec.compute_target_ref if spec else None)
         target = resolve_target(self._cache, namespace, reference)
+        external: JsonObject = evaluation.status.get("external") or {}
+        started = recorded_place(self._cache, namespace, external)
+        place = started or target.spec
         observed = ObservedEvaluation(
             evaluation,
             self._install_id,
             target,
+            started=started,
             progress_seconds=self._progress_seconds,
             learned=learned,
         )
         if spec is None:
             return observed
-        if target.spec is None and label:
-            problem = TargetProblem(Reason.TARGET_MISSING, target.why_not)
-            return replace(observed, target_problem=problem)
         known = {item["name"]: item for item in evaluation.status.get("candidates") or ()}
-        candidates: list[ObservedCandidate] = []
+        candidates = _all(evaluation, spec)
         try:
-            for candidate in spec.candidates:
-                item = ObservedCandidate(candidate.name, candidate.model_ref.name)
-                status = known.get(candidate.name, {})
-                if digest := status.get("digest"):
-                    run_key = candidate_run_key(evaluation.owner.uid, candidate.name, digest)
-                    address = RunAddress(evaluation.owner, run_key, target.spec)
+            for at, item in enumerate(candidates):
+                if item.run_key:
+                    address = RunAddress(evaluation.owner, item.run_key, place)
                     # Also of those that have ended: the backend must know what to tidy up.
                     runs = await self._backend.observe(address)
-                    tracked = self._tracked(run_key)
-                    item = replace(item, runs=runs, run_key=run_key, tracked=tracked)
-                candidates.append(item)
+                    tracked = self._tracked(item.run_key)
+                    candidates[at] = replace(item, runs=runs, tracked=tracked)
         except BackendError as error:
             problem = TargetProblem(error.reason, str(error))
-            return replace(observed, target_problem=problem)
+            return replace(observed, candidates=candidates, target_problem=problem)
         if evaluation.status.get("phase") in TERMINAL_PHASES or evaluation.deleting:
             return replace(observed, candidates=candidates)
         waiting = [known.get(item.name, {}).get("phase") not in SETTLED for item in candidates]

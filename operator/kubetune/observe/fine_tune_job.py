@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kubetune.api.conditions import Reason
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.tuning_profile import TuningProfileSpec
 from kubetune.backends.base import Backend, BackendError, RunAddress, RunState
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.decide.own_code import other_trainer
-from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
     find,
     made_by,
     parse,
+    recorded_place,
     recorded_target,
     resolve_target,
     source_job,
@@ -68,7 +69,8 @@ class FineTuneJobObserver:
         if job.status.get("attempts"):
             reference = reference or recorded_target(external.get("target"))
         target = resolve_target(self._cache, namespace, reference)
-        runs, target_problem = await self._runs(job, given, target, external)
+        started = recorded_place(self._cache, namespace, external)
+        runs, target_problem = await self._runs(job, given, started or target.spec)
         common: dict[str, Any] = {
             "job": job,
             "install_id": self._install_id,
@@ -77,6 +79,7 @@ class FineTuneJobObserver:
             "recorded": job.status.get("runKey") == run_key,
             "stamped": job.annotations.get(RUN_KEY) == run_key and FINALIZER in job.finalizers,
             "target": target,
+            "started": started,
             "runs": runs,
             "target_problem": target_problem,
             "tracked": tracked,
@@ -145,20 +148,14 @@ class FineTuneJobObserver:
             return None
 
     async def _runs(
-        self, job: Resource[Any], run_key: str | None, target: Target, external: dict[str, str]
+        self, job: Resource[Any], run_key: str | None, place: ComputeTargetSpec | None
     ) -> tuple[list[RunState], TargetProblem | None]:
         if run_key is None:
             # Nothing was sent before the key was written.
             return [], None
-        if target.spec is None and external.get("workspace"):
-            message = (
-                f"{target.why_not}; its runs are in {external['workspace']}. To let the job go"
-                " without them set spec.deletionPolicy: Orphan"
-            )
-            return [], TargetProblem(Reason.TARGET_MISSING, message)
         try:
             address = RunAddress(
-                job.owner, run_key, target.spec, running=running_names(job.status.get("attempts"))
+                job.owner, run_key, place, running=running_names(job.status.get("attempts"))
             )
             return await self._backend.observe(address), None
         except BackendError as error:

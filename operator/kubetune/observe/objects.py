@@ -14,6 +14,7 @@ from kubetune.api.kinds import BY_KIND
 from kubetune.api.references import ComputeTargetRef
 from kubetune.backends.base import Owner
 from kubetune.decide.decision import parse_time
+from kubetune.decide.place import place_of
 from kubetune.decide.resources import Resource, Target
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache, key_of
@@ -48,6 +49,7 @@ def parse(body: JsonObject) -> Resource[Any]:
         spec=spec,
         problem=problem,
         status=body.get("status") or {},
+        deleted=parse_time(metadata.get("deletionTimestamp")),
     )
 
 
@@ -106,6 +108,15 @@ def recorded_target(label: str | None) -> ComputeTargetRef | None:
     if kind not in TARGET_KINDS or not name:
         return None
     return ComputeTargetRef.model_validate({"kind": kind, "name": name})
+
+
+def recorded_place(
+    cache: ObjectCache, namespace: str, external: JsonObject
+) -> ComputeTargetSpec | None:
+    """Where a record in a status leads to; None without one."""
+    reference = recorded_target(external.get("target"))
+    present = resolve_target(cache, namespace, reference).spec if reference else None
+    return place_of(external, present)
 
 
 def _target(body: JsonObject) -> Target:

@@ -350,6 +350,8 @@ class Follower:
         target = self._workspace.target
         project: JsonObject = job.get("project") or {}
         known = {"workspace": target.url, "jobId": str(job["id"])}
+        if project_id := project.get("public_identifier"):
+            known["projectId"] = str(project_id)
         if slug := project.get("slug"):
             known["url"] = f"{target.url.rstrip('/')}/{slug}/jobs/{job['id']}"
         return known

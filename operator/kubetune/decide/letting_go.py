@@ -1,0 +1,59 @@
+"""A deleted object whose runs can't be reached, or don't stop: when it goes without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from kubetune.api.conditions import TERMINAL_PHASES, Reason
+from kubetune.decide.decision import AbandonRuns, Decision, ReleaseFinalizer
+from kubetune.decide.resources import Resource, TargetProblem
+from kubetune.decide.target_away import target_away
+from kubetune.names import ABANDON_RUNS
+
+PATIENCE = timedelta(seconds=30)
+"""How long a finished object waits for a target that may answer again."""
+_ACCESS_GONE = frozenset(
+    {
+        Reason.TARGET_MISSING,
+        Reason.CREDENTIALS_INVALID,
+        Reason.PROJECT_MISSING,
+        Reason.PACKAGE_MISSING,
+    }
+)
+
+
+def is_forced(resource: Resource[Any]) -> bool:
+    """Whether somebody wants it gone, whatever runs on."""
+    return resource.annotations.get(ABANDON_RUNS) == "true"
+
+
+def is_over(resource: Resource[Any]) -> bool:
+    """Whether nothing of it runs any more; what is left is no more than entries and files."""
+    return resource.status.get("phase") in TERMINAL_PHASES
+
+
+def without_target(
+    resource: Resource[Any], problem: TargetProblem, run_keys: Sequence[str], now: datetime
+) -> Decision:
+    """Deleted while its target can't be asked: wait where something may run, else let go."""
+    patience_ends = (resource.deleted or now) + PATIENCE
+    hopeless = problem.reason in _ACCESS_GONE or now >= patience_ends
+    if is_forced(resource) or (is_over(resource) and hopeless):
+        return let_go(run_keys, problem.message)
+    owner = resource.owner
+    advice = (
+        f"{problem.message}; deletion waits, since its runs may go on. To let it go and leave them"
+        f" behind: kubectl annotate {owner.kind.lower()} {owner.name} -n {owner.namespace}"
+        f" {ABANDON_RUNS}=true"
+    )
+    waiting = target_away(resource, TargetProblem(problem.reason, advice), now)
+    if not is_over(resource):
+        return waiting
+    return Decision((), waiting.status, (patience_ends - now).total_seconds())
+
+
+def let_go(run_keys: Sequence[str], why: str) -> Decision:
+    """Leave the runs where they are, and say so."""
+    return Decision((*(AbandonRuns(key, why) for key in run_keys), ReleaseFinalizer()))

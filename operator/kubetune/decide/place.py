@@ -1,0 +1,149 @@
+"""Where runs were started: what a status records of a target, and what it means later.
+
+A run is followed, stopped and deleted where it was started, whatever has become of the target
+since. Only how to get there may be newer: of a target that still leads to the same place the
+present Secret counts, so that a key can be replaced while runs go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from kubetune.api.base import Value
+from kubetune.api.cml_target import CmlTarget, RuntimeSelection
+from kubetune.api.compute_target import ComputeTargetSpec, Tracking
+from kubetune.api.recorded_target import RecordedTarget, RecordedTracking, RecordedWorkspace
+from kubetune.decide.decision import Action, DeleteRuns, Record
+from kubetune.decide.resources import Target
+
+JsonObject = dict[str, Any]
+
+FIELDS = frozenset(RecordedTarget.model_fields)
+"""Fields of a record; status.external has others beside."""
+
+
+def record(target: Target, namespace: str) -> JsonObject:
+    """What a status keeps of a target before the first run of ``namespace`` is started there."""
+    spec = target.spec
+    if spec is None:
+        raise ValueError("a run needs a target")
+    tracking = _chosen(spec.tracking, RecordedTracking)
+    recorded: JsonObject = {
+        "target": target.label,
+        "type": "kubernetes" if spec.cml is None else "cml",
+        "tracking": tracking | {"experiment": spec.tracking.experiment_in(namespace)},
+    }
+    if spec.cml is not None:
+        recorded["cml"] = _chosen(spec.cml, RecordedWorkspace)
+    return recorded
+
+
+def recorded_in(external: JsonObject) -> JsonObject:
+    """The record alone, without what else stands in status.external."""
+    return {key: value for key, value in external.items() if key in FIELDS}
+
+
+def place_of(external: JsonObject, present: ComputeTargetSpec | None) -> ComputeTargetSpec | None:
+    """The target as following its runs takes it; None when none is recorded.
+
+    ``present`` is the recorded target as it is now, if it is there.
+    """
+    if "type" not in external:
+        return None
+    try:
+        known = RecordedTarget.model_validate(recorded_in(external), extra="ignore")
+    except ValidationError:
+        # Written by hand: it leads nowhere.
+        return None
+    if known.tracking is None or (known.type == "cml") != (known.cml is not None):
+        return None
+    workspace = _workspace(known.cml, external, present) if known.cml else None
+    tracking = _tracking(known.tracking, present)
+    # Without what only new runs need: images, resources, a runtime.
+    return ComputeTargetSpec.model_construct(kubernetes=None, cml=workspace, tracking=tracking)
+
+
+def before_start(
+    external: JsonObject,
+    started: ComputeTargetSpec | None,
+    target: Target,
+    namespace: str,
+    run_keys: Sequence[str],
+) -> tuple[JsonObject, list[Action]]:
+    """The record for a run that is about to start on the target, and what must be done before.
+
+    ``run_keys`` are those of runs that have ended where ``started`` says: they leave nothing
+    behind when the new one is elsewhere.
+    """
+    actions: list[Action] = []
+    wanted, known = record(target, namespace), recorded_in(external)
+    if started and target.spec and not same_place(started, target.spec):
+        actions += [
+            DeleteRuns(run_key, settled=True, elsewhere=started, needed=False)
+            for run_key in run_keys
+        ]
+        external = known
+    if known != wanted:
+        others = {key: value for key, value in external.items() if key not in known}
+        external = others | wanted
+        actions.append(Record("external", external))
+    return external, actions
+
+
+def has_moved(started: ComputeTargetSpec, target: ComputeTargetSpec, namespace: str) -> bool:
+    """Whether a run that is started on the target now is elsewhere than the recorded ones."""
+    before, now = started.tracking, target.tracking
+    return (
+        not same_place(started, target)
+        or (before.type, before.uri) != (now.type, now.uri)
+        or before.experiment_in(namespace) != now.experiment_in(namespace)
+    )
+
+
+def same_place(one: ComputeTargetSpec, other: ComputeTargetSpec) -> bool:
+    """Whether two targets are of the same type and, in CML, the same project."""
+    return _project(one.cml) == _project(other.cml)
+
+
+def _chosen(spec: Value, recorded: type[Value]) -> JsonObject:
+    """The fields of a part of a target that are recorded."""
+    names = {field.alias for field in recorded.model_fields.values()}
+    return {key: value for key, value in spec.to_json().items() if key in names}
+
+
+def _project(cml: CmlTarget | None) -> tuple[str, str] | None:
+    return (cml.url, cml.project) if cml else None
+
+
+def _workspace(
+    known: RecordedWorkspace, external: JsonObject, present: ComputeTargetSpec | None
+) -> CmlTarget:
+    if present and present.cml and _project(present.cml) == (known.url, known.project):
+        return present.cml
+    return CmlTarget.model_construct(
+        url=known.url,
+        # A name may belong to another project by now.
+        project=external.get("projectId") or known.project,
+        api_key_secret_ref=known.api_key_secret_ref,
+        ca_bundle=known.ca_bundle,
+        runtime=RuntimeSelection.model_construct(),
+        poll=known.poll,
+        scheduling_timeout_seconds=known.scheduling_timeout_seconds,
+    )
+
+
+def _tracking(known: RecordedTracking, present: ComputeTargetSpec | None) -> Tracking:
+    now = present.tracking if present else None
+    same = now is not None and (now.type, now.uri) == (known.type, known.uri)
+    access = now if now is not None and same else known
+    return Tracking.model_construct(
+        type=known.type,
+        uri=known.uri,
+        external_uri=access.external_uri,
+        experiment=known.experiment,
+        credentials_secret_ref=access.credentials_secret_ref,
+        ca_bundle=access.ca_bundle,
+    )
