@@ -23,6 +23,19 @@ from kubetune.clients.cml import (
     UnknownOutcomeError,
 )
 from kubetune.clients.cml_errors import REFUSAL_SECONDS, Gate
+from kubetune.clients.cml_models import CreateJobRequest, Job, Nothing
+from kubetune.clients.cml_operations import (
+    CREATE_JOB,
+    DELETE_JOB,
+    GET_JOB,
+    GET_JOB_RUN,
+    GET_PROJECT,
+    LIST_JOBS,
+    LIST_PROJECTS,
+    LIST_USERS_QUOTA,
+    Listing,
+    Operation,
+)
 
 from tests.cml.workspaces import KEY, PAGE, answering, refusal, serving, talking
 
@@ -32,7 +45,7 @@ def package(cmlapi_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(cmlapi_path)
 
 
-async def test_a_call_arrives_as_the_contract_says_and_its_answer_is_a_plain_dict():
+async def test_a_call_arrives_as_the_contract_says_and_its_answer_is_read():
     seen: list[tuple[str, Any]] = []
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -44,29 +57,25 @@ async def test_a_call_arrives_as_the_contract_says_and_its_answer_is_a_plain_dic
                 "environment": '{"A":"1"}',
                 "timeout": "3600",
                 "created_at": "2024-05-06T07:08:09.123Z",
-                "project": {"name": "p", "public_identifier": "x"},
+                "project": {"name": "p", "slug": "team/p"},
                 "of_a_later_version": {"a": 1},
             }
         )
 
     async with talking(handle) as (client, workspace):
-        body = {"name": "größe", "environment": {"A": "1"}, "of_a_later_version": True}
-        job = await client.write("create_job", body, "p/1")
-    assert seen == [(f"Bearer {KEY}", body)]
+        body = CreateJobRequest(name="größe", environment={"A": "1"})
+        job = await client.write(CREATE_JOB, "p/1", body=body)
+    assert seen == [(f"Bearer {KEY}", {"name": "größe", "environment": {"A": "1"}})]
     assert workspace.asked == ["POST /api/v2/projects/p%2F1/jobs"]
-    assert job["name"] == "größe"
-    assert job["environment"] == '{"A":"1"}'
-    assert job["timeout"] == "3600"
-    assert job["created_at"] == datetime(2024, 5, 6, 7, 8, 9, 123000, UTC)
-    assert job["project"]["public_identifier"] == "x"
-    assert job["script"] is None
-    assert "of_a_later_version" not in job
+    assert (job.name, job.environment, job.timeout) == ("größe", '{"A":"1"}', "3600")
+    assert job.created_at == datetime(2024, 5, 6, 7, 8, 9, 123000, UTC)
+    assert (job.project.slug, job.script) == ("team/p", "")
 
 
 async def test_a_status_that_the_package_does_not_know_passes():
     async with talking(answering({"id": "r", "status": "ENGINE_DREAMING"})) as (client, _):
-        run = await client.read("get_job_run", "p", "j", "r")
-    assert run["status"] == "ENGINE_DREAMING"
+        run = await client.read(GET_JOB_RUN, "p", "j", "r")
+    assert run.status == "ENGINE_DREAMING"
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/api/v2", "/api/v2/"])
@@ -74,15 +83,15 @@ async def test_the_address_may_be_any_form_of_the_workspace(suffix: str):
     async with serving(answering({"id": "p"})) as workspace:
         client = CmlClient(workspace.url + suffix, f"{KEY}\n")
         assert client.url == workspace.url
-        assert (await client.read("get_project", "p"))["id"] == "p"
+        assert (await client.read(GET_PROJECT, "p")).id == "p"
         await client.close()
     assert workspace.asked == ["GET /api/v2/projects/p"]
 
 
 @pytest.mark.parametrize("body", ["", "{}"])
-async def test_an_answer_without_content_is_an_empty_dict(body: str):
+async def test_an_answer_without_content_is_enough_where_nothing_is_to_be_said(body: str):
     async with talking(answering(body)) as (client, workspace):
-        assert await client.write("delete_job", "p", "j") == {}
+        assert await client.write(DELETE_JOB, "p", "j") == Nothing()
     assert workspace.asked == ["DELETE /api/v2/projects/p/jobs/j"]
 
 
@@ -95,25 +104,25 @@ async def test_all_pages_are_read_with_the_same_options():
         following = {"0": "t/1", "t/1": "t 2", "t 2": ""}[token]
         # A page may be empty when the server filters after it cuts.
         items = [] if token == "t/1" else [{"id": token}]
-        return web.json_response({"jobs": items, "next_page_token": following})
+        return web.json_response({"projects": items, "next_page_token": following})
 
     async with talking(handle) as (client, workspace):
-        jobs = await client.pages("list_jobs", "jobs", "p", search_filter='{"name":"a"}')
-    assert [job["id"] for job in jobs] == ["0", "t 2"]
+        found = await client.pages(LIST_PROJECTS, search_filter='{"name":"a"}')
+    assert [project.id for project in found] == ["0", "t 2"]
     assert len(workspace.asked) == 3
     assert all("page_size=100" in path and "search_filter=" in path for path in workspace.asked)
 
 
 async def test_a_list_without_items_is_empty():
     async with talking(answering({})) as (client, _):
-        assert await client.pages("list_jobs", "jobs", "p") == []
+        assert await client.pages(LIST_JOBS, "p") == []
 
 
 async def test_a_page_token_that_repeats_is_an_error_and_not_half_a_list():
     page = {"jobs": [{"id": "j"}], "next_page_token": "same"}
     async with talking(answering(page)) as (client, workspace):
         with pytest.raises(UnavailableError, match="no end to the pages of list_jobs"):
-            await client.pages("list_jobs", "jobs", "p")
+            await client.pages(LIST_JOBS, "p")
     assert len(workspace.asked) == 2
 
 
@@ -126,17 +135,20 @@ async def test_after_a_429_nobody_asks_until_the_time_has_passed():
     async with talking(answering("slow down", 429, headers)) as (client, workspace):
         client._gate = Gate(clock=lambda: now[0])
         with pytest.raises(ThrottledError, match="slow down") as first:
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
         assert first.value.retry_after == 60
         now[0] = 59.0
-        calls = (client.write("create_job", {}, "p"), client.upload("p", "a", b""))
+        calls = (
+            client.write(CREATE_JOB, "p", body=CreateJobRequest()),
+            client.upload("p", "a", b""),
+        )
         ended = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(error, ThrottledError) for error in ended)
         assert [error.retry_after for error in ended if isinstance(error, ThrottledError)] == [1, 1]
         assert len(workspace.asked) == 1
         now[0] = 60.0
         with pytest.raises(ThrottledError):
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
         assert len(workspace.asked) == 2
 
 
@@ -152,7 +164,7 @@ async def test_a_refused_key_makes_no_storm_and_recovers():
     async with talking(handle, concurrency=1) as (client, workspace):
         client._gate = Gate(clock=lambda: now[0])
         ended = await asyncio.gather(
-            *(client.read("get_job_run", "p", "j", str(run)) for run in range(200)),
+            *(client.read(GET_JOB_RUN, "p", "j", str(run)) for run in range(200)),
             return_exceptions=True,
         )
         assert {(type(error), str(error)) for error in ended} == {
@@ -160,8 +172,8 @@ async def test_a_refused_key_makes_no_storm_and_recovers():
         }
         assert len(workspace.asked) == 1
         valid[0], now[0] = True, REFUSAL_SECONDS
-        assert await client.read("get_job_run", "p", "j", "r")
-        assert await client.read("get_job_run", "p", "j", "r")
+        assert await client.read(GET_JOB_RUN, "p", "j", "r")
+        assert await client.read(GET_JOB_RUN, "p", "j", "r")
 
 
 async def test_a_key_that_may_not_do_one_thing_may_do_another():
@@ -173,9 +185,9 @@ async def test_a_key_that_may_not_do_one_thing_may_do_another():
     async with talking(handle) as (client, workspace):
         for _ in range(2):
             with pytest.raises(CredentialsError, match="does not allow list_users_quota") as caught:
-                await client.read("list_users_quota")
+                await client.page(LIST_USERS_QUOTA)
             assert not caught.value.key_refused
-        assert (await client.read("get_project", "p"))["id"] == "p"
+        assert (await client.read(GET_PROJECT, "p")).id == "p"
     assert len(workspace.asked) == 3
 
 
@@ -197,7 +209,7 @@ async def test_no_more_calls_run_at_once_than_allowed():
         return web.json_response({"id": "j"})
 
     async with talking(handle, concurrency=3) as (client, workspace):
-        calls = asyncio.gather(*(client.read("get_job", "p", str(job)) for job in range(12)))
+        calls = asyncio.gather(*(client.read(GET_JOB, "p", str(job)) for job in range(12)))
         await full.wait()
         go_on.set()
         await calls
@@ -215,24 +227,24 @@ async def test_a_cancelled_call_frees_its_place_and_one_in_line_is_never_sent():
         return web.json_response({"id": "j"})
 
     async with talking(handle, concurrency=1) as (client, workspace):
-        under_way = asyncio.create_task(client.write("create_job", {}, "p"))
+        under_way = asyncio.create_task(client.write(CREATE_JOB, "p", body=CreateJobRequest()))
         await arrived.wait()
-        in_line = asyncio.create_task(client.write("delete_job", "p", "j"))
+        in_line = asyncio.create_task(client.write(DELETE_JOB, "p", "j"))
         await asyncio.sleep(0)
         for task in (under_way, in_line):
             task.cancel()
         ended = await asyncio.gather(under_way, in_line, return_exceptions=True)
         assert all(isinstance(error, asyncio.CancelledError) for error in ended)
         go_on.set()
-        assert (await client.read("get_job", "p", "j"))["id"] == "j"
+        assert (await client.read(GET_JOB, "p", "j")).id == "j"
     assert workspace.asked == ["POST /api/v2/projects/p/jobs", "GET /api/v2/projects/p/jobs/j"]
 
 
 def test_a_client_is_bound_to_no_event_loop():
     client = CmlClient("http://127.0.0.1:1", KEY, concurrency=1)
 
-    async def use() -> list[BaseException | cml.JsonObject]:
-        calls = (client.read("get_job", "p", str(job)) for job in range(3))
+    async def use() -> list[BaseException | Job]:
+        calls = (client.read(GET_JOB, "p", str(job)) for job in range(3))
         return await asyncio.gather(*calls, return_exceptions=True)
 
     for _ in range(2):
@@ -243,7 +255,7 @@ def test_a_client_is_bound_to_no_event_loop():
 async def test_a_closed_client_opens_anew_and_leaves_no_threads():
     before = set(threading.enumerate())
     async with talking(answering({"id": "j"})) as (client, _):
-        await client.read("get_job", "p", "j")
+        await client.read(GET_JOB, "p", "j")
         mine = set(threading.enumerate()) - before
         # None of the pool that the package makes for itself.
         assert {thread.name.rpartition("_")[0] for thread in mine} == {"cml"}
@@ -251,7 +263,7 @@ async def test_a_closed_client_opens_anew_and_leaves_no_threads():
         await client.close()
         for thread in mine:
             thread.join()
-        assert (await client.read("get_job", "p", "j"))["id"] == "j"
+        assert (await client.read(GET_JOB, "p", "j")).id == "j"
 
 
 async def test_other_peoples_loggers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch):
@@ -266,7 +278,7 @@ async def test_other_peoples_loggers_stay_as_they_are(monkeypatch: pytest.Monkey
         (logging.getLogger(name).level, logging.getLogger(name).handlers[:]) for name in names
     ]
     async with talking(answering({"id": "j"})) as (client, _):
-        await client.read("get_job", "p", "j")
+        await client.read(GET_JOB, "p", "j")
     after = [(logging.getLogger(name).level, logging.getLogger(name).handlers[:]) for name in names]
     assert after == before
     assert logging.getLogger("cmlapi").handlers == []
@@ -341,18 +353,25 @@ async def test_a_download_is_the_files_bytes(monkeypatch: pytest.MonkeyPatch):
 
 async def test_what_the_package_lacks_is_told_from_what_fails():
     async with talking(answering({"id": "p"})) as (client, workspace):
-        assert await client.supports("get_job")
-        assert not await client.supports("list_workload_executions")
+        assert await client.supports(GET_JOB)
+        later = Operation("list_workload_executions", (), Nothing)
+        assert not await client.supports(later)
         install = f"pip install {workspace.url}/api/v2/python.tar.gz"
         with pytest.raises(InvalidError, match="has no list_workload_executions") as caught:
-            await client.read("list_workload_executions")
+            await client.read(later)
         assert install in str(caught.value)
         with pytest.raises(InvalidError, match="refuses get_job"):
-            await client.read("get_job", "p", "j", of_a_later_version=True)
-        with pytest.raises(InvalidError, match="refuses get_job"):
-            await client.read("get_job", "p", None)
+            await client.read(Operation("get_job", ("project_id",), Job), "p")
         with pytest.raises(InvalidError, match="has no jobs in list_projects"):
-            await client.pages("list_projects", "jobs")
+            await client.pages(Listing("list_projects", (), Job, items="jobs"))
+        for call in (
+            client.read(GET_JOB, "p"),
+            client.write(GET_JOB, "p", "j", body=CreateJobRequest()),
+            client.write(CREATE_JOB, "p"),
+            client.pages(LIST_JOBS, "p", sort="+name"),
+        ):
+            with pytest.raises(TypeError, match="takes"):
+                await call
 
 
 async def test_a_missing_package_is_named_with_the_line_that_installs_it(
@@ -361,12 +380,12 @@ async def test_a_missing_package_is_named_with_the_line_that_installs_it(
     client = CmlClient("https://user:s3cret@ml.example.com/", KEY)
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "cmlapi", None)
-        for call in (client.read("get_job", "p", "j"), client.supports("get_job")):
+        for call in (client.read(GET_JOB, "p", "j"), client.supports(GET_JOB)):
             with pytest.raises(PackageMissingError) as caught:
                 await call
             assert "ml.example.com/api/v2/python.tar.gz" in str(caught.value)
             assert "s3cret" not in str(caught.value)
-    assert await client.supports("get_job")
+    assert await client.supports(GET_JOB)
     await client.close()
 
 
@@ -383,7 +402,7 @@ async def test_one_client_per_workspace_and_credential(monkeypatch: pytest.Monke
         assert clients.get(workspace.url, KEY) is first
         clients.get("https://one.example.com", KEY)
         clients.get("https://two.example.com", KEY)
-        assert (await first.read("get_project", "p"))["id"] == "p"
+        assert (await first.read(GET_PROJECT, "p")).id == "p"
         await first.close()
         await clients.close()
     key = CmlClients.key(workspace.url, KEY)

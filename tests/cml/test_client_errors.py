@@ -19,6 +19,15 @@ from kubetune.clients.cml import (
     UnavailableError,
     UnknownOutcomeError,
 )
+from kubetune.clients.cml_models import CreateJobRequest, CreateProjectRequest
+from kubetune.clients.cml_operations import (
+    CREATE_JOB,
+    CREATE_PROJECT,
+    DELETE_JOB,
+    GET_JOB,
+    GET_PROJECT,
+    LIST_JOBS,
+)
 from kubetune.local import pki
 
 from tests.cml.workspaces import KEY, PAGE, answering, refusal, serving, talking
@@ -66,9 +75,9 @@ async def test_an_answer_that_is_an_error_is_typed_by_what_to_do_about_it(
     handler = answering(body, status, {"Retry-After": "0"})
     async with talking(handler) as (client, workspace):
         with pytest.raises(CmlError) as reading:
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
         with pytest.raises(CmlError) as writing:
-            await client.write("create_job", {"name": "n"}, "p")
+            await client.write(CREATE_JOB, "p", body=CreateJobRequest(name="n"))
     assert (type(reading.value), type(writing.value)) == (on_read, on_write)
     assert len(workspace.asked) == 2
     for message in (str(reading.value), str(writing.value)):
@@ -80,15 +89,15 @@ async def test_an_answer_that_is_an_error_is_typed_by_what_to_do_about_it(
 async def test_the_message_is_the_workspaces_own_and_short():
     async with talking(answering(refusal(3, "cpu must be positive"), 400)) as (client, workspace):
         with pytest.raises(InvalidError) as caught:
-            await client.write("create_job", {}, "p")
+            await client.write(CREATE_JOB, "p", body=CreateJobRequest())
     expected = f"{workspace.url} answered create_job with HTTP 400: cpu must be positive"
     assert str(caught.value) == expected
     async with talking(answering(PAGE, 502)) as (client, _):
         with pytest.raises(UnavailableError, match=r"HTTP 502: 502 Bad & Ugly$"):
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
     async with talking(answering(refusal(3, "x " * 2000), 400)) as (client, _):
         with pytest.raises(InvalidError) as caught:
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
     assert len(str(caught.value)) <= 300
 
 
@@ -105,7 +114,7 @@ async def test_the_message_is_the_workspaces_own_and_short():
 async def test_a_key_in_an_answer_is_not_repeated(echo: str):
     async with talking(answering(refusal(3, echo), 400)) as (client, _):
         with pytest.raises(InvalidError) as caught:
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
         shown = f"{caught.value} {caught.value!r} {client!r} {caught.value.__cause__!r}"
     for secret in (KEY, "s3cret", "deadbeef", "cafe"):
         assert secret not in shown
@@ -114,7 +123,7 @@ async def test_a_key_in_an_answer_is_not_repeated(echo: str):
 async def test_an_empty_answer_is_nothing_that_was_read():
     async with talking(answering("")) as (client, _):
         with pytest.raises(UnavailableError, match="the answer is empty"):
-            await client.pages("list_jobs", "jobs", "p")
+            await client.pages(LIST_JOBS, "p")
 
 
 async def test_a_page_that_is_not_utf8_is_no_crash():
@@ -123,9 +132,9 @@ async def test_a_page_that_is_not_utf8_is_no_crash():
 
     async with talking(handle) as (client, _):
         with pytest.raises(UnavailableError):
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
         with pytest.raises(UnknownOutcomeError):
-            await client.write("delete_job", "p", "j")
+            await client.write(DELETE_JOB, "p", "j")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -133,9 +142,9 @@ async def test_a_redirect_is_not_followed(status: int):
     handler = answering("", status, {"Location": "https://login.example.com/?token=t0p"})
     async with talking(handler) as (client, workspace):
         with pytest.raises(UnavailableError, match=r"redirects get_job to https://login") as caught:
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
         with pytest.raises(UnavailableError, match="redirects create_job"):
-            await client.write("create_job", {}, "p")
+            await client.write(CREATE_JOB, "p", body=CreateJobRequest())
     assert "t0p" not in str(caught.value)
     assert len(workspace.asked) == 2
 
@@ -151,9 +160,9 @@ async def test_a_lost_answer_of_a_write_is_unknown_and_nothing_is_sent_twice():
 
     async with talking(reset) as (client, workspace):
         with pytest.raises(UnavailableError, match="broke the connection during get_job"):
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
         with pytest.raises(UnknownOutcomeError, match="may have happened"):
-            await client.write("create_job", {}, "p")
+            await client.write(CREATE_JOB, "p", body=CreateJobRequest())
         with pytest.raises(UnknownOutcomeError):
             await client.upload("p", "a.py", b"1")
     assert len(workspace.asked) == 3
@@ -165,8 +174,8 @@ async def test_a_server_that_hangs_costs_the_time_limit_and_nothing_is_sent_twic
 
     async with talking(hang, timeouts=(1, 1)) as (client, workspace):
         ended = await asyncio.gather(
-            client.read("get_job", "p", "j"),
-            client.write("create_job", {}, "p"),
+            client.read(GET_JOB, "p", "j"),
+            client.write(CREATE_JOB, "p", body=CreateJobRequest()),
             client.download("p", "a"),
             return_exceptions=True,
         )
@@ -190,9 +199,9 @@ async def test_an_answer_that_breaks_off_is_lost():
 
     async with talking(torn) as (client, workspace):
         with pytest.raises(UnavailableError):
-            await client.read("get_job", "p", "j")
+            await client.read(GET_JOB, "p", "j")
         with pytest.raises(UnknownOutcomeError):
-            await client.write("create_job", {}, "p")
+            await client.write(CREATE_JOB, "p", body=CreateJobRequest())
         with pytest.raises(UnavailableError):
             await client.download("p", "a")
     assert len(workspace.asked) == 3
@@ -203,7 +212,7 @@ async def test_a_port_where_nobody_listens_has_changed_nothing():
         holder.bind(("127.0.0.1", 0))
         client = CmlClient(f"http://127.0.0.1:{holder.getsockname()[1]}", KEY)
         with pytest.raises(UnavailableError, match=r"can't be reached: .*refused"):
-            await client.write("create_job", {}, "p")
+            await client.write(CREATE_JOB, "p", body=CreateJobRequest())
     await client.close()
 
 
@@ -217,10 +226,10 @@ async def test_a_private_authority_is_trusted_only_when_it_is_given(tmp_path: Pa
         for untrusted in (None, other):
             client = CmlClient(workspace.url, KEY, untrusted)
             with pytest.raises(UnavailableError, match=r"can't be trusted: .*CA bundle"):
-                await client.write("create_project", {})
+                await client.write(CREATE_PROJECT, body=CreateProjectRequest())
             await client.close()
         client = CmlClient(workspace.url, KEY, authority)
-        assert (await client.read("get_project", "p"))["id"] == "p"
+        assert (await client.read(GET_PROJECT, "p")).id == "p"
         await client.close()
     assert workspace.asked == ["GET /api/v2/projects/p"]
 
@@ -229,7 +238,7 @@ async def test_a_server_without_tls_at_an_https_address_has_changed_nothing():
     async with serving(answering({})) as workspace:
         client = CmlClient(workspace.url.replace("http:", "https:"), KEY)
         with pytest.raises(UnavailableError):
-            await client.write("create_job", {}, "p")
+            await client.write(CREATE_JOB, "p", body=CreateJobRequest())
         await client.close()
     assert workspace.asked == []
 
@@ -251,6 +260,6 @@ async def test_what_can_not_work_is_said_before_anything_is_sent(
 ):
     client = CmlClient(url, key, ca_pem)
     with pytest.raises(error, match=message) as caught:
-        await client.read("get_project", "p")
+        await client.read(GET_PROJECT, "p")
     assert KEY not in str(caught.value)
     await client.close()

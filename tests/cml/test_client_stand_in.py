@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kubetune.clients.cml import (
@@ -15,6 +14,19 @@ from kubetune.clients.cml import (
     ThrottledError,
     UnavailableError,
     UnknownOutcomeError,
+)
+from kubetune.clients.cml_models import CreateJobRequest, CreateJobRunRequest, JobChange, variables
+from kubetune.clients.cml_operations import (
+    CREATE_JOB,
+    CREATE_JOB_RUN,
+    DELETE_JOB,
+    GET_JOB,
+    GET_JOB_RUN,
+    GET_PROJECT,
+    LIST_ACCELERATORS,
+    LIST_JOBS,
+    STOP_JOB_RUN,
+    UPDATE_JOB,
 )
 
 from tests.cml.server import StandIn
@@ -28,40 +40,47 @@ async def caller(cmlapi_path: Path, stand_in: StandIn) -> AsyncIterator[CmlClien
     await client.close()
 
 
-def job_request(stand_in: StandIn, name: str) -> dict[str, Any]:
+def job_request(stand_in: StandIn, name: str) -> CreateJobRequest:
     stand_in.write("train.py", "")
-    return {
-        "name": name,
-        "script": "train.py",
-        "runtime_identifier": stand_in.runtime_identifier(),
-        "environment": {"KUBETUNE_RUN_KEY": "k"},
-        "timeout": 3600,
-        "kill_on_timeout": True,
-    }
+    return CreateJobRequest(
+        name=name,
+        script="train.py",
+        runtime_identifier=stand_in.runtime_identifier(),
+        environment={"KUBETUNE_RUN_KEY": "k"},
+        timeout=3600,
+        kill_on_timeout=True,
+    )
 
 
 async def test_a_job_lives_from_creation_to_deletion(caller: CmlClient, stand_in: StandIn):
     project = stand_in.project.id
-    job = await caller.write("create_job", job_request(stand_in, "größe"), project)
-    assert (job["name"], job["timeout"]) == ("größe", "3600")
-    assert isinstance(job["environment"], str)
-    run = await caller.write("create_job_run", {}, project, job["id"])
+    job = await caller.write(CREATE_JOB, project, body=job_request(stand_in, "größe"))
+    assert (job.name, job.timeout, job.creator.username) == ("größe", "3600", "trainer")
+    assert variables(job.environment) == {"KUBETUNE_RUN_KEY": "k"}
+    change = JobChange(timeout="60", environment='{"A": "1"}', cpu=2.0)
+    await caller.write(UPDATE_JOB, project, job.id, body=change)
+    changed = await caller.read(GET_JOB, project, job.id)
+    assert (changed.timeout, changed.environment, changed.cpu) == ("60", '{"A": "1"}', 2.0)
+    body = CreateJobRunRequest()
+    run = await caller.write(CREATE_JOB_RUN, project, job.id, body=body)
     with pytest.raises(ConflictError):
-        await caller.write("create_job_run", {}, project, job["id"])
-    assert (await caller.read("get_job_run", project, job["id"], run["id"]))["id"] == run["id"]
-    await caller.write("stop_job_run", project, job["id"], run["id"])
-    assert await caller.write("delete_job", project, job["id"]) == {}
+        await caller.write(CREATE_JOB_RUN, project, job.id, body=body)
+    assert (await caller.read(GET_JOB_RUN, project, job.id, run.id)).id == run.id
+    await caller.write(STOP_JOB_RUN, project, job.id, run.id)
+    await caller.write(DELETE_JOB, project, job.id)
     with pytest.raises(NotFoundError):
-        await caller.read("get_job", project, job["id"])
+        await caller.read(GET_JOB, project, job.id)
     with pytest.raises(NotFoundError):
-        await caller.write("delete_job", project, job["id"])
+        await caller.write(DELETE_JOB, project, job.id)
 
 
 async def test_what_the_contract_refuses_is_invalid(caller: CmlClient, stand_in: StandIn):
     with pytest.raises(InvalidError):
-        await caller.write("create_job", {"name": 5}, stand_in.project.id)
+        await caller.write(
+            CREATE_JOB, stand_in.project.id, body=CreateJobRequest(name="without a script")
+        )
     with pytest.raises(NotFoundError):
-        await caller.read("get_project", "aaaa-bbbb-cccc-dddd")
+        await caller.read(GET_PROJECT, "aaaa-bbbb-cccc-dddd")
 
 
 async def test_small_pages_are_all_read(caller: CmlClient, stand_in: StandIn):
@@ -70,8 +89,8 @@ async def test_small_pages_are_all_read(caller: CmlClient, stand_in: StandIn):
     names = [f"job-{number}" for number in range(5)]
     for name in names:
         stand_in.add_job(name)
-    jobs = await caller.pages("list_jobs", "jobs", stand_in.project.id)
-    assert sorted(job["name"] for job in jobs) == names
+    jobs = await caller.pages(LIST_JOBS, stand_in.project.id)
+    assert sorted(job.name for job in jobs) == names
     assert stand_in.count("list_jobs") == 3
 
 
@@ -83,9 +102,9 @@ async def test_a_create_that_fails_after_its_effect_is_unknown_and_is_sent_once(
     stand_in.faults.add("create_job", when="after", close=True)
     for name in ("answered", "broken"):
         with pytest.raises(UnknownOutcomeError):
-            await caller.write("create_job", job_request(stand_in, name), project)
-    jobs = await caller.pages("list_jobs", "jobs", project)
-    assert sorted(job["name"] for job in jobs) == ["answered", "broken"]
+            await caller.write(CREATE_JOB, project, body=job_request(stand_in, name))
+    jobs = await caller.pages(LIST_JOBS, project)
+    assert sorted(job.name for job in jobs) == ["answered", "broken"]
     assert stand_in.count("create_job") == 2
 
 
@@ -94,32 +113,31 @@ async def test_a_throttled_create_has_not_happened(caller: CmlClient, stand_in: 
     request = job_request(stand_in, "n")
     for _ in range(2):
         with pytest.raises(ThrottledError):
-            await caller.write("create_job", request, stand_in.project.id)
+            await caller.write(CREATE_JOB, stand_in.project.id, body=request)
     assert stand_in.count("create_job") == 1
     assert stand_in.jobs() == []
 
 
 async def test_a_revoked_key_is_refused_and_a_new_one_works(caller: CmlClient, stand_in: StandIn):
     project = stand_in.project.id
-    await caller.read("get_project", project)
+    await caller.read(GET_PROJECT, project)
     stand_in.revoke_key()
     for _ in range(3):
         with pytest.raises(CredentialsError) as caught:
-            await caller.read("get_project", project)
+            await caller.read(GET_PROJECT, project)
         assert caught.value.key_refused
         assert stand_in.api_key not in str(caught.value)
     assert stand_in.count("get_project") == 2
     renewed = CmlClient(stand_in.url, stand_in.add_key())
-    assert (await renewed.read("get_project", project))["id"] == project
+    assert (await renewed.read(GET_PROJECT, project)).id == project
     await renewed.close()
 
 
 async def test_an_old_workspace_has_no_labels_and_says_so(caller: CmlClient, stand_in: StandIn):
-    call = ("list_all_accelerator_node_labels", "accelerator_node_label")
-    assert await caller.pages(*call)
+    assert await caller.pages(LIST_ACCELERATORS)
     stand_in.behaviour.no_labels = True
     with pytest.raises(NotFoundError):
-        await caller.pages(*call)
+        await caller.pages(LIST_ACCELERATORS)
 
 
 async def test_files_go_there_and_back(caller: CmlClient, stand_in: StandIn):
@@ -134,10 +152,10 @@ async def test_files_go_there_and_back(caller: CmlClient, stand_in: StandIn):
 
 async def test_a_server_that_comes_back_is_used_again(caller: CmlClient, stand_in: StandIn):
     project = stand_in.project.id
-    await caller.read("get_project", project)
+    await caller.read(GET_PROJECT, project)
     await asyncio.to_thread(stand_in.stop)
     with pytest.raises(UnavailableError):
-        await caller.write("create_job", job_request(stand_in, "n"), project)
+        await caller.write(CREATE_JOB, project, body=job_request(stand_in, "n"))
     await asyncio.to_thread(stand_in.start)
-    assert await caller.write("create_job", job_request(stand_in, "n"), project)
+    assert await caller.write(CREATE_JOB, project, body=job_request(stand_in, "n"))
     assert len(stand_in.jobs()) == 1

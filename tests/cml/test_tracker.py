@@ -11,9 +11,17 @@ from kubetune.clients.cml import CmlClient
 from kubetune.clients.cml_experiments import ensure_experiment
 from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
+from kubetune.tracking.cml_values import tag_list
 
 from tests.cml.server import StandIn
-from tests.cml.tracked import INSTALL, Experiment, experiment_in, tracking
+from tests.cml.tracked import (
+    CREATE_EXPERIMENT_RUN,
+    INSTALL,
+    CreateExperimentRunRequest,
+    Experiment,
+    experiment_in,
+    tracking,
+)
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
 
@@ -47,8 +55,8 @@ async def test_a_project_is_not_taken_for_another_of_a_similar_name(stand_in: St
         stand_in.add_project("twice")
     async with tracking(stand_in, project="größe 2") as tracker, experiment_in(stand_in) as other:
         experiment_id = await ensure_experiment(other.client, wanted.id, "e")
-        body = {"tags": [{"key": plan.TAG_RUN_KEY, "value": "key-1"}]}
-        await other.client.write("create_experiment_run", body, wanted.id, experiment_id)
+        body = CreateExperimentRunRequest(tags=tag_list({plan.TAG_RUN_KEY: "key-1"}))
+        await other.client.write(CREATE_EXPERIMENT_RUN, wanted.id, experiment_id, body=body)
         assert await tracker.find_run("key-1", "e")
     async with tracking(stand_in, project="twice") as tracker:
         with pytest.raises(TrackingError, match=r"several projects are named 'twice'.*give the id"):

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from kubetune.api import plan
+from kubetune.clients.cml_models import CreateRegisteredModelRequest
+from kubetune.clients.cml_operations import CREATE_REGISTERED_MODEL
 from kubetune.tracking.base import RegisteredVersion, Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
 
@@ -37,7 +39,7 @@ async def test_register_twice_is_one_version(experiment: Experiment, tracker: Cm
     assert first.aliases == (), "the registry has none"
     assert registration.tags.items() <= first.tags.items()
     (version,) = await experiment.versions()
-    assert "champion" in version["notes"]
+    assert "champion" in version.notes
     assert tags_of_version(version)["kubetune.alias"] == "champion"
 
 
@@ -170,15 +172,15 @@ async def test_a_version_that_others_made_of_the_run_is_left_alone(
     stand_in: StandIn, experiment: Experiment, tracker: CmlTracker
 ):
     run_id = await experiment.run("key-1")
-    body = {
-        "project_id": stand_in.project.id,
-        "experiment_id": experiment.id,
-        "run_id": run_id,
-        "model_path": "model",
-        "model_name": "tickets",
-    }
+    body = CreateRegisteredModelRequest(
+        project_id=stand_in.project.id,
+        experiment_id=experiment.id,
+        run_id=run_id,
+        model_path="model",
+        model_name="tickets",
+    )
     for _ in range(2):
-        await experiment.client.write("create_registered_model", body)
+        await experiment.client.write(CREATE_REGISTERED_MODEL, body=body)
     assert (await tracker.register(experiment.registration(run_id))).version == 1
     assert await experiment.numbers() == [1, 2]
 

@@ -6,6 +6,7 @@ from typing import Any
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.training import Resources
 from kubetune.backends.base import Owner, RunRequest
+from kubetune.clients.cml_models import JobRun
 
 JsonObject = dict[str, Any]
 
@@ -45,7 +46,7 @@ def request(cml: JsonObject | None = None, **fields: Any) -> RunRequest:
     return RunRequest(**(given | fields))
 
 
-def run(status: str | None, **fields: Any) -> JsonObject:
-    """A job run as the client gives it."""
+def run(status: str | None, **fields: Any) -> JobRun:
+    """A job run as the client reads it."""
     given: JsonObject = {"id": "run-1", "status": status, "created_at": ago(100)}
-    return given | fields
+    return JobRun.model_validate(given | fields)

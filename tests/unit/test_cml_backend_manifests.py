@@ -16,12 +16,12 @@ from kubetune.backends.cml.manifests import (
     build_job,
     build_run,
     changes,
-    environment_of,
     input_files,
     is_ours,
     job_name,
 )
 from kubetune.backends.cml.offers import Offer
+from kubetune.clients.cml_models import Body, Job, variables
 
 JsonObject = dict[str, Any]
 
@@ -29,8 +29,21 @@ OFFER = Offer(project_id="p-1", runtime="registry/python:1")
 
 
 def body(cml: JsonObject | None = None, offer: Offer = OFFER, **fields: Any) -> JsonObject:
-    """The job of a request."""
-    return build_job(request(cml, **fields), offer, "run.py", "kubetune.zip")
+    """The job of a request, as it is sent."""
+    job = build_job(request(cml, **fields), offer, "run.py", "kubetune.zip")
+    return job.model_dump(exclude_none=True)
+
+
+def as_answered(sent: JsonObject) -> Job:
+    """A job as the API gives it back: its environment is text, and so is its timeout."""
+    environment = json.dumps(sent["environment"])
+    return Job.model_validate(sent | {"environment": environment, "timeout": str(sent["timeout"])})
+
+
+def sent(change: Body | None) -> JsonObject:
+    """A change as it is sent."""
+    assert change is not None
+    return change.model_dump(exclude_none=True)
 
 
 def test_a_job_carries_name_and_mark_of_its_run_key() -> None:
@@ -40,12 +53,11 @@ def test_a_job_carries_name_and_mark_of_its_run_key() -> None:
     assert made["environment"]["KUBETUNE_RUN_KEY"] == RUN_KEY
     assert made["environment"]["KUBETUNE_OWNER"] == "FineTuneJob/team/tickets"
     assert made["environment"]["KUBETUNE_INSTALL"] == "install-1"
-    assert is_ours(made, RUN_KEY)
-    # As the API gives it back, and as a person's job of the same name.
-    assert is_ours({"environment": json.dumps(made["environment"])}, RUN_KEY)
-    for foreign in ({}, {"environment": ""}, {"environment": "[]"}, {"environment": "{broken"}):
-        assert not is_ours(foreign, RUN_KEY)
-    assert not is_ours(made, "another")
+    assert is_ours(as_answered(made), RUN_KEY)
+    # A person's job of the same name.
+    for foreign in ("", "[]", "{broken", "null", '{"KUBETUNE_RUN_KEY": null}'):
+        assert not is_ours(Job(environment=foreign), RUN_KEY)
+    assert not is_ours(as_answered(made), "another")
 
 
 def test_a_run_is_told_how_to_launch_further_workers() -> None:
@@ -60,15 +72,32 @@ def test_a_run_is_told_how_to_launch_further_workers() -> None:
 
 
 def test_another_number_of_workers_brings_the_job_another_plan() -> None:
-    before = body(plan={"version": 1, "workers": 1})
+    before = as_answered(body(plan={"version": 1, "workers": 1}))
     asked = request(workers=2, plan={"version": 1, "workers": 2})
-    changed = changes(before, asked, OFFER)
+    changed = sent(changes(before, asked, OFFER))
     assert changed.keys() == {"environment"}
-    assert plan.decode_plan(changed["environment"][plan.ENV_PLAN_DATA])["workers"] == 2
-    assert changes(before | changed, asked, OFFER) == {}
+    environment = json.loads(changed["environment"])
+    assert plan.decode_plan(environment[plan.ENV_PLAN_DATA])["workers"] == 2
+    after = before.model_copy(update=changed)
+    assert changes(after, asked, OFFER) is None
     again = request(plan={"version": 1, "workers": 1})
-    back = changes(before | changed, again, OFFER)["environment"]
+    back = json.loads(sent(changes(after, again, OFFER))["environment"])
     assert plan.decode_plan(back[plan.ENV_PLAN_DATA])["workers"] == 1
+
+
+def test_other_resources_and_another_deadline_change_the_job() -> None:
+    before = as_answered(body())
+    assert changes(before, request(), OFFER) is None
+    asked = request(resources=Resources(cpu="2", memory="8Gi", gpu=1), deadline_seconds=60)
+    offer = replace(OFFER, accelerator_label_id="7")
+    assert sent(changes(before, asked, offer)) == {
+        "cpu": 2.0,
+        "memory": 8.0,
+        "nvidia_gpu": 1,
+        "accelerator_label_id": "7",
+        # A change has the fields of a job, whose timeout is text.
+        "timeout": "60",
+    }
 
 
 def test_resources_of_a_job() -> None:
@@ -156,8 +185,9 @@ def test_each_judge_has_a_project_variable_of_its_own() -> None:
 
 def test_only_the_attempt_differs_between_runs() -> None:
     again = request(attempt=3)
-    assert body() == build_job(again, OFFER, "run.py", "kubetune.zip")
-    assert build_run(again)["environment"][plan.ENV_ATTEMPT] == "3"
+    job = build_job(again, OFFER, "run.py", "kubetune.zip")
+    assert body() == job.model_dump(exclude_none=True)
+    assert build_run(again).environment == {plan.ENV_ATTEMPT: "3"}
 
 
 def test_input_files_lie_below_the_runs_own_folder() -> None:
@@ -175,12 +205,12 @@ def test_input_files_lie_below_the_runs_own_folder() -> None:
 @pytest.mark.parametrize(
     ("given", "found"),
     [
-        ({"environment": '{"A": "1"}'}, {"A": "1"}),
-        ({"environment": {"A": 1}}, {"A": "1"}),
-        ({"environment": None}, {}),
-        ({"environment": "null"}, {}),
-        ({"environment": "[1]"}, {}),
+        ('{"A": "1"}', {"A": "1"}),
+        ({"A": 1}, {"A": "1"}),
+        (None, {}),
+        ("null", {}),
+        ("[1]", {}),
     ],
 )
-def test_an_environment_in_any_shape(given: JsonObject, found: dict[str, str]) -> None:
-    assert environment_of(given) == found
+def test_an_environment_in_any_shape(given: Any, found: dict[str, str]) -> None:
+    assert variables(Job.model_validate({"environment": given}).environment) == found

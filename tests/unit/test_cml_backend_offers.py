@@ -7,6 +7,7 @@ import pytest
 from kubetune.api.cml_target import RuntimeSelection
 from kubetune.api.training import Resources
 from kubetune.backends.cml.offers import OfferError, choose_accelerator, choose_runtime, whole
+from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime
 
 JsonObject = dict[str, Any]
 
@@ -16,7 +17,7 @@ def gpus(count: int, **label: str) -> Resources:
     return Resources.model_validate({"gpu": count, "gpuLabel": label})
 
 
-def runtime(version: str, **fields: Any) -> JsonObject:
+def runtime(version: str, **fields: Any) -> Runtime:
     """A runtime, as the client gives it."""
     given: JsonObject = {
         "image_identifier": f"registry/{version}",
@@ -26,17 +27,14 @@ def runtime(version: str, **fields: Any) -> JsonObject:
         "full_version": version,
         "status": "ENABLED",
     }
-    return given | fields
+    return Runtime.model_validate(given | fields)
 
 
-def label(value: str, number: str = "7", most: str = "4") -> JsonObject:
+def label(value: str, number: str = "7", most: str = "4") -> AcceleratorNodeLabel:
     """An accelerator label."""
-    return {
-        "id": number,
-        "label_key": "gpu",
-        "label_value": value,
-        "max_gpu_per_workload": most,
-    }
+    return AcceleratorNodeLabel(
+        id=number, label_key="gpu", label_value=value, max_gpu_per_workload=most
+    )
 
 
 def test_the_newest_enabled_runtime_that_fits_is_taken() -> None:
@@ -66,6 +64,11 @@ def test_a_runtime_may_have_unicode_and_lack_fields() -> None:
         choose_runtime([own], RuntimeSelection(kernel="Python"))
     with pytest.raises(OfferError, match="kernels of the workspace: none"):
         choose_runtime([], RuntimeSelection(kernel="Python"))
+
+
+def test_a_version_of_any_length_is_compared() -> None:
+    runtimes = [runtime("9" * 5000), runtime("x" * 5000), runtime("2025.09.1")]
+    assert choose_runtime(runtimes, RuntimeSelection(kernel="Python 3.11")).startswith("registry/9")
 
 
 def test_a_runtime_named_by_its_identifier_must_be_there_and_enabled() -> None:
@@ -99,6 +102,8 @@ def test_a_label_that_is_not_there_is_refused(resources: Resources, says: str) -
         choose_accelerator([label("a100")], resources)
 
 
-@pytest.mark.parametrize(("text", "number"), [("8", 8), (8, 8), ("", None), (None, None)])
-def test_numbers_come_as_text(text: object, number: int | None) -> None:
+@pytest.mark.parametrize(
+    ("text", "number"), [("8", 8), ("", None), ("-1", None), ("many", None), ("9" * 5000, None)]
+)
+def test_numbers_come_as_text(text: str, number: int | None) -> None:
     assert whole(text) == number

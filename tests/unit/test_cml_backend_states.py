@@ -19,7 +19,9 @@ from kubetune.backends.cml.states import (
     numbered,
     run_state,
     status_word,
+    usage_row,
 )
+from kubetune.clients.cml_models import Job, JobRun, UsageResponse
 
 JsonObject = dict[str, Any]
 
@@ -82,24 +84,53 @@ def test_a_run_that_is_skipped_never_was() -> None:
 
 
 def test_attempts_are_numbered_by_their_environment_then_by_age() -> None:
-    def made(name: str, age: float, number: str | None) -> JsonObject:
+    def made(name: str, age: float, number: str | None) -> JobRun:
         environment = json.dumps({"KUBETUNE_ATTEMPT": number} if number else {})
         return run("running", id=name, created_at=ago(age), environment=environment)
 
     runs = [made("third", 10, "3"), made("by-hand", 5, None), made("first", 30, "1")]
-    assert [(at, one["id"]) for at, one in numbered(runs).items()] == [
+    assert [(at, one.id) for at, one in numbered(runs).items()] == [
         (1, "first"),
         (3, "third"),
         (4, "by-hand"),
     ]
     # Two runs of one attempt: the older keeps it.
     twice = [made("late", 1, "1"), made("early", 2, "1")]
-    assert {at: one["id"] for at, one in numbered(twice).items()} == {1: "early", 2: "late"}
+    assert {at: one.id for at, one in numbered(twice).items()} == {1: "early", 2: "late"}
     # A listing without environments.
     bare = [run("failed", id="b", created_at=ago(1)), run("failed", id="a", created_at=ago(2))]
-    assert [one["id"] for one in numbered(bare).values()] == ["a", "b"]
+    assert [one.id for one in numbered(bare).values()] == ["a", "b"]
     broken = [run("failed", environment="{not json")]
     assert list(numbered(broken)) == [1]
+
+
+@pytest.mark.parametrize("number", ["²", "-1", "9" * 5000, "1.5", "", " 1"])
+def test_a_number_of_an_attempt_that_is_none_counts_as_missing(number: str) -> None:
+    environment = json.dumps({"KUBETUNE_ATTEMPT": number})
+    assert list(numbered([run("running", environment=environment)])) == [1]
+
+
+def test_the_usage_row_of_a_run_is_never_that_of_another() -> None:
+    job = Job(id="j", name="kubetune-team-tickets-key")
+    first, second = run("failed", id="a", created_at=ago(900)), run("failed", created_at=ago(100))
+
+    def row(at: float | None, **fields: Any) -> UsageResponse:
+        made = None if at is None else ago(at)
+        return UsageResponse(name=job.name, created_at=made, **fields)
+
+    both = [first, second]
+    rows = [row(890, message="of the first"), row(105, message="of the second")]
+    assert usage_row(job, second, both, rows) == rows[1]
+    assert usage_row(job, first, both, rows) == rows[0]
+    # The list is behind: what is there belongs to the run before.
+    assert usage_row(job, second, both, rows[:1]) is None
+    ids = [row(100, id="a", message="of the first"), row(900, id="run-1", message="of the second")]
+    assert usage_row(job, second, both, ids) == ids[1]
+    assert usage_row(job, second, both, ids[:1]) is None
+    untimed = row(None, message="alone")
+    assert usage_row(job, second, [second], [untimed]) == untimed
+    foreign = UsageResponse(name="another", created_at=ago(100))
+    assert usage_row(job, second, both, [foreign]) is None
 
 
 def test_endless_scheduling_is_overdue() -> None:
@@ -148,19 +179,20 @@ def test_a_status_without_meaning_is_borne_for_a_while() -> None:
 def test_a_failure_without_an_outcome_has_the_reason_of_its_usage_row(
     usage: JsonObject | None, reason: str, says: str, code: int | None
 ) -> None:
-    found = state("failed", Ending(usage=usage))
+    row = None if usage is None else UsageResponse.model_validate(usage)
+    found = state("failed", Ending(usage=row))
     assert (found.phase, found.reason, found.exit_code) == ("failed", reason, code)
     assert says in found.message
 
 
 def test_a_usage_row_in_status_shows_no_secret() -> None:
     usage = {"message": "GET https://me:hunter2@mlflow.example/x\nrefused hf_hunter2hunter2"}
-    message = state("failed", Ending(usage=usage)).message
+    message = state("failed", Ending(usage=UsageResponse.model_validate(usage))).message
     assert message == "The run ended: GET https://***@mlflow.example/x refused ***"
 
 
 def test_an_outcome_counts_more_than_anything() -> None:
-    found = state("failed", Ending(CRASHED, {"oom_killed": True}))
+    found = state("failed", Ending(CRASHED, UsageResponse(oom_killed=True)))
     assert (found.reason, found.message) == ("DiskFull", "no space left")
     assert state("failed", Ending(INTERRUPTED)).phase == "preempted"
     assert state("succeeded", Ending(TRAINED)).outcome == TRAINED

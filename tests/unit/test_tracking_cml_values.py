@@ -5,11 +5,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from kubetune.clients.cml_models import ExperimentRun, RegisteredModelVersion
 from kubetune.tracking.cml_values import (
+    CmlVersion,
     cml_version,
     registry_status,
     run_age,
     run_status,
+    run_tags,
     tag_list,
     tags_of,
     tracked_run,
@@ -25,8 +28,13 @@ def metric(key: str, value: Any, step: Any = "0", timestamp: Any = NOW) -> JsonO
     return {"key": key, "value": value, "step": step, "timestamp": timestamp}
 
 
-def run(*metrics: JsonObject, **fields: Any) -> JsonObject:
-    return {"id": "r-1", "data": {"metrics": list(metrics)}, **fields}
+def run(*metrics: JsonObject, **fields: Any) -> ExperimentRun:
+    given = {"id": "r-1", "data": {"metrics": list(metrics)}, **fields}
+    return ExperimentRun.model_validate(given)
+
+
+def made_version(item: JsonObject) -> CmlVersion:
+    return cml_version(RegisteredModelVersion.model_validate(item), "m-1", "tickets")
 
 
 @pytest.mark.parametrize(
@@ -108,26 +116,24 @@ def test_zero_may_be_left_out_and_nan_come_as_text() -> None:
 
 def test_a_run_without_anything_is_still_a_run() -> None:
     for data in ({}, {"metrics": None, "tags": None}, None):
-        found = tracked_run({"id": "r-1", "data": data, "experiment_id": None}, "7")
+        found = tracked_run(run(data=data, experiment_id=None), "7")
         assert (found.run_id, found.experiment_id, found.run_key) == ("r-1", "7", "")
         assert (found.status, found.metrics, found.tags) == ("UNKNOWN", {}, {})
 
 
 def test_a_run_that_has_not_started_is_the_youngest() -> None:
-    runs: list[JsonObject] = [
-        {"id": "c", "start_time": None},
-        {"id": "b", "start_time": NOW},
-        {"id": "a", "start_time": NOW.replace(tzinfo=None) - timedelta(hours=1)},
+    runs = [
+        run(id="c", start_time=None),
+        run(id="b", start_time=NOW),
+        run(id="a", start_time=NOW.replace(tzinfo=None) - timedelta(hours=1)),
     ]
-    assert [item["id"] for item in sorted(runs, key=run_age)] == ["a", "b", "c"]
+    assert [item.id for item in sorted(runs, key=run_age)] == ["a", "b", "c"]
 
 
 def test_tags_are_pairs_of_which_the_last_counts() -> None:
-    assert tags_of([{"key": "a", "value": "1"}, {"key": "a", "value": "2"}, {"key": "b"}]) == {
-        "a": "2",
-        "b": "",
-    }
-    assert tags_of(None) == {}
+    given = [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}, {"key": "b"}, None]
+    found = run(data={"tags": given})
+    assert run_tags(found) == {"a": "2", "b": ""}
     assert tags_of(tag_list({"ä": "ö", "b": ""})) == {"ä": "ö", "b": ""}
 
 
@@ -152,7 +158,7 @@ VERSION: JsonObject = {
 
 
 def test_a_version_knows_its_run() -> None:
-    version = cml_version(VERSION, "m-1", "tickets")
+    version = made_version(VERSION)
     assert (version.project_id, version.experiment_id, version.run_id) == ("p-1", "7", "r-1")
     assert version.tags["kubetune.job"] == "new", "the version's own tags count more"
     shown = version.registered()
@@ -163,7 +169,7 @@ def test_a_version_knows_its_run() -> None:
 def test_a_version_may_be_made_of_something_else() -> None:
     for metadata in (None, {}, {"mlops_type": "SIMPLE", "mlflow_metadata": None}):
         item = VERSION | {"model_version_metadata": metadata, "tags": None, "created_at": None}
-        version = cml_version(item, "m-1", "tickets")
+        version = made_version(item)
         assert (version.run_id, version.tags) == ("", {})
         assert version.registered().source == "models:/tickets/3"
 
@@ -175,5 +181,5 @@ def test_versions_are_as_old_as_they_say_and_then_as_their_numbers_say() -> None
         VERSION | {"model_version_id": "a", "number": 9},
         VERSION | {"model_version_id": "z", "created_at": NOW - timedelta(seconds=1)},
     ]
-    versions = sorted((cml_version(item, "m", "n") for item in items), key=lambda one: one.age)
+    versions = sorted((made_version(item) for item in items), key=lambda one: one.age)
     assert [version.version_id for version in versions] == ["z", "a", "b", "c"]

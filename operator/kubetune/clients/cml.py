@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import json
 import logging
 import posixpath
 import ssl
@@ -20,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from kubetune.clients.cml_answers import answer_of, page_of, strict
 from kubetune.clients.cml_errors import (
     Call,
     CmlError,
@@ -36,6 +36,8 @@ from kubetune.clients.cml_errors import (
     redacted,
     translated,
 )
+from kubetune.clients.cml_models import Answer, Body
+from kubetune.clients.cml_operations import DOWNLOAD_FILE, UPLOAD_FILE, Listing, Operation
 from kubetune.clients.pool import Pool
 from kubetune.names import digest
 
@@ -54,6 +56,7 @@ __all__ = [
 ]
 
 JsonObject = dict[str, Any]
+A = TypeVar("A", bound=Answer)
 T = TypeVar("T")
 
 MAX_CLIENTS = 64
@@ -95,40 +98,67 @@ class CmlClient:
         # would hold up everybody, and no lock that is bound to a loop.
         self._threads: ThreadPoolExecutor | None = None
 
-    async def read(self, operation: str, *arguments: Any, **options: Any) -> JsonObject:
-        """Call an operation that changes nothing, such as ``get_job``; raises CmlError."""
-        return await self._call(operation, arguments, options, writes=False)
+    async def read(self, operation: Operation[A], *ids: str) -> A:
+        """Call an operation that changes nothing, such as GET_JOB; raises CmlError."""
+        operation.check(ids, None, set())
+        return await self._in_thread(
+            operation.name,
+            lambda api: answer_of(operation, self._called(api, operation, ids, {})),
+            writes=False,
+        )
 
-    async def write(self, operation: str, *arguments: Any, **options: Any) -> JsonObject:
+    async def write(self, operation: Operation[A], *ids: str, body: Body | None = None) -> A:
         """Call an operation that changes something; raises CmlError.
 
         After an UnknownOutcomeError look whether it has happened before calling again.
         """
-        return await self._call(operation, arguments, options, writes=True)
+        operation.check(ids, body, set())
+        arguments = ids if body is None else (body.model_dump(exclude_none=True), *ids)
+        return await self._in_thread(
+            operation.name,
+            lambda api: answer_of(operation, self._called(api, operation, arguments, {})),
+            writes=True,
+        )
 
     async def pages(
-        self, operation: str, field: str, *arguments: Any, **options: Any
-    ) -> list[JsonObject]:
-        """The items under ``field`` on all pages of a list; raises CmlError."""
-        items: list[JsonObject] = []
+        self, operation: Listing[A], *ids: str, sort: str = "", search_filter: str = ""
+    ) -> list[A]:
+        """The items on all pages of a list; raises CmlError."""
+        items: list[A] = []
         tokens: set[str] = set()
-        page = await self.read(operation, *arguments, page_size=PAGE_SIZE, **options)
+        token = ""
         while True:
-            if page and field not in page:
-                raise InvalidError(f"the installed cmlapi package has no {field} in {operation}")
-            items += page.get(field) or []
-            token = page.get("next_page_token")
+            found, token = await self.page(
+                operation, *ids, token=token, sort=sort, search_filter=search_filter
+            )
+            items += found
             if not token:
                 return items
             if token in tokens or len(tokens) >= MAX_PAGES:
                 # Half a list is worse than none: what isn't on it would be made again.
                 raise UnavailableError(
-                    f"{redacted(self.url)} gives no end to the pages of {operation}"
+                    f"{redacted(self.url)} gives no end to the pages of {operation.name}"
                 )
             tokens.add(token)
-            page = await self.read(
-                operation, *arguments, page_size=PAGE_SIZE, page_token=token, **options
-            )
+
+    async def page(
+        self,
+        operation: Listing[A],
+        *ids: str,
+        token: str = "",
+        size: int = PAGE_SIZE,
+        sort: str = "",
+        search_filter: str = "",
+    ) -> tuple[list[A], str]:
+        """The items on one page of a list and the token of the next; raises CmlError."""
+        options = {"search_filter": search_filter, "sort": sort, "page_token": token}
+        sent = {name: value for name, value in options.items() if value} | {"page_size": size}
+        operation.check(ids, None, {*sent})
+        return await self._in_thread(
+            operation.name,
+            lambda api: page_of(operation, self._called(api, operation, ids, sent)),
+            writes=False,
+        )
 
     async def upload(self, project_id: str, path: str, content: bytes) -> None:
         """Write a file of the project, over one that is there; raises CmlError.
@@ -139,9 +169,10 @@ class CmlClient:
 
         def send(api: Any) -> None:
             # The package's own upload_file names every file after the local one that it reads.
+            method, path = UPLOAD_FILE
             _, _, headers = api.api_client.call_api(
-                "/api/v2/projects/{project_id}/files",
-                "POST",
+                path,
+                method,
                 path_params={"project_id": project_id},
                 header_params={"Accept": "application/json", "Content-Type": "multipart/form-data"},
                 post_params=[
@@ -177,12 +208,12 @@ class CmlClient:
                 response.release_conn()
             return cast("bytes", content)
 
-        return await self._in_thread("download_project_file", receive, writes=False)
+        return await self._in_thread(DOWNLOAD_FILE.name, receive, writes=False)
 
-    async def supports(self, operation: str) -> bool:
+    async def supports(self, operation: Operation[Any]) -> bool:
         """Whether the installed package has an operation; raises PackageMissingError."""
         api = await self._submit(self._open)
-        return callable(getattr(api, operation, None))
+        return callable(getattr(api, operation.name, None))
 
     async def close(self) -> None:
         """Close the connections; those in use when their calls end. A later call opens anew."""
@@ -193,25 +224,21 @@ class CmlClient:
             # Only those at rest; urllib3 closes the others when they come back.
             self._api.api_client.rest_client.pool_manager.clear()
 
-    async def _call(
-        self, operation: str, arguments: tuple[Any, ...], options: JsonObject, *, writes: bool
-    ) -> JsonObject:
-        def run(api: Any) -> JsonObject:
-            method = getattr(api, operation, None)
-            if method is None:
-                raise InvalidError(
-                    f"the installed cmlapi package has no {operation};"
-                    f" install the one of this workspace: {self._install_line()}"
-                )
-            answer: Any = method(*arguments, **{**options, "_request_timeout": self._timeouts})
-            if answer is None and not writes:
-                raise UnreadableAnswerError("the answer is empty")
-            as_dict = getattr(answer, "to_dict", None)
-            if as_dict is not None:
-                answer = as_dict()
-            return cast("JsonObject", answer) if isinstance(answer, dict) else {}
-
-        return await self._in_thread(operation, run, writes=writes)
+    def _called(
+        self, api: Any, operation: Operation[Any], arguments: tuple[Any, ...], options: JsonObject
+    ) -> JsonObject | None:
+        """The answer as the package gives it; None when it is empty."""
+        method = getattr(api, operation.name, None)
+        if method is None:
+            raise InvalidError(
+                f"the installed cmlapi package has no {operation.name};"
+                f" install the one of this workspace: {self._install_line()}"
+            )
+        answer: Any = method(*arguments, **{**options, "_request_timeout": self._timeouts})
+        as_dict = getattr(answer, "to_dict", None)
+        if as_dict is not None:
+            answer = as_dict()
+        return cast("JsonObject", answer) if isinstance(answer, dict) else None
 
     async def _in_thread(self, operation: str, run: Callable[[Any], T], *, writes: bool) -> T:
         return await self._submit(lambda: self._run(operation, run, writes))
@@ -266,7 +293,7 @@ class CmlClient:
             configuration = package.Configuration()
         configuration.host = self.url
         configuration.connection_pool_maxsize = self._concurrency
-        api_client = _strict(package.ApiClient)(configuration)
+        api_client = strict(package.ApiClient)(configuration)
         api_client.set_default_header("authorization", f"Bearer {self._api_key}")
         api_client.user_agent = "kubetune"
         unused = vars(api_client).get("pool")
@@ -312,27 +339,6 @@ class CmlClients:
     async def close(self) -> None:
         """Close all connections."""
         await self._clients.close()
-
-
-def _strict(base: type[Any]) -> type[Any]:
-    """The package's ApiClient, which takes any text for an object without fields."""
-
-    class StrictApiClient(base):
-        def deserialize(self, response: Any, response_type: Any) -> Any:
-            if not response.data:
-                return None
-            try:
-                answer = json.loads(response.data)
-            except ValueError:
-                raise UnreadableAnswerError("the answer is not JSON") from None
-            if not isinstance(answer, dict):
-                raise UnreadableAnswerError("the answer is not a JSON object")
-            try:
-                return super().deserialize(response, response_type)
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
-                raise UnreadableAnswerError(f"a field can't be read: {error}") from None
-
-    return StrictApiClient
 
 
 def _tls(ca_pem: str | None) -> ssl.SSLContext:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kubetune.clients.cml_errors import ConflictError, UnknownOutcomeError
+from kubetune.clients.cml_models import CreateExperimentRequest, Experiment
+from kubetune.clients.cml_operations import CREATE_EXPERIMENT, LIST_EXPERIMENTS
 
 if TYPE_CHECKING:
     from kubetune.clients.cml import CmlClient
@@ -20,12 +22,11 @@ async def experiment_ids(
     A name has several when two processes made it at the same moment. Names without an
     experiment are left out.
     """
-    experiments = await client.pages("list_experiments", "experiments", project_id)
+    experiments = await client.pages(LIST_EXPERIMENTS, project_id)
     found: dict[str, list[str]] = {}
     for experiment in sorted(experiments, key=_age):
-        name = str(experiment.get("name"))
-        if name in names and experiment.get("lifecycle_stage") != "deleted":
-            found.setdefault(name, []).append(str(experiment["id"]))
+        if experiment.name in names and experiment.lifecycle_stage != "deleted":
+            found.setdefault(experiment.name, []).append(experiment.id)
     return found
 
 
@@ -39,8 +40,8 @@ async def ensure_experiment(client: CmlClient, project_id: str, name: str) -> st
         return found[name][0]
     made = ""
     try:
-        body = {"project_id": project_id, "name": name}
-        made = str((await client.write("create_experiment", body, project_id))["id"])
+        body = CreateExperimentRequest(project_id=project_id, name=name)
+        made = (await client.write(CREATE_EXPERIMENT, project_id, body=body)).id
     except (ConflictError, UnknownOutcomeError):
         # Somebody else was faster, or it may be there all the same.
         found = await experiment_ids(client, project_id, (name,))
@@ -51,7 +52,5 @@ async def ensure_experiment(client: CmlClient, project_id: str, name: str) -> st
     return found[name][0] if found else made
 
 
-def _age(experiment: dict[str, Any]) -> tuple[datetime, str]:
-    created = experiment.get("created_at")
-    known = created if isinstance(created, datetime) else datetime.max.replace(tzinfo=UTC)
-    return known, str(experiment.get("id"))
+def _age(experiment: Experiment) -> tuple[datetime, str]:
+    return experiment.created_at or datetime.max.replace(tzinfo=UTC), experiment.id

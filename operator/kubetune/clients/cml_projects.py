@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kubetune.clients.cml_errors import InvalidError, NotFoundError
+from kubetune.clients.cml_models import Project
+from kubetune.clients.cml_operations import GET_PROJECT, LIST_PROJECTS
 
 if TYPE_CHECKING:
     from kubetune.clients.cml import CmlClient
 
-_ID = re.compile(r"[0-9a-z]{4}(-[0-9a-z]{4}){3}")
+ID = re.compile(r"[0-9a-z]{4}(-[0-9a-z]{4}){3}")
+"""The form of the ids of projects, jobs and runs."""
 
 
-async def find_project(client: CmlClient, name_or_id: str) -> dict[str, Any]:
+async def find_project(client: CmlClient, name_or_id: str) -> Project:
     """The project with this id, else the one with exactly this name.
 
     Raises NotFoundError when there is none that the key's owner can see, InvalidError when
     several have the name.
     """
-    if _ID.fullmatch(name_or_id):
+    if ID.fullmatch(name_or_id):
         try:
-            return await client.read("get_project", name_or_id)
+            return await client.read(GET_PROJECT, name_or_id)
         except (NotFoundError, InvalidError):
             # A name may look like an id.
             pass
     # How filters match is not documented: one is only tried to save pages.
     search = json.dumps({"name": name_or_id})
-    found = _named(
-        await client.pages("list_projects", "projects", search_filter=search), name_or_id
-    ) or _named(await client.pages("list_projects", "projects"), name_or_id)
+    found = _named(await client.pages(LIST_PROJECTS, search_filter=search), name_or_id) or _named(
+        await client.pages(LIST_PROJECTS), name_or_id
+    )
     if not found:
         raise NotFoundError(
             f"there is no project {name_or_id!r} that the API key's owner can see: check"
@@ -38,7 +41,7 @@ async def find_project(client: CmlClient, name_or_id: str) -> dict[str, Any]:
             " collaborator of the project"
         )
     if len(found) > 1:
-        ids = ", ".join(sorted(str(project["id"]) for project in found))
+        ids = ", ".join(sorted(project.id for project in found))
         raise InvalidError(
             f"several projects are named {name_or_id!r}: give the id of one in spec.cml.project,"
             f" which is one of {ids}"
@@ -46,5 +49,5 @@ async def find_project(client: CmlClient, name_or_id: str) -> dict[str, Any]:
     return found[0]
 
 
-def _named(projects: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [project for project in projects if project.get("name") == name]
+def _named(projects: list[Project], name: str) -> list[Project]:
+    return [project for project in projects if project.name == name]

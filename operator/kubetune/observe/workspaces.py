@@ -11,10 +11,16 @@ from kubetune.api.conditions import Reason
 from kubetune.api.training import Resources
 from kubetune.backends.base import BackendError
 from kubetune.backends.cml.backend import CmlBackend
-from kubetune.backends.cml.manifests import environment_of
 from kubetune.backends.cml.offers import OfferError, choose_accelerator, choose_runtime, whole
-from kubetune.backends.cml.workspace import Workspace, items_of, refused
+from kubetune.backends.cml.workspace import Workspace, refused
 from kubetune.clients.cml import CmlError, UnknownOutcomeError
+from kubetune.clients.cml_models import (
+    AcceleratorNodeLabel,
+    CreateProjectRequest,
+    Quota,
+    variables,
+)
+from kubetune.clients.cml_operations import CREATE_PROJECT
 from kubetune.decide.workspace import WorkspaceProbe
 
 JsonObject = dict[str, Any]
@@ -48,7 +54,7 @@ class Workspaces:
                 raise
             return await _create(workspace)
         project = await workspace.project()
-        state = str(project.get("creation_status") or "").lower()
+        state = project.creation_status.lower()
         if state in _CREATION_FAILED:
             message = (
                 f"CML could not create project {target.project}: delete it there and check"
@@ -60,11 +66,11 @@ class Workspaces:
             return WorkspaceProbe(Reason.PROJECT_CREATING, message)
         labels = await workspace.accelerators() or []
         found = WorkspaceProbe(
-            project_id=str(project["id"]),
+            project_id=project.id,
             accelerators=tuple(_accelerator(label) for label in labels),
             quota=await _quota(workspace),
             # Their names; the values are nobody's business.
-            variables=tuple(environment_of(project)),
+            variables=tuple(variables(project.environment)),
         )
         try:
             runtime = choose_runtime(await workspace.runtimes(), target.runtime)
@@ -84,17 +90,16 @@ async def _create(workspace: Workspace) -> WorkspaceProbe:
     target = workspace.target
     source = target.create_project
     assert source is not None
-    body: JsonObject = {
-        "name": target.project,
-        "template": "git",
-        "git_url": source.url,
-        "visibility": "private",
-        "default_project_engine_type": "ml_runtime",
-    }
-    if source.ref:
-        body["git_ref"] = source.ref
+    body = CreateProjectRequest(
+        name=target.project,
+        template="git",
+        git_url=source.url,
+        git_ref=source.ref,
+        visibility="private",
+        default_project_engine_type="ml_runtime",
+    )
     try:
-        await (await workspace.client()).write("create_project", body)
+        await (await workspace.client()).write(CREATE_PROJECT, body=body)
     except UnknownOutcomeError as error:
         logger.info("project %s: %s", target.project, error)
     message = f"CML is creating project {target.project} from {source.url}"
@@ -103,31 +108,27 @@ async def _create(workspace: Workspace) -> WorkspaceProbe:
 
 async def _quota(workspace: Workspace) -> JsonObject:
     """Quota of the key's user, as far as the workspace tells; it is for people only."""
-    client = await workspace.client()
     try:
-        if not await client.supports("list_users_quota"):
-            return {}
-        answer = await client.read("list_users_quota", page_size=1)
+        row = await workspace.quota()
     except CmlError as error:
         logger.info("quota of %s: %s", workspace.target.url, error)
         return {}
-    row: JsonObject = next(iter(items_of(answer)), {})
-    used, allowed = row.get("quota_usage") or {}, row.get("quota_configured") or {}
-    return {
-        name: f"{used.get(field) or 0}/{allowed[field]}"
-        for name, field in (("cpu", "cpu"), ("memory", "memory"), ("gpu", "nvidia_gpu"))
-        if allowed.get(field)
-    }
+    if row is None:
+        return {}
+
+    def amounts(quota: Quota) -> tuple[str, str, str]:
+        return quota.cpu, quota.memory, quota.nvidia_gpu
+
+    names = ("cpu", "memory", "gpu")
+    each = zip(names, amounts(row.quota_usage), amounts(row.quota_configured), strict=True)
+    return {name: f"{used or 0}/{allowed}" for name, used, allowed in each if allowed}
 
 
-def _accelerator(label: JsonObject) -> JsonObject:
-    value: JsonObject = {
-        "key": label.get("label_key") or "",
-        "value": label.get("label_value") or "",
-    }
-    if (most := whole(label.get("max_gpu_per_workload"))) is not None:
+def _accelerator(label: AcceleratorNodeLabel) -> JsonObject:
+    value: JsonObject = {"key": label.label_key, "value": label.label_value}
+    if (most := whole(label.max_gpu_per_workload)) is not None:
         value["maxPerWorkload"] = most
-    total, used = whole(label.get("max_gpu_count")), whole(label.get("current_gpu_count"))
+    total, used = whole(label.max_gpu_count), whole(label.current_gpu_count)
     if total is not None and used is not None:
         value["free"] = max(0, total - used)
     return value

@@ -9,11 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from kubetune.api import evaluation_plan, plan
 from kubetune.clients.cml import CmlClient, CmlError, CredentialsError, NotFoundError
 from kubetune.clients.cml_experiments import experiment_ids
+from kubetune.clients.cml_models import ExperimentRun
+from kubetune.clients.cml_operations import (
+    GET_EXPERIMENT_RUN,
+    LIST_EXPERIMENT_RUNS,
+    LIST_EXPERIMENTS,
+)
 from kubetune.clients.cml_projects import find_project
 from kubetune.tracking.base import (
     AliasMove,
@@ -25,8 +30,6 @@ from kubetune.tracking.base import (
 )
 from kubetune.tracking.cml_registry import SETTLE_SECONDS, CmlRegistry
 from kubetune.tracking.cml_values import run_age, run_status, run_tags, tracked_run
-
-JsonObject = dict[str, Any]
 
 SERVER = "Cloudera AI experiments"
 
@@ -56,7 +59,7 @@ class CmlTracker:
         """
         with self._errors():
             self._project_id = ""
-            await self.client.read("list_experiments", await self._project_found(), page_size=1)
+            await self.client.page(LIST_EXPERIMENTS, await self._project_found(), size=1)
         return SERVER
 
     async def check_storage(self) -> StorageCheck:
@@ -142,7 +145,7 @@ class CmlTracker:
 
     async def _project_found(self) -> str:
         if not self._project_id:
-            self._project_id = str((await find_project(self.client, self._project))["id"])
+            self._project_id = (await find_project(self.client, self._project)).id
         return self._project_id
 
     async def _experiments(self, names: Sequence[str]) -> list[str]:
@@ -157,32 +160,32 @@ class CmlTracker:
             for experiment_id in self._experiment_ids.get(name, ())
         ]
 
-    async def _runs(self, experiment_id: str, status: str | None = None) -> list[JsonObject]:
+    async def _runs(self, experiment_id: str, status: str | None = None) -> list[ExperimentRun]:
         """Runs of an experiment, with their data; of one status when it is given.
 
         All pages are read and compared here: how the API's own filters match is not known.
         """
         project_id = await self._project_found()
         try:
-            runs = await self.client.pages(
-                "list_experiment_runs", "experiment_runs", project_id, experiment_id
-            )
+            runs = await self.client.pages(LIST_EXPERIMENT_RUNS, project_id, experiment_id)
         except NotFoundError:
             # Deleted; the other experiments are still of interest.
             self._experiment_ids.clear()
             return []
-        wanted = [run for run in runs if status is None or run_status(run.get("status")) == status]
+        wanted = [run for run in runs if status is None or run_status(run.status) == status]
         return list(
             await asyncio.gather(
                 *(self._with_data(project_id, experiment_id, run) for run in wanted)
             )
         )
 
-    async def _with_data(self, project_id: str, experiment_id: str, run: JsonObject) -> JsonObject:
+    async def _with_data(
+        self, project_id: str, experiment_id: str, run: ExperimentRun
+    ) -> ExperimentRun:
         """The run with tags and metrics, should listings come without."""
-        if run.get("data") is not None:
+        if run.data is not None:
             return run
-        return await self.client.read("get_experiment_run", project_id, experiment_id, run["id"])
+        return await self.client.read(GET_EXPERIMENT_RUN, project_id, experiment_id, run.id)
 
     @contextmanager
     def _errors(self) -> Generator[None]:

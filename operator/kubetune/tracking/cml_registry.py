@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import time
-from typing import Any
 
 from kubetune.api import plan
 from kubetune.clients.cml import (
@@ -22,6 +22,22 @@ from kubetune.clients.cml import (
     CredentialsError,
     NotFoundError,
     UnknownOutcomeError,
+)
+from kubetune.clients.cml_models import (
+    CreateRegisteredModelRequest,
+    ExperimentRun,
+    LogExperimentRunBatchRequest,
+    RegisteredModel,
+    RegisteredModelVersion,
+)
+from kubetune.clients.cml_operations import (
+    CREATE_REGISTERED_MODEL,
+    DELETE_REGISTERED_VERSION,
+    GET_EXPERIMENT_RUN,
+    GET_REGISTERED_VERSION,
+    LIST_REGISTERED_MODELS,
+    LIST_REGISTERED_VERSIONS,
+    LOG_EXPERIMENT_RUN_BATCH,
 )
 from kubetune.tracking.base import Registration, TrackingError
 from kubetune.tracking.cml_values import (
@@ -35,13 +51,13 @@ from kubetune.tracking.cml_values import (
     tag_list,
 )
 
-JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 90.0
 LOOK_SECONDS = 5.0
 LOOK_AGAIN_SECONDS = 0.5
 READY_WAIT_SECONDS = 5.0
+_MILLISECONDS = re.compile("[0-9]{1,15}")
 TAG_REGISTERING = "kubetune.registering"
 """Tag of a run: when a create was last sent, in milliseconds, and by which process."""
 TAG_ALIAS = "kubetune.alias"
@@ -108,21 +124,21 @@ class CmlRegistry:
         tags = (
             registration.tags | {plan.TAG_MODEL_PATH: path} | ({TAG_ALIAS: alias} if alias else {})
         )
-        body: JsonObject = {
-            "project_id": project_id,
-            "experiment_id": registration.experiment_id,
-            "run_id": registration.run_id,
-            "model_path": path,
-            "model_name": registration.name,
-            "tags": tag_list(tags),
-            "notes": f"Registered by kubetune, {self._mark}."
+        body = CreateRegisteredModelRequest(
+            project_id=project_id,
+            experiment_id=registration.experiment_id,
+            run_id=registration.run_id,
+            model_path=path,
+            model_name=registration.name,
+            tags=tag_list(tags),
+            notes=f"Registered by kubetune, {self._mark}."
             + (f" Wanted alias: {alias}." if alias else ""),
-            "visibility": "PRIVATE",
-        }
+            visibility="PRIVATE",
+        )
         self._sent[registration.run_id] = time.monotonic()
-        answer: JsonObject = {}
+        answer = RegisteredModel()
         try:
-            answer = await self._client.write("create_registered_model", body)
+            answer = await self._client.write(CREATE_REGISTERED_MODEL, body=body)
         except UnknownOutcomeError as error:
             logger.info("registering run %s: %s", registration.run_id, error)
         except CmlError as error:
@@ -145,7 +161,7 @@ class CmlRegistry:
         """Write down that a create is about to be sent; raises while another may still show."""
         experiment_id, run_id = registration.experiment_id, registration.run_id
         ids = (project_id, experiment_id, run_id)
-        run = await self._client.read("get_experiment_run", *ids)
+        run = await self._client.read(GET_EXPERIMENT_RUN, *ids)
         left = self._settle_seconds - self._since_last(run, run_id)
         if left > 0:
             raise _not_known(registration, left)
@@ -154,21 +170,18 @@ class CmlRegistry:
             key: sent for key, sent in self._sent.items() if now - sent < self._settle_seconds
         }
         note = {TAG_REGISTERING: f"{int(time.time() * 1000)} {self._mark}"}
-        body = {
-            "project_id": project_id,
-            "experiment_id": experiment_id,
-            "run_id": run_id,
-            "tags": tag_list(note),
-        }
+        body = LogExperimentRunBatchRequest(
+            project_id=project_id, experiment_id=experiment_id, run_id=run_id, tags=tag_list(note)
+        )
         try:
-            await self._client.write("log_experiment_run_batch", body, *ids)
+            await self._client.write(LOG_EXPERIMENT_RUN_BATCH, *ids, body=body)
         except CmlError as error:
             if error.retryable:
                 raise
             # It only helps an operator that is restarted at the wrong moment.
             logger.warning("run %s can't be marked: %s", run_id, error)
 
-    def _since_last(self, run: JsonObject, run_id: str) -> float:
+    def _since_last(self, run: ExperimentRun, run_id: str) -> float:
         """Seconds since the last create was sent for the run, by anybody."""
         ages = [float("inf")]
         if run_id in self._sent:
@@ -176,19 +189,18 @@ class CmlRegistry:
         note = run_tags(run).get(TAG_REGISTERING, "")
         sent, _, by = note.partition(" ")
         # What was sent here is known better.
-        if by != self._mark and sent.isdigit():
+        if by != self._mark and _MILLISECONDS.fullmatch(sent):
             ages.append(abs(time.time() - int(sent) / 1000))
         return min(ages)
 
-    def _in_answer(self, answer: JsonObject, registration: Registration) -> list[CmlVersion]:
+    def _in_answer(self, answer: RegisteredModel, registration: Registration) -> list[CmlVersion]:
         """What was made, when the answer tells."""
-        model_id = str(answer.get("model_id") or "")
-        of_run = [
-            version
-            for item in answer.get("model_versions") or ()
-            if (version := cml_version(item, model_id, registration.name)).run_id
-            == registration.run_id
-        ]
+        found = (
+            cml_version(item, answer.model_id, registration.name)
+            for item in answer.model_versions
+            if item.model_version_id
+        )
+        of_run = [version for version in found if version.run_id == registration.run_id]
         made = [version for version in of_run if self._mark in version.notes]
         if not made and len(of_run) == 1:
             made = of_run
@@ -210,7 +222,7 @@ class CmlRegistry:
     async def _delete(self, version: CmlVersion) -> None:
         with contextlib.suppress(NotFoundError):
             await self._client.write(
-                "delete_registered_model_version", version.model_id, version.version_id
+                DELETE_REGISTERED_VERSION, version.model_id, version.version_id
             )
 
     async def _when_ready(self, version: CmlVersion) -> CmlVersion:
@@ -226,7 +238,7 @@ class CmlRegistry:
                 raise TrackingError(f"{named} is still {PENDING}")
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
             item = await self._client.read(
-                "get_registered_model_version", version.model_id, version.version_id
+                GET_REGISTERED_VERSION, version.model_id, version.version_id
             )
             version = cml_version(item, version.model_id, version.name)
         return version
@@ -242,16 +254,16 @@ class CmlRegistry:
 
     async def _versions(self, name: str) -> list[CmlVersion]:
         """All versions of models with exactly this name, oldest first."""
-        models = await self._client.pages("list_registered_models", "models")
+        models = await self._client.pages(LIST_REGISTERED_MODELS)
         found: list[CmlVersion] = []
         for model in models:
-            if model.get("name") == name:
-                found += await self._versions_of(str(model["model_id"]), name)
+            if model.name == name:
+                found += await self._versions_of(model.model_id, name)
         return sorted(found, key=lambda version: version.age)
 
     async def _versions_of(self, model_id: str, name: str) -> list[CmlVersion]:
         try:
-            items = await self._client.pages("get_registered_model", "model_versions", model_id)
+            items = await self._client.pages(LIST_REGISTERED_VERSIONS, model_id)
             whole = [await self._with_metadata(model_id, item) for item in items]
         except NotFoundError:
             # Deleted a moment ago.
@@ -259,13 +271,13 @@ class CmlRegistry:
         versions = [cml_version(item, model_id, name) for item in whole]
         return [version for version in versions if version.status != DELETED]
 
-    async def _with_metadata(self, model_id: str, item: JsonObject) -> JsonObject:
+    async def _with_metadata(
+        self, model_id: str, item: RegisteredModelVersion
+    ) -> RegisteredModelVersion:
         """The version with the run that it was made from, should listings come without."""
-        if item.get("model_version_metadata") is not None:
+        if item.model_version_metadata is not None:
             return item
-        return await self._client.read(
-            "get_registered_model_version", model_id, item["model_version_id"]
-        )
+        return await self._client.read(GET_REGISTERED_VERSION, model_id, item.model_version_id)
 
     async def _run_tags(self, project_id: str, version: CmlVersion) -> dict[str, str]:
         if not version.run_id or not version.experiment_id:
@@ -273,7 +285,7 @@ class CmlRegistry:
         project_id = version.project_id or project_id
         try:
             run = await self._client.read(
-                "get_experiment_run", project_id, version.experiment_id, version.run_id
+                GET_EXPERIMENT_RUN, project_id, version.experiment_id, version.run_id
             )
         except NotFoundError:
             return {}

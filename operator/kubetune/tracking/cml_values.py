@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from kubetune.api import plan
+from kubetune.clients.cml_models import (
+    ExperimentRun,
+    ExperimentRunData,
+    ModelVersionMetadata,
+    RegisteredModelVersion,
+    Tag,
+)
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 from kubetune.tracking.values import metric_value
-
-JsonObject = dict[str, Any]
 
 READY = "READY"
 PENDING = "PENDING_REGISTRATION"
@@ -46,44 +50,44 @@ def registry_status(text: str | None) -> str:
     return word
 
 
-def tags_of(items: Iterable[JsonObject] | None) -> dict[str, str]:
+def tags_of(items: Iterable[Tag]) -> dict[str, str]:
     """A list of keys and values as a dict; of a key that repeats the last value."""
-    return {str(item["key"]): str(item.get("value") or "") for item in items or ()}
+    return {item.key: item.value for item in items}
 
 
-def run_tags(run: JsonObject) -> dict[str, str]:
+def run_tags(run: ExperimentRun) -> dict[str, str]:
     """The tags of an experiment run."""
-    return tags_of((run.get("data") or {}).get("tags"))
+    return tags_of(run.data.tags if run.data else ())
 
 
-def tag_list(tags: Mapping[str, str]) -> list[JsonObject]:
+def tag_list(tags: Mapping[str, str]) -> list[Tag]:
     """The opposite of ``tags_of``."""
-    return [{"key": key, "value": value} for key, value in tags.items()]
+    return [Tag(key=key, value=value) for key, value in tags.items()]
 
 
-def tracked_run(item: JsonObject, experiment_id: str) -> TrackedRun:
+def tracked_run(item: ExperimentRun, experiment_id: str) -> TrackedRun:
     """A run out of a listing of the experiment."""
-    data: JsonObject = item.get("data") or {}
+    data = item.data or ExperimentRunData()
     tags = run_tags(item)
     newest: dict[str, tuple[int, int, float]] = {}
-    for metric in data.get("metrics") or ():
-        key, order = str(metric["key"]), (_step(metric.get("step")), _ms(metric.get("timestamp")))
-        if key not in newest or order >= newest[key][:2]:
-            newest[key] = (*order, metric_value(metric.get("value")))
+    for metric in data.metrics:
+        order = _step(metric.step), _ms(metric.timestamp)
+        if metric.key not in newest or order >= newest[metric.key][:2]:
+            newest[metric.key] = (*order, metric_value(metric.value))
     return TrackedRun(
         run_key=tags.get(plan.TAG_RUN_KEY, ""),
-        experiment_id=str(item.get("experiment_id") or experiment_id),
-        run_id=str(item["id"]),
-        status=run_status(item.get("status")),
+        experiment_id=item.experiment_id or experiment_id,
+        run_id=item.id,
+        status=run_status(item.status),
         tags=tags,
         metrics={key: value for key, (_, _, value) in newest.items()},
         updated_ms=max((ms for _, ms, _ in newest.values()), default=0),
     )
 
 
-def run_age(item: JsonObject) -> tuple[datetime, str]:
+def run_age(item: ExperimentRun) -> tuple[datetime, str]:
     """Sorts runs from the oldest to the newest."""
-    return _time(item.get("start_time")) or _LAST, str(item["id"])
+    return item.start_time or _LAST, item.id
 
 
 @dataclass(frozen=True)
@@ -123,48 +127,32 @@ class CmlVersion:
         )
 
 
-def cml_version(item: JsonObject, model_id: str, name: str) -> CmlVersion:
+def cml_version(item: RegisteredModelVersion, model_id: str, name: str) -> CmlVersion:
     """A version out of a listing of its model."""
-    metadata: JsonObject = item.get("model_version_metadata") or {}
-    mlflow: JsonObject = metadata.get("mlflow_metadata") or {}
+    metadata = item.model_version_metadata or ModelVersionMetadata()
+    mlflow = metadata.mlflow_metadata
     return CmlVersion(
-        model_id=str(item.get("model_id") or model_id),
-        version_id=str(item["model_version_id"]),
+        model_id=item.model_id or model_id,
+        version_id=item.model_version_id,
         name=name,
-        number=int(item.get("number") or 0),
-        status=registry_status(item.get("status")),
-        project_id=str(metadata.get("project_id") or ""),
-        experiment_id=str(mlflow.get("experiment_id") or ""),
-        run_id=str(mlflow.get("run_id") or ""),
-        notes=str(item.get("notes") or ""),
+        number=item.number,
+        status=registry_status(item.status),
+        project_id=metadata.project_id,
+        experiment_id=mlflow.experiment_id,
+        run_id=mlflow.run_id,
+        notes=item.notes,
         # The run's own come first: what was given with the version is newer.
-        tags=tags_of(mlflow.get("tags"))
-        | tags_of(metadata.get("tags"))
-        | tags_of(item.get("tags")),
-        created=_time(item.get("created_at")) or _LAST,
+        tags=tags_of(mlflow.tags) | tags_of(metadata.tags) | tags_of(item.tags),
+        created=item.created_at or _LAST,
     )
 
 
-def _step(value: Any) -> int:
+def _step(text: str) -> int:
     try:
-        return int(value or 0)
+        return int(text)
     except ValueError:
         return 0
 
 
-def _ms(value: Any) -> int:
-    """A metric's time in milliseconds, whether it is a number, digits or a time."""
-    if isinstance(value, str) and not value.isdigit():
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return 0
-    if isinstance(value, datetime):
-        return int(value.timestamp() * 1000)
-    return int(value or 0)
-
-
-def _time(value: Any) -> datetime | None:
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-    return None
+def _ms(moment: datetime | None) -> int:
+    return int(moment.timestamp() * 1000) if moment else 0

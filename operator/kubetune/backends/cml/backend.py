@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.compute_target import ComputeTargetSpec
@@ -25,8 +24,8 @@ from kubetune.backends.cml.submission import (
 )
 from kubetune.backends.cml.workspace import ReadAccess, Workspace
 from kubetune.clients.cml import CmlClients, CmlError, NotFoundError
-
-JsonObject = dict[str, Any]
+from kubetune.clients.cml_models import JobRun
+from kubetune.clients.cml_operations import DELETE_PROJECT_FILE
 
 GUARDED_KINDS = frozenset({"FineTuneJob"})
 """Their finalizer keeps an object until its runs are gone; others vanish without a word."""
@@ -97,7 +96,7 @@ class CmlBackend:
                 if not expects:
                     self._absent.add(address.run_key)
                 return []
-            runs = await workspace.runs(job["id"])
+            runs = await workspace.runs(job.id)
             self._submission.found(address.run_key, job, runs)
             expects = self._submission.expects(address.run_key, doubted=guarded and not runs)
             followed = await follower.follow(address.owner, address.run_key, job, runs)
@@ -122,7 +121,7 @@ class CmlBackend:
         try:
             followed = follower.get(request.run_key)
             job = followed.job if followed else await self._submission.job(workspace, request)
-            runs = await self._submission.run(workspace, request, job)
+            job, runs = await self._submission.run(workspace, request, job)
             followed = await follower.follow(request.owner, request.run_key, job, runs)
         except NotFoundError as error:
             # The job was deleted by hand: the next look finds none and makes one.
@@ -149,7 +148,7 @@ class CmlBackend:
                 return
             for run in await follower.runs(run_key, job):
                 if is_active(run):
-                    await stop_run(workspace, job["id"], str(run["id"]))
+                    await stop_run(workspace, job.id, run.id)
         except (CmlError, BackendError) as error:
             raise follower.failed(error, owner, run_key) from error
         follower.hurry(run_key)
@@ -160,17 +159,17 @@ class CmlBackend:
         follower.check(address.owner, address.run_key)
         run_key, now = address.run_key, time.monotonic()
         try:
-            runs: dict[str, list[JsonObject]] = {}
+            runs: dict[str, list[JobRun]] = {}
             for job in await self._submission.find_all(workspace, address.owner, run_key, now):
-                runs[str(job["id"])] = await follower.runs(run_key, job)
-                self._submission.found(run_key, job, runs[str(job["id"])])
+                runs[job.id] = await follower.runs(run_key, job)
+                self._submission.found(run_key, job, runs[job.id])
             # An inspection that shows after its end has cost little and goes with its object.
             found = bool(runs) or address.settled or address.owner.kind not in GUARDED_KINDS
             self._submission.wait_for_answers(run_key, now, found=found)
             for job_id, of_job in runs.items():
                 await remove_job(workspace, job_id, of_job)
             with contextlib.suppress(NotFoundError):
-                await workspace.write("delete_project_file", f"{CML_RUNS_FOLDER}/{run_key}")
+                await workspace.write(DELETE_PROJECT_FILE, f"{CML_RUNS_FOLDER}/{run_key}")
         except (CmlError, BackendError) as error:
             raise follower.failed(error, address.owner, address.run_key) from error
         self.forget(run_key)

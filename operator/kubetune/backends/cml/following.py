@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from kubetune.api.conditions import Reason
 from kubetune.api.outcome import Outcome
@@ -29,12 +28,14 @@ from kubetune.backends.cml.states import (
     numbered,
     run_state,
     status_word,
+    usage_row,
 )
 from kubetune.backends.cml.submission import find_job, stop_run
 from kubetune.backends.cml.workspace import Workspace, refused
 from kubetune.clients.cml import CmlError, CredentialsError, NotFoundError
+from kubetune.clients.cml_models import Job, JobRun, UsageResponse
+from kubetune.clients.cml_operations import GET_JOB_RUN
 
-JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 SLOWER = 1.5
@@ -47,7 +48,7 @@ class Followed:
 
     owner: Owner
     run_key: str
-    job: JsonObject
+    job: Job
     states: list[RunState] = field(default_factory=list[RunState])
     endings: dict[str, Ending] = field(default_factory=dict[str, Ending])
     """What ended runs left, by run id: read once."""
@@ -103,28 +104,27 @@ class Follower:
             self._start()
             raise self._problem
 
-    async def follow(
-        self, owner: Owner, run_key: str, job: JsonObject, runs: list[JsonObject]
-    ) -> Followed:
+    async def follow(self, owner: Owner, run_key: str, job: Job, runs: list[JobRun]) -> Followed:
         """Follow a job whose runs were just listed. Raises CmlError."""
         followed = self._of_job(run_key, job) or Followed(owner, run_key, job)
+        followed.job = job
         await self._take(followed, runs)
         self._followed[run_key] = followed
         self._start()
         return followed
 
-    async def runs(self, run_key: str, job: JsonObject) -> list[JsonObject]:
+    async def runs(self, run_key: str, job: Job) -> list[JobRun]:
         """All runs of a job, also those that were seen and that a listing lacks."""
-        runs = await self._workspace.runs(job["id"])
+        runs = await self._workspace.runs(job.id)
         followed = self._of_job(run_key, job)
         if followed is None:
             return runs
-        listed = {str(run["id"]) for run in runs}
+        listed = {run.id for run in runs}
         going_on = [state.name for state in followed.states if state.phase not in FINISHED]
         for run_id in going_on:
             if run_id not in listed:
                 with contextlib.suppress(NotFoundError):
-                    runs.append(await self._workspace.read("get_job_run", job["id"], run_id))
+                    runs.append(await self._workspace.read(GET_JOB_RUN, job.id, run_id))
         return runs
 
     def hurry(self, run_key: str) -> None:
@@ -167,9 +167,9 @@ class Follower:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def _of_job(self, run_key: str, job: JsonObject) -> Followed | None:
+    def _of_job(self, run_key: str, job: Job) -> Followed | None:
         followed = self._followed.get(run_key)
-        return followed if followed and followed.job["id"] == job["id"] else None
+        return followed if followed and followed.job.id == job.id else None
 
     def _start(self) -> None:
         self._wake.set()
@@ -262,7 +262,7 @@ class Follower:
         now = time.monotonic()
         for followed in [f for f in self._followed.values() if f.active]:
             try:
-                known = str(followed.job["id"])
+                known = followed.job.id
                 job = await find_job(self._workspace, followed.owner, followed.run_key, now, known)
             except (CmlError, BackendError) as error:
                 logger.info("jobs of %s not swept: %s", self._workspace.target.url, error)
@@ -270,16 +270,16 @@ class Follower:
                     # That concerns one job alone.
                     continue
                 return
-            if job is not None and job["id"] != followed.job["id"]:
+            if job is not None and job.id != followed.job.id:
                 followed.job, followed.due = job, 0.0
 
-    async def _take(self, followed: Followed, runs: list[JsonObject]) -> bool:
+    async def _take(self, followed: Followed, runs: list[JobRun]) -> bool:
         """Take in what a listing shows; whether it is news. Raises CmlError."""
         now = datetime.now(UTC)
         attempts = numbered(runs)
         for attempt, run in attempts.items():
-            if has_ended(run) and run["id"] not in followed.endings:
-                followed.endings[run["id"]] = await self._ending(followed, attempt, run)
+            if has_ended(run) and run.id not in followed.endings:
+                followed.endings[run.id] = await self._ending(followed, attempt, run, runs)
         newest = next(reversed(attempts.values()), None)
         active = newest is not None and is_active(newest)
         doubtful = newest is not None and active and not is_live(newest)
@@ -295,9 +295,9 @@ class Follower:
                 external,
                 now,
                 self._limits,
-                ending=followed.endings.get(run["id"]),
+                ending=followed.endings.get(run.id),
                 unknown_since=followed.unknown_since if run is newest else None,
-                given_up=run["id"] in followed.given_up,
+                given_up=run.id in followed.given_up,
             )
             for attempt, run in attempts.items()
         ]
@@ -305,7 +305,7 @@ class Follower:
         news = states != followed.states
         if news and states and states[-1].reason == Reason.RUN_LOST:
             # What nobody sees may still run, and cost.
-            await stop_run(self._workspace, followed.job["id"], states[-1].name)
+            await stop_run(self._workspace, followed.job.id, states[-1].name)
         followed.states = states
         followed.active = active and bool(states) and states[-1].phase not in FINISHED
         quiet = newest is not None and status_word(newest) == QUIET_STATUS
@@ -314,46 +314,37 @@ class Follower:
         followed.due = time.monotonic() + followed.pause
         return news
 
-    async def _ending(self, followed: Followed, attempt: int, run: JsonObject) -> Ending:
+    async def _ending(
+        self, followed: Followed, attempt: int, run: JobRun, runs: list[JobRun]
+    ) -> Ending:
         word = status_word(run)
-        if word == "TIMEDOUT" and not run.get("finished_at"):
+        if word == "TIMEDOUT" and run.finished_at is None:
             # Without an end it may go on, and cost.
-            await stop_run(self._workspace, followed.job["id"], str(run["id"]))
+            await stop_run(self._workspace, followed.job.id, run.id)
         content = await self._workspace.download(outcome_path(followed.run_key, attempt))
         outcome = Outcome.from_message(content.decode(errors="replace")) if content else None
         if outcome is not None or word not in ("FAILED", "TIMEDOUT"):
             return Ending(outcome)
-        return Ending(usage=await self._usage(followed.job, run))
+        return Ending(usage=await self._usage(followed.job, run, runs))
 
-    async def _usage(self, job: JsonObject, run: JsonObject) -> JsonObject | None:
-        """The usage row of a run: by its id, else by the job's name and the time nearest."""
+    async def _usage(self, job: Job, run: JobRun, runs: list[JobRun]) -> UsageResponse | None:
+        """The usage row of a run, where the workspace tells."""
         try:
-            rows = await self._workspace.usage()
+            rows = await self._workspace.usage(run.created_at)
         except CredentialsError:
             raise
         except CmlError as error:
             logger.info("no usage rows of %s: %s", self._workspace.target.url, error)
             return None
-        by_id = [row for row in rows if row.get("id") == run["id"]]
-        named = by_id or [row for row in rows if row.get("name") == job.get("name")]
-        made = run.get("created_at")
+        return usage_row(job, run, runs, rows)
 
-        def distance(row: JsonObject) -> float:
-            at = row.get("created_at")
-            if isinstance(at, datetime) and isinstance(made, datetime):
-                return abs((at - made).total_seconds())
-            return float("inf")
-
-        return min(named, key=distance, default=None)
-
-    def _external(self, job: JsonObject) -> dict[str, str]:
+    def _external(self, job: Job) -> dict[str, str]:
         target = self._workspace.target
-        project: JsonObject = job.get("project") or {}
-        known = {"workspace": target.url, "jobId": str(job["id"])}
-        if project_id := project.get("public_identifier"):
-            known["projectId"] = str(project_id)
-        if slug := project.get("slug"):
-            known["url"] = f"{target.url.rstrip('/')}/{slug}/jobs/{job['id']}"
+        known = {"workspace": target.url, "jobId": job.id}
+        if self._workspace.project_id:
+            known["projectId"] = self._workspace.project_id
+        if slug := job.project.slug:
+            known["url"] = f"{target.url.rstrip('/')}/{slug}/jobs/{job.id}"
         return known
 
 

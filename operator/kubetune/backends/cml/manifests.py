@@ -7,7 +7,7 @@ whose creation got no answer is found again, and a person's job of the same name
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypedDict
 
 from kubetune.api import plan
 from kubetune.api.base import SecretKeyRef
@@ -17,6 +17,13 @@ from kubetune.backends.base import BackendError, Owner, RunRequest
 from kubetune.backends.cml.offers import Offer
 from kubetune.backends.environment import OWN_PREFIX
 from kubetune.backends.quantities import amount
+from kubetune.clients.cml_models import (
+    CreateJobRequest,
+    CreateJobRunRequest,
+    Job,
+    JobChange,
+    variables,
+)
 
 JsonObject = dict[str, Any]
 
@@ -35,73 +42,75 @@ ENV_INSTALL = "KUBETUNE_INSTALL"
 ENV_OWNER = "KUBETUNE_OWNER"
 
 
+class JobResources(TypedDict, total=False):
+    """Resources in the words that jobs and workers share."""
+
+    cpu: float
+    memory: float
+    nvidia_gpu: int
+    accelerator_label_id: str
+
+
 def job_name(owner: Owner, run_key: str) -> str:
     """Name of the job of a run key; the key makes it unique, the rest is for people."""
     return f"{NAME_PREFIX}-{owner.namespace}-{owner.name}-{run_key}"
 
 
-def is_ours(job: JsonObject, run_key: str) -> bool:
+def is_ours(job: Job, run_key: str) -> bool:
     """Whether a job carries the run key's mark."""
-    return environment_of(job).get(plan.ENV_RUN_KEY) == run_key
+    return variables(job.environment).get(plan.ENV_RUN_KEY) == run_key
 
 
-def environment_of(item: JsonObject) -> dict[str, str]:
-    """The environment of a job or run, which comes as JSON text, or as a map."""
-    given = item.get("environment") or {}
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            return {}
-    if not isinstance(given, dict):
-        return {}
-    return {str(key): str(value) for key, value in given.items()}
-
-
-def build_job(request: RunRequest, offer: Offer, script: str, archive: str | None) -> JsonObject:
+def build_job(
+    request: RunRequest, offer: Offer, script: str, archive: str | None
+) -> CreateJobRequest:
     """The job: everything that all attempts share.
 
     Raises BackendError when the plan is too large for an environment variable.
     """
     target = cml_target(request)
-    body: JsonObject = {
-        "project_id": offer.project_id,
-        "name": job_name(request.owner, request.run_key),
-        "script": script,
+    return CreateJobRequest(
+        project_id=offer.project_id,
+        name=job_name(request.owner, request.run_key),
+        script=script,
         # One id: how CML quotes blanks is nowhere said.
-        "arguments": request.run_key,
-        "runtime_identifier": offer.runtime,
+        arguments=request.run_key,
+        runtime_identifier=offer.runtime,
+        runtime_addon_identifiers=list(target.runtime_addons) if target.runtime_addons else None,
         **_resources(request, offer),
-        "environment": _with_workers(
-            _environment(request, target, archive), request, offer, script
-        ),
-        "timeout": _timeout(request, target),
-        "kill_on_timeout": True,
-    }
-    if target.runtime_addons:
-        body["runtime_addon_identifiers"] = list(target.runtime_addons)
-    return body
+        environment=_with_workers(_environment(request, target, archive), request, offer, script),
+        timeout=_timeout(request, target),
+        kill_on_timeout=True,
+    )
 
 
-def changes(job: JsonObject, request: RunRequest, offer: Offer) -> JsonObject:
+def changes(job: Job, request: RunRequest, offer: Offer) -> JobChange | None:
     """What an existing job needs to run with the request's resources and time limit.
 
     Both may have been changed while the FineTuneJob was suspended; a run keeps what its job had
     when it started.
     """
-    wanted = _resources(request, offer) | {"timeout": _timeout(request, cml_target(request))}
-    changed = {key: value for key, value in wanted.items() if not _same(job.get(key), value)}
-    there = environment_of(job)
-    environment = _with_workers(there, request, offer, str(job.get("script", "")))
+    wanted = JobChange(
+        **_resources(request, offer), timeout=str(_timeout(request, cml_target(request)))
+    )
+    changed: JsonObject = {
+        name: value
+        for name, value in wanted.model_dump(exclude_none=True).items()
+        if not _same(getattr(job, name), value)
+    }
+    there = variables(job.environment)
+    environment = _with_workers(there, request, offer, job.script)
     if _workers_in(there) != request.workers:
         # Training starts over, with a plan of its own.
         environment[plan.ENV_PLAN_DATA] = _encoded(request)
-    return changed | ({"environment": environment} if environment != there else {})
+    if environment != there:
+        changed["environment"] = json.dumps(environment)
+    return JobChange.model_validate(changed) if changed else None
 
 
-def build_run(request: RunRequest) -> JsonObject:
+def build_run(request: RunRequest) -> CreateJobRunRequest:
     """One run of the job; what differs between attempts travels in its environment."""
-    return {"environment": {plan.ENV_ATTEMPT: str(request.attempt)}}
+    return CreateJobRunRequest(environment={plan.ENV_ATTEMPT: str(request.attempt)})
 
 
 def input_files(request: RunRequest, config_map: str | None) -> dict[str, bytes]:
@@ -126,9 +135,9 @@ def cml_target(request: RunRequest) -> CmlTarget:
     return request.target.cml
 
 
-def _resources(request: RunRequest, offer: Offer) -> JsonObject:
+def _resources(request: RunRequest, offer: Offer) -> JobResources:
     resources = request.resources
-    found: JsonObject = {
+    found: JobResources = {
         "cpu": float(amount(resources.cpu or "1")),
         "memory": float(amount(resources.memory or "4Gi") / 2**30),
         "nvidia_gpu": resources.gpu or 0,

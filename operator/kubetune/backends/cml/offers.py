@@ -12,8 +12,7 @@ from typing import Any
 
 from kubetune.api.cml_target import RuntimeSelection
 from kubetune.api.training import Resources
-
-JsonObject = dict[str, Any]
+from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime
 
 PREFERRED_EDITOR = "PBJ Workbench"
 PREFERRED_EDITION = "Standard"
@@ -32,14 +31,14 @@ class Offer:
     accelerator_label_id: str | None = None
 
 
-def choose_runtime(runtimes: Sequence[JsonObject], wanted: RuntimeSelection) -> str:
+def choose_runtime(runtimes: Sequence[Runtime], wanted: RuntimeSelection) -> str:
     """Image identifier of the runtime: the one named, else the newest enabled one that fits.
 
     Raises OfferError.
     """
     if wanted.identifier is not None:
         found = next(
-            (item for item in runtimes if item.get("image_identifier") == wanted.identifier), None
+            (item for item in runtimes if item.image_identifier == wanted.identifier), None
         )
         if found is None:
             raise OfferError(
@@ -52,22 +51,23 @@ def choose_runtime(runtimes: Sequence[JsonObject], wanted: RuntimeSelection) -> 
     fitting = [
         item
         for item in runtimes
-        if item.get("kernel") == wanted.kernel
-        and wanted.edition in (None, item.get("edition"))
-        and wanted.editor in (None, item.get("editor"))
-        and wanted.version in (None, item.get("full_version"))
+        if item.kernel == wanted.kernel
+        and wanted.edition in (None, item.edition)
+        and wanted.editor in (None, item.editor)
+        and wanted.version in (None, item.full_version)
+        and item.image_identifier
         and _status(item) != "DISABLED"
     ]
     if not fitting:
-        kernels = sorted({str(item.get("kernel")) for item in runtimes})
+        kernels = sorted({item.kernel for item in runtimes} - {""})
         raise OfferError(
             f"no enabled runtime has {_described(wanted)}; kernels of the workspace:"
             f" {', '.join(kernels) or 'none'}"
         )
-    return str(max(fitting, key=_rank)["image_identifier"])
+    return max(fitting, key=_rank).image_identifier
 
 
-def choose_accelerator(labels: Sequence[JsonObject], wanted: Resources) -> str | None:
+def choose_accelerator(labels: Sequence[AcceleratorNodeLabel], wanted: Resources) -> str | None:
     """Id of the accelerator label that ``gpuLabel`` names; None when it names none.
 
     Raises OfferError when there is no such label, or more GPUs are wanted than a run gets.
@@ -83,49 +83,50 @@ def choose_accelerator(labels: Sequence[JsonObject], wanted: Resources) -> str |
         (
             label
             for label in labels
-            if label.get("label_key") == key and label.get("label_value") == value
+            if label.id and (label.label_key, label.label_value) == (key, value)
         ),
         None,
     )
     if found is None:
-        known = sorted(f"{item.get('label_key')}: {item.get('label_value')}" for item in labels)
+        known = sorted(f"{item.label_key}: {item.label_value}" for item in labels)
         raise OfferError(
             f"resources.gpuLabel {key}: {value} is no accelerator label of the workspace; it has"
             f" {', '.join(known) or 'none'}"
         )
-    most = whole(found.get("max_gpu_per_workload"))
+    most = whole(found.max_gpu_per_workload)
     if most is not None and wanted.gpu > most:
         raise OfferError(
             f"resources.gpu {wanted.gpu} is above the {most} that a run gets of {key}: {value}"
         )
-    return str(found["id"])
+    return found.id
 
 
-def whole(text: object) -> int | None:
-    """A number that the API writes as text."""
+def whole(text: str) -> int | None:
+    """A number that the API writes as text; none when it is no number, or below zero."""
     try:
-        return int(str(text))
+        number = int(text)
     except ValueError:
         return None
+    return number if number >= 0 else None
 
 
-def _status(runtime: JsonObject) -> str:
-    return str(runtime.get("status") or "ENABLED").upper().rsplit("_", 1)[-1]
+def _status(runtime: Runtime) -> str:
+    return (runtime.status or "ENABLED").upper().rsplit("_", 1)[-1]
 
 
-def _rank(runtime: JsonObject) -> tuple[Any, ...]:
+def _rank(runtime: Runtime) -> tuple[Any, ...]:
     return (
-        runtime.get("editor") == PREFERRED_EDITOR,
-        runtime.get("edition") == PREFERRED_EDITION,
+        runtime.editor == PREFERRED_EDITOR,
+        runtime.edition == PREFERRED_EDITION,
         _status(runtime) == "ENABLED",
-        _version(str(runtime.get("full_version") or "")),
-        str(runtime.get("image_identifier")),
+        _version(runtime.full_version),
+        runtime.image_identifier,
     )
 
 
 def _version(text: str) -> tuple[tuple[int, int, str], ...]:
     """Parts of a version in an order: numbers by value, words before numbers."""
-    parts = re.findall(r"\d+|[A-Za-z]+", text)
+    parts = re.findall(r"[0-9]{1,18}|[A-Za-z]+", text)
     return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts)
 
 

@@ -6,23 +6,21 @@ the outcome that the runner left, else from the usage row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from kubetune.api import plan
 from kubetune.api.conditions import Reason
 from kubetune.api.outcome import Outcome
 from kubetune.backends.base import RunPhase, RunState
-from kubetune.backends.cml.manifests import environment_of
-from kubetune.backends.cml.offers import whole
 from kubetune.backends.sentences import out_of_memory, short
-
-JsonObject = dict[str, Any]
+from kubetune.clients.cml_models import Job, JobRun, UsageResponse, variables
 
 _PREFIX = "ENGINE_"
 _SKIPPED = "SKIPPED"
+_ATTEMPT = re.compile("[0-9]{1,9}")
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED", "TIMEDOUT"})
 _LIVE = frozenset({"SCHEDULING", "STARTING", "RUNNING", "STOPPING"})
 
@@ -40,43 +38,43 @@ class Ending:
     """What an ended run left."""
 
     outcome: Outcome | None = None
-    usage: JsonObject | None = None
+    usage: UsageResponse | None = None
 
 
-def status_word(run: JsonObject) -> str:
+def status_word(run: JobRun) -> str:
     """The status in one spelling: upper case, without the prefix that only newer APIs have."""
-    return str(run.get("status") or "").strip().upper().removeprefix(_PREFIX)
+    return run.status.strip().upper().removeprefix(_PREFIX)
 
 
-def is_active(run: JsonObject) -> bool:
+def is_active(run: JobRun) -> bool:
     """Whether a run must be looked at again. A status that nobody knows is no end."""
     word = status_word(run)
     return word not in _ENDED and word != _SKIPPED
 
 
-def is_live(run: JsonObject) -> bool:
+def is_live(run: JobRun) -> bool:
     """Whether a run is known to use resources, so that CML starts no other of its job."""
     return status_word(run) in _LIVE
 
 
-def has_ended(run: JsonObject) -> bool:
+def has_ended(run: JobRun) -> bool:
     """Whether a run has ended and may have left something."""
     return status_word(run) in _ENDED
 
 
-def numbered(runs: Sequence[JsonObject]) -> dict[int, JsonObject]:
+def numbered(runs: Sequence[JobRun]) -> dict[int, JobRun]:
     """Runs by attempt, oldest first; runs that CML skipped never were.
 
     The attempt stands in the run's environment; a run without it was started by hand and takes
     the next number.
     """
-    found: dict[int, JsonObject] = {}
-    rest: list[JsonObject] = []
+    found: dict[int, JobRun] = {}
+    rest: list[JobRun] = []
     for run in sorted(runs, key=_age):
         if status_word(run) == _SKIPPED:
             continue
-        text = environment_of(run).get(plan.ENV_ATTEMPT, "")
-        if text.isdigit() and int(text) not in found:
+        text = variables(run.environment).get(plan.ENV_ATTEMPT, "")
+        if _ATTEMPT.fullmatch(text) and int(text) not in found:
             found[int(text)] = run
         else:
             rest.append(run)
@@ -87,7 +85,7 @@ def numbered(runs: Sequence[JsonObject]) -> dict[int, JsonObject]:
 
 def run_state(
     attempt: int,
-    run: JsonObject,
+    run: JobRun,
     external: Mapping[str, str],
     now: datetime,
     limits: Limits,
@@ -109,22 +107,46 @@ def run_state(
         reason, message = _failure(reason, message, left)
     return RunState(
         attempt=attempt,
-        name=str(run["id"]),
+        name=run.id,
         phase=phase,
-        started_at=_time(run, "running_at") or _time(run, "starting_at"),
-        ended_at=_time(run, "finished_at"),
+        started_at=run.running_at or run.starting_at,
+        ended_at=run.finished_at,
         outcome=outcome,
         # The API tells no exit code; only a script that ends by itself succeeds.
         exit_code=0 if phase == "succeeded" else _exit_code(left.usage),
         reason=str(reason),
         message=message,
         overdue=overdue,
-        external={**external, "runId": str(run["id"])},
+        external={**external, "runId": run.id},
     )
 
 
+def usage_row(
+    job: Job, run: JobRun, runs: Sequence[JobRun], rows: Sequence[UsageResponse]
+) -> UsageResponse | None:
+    """The row of a run in the list of workloads: by its id, else by its job's name and its time.
+
+    A row without the run's id belongs to the run of the job that was made nearest to it.
+    """
+    for row in rows:
+        if row.id == run.id:
+            return row
+    others = {other.id for other in runs}
+    named = [row for row in rows if row.name == job.name and row.id not in others]
+
+    def distance(row: UsageResponse, made: JobRun) -> float:
+        if row.created_at is None or made.created_at is None:
+            return float("inf")
+        return abs((row.created_at - made.created_at).total_seconds())
+
+    mine = [
+        row for row in named if all(distance(row, run) <= distance(row, other) for other in runs)
+    ]
+    return min(mine, key=lambda row: distance(row, run), default=None)
+
+
 def _phase(
-    run: JsonObject, now: datetime, limits: Limits, unknown_since: datetime | None, given_up: bool
+    run: JobRun, now: datetime, limits: Limits, unknown_since: datetime | None, given_up: bool
 ) -> tuple[RunPhase, str, str, bool]:
     match status_word(run):
         case "SCHEDULING":
@@ -139,7 +161,7 @@ def _phase(
             return "succeeded", "", "", False
         case "STOPPED":
             # The workspace's clock and ours differ: what was seen counts more than its times.
-            if given_up or _waited(run, _time(run, "finished_at") or now) >= limits.scheduling:
+            if given_up or _waited(run, run.finished_at or now) >= limits.scheduling:
                 return "failed", Reason.SCHEDULING_TIMED_OUT, _no_room(limits), False
             return "stopped", Reason.STOPPED_BY_HAND, "The run was stopped in CML.", False
         case "TIMEDOUT":
@@ -150,7 +172,7 @@ def _phase(
             return _unknown(word, now, limits, unknown_since)
 
 
-def _scheduling(run: JsonObject, now: datetime, limits: Limits) -> tuple[RunPhase, str, str, bool]:
+def _scheduling(run: JobRun, now: datetime, limits: Limits) -> tuple[RunPhase, str, str, bool]:
     if _waited(run, now) >= limits.scheduling:
         return "pending", Reason.SCHEDULING_TIMED_OUT, _no_room(limits), True
     text = "The run waits for CPUs, memory or GPUs of the workspace."
@@ -160,7 +182,7 @@ def _scheduling(run: JsonObject, now: datetime, limits: Limits) -> tuple[RunPhas
 def _unknown(
     word: str, now: datetime, limits: Limits, since: datetime | None
 ) -> tuple[RunPhase, str, str, bool]:
-    named = f"CML says {word or 'nothing'} about the run"
+    named = f"CML says {short(word) or 'nothing'} about the run"
     if since is not None and now - since >= limits.unknown:
         minutes = int(limits.unknown.total_seconds() // 60)
         text = f"{named} for more than {minutes} minutes; it counts as lost"
@@ -172,11 +194,11 @@ def _failure(reason: str, message: str, left: Ending) -> tuple[str, str]:
     """Reason and sentence of a failed run: its own words, else those of the usage row."""
     if left.outcome:
         return left.outcome.reason, left.outcome.message
-    usage = left.usage or {}
-    details: JsonObject = usage.get("k8s_info") or {}
-    if usage.get("oom_killed") or details.get("k8s_reason") == "OOMKilled":
+    usage = left.usage or UsageResponse()
+    details = usage.k8s_info
+    if usage.oom_killed or details.k8s_reason == "OOMKilled":
         return Reason.OUT_OF_MEMORY, out_of_memory("run")
-    said = usage.get("message") or details.get("k8s_message") or details.get("k8s_reason")
+    said = usage.message or details.k8s_message or details.k8s_reason
     code = _exit_code(usage)
     if said or code:
         how = f" with exit code {code}" if code else ""
@@ -184,14 +206,14 @@ def _failure(reason: str, message: str, left: Ending) -> tuple[str, str]:
     return reason, message or "The run failed and left no reason; see its log in CML."
 
 
-def _exit_code(usage: JsonObject | None) -> int | None:
-    return whole(((usage or {}).get("k8s_info") or {}).get("k8s_exit_code"))
+def _exit_code(usage: UsageResponse | None) -> int | None:
+    return usage.k8s_info.k8s_exit_code if usage else None
 
 
-def _waited(run: JsonObject, until: datetime) -> timedelta:
+def _waited(run: JobRun, until: datetime) -> timedelta:
     """How long a run has waited for capacity; nothing once it had it."""
-    since = _time(run, "scheduling_at") or _time(run, "created_at")
-    if since is None or _time(run, "starting_at") or _time(run, "running_at"):
+    since = run.scheduling_at or run.created_at
+    if since is None or run.starting_at or run.running_at:
         return timedelta(0)
     return until - since
 
@@ -204,12 +226,5 @@ def _no_room(limits: Limits) -> str:
     )
 
 
-def _age(run: JsonObject) -> tuple[str, str]:
-    created = _time(run, "created_at")
-    return (created.isoformat() if created else "", str(run.get("id")))
-
-
-def _time(run: JsonObject, field: str) -> datetime | None:
-    value = run.get(field)
-    # A time that was never set comes as the year 1.
-    return value if isinstance(value, datetime) and value.year > 1 else None
+def _age(run: JobRun) -> tuple[str, str]:
+    return run.created_at.isoformat() if run.created_at else "", run.id

@@ -8,11 +8,11 @@ one run key, the one with runs wins, then the oldest; the others are removed.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from kubetune.api.conditions import Reason
 from kubetune.backends.base import BackendError, Owner, RunRequest
@@ -27,8 +27,16 @@ from kubetune.backends.cml.manifests import (
 from kubetune.backends.cml.states import is_active, is_live, numbered, status_word
 from kubetune.backends.cml.workspace import Workspace
 from kubetune.clients.cml import ConflictError, InvalidError, NotFoundError, UnknownOutcomeError
+from kubetune.clients.cml_models import Job, JobRun
+from kubetune.clients.cml_operations import (
+    CREATE_JOB_RUN,
+    DELETE_JOB,
+    GET_JOB,
+    GET_JOB_RUN,
+    STOP_JOB_RUN,
+    UPDATE_JOB,
+)
 
-JsonObject = dict[str, Any]
 ReadConfigMap = Callable[[str, str, str], Awaitable[str]]
 """Namespace, name and key of a ConfigMap -> its value."""
 logger = logging.getLogger(__name__)
@@ -89,7 +97,7 @@ class Submission:
 
     async def find(
         self, workspace: Workspace, owner: Owner, run_key: str, since: float
-    ) -> JsonObject | None:
+    ) -> Job | None:
         """The job of a run key; see ``find_job``."""
         job = await find_job(workspace, owner, run_key, since, self._job_ids.get(run_key))
         if job is None:
@@ -98,14 +106,14 @@ class Submission:
 
     async def find_all(
         self, workspace: Workspace, owner: Owner, run_key: str, since: float
-    ) -> list[JsonObject]:
+    ) -> list[Job]:
         """The job of a run key with all its doubles."""
         ours, _ = await _named(workspace, owner, run_key, since, self._job_ids.get(run_key))
         return ours
 
-    def found(self, run_key: str, job: JsonObject, runs: list[JsonObject]) -> None:
+    def found(self, run_key: str, job: Job, runs: list[JobRun]) -> None:
         """There is a job, with these runs: what was sent for them is answered."""
-        self._job_ids[run_key] = str(job["id"])
+        self._job_ids[run_key] = job.id
         self._sent.pop(run_key, None)
         for attempt in numbered(runs):
             self._sent.pop(f"{run_key}/{attempt}", None)
@@ -120,7 +128,7 @@ class Submission:
         for key in self._unanswered(run_key):
             self._wait_for_answer(key, listed)
 
-    async def job(self, workspace: Workspace, request: RunRequest) -> JsonObject:
+    async def job(self, workspace: Workspace, request: RunRequest) -> Job:
         """The job of the request's run key: found, or made. Raises BackendError, CmlError."""
         run_key = request.run_key
         now = time.monotonic()
@@ -135,31 +143,34 @@ class Submission:
             self._wait_for_answer(run_key, now)
             job = await self._create_job(workspace, request)
         self._sent.pop(run_key, None)
-        self._job_ids[run_key] = str(job["id"])
+        self._job_ids[run_key] = job.id
         return job
 
     async def run(
-        self, workspace: Workspace, request: RunRequest, job: JsonObject
-    ) -> list[JsonObject]:
-        """All runs of the job once the attempt's is among them. Raises BackendError, CmlError."""
-        job_id = str(job["id"])
+        self, workspace: Workspace, request: RunRequest, job: Job
+    ) -> tuple[Job, list[JobRun]]:
+        """The job as it is by now, and all its runs once the attempt's is among them.
+
+        Raises BackendError, CmlError.
+        """
+        job_id = job.id
         key = f"{request.run_key}/{request.attempt}"
         now = time.monotonic()
         runs = await workspace.runs(job_id)
         if request.attempt not in numbered(runs):
             if other := next((run for run in runs if is_live(run)), None):
-                await stop_run(workspace, job_id, str(other["id"]))
-                message = f"run {other['id']} of an earlier attempt has to stop first"
+                await stop_run(workspace, job_id, other.id)
+                message = f"run {other.id} of an earlier attempt has to stop first"
                 raise BackendError(Reason.STOPPING, message, retryable=True)
             if request.purpose == "train":
                 self._doubt(request.run_key, key)
             self._wait_for_answer(key, now)
-            await self._update_job(workspace, request, job)
+            job = await self._update_job(workspace, request, job)
             runs = await self._create_run(workspace, request, job_id, key)
         self._sent.pop(key, None)
-        return runs
+        return job, runs
 
-    async def _create_job(self, workspace: Workspace, request: RunRequest) -> JsonObject:
+    async def _create_job(self, workspace: Workspace, request: RunRequest) -> Job:
         offer = await workspace.offer(request.resources)
         script, archive = await workspace.place_runner()
         body = build_job(request, offer, script, archive)
@@ -170,7 +181,7 @@ class Submission:
             await workspace.upload(path, content)
         try:
             with self._sending(request.run_key):
-                made = await workspace.write("create_job", body)
+                made = await workspace.create_job(body)
         except InvalidError as error:
             if not workspace.doubt_runner():
                 raise
@@ -178,31 +189,32 @@ class Submission:
             raise BackendError(
                 Reason.TARGET_REFUSED, str(error), retryable=True, retry_after=1.0
             ) from error
-        logger.info("made job %s (%s)", made.get("name"), made.get("id"))
-        self._job_ids[request.run_key] = str(made["id"])
+        logger.info("made job %s (%s)", body.name, made.id)
+        self._job_ids[request.run_key] = made.id
         # Another operator may have made one at the same moment; all see the same list by now.
         since = time.monotonic()
         return await self.find(workspace, request.owner, request.run_key, since) or made
 
-    async def _update_job(self, workspace: Workspace, request: RunRequest, job: JsonObject) -> None:
+    async def _update_job(self, workspace: Workspace, request: RunRequest, job: Job) -> Job:
         """Give the job what the next run is to have. May be repeated."""
         changed = changes(job, request, await workspace.offer(request.resources))
-        if changed:
-            await workspace.write("update_job", changed, job["id"])
-            job |= changed
+        if changed is None:
+            return job
+        await workspace.write(UPDATE_JOB, job.id, body=changed)
+        return job.model_copy(update=changed.model_dump(exclude_none=True))
 
     async def _create_run(
         self, workspace: Workspace, request: RunRequest, job_id: str, key: str
-    ) -> list[JsonObject]:
-        made: JsonObject = {}
+    ) -> list[JobRun]:
+        made = JobRun()
+        body = build_run(request)
         # A conflict: another run of the job is active, somebody was faster.
         with contextlib.suppress(ConflictError), self._sending(key):
-            made = await workspace.write("create_job_run", build_run(request), job_id)
+            made = await workspace.write(CREATE_JOB_RUN, job_id, body=body)
         runs = await workspace.runs(job_id)
-        listed = {run["id"] for run in runs}
-        if made.get("id") and status_word(made) != "SKIPPED" and made["id"] not in listed:
+        if made.id and status_word(made) != "SKIPPED" and all(run.id != made.id for run in runs):
             # A list may be behind.
-            runs.append(made | build_run(request))
+            runs.append(made.model_copy(update={"environment": json.dumps(body.environment)}))
         if request.attempt not in numbered(runs):
             message = f"CML refused a run of job {job_id}, since another one is active"
             raise BackendError(Reason.STOPPING, message, retryable=True)
@@ -264,7 +276,7 @@ def not_known(retry_after: float = LOOK_AGAIN_SECONDS, problem: str = "") -> Bac
 
 async def find_job(
     workspace: Workspace, owner: Owner, run_key: str, since: float, known: str | None = None
-) -> JsonObject | None:
+) -> Job | None:
     """The job of a run key, None when no listing begun since then shows one.
 
     ``known`` is the id of one that was seen, which counts as long as it exists. Raises
@@ -283,27 +295,27 @@ async def find_job(
     return None
 
 
-async def settle(workspace: Workspace, candidates: list[JsonObject]) -> JsonObject:
+async def settle(workspace: Workspace, candidates: list[Job]) -> Job:
     """The one that stays of the jobs of one run key; the others are stopped and removed."""
     if len(candidates) == 1:
         return candidates[0]
-    runs = {job["id"]: await workspace.runs(job["id"]) for job in candidates}
+    runs = {job.id: await workspace.runs(job.id) for job in candidates}
     winner, *others = sorted(
-        candidates, key=lambda job: (not runs[job["id"]], str(job.get("created_at")), job["id"])
+        candidates, key=lambda job: (not runs[job.id], str(job.created_at), job.id)
     )
     for job in others:
-        logger.warning("removing job %s, a double of %s", job["id"], winner["id"])
-        await remove_job(workspace, str(job["id"]), runs[job["id"]])
+        logger.warning("removing job %s, a double of %s", job.id, winner.id)
+        await remove_job(workspace, job.id, runs[job.id])
     return winner
 
 
-async def remove_job(workspace: Workspace, job_id: str, runs: list[JsonObject]) -> None:
+async def remove_job(workspace: Workspace, job_id: str, runs: list[JobRun]) -> None:
     """Stop what runs and delete the job. Repeatable."""
     for run in runs:
         if is_active(run):
-            await stop_run(workspace, job_id, str(run["id"]))
+            await stop_run(workspace, job_id, run.id)
     try:
-        await workspace.write("delete_job", job_id)
+        await workspace.write(DELETE_JOB, job_id)
     except NotFoundError:
         return
     finally:
@@ -313,26 +325,23 @@ async def remove_job(workspace: Workspace, job_id: str, runs: list[JsonObject]) 
 async def stop_run(workspace: Workspace, job_id: str, run_id: str) -> None:
     """Stop one run; an ended one may stay as it is."""
     try:
-        await workspace.write("stop_job_run", job_id, run_id)
+        await workspace.write(STOP_JOB_RUN, job_id, run_id)
     except NotFoundError:
         return
     except (ConflictError, InvalidError):
-        if is_live(await workspace.read("get_job_run", job_id, run_id)):
+        if is_live(await workspace.read(GET_JOB_RUN, job_id, run_id)):
             raise
 
 
 async def _named(
     workspace: Workspace, owner: Owner, run_key: str, since: float, known: str | None
-) -> tuple[list[JsonObject], bool]:
+) -> tuple[list[Job], bool]:
     """Jobs that carry name and mark of a run key, and whether one has the name alone."""
     named = await workspace.jobs(job_name(owner, run_key), since)
-    detailed = [
-        job if job.get("environment") else await workspace.read("get_job", job["id"])
-        for job in named
-    ]
-    if known and all(job["id"] != known for job in named):
+    detailed = [job if job.environment else await workspace.read(GET_JOB, job.id) for job in named]
+    if known and all(job.id != known for job in named):
         # Deleted, or the listing is behind.
         with contextlib.suppress(NotFoundError):
-            detailed.append(await workspace.read("get_job", known))
+            detailed.append(await workspace.read(GET_JOB, known))
     ours = [job for job in detailed if is_ours(job, run_key)]
     return ours, len(ours) < len(detailed)

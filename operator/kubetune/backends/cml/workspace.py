@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
@@ -17,6 +18,7 @@ from kubetune.backends.cml import offers
 from kubetune.backends.cml.archive import runner
 from kubetune.backends.cml.manifests import NAME_PREFIX
 from kubetune.backends.cml.offers import Offer, OfferError
+from kubetune.clients import cml_operations as api
 from kubetune.clients.cml import (
     CmlClient,
     CmlClients,
@@ -31,10 +33,23 @@ from kubetune.clients.cml import (
     UnknownOutcomeError,
 )
 from kubetune.clients.cml_experiments import ensure_experiment
-from kubetune.clients.cml_projects import find_project
+from kubetune.clients.cml_models import (
+    AcceleratorNodeLabel,
+    Answer,
+    Body,
+    CreateJobRequest,
+    Job,
+    JobRun,
+    Project,
+    Runtime,
+    UsageResponse,
+    UserQuota,
+)
+from kubetune.clients.cml_operations import Operation
+from kubetune.clients.cml_projects import ID, find_project
 from kubetune.clients.kubernetes import ApiError
 
-JsonObject = dict[str, Any]
+A = TypeVar("A", bound=Answer)
 ReadAccess = Callable[[str, CmlTarget], Awaitable[tuple[str, str | None]]]
 """Namespace and target -> API key and, for a private authority, its certificates."""
 logger = logging.getLogger(__name__)
@@ -42,6 +57,9 @@ logger = logging.getLogger(__name__)
 ACCESS_SECONDS = 30.0
 """A changed Secret is seen within this time: Secrets are read, not watched."""
 OFFERS_SECONDS = 600.0
+USAGE_PAGES = 10
+USAGE_MARGIN = timedelta(minutes=10)
+"""Between a run and its row in the usage list."""
 UNKNOWN_RETRY_SECONDS = 2.0
 
 
@@ -56,16 +74,20 @@ class Workspace:
         self._clients = clients
         self._read_access = read_access
         self._access: tuple[float, tuple[str, str | None]] | None = None
-        self._project: JsonObject | None = None
-        self._jobs: dict[str, list[JsonObject]] = {}
+        self._project: Project | None = None
+        self.project_id = ""
+        """Id of the project, once it was found."""
+        self._jobs: dict[str, list[Job]] = {}
         self._listed_at = float("-inf")
         self._listing = asyncio.Lock()
-        self._offers: tuple[float, list[JsonObject], list[JsonObject]] | None = None
+        self._offers: tuple[float, list[Runtime], list[AcceleratorNodeLabel]] | None = None
         self._placing = asyncio.Lock()
         self._placed_in = ""
         """Id of the project that has the runner; another of the same name has nothing."""
         self._remembered = False
         self._experiments: set[tuple[str, str]] = set()
+        self._user = ""
+        """Name of the key's owner, once it is known."""
 
     async def client(self) -> CmlClient:
         """The client with the key that the Secret holds now. Raises BackendError."""
@@ -79,11 +101,12 @@ class Workspace:
                 ) from error
         return self._clients.get(self.target.url, *self._access[1])
 
-    async def project(self) -> JsonObject:
+    async def project(self) -> Project:
         """The project. Raises CmlError, BackendError."""
         if self._project is None:
             try:
                 self._project = await find_project(await self.client(), self.target.project)
+                self.project_id = self._project.id
             except NotFoundError as error:
                 raise BackendError(Reason.PROJECT_MISSING, str(error), retryable=True) from error
         return self._project
@@ -96,36 +119,33 @@ class Workspace:
         self._access = self._project = None
         await self.project()
 
-    async def read(self, operation: str, *arguments: Any, **options: Any) -> JsonObject:
+    async def read(self, operation: Operation[A], *ids: str) -> A:
         """An operation on the project that changes nothing."""
         project = await self.project()
-        return await (await self.client()).read(operation, project["id"], *arguments, **options)
+        return await (await self.client()).read(operation, project.id, *ids)
 
-    async def write(self, operation: str, *body_and_ids: Any) -> JsonObject:
-        """An operation on the project that changes something; a body comes before all ids."""
+    async def write(self, operation: Operation[A], *ids: str, body: Body | None = None) -> A:
+        """An operation on the project that changes something."""
         project, client = await self.project(), await self.client()
-        if body_and_ids and isinstance(body_and_ids[0], dict):
-            body, *ids = body_and_ids
-            return await client.write(operation, body, project["id"], *ids)
-        return await client.write(operation, project["id"], *body_and_ids)
+        return await client.write(operation, project.id, *ids, body=body)
 
-    async def jobs(self, name: str, since: float) -> list[JsonObject]:
+    async def jobs(self, name: str, since: float) -> list[Job]:
         """Jobs with exactly this name, from a listing begun at ``since`` (monotonic) or later."""
         async with self._listing:
             # Whoever waited here meanwhile shares the listing.
             if self._listed_at < since:
                 begun = time.monotonic()
                 project, client = await self.project(), await self.client()
-                found: dict[str, list[JsonObject]] = {}
+                found: dict[str, list[Job]] = {}
                 try:
-                    jobs = await client.pages("list_jobs", "jobs", project["id"])
+                    jobs = await client.pages(api.LIST_JOBS, project.id)
                 except NotFoundError:
                     # The project is gone, and perhaps another has its name.
                     await self.check()
                     raise
                 for job in jobs:
-                    if str(job.get("name")).startswith(f"{NAME_PREFIX}-"):
-                        found.setdefault(str(job["name"]), []).append(job)
+                    if job.name.startswith(f"{NAME_PREFIX}-"):
+                        found.setdefault(job.name, []).append(job)
                 self._jobs, self._listed_at = found, begun
         return list(self._jobs.get(name, ()))
 
@@ -133,21 +153,22 @@ class Workspace:
         """What was listed is known to be out of date."""
         self._listed_at = float("-inf")
 
-    async def runs(self, job_id: str) -> list[JsonObject]:
+    async def runs(self, job_id: str) -> list[JobRun]:
         """All runs of a job."""
         project, client = await self.project(), await self.client()
         try:
-            return await client.pages("list_job_runs", "job_runs", project["id"], job_id)
+            runs = await client.pages(api.LIST_JOB_RUNS, project.id, job_id)
         except NotFoundError:
             # Deleted since the listing that was at hand.
             self.relist()
             raise
+        return [run for run in runs if not _of_another(run, job_id)]
 
     async def download(self, path: str) -> bytes | None:
         """A file of the project; None when it isn't there."""
         project, client = await self.project(), await self.client()
         try:
-            return await client.download(project["id"], path)
+            return await client.download(project.id, path)
         except NotFoundError:
             return None
 
@@ -155,7 +176,7 @@ class Workspace:
         """Write a file of the project."""
         project, client = await self.project(), await self.client()
         try:
-            await client.upload(project["id"], path, content)
+            await client.upload(project.id, path, content)
         except UnknownOutcomeError as error:
             # Whatever has happened, the same can be written again.
             raise UnavailableError(str(error)) from error
@@ -163,14 +184,53 @@ class Workspace:
     async def ensure_experiment(self, name: str) -> None:
         """Have an experiment of the project's own tracking."""
         project, client = await self.project(), await self.client()
-        if (project["id"], name) not in self._experiments:
-            await ensure_experiment(client, project["id"], name)
-            self._experiments.add((project["id"], name))
+        if (project.id, name) not in self._experiments:
+            await ensure_experiment(client, project.id, name)
+            self._experiments.add((project.id, name))
 
-    async def usage(self) -> list[JsonObject]:
-        """The newest usage rows of the workspace, which tell why a workload failed."""
+    async def usage(self, since: datetime | None) -> list[UsageResponse]:
+        """Rows of workloads that began at ``since`` or later, which tell why one failed.
+
+        The list is of the whole workspace: its newest pages are read, as far as it is in order.
+        """
         client = await self.client()
-        return items_of(await client.read("list_usage", page_size=100, sort="-created_at"))
+        rows: list[UsageResponse] = []
+        token = ""
+        order = "-created_at"
+        for _ in range(USAGE_PAGES):
+            try:
+                page, token = await client.page(api.LIST_USAGE, token=token, sort=order)
+            except InvalidError:
+                # Nowhere is said by what the list can be sorted.
+                if not order:
+                    raise
+                page, token = await client.page(api.LIST_USAGE)
+                order, since = "", None
+            rows += page
+            times = [row.created_at for row in page if row.created_at]
+            if not token or (since and times and min(times) < since - USAGE_MARGIN):
+                break
+        return rows
+
+    async def quota(self) -> UserQuota | None:
+        """Quota of the key's owner; None where it can't be told from that of others."""
+        client = await self.client()
+        if not await client.supports(api.LIST_USERS_QUOTA):
+            return None
+        # Who may see but their own has one row.
+        rows, token = await client.page(api.LIST_USERS_QUOTA, size=2)
+        if len(rows) == 1 and not token:
+            return rows[0]
+        if not rows or not self._user:
+            return None
+        rows = await client.pages(api.LIST_USERS_QUOTA)
+        return next((row for row in rows if row.user.user_name == self._user), None)
+
+    async def create_job(self, body: CreateJobRequest) -> Job:
+        """A new job; its creator is the key's owner."""
+        made = await self.write(api.CREATE_JOB, body=body)
+        self._user = made.creator.username
+        return made
 
     async def offer(self, resources: Resources) -> Offer:
         """Runtime and accelerator for a run. Raises BackendError when there are none."""
@@ -180,7 +240,7 @@ class Workspace:
         _, runtimes, labels = self._offers
         try:
             return Offer(
-                project_id=(await self.project())["id"],
+                project_id=(await self.project()).id,
                 runtime=offers.choose_runtime(runtimes, self.target.runtime),
                 accelerator_label_id=offers.choose_accelerator(labels, resources),
             )
@@ -188,17 +248,17 @@ class Workspace:
             self._offers = None
             raise BackendError(Reason.TARGET_REFUSED, str(error), retryable=True) from error
 
-    async def runtimes(self) -> list[JsonObject]:
+    async def runtimes(self) -> list[Runtime]:
         """All runtimes of the workspace."""
-        return await (await self.client()).pages("list_runtimes", "runtimes")
+        return await (await self.client()).pages(api.LIST_RUNTIMES)
 
-    async def accelerators(self) -> list[JsonObject] | None:
+    async def accelerators(self) -> list[AcceleratorNodeLabel] | None:
         """All accelerator labels; None on workspaces that have none."""
-        client, operation = await self.client(), "list_all_accelerator_node_labels"
-        if not await client.supports(operation):
+        client = await self.client()
+        if not await client.supports(api.LIST_ACCELERATORS):
             return None
         try:
-            return await client.pages(operation, "accelerator_node_label")
+            return await client.pages(api.LIST_ACCELERATORS)
         except (NotFoundError, InvalidError):
             return None
 
@@ -208,7 +268,7 @@ class Workspace:
             return self.target.runner.script, None
         # Packing takes a while the first time.
         ours = await asyncio.to_thread(runner)
-        project_id = (await self.project())["id"]
+        project_id = (await self.project()).id
         async with self._placing:
             self._remembered = self._placed_in == project_id
             if not self._remembered:
@@ -229,21 +289,19 @@ class Workspace:
 
     async def _sizes(self, folder: str) -> dict[str, int]:
         try:
-            answer = await self.read("list_project_files", folder)
+            answer = await self.read(api.LIST_PROJECT_FILES, folder)
         except NotFoundError:
             return {}
         return {
-            f"{folder}/{str(file.get('path')).rsplit('/', 1)[-1]}": offers.whole(
-                file.get("file_size")
-            )
-            or 0
-            for file in answer.get("files") or ()
+            f"{folder}/{file.path.rsplit('/', 1)[-1]}": offers.whole(file.file_size) or 0
+            for file in answer.files
         }
 
 
-def items_of(answer: JsonObject) -> list[JsonObject]:
-    """The items of a list whose name in the answer is nowhere documented."""
-    return next((items for items in answer.values() if isinstance(items, list)), [])
+def _of_another(run: JobRun, job_id: str) -> bool:
+    """Whether a run is known to be of another job; ids of another form tell nothing."""
+    same_form = ID.fullmatch(run.job_id) and ID.fullmatch(job_id)
+    return bool(same_form) and run.job_id != job_id
 
 
 def refused(error: CmlError, url: str) -> BackendError:
