@@ -80,11 +80,11 @@ def _execute(
     outcome = _outcome(stop, prepare, plans, kept)
     stop.release()
     outcome = explain(outcome)
+    log.info("%s: %s %s", outcome.status, outcome.reason, outcome.message)
     if outcome.status == "failed" and not outcome.log:
         # Only then: the code's own lines may hold rows.
         outcome = outcome.model_copy(update={"log": kept.last()})
     leave(outcome)
-    log.info("%s: %s %s", outcome.status, outcome.reason, outcome.message)
     return outcome, next(iter(plans), None)
 
 

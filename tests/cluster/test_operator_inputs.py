@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubetune import names
 from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.support import eventually
-from tests.cluster.workspace import ROWS, Workspace, condition, volume
+from tests.cluster.workspace import ROWS, Workspace, annotations, condition, volume
 from tests.hub.server import running
 from tests.runners.inspection_fixtures import adapter_files, jsonl, model_files, write
 
@@ -110,7 +111,23 @@ def test_what_an_inspection_finds_wrong_is_said(space: Workspace):
     assert "base" in space.stalls("Model", "misfit", "BaseModelMismatch")
     problems = space.get("Dataset", "broken.jsonl")["status"]["problems"]
     assert [problem["row"] for problem in problems] == [1204]
-    eventually(lambda: space.objects("Job") == [])
+    # What failed can be looked at: its pod stays for a while, and the end of its log in the status.
+    absent = space.get("Dataset", "absent.jsonl")["status"]["inspection"]
+    assert "NoFiles" in absent["log"]
+    labels = f"{names.OWNER_KIND}=Dataset,{names.OWNER_NAME}=absent.jsonl"
+    shown = space.cluster.kubectl("logs", "-n", space.namespace, "-l", labels, "--tail=-1")
+    assert "failed: NoFiles" in shown
+    kept = {annotations(job)[names.OWNER_NAME] for job in space.objects("Job")}
+    assert kept >= {*BROKEN, "absent.jsonl", "nowhere"}
+    (space.files / "absent.jsonl").write_text(jsonl(ROWS))
+    space.patch("Dataset", "absent.jsonl", {"spec": {"splits": {"seed": 3}}})
+    assert "log" not in space.ready("Dataset", "absent.jsonl")["inspection"]
+    eventually(
+        lambda: (
+            "absent.jsonl"
+            not in {annotations(job)[names.OWNER_NAME] for job in space.objects("Job")}
+        )
+    )
 
 
 def test_slots_that_no_column_has(jobs: Workspace):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kubetune import names
 
 from tests.cluster.test_operator_training import sample
 from tests.cluster.workspace import Workspace, condition, phase_of
@@ -79,4 +80,8 @@ def test_scripts_from_apply_to_the_end(space: Workspace) -> None:
     assert body["status"]["phase"] == "Failed"
     assert body["status"]["failure"]["reason"] == "NoModel"
     assert "found: nothing" in body["status"]["failure"]["message"]
-    assert len(body["status"]["attempts"]) == 1
+    (attempt,) = body["status"]["attempts"]
+    assert "failed: NoModel" in attempt["log"].splitlines()[-1]
+    labels = f"{names.OWNER_KIND}=FineTuneJob,{names.OWNER_NAME}=empty"
+    shown = space.cluster.kubectl("logs", "-n", space.namespace, "-l", labels, "--tail=-1")
+    assert attempt["log"] in shown

@@ -156,7 +156,7 @@ CASES = [
         dataset(),
         ("False", "RowShape"),
         "Failed",
-        ["DeleteRuns"],
+        [],
         facts={"runs": [run(1, "failed", BAD)]},
     ),
 ]

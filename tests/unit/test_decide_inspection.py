@@ -56,7 +56,7 @@ def key_of(spec: JsonObject | None = None) -> str:
 def test_retry_waits_and_then_starts_the_next_attempt() -> None:
     failed = step(runs=[run(1, "failed", AWAY)])
     assert ready_reason(failed) == ("False", "HubUnreachable")
-    assert names(failed) == ["DeleteRuns"]
+    assert failed.actions == (), "its log can be read until the next try"
     assert failed.requeue_after == 5
     waiting = step(status_of(failed), seconds=2)
     assert ready_reason(waiting) == ("False", "InspectionRetrying")
@@ -65,6 +65,42 @@ def test_retry_waits_and_then_starts_the_next_attempt() -> None:
     start = again.actions[0]
     assert isinstance(start, StartRun)
     assert start.request.attempt == 2
+
+
+def test_a_failed_try_goes_before_the_next_one_starts() -> None:
+    left = [run(1, "failed", AWAY)]
+    failed = step(runs=left)
+    assert step(status_of(failed), runs=left, seconds=2).actions == ()
+    due = step(status_of(failed), runs=left, seconds=5)
+    assert (names(due), due.requeue_after) == (["DeleteRuns"], 5)
+    assert names(step(status_of(due), seconds=6)) == ["StartRun"]
+    stuck = step(status_of(failed), runs=left, seconds=66)
+    assert names(stuck) == ["StartRun"], "what can't be deleted holds nothing up for long"
+
+
+def test_the_run_of_a_refusal_stays_for_an_hour() -> None:
+    left = [run(1, "failed", BAD)]
+    refused = step(runs=left)
+    assert (refused.actions, refused.requeue_after) == ((), 3600)
+    later = step(status_of(refused), runs=left, seconds=3000)
+    assert (later.status, later.actions, later.requeue_after) == (refused.status, (), 600)
+    over = step(status_of(refused), runs=left, seconds=3601)
+    assert (names(over), over.requeue_after) == (["DeleteRuns"], None)
+
+
+def test_the_end_of_the_log_is_in_the_status() -> None:
+    told = AWAY.model_copy(update={"log": "Traceback\nOSError: no answer"})
+    state = status_of(step(runs=[run(1, "failed", told)]))["inspection"]
+    assert state["log"] == "Traceback\nOSError: no answer"
+    killed = run(1, "failed", exit_code=137, reason="OutOfMemory", log="loading")
+    assert status_of(step(runs=[killed]))["inspection"]["log"] == "loading"
+    again = step({"inspection": state}, seconds=5)
+    assert (
+        status_of(step(status_of(again), runs=[run(2, "succeeded", FOUND)]))["inspection"].get(
+            "log"
+        )
+        is None
+    )
 
 
 def test_pause_between_tries_grows_to_five_minutes() -> None:

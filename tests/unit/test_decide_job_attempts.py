@@ -142,6 +142,20 @@ def test_merge(case: Case) -> None:
         assert attempts[number - 1]["reason"] == reason, case.because
 
 
+def test_the_newest_failed_attempt_has_the_end_of_its_log() -> None:
+    told = CRASHED.model_copy(update={"log": "Traceback\nValueError: first"})
+    attempts, counts = merge_attempts([], {}, [run(1, "failed", told)], stopped=False)
+    assert attempts[0]["log"] == "Traceback\nValueError: first"
+    attempts, counts = merge_attempts(attempts, counts, [run(2, "running")], stopped=False)
+    assert ["log" in item for item in attempts] == [True, False], "while the next one runs"
+    killed = run(2, "failed", log="x" * 5000)
+    attempts, counts = merge_attempts(attempts, counts, [killed], stopped=False)
+    assert [len(item.get("log", "")) for item in attempts] == [0, 2047]
+    evicted = run(3, "preempted", told)
+    attempts, _ = merge_attempts(attempts, counts, [evicted], stopped=False)
+    assert ["log" in item for item in attempts] == [False, True, False]
+
+
 def test_attempts_beyond_the_newest_ten_are_counted_once() -> None:
     """Failed Jobs stay in the cluster, also those that status no longer lists."""
     runs = [run(number, "failed", CRASHED) for number in range(1, 16)]

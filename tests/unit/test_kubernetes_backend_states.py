@@ -413,3 +413,14 @@ def test_a_log_line_in_status_shows_no_secret(line: str):
 def test_a_log_line_in_status_is_bounded():
     state = run_state(FAILED, [pod("Failed", state=terminated(1, message="x" * 4000))])
     assert len(state.message) <= 500
+
+
+def test_a_run_without_an_outcome_leaves_the_end_of_its_log_without_credentials() -> None:
+    text = "step 1\nno https://me:hunter2@hub.example today\nhf_abcdefghijklmnopqrstuvwxyz\n"
+    pods = [pod("Failed", state=terminated(137, "OOMKilled", message=text))]
+    state = run_state(FAILED, pods)
+    assert state.log == "step 1\nno https://***@hub.example today\n***"
+    told = [pod("Failed", state=terminated(1, message=CHANGED.to_message()))]
+    assert run_state(FAILED, told).log == ""
+    moved = [pod("Failed", EVICTED, state=terminated(143, message="half way"))]
+    assert run_state(FAILED, moved).log == "", "only what failed is kept"

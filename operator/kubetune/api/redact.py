@@ -1,4 +1,4 @@
-"""Keeps credentials out of what is logged and reported of the user's code."""
+"""Keeps credentials out of what is logged and reported of runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 
 _SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.I)
-_IN_ADDRESS = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+@")
-_KNOWN_SHAPES = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{30,})")
+_SHAPES = re.compile(
+    r"(?<=://)[^/\s@]+(?=@)"
+    r"|\bhf_[A-Za-z0-9]{8,}|\bAKIA[A-Z0-9]{16}|\bgh[pousr]_[A-Za-z0-9]{30,}"
+    r"|(?<=Bearer )\S+"
+)
 _SHORTEST = 6
 """Values below it are words rather than secrets."""
 HIDDEN = "***"
@@ -27,6 +30,11 @@ def redactor(environment: Mapping[str, str]) -> Callable[[str], str]:
     def redact(text: str) -> str:
         if exact is not None:
             text = exact.sub(HIDDEN, text)
-        return _KNOWN_SHAPES.sub(HIDDEN, _IN_ADDRESS.sub(f"{HIDDEN}@", text))
+        return without_credentials(text)
 
     return redact
+
+
+def without_credentials(text: str) -> str:
+    """The text with what has the shape of a credential hidden, where no values are known."""
+    return _SHAPES.sub(HIDDEN, text)

@@ -18,6 +18,7 @@ from kubetune.api.inspection import (
     RowChecks,
     SplitRows,
 )
+from kubetune.api.outcome import MAX_LOG_BYTES
 from kubetune.api.recorded_target import RecordedTarget
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -67,6 +68,11 @@ class InspectionState(Value):
     reason: str | None = Field(default=None, description="Why the source was refused.")
     message: str | None = Field(
         default=None, max_length=1024, description="Why the last try failed."
+    )
+    log: str | None = Field(
+        default=None,
+        max_length=MAX_LOG_BYTES,
+        description="Last lines that a failed try has printed.",
     )
 
 
@@ -251,6 +257,11 @@ class Attempt(Value):
     exit_code: int | None = Field(default=None, description="Exit code of the runner.")
     reason: str | None = Field(default=None, description="CamelCase reason of its end.")
     message: str | None = Field(default=None, max_length=1024, description="Why, in a sentence.")
+    log: str | None = Field(
+        default=None,
+        max_length=MAX_LOG_BYTES,
+        description="Last lines that it has printed, of the newest attempt that failed.",
+    )
 
 
 class AttemptCounts(Value):

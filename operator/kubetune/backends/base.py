@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.outcome import Outcome
+from kubetune.api.outcome import Outcome, last_lines
 from kubetune.api.training import Resources
 
 Purpose = Literal["train", "inspect", "evaluate"]
@@ -116,10 +116,17 @@ class RunState:
     """CamelCase: why it waits, or how it ended when there is no outcome."""
     message: str = ""
     """A sentence for the user."""
+    log: str = ""
+    """The end of what a run without an outcome has printed, where the target tells it."""
     overdue: bool = False
     """It waits longer than its target allows and must be stopped."""
     external: Mapping[str, str] = field(default_factory=dict[str, str])
     """Fields of status.external: jobId and what else the target knows."""
+
+    @property
+    def last_lines(self) -> str:
+        """What a failed run has printed last; bounded."""
+        return last_lines((self.outcome.log if self.outcome else "") or self.log)
 
 
 class Backend(Protocol):

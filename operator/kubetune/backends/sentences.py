@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from kubetune.api.redact import without_credentials
 
 MESSAGE_LIMIT = 500
-_SECRETS = re.compile(r"(?<=://)[^/\s@]+(?=@)|\bhf_[A-Za-z0-9]{8,}|(?<=Bearer )\S+")
 
 
 def short(text: str) -> str:
     """One bounded line without credentials: it is shown in status."""
-    line = _SECRETS.sub("***", " ".join(text.split()))
+    line = without_credentials(" ".join(text.split()))
     return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"
 
 

@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api.conditions import Reason
-from kubetune.api.outcome import ExitCode, Outcome
+from kubetune.api.outcome import ExitCode, Outcome, last_lines
+from kubetune.api.redact import without_credentials
 from kubetune.backends import worker_pods
 from kubetune.backends.base import RunState
 from kubetune.backends.pods import (
@@ -118,7 +119,12 @@ def _waiting(pod: JsonObject) -> tuple[str, str]:
 
 def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunState:
     terminated = terminated_state(pod)
-    outcome = Outcome.from_message(terminated.get("message"))
+    said = terminated.get("message") or ""
+    outcome = Outcome.from_message(said)
+    if outcome is None:
+        # The end of the log, of a run that could not hide its secrets itself.
+        said = without_credentials(said)
+        terminated = {**terminated, "message": said}
     exit_code = terminated.get("exitCode")
     phase, reason, text = "succeeded", "", ""
     if ended["type"] == "Failed":
@@ -148,6 +154,7 @@ def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunSta
         exit_code=exit_code,
         reason=reason,
         message=text,
+        log=last_lines(said) if phase == "failed" and outcome is None else "",
     )
 
 

@@ -15,7 +15,7 @@ COMMANDS = {
     "status": "kubetune.cli.cluster",
     "kubeconfig": "kubetune.cli.cluster",
     "kubectl": "kubetune.cli.cluster",
-    "logs": "kubetune.cli.cluster",
+    "logs": "kubetune.cli.logs",
     "validate": "kubetune.cli.validate",
     "compare": "kubetune.cli.compare",
     "operator": "kubetune.cli.operator",

@@ -1,4 +1,4 @@
-"""The commands for the local cluster: up, down, status, kubeconfig, kubectl and logs.
+"""The commands for the local cluster: up, down, status, kubeconfig and kubectl.
 
 They only parse and print; the work is in ``kubetune.local``, which is imported when a command runs.
 """
@@ -181,34 +181,6 @@ def kubectl(home: Path | None, arguments: tuple[str, ...]) -> None:
             raise no_cluster(cluster)
         environment = os.environ | {"KUBECONFIG": str(cluster.kubeconfig)}
         os.execve(program, ["kubectl", *arguments], environment)  # noqa: S606 (no shell wanted)
-
-
-@click.command()
-@home_option
-@click.option("-f", "--follow", is_flag=True, help="Go on printing as the log grows.")
-@click.option("-n", "--lines", default=100, show_default=True, help="Lines from the end.")
-@click.argument("component")
-def logs(home: Path | None, component: str, follow: bool, lines: int) -> None:
-    """Print the log of a COMPONENT, such as kube-apiserver or operator.
-
-    \b
-    Example:
-      kubetune logs -f operator
-    """
-    with open_cluster(home) as cluster:
-        known = [part.name for part in cluster.status().components]
-        if component not in known:
-            raise click.BadParameter(
-                f"{component!r} is not one of {', '.join(known)}", param_hint="COMPONENT"
-            )
-        log = cluster.log(component)
-        if not log.exists():
-            from kubetune.local import commands
-
-            way_out = commands.kubetune(cluster.home, "up")
-            raise click.ClickException(f"{component} has not been started yet; run: {way_out}")
-        options = ["-F"] if follow else []
-        os.execvp("tail", ["tail", "-n", str(lines), *options, str(log)])  # noqa: S606
 
 
 def _table(status: ClusterStatus) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import click
+
+from kubetune.cli.connection import NotThereError, artifact, choose_cluster
 
 JsonObject = dict[str, Any]
 
@@ -21,7 +22,7 @@ JsonObject = dict[str, Any]
 @click.option(
     "--home",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the local cluster, which is asked where $KUBECONFIG is not set.",
+    help="Folder of the local cluster to ask (default: $KUBECONFIG, else the local cluster).",
 )
 @click.argument("evaluation")
 def compare(
@@ -38,10 +39,10 @@ def compare(
       kubetune compare tickets
       kubetune compare tickets -n team --rows 3
     """
-    _find_local_cluster(home)
     try:
+        choose_cluster(home)
         body, answers, problems = asyncio.run(_read(namespace, evaluation))
-    except _NotThereError as error:
+    except NotThereError as error:
         raise click.ClickException(str(error)) from None
     status: JsonObject = body.get("status") or {}
     if output == "json":
@@ -60,23 +61,6 @@ def compare(
         click.echo(problem, err=True)
 
 
-class _NotThereError(Exception):
-    """There is no such Evaluation, or no cluster."""
-
-
-def _find_local_cluster(home: Path | None) -> None:
-    """Point at the local cluster when nothing else is named."""
-    if os.environ.get("KUBECONFIG"):
-        return
-    try:
-        from kubetune.local.paths import default_home
-    except ModuleNotFoundError:
-        return
-    kubeconfig = (home or default_home()) / "kubeconfig"
-    if kubeconfig.exists():
-        os.environ["KUBECONFIG"] = str(kubeconfig)
-
-
 async def _read(namespace: str, name: str) -> tuple[JsonObject, dict[str, Any], list[str]]:
     """The Evaluation, the stored rows by candidate, and what could not be read."""
     import aiohttp
@@ -87,13 +71,13 @@ async def _read(namespace: str, name: str) -> tuple[JsonObject, dict[str, Any], 
     try:
         client = KubernetesClient.connect()
     except kopf.LoginError as error:
-        raise _NotThereError(str(error)) from None
+        raise NotThereError(str(error)) from None
     try:
         body = await client.get("Evaluation", namespace, name)
     except ApiError as error:
-        raise _NotThereError(f"Evaluation {namespace}/{name}: {error}") from None
+        raise NotThereError(f"Evaluation {namespace}/{name}: {error}") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise _NotThereError(f"the cluster can't be reached: {error}") from None
+        raise NotThereError(f"the cluster can't be reached: {error}") from None
     finally:
         await client.close()
     answers: dict[str, Any] = {}
@@ -102,40 +86,16 @@ async def _read(namespace: str, name: str) -> tuple[JsonObject, dict[str, Any], 
         if candidate.get("samples"):
             try:
                 answers[candidate["name"]] = await _rows(candidate["mlflow"])
-            except (ValueError, KeyError) as error:
+            except (NotThereError, ValueError, KeyError) as error:
                 problems.append(f"answers of {candidate['name']} can't be read: {error}")
     return body, answers, problems
 
 
 async def _rows(run: JsonObject) -> list[Any]:
-    """The rows of a run's artifact. Raises ValueError."""
+    """The rows of a run's artifact. Raises NotThereError, ValueError."""
     from kubetune.api.evaluation_plan import SAMPLES_ARTIFACT, EvaluatedRow
-    from kubetune.tracking.base import TrackingError
-    from kubetune.tracking.rest import Credentials, RestClient
 
-    root, page, _ = str(run["url"]).partition("/#/")
-    if not page:
-        raise ValueError(
-            "the API of CML hands out no artifacts; look at"
-            f" {SAMPLES_ARTIFACT} of run {run['runId']} in {root}"
-        )
-    credentials = None
-    if given := os.environ.get("MLFLOW_TRACKING_URI"):
-        # Not for an address out of a status: whoever writes that must not get them.
-        root = given
-        credentials = Credentials(
-            username=os.environ.get("MLFLOW_TRACKING_USERNAME", ""),
-            password=os.environ.get("MLFLOW_TRACKING_PASSWORD", ""),
-            token=os.environ.get("MLFLOW_TRACKING_TOKEN", ""),
-        )
-    server = RestClient(root, credentials, timeout_seconds=30.0)
-    try:
-        query = {"path": SAMPLES_ARTIFACT, "run_uuid": run["runId"]}
-        text = await server.text("GET", "/get-artifact", query=query, retry=True)
-    except TrackingError as error:
-        raise ValueError(str(error)) from None
-    finally:
-        await server.close()
+    text = await artifact(run, SAMPLES_ARTIFACT)
     # Not splitlines: an answer may hold separators that JSON leaves as they are.
     return [
         EvaluatedRow.model_validate_json(line, extra="ignore")

@@ -97,9 +97,7 @@ def _show_next_steps(cluster: LocalCluster, job: Object) -> None:
             home, "get", "ftj", name, *of_namespace, "-o", "yaml"
         ),
         "what can be set": commands.kubectl(home, "explain", "ftj.spec.method.lora"),
-        "what its pods print": commands.kubectl(
-            home, "logs", *of_namespace, "-l", f"kubetune.io/owner-name={name}", "--tail=-1"
-        ),
+        "what the run has printed": commands.kubetune(home, "logs", *of_namespace, f"ftj/{name}"),
     }
     features = manifests().parent / "features"
     if features.is_dir():

@@ -143,7 +143,15 @@ def merge_attempts(
             counts["preempted"] += 1
     counts["total"] = max([counts["total"], *attempts])
     newest = [attempts[key] for key in sorted(attempts)][-MAX_ATTEMPTS:]
+    _keep_newest_log(newest)
     return newest, counts
+
+
+def _keep_newest_log(attempts: Sequence[JsonObject]) -> None:
+    """A status isn't the place for more than one; MLflow has them all."""
+    with_log = [attempt for attempt in attempts if attempt.get("log")]
+    for attempt in with_log[:-1]:
+        del attempt["log"]
 
 
 def mlflow_link(run: TrackedRun, target: ComputeTargetSpec) -> JsonObject:
@@ -252,6 +260,7 @@ def _attempt(run: RunState, before: JsonObject | None) -> JsonObject:
         "message": shorten((outcome.message if outcome else "") or run.message) or None
         if ended
         else None,
+        "log": run.last_lines or None if result == "Failed" else None,
     }
     return {key: item for key, item in value.items() if item is not None}
 

@@ -64,13 +64,15 @@ def inspect(
     target = facts.target
     # 1. Settled: only what is left of its runs has to go.
     if inspection.settled(state, key):
+        kept = inspection.kept_seconds(state, now) if facts.runs else 0.0
+        gone = bool(facts.runs) and not kept
         clean_up: tuple[Action, ...] = (
-            (DeleteRuns(inspection.inspection_run_key(owner, key)),) if facts.runs else ()
+            (DeleteRuns(inspection.inspection_run_key(owner, key)),) if gone else ()
         )
         if state["result"] == "found":
             return inspection.Step(inspection.Found(status), state, clean_up)
         refused = inspection.Refused(state["reason"], state.get("message", ""), status)
-        return inspection.Step(refused, state, clean_up)
+        return inspection.Step(refused, state, clean_up, kept or None)
     if state.get("key") != key:
         # The spec changed: nothing of the old state holds. ``tidy`` deletes its runs.
         state = {"key": key, "attempts": 0}

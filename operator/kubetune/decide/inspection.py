@@ -35,6 +35,10 @@ JsonObject = dict[str, Any]
 INSPECTION_RESOURCES = Resources(cpu="500m", memory="1Gi", gpu=0)
 FIRST_RETRY_SECONDS = 5
 MAX_RETRY_SECONDS = 300
+KEPT_SECONDS = 3600
+"""A failed run and its log stay so long, or until the next try."""
+DELETION_SECONDS = 60
+"""What is deleted holds the next try up no longer than this."""
 KEY_LENGTH = 16
 # Part of the plan that has the name of the inspected object itself.
 _SUBJECTS = {"inspectDataset": "dataset", "inspectModel": "model"}
@@ -121,7 +125,7 @@ def step(
     attempts = int(state.get("attempts", 0))
     run = next((run for run in runs if run.attempt == attempts + 1), None)
     if run is None:
-        return _start(request, run_key, state, attempts, now)
+        return _start(request, run_key, state, runs, now)
     if run.phase in FINISHED:
         return _finished(run, run_key, state, attempts, now)
     message = run.message or "the inspection is running"
@@ -134,6 +138,14 @@ def settled(state: JsonObject, key: str) -> bool:
     return state.get("key") == key and state.get("result") is not None
 
 
+def kept_seconds(state: JsonObject, now: datetime) -> float:
+    """How much longer the run of a settled inspection stays; one that found it goes at once."""
+    ended = parse_time(state.get("time"))
+    if state.get("result") != "refused" or ended is None:
+        return 0.0
+    return max(0.0, KEPT_SECONDS - (now - ended).total_seconds())
+
+
 def retry_seconds(attempts: int) -> int:
     """Seconds between the end of the n-th failed try and the next: 5, 10, 20 ... 300."""
     return min(FIRST_RETRY_SECONDS * 2 ** max(attempts - 1, 0), MAX_RETRY_SECONDS)
@@ -143,15 +155,20 @@ def _start(
     request: RunRequest,
     run_key: str,
     state: JsonObject,
-    attempts: int,
+    runs: Sequence[RunState],
     now: datetime,
 ) -> Step:
+    attempts = int(state.get("attempts", 0))
     ended = parse_time(state.get("time"))
     if attempts and ended:
         wait = retry_seconds(attempts) - (now - ended).total_seconds()
         if wait > 0:
             message = state.get("message") or "the last inspection failed and is tried again"
             return Step(Waiting(Reason.INSPECTION_RETRYING, message), state, requeue_after=wait)
+        if runs and wait > -DELETION_SECONDS:
+            # The failed try was kept for its log until now.
+            retrying = Waiting(Reason.INSPECTION_RETRYING, "the next try starts")
+            return Step(retrying, state, (DeleteRuns(run_key),), float(FIRST_RETRY_SECONDS))
     plan = request.plan | {"run": request.plan["run"] | {"runKey": run_key}}
     started = replace(request, run_key=run_key, attempt=attempts + 1, plan=plan)
     waiting = Waiting(Reason.INSPECTING, "an inspection reads the source")
@@ -159,7 +176,6 @@ def _start(
 
 
 def _finished(run: RunState, run_key: str, state: JsonObject, attempts: int, now: datetime) -> Step:
-    clean_up = (DeleteRuns(run_key),)
     outcome = run.outcome
     if run.phase == "succeeded" and outcome and outcome.status == "succeeded":
         done = {
@@ -168,22 +184,24 @@ def _finished(run: RunState, run_key: str, state: JsonObject, attempts: int, now
             "time": rfc3339(run.ended_at or now),
             "result": "found",
         }
-        return Step(Found(outcome.summary), done, clean_up)
-    failed = {
+        return Step(Found(outcome.summary), done, (DeleteRuns(run_key),))
+    failed: JsonObject = {
         "key": state["key"],
         "attempts": attempts + 1,
         "time": rfc3339(run.ended_at or now),
     }
+    if run.last_lines:
+        failed["log"] = run.last_lines
     if outcome and not outcome.retryable and outcome.status == "failed":
         refused = Refused(outcome.reason, outcome.message, outcome.summary)
         verdict = {"result": "refused", "reason": outcome.reason, "message": outcome.message}
-        return Step(refused, failed | verdict, clean_up)
+        return Step(refused, failed | verdict, requeue_after=float(KEPT_SECONDS))
     message = _failure_text(run, outcome)
     wait = float(retry_seconds(attempts + 1))
     way_on = f"; it is tried again in {wait:.0f} s"
     retry = shorten(message, MAX_MESSAGE - len(way_on)) + way_on
     reason = outcome.reason if outcome else run.reason or Reason.INSPECTION_FAILED
-    return Step(Waiting(reason, retry), failed | {"message": retry}, clean_up, wait)
+    return Step(Waiting(reason, retry), failed | {"message": retry}, requeue_after=wait)
 
 
 def _failure_text(run: RunState, outcome: Outcome | None) -> str:

@@ -11,7 +11,6 @@ from kubetune.local import commands
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.errors import LocalClusterError
 from kubetune.local.quickstart import NAMESPACE, Object, Report, finished, object_path
-from kubetune.names import OWNER_NAME, label_value
 
 INTERVAL_SECONDS = 0.5
 PATIENCE_SECONDS = 300
@@ -106,9 +105,7 @@ def _failure(cluster: LocalCluster, job: Object) -> str:
 def _where_logs_are(cluster: LocalCluster, job: Object) -> str:
     name = job["metadata"]["name"]
     home = cluster.home
-    runs = commands.kubectl(
-        home, "logs", "-n", NAMESPACE, "-l", f"{OWNER_NAME}={label_value(name)}", "--tail=-1"
-    )
+    runs = commands.kubetune(home, "logs", "-n", NAMESPACE, f"ftj/{name}")
     if "computeTargetRef" in job["spec"]:
         runs = f"cat {shlex.quote(f'{home}/cml/runs')}/*/output.log"
     return (
