@@ -124,8 +124,8 @@ def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunSta
     if outcome is None:
         # The end of the log, of a run that could not hide its secrets itself.
         said = without_credentials(said)
-        terminated = {**terminated, "message": said}
-    exit_code = terminated.get("exitCode")
+        terminated = terminated | {"message": said}
+    exit_code: int | None = terminated.get("exitCode")
     phase, reason, text = "succeeded", "", ""
     if ended["type"] == "Failed":
         phase = "failed"
