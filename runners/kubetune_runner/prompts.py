@@ -13,7 +13,7 @@ from typing import Any
 
 from kubetune.api.dataset import ColumnMapping
 from kubetune.api.plan import DatasetPlan, PromptPlan
-from kubetune.api.prompt_template import render, slots
+from kubetune.api.prompt_template import as_text, render, slots
 
 from kubetune_runner.data.values import tools_of, turn_of, turns_fault
 from kubetune_runner.errors import RunError
@@ -126,14 +126,12 @@ def _from_columns(row: Row, dataset: DatasetPlan) -> Example:
 
 def _text(row: Row, column: str) -> str:
     value = row[column]
-    if value is None:
-        return ""
     if isinstance(value, list | dict):
         raise _ShapeError(
             f"column {column!r} holds a {type(value).__name__}, not text: use format messages for"
-            " chats, or a PromptTemplate"
+            f" chats, or a PromptTemplate, where {{{column}}} is its JSON"
         )
-    return str(value)
+    return as_text(value)
 
 
 def _messages(row: Row, column: str) -> list[Message]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,19 @@ def folder_of(plan: RunPlan) -> Path:
     return in_container(plan.training.checkpoint.directory) / "result"
 
 
-def save_results(plan: RunPlan, start: Start, model: Any, tokenizer: Any, *, chat: bool) -> Saved:
-    """Write the results into their folder."""
+def save_results(
+    plan: RunPlan,
+    start: Start,
+    model: Any,
+    tokenizer: Any,
+    *,
+    chat: bool,
+    rows: Sequence[Sequence[int]] = (),
+) -> Saved:
+    """Write the results into their folder; ``rows`` are texts to compare a merged model on.
+
+    Raises RunError as ``merging.merge`` does.
+    """
     folder = folder_of(plan)
     about: dict[str, Any] = {
         "chat": chat,
@@ -51,7 +62,7 @@ def save_results(plan: RunPlan, start: Start, model: Any, tokenizer: Any, *, cha
     if not start.merged and not plan.merge:
         return Saved(adapter)
     whole = folder / ("model" if start.merged else "merged")
-    dtype = merging.merge(start.base, start.folder, adapter, whole)
+    dtype = merging.merge(start.base, start.folder, adapter, whole, rows)
     describe(tokenizer, dtype, whole, **about)
     # What the adapter of a merged start belongs to is gone with this run.
     return Saved(whole) if start.merged else Saved(adapter, whole)

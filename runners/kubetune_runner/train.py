@@ -15,6 +15,7 @@ from kubetune.api.objectives import OBJECTIVES
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import (
     ENV_DATASET_TOKEN,
+    TAG_LM_HEAD,
     RunPlan,
     in_container,
     outcome_tag,
@@ -166,7 +167,14 @@ def _train(
             status="succeeded", reason="Trained", message=f"worker {workers.rank} trained along"
         )
     tracker.phase("uploading")
-    saved = save_results(plan, inputs.start, trainer.model, inputs.tokenizer, chat=inputs.chat)
+    saved = save_results(
+        plan,
+        inputs.start,
+        trainer.model,
+        inputs.tokenizer,
+        chat=inputs.chat,
+        rows=_texts(inputs.train.rows),
+    )
     summary: dict[str, Any] = {
         "metrics": metrics,
         **upload_results(plan, tracker, saved, inputs.splits, baseline, tuned),
@@ -291,7 +299,9 @@ def _make_trainer(
     except (ValueError, TypeError, NotImplementedError) as error:
         text = str(error).splitlines()[0][:500]
         raise RunError("TrainerRefused", f"trl refuses the settings: {text}") from error
-    if settings.hyperparameters.packing and settings.objective == "sft":
+    if not scores and not trainer.settle():
+        tracker.tags({TAG_LM_HEAD: "model"})
+    if getattr(trainer, "padding_free", False):
         packing.check(trainer.model, inputs.train.rows)
     reports.trainer = trainer
     loading.over()
@@ -328,6 +338,11 @@ def _fit(
             f"the loss is not a number any more at step {trainer.state.global_step}: lower"
             " hyperparameters.learningRate, or use precision fp32",
         )
+
+
+def _texts(rows: list[Any]) -> list[list[int]]:
+    """The first rows as token ids; of preferences their prompts."""
+    return [getattr(row, "input_ids", None) or row.prompt_ids for row in rows[:2]]
 
 
 def _mean_loss(trainer: RunTrainer) -> float | None:

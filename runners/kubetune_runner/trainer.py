@@ -16,10 +16,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
+from kubetune_runner import heads, strategies
 from kubetune_runner import precision as precisions
-from kubetune_runner import strategies
 from kubetune_runner.errors import RunError
-from kubetune_runner.losses import score_labels_only
 from kubetune_runner.walks import WalkOnce
 from kubetune_runner.workers import ALONE, Workers
 
@@ -132,7 +131,7 @@ class RunTrainer(Trainer):
 
     def __init__(self, *, held_out: Sequence[Any] = (), **options: Any) -> None:
         if not torch.cuda.is_available():
-            score_labels_only()
+            heads.score_labels_only()
         self.encoded = list(held_out)
         self._operations_per_token: int | None = None
         exact: dict[str, torch.Tensor] = {}
@@ -168,6 +167,26 @@ class RunTrainer(Trainer):
         half = self.args.bf16 or self.args.fp16
         with disable_input_dtype_casting(typing.cast("torch.nn.Module", self.model), active=half):
             return super().train(*args, **options)
+
+    def settle(self) -> bool:
+        """Leave the shortcuts that don't give what the model's own forward gives.
+
+        Returns whether trl's head is one of those that stay.
+        """
+        given: Any = self.args.gradient_checkpointing_kwargs or {}
+        options = given if self.args.gradient_checkpointing else None
+        found = heads.settle(
+            self.model,
+            self.processing_class,
+            training=True,
+            context=self.compute_loss_context_manager,
+            checkpointing=options,
+        )
+        self.args.gradient_checkpointing = found.checkpointing
+        reference: Any = getattr(self, "ref_model", None)
+        if reference is not None and not found.head:
+            heads.use_own(reference)
+        return found.head
 
     @property
     def tokens_seen(self) -> int:

@@ -150,7 +150,7 @@ def trained(folder: Path, rows: list[Any], case: dict[str, Any], name: str) -> T
     """Seconds and losses of the steps of ``train()``, by the runner's trainer or trl's own."""
     import torch
     from datasets import Dataset
-    from kubetune_runner import losses
+    from kubetune_runner import heads
     from kubetune_runner.objectives.sft import SftRun
     from transformers.trainer_callback import TrainerCallback
     from trl.trainer.sft_config import SFTConfig
@@ -191,7 +191,7 @@ def trained(folder: Path, rows: list[Any], case: dict[str, Any], name: str) -> T
             "peft_config": adapter_config(),
             "callbacks": [StepClock()],
         }
-        stock_head = losses.trl_utils._use_triton
+        stock_head = heads.trl_utils._use_triton
         try:
             trainer: Any = (
                 SftRun(held_out=[], **options) if name == "runner" else SFTTrainer(**options)
@@ -204,7 +204,7 @@ def trained(folder: Path, rows: list[Any], case: dict[str, Any], name: str) -> T
             entries = trainer.state.log_history
             return differences(clocks), [entry["loss"] for entry in entries if "loss" in entry]
         finally:
-            losses.trl_utils._use_triton = stock_head
+            heads.trl_utils._use_triton = stock_head
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from kubetune.api.plan import RunPlan
-from kubetune_runner import losses as head
+from kubetune_runner import heads as head
 from kubetune_runner import outcomes
 from kubetune_runner.encoding import IGNORED
 from kubetune_runner.evaluation import evaluate

@@ -240,7 +240,7 @@ def test_losses_are_those_of_stock_trl(
 ) -> None:
     """Own labels and the quick head on CPUs change speed, not numbers."""
     from datasets import Dataset
-    from kubetune_runner.losses import trl_utils
+    from kubetune_runner.heads import trl_utils
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.sft_config import SFTConfig

@@ -98,6 +98,8 @@ TAG_MERGED_MODEL_ID = "kubetune.merged_model_id"
 TAG_MERGED_MODEL_PATH = "kubetune.merged_model_path"
 """The same of the merged model, where one was asked for."""
 TAG_LINEAGE = "kubetune.lineage_digest"
+TAG_LM_HEAD = "kubetune.lm_head"
+"""``model`` where trl's faster head gives other losses than the model's own, which trained."""
 TAG_NAMESPACE = "kubetune.namespace"
 TAG_JOB = "kubetune.job"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import ClassVar, Literal
 
@@ -94,6 +95,13 @@ def slots(template: str) -> list[str]:
     )
 
 
+def as_text(value: object) -> str:
+    """A cell as text: what isn't text already is JSON, as the data was; nothing is empty text."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def render(template: str, row: dict[str, object]) -> str:
     """Fill the slots of a template from a row.
 
@@ -103,8 +111,7 @@ def render(template: str, row: dict[str, object]) -> str:
     def fill(match: re.Match[str]) -> str:
         if match[1] is None:
             return match[0][0]
-        value = row[match[1]]
-        return "" if value is None else str(value)
+        return as_text(row[match[1]])
 
     return SLOT.sub(fill, template)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from kubetune.api.dataset import ColumnMapping
+from kubetune.api.prompt_template import as_text
 
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.values import text_fault, turns_fault
@@ -106,7 +107,9 @@ def _answer(row: Row, column: str) -> Text:
     fault = turns_fault(value) if isinstance(value, list) else text_fault(value)
     if fault:
         raise UnusableRowError(column, fault)
-    return _messages(cast("list[Any]", value), column) if isinstance(value, list) else str(value)
+    return (
+        _messages(cast("list[Any]", value), column) if isinstance(value, list) else as_text(value)
+    )
 
 
 def _prompt(row: Row, column: str) -> Text:

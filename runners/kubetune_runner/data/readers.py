@@ -9,23 +9,20 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import date, time, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, cast
 
-from kubetune.api.dataset import FileFormat
 from kubetune.api.inspection import Problem
 
+from kubetune_runner.data import parquet
 from kubetune_runner.data.findings import quote
+from kubetune_runner.data.items import Item, Note, Row, SourceFile
 
-Row = dict[str, Any]
+__all__ = ["ROW_LIMIT_BYTES", "Item", "Note", "Row", "SourceFile", "read_file"]
 
 ROW_LIMIT_BYTES = 1024 * 1024
 JSON_LIMIT_BYTES = 256 * 1024 * 1024
 """A json array is read as a whole; longer ones belong into jsonl."""
-BATCH_ROWS = 256
 
 _TOO_LONG = f"is longer than the {ROW_LIMIT_BYTES:,} bytes a row may have; split or shorten it"
 _BOM = b"\xef\xbb\xbf"
@@ -40,26 +37,6 @@ _MAGIC = {
 }
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A file that holds rows; ``name`` is what the user calls it."""
-
-    name: str
-    path: Path
-    format: FileFormat
-
-
-@dataclass(frozen=True)
-class Note:
-    """A problem that leaves the rows usable."""
-
-    problem: Problem
-
-
-Item = tuple[int, Row] | Problem | Note
-"""A row with its number in the file (the line for jsonl, the record for csv), from 1."""
-
-
 def read_file(file: SourceFile) -> Iterator[Item]:
     """Rows and problems of a file, in order."""
     refusal = _wrong_kind(file)
@@ -70,7 +47,7 @@ def read_file(file: SourceFile) -> Iterator[Item]:
         "jsonl": _read_jsonl,
         "json": _read_json,
         "csv": _read_csv,
-        "parquet": _read_parquet,
+        "parquet": parquet.read,
     }[file.format]
     yield from reader(file)
 
@@ -307,57 +284,3 @@ def _header_problems(file: SourceFile, header: list[str]) -> Iterator[Item]:
                 message="the header has a column without a name, which is left out; name it",
             )
         )
-
-
-def _read_parquet(file: SourceFile) -> Iterator[Item]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file.path)
-        schema = table.schema_arrow
-        binary = [field.name for field in schema if _holds_bytes(field.type)]
-        for name in binary:
-            yield Note(
-                Problem(
-                    file=file.name,
-                    field=name[:256],
-                    message=f"column {quote(name)} holds bytes, which can't become text; it is"
-                    " left out",
-                )
-            )
-        columns = [name for name in schema.names if name not in binary]
-        number = 0
-        for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, {name: _plain(value) for name, value in row.items()}
-    except (pa.ArrowException, OSError) as error:
-        message = str(error).splitlines()[0][:200]
-        yield _problem(file, None, f"the file can't be read as parquet: {message}")
-
-
-def _holds_bytes(kind: Any) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_nested(kind):
-        return any(_holds_bytes(kind.field(at).type) for at in range(kind.num_fields))
-    return any(
-        check(kind)
-        for check in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    )
-
-
-def _plain(value: Any) -> Any:
-    """A parquet value as a JSON value: dates, times and decimals become text."""
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    if isinstance(value, (Decimal, timedelta)):
-        return str(value)
-    if isinstance(value, list):
-        return [_plain(item) for item in cast("list[Any]", value)]
-    if isinstance(value, tuple):
-        return [_plain(item) for item in cast("tuple[Any, ...]", value)]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
-    return value

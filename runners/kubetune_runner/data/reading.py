@@ -205,10 +205,12 @@ def _canonical(row: Row) -> bytes | str:
     present: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
     try:
         data = json.dumps(
-            present, ensure_ascii=False, separators=(",", ":"), sort_keys=True
+            present, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
         ).encode()
     except UnicodeEncodeError:
         return "the row has half of a surrogate pair, which isn't Unicode text; remove it"
+    except ValueError:
+        return "the row has a number too large for a float, such as 1e999; write it as text"
     if len(data) > ROW_LIMIT_BYTES:
         return (
             f"the row has {len(data):,} bytes; at most {ROW_LIMIT_BYTES:,} are allowed."

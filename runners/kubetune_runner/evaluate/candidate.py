@@ -75,16 +75,18 @@ def load(candidate: Candidate, dtype: Any, quantized: Any = None) -> Any:
     """
     import torch
 
-    from kubetune_runner import losses
+    from kubetune_runner import heads
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = models.load_model(candidate.model, candidate.folder, dtype, quantized)
     if not getattr(model, "is_quantized", False):
         model.to(device)
-    losses.add_head(model)
+    heads.add(model)
     if candidate.adapter is not None:
         model = _with_adapter(candidate.model, model, candidate.adapter)
-    return model.eval()
+    model.eval()
+    heads.settle(model, candidate.tokenizer)
+    return model
 
 
 def _check_base(plan: ModelPlan, base: ModelPlan, adapter: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat
 from kubetune.api.inspection import LengthBucket, LengthHistogram
 from kubetune.api.plan import DatasetPlan
+from kubetune.api.prompt_template import as_text
 
 from kubetune_runner.data.preferences import Text, UnusableRowError, pair_of, rated_of
 from kubetune_runner.data.readers import Row
@@ -102,7 +103,7 @@ class Lengths:
         if not values:
             # Columns that a PromptTemplate will pick from.
             values = [value for value in row.values() if isinstance(value, str)]
-        return "".join(str(value) for value in values)
+        return "".join(map(as_text, values))
 
 
 def _longest(row: Row, format: DatasetFormat, mapping: ColumnMapping) -> str:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from kubetune.api.inspection import PromptSample
 from kubetune.api.plan import DatasetPlan, PromptPlan
-from kubetune.api.prompt_template import render
+from kubetune.api.prompt_template import as_text, render
 
 from kubetune_runner.data import Row
 from kubetune_runner.data.findings import listing, quote
@@ -43,9 +43,9 @@ def _render(plan: DatasetPlan, prompt: PromptPlan | None, row: Row) -> tuple[str
         if plan.format == "messages":
             return _chat(cast("list[dict[str, Any]]", row[mapping.messages]))
         if plan.format == "text":
-            return str(row[mapping.text]), ""
+            return as_text(row[mapping.text]), ""
         answer = mapping.chosen if plan.format == "preference" else mapping.completion
-        return str(row[mapping.prompt]), str(row[answer])
+        return as_text(row[mapping.prompt]), as_text(row[answer])
     if prompt.messages:
         return _chat(
             [

@@ -1,0 +1,32 @@
+"""What readers take and give: files, rows with their places, and what is wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kubetune.api.dataset import FileFormat
+from kubetune.api.inspection import Problem
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that holds rows; ``name`` is what the user calls it."""
+
+    name: str
+    path: Path
+    format: FileFormat
+
+
+@dataclass(frozen=True)
+class Note:
+    """A problem that leaves the rows usable."""
+
+    problem: Problem
+
+
+Item = tuple[int, Row] | Problem | Note
+"""A row with its number in the file (the line for jsonl, the record for csv), from 1."""
