@@ -20,6 +20,8 @@ OWNER_NAME = f"{GROUP}/owner-name"
 """Annotation with the owner's name, and label with its short form."""
 ATTEMPT = f"{GROUP}/attempt"
 PURPOSE = f"{GROUP}/purpose"
+LIMIT = f"{GROUP}/active-deadline-seconds"
+"""Annotation of a Job: the activeDeadlineSeconds that we have set. Others may set one too."""
 JOB = f"{GROUP}/job"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "kubetune"}
 

@@ -95,8 +95,9 @@ def test_the_deadline_ends_a_job(jobs: Workspace):
     jobs.job("late", activeDeadlineSeconds=1)
     body = jobs.phase("late", "Failed")
     assert condition(body, "Failed")[1] == "DeadlineExceeded"
-    eventually(lambda: not [run for run in jobs.runs("late") if "succeeded" in run["status"]])
-    eventually(lambda: jobs.runs("late") == [])
+    (run,) = jobs.runs("late")
+    assert "succeeded" not in run["status"]
+    assert not run["status"].get("active")
 
 
 def test_the_time_to_live_removes_job_and_runs(jobs: Workspace):

@@ -74,14 +74,12 @@ def test_suspension_stops_what_runs_and_keeps_what_is_measured() -> None:
     assert ready_reason(decision) == ("False", "Suspended")
     assert kstatus(decision.status, 1) == "InProgress"
     assert candidate(decision.status, "tuned")["attempt"]["result"] == "Stopped"
-    assert "startTime" not in decision.status
     assert names(decision) == []
 
     resumed = evaluation(**AT_ONCE, status=decision.status)
     decision = decided(observed(resumed, runs=stopped))
     assert names(decision) == ["StartRun"]
     assert candidate(decision.status, "tuned")["counts"]["failed"] == 0
-    assert decision.status["startTime"] == rfc3339(NOW)
 
 
 def test_a_stop_that_ends_after_the_suspension_was_ordered_all_the_same() -> None:
@@ -134,13 +132,48 @@ def test_nothing_starts_while_suspended() -> None:
 def test_the_deadline_ends_it() -> None:
     runs = {name: [run(1, "running")] for name in ("base", "tuned")}
     given = evaluation(**AT_ONCE, activeDeadlineSeconds=60, status=running())
+    # They run since 30 s, at the same time.
     early = decided(observed(given, runs=runs), NOW + timedelta(seconds=20))
-    assert early.requeue_after == 40
-    late = decided(observed(given, runs=runs), NOW + timedelta(seconds=61))
-    assert late.status["phase"] == "Failed"
+    assert early.requeue_after == 10
+    assert names(early) == ["LimitRuns", "LimitRuns"]
+    over = decided(observed(given, runs=runs), NOW + timedelta(seconds=31))
+    assert names(over) == ["LimitRuns", "LimitRuns"], "their Jobs end them"
+    assert candidate(over.status, "base")["reason"] == "DeadlineExceeded"
+    late = decided(observed(given, runs=runs), NOW + timedelta(seconds=41))
     assert names(late) == ["StopRuns", "StopRuns"]
-    assert ready_reason(late) == ("False", "DeadlineExceeded")
-    assert_fits("Evaluation", late.status)
+    end = NOW + timedelta(seconds=30)
+    ended = {name: [run(1, "failed", reason="DeadlineExceeded", ended_at=end)] for name in runs}
+    given = evaluation(**AT_ONCE, activeDeadlineSeconds=60, status=late.status)
+    gone = decided(observed(given, runs=ended), NOW + timedelta(seconds=42))
+    assert gone.status["phase"] == "Failed"
+    assert ready_reason(gone) == ("False", "DeadlineExceeded")
+    assert_fits("Evaluation", gone.status)
+
+
+def test_what_is_measured_counts_before_the_deadline() -> None:
+    given = evaluation(**AT_ONCE, activeDeadlineSeconds=20, status=running())
+    runs = {name: [run(1, "succeeded", evaluated())] for name in ("base", "tuned")}
+    decision = decided(observed(given, runs=runs), NOW + timedelta(days=1))
+    assert decision.status["phase"] == "Succeeded"
+
+
+def test_results_are_looked_up_after_the_deadline() -> None:
+    given = evaluation(**AT_ONCE, activeDeadlineSeconds=20, status=running())
+    runs = {name: [run(1, "succeeded")] for name in ("base", "tuned")}
+    decision = decided(observed(given, runs=runs), NOW + timedelta(days=1))
+    assert names(decision) == ["FindEvaluation", "FindEvaluation"]
+    assert decision.status["phase"] != "Failed"
+
+
+def test_nothing_starts_after_the_deadline() -> None:
+    given = evaluation(activeDeadlineSeconds=30, status=running())
+    runs = {"base": [run(1, "succeeded", evaluated())]}
+    status: JsonObject = running()
+    status["candidates"][1] = {"name": "tuned", "phase": "Pending"}
+    given = evaluation(activeDeadlineSeconds=30, status=status)
+    decision = decided(observed(given, runs=runs))
+    assert names(decision) == []
+    assert ready_reason(decision) == ("False", "DeadlineExceeded")
 
 
 def test_the_time_to_live_deletes_it() -> None:

@@ -30,7 +30,6 @@ JsonObject = dict[str, Any]
 
 RUNNING = tried(attempt(1, "Running"))
 SUSPEND: JsonObject = {"suspend": True}
-DEADLINE: JsonObject = {"activeDeadlineSeconds": 60}
 
 
 @dataclass
@@ -103,39 +102,6 @@ CASES = [
         ("False", "Queued"),
         tried(attempt(1, "Stopped"), phase="Suspended"),
         actions=["StartRun"],
-    ),
-    Case(
-        "5 deadline over while it runs",
-        "the run is stopped",
-        "Failed",
-        ("False", "DeadlineExceeded"),
-        RUNNING,
-        [run(1, "running")],
-        DEADLINE,
-        ["StopRuns"],
-        running=("False", "DeadlineExceeded"),
-        verdict="Failed",
-    ),
-    Case(
-        "5 deadline over between two attempts",
-        "it counts all attempts",
-        "Failed",
-        ("False", "DeadlineExceeded"),
-        tried(attempt(1, "Failed", endTime=ago(1))),
-        spec=DEADLINE,
-        running=("False", "DeadlineExceeded"),
-        verdict="Failed",
-    ),
-    Case(
-        "5 deadline ahead",
-        "nothing else announces it",
-        "Running",
-        ("False", "Started"),
-        RUNNING,
-        [run(1, "running")],
-        {"activeDeadlineSeconds": 100},
-        requeue=10,
-        running=("True", "Started"),
     ),
     Case(
         "6 waits for a node",
@@ -290,20 +256,10 @@ def test_unreadable_spec_stalls_and_keeps_the_rest() -> None:
     assert decision.actions == ()
 
 
-def test_resuming_starts_the_clock_of_the_deadline_anew() -> None:
-    suspended = decide(observed_job(job(SUSPEND, status=RUNNING)), NOW).status or {}
-    assert "startTime" not in suspended
-    resumed = decide(observed_job(job(DEADLINE, status=suspended)), NOW)
-    assert names(resumed) == ["StartRun"]
-    assert resumed.requeue_after == 60
-
-
-def test_run_that_succeeds_while_it_is_stopped_isn_t_repeated() -> None:
+def test_run_that_succeeds_while_it_is_stopped_has_succeeded() -> None:
     runs = [run(1, "succeeded", TRAINED)]
     suspended = decide(observed_job(job(SUSPEND, status=RUNNING), runs=runs), NOW).status or {}
-    assert suspended["phase"] == "Suspended"
-    resumed = decide(observed_job(job(status=suspended), runs=runs), NOW)
-    assert (resumed.status or {})["phase"] == "Succeeded"
+    assert suspended["phase"] == "Succeeded"
 
 
 def test_outage_of_the_tracking_server_is_told_while_it_lasts() -> None:

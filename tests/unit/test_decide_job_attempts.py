@@ -258,13 +258,6 @@ def test_longest_messages_fit_the_schema() -> None:
     assert_fits("FineTuneJob", status)
 
 
-def test_expired_job_leaves_no_attempt_running() -> None:
-    status = tried(attempt(1, "Running"))
-    spec = {"activeDeadlineSeconds": 1}
-    decision = decide(observed_job(job(spec, status=status), runs=[run(1, "running")]), NOW)
-    assert (decision.status or {})["attempts"][0]["result"] == "Stopped"
-
-
 def test_newest_job_stands_in_status() -> None:
     observed = observed_job(runs=[run(1, "failed", CRASHED), run(2, "running")])
     external = (decide(observed, NOW).status or {})["external"]

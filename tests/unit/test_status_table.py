@@ -82,6 +82,9 @@ SCENARIOS: dict[str, JsonObject] = {
     "an identical version was adopted": status(
         job(REGISTRY), learned=Learned(identical=VERSION, identical_sought=True)
     ),
+    "the deadline is over, and the run is being stopped": status(
+        job({"activeDeadlineSeconds": 1}, status=RUNNING), runs=[run(1, "running")]
+    ),
     "attempts, time or the run's own verdict ended it": status(
         job({"backoffLimit": 0}, status=RUNNING), runs=[run(1, "failed", CRASHED)]
     ),

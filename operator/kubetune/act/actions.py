@@ -25,6 +25,7 @@ from kubetune.decide.decision import (
     FindEvaluation,
     FindIdentical,
     FindRun,
+    LimitRuns,
     MoveAlias,
     OrphanRuns,
     Record,
@@ -98,6 +99,9 @@ class Actor:
                 case StopRuns(run_key):
                     owner = owner or parse(body).owner
                     await self._backend.stop(RunAddress(owner, run_key, target))
+                case LimitRuns(run_key, seconds, now):
+                    owner = owner or parse(body).owner
+                    await self._backend.limit(RunAddress(owner, run_key, target), seconds, now)
                 case DeleteRuns(run_key, settled, elsewhere, needed):
                     owner = owner or parse(body).owner
                     address = RunAddress(owner, run_key, elsewhere or target, settled)

@@ -363,7 +363,8 @@ class EvaluationSpec(Value):
         default=None,
         ge=1,
         le=2**31 - 1,
-        description="Seconds from start to end, all candidates, suspension aside. May be changed."
+        description="Seconds during which runs may be under way, all candidates together; what"
+        " runs at the same time counts once, and waiting for nothing. May be changed."
         " Default: no limit.",
     )
     suspend: bool = Field(

@@ -17,6 +17,7 @@ from kubetune.api.status import (
     MlflowRun,
     ObjectStatus,
     RegisteredResult,
+    RunTime,
     Timestamp,
 )
 
@@ -119,6 +120,9 @@ class EvaluationStatus(ObjectStatus):
     phase: Phase | None = Field(default=None, description="Where the evaluation stands.")
     start_time: Timestamp | None = Field(default=None, description="First submission.")
     completion_time: Timestamp | None = Field(default=None, description="The end, either way.")
+    run_time: RunTime | None = Field(
+        default=None, description="How long ended attempts were under way."
+    )
     target: str | None = Field(default=None, description="Kind/name of the compute target.")
     external: RecordedTarget | None = Field(
         default=None, description="Where the candidates' runs were started."

@@ -274,8 +274,9 @@ class FineTuneJobSpec(TrainingSettings):
         default=None,
         ge=1,
         le=2**31 - 1,
-        description="Seconds from start to end, all attempts, suspension aside. May be changed."
-        " Default: no limit.",
+        description="Seconds that the job's runs may be under way, all attempts together. Waiting"
+        " counts for nothing: for a queue, a node or images, between attempts, while suspended,"
+        " or for registration. May be changed. Default: no limit.",
     )
     suspend: bool = Field(
         default=False,

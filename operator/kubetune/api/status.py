@@ -249,7 +249,9 @@ class Attempt(Value):
 
     number: int = Field(description="1 for the first.")
     job: str = Field(description="Name of the Job; on CML the id of the run.")
-    start_time: Timestamp | None = Field(default=None, description="When it was made.")
+    start_time: Timestamp | None = Field(
+        default=None, description="When it began to run; absent while it waits."
+    )
     end_time: Timestamp | None = Field(default=None, description="When it ended.")
     result: Literal["Running", "Succeeded", "Failed", "Preempted", "Stopped"] = Field(
         description="Running, Succeeded, Failed, Preempted or Stopped."
@@ -270,6 +272,13 @@ class AttemptCounts(Value):
     total: int = Field(default=0, description="Attempts made.")
     failed: int = Field(default=0, description="Attempts that count against backoffLimit.")
     preempted: int = Field(default=0, description="Attempts that were evicted; they don't count.")
+
+
+class RunTime(Value):
+    """How long runs were under way, as far as they are over."""
+
+    seconds: int = Field(description="Seconds that count against activeDeadlineSeconds.")
+    counted_until: Timestamp = Field(description="End of the last run that is counted.")
 
 
 class External(RecordedTarget):
@@ -407,6 +416,9 @@ class FineTuneJobStatus(ObjectStatus):
         default=None, max_length=MAX_ATTEMPTS, description="Newest attempts."
     )
     counts: AttemptCounts | None = Field(default=None, description="All attempts.")
+    run_time: RunTime | None = Field(
+        default=None, description="How long ended attempts were under way."
+    )
     external: External | None = Field(default=None, description="The run outside.")
     mlflow: MlflowRun | None = Field(default=None, description="The run in MLflow.")
     progress: Progress | None = Field(default=None, description="How far training is.")

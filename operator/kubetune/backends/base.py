@@ -77,7 +77,7 @@ class RunRequest:
     workers: int = 1
     """Processes that train together."""
     deadline_seconds: int | None = None
-    """The job's activeDeadlineSeconds."""
+    """How long it may run: what is left of the owner's activeDeadlineSeconds."""
     inline_rows: list[dict[str, Any]] | None = None
     dataset_claim: str | None = None
     """PersistentVolumeClaim mounted read-only at plan.DATASET_DIRECTORY."""
@@ -118,6 +118,10 @@ class RunState:
     """A sentence for the user."""
     log: str = ""
     """The end of what a run without an outcome has printed, where the target tells it."""
+    waiting_since: datetime | None = None
+    """When a queue has sent it back, where the target tells."""
+    limited: bool = False
+    """The target ends it by itself, since ``ensure`` or ``limit`` said when."""
     overdue: bool = False
     """It waits longer than its target allows and must be stopped."""
     external: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -149,6 +153,13 @@ class Backend(Protocol):
 
     async def stop(self, address: RunAddress) -> None:
         """Stop all live runs, with grace. Repeatable; stopped ones are left alone."""
+        ...
+
+    async def limit(self, address: RunAddress, seconds: float | None, now: datetime) -> None:
+        """Have the target end live runs after so many seconds of running from ``now``.
+
+        None: not at all. Repeatable; what can't be changed on the target stays as it is.
+        """
         ...
 
     async def delete(self, address: RunAddress) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.backends.base import Backend, RunAddress, RunRequest, RunState
 
@@ -33,6 +35,10 @@ class Backends:
     async def stop(self, address: RunAddress) -> None:
         """Stop all live runs."""
         await self._of(address.target).stop(address)
+
+    async def limit(self, address: RunAddress, seconds: float | None, now: datetime) -> None:
+        """Have the target end live runs in time."""
+        await self._of(address.target).limit(address, seconds, now)
 
     async def delete(self, address: RunAddress) -> None:
         """Delete all runs and what was made for them."""

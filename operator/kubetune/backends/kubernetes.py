@@ -6,6 +6,8 @@ objects look and states.py what they mean.
 
 from __future__ import annotations
 
+import logging
+from datetime import datetime
 from typing import Any, Protocol
 
 from kubetune import names
@@ -18,6 +20,7 @@ from kubetune.backends.base import (
     RunRequest,
     RunState,
 )
+from kubetune.backends.job_limits import new_limit
 from kubetune.backends.manifests import (
     attempt_of,
     build_job,
@@ -35,6 +38,7 @@ from kubetune.clients.kubernetes import (
 )
 
 JsonObject = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 
 class JobCache(Protocol):
@@ -108,6 +112,29 @@ class KubernetesBackend:
             if job["metadata"].get("deletionTimestamp") or self._state(job).phase in FINISHED:
                 continue
             await self._delete(job, "Foreground")
+
+    async def limit(self, address: RunAddress, seconds: float | None, now: datetime) -> None:
+        """Set activeDeadlineSeconds of the live Jobs, where it isn't what it must be."""
+        for job in self._jobs(address):
+            state = self._state(job)
+            if state.phase not in ("pending", "running"):
+                continue
+            started = state.phase == "running" and state.started_at is not None
+            limit = new_limit(job, seconds, now, started=started)
+            if limit is None:
+                continue
+            metadata = job["metadata"]
+            change = limit.patch
+            change["metadata"]["uid"] = metadata["uid"]
+            try:
+                changed = await self._client.patch(
+                    "Job", metadata["namespace"], metadata["name"], change
+                )
+            except (ForbiddenError, InvalidError, NotFoundError, ConflictError) as error:
+                # The limit is for times without an operator; this one stops the run itself.
+                logger.warning("Job %s keeps its activeDeadlineSeconds: %s", state.name, error)
+                continue
+            self._cache.put(changed)
 
     async def delete(self, address: RunAddress) -> None:
         """Delete all Jobs, with their pods, and the plan.

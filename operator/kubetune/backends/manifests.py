@@ -93,7 +93,7 @@ def build_job(request: RunRequest) -> JsonObject:
     Several train together, so one that is evicted ends the attempt.
     """
     labels = {**_labels(request), names.ATTEMPT: str(request.attempt)}
-    name = _job_name(request)
+    metadata = _metadata(request, _job_name(request), labels)
     several = request.workers > 1
     spec: JsonObject = {
         "completions": request.workers,
@@ -116,12 +116,11 @@ def build_job(request: RunRequest) -> JsonObject:
     }
     if request.purpose == "inspect":
         spec["activeDeadlineSeconds"] = INSPECTION_DEADLINE_SECONDS
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": _metadata(request, name, labels),
-        "spec": spec,
-    }
+    elif request.deadline_seconds is not None:
+        # So that it holds while no operator runs; see job_limits.py for what it counts.
+        spec["activeDeadlineSeconds"] = request.deadline_seconds
+        metadata["annotations"][names.LIMIT] = str(request.deadline_seconds)
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
 def _job_name(request: RunRequest) -> str:

@@ -16,6 +16,7 @@ from kubetune.api.outcome import ExitCode, Outcome, last_lines
 from kubetune.api.redact import without_credentials
 from kubetune.backends import worker_pods
 from kubetune.backends.base import RunState
+from kubetune.backends.job_limits import limit_of
 from kubetune.backends.pods import (
     any_condition,
     condition,
@@ -39,6 +40,7 @@ IMAGE_REASONS = frozenset(
         "SignatureValidationFailed",
     }
 )
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SETUP_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -59,7 +61,7 @@ def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
     if job["spec"].get("suspend"):
         if pod:
             return _state(job, "stopping", pods, Reason.QUEUED, "The Job was suspended.")
-        text = "The Job is suspended; a queue such as Kueue starts it when there is room."
+        text = _held_back(job)
         return _state(job, "pending", pods, Reason.QUEUED, text)
     if pod is None or len(pods) < worker_pods.workers_of(job):
         return _without_pod(job, pods)
@@ -71,6 +73,17 @@ def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
         text = f"The pod is being moved away ({disruption.get('message', 'evicted')})."
         return _state(job, "running", pods, Reason.DISRUPTED, text)
     return _state(job, "running", pods, Reason.STARTED, "The run is under way.")
+
+
+def _held_back(job: JsonObject) -> str:
+    """A sentence about a Job that somebody else has suspended."""
+    metadata = job["metadata"]
+    queue = (metadata.get("labels") or {}).get(QUEUE_LABEL)
+    who = f"queue {queue} of Kueue" if queue else "a queue such as Kueue"
+    return (
+        f"Job {metadata['name']} is suspended (its spec.suspend is true): {who} starts it when"
+        " there is room."
+    )
 
 
 def _without_pod(job: JsonObject, pods: list[JsonObject]) -> RunState:
@@ -127,14 +140,18 @@ def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunSta
         terminated = terminated | {"message": said}
     exit_code: int | None = terminated.get("exitCode")
     phase, reason, text = "succeeded", "", ""
-    if ended["type"] == "Failed":
+    if ended["type"] == "Failed" and not _did_its_work(outcome, exit_code):
         phase = "failed"
+        late = ended.get("reason") == "DeadlineExceeded"
+        if late:
+            # The clock's verdict; that it was interrupted by it explains nothing.
+            outcome = None
         interrupted = exit_code == ExitCode.INTERRUPTED or (
             outcome is not None and outcome.status == "interrupted"
         )
         # The one failure policy that several workers have is about pods that were moved away.
         moved = ended.get("reason") == "PodFailurePolicy"
-        if interrupted or moved or condition(pod, "DisruptionTarget"):
+        if not late and (interrupted or moved or condition(pod, "DisruptionTarget")):
             phase = "preempted"
         reason, text = _failure(ended, pod, terminated)
     if outcome:
@@ -156,6 +173,11 @@ def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunSta
         message=text,
         log=last_lines(said) if phase == "failed" and outcome is None else "",
     )
+
+
+def _did_its_work(outcome: Outcome | None, exit_code: int | None) -> bool:
+    """Whether a run has succeeded, though its Job failed: its time was over at that moment."""
+    return exit_code == ExitCode.SUCCEEDED and outcome is not None and outcome.status == "succeeded"
 
 
 def _failure(ended: JsonObject, pod: JsonObject | None, terminated: JsonObject) -> tuple[str, str]:
@@ -194,7 +216,7 @@ def _signal_name(code: int) -> str:
 
 def _state(job: JsonObject, phase: Any, pods: list[JsonObject], reason: str, text: str) -> RunState:
     """A run that isn't over."""
-    pod = _live_pod(pods) or _newest(pods)
+    pod, held = _live_pod(pods) or _newest(pods), condition(job, "Suspended")
     started = [
         (status.get("state", {}).get("running") or status.get("state", {}).get("terminated") or {})
         for status in container_statuses(pod)
@@ -207,6 +229,8 @@ def _state(job: JsonObject, phase: Any, pods: list[JsonObject], reason: str, tex
         started_at=_time(next((state["startedAt"] for state in started if state), None)),
         reason=str(reason),
         message=text,
+        waiting_since=_time(held["lastTransitionTime"]) if held else None,
+        limited=limit_of(job) is not None,
     )
 
 

@@ -60,6 +60,17 @@ class StopRuns:
 
 
 @dataclass(frozen=True)
+class LimitRuns:
+    """Have the target itself end live runs when their time is over."""
+
+    run_key: str
+    seconds: float | None
+    """How long they may still run, waiting aside; None: no limit any more."""
+    now: datetime
+    """When this was so."""
+
+
+@dataclass(frozen=True)
 class DeleteRuns:
     """Delete all runs of a run key and what was made for them."""
 
@@ -162,6 +173,7 @@ Action = (
     | Record
     | StartRun
     | StopRuns
+    | LimitRuns
     | DeleteRuns
     | AbandonRuns
     | OrphanRuns

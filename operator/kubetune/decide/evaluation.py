@@ -14,7 +14,8 @@ from typing import Any
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.api.evaluation import EvaluationSpec
 from kubetune.backends.base import FINISHED
-from kubetune.decide import evaluation_deletion, evaluation_end
+from kubetune.decide import evaluation_deadline, evaluation_deletion, evaluation_end
+from kubetune.decide.deadline import Clock, read_clock, spans
 from kubetune.decide.decision import (
     Action,
     Conditions,
@@ -26,6 +27,7 @@ from kubetune.decide.decision import (
     StartRun,
     StopRuns,
     conditions_of,
+    parse_time,
     rfc3339,
 )
 from kubetune.decide.evaluation_candidate import (
@@ -47,7 +49,7 @@ from kubetune.decide.evaluation_inputs import (
 )
 from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.identity import with_finalizer
-from kubetune.decide.limits import after_end, deadline_left
+from kubetune.decide.limits import after_end
 from kubetune.decide.place import before_start, has_moved
 from kubetune.decide.target_away import target_away
 from kubetune.decide.waiting import NotReady, secret_wait
@@ -69,9 +71,16 @@ class Draft:
     status: JsonObject
     conditions: Conditions
     candidates: list[CandidateDraft]
+    clock: Clock
+    """How long runs were under way; activeDeadlineSeconds is about that."""
     actions: list[Action] = field(default_factory=list[Action])
     waits: list[float] = field(default_factory=list[float])
     """Seconds until something must be looked at again."""
+
+    @property
+    def left(self) -> float | None:
+        """Seconds for which runs may still run; None without a deadline."""
+        return self.clock.left(self.spec.active_deadline_seconds)
 
     def decision(self) -> Decision:
         """The decision as it stands."""
@@ -125,20 +134,20 @@ def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:
     if draft.spec.suspend and not measured:
         return _suspend(draft)
 
-    # 6. The deadline is over.
-    seconds = draft.spec.active_deadline_seconds
-    left = deadline_left(draft.status, seconds, now)
-    if left is not None and left <= 0:
-        message = f"the evaluation ran longer than spec.activeDeadlineSeconds, {seconds} s"
-        return evaluation_end.fail(draft, Reason.DEADLINE_EXCEEDED, message)
-    if left is not None:
-        draft.waits.append(left)
+    # 6. The time of a run was over, and it left nothing.
+    if evaluation_deadline.ran_out(draft):
+        return evaluation_deadline.expire(draft)
 
-    # 7. All have ended: the verdict.
+    # 7. All have ended: the verdict. No clock takes it back.
     if measured:
         return evaluation_end.finish(draft)
 
-    # 8. Whoever can starts, as many at once as may.
+    # 8. The deadline: what runs is kept within it, and nothing more is started after it.
+    evaluation_deadline.keep(draft)
+    if evaluation_deadline.lacks_time(draft):
+        return evaluation_deadline.expire(draft)
+
+    # 9. Whoever can starts, as many at once as may.
     return _start_more(draft)
 
 
@@ -157,8 +166,6 @@ def _over(observed: ObservedEvaluation, now: datetime) -> Decision:
 
 def _suspend(draft: Draft) -> Decision:
     """Stop what runs; attempts that were stopped so count for nothing."""
-    # As in batch/v1, the clock of the deadline starts anew when it goes on.
-    draft.status.pop("startTime", None)
     live = [candidate for candidate in draft.candidates if candidate.live]
     for candidate in draft.candidates:
         if not candidate.settled:
@@ -184,6 +191,19 @@ def _draft(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) ->
     known = {item["name"]: item for item in old.pop("candidates", None) or ()}
     conditions = conditions_of(old, evaluation.generation, now)
     conditions.remove(ConditionType.TARGET_AVAILABLE)
+    target = observed.target.spec
+    # The clock of a workspace may be another than ours; a cluster has one.
+    submitted = parse_time(old.get("startTime")) if target and target.cml else None
+    found = [
+        span
+        for item in observed.candidates
+        for span in spans(
+            item.runs, _attempts_of(known.get(item.name, {})), now, not_before=submitted
+        )
+    ]
+    clock = read_clock(old.get("runTime"), found, now)
+    if clock.counted:
+        old["runTime"] = clock.counted
     return Draft(
         observed=observed,
         spec=spec,
@@ -194,7 +214,12 @@ def _draft(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) ->
             begin(item, known.get(item.name, {}), now, suspended=spec.suspend)
             for item in observed.candidates
         ],
+        clock=clock,
     )
+
+
+def _attempts_of(candidate: JsonObject) -> list[JsonObject]:
+    return [candidate["attempt"]] if "attempt" in candidate else []
 
 
 def _bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
@@ -295,6 +320,8 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
             message = "waiting for runs that were started before the compute target changed"
             candidate.say("Pending", Reason.QUEUED, message)
         return
+    if draft.left is not None and draft.left <= 0:
+        free = 0
     starts: list[Action] = []
     for candidate, inputs in ready:
         digest = candidate.status["digest"] if candidate.started else inputs.plan.digest
@@ -367,7 +394,7 @@ def _settle_place(draft: Draft) -> None:
 def _submit(draft: Draft, candidate: CandidateDraft, inputs: CandidateInputs) -> StartRun:
     draft.status.setdefault("startTime", rfc3339(draft.now))
     attempt = int(candidate.status.get("counts", {}).get("total", 0)) + 1
-    request = inputs.request(draft.observed, draft.run_key(candidate), attempt)
+    request = inputs.request(draft.observed, draft.run_key(candidate), attempt, draft.left)
     message = f"attempt {attempt} is submitted to {draft.observed.target.label}"
     candidate.say("Queued", Reason.QUEUED, message)
     return StartRun(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from kubetune import __version__
@@ -83,8 +84,10 @@ class CandidateInputs:
     chat_template: ChatTemplateName | None = None
     """Name of plan.chat_template."""
 
-    def request(self, observed: ObservedEvaluation, run_key: str, attempt: int) -> RunRequest:
-        """The run of an attempt."""
+    def request(
+        self, observed: ObservedEvaluation, run_key: str, attempt: int, left: float | None
+    ) -> RunRequest:
+        """The run of an attempt; ``left`` is how long it may run, in seconds."""
         target = observed.target.spec
         if target is None:
             raise ValueError("a run needs a target")
@@ -98,9 +101,7 @@ class CandidateInputs:
             plan=plan,
             target=target,
             resources=self.resources,
-            deadline_seconds=observed.evaluation.spec.active_deadline_seconds
-            if observed.evaluation.spec
-            else None,
+            deadline_seconds=ceil(left) if left is not None else None,
             **self.mounts.of_request(),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from kubetune.api.conditions import Phase, Reason
@@ -58,8 +59,13 @@ class Inputs:
     settings: JsonObject
     lineage: JsonObject
 
-    def request(self, observed: ObservedJob, attempt: int, settings: JsonObject) -> RunRequest:
-        """The run of an attempt with the settings in force: those of the first submission."""
+    def request(
+        self, observed: ObservedJob, attempt: int, settings: JsonObject, left: float | None
+    ) -> RunRequest:
+        """The run of an attempt with the settings in force: those of the first submission.
+
+        ``left`` is how long it may run, in seconds.
+        """
         target = observed.target.spec
         if target is None:
             raise ValueError("a run needs a target")
@@ -72,9 +78,7 @@ class Inputs:
             target=target,
             resources=effective_resources(settings),
             workers=self.plan.workers,
-            deadline_seconds=observed.job.spec.active_deadline_seconds
-            if observed.job.spec
-            else None,
+            deadline_seconds=ceil(left) if left is not None else None,
             checkpoint_claim=settings["checkpoint"].get("claimName"),
             **self.mounts.of_request(),
         )

@@ -15,6 +15,15 @@ from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reaso
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide import fine_tune_result
+from kubetune.decide.deadline import (
+    TOLD,
+    Clock,
+    is_over,
+    look_again,
+    read_clock,
+    seen_running,
+    spans,
+)
 from kubetune.decide.decision import (
     Action,
     Conditions,
@@ -28,6 +37,7 @@ from kubetune.decide.decision import (
     shorten,
 )
 from kubetune.decide.fine_tune_deletion import after_end, delete
+from kubetune.decide.fine_tune_follow import expire, follow, stopped_in_time, was_suspended
 from kubetune.decide.fine_tune_inputs import Inputs, freeze, resolve
 from kubetune.decide.fine_tune_observed import (
     ObservedJob,
@@ -44,7 +54,6 @@ from kubetune.decide.fine_tune_progress import (
 )
 from kubetune.decide.fit import weigh
 from kubetune.decide.identity import with_identity
-from kubetune.decide.limits import deadline_left
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.place import before_start, record
 from kubetune.decide.target_away import target_away
@@ -65,6 +74,8 @@ class Draft:
     now: datetime
     status: JsonObject
     conditions: Conditions
+    clock: Clock
+    """How long runs were under way; activeDeadlineSeconds is about that."""
     actions: list[Action] = field(default_factory=list[Action])
 
     @property
@@ -72,11 +83,18 @@ class Draft:
         """Runs that have not ended."""
         return [run for run in self.observed.runs if run.phase not in FINISHED]
 
+    @property
+    def left(self) -> float | None:
+        """Seconds for which runs may still run; None without a deadline."""
+        return self.clock.left(self.spec.active_deadline_seconds)
+
     def decision(self, requeue_after: float | None = None) -> Decision:
         """The decision; a deadline or a time to live may ask to look again earlier."""
         self.status["conditions"] = self.conditions.current
-        over = self.status.get("phase") in TERMINAL_PHASES
-        limit = self.spec.ttl_seconds_after_finished if over else _deadline_left(self)
+        if self.status.get("phase") in TERMINAL_PHASES:
+            limit = self.spec.ttl_seconds_after_finished
+        else:
+            limit = look_again(self.left, self.clock, self.live)
         times = [seconds for seconds in (requeue_after, limit) if seconds is not None]
         return Decision(tuple(self.actions), self.status, min(times) if times else None)
 
@@ -125,25 +143,27 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
         # A run was started, and the operator ended before it could write what it froze.
         freeze(draft.status, resolve(observed))
 
-    # 6. Suspended.
+    # 6. A run has succeeded: no clock and no suspension takes that back.
+    newest = draft.status["attempts"][-1] if draft.status.get("attempts") else None
+    if newest and newest["result"] == "Succeeded" and not draft.live:
+        return fine_tune_result.finish(draft)
+
+    # 7. Suspended.
     if job.spec.suspend:
         return _suspend(draft)
 
-    # 7. The deadline is over.
-    left = _deadline_left(draft)
-    if left is not None and left <= 0:
-        return _expire(draft)
-
-    # 8. A run lives: follow it.
+    # 8. A run lives: follow it, and keep it within the deadline.
     if draft.live:
-        return _follow(draft, draft.live[-1])
+        return follow(draft, draft.live[-1])
 
-    # 9. The newest attempt has ended, or was lost.
-    newest = draft.status["attempts"][-1] if draft.status.get("attempts") else None
-    if newest and newest["result"] == "Succeeded":
-        return fine_tune_result.finish(draft)
-    if newest and newest["result"] == "Failed" and (failed := _failed_for_good(draft, newest)):
-        return failed
+    # 9. The newest attempt has ended, or was lost: what it said of itself, then the deadline.
+    over = is_over(draft.left, newest) or stopped_in_time(job.status, newest)
+    told = newest is not None and newest.get("reason") in TOLD
+    failed = newest and newest["result"] == "Failed" and not (over and told)
+    if newest and failed and (verdict := _failed_for_good(draft, newest)):
+        return verdict
+    if over:
+        return expire(draft)
     if newest and newest["result"] == "Stopped" and newest.get("reason"):
         return _cancelled(draft, newest)
     if newest and newest["result"] in ("Failed", "Preempted"):
@@ -179,7 +199,7 @@ def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft
         old.get("attempts") or [],
         old.get("counts") or {},
         observed.runs,
-        stopped=spec.suspend or old.get("phase") == Phase.SUSPENDED or _was_suspended(old),
+        stopped=spec.suspend or old.get("phase") == Phase.SUSPENDED or was_suspended(old),
     )
     status = {key: value for key, value in old.items() if key not in ("conditions", "attempts")}
     status |= {"observedGeneration": job.generation, "counts": counts}
@@ -191,7 +211,13 @@ def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft
             known = known | record(observed.target, job.owner.namespace)
         newest = max(observed.runs, key=lambda run: run.attempt, default=None)
         status["external"] = known | dict(newest.external if newest else {})
-    draft = Draft(observed, spec, now, status, conditions_of(old, job.generation, now))
+    # The clock of a workspace may be another than ours; a cluster has one.
+    seen = seen_running(old, now) if observed.outlives_owner else None
+    found = spans(observed.runs, old.get("attempts") or (), now, not_before=seen)
+    clock = read_clock(old.get("runTime"), found, now)
+    if clock.counted:
+        status["runTime"] = clock.counted
+    draft = Draft(observed, spec, now, status, conditions_of(old, job.generation, now), clock)
     draft.conditions.remove(ConditionType.TARGET_AVAILABLE)
     run = observed.tracked
     if run is not None:
@@ -202,19 +228,9 @@ def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft
     return draft
 
 
-def _was_suspended(status: JsonObject) -> bool:
-    """Whether the last stop was ordered by a suspension."""
-    return any(
-        condition["type"] == ConditionType.RUNNING and condition["reason"] == Reason.SUSPENDED
-        for condition in status.get("conditions") or ()
-    )
-
-
 def _suspend(draft: Draft) -> Decision:
     draft.conditions.remove(ConditionType.RECONCILING)
     draft.conditions.remove(ConditionType.STALLED)
-    # As in batch/v1, the clock of the deadline starts anew when the job goes on.
-    draft.status.pop("startTime", None)
     if draft.live:
         draft.phase(Phase.STOPPING)
         message = "the job is suspended: waiting for its run to stop"
@@ -228,66 +244,12 @@ def _suspend(draft: Draft) -> Decision:
     return draft.decision()
 
 
-def _expire(draft: Draft) -> Decision:
-    seconds = draft.spec.active_deadline_seconds
-    message = f"the job ran longer than spec.activeDeadlineSeconds, {seconds} s"
-    if draft.live:
-        draft.actions.append(StopRuns(draft.observed.run_key))
-    for attempt in draft.status.get("attempts", ()):
-        if attempt["result"] == "Running":
-            attempt["result"] = "Stopped"
-    return fail(draft, Reason.DEADLINE_EXCEEDED, message)
-
-
-def _deadline_left(draft: Draft) -> float | None:
-    return deadline_left(draft.status, draft.spec.active_deadline_seconds, draft.now)
-
-
-def _follow(draft: Draft, run: RunState) -> Decision:
-    conditions = draft.conditions
-    number = run.attempt
-    if run.phase == "running":
-        draft.phase(Phase.RUNNING)
-        unsure = run.reason == Reason.STATUS_UNKNOWN
-        why = run.reason if unsure else Reason.STARTED
-        message = run.message if unsure else f"attempt {number} is running"
-        conditions.set(ConditionType.RUNNING, None if unsure else True, why, message)
-        conditions.waiting(why, message)
-    elif run.phase == "stopping":
-        draft.phase(Phase.STOPPING)
-        # Who ordered it must be known when it has stopped.
-        why = Reason.SUSPENDED if _was_suspended(draft.observed.job.status) else Reason.STOPPING
-        conditions.set(ConditionType.RUNNING, False, why, f"attempt {number} is being stopped")
-        conditions.waiting(Reason.STOPPING, f"attempt {number} is being stopped")
-    else:
-        draft.phase(Phase.QUEUED)
-        reason = run.reason or Reason.QUEUED
-        message = run.message or f"attempt {number} waits for its pod"
-        conditions.set(ConditionType.RUNNING, False, reason, message)
-        conditions.waiting(reason, message)
-    if run.overdue:
-        draft.actions.append(StopRuns(draft.observed.run_key))
-    _note_tracking(draft)
-    return draft.decision()
-
-
 def _cancelled(draft: Draft, newest: JsonObject) -> Decision:
     """Somebody stopped the run where it ran: it was meant."""
     message = f"attempt {newest['number']}: {newest.get('message') or 'it was stopped'}"
     decision = fail(draft, newest["reason"], f"{message}; make a new job to train again")
     draft.phase(Phase.CANCELLED)
     return decision
-
-
-def _note_tracking(draft: Draft) -> None:
-    """Tell of a tracking outage while a run lives; silence while all is well."""
-    error = draft.observed.learned.tracking_error
-    if error:
-        draft.conditions.set(
-            ConditionType.TRACKING_AVAILABLE, False, Reason.TRACKING_UNREACHABLE, error
-        )
-    else:
-        draft.conditions.remove(ConditionType.TRACKING_AVAILABLE)
 
 
 def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
@@ -353,7 +315,7 @@ def _submit(draft: Draft, attempt: int) -> Decision:
         [observed.run_key],
     )
     draft.actions += before
-    draft.actions.append(StartRun(inputs.request(observed, attempt, settings)))
+    draft.actions.append(StartRun(inputs.request(observed, attempt, settings, draft.left)))
     draft.status.setdefault("startTime", rfc3339(draft.now))
     draft.phase(Phase.QUEUED)
     message = f"attempt {attempt} is submitted to {observed.target.label}"

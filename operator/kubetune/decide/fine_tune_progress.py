@@ -252,7 +252,7 @@ def _attempt(run: RunState, before: JsonObject | None) -> JsonObject:
     value: JsonObject = {
         "number": run.attempt,
         "job": run.name,
-        "startTime": rfc3339(run.started_at) if run.started_at else (before or {}).get("startTime"),
+        "startTime": _started(run, before),
         "endTime": rfc3339(run.ended_at) if ended and run.ended_at else None,
         "result": result,
         "exitCode": run.exit_code if ended else None,
@@ -263,6 +263,13 @@ def _attempt(run: RunState, before: JsonObject | None) -> JsonObject:
         "log": run.last_lines or None if result == "Failed" else None,
     }
     return {key: item for key, item in value.items() if item is not None}
+
+
+def _started(run: RunState, before: JsonObject | None) -> str | None:
+    """When a run began; nothing while it waits, maybe once more."""
+    if run.phase == "pending":
+        return None
+    return rfc3339(run.started_at) if run.started_at else (before or {}).get("startTime")
 
 
 def _integer(value: float | None) -> int | None:

@@ -1,23 +1,14 @@
-"""Time limits of what runs: a deadline while it goes on, a time to live once it is over."""
+"""The time to live of what is over."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any
 
-from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.decide.decision import Action, Decision, DeleteSelf, parse_time
 from kubetune.decide.resources import Resource
 
 JsonObject = dict[str, Any]
-
-
-def deadline_left(status: JsonObject, seconds: int | None, now: datetime) -> float | None:
-    """Seconds until activeDeadlineSeconds is over; None without one, or once it means nothing."""
-    started = parse_time(status.get("startTime"))
-    if started is None or seconds is None or status.get("phase") in TERMINAL_PHASES:
-        return None
-    return (started + timedelta(seconds=seconds) - now).total_seconds()
 
 
 def after_end(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.compute_target import ComputeTargetSpec
@@ -152,6 +153,9 @@ class CmlBackend:
         except (CmlError, BackendError) as error:
             raise follower.failed(error, owner, run_key) from error
         follower.hurry(run_key)
+
+    async def limit(self, address: RunAddress, seconds: float | None, now: datetime) -> None:
+        """A run keeps the time limit that its job had when it started."""
 
     async def delete(self, address: RunAddress) -> None:
         """Delete all jobs of the run key, stopping what runs, and their files."""

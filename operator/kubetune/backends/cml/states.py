@@ -101,6 +101,9 @@ def run_state(
     phase, reason, message, overdue = _phase(run, now, limits, unknown_since, given_up)
     left = ending or Ending()
     outcome = left.outcome if phase in ("succeeded", "failed", "preempted", "stopped") else None
+    if phase in ("failed", "stopped") and outcome and outcome.status == "succeeded":
+        # It had done its work when its time was over, or when somebody stopped it.
+        phase, reason, message = "succeeded", outcome.reason, outcome.message
     if phase == "failed":
         if outcome and outcome.status == "interrupted":
             phase = "preempted"

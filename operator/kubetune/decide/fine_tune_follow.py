@@ -1,0 +1,94 @@
+"""A FineTuneJob whose run lives: what the status says of it, and what keeps it within its time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.backends.base import RunState
+from kubetune.decide.deadline import enforce
+from kubetune.decide.decision import Decision, StopRuns
+
+if TYPE_CHECKING:
+    from kubetune.decide.fine_tune_job import Draft
+
+JsonObject = dict[str, Any]
+
+
+def was_suspended(status: JsonObject) -> bool:
+    """Whether the last stop was ordered by a suspension."""
+    return any(
+        condition["type"] == ConditionType.RUNNING and condition["reason"] == Reason.SUSPENDED
+        for condition in status.get("conditions") or ()
+    )
+
+
+def stopped_in_time(status: JsonObject, newest: JsonObject | None) -> bool:
+    """Whether the deadline had the newest attempt stopped; the target's clock may not show it."""
+    return (newest or {}).get("result") == "Stopped" and any(
+        condition["type"] == ConditionType.RUNNING
+        and condition["reason"] == Reason.DEADLINE_EXCEEDED
+        for condition in status.get("conditions") or ()
+    )
+
+
+def expire(draft: Draft) -> Decision:
+    """No attempt has time left: the job fails."""
+    from kubetune.decide.fine_tune_job import fail
+
+    return fail(draft, Reason.DEADLINE_EXCEEDED, f"{_too_long(draft)}: make a new job with more")
+
+
+def _too_long(draft: Draft) -> str:
+    seconds = draft.spec.active_deadline_seconds
+    return f"its runs took longer than spec.activeDeadlineSeconds, {seconds} s in all"
+
+
+def follow(draft: Draft, run: RunState) -> Decision:
+    """Say how the newest run stands, and keep it within the deadline."""
+    conditions = draft.conditions
+    number = run.attempt
+    observed, left = draft.observed, draft.left
+    draft.actions += enforce(
+        observed.run_key, draft.live, left, draft.now, own_limit=not observed.outlives_owner
+    )
+    if left is not None and left <= 0 and run.reason != Reason.ENDING:
+        draft.phase(Phase.STOPPING)
+        # It may still succeed: the verdict waits for its end.
+        message = f"{_too_long(draft)}: attempt {number} is being stopped"
+        conditions.set(ConditionType.RUNNING, False, Reason.DEADLINE_EXCEEDED, message)
+        conditions.waiting(Reason.DEADLINE_EXCEEDED, message)
+    elif run.phase == "running":
+        draft.phase(Phase.RUNNING)
+        unsure = run.reason == Reason.STATUS_UNKNOWN
+        why = run.reason if unsure else Reason.STARTED
+        message = run.message if unsure else f"attempt {number} is running"
+        conditions.set(ConditionType.RUNNING, None if unsure else True, why, message)
+        conditions.waiting(why, message)
+    elif run.phase == "stopping":
+        draft.phase(Phase.STOPPING)
+        # Who ordered it must be known when it has stopped.
+        why = Reason.SUSPENDED if was_suspended(draft.observed.job.status) else Reason.STOPPING
+        conditions.set(ConditionType.RUNNING, False, why, f"attempt {number} is being stopped")
+        conditions.waiting(Reason.STOPPING, f"attempt {number} is being stopped")
+    else:
+        draft.phase(Phase.QUEUED)
+        reason = run.reason or Reason.QUEUED
+        message = run.message or f"attempt {number} waits for its pod"
+        conditions.set(ConditionType.RUNNING, False, reason, message)
+        conditions.waiting(reason, message)
+    if run.overdue:
+        draft.actions.append(StopRuns(draft.observed.run_key))
+    _note_tracking(draft)
+    return draft.decision()
+
+
+def _note_tracking(draft: Draft) -> None:
+    """Tell of a tracking outage while a run lives; silence while all is well."""
+    error = draft.observed.learned.tracking_error
+    if error:
+        draft.conditions.set(
+            ConditionType.TRACKING_AVAILABLE, False, Reason.TRACKING_UNREACHABLE, error
+        )
+    else:
+        draft.conditions.remove(ConditionType.TRACKING_AVAILABLE)

@@ -1,0 +1,187 @@
+"""activeDeadlineSeconds counts the time that runs are under way, and what they did comes first."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from kubetune import names
+from kubetune.api.outcome import Outcome
+from kubetune.local.cluster import LocalCluster
+
+from tests.cluster.operator_process import Operator
+from tests.cluster.relay import Relay
+from tests.cluster.support import eventually
+from tests.cluster.tracked_run import logged_run
+from tests.cluster.workspace import Workspace, condition, phase_of
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def relay(cluster: LocalCluster) -> Iterator[Relay]:
+    relay = Relay(cluster.mlflow_url)
+    yield relay
+    relay.close()
+
+
+def until_past(body: dict[str, Any], seconds: float) -> None:
+    """Return when the newest attempt of a job has been running for longer than this."""
+    began = datetime.fromisoformat(body["status"]["attempts"][-1]["startTime"]).timestamp()
+    eventually(lambda: time.time() > began + seconds)
+
+
+def only_run(jobs: Workspace, job: str) -> dict[str, Any]:
+    (run,) = jobs.runs(job)
+    return run
+
+
+def deadline_of(jobs: Workspace, job: str) -> int | None:
+    return only_run(jobs, job)["spec"].get("activeDeadlineSeconds")
+
+
+def elapsed(jobs: Workspace, job: str) -> float:
+    """Seconds from the first moment of the Job to the start of the run."""
+    run, body = only_run(jobs, job), jobs.get("FineTuneJob", job)
+    began = datetime.fromisoformat(run["status"]["startTime"])
+    started = datetime.fromisoformat(body["status"]["attempts"][-1]["startTime"])
+    return (started - began).total_seconds()
+
+
+def test_a_success_that_no_operator_saw_counts_after_the_deadline(
+    jobs: Workspace, operator: Operator
+):
+    jobs.job("in-time", activeDeadlineSeconds=20)
+    body = jobs.phase("in-time", "Running")
+    with operator.stopped():
+        jobs.end("in-time")
+        name = only_run(jobs, "in-time")["metadata"]["name"]
+        jobs.until("Job", name, lambda job: job["status"].get("succeeded") == 1)
+        until_past(body, 21)
+    assert phase_of(jobs.phase("in-time", "Succeeded")) == "Succeeded"
+
+
+def test_registration_is_not_training(cluster: LocalCluster, jobs: Workspace, relay: Relay):
+    jobs.create("ComputeTarget", "away", jobs.target(relay.url))
+    registry = {"name": f"{jobs.namespace}-registered-late"}
+    jobs.job(
+        "registered-late",
+        activeDeadlineSeconds=15,
+        output={"registry": registry},
+        computeTargetRef={"kind": "ComputeTarget", "name": "away"},
+    )
+    body = jobs.phase("registered-late", "Running")
+    run_id, model_id = logged_run(cluster.mlflow_url, jobs, "registered-late")
+    relay.mode = "refuse"
+    summary: dict[str, Any] = {"runId": run_id, "modelId": model_id}
+    done = Outcome(status="succeeded", reason="Trained", summary=summary)
+    jobs.end("registered-late", outcome=done)
+    jobs.phase("registered-late", "Registering")
+    until_past(body, 20)
+    relay.mode = "forward"
+    body = jobs.phase("registered-late", "Succeeded")
+    assert body["status"]["result"]["registered"]["version"] == 1
+
+
+def test_waiting_in_a_queue_takes_no_time(jobs: Workspace):
+    """As Kueue does it: the Job is suspended, let go when there is room, and sent back."""
+    jobs.job("queued", activeDeadlineSeconds=10)
+    eventually(lambda: jobs.runs("queued"))
+    name = only_run(jobs, "queued")["metadata"]["name"]
+    jobs.patch("Job", name, {"spec": {"suspend": True}})
+    held = time.monotonic()
+
+    def waits(body: dict[str, Any]) -> bool:
+        return phase_of(body) == "Queued" and condition(body, "Ready")[1] == "Queued"
+
+    body = jobs.until("FineTuneJob", "queued", waits)
+    assert "spec.suspend is true" in condition(body, "Running")[2]
+    eventually(lambda: time.monotonic() > held + 15)
+    assert waits(jobs.get("FineTuneJob", "queued"))
+    jobs.patch("Job", name, {"spec": {"suspend": False}})
+    jobs.phase("queued", "Running")
+    jobs.end("queued")
+    body = jobs.phase("queued", "Succeeded")
+    assert body["status"]["runTime"]["seconds"] < 10
+
+
+def test_a_pod_that_waits_takes_no_time(jobs: Workspace):
+    target = jobs.target(nodeSelector={"kubetune.io/process-node": "true", "gpu": "none"})
+    jobs.create("ComputeTarget", "full", target)
+    named = {"kind": "ComputeTarget", "name": "full"}
+    jobs.job("unplaced", activeDeadlineSeconds=5, computeTargetRef=named)
+    jobs.waits("FineTuneJob", "unplaced", "Unschedulable")
+    waited = time.monotonic()
+    eventually(lambda: time.monotonic() > waited + 8)
+    assert condition(jobs.get("FineTuneJob", "unplaced"), "Ready")[1] == "Unschedulable"
+    assert len(jobs.runs("unplaced")) == 1
+
+
+def test_the_deadline_holds_while_no_operator_looks(jobs: Workspace, operator: Operator):
+    jobs.job("unwatched", activeDeadlineSeconds=12)
+    jobs.phase("unwatched", "Running")
+    wanted = 12 + elapsed(jobs, "unwatched")
+    eventually(lambda: abs((deadline_of(jobs, "unwatched") or 0) - wanted) <= 1)
+    with operator.stopped():
+        name = only_run(jobs, "unwatched")["metadata"]["name"]
+        ended = jobs.until("Job", name, lambda job: condition_of(job, "Failed"))
+        assert condition_of(ended, "Failed") == "DeadlineExceeded"
+    body = jobs.phase("unwatched", "Failed")
+    assert condition(body, "Failed")[1] == "DeadlineExceeded"
+    assert body["status"]["counts"]["total"] == 1
+
+
+def test_a_deadline_that_is_edited_reaches_the_run(jobs: Workspace):
+    jobs.job("edited", activeDeadlineSeconds=3000)
+    jobs.phase("edited", "Running")
+    for seconds in (6000, 500, None):
+        jobs.patch("FineTuneJob", "edited", {"spec": {"activeDeadlineSeconds": seconds}})
+        wanted = None if seconds is None else seconds + elapsed(jobs, "edited")
+
+        def follows(wanted: float | None = wanted) -> bool:
+            found = deadline_of(jobs, "edited")
+            return found is None if wanted is None else abs((found or 0) - wanted) <= 1
+
+        eventually(follows)
+    jobs.patch("FineTuneJob", "edited", {"spec": {"activeDeadlineSeconds": 1}})
+    body = jobs.phase("edited", "Failed")
+    assert condition(body, "Failed")[1] == "DeadlineExceeded"
+
+
+def test_suspension_keeps_what_is_left(jobs: Workspace):
+    jobs.job("paused", activeDeadlineSeconds=4000)
+    body = jobs.phase("paused", "Running")
+    until_past(body, 3)
+    jobs.patch("FineTuneJob", "paused", {"spec": {"suspend": True}})
+    body = jobs.phase("paused", "Suspended")
+    used = body["status"]["runTime"]["seconds"]
+    assert used >= 3
+    jobs.patch("FineTuneJob", "paused", {"spec": {"suspend": False}})
+    jobs.phase("paused", "Running")
+    second = next(
+        run for run in jobs.runs("paused") if run["metadata"]["labels"][names.ATTEMPT] == "2"
+    )
+    assert second["metadata"]["annotations"][names.LIMIT] is not None
+    jobs.end("paused", attempt=2)
+    body = jobs.phase("paused", "Succeeded")
+    assert body["status"]["runTime"]["seconds"] >= used
+
+
+def test_a_limit_that_an_admin_sets_is_left_alone(jobs: Workspace):
+    jobs.job("capped")
+    jobs.phase("capped", "Running")
+    name = only_run(jobs, "capped")["metadata"]["name"]
+    jobs.patch("Job", name, {"spec": {"activeDeadlineSeconds": 5000}})
+    jobs.patch("FineTuneJob", "capped", {"metadata": {"labels": {"look": "again"}}})
+    jobs.end("capped")
+    jobs.phase("capped", "Succeeded")
+    assert deadline_of(jobs, "capped") == 5000
+
+
+def condition_of(job: dict[str, Any], kind: str) -> str:
+    """The reason of a true condition of a Job, empty without one."""
+    for item in job["status"].get("conditions") or ():
+        if item["type"] == kind and item["status"] == "True":
+            return str(item["reason"])
+    return ""
