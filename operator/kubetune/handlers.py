@@ -1,14 +1,14 @@
 """The wiring of kopf: every trigger of the operator, and nothing else.
 
 kopf lists and watches; one event handler for each kind puts objects into the cache and keys into
-the work queue. There are no kopf indices: observe/listing.py says why.
+the work queue. There are no kopf indices: observe/watches.py says why.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import kopf
@@ -19,8 +19,8 @@ from kubetune.clients.watching import WatchSession, open_watch_session
 from kubetune.metrics import LAST_EVENT
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of, owner_key
-from kubetune.observe.listing import PAGE
 from kubetune.observe.references import DEFAULT_TARGETS, TARGET_KINDS
+from kubetune.observe.watches import Scope, Watches
 from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import RECONCILED_KINDS
 
@@ -46,10 +46,26 @@ PASSED_ON = ("Model", "TuningProfile")
 """A job depends on the base of the adapter that it names, and on its profile's ConfigMap."""
 
 
+PAGE = 250
+"""What is decoded at once stays with the process for good."""
+LONGEST_WAIT_SECONDS = 8
+
+
+def scopes(namespaces: Sequence[str]) -> Iterator[Scope]:
+    """What is watched: kinds in these namespaces, or in the whole cluster when there are none."""
+    for kind in WATCHED:
+        namespaced = kind not in BY_KIND or BY_KIND[kind].namespaced
+        for namespace in namespaces if namespaces and namespaced else (None,):
+            yield kind, namespace
+
+
 class Feed:
     """Puts what the watches show into cache and queue."""
 
-    def __init__(self, cache: ObjectCache, queue: WorkQueue) -> None:
+    def __init__(
+        self, cache: ObjectCache, queue: WorkQueue, namespaces: Sequence[str] = ()
+    ) -> None:
+        self.watches = Watches(scopes(namespaces))
         self._cache = cache
         self._queue = queue
         cache.on_change = self._wake
@@ -58,11 +74,13 @@ class Feed:
         """An object appeared or changed."""
         LAST_EVENT.set(time.time())
         self._cache.put(body, ours=False)
+        self.watches.seen(key_of(body))
 
     def gone(self, body: JsonObject) -> None:
         """An object was deleted."""
         self._cache.remove(body)
         self._wake(body, ours=False)
+        self.watches.seen(key_of(body))
 
     def listed(
         self, kind: str, namespace: str | None, found: Mapping[tuple[str, str], str], version: int
@@ -74,11 +92,29 @@ class Feed:
         while it lasts.
         """
         LAST_EVENT.set(time.time())
-        lost = self._cache.missing(kind, namespace, found, version)
+        self._lose(self._cache.missing(kind, namespace, found, version), version)
+        keys = (Key(kind, *name) for name in found)
+        self.watches.listed((kind, namespace), (key for key in keys if not self._cache.get(*key)))
+
+    def not_served(self, kind: str, namespace: str | None) -> None:
+        """The kind isn't installed: its objects went with its CRD."""
+        # With no version from which on they could come back: a list has the last word.
+        self._lose(self._cache.of_kind(kind, namespace), -1)
+        self.watches.listed((kind, namespace), ())
+
+    def forbidden(self, kind: str, namespace: str | None) -> None:
+        """The operator may not see these objects: what it knows of them stays, the rest waits."""
+        self.watches.listed((kind, namespace), ())
+
+    def shown(self, kind: str, namespace: str | None) -> None:
+        """An answer, an event or a bookmark came."""
+        self.watches.shown((kind, namespace))
+
+    def _lose(self, lost: list[JsonObject], version: int) -> None:
         for body in lost:
             self._cache.remove(body, version)
         if lost:
-            logger.info("%d %s were deleted while their watch was down", len(lost), kind)
+            logger.info("%d %s are gone, which no watch has told", len(lost), lost[0]["kind"])
         for body in lost:
             self._wake(body, ours=False)
 
@@ -129,7 +165,7 @@ def build_registry(feed: Feed) -> kopf.OperatorRegistry:
     return registry
 
 
-def build_settings() -> kopf.OperatorSettings:
+def build_settings(silence: float) -> kopf.OperatorSettings:
     """kopf's settings: no state of its own on our objects, and watches that notice silence."""
     settings = kopf.OperatorSettings()
     settings.persistence.finalizer = f"{GROUP}/kopf"
@@ -138,13 +174,27 @@ def build_settings() -> kopf.OperatorSettings:
     settings.posting.level = logging.ERROR
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = Backoffs()
+    settings.watching.inactivity_timeout = silence
     # Belt and braces beside the inactivity time-out: watches are renewed at least this often.
     settings.watching.server_timeout = 600
-    # What is decoded at once stays with the process for good.
     settings.watching.chunk_size = PAGE
+    # Our kinds are known, and the session says so: clients/watching.py.
+    settings.scanning.disabled = True
     for plural, selector in SELECTORS.items():
         settings.watching.label_selectors[plural] = selector
     return settings
+
+
+class Backoffs:
+    """Seconds between attempts: without end, since kopf ends when they do, and never long."""
+
+    def __iter__(self) -> Iterator[float]:
+        """1, 2, 4, 8, 8 ..."""
+        seconds = 1
+        while True:
+            yield seconds
+            seconds = min(2 * seconds, LONGEST_WAIT_SECONDS)
 
 
 class NoDiffs(kopf.DiffBaseStorage):

@@ -12,3 +12,9 @@ RECONCILE_SECONDS = Histogram(
 )
 QUEUE_LENGTH = Gauge("kubetune_queue_length", "Objects that wait for or are in a reconcile.")
 LAST_EVENT = Gauge("kubetune_last_event_timestamp_seconds", "When the last watch event came.")
+WATCH_SHOWN = Gauge(
+    "kubetune_watch_shown_timestamp_seconds",
+    "When a watch has last shown anything: an answer, an event or a bookmark.",
+    ["kind", "namespace"],
+)
+OBJECTS = Gauge("kubetune_objects", "Objects that the operator knows of.", ["kind"])

@@ -10,8 +10,6 @@ from functools import partial
 from typing import Any
 
 import kopf
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from kubetune.backends.base import Owner
 from kubetune.backends.cml.backend import CmlBackend
@@ -20,9 +18,9 @@ from kubetune.backends.kubernetes import KubernetesBackend
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
-from kubetune.metrics import QUEUE_LENGTH
+from kubetune.health import Health
+from kubetune.metrics import OBJECTS, QUEUE_LENGTH
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.listing import everything_listed
 from kubetune.observe.secrets import cml_access, config_map_value
 from kubetune.observe.trackers import Trackers
 from kubetune.observe.workspaces import Workspaces
@@ -71,13 +69,17 @@ async def operate(
         settings,
         install_id,
     )
-    feed = Feed(cache, queue)
+    feed = Feed(cache, queue, namespaces)
     QUEUE_LENGTH.set_function(lambda: len(queue))
+    for kind in WATCHED:
+        OBJECTS.labels(kind).set_function(partial(cache.count, kind))
     stop, ready = asyncio.Event(), asyncio.Event()
-    health = await _serve_health(health_address, health_port, ready) if health_port else None
+    silence = settings.watch_silence_seconds
+    health = Health(feed.watches, client, 3 * silence, ready)
+    server = await health.serve(health_address, health_port) if health_port else None
 
     async def work() -> None:
-        await everything_listed(client, cache, WATCHED, namespaces)
+        await feed.watches.complete.wait()
         logger.info("everything is listed; %d objects to look at", len(queue))
         # Modules and listed objects stay: the collector need not walk them again and again.
         gc.freeze()
@@ -98,7 +100,7 @@ async def operate(
     try:
         await kopf.operator(
             registry=registry,
-            settings=build_settings(),
+            settings=build_settings(silence),
             standalone=True,
             clusterwide=not namespaces,
             namespaces=list(namespaces),
@@ -109,8 +111,8 @@ async def operate(
         for worker in workers:
             worker.cancel()
         results = await asyncio.gather(*workers, return_exceptions=True)
-        if health:
-            await health.cleanup()
+        if server:
+            await server.cleanup()
         await cml.close()
         await pool.close()
         await cml_clients.close()
@@ -124,21 +126,3 @@ async def _install_id(client: KubernetesClient) -> str:
     """The uid of kube-system: as old as the cluster, and nobody deletes it."""
     namespace = await client.get("Namespace", None, "kube-system")
     return str(namespace["metadata"]["uid"])
-
-
-async def _serve_health(address: str, port: int, ready: asyncio.Event) -> web.AppRunner:
-    async def healthz(_: web.Request) -> web.Response:
-        if not ready.is_set():
-            return web.Response(status=503, text="starting\n")
-        return web.Response(text="ok\n")
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    application = web.Application()
-    application.router.add_get("/healthz", healthz)
-    application.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, address, port).start()
-    return runner

@@ -138,7 +138,8 @@ class Reconciler:
             # The object, or what we know of it, is out of date.
             RECONCILES.labels(key.kind, "stale").inc()
             logger.info("%s %s/%s is out of date: %s", *key, error)
-            await self._read_anew(key, body)
+            if not await self._is_there(key, body):
+                return
             raise
         except Exception:
             RECONCILES.labels(key.kind, "error").inc()
@@ -317,12 +318,14 @@ class Reconciler:
             self._jobs.run_keys.forget(key.namespace, key.name)
         self._queue.forget(key)
 
-    async def _read_anew(self, key: Key, body: JsonObject) -> None:
+    async def _is_there(self, key: Key, body: JsonObject) -> bool:
         """Don't wait for the watch, which may be down, to learn what became of an object."""
         try:
             self._cache.put(await self._client.get(*key), ours=False)
         except NotFoundError:
             self._cache.drop(body)
+            return False
+        return True
 
     async def _write(self, key: Key, body: JsonObject, status: JsonObject) -> None:
         before, uid = self._cache.get(*key), body["metadata"]["uid"]

@@ -43,6 +43,10 @@ class Settings:
     cml_unknown_seconds: float = 300.0
     """Seconds that a run of CML may have a status that nobody knows before it counts as lost."""
 
+    watch_silence_seconds: float = 70.0
+    """Seconds without event or bookmark after which a watch is begun anew; an API server sends a
+    bookmark every minute. After three times as many without any answer /healthz fails."""
+
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings.

@@ -17,22 +17,28 @@ from kubetune.api.kinds import BY_KIND, Kind
 MAX_IDLE_SECONDS = 20
 
 
+def administrator(config: dict[str, Any], folder: Path) -> ssl.SSLContext:
+    """TLS with the certificate of a kubeconfig's user."""
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+    context = ssl.create_default_context(cadata=authority)
+    identity = folder / "identity.pem"  # ssl reads certificates from files only
+    identity.touch(mode=0o600)
+    identity.write_bytes(
+        base64.b64decode(user["client-certificate-data"])
+        + base64.b64decode(user["client-key-data"])
+    )
+    context.load_cert_chain(identity)
+    identity.unlink()
+    return context
+
+
 class ApiClient:
     """One kept-alive connection with the administrator's certificate of a kubeconfig."""
 
     def __init__(self, kubeconfig: Path, folder: Path) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        context = ssl.create_default_context(cadata=authority)
-        identity = folder / "identity.pem"  # ssl reads certificates from files only
-        identity.touch(mode=0o600)
-        identity.write_bytes(
-            base64.b64decode(user["client-certificate-data"])
-            + base64.b64decode(user["client-key-data"])
-        )
-        context.load_cert_chain(identity)
-        identity.unlink()
+        cluster, context = config["clusters"][0]["cluster"], administrator(config, folder)
         address = urlsplit(cluster["server"]).netloc
         self._connection = http.client.HTTPSConnection(address, context=context, timeout=30)
         self._used = time.monotonic()
@@ -44,16 +50,25 @@ class ApiClient:
         if time.monotonic() - self._used > MAX_IDLE_SECONDS:
             # The server closes idle connections, and that shows only in the next request.
             self._connection.close()
-        self._connection.request(
-            method,
-            path,
-            body=None if body is None else json.dumps(body),
-            headers={"Content-Type": content_type, "Accept": "application/json"},
-        )
-        response = self._connection.getresponse()
-        answer = json.loads(response.read())
+        data = None if body is None else json.dumps(body)
+        headers = {"Content-Type": content_type, "Accept": "application/json"}
+        try:
+            self._connection.request(method, path, body=data, headers=headers)
+            response = self._connection.getresponse()
+        except ConnectionError:
+            # The server was restarted; what may be repeated is.
+            self._connection.close()
+            if method != "GET":
+                raise
+            self._connection.request(method, path, headers=headers)
+            response = self._connection.getresponse()
+        text = response.read()
         self._used = time.monotonic()
-        return response.status, answer
+        try:
+            return response.status, json.loads(text)
+        except ValueError:
+            # A kind that isn't served is told in plain words.
+            return response.status, {"message": text.decode(errors="replace")}
 
     def close(self) -> None:
         self._connection.close()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,14 +30,17 @@ class Operator:
         self._environment: dict[str, str] | None = None
 
     def start(
-        self, command: tuple[str, ...] = COMMAND, environment: dict[str, str] | None = None
+        self,
+        command: tuple[str, ...] = COMMAND,
+        environment: dict[str, str] | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> None:
         """Start it and return once it serves; it lists the objects meanwhile."""
         self.stop()
         self._port, self._environment = _free_port(), environment
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "operator", "--health-port", str(self._port)],
+                [*command, "operator", "--health-port", str(self._port), *arguments],
                 env={
                     **os.environ,
                     "KUBECONFIG": str(self._kubeconfig),
@@ -76,6 +80,22 @@ class Operator:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
             return answer.read().decode()
 
+    def known(self, kind: str) -> int:
+        """How many objects of a kind it knows of."""
+        found = re.search(
+            rf'^kubetune_objects{{kind="{kind}"}} (\S+)', self.metrics(), re.MULTILINE
+        )
+        assert found, kind
+        return int(float(found[1]))
+
+    def health(self) -> tuple[int, str]:
+        """Status and text of /healthz."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/healthz", timeout=5) as ok:
+                return ok.status, ok.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
     def log_since(self, offset: int) -> str:
         """What it has logged after so many bytes."""
         if not self.log.exists():
@@ -102,9 +122,8 @@ class Operator:
 
     def _healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/healthz", timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
+            return self.health()[0] == 200
+        except OSError:
             return False
 
 

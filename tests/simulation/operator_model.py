@@ -15,7 +15,6 @@ from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import ApiError
 from kubetune.handlers import WATCHED, Feed
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.listing import everything_listed
 from kubetune.observe.secrets import cml_access, config_map_value
 from kubetune.observe.trackers import Trackers
 from kubetune.observe.workspaces import Workspaces
@@ -80,7 +79,7 @@ class OperatorProcess:
         for watch in self.watches.values():
             watch.list_anew()
         self._tasks = [
-            world.loop.create_task(self._work(client)),
+            world.loop.create_task(self._work()),
             world.loop.create_task(self._reconciler.poller.run()),
         ]
 
@@ -97,8 +96,8 @@ class OperatorProcess:
         if watch:
             watch.seen(event, body, old)
 
-    async def _work(self, client: ModelClient) -> None:
-        await everything_listed(client, self.cache, WATCHED, ())
+    async def _work(self) -> None:
+        await self.feed.watches.complete.wait()
         await self._queue.run(self._reconcile, SETTINGS.workers)
 
     async def _reconcile(self, key: Key) -> None:

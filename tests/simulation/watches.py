@@ -59,12 +59,17 @@ class Watch:
         self._world.later(seconds, self._go_on)
 
     def list_anew(self) -> None:
-        """Show everything that is there; what isn't goes unmentioned."""
+        """Show everything that is there, and tell that this is all."""
         listed = [body for body in self._world.server.of_kind(self._kind) if self._fits(body)]
         for body in listed:
             self._deliver_later("", body)
-        if hasattr(self._feed, "listed"):
-            tell_listed(self._feed, self._kind, listed)
+        found = {
+            (body["metadata"].get("namespace", ""), body["metadata"]["name"]): body["metadata"][
+                "uid"
+            ]
+            for body in listed
+        }
+        self._feed.listed(self._kind, None, found, self._world.server.version)
 
     def _fits(self, body: JsonObject) -> bool:
         return not self._selector or selects(self._selector, body)
@@ -102,9 +107,3 @@ class Watch:
             self._feed.gone(given)
         else:
             self._feed.seen(given)
-
-
-def tell_listed(feed: Any, kind: str, listed: list[JsonObject]) -> None:
-    """Tell the feed what a list held."""
-    names = [(body["metadata"].get("namespace", ""), body["metadata"]["name"]) for body in listed]
-    feed.listed(kind, None, names)

@@ -5,7 +5,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from kubetune.clients.watching import Collections, Lists
+from kubetune.clients.watching import Lists, Urls
 from kubetune.handlers import WATCHED, Feed
 from kubetune.names import OWNER_KIND, OWNER_NAME
 from kubetune.observe.cache import ObjectCache
@@ -29,7 +29,7 @@ class World:
     def __init__(self) -> None:
         self.cache, self.queue = ObjectCache(), WorkQueue()
         self.feed = Feed(self.cache, self.queue)
-        self.lists = Lists(Collections(SERVER, WATCHED), self.feed)
+        self.lists = Lists(Urls(SERVER, WATCHED), self.feed)
 
     def names(self, kind: str) -> set[str]:
         return {item["metadata"]["name"] for item in self.cache.of_kind(kind)}
@@ -145,16 +145,16 @@ async def test_a_list_says_nothing_of_other_kinds_and_namespaces(world: World):
 
 
 def test_every_watched_kind_is_known_by_its_url():
-    collections = Collections(SERVER, WATCHED)
+    urls = Urls(SERVER, WATCHED)
     prefix = "https://cluster.example/prefix"
-    urls = {
+    paths = {
         "Job": f"{prefix}/apis/batch/v1/jobs",
         "Pod": f"{prefix}/api/v1/pods",
         "ConfigMap": f"{prefix}/api/v1/configmaps",
         "ClusterTuningProfile": f"{prefix}/apis/kubetune.io/v1alpha1/clustertuningprofiles",
     }
-    for kind, url in urls.items():
-        assert collections.find(URL(url)) == (kind, None)
+    for kind, url in paths.items():
+        assert urls.scope(URL(url)) == (kind, None)
     scoped = f"{prefix}/api/v1/namespaces/pods/configmaps?watch=true"
-    assert collections.find(URL(scoped)) == ("ConfigMap", "pods")
-    assert collections.find(URL(f"{prefix}/api/v1/namespaces")) is None
+    assert urls.scope(URL(scoped)) == ("ConfigMap", "pods")
+    assert urls.scope(URL(f"{prefix}/api/v1/namespaces")) is None

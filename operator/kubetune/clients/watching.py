@@ -1,35 +1,69 @@
-"""The session of kopf's lists and watches, which tells what they show as a whole.
+"""The session of kopf's lists and watches: what they show as a whole, and what goes wrong.
 
-kopf hands on single objects. That a list was complete, so that what it hasn't is gone, it
-tells nobody, though it lists anew whenever a watch can't be continued.
+kopf hands on single objects. That a list was complete, so that what it hasn't is gone, it tells
+nobody, though it lists anew whenever a watch can't be continued. It watches the kinds that it
+has found before they are served or after they were, and ends at the first 404. So here
+
+- our kinds are always said to be served, and a list of one that isn't is tried until it is;
+- every complete list is told, and so is every sign of life of a watch;
+- every error of a watch that isn't over soon makes kopf list anew.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 import kopf
+from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+from pydantic_core import from_json
 from yarl import URL
 
+from kubetune.api import API_VERSION, GROUP, VERSION
+from kubetune.api.kinds import BY_KIND, KINDS
 from kubetune.clients.kubernetes import Answer, KubernetesClient, find_connection, open_session
 
 JsonObject = dict[str, Any]
+Scope = tuple[str, str | None]
+"""A kind, and the namespace in which it is watched, None for the whole cluster."""
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE = re.compile(r"/namespaces/([^/]+)(?=/)")
+ERROR = re.compile(rb'^\{\s*"type":\s*"ERROR".*', re.MULTILINE)
+EXPIRED = b'{"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}\n'
+"""What makes kopf list anew."""
+PAUSE_SECONDS = 1.0
+ABSENT_SECONDS = 3.0
+"""So long a kind must not be served before its objects count as gone: no glitch is that long."""
 
 
 class Listener(Protocol):
-    """Who wants to know of lists."""
+    """Who wants to know how the watches fare."""
 
     def listed(
         self, kind: str, namespace: str | None, found: Mapping[tuple[str, str], str], version: int
     ) -> None:
         """All objects of a kind, in a namespace or the cluster: uids by namespace and name."""
+        ...
+
+    def not_served(self, kind: str, namespace: str | None) -> None:
+        """The kind isn't installed, at least not now: it has no objects."""
+        ...
+
+    def forbidden(self, kind: str, namespace: str | None) -> None:
+        """The operator may not see these objects, at least not now."""
+        ...
+
+    def shown(self, kind: str, namespace: str | None) -> None:
+        """An answer, an event or a bookmark came."""
         ...
 
 
@@ -48,33 +82,92 @@ class WatchSession(kopf.AiohttpSession):
 def open_watch_session(kinds: Iterable[str], listener: Listener) -> WatchSession:
     """A session for kopf's watches of these kinds with the credentials that are valid now."""
     connection = find_connection()
-    lists = Lists(Collections(connection.server, kinds), listener)
+    urls = Urls(connection.server, kinds)
+    lists, refusals = Lists(urls, listener), Refusals(connection.server, listener)
 
     class WatchAnswer(Answer):
+        """The answer to a list, and to the questions of kopf which kinds there are."""
+
         async def json(self, **options: Any) -> Any:
+            if urls.path(self.url) == OUR_KINDS_PATH:
+                return OUR_KINDS
             body = await super().json(**options)
+            if self.ok and urls.path(self.url) == "/apis":
+                others = [group for group in body["groups"] if group["name"] != GROUP]
+                return {**body, "groups": [*others, OUR_GROUP]}
             if self.ok:
                 lists.read(self.url, body)
             return body
 
+    async def answer(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        response = await handler(request)
+        if urls.path(request.url) == OUR_KINDS_PATH and response.status == 404:
+            # None of them is served yet, but will be.
+            response.status = 200
+        scope = urls.scope(request.url)
+        if scope is None or response.status in (401, 429) or response.status >= 500:
+            # kopf knows what to do: it logs in, or waits and tries again.
+            return response
+        listener.shown(*scope)
+        watching = request.url.query.get("watch") == "true"
+        if response.status < 400:
+            refusals.over(scope, watching)
+            if watching:
+                lines = WholeLines(response.content, scope, listener.shown)
+                response.content = cast("Any", lines)
+            return response
+        await refusals.tell(scope, response, session)
+        if not watching:
+            raise aiohttp.ClientPayloadError(f"{request.url.path}: HTTP {response.status}")
+        response.status = 200
+        response.content = cast("Any", Expired(response.content))
+        return response
+
+    session = open_session(connection, WatchAnswer, [answer])
     return WatchSession(
         server=connection.server,
         default_namespace=connection.default_namespace,
-        aiohttp_session=open_session(connection, WatchAnswer),
+        aiohttp_session=session,
         connection=connection,
     )
 
 
-class Collections:
-    """Which kind and namespace a URL lists or watches."""
+OUR_KINDS_PATH = f"/apis/{API_VERSION}"
+OUR_GROUP = {
+    "name": GROUP,
+    "versions": [{"groupVersion": API_VERSION, "version": VERSION}],
+    "preferredVersion": {"groupVersion": API_VERSION, "version": VERSION},
+}
+OUR_KINDS = {
+    "kind": "APIResourceList",
+    "groupVersion": API_VERSION,
+    "resources": [
+        {
+            "name": kind.plural,
+            "singularName": kind.singular,
+            "kind": kind.kind,
+            "namespaced": kind.namespaced,
+            "verbs": ["list", "watch", "patch"],
+        }
+        for kind in KINDS
+    ],
+}
+
+
+class Urls:
+    """What a URL is about."""
 
     def __init__(self, server: str, kinds: Iterable[str]) -> None:
         self._prefix = urlsplit(server).path.rstrip("/")
         self._kinds = {KubernetesClient.path(kind, None): kind for kind in kinds}
 
-    def find(self, url: URL) -> tuple[str, str | None] | None:
-        """Kind and namespace, which is None for the cluster; None for any other URL."""
-        path = url.path.removeprefix(self._prefix)
+    def path(self, url: URL) -> str:
+        """The path on the API server, which may itself be behind one."""
+        return url.path.removeprefix(self._prefix)
+
+    def scope(self, url: URL) -> Scope | None:
+        """What it lists or watches; None for another URL."""
+        path = self.path(url)
         namespace = NAMESPACE.search(path)
         kind = self._kinds.get(NAMESPACE.sub("", path, 1))
         return (kind, namespace[1] if namespace else None) if kind else None
@@ -83,14 +176,14 @@ class Collections:
 class Lists:
     """Puts pages together and tells of each list once it is complete."""
 
-    def __init__(self, collections: Collections, listener: Listener) -> None:
-        self._collections = collections
+    def __init__(self, urls: Urls, listener: Listener) -> None:
+        self._urls = urls
         self._listener = listener
-        self._pages: dict[tuple[str, str | None], dict[tuple[str, str], str]] = {}
+        self._pages: dict[Scope, dict[tuple[str, str], str]] = {}
 
     def read(self, url: URL, body: JsonObject) -> None:
         """Take in the answer to a GET."""
-        scope = self._collections.find(url)
+        scope = self._urls.scope(url)
         if scope is None:
             return
         if not url.query.get("continue"):
@@ -103,3 +196,120 @@ class Lists:
         if not body["metadata"].get("continue"):
             del self._pages[scope]
             self._listener.listed(*scope, found, int(body["metadata"]["resourceVersion"]))
+
+
+class Refusals:
+    """Answers to lists and watches other than objects, each followed by a pause."""
+
+    def __init__(self, server: str, listener: Listener) -> None:
+        self._server = server.rstrip("/")
+        self._listener = listener
+        self._since: dict[Scope, tuple[int, float]] = {}
+        """The status that a list was refused with, and since when."""
+        self._told: set[Scope] = set()
+
+    def over(self, scope: Scope, watching: bool) -> None:
+        """A list was answered; that a watch was tells nothing, it may end at once."""
+        if not watching and self._since.pop(scope, None):
+            logger.info("%s is listed again", _named(scope))
+            self._told.discard(scope)
+
+    async def tell(
+        self, scope: Scope, response: ClientResponse, session: aiohttp.ClientSession
+    ) -> None:
+        """Tell of a refusal once it is sure."""
+        kind, status = scope[0], response.status
+        text = (await response.text())[:300].strip()
+        now = asyncio.get_running_loop().time()
+        before, since = self._since.get(scope, (0, now))
+        if status != before:
+            logger.warning(
+                "%s can't be listed or watched, HTTP %d: %s", _named(scope), status, text
+            )
+            since = now
+        self._since[scope] = status, since
+        if status == 403 and scope not in self._told:
+            self._told.add(scope)
+            self._listener.forbidden(*scope)
+        absent = status == 404 and kind in BY_KIND and now - since >= ABSENT_SECONDS
+        if absent and scope not in self._told and not await self._serves(kind, session):
+            self._told.add(scope)
+            self._listener.not_served(*scope)
+        await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _serves(self, kind: str, session: aiohttp.ClientSession) -> bool:
+        """Whether the API server has the kind: a 404 alone may come from anywhere in between."""
+        groups = await self._read("/apis", session)
+        if groups is None or groups.get("kind") != "APIGroupList":
+            return True
+        versions = {
+            version["groupVersion"] for group in groups["groups"] for version in group["versions"]
+        }
+        if API_VERSION not in versions:
+            return False
+        kinds = await self._read(OUR_KINDS_PATH, session)
+        if kinds is None or kinds.get("kind") != "APIResourceList":
+            return True
+        return kind in {resource["kind"] for resource in kinds["resources"]}
+
+    async def _read(self, path: str, session: aiohttp.ClientSession) -> JsonObject | None:
+        async with session.get(self._server + path, middlewares=()) as response:
+            if response.status != 200:
+                return None
+            with contextlib.suppress(ValueError):
+                return cast("JsonObject", from_json(await response.read()))
+            return None
+
+
+class Stream:
+    """The stream of a watch, but for how it is read."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+
+class WholeLines(Stream):
+    """A stream without lines that broke off, and with the one error that kopf survives."""
+
+    def __init__(
+        self,
+        content: aiohttp.StreamReader,
+        scope: Scope,
+        shown: Callable[[str, str | None], None],
+    ) -> None:
+        super().__init__(content)
+        self._scope = scope
+        self._shown = shown
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """What came, as of a StreamReader."""
+        rest = b""
+        async for data in self._content.iter_chunked(size):
+            self._shown(*self._scope)
+            whole, end, rest = (rest + data).rpartition(b"\n")
+            if error := ERROR.search(whole):
+                told = error[0][:300].decode(errors="replace")
+                logger.info("the watch of %s ends: %s", _named(self._scope), told)
+                yield whole[: error.start()]
+                # A server that is overloaded or not ready yet says the same at once again.
+                await asyncio.sleep(PAUSE_SECONDS)
+                yield EXPIRED
+                return
+            if whole:
+                yield whole + end
+
+
+class Expired(Stream):
+    """The stream of a watch that can't be continued."""
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """The one line."""
+        yield EXPIRED
+
+
+def _named(scope: Scope) -> str:
+    kind, namespace = scope
+    return f"{kind} in namespace {namespace}" if namespace else kind

@@ -47,6 +47,10 @@ class ObjectCache:
             if key.kind == kind and namespace in (None, key.namespace)
         ]
 
+    def count(self, kind: str) -> int:
+        """How many objects of a kind there are."""
+        return sum(key.kind == kind for key in self._objects)
+
     def jobs(self, owner_uid: str) -> list[JsonObject]:
         """The batch Jobs that an object controls."""
         return self._owned("Job", owner_uid)

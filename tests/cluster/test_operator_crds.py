@@ -1,0 +1,171 @@
+"""CRDs that go and come: their objects with them, and nothing else needs a touch."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from kubetune.api import GROUP
+from kubetune.api.kinds import BY_KIND, KINDS
+from kubetune.local.cluster import LocalCluster
+from kubetune.local.objects import packaged
+
+from tests.cluster.operator_process import Operator
+from tests.cluster.support import eventually
+from tests.cluster.workspace import DEFAULT_TARGET, Workspace, condition
+
+pytestmark = pytest.mark.cluster
+
+SECONDS = 20
+REASONS = {
+    "Dataset": (
+        {"source": {"configMap": {"name": "no", "key": "a.csv", "format": "csv"}}},
+        "ConfigMapMissing",
+    ),
+    "Model": ({"source": {"fineTuneJob": {"name": "absent"}}}, "FineTuneJobMissing"),
+    "PromptTemplate": (
+        {"prompt": "{q}", "completion": "{a}", "datasetRef": {"name": "absent"}},
+        "DatasetMissing",
+    ),
+    "FineTuneJob": (
+        {"modelRef": {"name": "absent"}, "datasetRef": {"name": "absent"}},
+        "ModelMissing",
+    ),
+    "Evaluation": (
+        {
+            "candidates": [{"name": "a", "modelRef": {"name": "absent"}}],
+            "datasetRef": {"name": "absent"},
+        },
+        "DatasetMissing",
+    ),
+}
+
+
+class Crds:
+    """The CRDs of a cluster."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self._folder = packaged("crds", "crds")
+
+    def delete(self, *kinds: str) -> None:
+        """Delete those of some kinds, or all, and wait until they are gone."""
+        names = [_name(kind) for kind in kinds or BY_KIND]
+        self._cluster.kubectl("delete", "crd", "--ignore-not-found", "--timeout=60s", *names)
+
+    def apply(self, *kinds: str) -> None:
+        """Make those of some kinds, or all."""
+        for kind in kinds or BY_KIND:
+            file = str(self._folder / f"{GROUP}_{BY_KIND[kind].plural}.yaml")
+            self._cluster.kubectl(
+                "apply",
+                "--server-side",
+                "--force-conflicts",
+                "--field-manager=kubetune-local",
+                "-f",
+                file,
+            )
+
+
+@pytest.fixture
+def crds(cluster: LocalCluster) -> Iterator[Crds]:
+    crds = Crds(cluster)
+    yield crds
+    crds.apply()
+    names = [f"crd/{_name(kind)}" for kind in BY_KIND]
+    cluster.kubectl("wait", "--for=condition=Established", *names)
+
+
+def _name(kind: str) -> str:
+    return f"{BY_KIND[kind].plural}.{GROUP}"
+
+
+def make(space: Workspace, kind: str, name: str) -> None:
+    """Make an object as soon as the API server takes it."""
+    eventually(lambda: space.created(kind, name, REASONS[kind][0]), SECONDS)
+
+
+def looked_at(space: Workspace, kind: str, name: str) -> None:
+    """Wait until the operator has said why an object waits."""
+    space.waits(kind, name, REASONS[kind][1], SECONDS)
+
+
+@pytest.mark.parametrize("kind", sorted(REASONS))
+def test_one_crd_deleted_and_made_again(
+    space: Workspace, crds: Crds, operator: Operator, kind: str
+):
+    make(space, kind, "before")
+    looked_at(space, kind, "before")
+    crds.delete(kind)
+    eventually(lambda: operator.known(kind) == 0, SECONDS)
+    crds.apply(kind)
+    make(space, kind, "after")
+    looked_at(space, kind, "after")
+
+
+def test_all_crds_deleted_and_made_again(space: Workspace, crds: Crds, operator: Operator):
+    space.inputs()
+    space.job("running")
+    space.phase("running", "Running")
+    crds.delete()
+    assert space.objects("Job") == [], "the finalizer was taken off when the run had ended"
+    eventually(lambda: sum(operator.known(kind.kind) for kind in KINDS) == 0, SECONDS)
+    crds.apply()
+    for kind in REASONS:
+        make(space, kind, "after")
+    for kind in REASONS:
+        looked_at(space, kind, "after")
+    space.create("ComputeTarget", "scripted", space.target(), **DEFAULT_TARGET)
+    space.inputs()
+    space.job("running")
+    space.end("running")
+    space.phase("running", "Succeeded")
+
+
+def test_crds_that_are_replaced_at_once(space: Workspace, crds: Crds, operator: Operator):
+    """Deleted and applied as fast as the API server does it, so that nobody sees them away."""
+    for kind in REASONS:
+        make(space, kind, "before")
+        looked_at(space, kind, "before")
+    threads = [threading.Thread(target=_replace, args=(crds, kind)) for kind in REASONS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for kind in REASONS:
+        make(space, kind, "after")
+    for kind in REASONS:
+        looked_at(space, kind, "after")
+        eventually(lambda kind=kind: operator.known(kind) == 1, SECONDS)
+
+
+def _replace(crds: Crds, kind: str) -> None:
+    crds.delete(kind)
+    crds.apply(kind)
+
+
+def test_an_operator_that_comes_before_its_crds(space: Workspace, crds: Crds, operator: Operator):
+    operator.stop()
+    crds.delete()
+    operator.start()
+    space.create("ConfigMap", "bystander", data={"a": "b"})
+    eventually(lambda: operator.known("ConfigMap") > 0, SECONDS)
+    for kind in REASONS:
+        crds.apply(kind)
+        make(space, kind, "first")
+        looked_at(space, kind, "first")
+    assert not operator.ended()
+
+
+def test_objects_that_went_with_their_crd_while_nobody_looked(
+    space: Workspace, crds: Crds, operator: Operator
+):
+    """And a CRD that goes while the operator is away is not missed when it comes."""
+    make(space, "Model", "before")
+    looked_at(space, "Model", "before")
+    with operator.stopped():
+        crds.delete("Model")
+    space.create("Dataset", "tokens", REASONS["Dataset"][0] | {"tokenizerRef": {"name": "before"}})
+    space.until("Dataset", "tokens", lambda o: condition(o, "Ready")[1], SECONDS)
+    crds.apply("Model")
+    make(space, "Model", "before")
+    looked_at(space, "Model", "before")
