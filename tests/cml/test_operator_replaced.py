@@ -1,14 +1,17 @@
-"""A job in CML keeps its run whatever a user removes from the object."""
+"""A job in CML keeps its run, and what that has made, whatever a user removes."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from kubetune import names
+from kubetune.api.plan import TAG_MODEL_ID
 from kubetune.names import FINALIZER
+from mlflow.tracking import MlflowClient
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
+from tests.cluster.tracked_run import logged_run
 from tests.cluster.workspace import annotations
 from tests.cml.lives import attempts, succeeded
 from tests.cml.space import CmlSpace
@@ -77,3 +80,21 @@ def test_a_job_that_is_replaced_while_no_operator_runs(
     cml_jobs.phase("unseen", "Running")
     assert cml_jobs.stand_in.most_active_of(key) == 1
     assert len(cml_jobs.cml_jobs("unseen")) == 1
+
+
+def test_a_job_that_is_deleted_in_the_page_after_its_end_is_not_repeated(
+    cml_jobs: CmlSpace, cml_operator: Operator
+) -> None:
+    cml_jobs.job("tidied", backoffLimit=0)
+    cml_jobs.phase("tidied", "Running")
+    (job,) = cml_jobs.cml_jobs("tidied")
+    with cml_operator.stopped():
+        uri = cml_jobs.cluster.mlflow_url
+        run_id, model_id = logged_run(uri, cml_jobs, "tidied")
+        client: Any = MlflowClient(uri)
+        client.set_tag(run_id, TAG_MODEL_ID, model_id)
+        client.set_terminated(run_id, "FINISHED")
+        cml_jobs.stand_in.delete_job_by_hand(job.id)
+    body = cml_jobs.phase("tidied", "Succeeded")
+    assert body["status"]["result"]["modelUri"] == f"models:/{model_id}"
+    assert [found.id for found in cml_jobs.cml_jobs("tidied")] == [job.id]

@@ -13,7 +13,7 @@ from kubetune.api.kinds import BY_KIND
 from kubetune.api.outcome import Outcome
 from kubetune.backends.base import FINISHED, Owner, RunPhase, RunState
 from kubetune.decide.decision import Decision, Record, rfc3339
-from kubetune.decide.fine_tune_observed import ObservedJob
+from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.decide.inspected import InspectionFacts
 from kubetune.decide.place import place_of, record
 from kubetune.decide.resources import Resource, Target
@@ -71,6 +71,8 @@ def target(ready: bool = True, **spec: Any) -> Target:
     return Target("ComputeTarget", "main", parsed, ready, why_not)  # type: ignore[arg-type]
 
 
+NONE_FINISHED = Learned(run_sought=True)
+"""The tracking server was asked, and has no finished run of the job."""
 MISSING_TARGET = Target("ComputeTarget", "main", None, False, "waiting for ComputeTarget main")
 INLINE: JsonObject = {"inline": {"rows": [{"prompt": "a", "completion": "b"}]}}
 COLUMNS = [{"name": "prompt", "type": "string"}, {"name": "completion", "type": "string"}]
@@ -123,7 +125,11 @@ def facts(**fields: Any) -> InspectionFacts:
 
 
 def observed_job(given: Resource[Any] | None = None, **fields: Any) -> ObservedJob:
-    """A job with ready inputs; stamped and with a record of its target unless it says otherwise."""
+    """A job with ready inputs; stamped and with a record of its target unless it says otherwise.
+
+    It is fresh before its first run.
+    """
+    fields.setdefault("fresh", not ((given and given.status) or fields.get("runs")))
     stamped = replace(given or job(), finalizers=(FINALIZER,))
     place = fields.get("target", target())
     if "started" not in fields and place.spec is not None:

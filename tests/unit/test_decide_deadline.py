@@ -10,6 +10,7 @@ import pytest
 from backend_objects import NOW as JOB_STARTED
 from builders import (
     CRASHED,
+    NONE_FINISHED,
     NOW,
     REFUSED,
     TRAINED,
@@ -187,7 +188,8 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_deadline(case: Case) -> None:
     spec = {"activeDeadlineSeconds": case.deadline} | case.spec
-    given = observed_job(job(spec, status=case.status), runs=case.runs)
+    around = {"runs": case.runs, "learned": NONE_FINISHED}
+    given = observed_job(job(spec, status=case.status), **around)
     decision = decide(given, NOW + timedelta(seconds=case.after))
     status = decision.status or {}
     assert status["phase"] == case.phase
@@ -199,7 +201,8 @@ def test_deadline(case: Case) -> None:
 
 def test_an_attempt_gets_what_is_left() -> None:
     status = tried(attempt(1, "Stopped"), phase="Suspended") | used(50)
-    decision = decide(observed_job(job({"activeDeadlineSeconds": 60}, status=status)), NOW)
+    given = job({"activeDeadlineSeconds": 60}, status=status)
+    decision = decide(observed_job(given, learned=NONE_FINISHED), NOW)
     (start,) = decision.actions
     assert isinstance(start, StartRun)
     assert start.request.deadline_seconds == 10
@@ -226,7 +229,7 @@ IN_CML: JsonObject = {
 def in_cml(runs: list[RunState], deadline: int = 60, since: float = 30, **spec: Any) -> Any:
     seen = condition("Running", lastTransitionTime=ago(since))
     given = job({"activeDeadlineSeconds": deadline} | spec, status=RUNNING | {"conditions": [seen]})
-    return observed_job(given, runs=runs, target=target(**IN_CML))
+    return observed_job(given, runs=runs, target=target(**IN_CML), learned=NONE_FINISHED)
 
 
 def test_in_cml_the_operator_stops_a_run_and_waits_for_its_end() -> None:

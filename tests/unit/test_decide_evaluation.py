@@ -57,6 +57,13 @@ def with_runs(given: ObservedEvaluation, **runs: Any) -> ObservedEvaluation:
     return replace(given, candidates=items)
 
 
+def with_running(given: ObservedEvaluation) -> ObservedEvaluation:
+    """The Evaluation after its first attempts were seen to run."""
+    seen = with_runs(given, **{item.name: [run(1, "running")] for item in given.candidates})
+    again = replace(given.evaluation, status=decided(seen, NOW).status)
+    return replace(given, evaluation=again)
+
+
 def test_equal_measurements_are_sought_before_anything_runs():
     decision = decided(observed(), NOW)
     assert names(decision) == ["FindEvaluation", "FindEvaluation"]
@@ -210,7 +217,9 @@ def test_each_candidate_is_retried_alone():
 
 
 def test_an_evicted_run_is_repeated_at_once():
-    decision = decided(with_runs(begun("base"), base=[run(1, "preempted")]), NOW)
+    evicted = with_runs(begun("base"), base=[run(1, "preempted")])
+    asked = EvaluationLearned(found={"base/1": None})
+    decision = decided(replace(evicted, learned=asked), NOW)
     (action,) = [a for a in decision.actions if isinstance(a, StartRun)]
     assert action.request.attempt == 2
     assert candidate(decision.status, "base")["counts"] == {
@@ -218,6 +227,20 @@ def test_an_evicted_run_is_repeated_at_once():
         "failed": 0,
         "preempted": 1,
     }
+
+
+@pytest.mark.parametrize("state", [run(1, "preempted"), run(1, "failed"), None])
+def test_an_attempt_that_left_no_word_may_have_finished(state: Any):
+    lost = with_runs(with_running(begun("base", backoffLimit=0)), base=[state] if state else [])
+    decision = decided(lost, NOW)
+    assert names(decision) == ["FindEvaluation"]
+    away = decided(replace(lost, learned=EvaluationLearned(tracking_error="no answer")), NOW)
+    assert names(away) == ["FindEvaluation"]
+    assert ready_reason(away) == ("False", "TrackingUnreachable")
+    found = EvaluationLearned(found={"base/1": tracked(loss=1.5)})
+    measured = candidate(decided(replace(lost, learned=found), NOW).status, "base")
+    assert (measured["phase"], measured["attempt"]["result"]) == ("Succeeded", "Succeeded")
+    assert measured["counts"]["failed"] == measured["counts"]["preempted"] == 0
 
 
 @pytest.mark.parametrize(

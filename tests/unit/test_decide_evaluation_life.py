@@ -27,6 +27,7 @@ from kubetune.decide.decision import (
     rfc3339,
 )
 from kubetune.decide.evaluation import decide
+from kubetune.decide.evaluation_observed import EvaluationLearned
 from kubetune.decide.resources import TargetProblem
 from kubetune.decide.target_refused import start_refused
 from kubetune.names import FINALIZER
@@ -78,6 +79,9 @@ def test_suspension_stops_what_runs_and_keeps_what_is_measured() -> None:
 
     resumed = evaluation(**AT_ONCE, status=decision.status)
     decision = decided(observed(resumed, runs=stopped))
+    assert names(decision) == ["FindEvaluation"], "it may have finished while it was stopped"
+    none = EvaluationLearned(found={"tuned/1": None})
+    decision = decided(observed(resumed, runs=stopped, learned=none))
     assert names(decision) == ["StartRun"]
     assert candidate(decision.status, "tuned")["counts"]["failed"] == 0
 
@@ -88,7 +92,8 @@ def test_a_stop_that_ends_after_the_suspension_was_ordered_all_the_same() -> Non
     status = decided(observed(suspended, runs=runs)).status
     stopping = {name: [run(1, "stopping")] for name in ("base", "tuned")}
     status = decided(observed(evaluation(**AT_ONCE, status=status), runs=stopping)).status
-    gone = decided(observed(evaluation(**AT_ONCE, status=status), runs={}))
+    none = EvaluationLearned(found={"base/1": None, "tuned/1": None})
+    gone = decided(observed(evaluation(**AT_ONCE, status=status), runs={}, learned=none))
     assert names(gone) == ["StartRun", "StartRun"]
 
 

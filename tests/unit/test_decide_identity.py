@@ -50,8 +50,9 @@ def test_what_a_replacement_took_is_restored(
     spec: dict[str, Any], status: dict[str, Any], runs: list[Any], lost: dict[str, Any]
 ) -> None:
     given = job(spec, status=status)
-    assert stamps(given=given, runs=runs, **lost) == [RESTORED]
-    assert stamps(given=given, runs=runs) == []
+    around = {"given": given, "runs": runs, "fresh": False}
+    assert stamps(**around, **lost) == [RESTORED]
+    assert stamps(**around) == []
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])

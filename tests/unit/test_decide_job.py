@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from builders import (
     CRASHED,
+    NONE_FINISHED,
     NOW,
     REFUSED,
     TRACKED,
@@ -31,6 +32,8 @@ JsonObject = dict[str, Any]
 RUNNING = tried(attempt(1, "Running"))
 SUSPEND: JsonObject = {"suspend": True}
 
+NOT_ASKED = Learned()
+
 
 @dataclass
 class Case:
@@ -45,6 +48,7 @@ class Case:
     requeue: float | None = None
     running: tuple[str, str] | None = None
     verdict: str = "InProgress"
+    learned: Learned = NOT_ASKED
 
 
 CASES = [
@@ -102,6 +106,17 @@ CASES = [
         ("False", "Queued"),
         tried(attempt(1, "Stopped"), phase="Suspended"),
         actions=["StartRun"],
+        learned=NONE_FINISHED,
+    ),
+    Case(
+        "4 resumed, and nobody asked yet",
+        "it may have finished while it was stopped",
+        "Queued",
+        ("False", "SeekingResult"),
+        tried(attempt(1, "Stopped"), phase="Suspended"),
+        actions=["FindRun"],
+        running=("False", "SeekingResult"),
+        requeue=10,
     ),
     Case(
         "6 waits for a node",
@@ -167,6 +182,7 @@ CASES = [
         tried(attempt(1, "Failed", endTime=ago(10))),
         [run(1, "failed", CRASHED)],
         actions=["StartRun"],
+        learned=NONE_FINISHED,
     ),
     Case(
         "7 has failed for good",
@@ -199,6 +215,20 @@ CASES = [
         {"backoffLimit": 0},
         running=("False", "BackoffLimitExceeded"),
         verdict="Failed",
+        learned=NONE_FINISHED,
+    ),
+    Case(
+        "7 was lost too often, and the tracking server is away",
+        "it may have finished before it was lost",
+        "Queued",
+        ("False", "TrackingUnreachable"),
+        RUNNING,
+        [],
+        {"backoffLimit": 0},
+        ["FindRun"],
+        running=("False", "TrackingUnreachable"),
+        requeue=10,
+        learned=Learned(tracking_error="no answer"),
     ),
     Case(
         "7 was lost",
@@ -218,6 +248,7 @@ CASES = [
         [run(1, "preempted", reason="Disrupted")],
         {"backoffLimit": 0},
         ["StartRun"],
+        learned=NONE_FINISHED,
     ),
     Case(
         "8 submitted", "all inputs are there", "Queued", ("False", "Queued"), actions=["StartRun"]
@@ -227,7 +258,8 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_state(case: Case) -> None:
-    observed = observed_job(job(case.spec, status=case.status), runs=case.runs)
+    given = job(case.spec, status=case.status)
+    observed = observed_job(given, runs=case.runs, learned=case.learned)
     decision = decide(observed, NOW)
     status = decision.status or {}
     assert status["phase"] == case.phase, case.because

@@ -283,7 +283,7 @@ def test_first_submission() -> None:
     status = decision.status or {}
     stamp, recorded, start = decision.actions
     assert recorded == Record("external", status["external"]), "a crash must not lose the place"
-    assert stamp == Stamp(finalizer=True, run_key=RUN_KEY), "before any other effect"
+    assert stamp == Stamp(finalizer=True, run_key=RUN_KEY, fresh=True), "before any other effect"
     assert isinstance(start, StartRun)
     assert (start.request.run_key, start.request.attempt) == (RUN_KEY, 1)
     plan = RunPlan.model_validate(start.request.plan)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from builders import (
+    NONE_FINISHED,
     NOW,
     TRACKED,
     TRAINED,
@@ -257,7 +258,8 @@ class TestReuse:
 
     def test_not_asked_after_an_attempt(self) -> None:
         status = tried(attempt(1, "Preempted"))
-        assert names(decide(observed_job(job(BOTH, status=status)), NOW)) == ["StartRun"]
+        observed = observed_job(job(BOTH, status=status), learned=NONE_FINISHED)
+        assert names(decide(observed, NOW)) == ["StartRun"]
 
 
 class TestPromoteWhen:

@@ -62,6 +62,9 @@ SCENARIOS: dict[str, JsonObject] = {
     "an attempt failed and the next one follows": status(
         job(status=RUNNING), runs=[run(1, "failed", CRASHED)]
     ),
+    "the tracking server is asked whether a run had finished": status(
+        job(status=tried(attempt(1, "Stopped"), conditions=[]))
+    ),
     "an attempt is running": status(job(status=RUNNING), runs=[run(1, "running")]),
     "suspended, and the run is being stopped": status(
         job({"suspend": True}, status=RUNNING), runs=[run(1, "running")]

@@ -79,6 +79,7 @@ class Reason(StrEnum):
     OUTPUT_MODEL_TAKEN = "OutputModelTaken"
     SUSPENDED = "Suspended"
     SEEKING_IDENTICAL = "SeekingIdentical"
+    SEEKING_RESULT = "SeekingResult"
     STARTED = "Started"
     RETRYING = "Retrying"
     REGISTERING = "Registering"

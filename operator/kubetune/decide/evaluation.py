@@ -20,7 +20,6 @@ from kubetune.decide.decision import (
     Action,
     Conditions,
     Decision,
-    DeleteRuns,
     FindEvaluation,
     Record,
     Stamp,
@@ -33,7 +32,6 @@ from kubetune.decide.decision import (
 from kubetune.decide.evaluation_candidate import (
     CandidateDraft,
     begin,
-    follow,
     settle,
     show_progress,
     summary_of,
@@ -47,6 +45,7 @@ from kubetune.decide.evaluation_inputs import (
     candidate_run_key,
     shared_inputs,
 )
+from kubetune.decide.evaluation_lookup import ask, bring_forward
 from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.identity import with_finalizer
 from kubetune.decide.limits import after_end
@@ -57,7 +56,6 @@ from kubetune.names import FINALIZER
 
 JsonObject = dict[str, Any]
 
-TRACKING_RETRY_SECONDS = 10.0
 ELSEWHERE_RETRY_SECONDS = 15.0
 
 
@@ -125,7 +123,7 @@ def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:
     draft = _draft(observed, evaluation.spec, now)
     for candidate in draft.candidates:
         if not candidate.settled and "attempt" in candidate.status:
-            _bring_forward(draft, candidate)
+            bring_forward(draft, candidate)
 
     show_progress(draft.candidates, observed.progress_seconds, now)
 
@@ -222,41 +220,6 @@ def _attempts_of(candidate: JsonObject) -> list[JsonObject]:
     return [candidate["attempt"]] if "attempt" in candidate else []
 
 
-def _bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
-    """Follow a candidate's newest attempt, and take its results over when it has ended well."""
-    wait = follow(candidate, draft.spec.backoff_limit)
-    if candidate.resting and wait:
-        draft.waits.append(wait)
-    if any(run.overdue for run in candidate.live):
-        draft.actions.append(StopRuns(draft.run_key(candidate)))
-    attempt = candidate.status["attempt"]
-    if attempt["result"] != "Succeeded" or candidate.settled:
-        return
-    learned, target = draft.observed.learned, draft.observed.place
-    asked = f"{candidate.name}/{attempt['number']}"
-    summary = summary_of(candidate, learned.found.get(asked))
-    if summary:
-        settle(candidate, summary, draft.spec.metrics, target, reused=False)
-        if target and target.cml:
-            # Nothing else removes a job of CML; in a cluster it goes with the Evaluation.
-            draft.actions.append(DeleteRuns(draft.run_key(candidate), settled=True))
-    elif asked in learned.found:
-        candidate.say(
-            "Failed",
-            Reason.RESULT_MISSING,
-            "the run ended well but left no results: look at its log, and at spec.tracking of the"
-            " compute target",
-        )
-    else:
-        candidate.say("Running", Reason.SEEKING_EQUAL, "the run has ended well; it is looked up")
-        _ask(draft, FindEvaluation(candidate.status["digest"], asked))
-
-
-def _ask(draft: Draft, question: FindEvaluation) -> None:
-    draft.actions.append(question)
-    draft.waits.append(TRACKING_RETRY_SECONDS)
-
-
 def _start_more(draft: Draft) -> Decision:
     if not any(item.started or item.status["phase"] != "Pending" for item in draft.candidates):
         # Nothing was measured or submitted, but maybe refused, and that freezes nothing.
@@ -340,7 +303,7 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
                 message = error or "asking the tracking server for equal measurements"
                 reason = Reason.TRACKING_UNREACHABLE if error else Reason.SEEKING_EQUAL
                 candidate.say("Pending", reason, message)
-                _ask(draft, FindEvaluation(digest, digest))
+                ask(draft, FindEvaluation(digest, digest))
                 continue
             take_inputs(candidate, inputs)
             draft.status.setdefault("data", inputs.frozen)

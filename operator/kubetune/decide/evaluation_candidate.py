@@ -61,6 +61,27 @@ class CandidateDraft:
         """Whether an attempt was made."""
         return bool(self.status.get("counts", {}).get("total"))
 
+    def unsure(self, *, suspended: bool) -> bool:
+        """Whether the newest attempt is over and was not seen to end with a word of its own."""
+        attempt = self.status["attempt"]
+        run = next((run for run in self.observed.runs if run.attempt == attempt["number"]), None)
+        if self.live or (run and run.outcome):
+            return False
+        if attempt["result"] == "Stopped":
+            # By somebody in CML, which is final; or on our order, which matters when it goes on.
+            return not attempt.get("reason") and not suspended
+        return attempt["result"] in ("Failed", "Preempted")
+
+    def count_as_succeeded(self) -> None:
+        """The newest attempt has ended well after all."""
+        attempt, counts = self.status["attempt"], self.status["counts"]
+        for result, count in (("Failed", "failed"), ("Preempted", "preempted")):
+            if attempt["result"] == result:
+                counts[count] -= 1
+        attempt["result"] = "Succeeded"
+        for field in ("reason", "message", "exitCode"):
+            attempt.pop(field, None)
+
     def say(self, phase: str, reason: Reason | str, message: str) -> None:
         """Set phase, reason and message."""
         say(self.status, phase, reason, message)

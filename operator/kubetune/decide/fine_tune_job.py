@@ -52,6 +52,7 @@ from kubetune.decide.fine_tune_progress import (
     progress,
     progress_due,
 )
+from kubetune.decide.finished_run import seek_finished
 from kubetune.decide.fit import weigh
 from kubetune.decide.identity import with_identity
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
@@ -162,8 +163,9 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
     failed = newest and newest["result"] == "Failed" and not (over and told)
     if newest and failed and (verdict := _failed_for_good(draft, newest)):
         return verdict
+    lost = newest is not None and newest.get("reason") == Reason.RUN_LOST
     if over:
-        return expire(draft)
+        return (seek_finished(draft) if lost else None) or expire(draft)
     if newest and newest["result"] == "Stopped" and newest.get("reason"):
         return _cancelled(draft, newest)
     if newest and newest["result"] in ("Failed", "Preempted"):
@@ -263,6 +265,8 @@ def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
     failed, limit = draft.status["counts"]["failed"], _backoff_limit(draft)
     if failed <= limit:
         return None
+    if (run is None or run.outcome is None) and (seeking := seek_finished(draft)):
+        return seeking
     note = f"{message} ({failed} failed attempts, spec.backoffLimit is {limit})"
     if reason == Reason.RUN_LOST:
         return fail(draft, Reason.BACKOFF_LIMIT_EXCEEDED, note, retryable=True)
@@ -292,10 +296,15 @@ def _wait_for_retry(draft: Draft, newest: JsonObject, wait: float) -> Decision:
 
 def _submit(draft: Draft, attempt: int) -> Decision:
     observed, conditions = draft.observed, draft.conditions
+    if attempt > 1 and (seeking := seek_finished(draft)):
+        return seeking
     inputs = resolve(observed)
     if isinstance(inputs, NotReady):
         return _wait_for_inputs(draft, inputs)
     settings = freeze(draft.status, inputs)
+    if attempt == 1 and (seeking := seek_finished(draft)):
+        # A backup has brought back what the job was; what it has frozen is known only now.
+        return seeking
     if too_large := weigh(observed, settings, draft.status, conditions):
         return _wait_for_inputs(draft, too_large)
     conditions.set(

@@ -48,7 +48,7 @@ def finish(draft: Draft) -> Decision:
     from kubetune.decide.fine_tune_job import fail
 
     observed, learned = draft.observed, draft.observed.learned
-    newest = draft.status["attempts"][-1]["number"]
+    newest = max((item["number"] for item in draft.status.get("attempts") or ()), default=0)
     run = next((run for run in observed.runs if run.attempt == newest), None)
     tracked = learned.run or observed.tracked
     wanted, result = registry_name(observed), result_of(run, tracked)

@@ -1,0 +1,80 @@
+"""What became of an attempt of a candidate, by its own word or by what it has tracked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubetune.api.conditions import Reason
+from kubetune.api.evaluation_plan import EvaluationSummary
+from kubetune.decide.decision import DeleteRuns, FindEvaluation, StopRuns
+from kubetune.decide.evaluation_candidate import CandidateDraft, follow, settle, summary_of
+
+if TYPE_CHECKING:
+    from kubetune.decide.evaluation import Draft
+
+TRACKING_RETRY_SECONDS = 10.0
+
+
+def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
+    """Follow a candidate's newest attempt, and take its results over when it has ended well."""
+    if candidate.unsure(suspended=draft.spec.suspend) and _looked_up(draft, candidate):
+        return
+    wait = follow(candidate, draft.spec.backoff_limit)
+    if candidate.resting and wait:
+        draft.waits.append(wait)
+    if any(run.overdue for run in candidate.live):
+        draft.actions.append(StopRuns(draft.run_key(candidate)))
+    attempt = candidate.status["attempt"]
+    if attempt["result"] != "Succeeded" or candidate.settled:
+        return
+    learned = draft.observed.learned
+    asked = f"{candidate.name}/{attempt['number']}"
+    summary = summary_of(candidate, learned.found.get(asked))
+    if summary:
+        _take_over(draft, candidate, summary)
+    elif asked in learned.found:
+        candidate.say(
+            "Failed",
+            Reason.RESULT_MISSING,
+            "the run ended well but left no results: look at its log, and at spec.tracking of the"
+            " compute target",
+        )
+    else:
+        candidate.say("Running", Reason.SEEKING_EQUAL, "the run has ended well; it is looked up")
+        ask(draft, FindEvaluation(candidate.status["digest"], asked))
+
+
+def _take_over(draft: Draft, candidate: CandidateDraft, summary: EvaluationSummary) -> None:
+    target = draft.observed.place
+    settle(candidate, summary, draft.spec.metrics, target, reused=False)
+    if target and target.cml:
+        # Nothing else removes a job of CML; in a cluster it goes with the Evaluation.
+        draft.actions.append(DeleteRuns(draft.run_key(candidate), settled=True))
+
+
+def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
+    """Whether an attempt that left no word is being looked up, or was found to have finished.
+
+    Its Job may have been cleaned up, or its pod's last word lost; what it measured was tracked.
+    """
+    learned, attempt = draft.observed.learned, candidate.status["attempt"]
+    asked = f"{candidate.name}/{attempt['number']}"
+    if asked in learned.found:
+        summary = summary_of(candidate, learned.found[asked])
+        if summary is None:
+            return False
+        candidate.count_as_succeeded()
+        _take_over(draft, candidate, summary)
+        return True
+    error = learned.tracking_error
+    message = f"attempt {attempt['number']} left no word: its results are looked up"
+    reason = Reason.TRACKING_UNREACHABLE if error else Reason.SEEKING_EQUAL
+    candidate.say("Retrying", reason, f"{error}; {message}" if error else message)
+    candidate.resting = True
+    ask(draft, FindEvaluation(candidate.status["digest"], asked))
+    return True
+
+
+def ask(draft: Draft, question: FindEvaluation) -> None:
+    draft.actions.append(question)
+    draft.waits.append(TRACKING_RETRY_SECONDS)

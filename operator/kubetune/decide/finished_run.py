@@ -1,0 +1,75 @@
+"""A run that has finished although the target doesn't show it: found before it is repeated.
+
+A Job may be cleaned up while the operator is down, a pod's last word may get lost, and a backup
+may bring back a job without its status. What the run has tracked and uploaded stays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.plan import TAG_PHASE
+from kubetune.decide import fine_tune_result
+from kubetune.decide.decision import Decision, FindRun, condition_is
+from kubetune.decide.fine_tune_observed import ObservedJob, merged_name, registry_name
+from kubetune.decide.fine_tune_progress import result_of
+from kubetune.tracking.base import TrackedRun
+
+if TYPE_CHECKING:
+    from kubetune.decide.fine_tune_job import Draft
+
+RETRY_SECONDS = 10.0
+
+
+def seek_finished(draft: Draft) -> Decision | None:
+    """Ask the tracker whether a run of the job has finished; None once it is known that none has.
+
+    To be asked before every repetition, and before a lost run counts as failed for good.
+    """
+    observed, learned = draft.observed, draft.observed.learned
+    if not _may_have_run(draft):
+        return None
+    if learned.run_sought:
+        if learned.run is None or not _has_finished(observed, learned.run):
+            return None
+        _count_as_succeeded(draft)
+        return fine_tune_result.finish(draft)
+    draft.phase(Phase.QUEUED)
+    asking = "the tracking server is asked whether a run had finished before another one starts"
+    reason, message = Reason.SEEKING_RESULT, asking
+    if learned.tracking_error:
+        reason, message = Reason.TRACKING_UNREACHABLE, f"{learned.tracking_error}; {asking}"
+    draft.conditions.set(ConditionType.RUNNING, False, reason, message)
+    draft.conditions.waiting(reason, message)
+    draft.actions.append(FindRun(observed.run_key))
+    return draft.decision(RETRY_SECONDS)
+
+
+def _may_have_run(draft: Draft) -> bool:
+    """Whether anything was ever started for the run key, as far as anybody can tell."""
+    if draft.status["counts"]["total"]:
+        return True
+    # Where the target has refused the first run, that is all that was sent.
+    refused = condition_is(draft.observed.job.status, ConditionType.SUBMITTED, "False")
+    return not draft.observed.fresh and not refused
+
+
+def _has_finished(observed: ObservedJob, run: TrackedRun) -> bool:
+    """Whether a run has all that its job wants of it."""
+    if run.status != "FINISHED" and run.tags.get(TAG_PHASE) != "succeeded":
+        return False
+    result = result_of(None, run)
+    if result is None:
+        return registry_name(observed) is None
+    return merged_name(observed) is None or bool(result.merged_source)
+
+
+def _count_as_succeeded(draft: Draft) -> None:
+    for attempt in (draft.status.get("attempts") or ())[-1:]:
+        for result, count in (("Failed", "failed"), ("Preempted", "preempted")):
+            if attempt["result"] == result:
+                draft.status["counts"][count] -= 1
+        attempt["result"] = "Succeeded"
+        for field in ("reason", "message", "exitCode"):
+            attempt.pop(field, None)
