@@ -203,6 +203,8 @@ async def test_a_second_attempt_is_a_second_job(bench: Bench):
     state = await bench.until_phase("failed")
     assert (state.reason, state.exit_code, state.outcome) == ("RunFailed", 1, None)
     assert "RuntimeError: no https://***@hub.example today" in state.message
+    assert state.last_lines.splitlines()[0] == "Traceback (most recent call last):"
+    assert state.last_lines.splitlines()[-1].endswith("no https://***@hub.example today")
     await bench.backend.ensure(bench.request("crash", attempt=2))
     states = await bench.until(
         lambda states: [(s.attempt, s.phase) for s in states] == [(1, "failed"), (2, "failed")]

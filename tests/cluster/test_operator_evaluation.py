@@ -166,6 +166,7 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Worksp
     assert [item["reused"] for item in body["status"]["candidates"]] == [True, True]
     assert body["status"]["candidates"][1]["metrics"] == tuned["metrics"]
     assert runs_of(space, "again") == []
+    assert "by another run" in logs(space, "eval/again", "--candidate", "tuned").stderr
     assert condition(body, "Passed")[:2] == ("False", "ThresholdsMissed")
     assert condition(body, "Promoted")[:2] == ("False", "NotPromoted")
 
@@ -190,5 +191,24 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Worksp
     assert "tuned *" in shown.stdout
     assert shown.stdout.count("\n  reference  ") == 2, shown.stdout
     assert len(runs_of(space, "compare")) == 2
+
+    assert "give --candidate base|tuned" in logs(space, "eval/compare").stderr
+    shown = logs(space, "eval/compare", "--candidate", "tuned")
+    assert "phase evaluating" in shown.stdout, shown.stderr
+    # Without its pod the same comes from MLflow.
+    space.cluster.kubectl("delete", "pods", "--all", "-n", space.namespace)
+    assert "phase evaluating" in logs(space, "eval/compare", "--candidate", "tuned").stdout
     space.delete("Evaluation", "compare")
     eventually(lambda: runs_of(space, "compare") == [])
+
+
+def logs(space: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``kubetune logs``, without the server that this process may have talked to."""
+    environment = {name: value for name, value in os.environ.items() if "MLFLOW" not in name}
+    return subprocess.run(
+        [sys.executable, "-m", "kubetune.cli", "logs", "-n", space.namespace, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**environment, "KUBECONFIG": str(space.cluster.kubeconfig)},
+    )

@@ -136,8 +136,15 @@ def run_in(workspace: dict[str, Any], code: str, *arguments: str) -> str:
 
 READ_RUNS = """
 import json, sys
+from pathlib import Path
+from urllib.parse import urlsplit
 import mlflow
 from mlflow.tracking import MlflowClient
+
+
+def artifacts_of(run):
+    return Path(urlsplit(run.info.artifact_uri).path)
+
 
 # Each first call of a client fails here, as it does in a bad hour.
 try:
@@ -153,6 +160,7 @@ for run in MlflowClient().search_runs([experiment.experiment_id]):
         "status": run.info.status,
         "tags": run.data.tags,
         "loss": run.data.metrics.get("loss"),
+        "logs": sorted(path.name for path in (artifacts_of(run) / "logs").glob("*")),
     }
 if len(sys.argv) > 1:
     model = mlflow.pyfunc.load_model(f"runs:/{found['key']['id']}/{sys.argv[1]}")
@@ -206,13 +214,17 @@ def test_a_training_in_the_workspace(
     assert (tags[names.TAG_PHASE], tags[names.TAG_ATTEMPT]) == ("succeeded", "2")
     assert Outcome.from_message(tags[names.outcome_tag(2)]) == outcome
     assert run["loss"] is not None
+    assert run["logs"] == ["attempt-2.log"]
     assert len(found["answers"]) == 1
     assert found["flavor"] == [run["id"], "model"]
 
     outcome = project.outcome(run_key="refused")
     assert outcome.reason == "MaxLengthTooLarge"
     assert found["refused"]["status"] == "FAILED"
-    assert Outcome.from_message(found["refused"]["tags"][names.outcome_tag(1)]) == outcome
+    assert found["refused"]["logs"] == ["attempt-1.log"]
+    assert "failed: MaxLengthTooLarge" in outcome.log.splitlines()[-1]
+    told = Outcome.from_message(found["refused"]["tags"][names.outcome_tag(1)])
+    assert told == outcome.model_copy(update={"log": ""})
     # What is large is gone, what the operator reads is not.
     assert not (project.root() / "kubetune" / "checkpoints").exists()
     assert not (project.root() / "kubetune" / "work").exists()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kubetune.api.outcome import MAX_LOG_BYTES, Outcome, last_lines
 from kubetune.api.plan import InspectionPlan, RunPlan
-from kubetune_runner import outcomes, run_log
+from kubetune_runner import log_upload, outcomes, run_log
 from kubetune_runner.run_log import RunLog
 
 from tests.runners.conftest import PlanFactory, Runner
@@ -135,6 +135,26 @@ def test_a_run_that_succeeds(
     text = stored(mlflow_server, plan)
     for words in ("phase preparing", "phase training", "succeeded: Trained"):
         assert words in text
+
+
+@training
+def test_each_worker_has_a_log_of_its_own(
+    make_plan: PlanFactory, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kubetune_runner import mlflow_client
+
+    plan = make_plan(tracking={"uri": mlflow_server})
+    monkeypatch.setenv("KUBETUNE_WORKER", "2")
+    monkeypatch.setenv("KUBETUNE_ATTEMPT", "4")
+    ended = Outcome(status="succeeded", reason="Trained")
+    log_upload.store(plan, ended, "nobody has made the run: nothing is made for a log\n")
+    client: Any = mlflow_client.connect(mlflow_server)
+    experiment = mlflow_client.experiment_id(client, plan.tracking.experiment)
+    assert mlflow_client.find_run(client, experiment, plan.run.run_key) is None
+    client.create_run(experiment, tags={"kubetune.run_key": plan.run.run_key})
+    log_upload.store(plan, ended, "worker 2 trained along\n")
+    text = stored(mlflow_server, plan, "logs/attempt-4-worker-2.log")
+    assert text == "worker 2 trained along\n"
 
 
 @training

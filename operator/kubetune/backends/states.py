@@ -131,14 +131,14 @@ def _waiting(pod: JsonObject) -> tuple[str, str]:
 
 
 def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunState:
-    terminated = terminated_state(pod)
+    terminated: JsonObject = terminated_state(pod)
     said = terminated.get("message") or ""
     outcome = Outcome.from_message(said)
     if outcome is None:
         # The end of the log, of a run that could not hide its secrets itself.
         said = without_credentials(said)
         terminated = terminated | {"message": said}
-    exit_code: int | None = terminated.get("exitCode")
+    exit_code = terminated.get("exitCode")
     phase, reason, text = "succeeded", "", ""
     if ended["type"] == "Failed" and not _did_its_work(outcome, exit_code):
         phase = "failed"

@@ -260,6 +260,11 @@ async def _write_what_is_left(
     wanted: Wanted, body: JsonObject, part: JsonObject, number: int, pod: JsonObject | None
 ) -> None:
     """Write what MLflow has, else what the status has. Raises NotThereError."""
+    if not number and (part.get("reused") or (part.get("result") or {}).get("reused")):
+        raise NotThereError(
+            f"{wanted.subject} had no run: the result was taken over, as it was made or measured"
+            f" by another run with the same inputs, {(part.get('mlflow') or {}).get('url', '')}"
+        )
     if not number and "inspection" not in part:
         raise NotThereError(f"{wanted.subject} has no run yet: {_waiting(body)}")
     place = log_artifact(number, wanted.worker)
