@@ -14,10 +14,13 @@ CHART = ROOT / "charts" / "kubetune"
 
 def copies() -> dict[Path, Path]:
     """Copy -> original."""
-    role = ROOT / "manifests" / "install" / "cluster-role.yaml"
+    shared = [
+        ROOT / "manifests" / "install" / name
+        for name in ("cluster-role.yaml", "secrets-policy.yaml")
+    ]
     originals = sorted((ROOT / "crds").glob("kubetune.io_*.yaml"))
     return {CHART / "crds" / file.name: file for file in originals} | {
-        CHART / "files" / role.name: role
+        CHART / "files" / file.name: file for file in shared
     }
 
 

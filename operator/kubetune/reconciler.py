@@ -15,6 +15,7 @@ from typing import Any
 
 from kubetune.act import evaluation as evaluation_actions
 from kubetune.act.actions import Actor, StartRefusedError
+from kubetune.act.holds import Holds
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES, Phase
@@ -28,19 +29,20 @@ from kubetune.decide import (
     model,
     prompt_template,
 )
-from kubetune.decide.compute_target import ObservedTarget
 from kubetune.decide.decision import Decision
 from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.decide.target_refused import start_refused, stop_refused
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.names import FINALIZER
-from kubetune.observe.cache import ObjectCache
+from kubetune.observe.cache import ObjectCache, key_of
+from kubetune.observe.compute_target import TargetObserver
 from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.inspected import InspectedObserver
+from kubetune.observe.needs import RUNNING_KINDS, may_run, needs_of
 from kubetune.observe.objects import parse
-from kubetune.observe.secrets import named_secrets, secret_problem
+from kubetune.observe.references import TARGET_KINDS
 from kubetune.observe.trackers import Trackers
 from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key, WorkQueue
@@ -88,12 +90,12 @@ class Reconciler:
         self._now = clock
         self._cache = cache
         self._client = client
-        self._workspaces = workspaces
         self._trackers = trackers
         self._backend = backend
         self._queue = queue
-        self._settings = settings
-        self._actor = Actor(cache, client, backend, trackers)
+        self._holds = Holds(client, cache, self._needed)
+        self._actor = Actor(cache, client, backend, trackers, self._holds)
+        self._targets = TargetObserver(client, workspaces, trackers, settings)
         self._inspected = InspectedObserver(cache, client, backend, install_id)
         self._jobs = FineTuneJobObserver(
             cache, client, backend, install_id, settings.progress_write_seconds
@@ -122,6 +124,7 @@ class Reconciler:
             except BackendError as error:
                 logger.warning("runs of %s %s/%s, which is gone, remain: %s", *key, error)
                 raise
+            await self._holds.leave(key)
             self._forget(key)
             return
         if key.kind == "FineTuneJob" and _is_over(body):
@@ -160,12 +163,17 @@ class Reconciler:
                 case "Evaluation":
                     status, requeue_after = await self._evaluation(key, body)
                 case "ComputeTarget" | "ClusterComputeTarget":
-                    decision = compute_target.decide(await self._target(body), self._now())
+                    if users := self._holds.users(key):
+                        await self._holds.renew(users)
+                    observed = await self._targets.observe(parse(body), users)
+                    decision = compute_target.decide(observed, self._now())
+                    await self._act(body, decision, old, None)
                     status, requeue_after = decision.status or old, decision.requeue_after
                 case _:
                     status, requeue_after = await self._inspect(key, body)
         except _RefusedError as refused:
             status, requeue_after = refused.status, refused.requeue_after
+        await self._hold(self._cache.get(*key) or body, status)
         await self._write(key, body, status)
         return requeue_after
 
@@ -256,19 +264,30 @@ class Reconciler:
         except BackendError as error:
             raise _RefusedError(*stop_refused(status, error, generation, self._now())) from error
 
-    async def _target(self, body: JsonObject) -> ObservedTarget:
-        target = parse(body)
-        namespace = target.owner.namespace or self._settings.operator_namespace
-        problem, probe, workspace = "", None, None
-        if (spec := target.spec) is not None and not target.deleting:
-            problem = await secret_problem(self._client, namespace, named_secrets(spec))
-            if not problem and spec.cml:
-                workspace = await self._workspaces.probe(spec.cml, namespace)
-            if not problem and (workspace is None or workspace.reason is None):
-                probe = await self._trackers.probe(spec, namespace)
-        return ObservedTarget(
-            target, problem, probe, self._settings.target_probe_seconds, workspace
-        )
+    def restore(self) -> None:
+        """Know who needs what, by what is listed; before the first object is looked at."""
+        for kind in RUNNING_KINDS:
+            for body in self._cache.of_kind(kind):
+                status: JsonObject = body.get("status") or {}
+                if may_run(body, status):
+                    self._holds.note(key_of(body), needs_of(self._cache, body, status))
+
+    async def _hold(self, body: JsonObject, status: JsonObject) -> None:
+        """Hold what an object needs, or no longer: before the status says that it is over."""
+        key = key_of(body)
+        if key.kind not in RUNNING_KINDS:
+            return
+        if not may_run(body, status):
+            await self._holds.leave(key)
+        elif "deletionTimestamp" not in body["metadata"]:
+            # One that is deleted has held it since its start, and may have let go just now.
+            await self._holds.keep(key, needs_of(self._cache, body, status))
+
+    def _needed(self, key: Key) -> None:
+        """Who needs an object has changed; a target that is deleted says so."""
+        body = self._cache.get(*key) if key.kind in TARGET_KINDS else None
+        if body is not None and "deletionTimestamp" in body["metadata"]:
+            self._queue.add(key)
 
     async def _follow_progress(self, key: Key, observed: ObservedJob) -> None:
         """Have the poller follow the run of a job while it lives."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from kubetune.api.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
+from kubetune.names import ABANDON_RUNS
 
 from tests.cluster.workspace import DEFAULT_TARGET, MERGE_PATCH, ROWS, Workspace
 from tests.cml.server import Script, StandIn
@@ -47,6 +48,14 @@ class CmlSpace(Workspace):
         )
         self.key(stand_in.api_key)
         self.create("ComputeTarget", TARGET, self.cml_target(), **DEFAULT_TARGET)
+
+    def close(self) -> None:
+        """Delete the namespace; what runs in the stand-in, which ends too, is let go."""
+        letting_go = {"metadata": {"annotations": {ABANDON_RUNS: "true"}}}
+        for kind in ("FineTuneJob", "Evaluation", "ComputeTarget"):
+            for item in self.objects(kind):
+                self.try_patch(kind, item["metadata"]["name"], letting_go)
+        super().close()
 
     def inputs(self) -> None:
         """A Dataset ``rows``, a Model ``base`` and a PromptTemplate ``ask``, all Ready.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from kubetune.act.holds import Holds
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.backends.base import Backend, BackendError, RunAddress, RunRequest
@@ -31,6 +32,7 @@ from kubetune.decide.decision import (
     Record,
     Register,
     ReleaseFinalizer,
+    ReleaseTarget,
     Stamp,
     StartRun,
     StopRuns,
@@ -39,6 +41,7 @@ from kubetune.decide.decision import (
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.names import FINALIZER, JOB, MANAGED_BY, RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of
+from kubetune.observe.needs import named_by, needs_of
 from kubetune.observe.objects import made_by, parse
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Registration, Tracker, TrackingError
@@ -64,7 +67,9 @@ class Actor:
         client: KubernetesClient,
         backend: Backend,
         trackers: Trackers,
+        holds: Holds,
     ) -> None:
+        self._holds = holds
         self._cache = cache
         self._client = client
         self._backend = backend
@@ -94,6 +99,8 @@ class Actor:
                 case Record(field, value):
                     body = await self._record(body, field, value)
                 case StartRun(request):
+                    if needed := needs_of(self._cache, body, body.get("status") or {}):
+                        await self._holds.keep(key, needed)
                     await self._start(request)
                     changed = True
                 case StopRuns(run_key):
@@ -119,7 +126,10 @@ class Actor:
                 case DeleteSelf():
                     await self._client.delete(*key, uid=body["metadata"]["uid"])
                 case ReleaseFinalizer():
+                    await self._holds.leave(key)
                     await self._release(body)
+                case ReleaseTarget(forced):
+                    await self._release_target(body, forced=forced)
                 case FindIdentical() | FindRun() | Register():
                     continue
                 case FindEvaluation() | FindAlias() | MoveAlias():
@@ -196,6 +206,15 @@ class Actor:
             self._backend.introduce(stamp.run_key)
         self._cache.put(stamped)
         return stamped
+
+    async def _release_target(self, body: JsonObject, *, forced: bool) -> None:
+        key, target = key_of(body), parse(body)
+        named = named_by(target.spec, key.namespace) if key.namespace and target.spec else set()
+        if users := self._holds.users(key):
+            logger.warning("%s %s/%s: let go by force; runs may be left behind of %s", *key, users)
+            named |= self._holds.needed_by(users) if forced else set()
+        # Itself last: who repeats this after a crash finds the others by it.
+        await self._holds.release([*sorted(named - {key}), key], forced=forced)
 
     async def _release(self, body: JsonObject) -> None:
         key, metadata = key_of(body), body["metadata"]

@@ -24,6 +24,7 @@ class ConditionType(StrEnum):
     STORAGE_WRITABLE = "StorageWritable"
     TARGET_AVAILABLE = "TargetAvailable"
     CHECKS_PASSED = "ChecksPassed"
+    IN_USE = "InUse"
 
 
 class Reason(StrEnum):
@@ -147,6 +148,9 @@ class Reason(StrEnum):
     STORAGE_WRITABLE = "StorageWritable"
     STORAGE_NOT_WRITABLE = "StorageNotWritable"
     STORAGE_NOT_PROXIED = "StorageNotProxied"
+
+    # Compute targets that are deleted
+    RUNS_LEFT = "RunsLeft"
 
 
 class Phase(StrEnum):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Reason
-from kubetune.decide.decision import Decision, conditions_of
+from kubetune.decide.decision import Decision, ReleaseTarget, conditions_of
 from kubetune.decide.resources import Resource
 from kubetune.decide.waiting import secret_wait
 from kubetune.decide.workspace import WorkspaceProbe, assess, describe
+from kubetune.names import ABANDON_RUNS, IN_USE
 from kubetune.tracking.base import StorageCheck
 
 JsonObject = dict[str, Any]
 
+MOST_USERS = 5
+"""So many are named."""
 RETRY_SECONDS = 10.0
 
 
@@ -41,14 +45,24 @@ class ObservedTarget:
     """Seconds between two probes of a ready target."""
     workspace: WorkspaceProbe | None = None
     """None for other targets than CML."""
+    users: Sequence[str] = ()
+    """Whose runs in CML can't be reached without it: kind, namespace and name."""
 
 
 def decide(observed: ObservedTarget, now: datetime) -> Decision:
     """What to do for a target."""
     target, probe = observed.target, observed.probe
-    if target.deleting:
+    held = IN_USE in target.finalizers
+    if target.deleting and held and target.annotations.get(ABANDON_RUNS) == "true":
+        return Decision((ReleaseTarget(forced=True),))
+    if held and not observed.users:
+        # Whoever needed it is gone without a word: a finalizer that somebody removed by hand.
+        return Decision((ReleaseTarget(),))
+    if target.deleting and not held:
         return Decision()
     conditions = conditions_of(target.status, target.generation, now)
+    if target.deleting:
+        conditions.set(ConditionType.IN_USE, True, Reason.RUNS_LEFT, _held_by(observed))
     status: JsonObject = {
         "observedGeneration": target.generation,
         "conditions": conditions.current,
@@ -115,3 +129,17 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
         )
     conditions.ready(Reason.READY, "runs can report and results can be registered")
     return Decision(status=status, requeue_after=observed.probe_seconds)
+
+
+def _held_by(observed: ObservedTarget) -> str:
+    """Why a deleted target stays, and how to let it go."""
+    owner, users = observed.target.owner, observed.users
+    named = ", ".join(users[:MOST_USERS])
+    if len(users) > MOST_USERS:
+        named += f" and {len(users) - MOST_USERS} more"
+    scope = f" -n {owner.namespace}" if owner.namespace else ""
+    return (
+        f"it is deleted, and held with its Secrets until these have ended or are gone: {named}. To"
+        f" let it go at once, and leave their runs behind: kubectl annotate {owner.kind.lower()}"
+        f" {owner.name}{scope} {ABANDON_RUNS}=true"
+    )

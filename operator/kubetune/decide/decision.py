@@ -163,6 +163,14 @@ class DeleteSelf:
 
 
 @dataclass(frozen=True)
+class ReleaseTarget:
+    """Hold a compute target, and what it names, no longer."""
+
+    forced: bool = False
+    """Also what others need."""
+
+
+@dataclass(frozen=True)
 class ReleaseFinalizer:
     """Let a deleted object go."""
 
@@ -185,6 +193,7 @@ Action = (
     | MoveAlias
     | CreateModel
     | DeleteSelf
+    | ReleaseTarget
     | ReleaseFinalizer
 )
 

@@ -81,7 +81,7 @@ class EvaluationObserver:
         spec, namespace = evaluation.spec, evaluation.owner.namespace
         label = evaluation.status.get("target")
         reference = recorded_target(label) or (spec.compute_target_ref if spec else None)
-        target = resolve_target(self._cache, namespace, reference)
+        target = resolve_target(self._cache, namespace, reference, label)
         external: JsonObject = evaluation.status.get("external") or {}
         started = recorded_place(self._cache, namespace, external)
         place = started or target.spec

@@ -68,7 +68,7 @@ class FineTuneJobObserver:
         reference = spec.compute_target_ref if spec else None
         if job.status.get("attempts"):
             reference = reference or recorded_target(external.get("target"))
-        target = resolve_target(self._cache, namespace, reference)
+        target = resolve_target(self._cache, namespace, reference, external.get("target"))
         started = recorded_place(self._cache, namespace, external)
         runs, target_problem = await self._runs(job, given, started or target.spec)
         common: dict[str, Any] = {

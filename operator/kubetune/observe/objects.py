@@ -74,24 +74,29 @@ def made_by(model: JsonObject) -> str | None:
 
 
 def resolve_target(
-    cache: ObjectCache, namespace: str, reference: ComputeTargetRef | None
+    cache: ObjectCache, namespace: str, reference: ComputeTargetRef | None, begun: str | None = None
 ) -> Target:
-    """The target that a reference names, else the namespace's default, else the cluster's."""
+    """The target that a reference names, else the namespace's default, else the cluster's.
+
+    ``begun`` is the label of the target that runs were started on: they go on there though it is
+    being deleted, where nothing else may begin.
+    """
     if reference is not None:
         kind, name = reference.kind, reference.name
         scope = "" if kind == "ClusterComputeTarget" else namespace
         body = cache.get(kind, scope, name)
         if body is None:
             return Target(kind, name, None, False, f"waiting for {kind} {name} to be created")
-        return _target(body)
+        return _target(body, begun)
     for kind, scope in zip(TARGET_KINDS, (namespace, ""), strict=True):
         defaults = [
             body
             for body in cache.of_kind(kind, scope)
             if (body["metadata"].get("annotations") or {}).get(DEFAULT_TARGET_ANNOTATION) == "true"
+            and ("deletionTimestamp" not in body["metadata"] or _label(body) == begun)
         ]
         if defaults:
-            return _target(min(defaults, key=lambda body: key_of(body).name))
+            return _target(min(defaults, key=lambda body: key_of(body).name), begun)
     return Target(
         "ClusterComputeTarget",
         "",
@@ -119,11 +124,18 @@ def recorded_place(
     return place_of(external, present)
 
 
-def _target(body: JsonObject) -> Target:
+def _label(body: JsonObject) -> str:
+    return f"{body['kind']}/{body['metadata']['name']}"
+
+
+def _target(body: JsonObject, begun: str | None) -> Target:
     resource: Resource[ComputeTargetSpec] = parse(body)
     kind, name = resource.owner.kind, resource.name
     if resource.spec is None:
         return Target(kind, name, None, False, f"{kind} {name}: {resource.problem}")
+    if resource.deleting and _label(body) != begun:
+        why_not = f"{kind} {name} is being deleted: name another target, or make it again"
+        return Target(kind, name, resource.spec, False, why_not)
     why_not = f"{kind} {name} is not Ready; {resource.why_not_ready}"
     return Target(kind, name, resource.spec, resource.is_ready, why_not)
 

@@ -1,0 +1,145 @@
+"""Holds what runs in CML can't be reached without: their target, its Secrets and certificates.
+
+As ``kubernetes.io/pvc-protection`` does for claims: a finalizer keeps an object that is deleted
+until nothing needs it any more. It is added before a run is started and taken away by the last
+object that needs it, before that object says that it is over or goes itself; so a crash at any
+point is repeated, and nothing is held for what has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kubetune.clients.kubernetes import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    KubernetesClient,
+    NotFoundError,
+)
+from kubetune.names import IN_USE
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.references import TARGET_KINDS
+from kubetune.queue import Key
+
+JsonObject = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""Of a patch that others' writes overtake."""
+
+
+class Holds:
+    """Who needs what, in memory, and the finalizers that say so.
+
+    ``changed`` is called with an object whose users have changed.
+    """
+
+    def __init__(
+        self, client: KubernetesClient, cache: ObjectCache, changed: Callable[[Key], None]
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._changed = changed
+        self._needs: dict[Key, frozenset[Key]] = {}
+        self._users: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._locks: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._held: set[Key] = set()
+        """Objects that were seen with the finalizer."""
+
+    def users(self, key: Key) -> list[Key]:
+        """Who needs an object."""
+        return sorted(self._users.get(key, ()))
+
+    def note(self, user: Key, needed: frozenset[Key]) -> None:
+        """Know that an object needs others; their finalizers are there since it was started."""
+        for key in needed - self._needs.get(user, frozenset()):
+            self._users[key].add(user)
+            self._changed(key)
+        self._needs[user] = self._needs.get(user, frozenset()) | needed
+
+    async def keep(self, user: Key, needed: frozenset[Key]) -> None:
+        """Hold what an object needs, and nothing else for it. Raises ApiError and its like."""
+        self.note(user, needed)
+        for key in sorted(needed - self._held):
+            await self._add(key)
+        await self._drop(user, self._needs[user] - needed)
+        self._needs[user] = needed
+
+    async def leave(self, user: Key) -> None:
+        """An object needs nothing any more. Raises ApiError and its like; may be repeated."""
+        needed = self._needs.get(user)
+        if needed is None:
+            return
+        await self._drop(user, needed)
+        self._needs.pop(user, None)
+
+    async def renew(self, users: Iterable[Key]) -> None:
+        """Give finalizers back that somebody's replacement of an object has dropped."""
+        for key in sorted(self.needed_by(users)):
+            self._held.discard(key)
+            await self._add(key)
+
+    def needed_by(self, users: Iterable[Key]) -> set[Key]:
+        """All that these need."""
+        return {key for user in users for key in self._needs.get(user, ())}
+
+    async def release(self, keys: Iterable[Key], *, forced: bool) -> None:
+        """Take the finalizers of these away; ``forced`` also where somebody needs them."""
+        for key in keys:
+            async with self._locks[key]:
+                if forced or not self._users.get(key):
+                    await self._remove(key)
+
+    async def _drop(self, user: Key, keys: Iterable[Key]) -> None:
+        for key in sorted(keys):
+            if user in self._users[key]:
+                self._users[key].discard(user)
+                self._changed(key)
+            async with self._locks[key]:
+                # Another one may have come while this waited.
+                if not self._users[key]:
+                    await self._remove(key)
+                    self._users.pop(key, None)
+
+    async def _add(self, key: Key) -> None:
+        async with self._locks[key]:
+            if key not in self._held and self._users.get(key):
+                await self._write(key, held=True)
+                self._held.add(key)
+
+    async def _remove(self, key: Key) -> None:
+        await self._write(key, held=False)
+        self._held.discard(key)
+
+    async def _write(self, key: Key, *, held: bool) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                metadata = (await self._client.get(*key))["metadata"]
+                finalizers: list[str] = metadata.get("finalizers") or []
+                if (IN_USE in finalizers) == held or (held and "deletionTimestamp" in metadata):
+                    return
+                wanted = [name for name in finalizers if name != IN_USE]
+                change = {
+                    # The version makes this fail when somebody else changed it in between.
+                    "resourceVersion": metadata["resourceVersion"],
+                    "finalizers": [*wanted, IN_USE] if held else wanted,
+                }
+                written = await self._client.patch(*key, {"metadata": change})
+                if key.kind in TARGET_KINDS:
+                    self._cache.put(written)
+            except NotFoundError:
+                return
+            except ConflictError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+            except (ForbiddenError, InvalidError) as error:
+                # An admin may not let the operator write Secrets: then they aren't held.
+                logger.warning("%s %s/%s can't be held: %s", *key, error)
+                return
+            else:
+                return

@@ -1,0 +1,52 @@
+"""Observation of a ComputeTarget or ClusterComputeTarget: what it names is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.decide.compute_target import ObservedTarget
+from kubetune.decide.resources import Resource
+from kubetune.observe.secrets import named_secrets, secret_problem
+from kubetune.observe.trackers import Trackers
+from kubetune.observe.workspaces import Workspaces
+from kubetune.queue import Key
+from kubetune.settings import Settings
+
+
+class TargetObserver:
+    """Builds what decide needs to know of a target."""
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        workspaces: Workspaces,
+        trackers: Trackers,
+        settings: Settings,
+    ) -> None:
+        self._client = client
+        self._workspaces = workspaces
+        self._trackers = trackers
+        self._settings = settings
+
+    async def observe(
+        self, target: Resource[ComputeTargetSpec], users: Sequence[Key]
+    ) -> ObservedTarget:
+        """A target and the newest probe; ``users`` have runs that need it."""
+        namespace = target.owner.namespace or self._settings.operator_namespace
+        problem, probe, workspace = "", None, None
+        if (spec := target.spec) is not None and (users or not target.deleting):
+            problem = await secret_problem(self._client, namespace, named_secrets(spec))
+            if not problem and spec.cml:
+                workspace = await self._workspaces.probe(spec.cml, namespace)
+            if not problem and (workspace is None or workspace.reason is None):
+                probe = await self._trackers.probe(spec, namespace)
+        return ObservedTarget(
+            target,
+            problem,
+            probe,
+            self._settings.target_probe_seconds,
+            workspace,
+            [f"{user.kind} {user.namespace}/{user.name}" for user in users],
+        )

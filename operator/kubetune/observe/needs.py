@@ -1,0 +1,67 @@
+"""What an object can't reach its runs without, by the record in its status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import TERMINAL_PHASES
+from kubetune.decide.place import place_of
+from kubetune.names import FINALIZER
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.objects import recorded_target, resolve_target
+from kubetune.queue import Key
+
+JsonObject = dict[str, Any]
+
+INSPECTED_KINDS = frozenset({"Dataset", "Model", "PromptTemplate"})
+RUNNING_KINDS = INSPECTED_KINDS | {"FineTuneJob", "Evaluation"}
+"""Kinds whose objects have runs."""
+
+
+def external_of(kind: str, status: JsonObject) -> JsonObject:
+    """The record of where runs were started."""
+    holder = status.get("inspection") or {} if kind in INSPECTED_KINDS else status
+    external: JsonObject = holder.get("external") or {}
+    return external
+
+
+def may_run(body: JsonObject, status: JsonObject) -> bool:
+    """Whether runs may be under way in CML, or be started there next, with this status."""
+    if external_of(body["kind"], status).get("type") != "cml":
+        return False
+    if FINALIZER not in (body["metadata"].get("finalizers") or ()):
+        # Nothing is started without it.
+        return False
+    return body["kind"] in INSPECTED_KINDS or status.get("phase") not in TERMINAL_PHASES
+
+
+def needs_of(cache: ObjectCache, body: JsonObject, status: JsonObject) -> frozenset[Key]:
+    """Target, Secrets and certificates without which its runs can't be reached."""
+    namespace = body["metadata"]["namespace"]
+    external = external_of(body["kind"], status)
+    reference = recorded_target(external.get("target"))
+    if external.get("type") != "cml" or reference is None:
+        return frozenset()
+    scope = "" if reference.kind == "ClusterComputeTarget" else namespace
+    found = {Key(reference.kind, scope, reference.name)}
+    # As recorded, and as the target has it now.
+    for place in (
+        place_of(external, None),
+        resolve_target(cache, namespace, reference).spec,
+    ):
+        if place is not None and place.cml is not None:
+            found |= named_by(place, namespace)
+    return frozenset(found)
+
+
+def named_by(target: ComputeTargetSpec, namespace: str) -> set[Key]:
+    """Secrets and certificates that a target names, in the namespace of who uses it."""
+    cml, tracking = target.cml, target.tracking
+    secrets = [cml.api_key_secret_ref.name] if cml else []
+    if tracking.credentials_secret_ref:
+        secrets.append(tracking.credentials_secret_ref.name)
+    bundles = [bundle for bundle in (cml.ca_bundle if cml else None, tracking.ca_bundle) if bundle]
+    return {Key("Secret", namespace, name) for name in secrets} | {
+        Key("ConfigMap", namespace, bundle.config_map_name) for bundle in bundles
+    }
