@@ -1,6 +1,7 @@
 """FineTuneJobs in CML, from creation to their end, by the real operator."""
 
 import pytest
+from kubetune.api import plan
 
 from tests.cluster.workspace import TRAINED, condition
 from tests.cml.server import Script
@@ -42,11 +43,15 @@ def test_resources_changed_while_suspended_are_those_of_the_next_run(cml: CmlSpa
     cml.patch("FineTuneJob", "grow", {"spec": {"suspend": True}})
     cml.phase("grow", "Suspended")
     larger = {"cpu": "2", "memory": "4Gi", "gpu": 1}
-    cml.patch("FineTuneJob", "grow", {"spec": {"resources": larger, "suspend": False}})
+    change = {"resources": larger, "activeDeadlineSeconds": 600, "workers": 2, "suspend": False}
+    cml.patch("FineTuneJob", "grow", {"spec": change})
     cml.phase("grow", "Running")
     first, second = cml.cml_runs("grow")
     given = [
         [run.settings[key] for key in ("cpu", "memory", "nvidia_gpu")] for run in (first, second)
     ]
     assert given == [[1, 2, 0], [2, 4, 1]]
-    assert len(cml.cml_jobs("grow")) == 1
+    (job,) = cml.cml_jobs("grow")
+    assert 0 < job.timeout <= 600
+    plans = [plan.decode_plan(run.environment[plan.ENV_PLAN_DATA]) for run in (first, second)]
+    assert [one.get("workers", 1) for one in plans] == [1, 2]

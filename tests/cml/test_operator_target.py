@@ -12,6 +12,7 @@ from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.workspace import condition, volume
 from tests.cml.lives import attempts, succeeded
+from tests.cml.server.catalog import quota_row
 from tests.cml.space import TARGET, CmlSpace
 
 pytestmark = pytest.mark.cluster
@@ -62,6 +63,7 @@ def test_what_is_missing_is_named(cml_jobs: CmlSpace) -> None:
     target(cml_jobs, "no-runtime", runtime={"kernel": "Python 2.7"})
     labelled = {"gpu": 1, "gpuLabel": {"accelerator": "abacus"}}
     target(cml_jobs, "no-label", resources=labelled)
+    target(cml_jobs, "no-addon", runtimeAddons=["hadoop-cli-7.2.18-hf4", "spark-9"])
     message = away(cml_jobs, "ComputeTarget", "wrong-key", "CredentialsInvalid")
     assert "no-key-of-this-workspace" not in message
     assert cml_jobs.stand_in.url in message
@@ -71,6 +73,25 @@ def test_what_is_missing_is_named(cml_jobs: CmlSpace) -> None:
     message = away(cml_jobs, "ComputeTarget", "no-label", "TargetRefused")
     assert "spec.cml.resources.gpuLabel accelerator: abacus" in message
     assert "accelerator: nvidia-a100" in message
+    message = away(cml_jobs, "ComputeTarget", "no-addon", "RuntimeMissing")
+    assert "runtimeAddons spark-9 is no add-on of the workspace" in message
+    assert "it has hadoop-cli-7.2.18-hf4" in message
+
+
+def test_the_quota_is_that_of_the_keys_owner(cml: CmlSpace) -> None:
+    """An administrator's key sees everybody's; who its owner is shows when it made a job."""
+    none: dict[str, str] = {"cpu": "0", "memory": "0", "nvidia_gpu": "0"}
+    rows = [quota_row(name, none, none | {"cpu": "7"}) for name in ("alice", "bob", "carol")]
+    cml.stand_in.catalog.other_quotas += rows
+    target(cml, "before")
+    assert "quota" not in cml.ready("ComputeTarget", "before")["workspace"]
+    cml.create("Model", "base", {"source": {"project": {"path": "base"}}})
+    cml.ready("Model", "base")
+    cml.patch("ComputeTarget", "workspace", {"spec": {"cml": {"timeoutSeconds": 3600}}})
+    body = cml.until(
+        "ComputeTarget", "workspace", lambda body: "quota" in body["status"]["workspace"]
+    )
+    assert body["status"]["workspace"]["quota"]["cpu"].endswith("/64")
 
 
 def test_a_project_is_made_from_git_once(cml_jobs: CmlSpace) -> None:

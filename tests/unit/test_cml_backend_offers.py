@@ -6,8 +6,14 @@ from typing import Any
 import pytest
 from kubetune.api.cml_target import RuntimeSelection
 from kubetune.api.training import Resources
-from kubetune.backends.cml.offers import OfferError, choose_accelerator, choose_runtime, whole
-from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime
+from kubetune.backends.cml.offers import (
+    OfferError,
+    check_addons,
+    choose_accelerator,
+    choose_runtime,
+    whole,
+)
+from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime, RuntimeAddon
 
 JsonObject = dict[str, Any]
 
@@ -100,6 +106,21 @@ def test_a_label_becomes_its_id() -> None:
 def test_a_label_that_is_not_there_is_refused(resources: Resources, says: str) -> None:
     with pytest.raises(OfferError, match=says):
         choose_accelerator([label("a100")], resources)
+
+
+def test_addons_are_there_and_can_be_used() -> None:
+    addons = [
+        RuntimeAddon(identifier="hadoop", status="AVAILABLE"),
+        RuntimeAddon(identifier="spark", status="DISABLED"),
+        RuntimeAddon(identifier="old", status="DEPRECATED"),
+    ]
+    check_addons(addons, ["hadoop", "old"])
+    with pytest.raises(OfferError, match="spark is disabled"):
+        check_addons(addons, ["hadoop", "spark"])
+    with pytest.raises(OfferError, match="hive is no add-on of the workspace; it has hadoop, old"):
+        check_addons(addons, ["hive"])
+    with pytest.raises(OfferError, match="it has none"):
+        check_addons([], ["hive"])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import ConditionType, Reason
@@ -13,6 +13,8 @@ JsonObject = dict[str, Any]
 
 MAX_ACCELERATORS = 32
 MAX_VARIABLES = 100
+MAX_TEXT = 1024
+"""Of any text of the workspace's: an object of Kubernetes has little room."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,19 @@ def describe(probe: WorkspaceProbe) -> JsonObject:
         "quota": probe.quota,
         "variables": sorted(probe.variables)[:MAX_VARIABLES],
     }
-    return {key: item for key, item in value.items() if item}
+    return {key: _bounded(item) for key, item in value.items() if item}
+
+
+def _bounded(value: Any) -> Any:
+    match value:
+        case str():
+            return value[:MAX_TEXT]
+        case list():
+            return [_bounded(item) for item in cast("list[Any]", value)]
+        case dict():
+            return {key: _bounded(item) for key, item in cast("JsonObject", value).items()}
+        case _:
+            return value
 
 
 def assess(target: CmlTarget, probe: WorkspaceProbe, conditions: Conditions) -> bool:

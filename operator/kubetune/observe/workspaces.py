@@ -11,8 +11,15 @@ from kubetune.api.conditions import Reason
 from kubetune.api.training import Resources
 from kubetune.backends.base import BackendError
 from kubetune.backends.cml.backend import CmlBackend
-from kubetune.backends.cml.offers import OfferError, choose_accelerator, choose_runtime, whole
+from kubetune.backends.cml.offers import (
+    OfferError,
+    check_addons,
+    choose_accelerator,
+    choose_runtime,
+    whole,
+)
 from kubetune.backends.cml.workspace import Workspace, refused
+from kubetune.backends.sentences import short
 from kubetune.clients.cml import CmlError, UnknownOutcomeError
 from kubetune.clients.cml_models import (
     AcceleratorNodeLabel,
@@ -62,7 +69,7 @@ class Workspaces:
             )
             return WorkspaceProbe(Reason.PROJECT_MISSING, message)
         if state not in _CREATED:
-            message = f"CML is creating project {target.project} ({state})"
+            message = short(f"CML is creating project {target.project} ({state})")
             return WorkspaceProbe(Reason.PROJECT_CREATING, message)
         labels = await workspace.accelerators() or []
         found = WorkspaceProbe(
@@ -74,13 +81,15 @@ class Workspaces:
         )
         try:
             runtime = choose_runtime(await workspace.runtimes(), target.runtime)
+            if target.runtime_addons:
+                check_addons(await workspace.addons(), target.runtime_addons)
         except OfferError as error:
-            message = f"{target.url}: {error}"
+            message = short(f"{target.url}: {error}")
             return replace(found, reason=Reason.RUNTIME_MISSING, message=message)
         try:
             choose_accelerator(labels, target.resources or Resources())
         except OfferError as error:
-            message = f"{target.url}: spec.cml.{error}"
+            message = short(f"{target.url}: spec.cml.{error}")
             return replace(found, reason=Reason.TARGET_REFUSED, message=message)
         return replace(found, runtime=runtime)
 

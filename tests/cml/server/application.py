@@ -140,6 +140,8 @@ class Application:
         answer = await asyncio.to_thread(handler, call) if blocking else self._run(handler, call)
         if isinstance(answer, Download):
             return web.Response(body=answer.content, content_type="application/octet-stream")
+        if distort := self._workspace.behaviour.distort:
+            return _as_it_is(distort(operation.name, answer))
         return web.json_response(_extended(answer) if self._extra else answer)
 
     def _run(self, handler: Callable[[Call], Answer], call: Call) -> Answer:
@@ -198,6 +200,12 @@ async def _parts(request: web.Request) -> tuple[Part, ...]:
             content = bytes(await part.read())
             found.append(Part(part.name or "", part.filename or "", content))
     return tuple(found)
+
+
+def _as_it_is(answer: Any) -> web.Response:
+    if isinstance(answer, str):
+        return web.Response(text=answer, content_type="application/json")
+    return web.json_response(answer)
 
 
 def _extended(answer: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass
@@ -25,6 +26,8 @@ class Behaviour:
     # Answers
     extra_fields: bool = False
     """Every answer has fields that the client does not know."""
+    distort: Callable[[str, dict[str, Any]], Any] | None = None
+    """What becomes of an operation's answer; a text is sent as it is."""
     html_errors: bool = False
     """Errors come as a proxy's HTML page."""
     short_status: bool = False

@@ -12,10 +12,11 @@ from typing import Any
 
 from kubetune.api.cml_target import RuntimeSelection
 from kubetune.api.training import Resources
-from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime
+from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime, RuntimeAddon
 
 PREFERRED_EDITOR = "PBJ Workbench"
 PREFERRED_EDITION = "Standard"
+UNUSABLE_ADDONS = frozenset({"DISABLED", "DELETED", "FAILED"})
 
 
 class OfferError(Exception):
@@ -99,6 +100,22 @@ def choose_accelerator(labels: Sequence[AcceleratorNodeLabel], wanted: Resources
             f"resources.gpu {wanted.gpu} is above the {most} that a run gets of {key}: {value}"
         )
     return found.id
+
+
+def check_addons(addons: Sequence[RuntimeAddon], wanted: Sequence[str]) -> None:
+    """Raises OfferError when an add-on isn't there or can't be used."""
+    statuses = {addon.identifier: addon.status.upper() for addon in addons}
+    for identifier in wanted:
+        if identifier not in statuses:
+            known = ", ".join(sorted(statuses.keys() - {""}))
+            raise OfferError(
+                f"runtimeAddons {identifier} is no add-on of the workspace; it has"
+                f" {known or 'none'}"
+            )
+        if statuses[identifier] in UNUSABLE_ADDONS:
+            raise OfferError(
+                f"runtimeAddons {identifier} is {statuses[identifier].lower()} in the workspace"
+            )
 
 
 def whole(text: str) -> int | None:

@@ -42,6 +42,7 @@ from kubetune.clients.cml_models import (
     JobRun,
     Project,
     Runtime,
+    RuntimeAddon,
     UsageResponse,
     UserQuota,
 )
@@ -251,6 +252,10 @@ class Workspace:
     async def runtimes(self) -> list[Runtime]:
         """All runtimes of the workspace."""
         return await (await self.client()).pages(api.LIST_RUNTIMES)
+
+    async def addons(self) -> list[RuntimeAddon]:
+        """All runtime add-ons of the workspace."""
+        return await (await self.client()).pages(api.LIST_RUNTIME_ADDONS)
 
     async def accelerators(self) -> list[AcceleratorNodeLabel] | None:
         """All accelerator labels; None on workspaces that have none."""
