@@ -226,17 +226,12 @@ def _pod_of(wanted: Wanted, pods: dict[int, list[JsonObject]], number: int) -> J
 
 async def _write_pod(cluster: _Cluster, wanted: Wanted, pod: JsonObject) -> bool:
     """Write the pod's log; False when there is none, or none yet."""
-    wrote = False
     try:
         async for piece in cluster.log(pod, wanted.follow, wanted.tail):
-            wrote = True
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
     except _NoLogError:
         return False
-    except aiohttp.ClientPayloadError:
-        # The node went away in between.
-        return wrote
     return True
 
 
