@@ -129,6 +129,10 @@ class Feed:
         for dependent in self._dependents(key):
             self._queue.add(dependent)
         if key.kind in TARGET_KINDS:
+            if not ours:
+                # Several of them may be default.
+                for other in self._cache.of_kind(key.kind, key.namespace):
+                    self._queue.add(key_of(other))
             for dependent in self._cache.dependents(Key(TARGET_KINDS[0], "", DEFAULT_TARGETS)):
                 if key.namespace in ("", dependent.namespace):
                     self._queue.add(dependent)

@@ -95,7 +95,7 @@ class Reconciler:
         self._queue = queue
         self._holds = Holds(client, cache, self._needed)
         self._actor = Actor(cache, client, backend, trackers, self._holds)
-        self._targets = TargetObserver(client, workspaces, trackers, settings)
+        self._targets = TargetObserver(cache, client, workspaces, trackers, settings)
         self._inspected = InspectedObserver(cache, client, backend, install_id)
         self._jobs = FineTuneJobObserver(
             cache, client, backend, install_id, settings.progress_write_seconds

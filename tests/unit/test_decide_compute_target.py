@@ -110,3 +110,27 @@ def test_last_known_version_stays_while_the_server_is_away() -> None:
 def test_deleted_target_is_left_alone() -> None:
     target = resource("ComputeTarget", "main", TARGET, deleting=True)
     assert decide(ObservedTarget(target, "", WRITABLE, 300), NOW).status is None
+
+
+@pytest.mark.parametrize(
+    ("defaults", "status", "says"),
+    [
+        ((), "", ""),
+        (("target",), "", ""),
+        (("a", "b"), "", ""),
+        (("target", "z"), "True", "target is used"),
+        (("a", "target"), "False", "a is used"),
+        (("a", "b", "c", "d", "e", "target"), "False", "a, b, c, d, e and 1 more"),
+    ],
+)
+def test_each_of_several_defaults_says_which_one_counts(
+    defaults: tuple[str, ...], status: str, says: str
+):
+    target = resource("ComputeTarget", "target", TARGET)
+    before = ObservedTarget(target, "", WRITABLE, 300, defaults=("target", "zz"))
+    told = (decide(before, NOW).status or {})["conditions"]
+    target = resource("ComputeTarget", "target", TARGET, status={"conditions": told})
+    decided = decide(ObservedTarget(target, "", WRITABLE, 300, defaults=defaults), NOW).status or {}
+    found = [item for item in decided["conditions"] if item["type"] == "Default"]
+    assert [item["status"] for item in found] == ([status] if status else [])
+    assert all(says in item["message"] for item in found)

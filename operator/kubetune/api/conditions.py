@@ -25,6 +25,7 @@ class ConditionType(StrEnum):
     TARGET_AVAILABLE = "TargetAvailable"
     CHECKS_PASSED = "ChecksPassed"
     IN_USE = "InUse"
+    DEFAULT = "Default"
 
 
 class Reason(StrEnum):
@@ -37,6 +38,7 @@ class Reason(StrEnum):
     # References
     TARGET_MISSING = "TargetMissing"
     TARGET_NOT_READY = "TargetNotReady"
+    SEVERAL_DEFAULTS = "SeveralDefaults"
     MODEL_MISSING = "ModelMissing"
     MODEL_NOT_READY = "ModelNotReady"
     DATASET_MISSING = "DatasetMissing"

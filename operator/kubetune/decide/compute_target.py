@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Reason
-from kubetune.decide.decision import Decision, ReleaseTarget, conditions_of
+from kubetune.decide.decision import Conditions, Decision, ReleaseTarget, conditions_of
 from kubetune.decide.resources import Resource
 from kubetune.decide.waiting import secret_wait
 from kubetune.decide.workspace import WorkspaceProbe, assess, describe
@@ -21,6 +21,7 @@ JsonObject = dict[str, Any]
 MOST_USERS = 5
 """So many are named."""
 RETRY_SECONDS = 10.0
+MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ObservedTarget:
     """None for other targets than CML."""
     users: Sequence[str] = ()
     """Whose runs in CML can't be reached without it: kind, namespace and name."""
+    defaults: Sequence[str] = ()
+    """Names of the default targets beside which it is one, its own among them; the first counts."""
 
 
 def decide(observed: ObservedTarget, now: datetime) -> Decision:
@@ -63,6 +66,7 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
     conditions = conditions_of(target.status, target.generation, now)
     if target.deleting:
         conditions.set(ConditionType.IN_USE, True, Reason.RUNS_LEFT, _held_by(observed))
+    _compare_defaults(observed, conditions)
     status: JsonObject = {
         "observedGeneration": target.generation,
         "conditions": conditions.current,
@@ -143,3 +147,20 @@ def _held_by(observed: ObservedTarget) -> str:
         f" let it go at once, and leave their runs behind: kubectl annotate {owner.kind.lower()}"
         f" {owner.name}{scope} {ABANDON_RUNS}=true"
     )
+
+
+def _compare_defaults(observed: ObservedTarget, conditions: Conditions) -> None:
+    """Warn on each of several default targets which of them counts."""
+    target, names = observed.target, list(observed.defaults)
+    if len(names) < 2 or target.name not in names:
+        conditions.remove(ConditionType.DEFAULT)
+        return
+    others = ", ".join(names[1:MOST_NAMES])
+    if len(names) > MOST_NAMES:
+        others += f" and {len(names) - MOST_NAMES} more"
+    message = (
+        f"several are annotated with {DEFAULT_TARGET_ANNOTATION}: {names[0]}, {others}."
+        f" {names[0]} is used because its name comes first; remove the annotation from the others"
+    )
+    first = target.name == names[0]
+    conditions.set(ConditionType.DEFAULT, first, Reason.SEVERAL_DEFAULTS, message)

@@ -13,11 +13,15 @@ from kubetune.api.plan import InspectionPlan, RunIdentity, TrackingPlan
 from kubetune.backends.base import Owner, RunState
 from kubetune.decide import inspection
 from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns
+from kubetune.decide.place import record
 from kubetune.decide.resources import Target, TargetProblem
 from kubetune.decide.sources import Mounts, unreachable
 from kubetune.decide.waiting import TARGET_RETRY_SECONDS, secret_wait
 
 JsonObject = dict[str, Any]
+
+MOVE_SECONDS = 5.0
+"""A Job that is being deleted tells of its end itself; this is for when it doesn't."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class InspectionFacts:
     """A sentence when a named Secret or its key is missing, else empty."""
     twin: Mapping[str, Any] | None = None
     """Status of a settled object of the same kind, namespace and inspection key."""
+    left: ComputeTargetSpec | None = None
+    """Where runs are that were begun on another default target and haven't started."""
 
 
 def identity(owner: Owner, install_id: str) -> RunIdentity:
@@ -94,8 +100,18 @@ def inspect(
         trouble = facts.target_problem
         waiting = inspection.Waiting(trouble.reason, trouble.message)
         return inspection.Step(waiting, state, requeue_after=TARGET_RETRY_SECONDS)
-    # 4. The run.
-    state = state | {"target": target.label}
+    # 4. What waits on the target that was the default before is of no use.
+    if facts.left is not None:
+        run_key = inspection.inspection_run_key(owner, key)
+        message = (
+            f"{target.label} reads the source, once nothing waits on {state['external']['target']}"
+        )
+        waiting = inspection.Waiting(Reason.INSPECTING, message)
+        return inspection.Step(
+            waiting, state, (DeleteRuns(run_key, elsewhere=facts.left),), MOVE_SECONDS
+        )
+    # 5. The run.
+    state = state | {"external": record(target, owner.namespace)}
     plan = plan.model_copy(update={"tracking": tracking_plan(target.spec, owner.namespace)})
     request = inspection.request(owner, plan, mounts, target.spec)
     return inspection.step(request, key, state, facts.runs, now)

@@ -8,6 +8,8 @@ from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.decide.compute_target import ObservedTarget
 from kubetune.decide.resources import Resource
+from kubetune.observe.cache import ObjectCache, key_of
+from kubetune.observe.objects import default_targets
 from kubetune.observe.secrets import named_secrets, secret_problem
 from kubetune.observe.trackers import Trackers
 from kubetune.observe.workspaces import Workspaces
@@ -20,11 +22,13 @@ class TargetObserver:
 
     def __init__(
         self,
+        cache: ObjectCache,
         client: KubernetesClient,
         workspaces: Workspaces,
         trackers: Trackers,
         settings: Settings,
     ) -> None:
+        self._cache = cache
         self._client = client
         self._workspaces = workspaces
         self._trackers = trackers
@@ -49,4 +53,5 @@ class TargetObserver:
             self._settings.target_probe_seconds,
             workspace,
             [f"{user.kind} {user.namespace}/{user.name}" for user in users],
+            [key_of(other).name for other in default_targets(self._cache, target.owner.namespace)],
         )

@@ -23,6 +23,7 @@ from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
+    default_instead,
     find,
     recorded_place,
     recorded_target,
@@ -110,6 +111,9 @@ class EvaluationObserver:
             return replace(observed, candidates=candidates, target_problem=problem)
         if evaluation.status.get("phase") in TERMINAL_PHASES or evaluation.deleting:
             return replace(observed, candidates=candidates)
+        runs = [run for item in candidates for run in item.runs]
+        target = default_instead(self._cache, namespace, target, spec.compute_target_ref, runs)
+        observed = replace(observed, target=target)
         waiting = [known.get(item.name, {}).get("phase") not in SETTLED for item in candidates]
         detailed = [
             await self._detailed(item, given, namespace, target.spec) if needed else item

@@ -16,6 +16,7 @@ from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
+    default_instead,
     find,
     made_by,
     parse,
@@ -71,6 +72,9 @@ class FineTuneJobObserver:
         target = resolve_target(self._cache, namespace, reference, external.get("target"))
         started = recorded_place(self._cache, namespace, external)
         runs, target_problem = await self._runs(job, given, started or target.spec)
+        if target_problem is None:
+            named = spec.compute_target_ref if spec else None
+            target = default_instead(self._cache, namespace, target, named, runs)
         common: dict[str, Any] = {
             "job": job,
             "install_id": self._install_id,

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.plan import InspectionPlan
 from kubetune.backends.base import Backend, BackendError, RunAddress
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.decide import dataset, inspection, model, prompt_template
 from kubetune.decide.inspected import InspectionFacts
+from kubetune.decide.place import same_place
 from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.decide.sources import Mounts
 from kubetune.observe.cache import ObjectCache
@@ -24,6 +26,8 @@ from kubetune.observe.objects import (
 from kubetune.observe.secrets import secret_problem
 
 JsonObject = dict[str, Any]
+IN_THIS_CLUSTER = ComputeTargetSpec.model_construct(kubernetes=None, cml=None)
+"""Where runs are of a target that is gone, as far as they can be found."""
 Observed = TypeVar(
     "Observed", dataset.ObservedDataset, model.ObservedModel, prompt_template.ObservedPromptTemplate
 )
@@ -86,15 +90,44 @@ class InspectedObserver:
         return await self._with_runs(observed, resource, prompt_template.inspection_of)
 
     def _facts(self, resource: Resource[Any]) -> InspectionFacts:
-        state: JsonObject = resource.status.get("inspection") or {}
-        reference = getattr(resource.spec, "compute_target_ref", None) or recorded_target(
-            state.get("target")
-        )
+        reference = getattr(resource.spec, "compute_target_ref", None)
         return InspectionFacts(
             install_id=self._install_id,
             target=resolve_target(self._cache, resource.owner.namespace, reference),
             runs=(),
         )
+
+    async def _where_begun(
+        self,
+        observed: Observed,
+        resource: Resource[Any],
+        inspection_of: Callable[[Observed], tuple[InspectionPlan, Mounts]],
+    ) -> Observed:
+        """The same with the target on which an inspection runs, whichever is the default now.
+
+        One that only waits, for a node or for its next try, goes to the present default.
+        """
+        state: JsonObject = resource.status.get("inspection") or {}
+        label: str | None = (state.get("external") or {}).get("target")
+        recorded = recorded_target(label)
+        named = getattr(resource.spec, "compute_target_ref", None)
+        if recorded is None or named or label == observed.facts.target.label:
+            return observed
+        target = resolve_target(self._cache, resource.owner.namespace, recorded, label)
+        there = replace(observed, facts=replace(observed.facts, target=target))
+        key = inspection.inspection_key(*inspection_of(there), target.label)
+        if state.get("key") != key:
+            return observed
+        run_key = inspection.inspection_run_key(resource.owner, key)
+        facts = await self._observe(there.facts, resource, run_key)
+        news = [run for run in facts.runs if run.attempt > int(state.get("attempts", 0))]
+        if facts.target_problem or any(run.phase != "pending" for run in news):
+            return there
+        place = target.spec or IN_THIS_CLUSTER
+        now = observed.facts.target.spec
+        if news or (facts.runs and now and not same_place(place, now)):
+            return replace(observed, facts=replace(observed.facts, left=place))
+        return observed
 
     async def _with_runs(
         self,
@@ -105,6 +138,7 @@ class InspectedObserver:
         """Add the runs of the inspection that the spec asks for, a twin, and missing Secrets."""
         if resource.spec is None:
             return observed
+        observed = await self._where_begun(observed, resource, inspection_of)
         plan, mounts = inspection_of(observed)
         key = inspection.inspection_key(plan, mounts, observed.facts.target.label)
         run_key = inspection.inspection_run_key(resource.owner, key)

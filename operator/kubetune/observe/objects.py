@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from kubetune.api.base import Value
 from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.references import ComputeTargetRef
-from kubetune.backends.base import Owner
+from kubetune.backends.base import FINISHED, Owner, RunState
 from kubetune.decide.decision import parse_time
 from kubetune.decide.place import place_of
 from kubetune.decide.resources import Resource, Target
@@ -88,15 +89,9 @@ def resolve_target(
         if body is None:
             return Target(kind, name, None, False, f"waiting for {kind} {name} to be created")
         return _target(body, begun)
-    for kind, scope in zip(TARGET_KINDS, (namespace, ""), strict=True):
-        defaults = [
-            body
-            for body in cache.of_kind(kind, scope)
-            if (body["metadata"].get("annotations") or {}).get(DEFAULT_TARGET_ANNOTATION) == "true"
-            and ("deletionTimestamp" not in body["metadata"] or _label(body) == begun)
-        ]
-        if defaults:
-            return _target(min(defaults, key=lambda body: key_of(body).name), begun)
+    for scope in (namespace, ""):
+        if defaults := default_targets(cache, scope, begun):
+            return _target(defaults[0], begun)
     return Target(
         "ClusterComputeTarget",
         "",
@@ -105,6 +100,40 @@ def resolve_target(
         "no compute target: name one in spec.computeTargetRef, or annotate a ComputeTarget or"
         f' ClusterComputeTarget with {DEFAULT_TARGET_ANNOTATION}: "true"',
     )
+
+
+def default_targets(
+    cache: ObjectCache, namespace: str, begun: str | None = None
+) -> list[JsonObject]:
+    """Those of a namespace, or of the cluster for an empty one; the first by name counts.
+
+    What is being deleted counts no more, but for those who have begun there.
+    """
+    found = [
+        body
+        for body in cache.of_kind(TARGET_KINDS[0] if namespace else TARGET_KINDS[1], namespace)
+        if (body["metadata"].get("annotations") or {}).get(DEFAULT_TARGET_ANNOTATION) == "true"
+        and ("deletionTimestamp" not in body["metadata"] or _label(body) == begun)
+    ]
+    return sorted(found, key=lambda body: key_of(body).name)
+
+
+def default_instead(
+    cache: ObjectCache,
+    namespace: str,
+    target: Target,
+    reference: ComputeTargetRef | None,
+    runs: Iterable[RunState],
+) -> Target:
+    """Where to go on when the default target that was taken once is gone.
+
+    What was begun there ends there, and who names a target waits for it.
+    """
+    if target.spec is not None or reference is not None:
+        return target
+    if any(run.phase not in FINISHED for run in runs):
+        return target
+    return resolve_target(cache, namespace, None)
 
 
 def recorded_target(label: str | None) -> ComputeTargetRef | None:
