@@ -14,13 +14,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kubetune.act import evaluation as evaluation_actions
-from kubetune.act.actions import Actor, StartRefusedError
+from kubetune.act.actions import Actor, OutputRefusedError, StartRefusedError, refusal
 from kubetune.act.holds import Holds
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES, Phase
 from kubetune.backends.base import FINISHED, Backend, BackendError
-from kubetune.clients.kubernetes import ConflictError, KubernetesClient, NotFoundError
+from kubetune.clients.kubernetes import (
+    REFUSALS,
+    ConflictError,
+    KubernetesClient,
+    NotFoundError,
+)
 from kubetune.decide import (
     compute_target,
     dataset,
@@ -32,7 +37,12 @@ from kubetune.decide import (
 from kubetune.decide.decision import Decision
 from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
-from kubetune.decide.target_refused import start_refused, stop_refused
+from kubetune.decide.target_refused import (
+    change_refused,
+    output_refused,
+    start_refused,
+    stop_refused,
+)
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.names import FINALIZER
 from kubetune.observe.cache import ObjectCache, key_of
@@ -143,6 +153,11 @@ class Reconciler:
             logger.info("%s %s/%s is out of date: %s", *key, error)
             if not await self._is_there(key, body):
                 return
+            raise
+        except REFUSALS as error:
+            # That of the status itself: nobody else can be told, and it is tried again.
+            RECONCILES.labels(key.kind, "refused").inc()
+            logger.warning("the cluster refuses the status of %s %s/%s: %s", *key, error)
             raise
         except Exception:
             RECONCILES.labels(key.kind, "error").inc()
@@ -259,7 +274,15 @@ class Reconciler:
         try:
             return await self._actor.run(body, decision.actions, status, target)
         except StartRefusedError as refused:
-            told = start_refused(status, refused.error, generation, self._now())
+            before: JsonObject = body.get("status") or {}
+            told = start_refused(status, refused.error, generation, self._now(), before)
+            raise _RefusedError(*told) from refused
+        except OutputRefusedError as refused:
+            told = output_refused(status, refused.error, generation, self._now())
+            raise _RefusedError(*told) from refused
+        except REFUSALS as refused:
+            error = refusal(body, refused)
+            told = change_refused(status, error, generation, self._now())
             raise _RefusedError(*told) from refused
         except BackendError as error:
             raise _RefusedError(*stop_refused(status, error, generation, self._now())) from error

@@ -357,9 +357,9 @@ async def test_a_full_quota_is_worth_another_try(bench: Bench):
     assert "count/jobs.batch" in str(found)
 
 
-async def test_what_the_api_server_calls_invalid_is_final(bench: Bench):
+async def test_what_the_api_server_calls_invalid_is_worth_another_try(bench: Bench):
     volume = {"name": "x", "claimName": "x", "mountPath": "/kubetune/work"}
     with pytest.raises(BackendError, match="must be unique") as caught:
         await bench.backend.ensure(bench.request(kubernetes={"volumes": [volume]}))
-    assert (caught.value.reason, caught.value.retryable) == ("TargetRefused", False)
+    assert (caught.value.reason, caught.value.retryable) == ("TargetRefused", True)
     assert job_name(bench.owner, bench.run_key, 1) in str(caught.value)

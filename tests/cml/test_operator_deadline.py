@@ -2,6 +2,7 @@
 
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,14 +35,14 @@ def until_past(body: dict[str, Any], seconds: float) -> None:
 
 
 def test_a_success_that_no_operator_saw_counts_after_the_deadline(
-    ticking: CmlSpace, cml_operator: Operator
+    ticking: CmlSpace, cml_operator: Operator, cmlapi_path: Path
 ) -> None:
     ticking.scripts["in-time"] = succeeded(after=4)
     ticking.job("in-time", activeDeadlineSeconds=8)
     body = ticking.phase("in-time", "Running")
     cml_operator.kill()
     until_past(body, 9)
-    cml_operator.start()
+    cml_operator.start(environment={"PYTHONPATH": str(cmlapi_path)})
     ticking.phase("in-time", "Succeeded")
 
 
@@ -81,7 +82,7 @@ def test_waiting_for_room_takes_no_time(ticking: CmlSpace) -> None:
 
 
 def test_the_deadline_holds_while_no_operator_looks(
-    ticking: CmlSpace, cml_operator: Operator
+    ticking: CmlSpace, cml_operator: Operator, cmlapi_path: Path
 ) -> None:
     ticking.job("unwatched", activeDeadlineSeconds=5)
     body = ticking.phase("unwatched", "Running")
@@ -91,7 +92,7 @@ def test_the_deadline_holds_while_no_operator_looks(
     until_past(body, 7)
     (run,) = ticking.cml_runs("unwatched")
     assert run.stop_asked is None
-    cml_operator.start()
+    cml_operator.start(environment={"PYTHONPATH": str(cmlapi_path)})
     body = ticking.phase("unwatched", "Failed")
     assert condition(body, "Failed")[1] == "DeadlineExceeded"
     assert attempts(body) == [("Failed", "TimedOut")]

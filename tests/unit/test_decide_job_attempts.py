@@ -275,4 +275,5 @@ def test_refusal_of_a_later_attempt_keeps_the_clock_of_the_deadline(attempts: in
     after, requeue = start_refused(status, error, 1, NOW)
     assert ("startTime" in after) == bool(attempts)
     assert after["phase"] == "Pending"
-    assert requeue == 30
+    # A quarter of the time that it has waited.
+    assert requeue == 15

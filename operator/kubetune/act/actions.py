@@ -14,8 +14,9 @@ from typing import Any
 from kubetune.act.holds import Holds
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import Reason
 from kubetune.backends.base import Backend, BackendError, RunAddress, RunRequest
-from kubetune.clients.kubernetes import ConflictError, KubernetesClient
+from kubetune.clients.kubernetes import REFUSALS, ApiError, ConflictError, KubernetesClient
 from kubetune.decide.decision import (
     AbandonRuns,
     Action,
@@ -56,6 +57,21 @@ class StartRefusedError(Exception):
     def __init__(self, error: BackendError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class OutputRefusedError(Exception):
+    """The cluster doesn't take the Model of a result."""
+
+    def __init__(self, error: BackendError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def refusal(body: JsonObject, error: ApiError) -> BackendError:
+    """What the API server says about a change, as a reason to wait."""
+    kind, name = body["kind"], body["metadata"]["name"]
+    message = f"the cluster refuses a change of {kind} {name} or of what was made for it: {error}"
+    return BackendError(Reason.TARGET_REFUSED, message, retryable=True)
 
 
 class Actor:
@@ -122,7 +138,13 @@ class Actor:
                     owner = owner or parse(body).owner
                     await self._backend.orphan(RunAddress(owner, run_key, target))
                 case CreateModel(manifest):
-                    await self._create_model(manifest)
+                    try:
+                        await self._create_model(manifest)
+                    except REFUSALS as error:
+                        name = manifest["metadata"]["name"]
+                        message = f"Model {name}, the output, is refused: {error}"
+                        refused = BackendError(Reason.TARGET_REFUSED, message, retryable=True)
+                        raise OutputRefusedError(refused) from error
                 case DeleteSelf():
                     await self._client.delete(*key, uid=body["metadata"]["uid"])
                 case ReleaseFinalizer():

@@ -118,10 +118,14 @@ class RunState:
     """A sentence for the user."""
     log: str = ""
     """The end of what a run without an outcome has printed, where the target tells it."""
+    lacks_pods: bool = False
+    """Kubernetes has made none of its pods yet, or not all, and may be refused to."""
     waiting_since: datetime | None = None
     """When a queue has sent it back, where the target tells."""
     limited: bool = False
     """The target ends it by itself, since ``ensure`` or ``limit`` said when."""
+    look_again_seconds: float | None = None
+    """Nothing tells of what comes next, so it must be asked for."""
     overdue: bool = False
     """It waits longer than its target allows and must be stopped."""
     external: Mapping[str, str] = field(default_factory=dict[str, str])

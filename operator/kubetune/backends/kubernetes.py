@@ -27,12 +27,12 @@ from kubetune.backends.manifests import (
     build_plan_config_map,
     build_service,
 )
+from kubetune.backends.pod_refusals import PodRefusals, is_quota
 from kubetune.backends.states import run_state
 from kubetune.backends.worker_pods import workers_of
 from kubetune.clients.kubernetes import (
+    REFUSALS,
     ConflictError,
-    ForbiddenError,
-    InvalidError,
     KubernetesClient,
     NotFoundError,
 )
@@ -71,6 +71,7 @@ class KubernetesBackend:
     def __init__(self, client: KubernetesClient, jobs: JobCache) -> None:
         self._client = client
         self._cache = jobs
+        self._refusals = PodRefusals(client)
 
     async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts that the watches have shown, oldest first.
@@ -82,7 +83,7 @@ class KubernetesBackend:
         for name in set(address.running) - {job["metadata"]["name"] for job in jobs}:
             if found := await self._unseen(name, address):
                 jobs.append(found)
-        states = [self._state(job) for job in jobs]
+        states = [await self._refusals.told(self._state(job), job) for job in jobs]
         return sorted(states, key=lambda state: state.attempt)
 
     def introduce(self, run_key: str) -> None:
@@ -130,7 +131,7 @@ class KubernetesBackend:
                 changed = await self._client.patch(
                     "Job", metadata["namespace"], metadata["name"], change
                 )
-            except (ForbiddenError, InvalidError, NotFoundError, ConflictError) as error:
+            except (*REFUSALS, NotFoundError, ConflictError) as error:
                 # The limit is for times without an operator; this one stops the run itself.
                 logger.warning("Job %s keeps its activeDeadlineSeconds: %s", state.name, error)
                 continue
@@ -201,13 +202,10 @@ class KubernetesBackend:
             return await self._client.create(manifest)
         except ConflictError:
             found = await self._client.get(kind, owner.namespace, name)
-        except ForbiddenError as error:
-            quota = "exceeded quota" in str(error)
-            reason = Reason.QUOTA_EXCEEDED if quota else Reason.TARGET_REFUSED
+        except REFUSALS as error:
+            # A policy refuses by 422, as the schema does: an admin may change what it asks for.
+            reason = Reason.QUOTA_EXCEEDED if is_quota(str(error)) else Reason.TARGET_REFUSED
             raise BackendError(reason, f"{kind} {name}: {error}", retryable=True) from error
-        except InvalidError as error:
-            reason = Reason.TARGET_REFUSED
-            raise BackendError(reason, f"{kind} {name}: {error}", retryable=False) from error
         if not _is_owned(found, owner):
             raise BackendError(
                 Reason.NAME_TAKEN,

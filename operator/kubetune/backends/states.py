@@ -8,6 +8,7 @@ the pod: the outcome that the runner left, else what Kubernetes says about the c
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -90,17 +91,11 @@ def _without_pod(job: JsonObject, pods: list[JsonObject]) -> RunState:
     """Neither ended nor a pod alive: before the first one, between two, or just done."""
     pod, wanted = _newest(pods), worker_pods.workers_of(job)
     if pod is not None and len(pods) < wanted:
-        text = (
-            f"The Job has {len(pods)} of its {wanted} pods. If it stays so, a quota or an admission"
-            f" policy refuses the rest: kubectl describe job {job['metadata']['name']}"
-        )
-        return _state(job, "pending", pods, Reason.POD_PENDING, text)
+        text = f"The Job has {len(pods)} of its {wanted} pods; Kubernetes makes the rest."
+        return replace(_state(job, "pending", pods, Reason.POD_PENDING, text), lacks_pods=True)
     if pod is None:
-        text = (
-            "The Job has no pod yet. If it stays so, a quota or an admission policy refuses it:"
-            f" kubectl describe job {job['metadata']['name']}"
-        )
-        return _state(job, "pending", pods, Reason.POD_PENDING, text)
+        text = f"The Job has no pod yet. If it stays so: kubectl describe job {_name(job)}"
+        return replace(_state(job, "pending", pods, Reason.POD_PENDING, text), lacks_pods=True)
     if disruption := condition(pod, "DisruptionTarget"):
         text = f"The pod was evicted ({disruption.get('message', '')}); a new one follows."
         return _state(job, "pending", pods, Reason.DISRUPTED, text)
@@ -232,6 +227,10 @@ def _state(job: JsonObject, phase: Any, pods: list[JsonObject], reason: str, tex
         waiting_since=_time(held["lastTransitionTime"]) if held else None,
         limited=limit_of(job) is not None,
     )
+
+
+def _name(job: JsonObject) -> str:
+    return str(job["metadata"]["name"])
 
 
 def _external(job: JsonObject) -> dict[str, str]:

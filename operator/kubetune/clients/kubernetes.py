@@ -47,11 +47,19 @@ class ConflictError(ApiError):
 
 
 class InvalidError(ApiError):
-    """400, 413 or 422: the same request would be refused again."""
+    """400, 413 or 422: by the schema or by a policy."""
 
 
 class ForbiddenError(ApiError):
     """403: by RBAC, admission or quota."""
+
+
+class TooManyRequestsError(ApiError):
+    """429: the API server, or an admission webhook, asks for patience."""
+
+
+REFUSALS = (ForbiddenError, InvalidError, TooManyRequestsError)
+"""What somebody can mend in the cluster: rights, quotas, policies."""
 
 
 _ERRORS: dict[int, type[ApiError]] = {
@@ -61,6 +69,7 @@ _ERRORS: dict[int, type[ApiError]] = {
     409: ConflictError,
     413: InvalidError,
     422: InvalidError,
+    429: TooManyRequestsError,
 }
 
 # Plural names of the kinds that the operator touches, by (apiVersion, kind).

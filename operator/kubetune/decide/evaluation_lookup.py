@@ -22,6 +22,7 @@ def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
     wait = follow(candidate, draft.spec.backoff_limit)
     if candidate.resting and wait:
         draft.waits.append(wait)
+    draft.waits += [run.look_again_seconds for run in candidate.live if run.look_again_seconds]
     if any(run.overdue for run in candidate.live):
         draft.actions.append(StopRuns(draft.run_key(candidate)))
     attempt = candidate.status["attempt"]

@@ -80,7 +80,7 @@ def follow(draft: Draft, run: RunState) -> Decision:
     if run.overdue:
         draft.actions.append(StopRuns(draft.observed.run_key))
     _note_tracking(draft)
-    return draft.decision()
+    return draft.decision(run.look_again_seconds)
 
 
 def _note_tracking(draft: Draft) -> None:

@@ -130,7 +130,7 @@ def step(
         return _finished(run, run_key, state, attempts, now)
     message = run.message or "the inspection is running"
     reason = run.reason if run.phase == "pending" and run.reason else Reason.INSPECTING
-    return Step(Waiting(reason, message), state)
+    return Step(Waiting(reason, message), state, requeue_after=run.look_again_seconds)
 
 
 def settled(state: JsonObject, key: str) -> bool:

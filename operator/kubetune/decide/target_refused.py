@@ -7,19 +7,29 @@ from typing import Any
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.backends.base import BackendError
-from kubetune.decide.decision import conditions_of
+from kubetune.decide.decision import Conditions, conditions_of, parse_time
 from kubetune.decide.evaluation_candidate import say
 
 JsonObject = dict[str, Any]
 
+FIRST_RETRY_SECONDS = 10.0
+MAX_RETRY_SECONDS = 120.0
 REFUSED_RETRY_SECONDS = 30.0
 
 
 def start_refused(
-    status: JsonObject, error: BackendError, generation: int, now: datetime
+    status: JsonObject,
+    error: BackendError,
+    generation: int,
+    now: datetime,
+    before: JsonObject | None = None,
 ) -> tuple[JsonObject, float | None]:
-    """The target doesn't take a run, now or ever; seconds until it is asked again."""
+    """The target doesn't take a run, now or ever; seconds until it is asked again.
+
+    ``before`` is the status as it was written last.
+    """
     conditions = conditions_of(status, generation, now)
+    _keep_refused(conditions, before or {})
     status = status | {"conditions": conditions.current}
     if "candidates" in status:
         _unsubmit(status, error)
@@ -30,7 +40,7 @@ def start_refused(
         conditions.set(ConditionType.SUBMITTED, False, error.reason, str(error))
     if error.retryable:
         conditions.waiting(error.reason, str(error))
-        return status, error.retry_after or REFUSED_RETRY_SECONDS
+        return status, error.retry_after or _retry_wait(conditions, now)
     conditions.stalled(error.reason or Reason.TARGET_REFUSED, str(error))
     return status, None
 
@@ -43,6 +53,46 @@ def stop_refused(
     status = status | {"conditions": conditions.current}
     conditions.set(ConditionType.TARGET_AVAILABLE, False, error.reason, str(error))
     return status, error.retry_after or REFUSED_RETRY_SECONDS
+
+
+def output_refused(
+    status: JsonObject, error: BackendError, generation: int, now: datetime
+) -> tuple[JsonObject, float | None]:
+    """The cluster doesn't take the Model of a result: the job isn't complete before it does."""
+    conditions = conditions_of(status, generation, now)
+    status = {key: value for key, value in status.items() if key != "completionTime"}
+    status |= {"conditions": conditions.current, "phase": str(Phase.REGISTERING)}
+    conditions.remove(ConditionType.COMPLETE)
+    conditions.waiting(error.reason, str(error))
+    return status, _retry_wait(conditions, now)
+
+
+def change_refused(
+    status: JsonObject, error: BackendError, generation: int, now: datetime
+) -> tuple[JsonObject, float | None]:
+    """The cluster doesn't take a change of the object itself, or of what was made for it."""
+    candidates: list[JsonObject] = status.get("candidates") or []
+    begun = status.get("attempts") or any("attempt" in item for item in candidates)
+    told = stop_refused if begun else start_refused
+    return told(status, error, generation, now)
+
+
+def _retry_wait(conditions: Conditions, now: datetime) -> float:
+    """Seconds until what was refused is tried again: 10 at first, then growing to 120."""
+    ready = next((item for item in conditions.current if item["type"] == ConditionType.READY), None)
+    since = parse_time(ready["lastTransitionTime"]) if ready else None
+    age = (now - since).total_seconds() if since else 0.0
+    return min(max(FIRST_RETRY_SECONDS, age / 4), MAX_RETRY_SECONDS)
+
+
+def _keep_refused(conditions: Conditions, before: JsonObject) -> None:
+    """Still not submitted: since when stays, or each try would be a change."""
+    old = [
+        item for item in before.get("conditions") or () if item["type"] == ConditionType.SUBMITTED
+    ]
+    if old and old[0]["status"] == "False":
+        conditions.remove(ConditionType.SUBMITTED)
+        conditions.current.append(dict(old[0]))
 
 
 def _unsubmit(status: JsonObject, error: BackendError) -> None:
