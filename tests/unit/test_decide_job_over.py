@@ -5,7 +5,19 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from builders import CRASHED, NOW, ago, attempt, job, names, observed_job, run, tried
+from builders import (
+    CRASHED,
+    NOW,
+    ago,
+    attempt,
+    condition,
+    job,
+    model,
+    names,
+    observed_job,
+    run,
+    tried,
+)
 from kubetune.decide.decision import OrphanRuns, ReleaseFinalizer, StopRuns
 from kubetune.decide.fine_tune_job import decide
 
@@ -87,3 +99,25 @@ class TestOver:
         assert after(100) == ([], 40)
         assert after(60) == (["DeleteSelf"], None)
         assert after(0) == (["DeleteSelf"], None)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "deleted"),
+    [
+        ([], False),
+        ([condition("Ready", "False"), condition("Reconciling")], False),
+        ([condition("Ready")], True),
+        ([condition("Ready", "False"), condition("Stalled")], True),
+        (None, True),
+    ],
+)
+def test_the_time_to_live_waits_for_the_output(
+    conditions: list[JsonObject] | None, deleted: bool
+) -> None:
+    made = {"result": {"modelRef": {"name": "out"}}, "completionTime": ago(60)}
+    status = tried(attempt(1, "Succeeded"), phase="Succeeded", **made)
+    given = job({"ttlSecondsAfterFinished": 0}, status=status)
+    seen = {"observedGeneration": 1, "conditions": conditions}
+    output = None if conditions is None else model(name="out", status=seen)
+    decision = decide(observed_job(given, output=output), NOW)
+    assert names(decision) == (["DeleteSelf"] if deleted else [])

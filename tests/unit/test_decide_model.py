@@ -237,3 +237,25 @@ def test_version_on_another_server_is_another_model() -> None:
     version = {"source": {"registry": {"name": "n", "version": 1}}}
     assert key(version, "http://one:5000") != key(version, "http://two:5000")
     assert key({}, "http://one:5000") == key({}, "http://two:5000")
+
+
+LEFT = {"jobOutput": {"name": "tune", "uri": "models:/m-1"}}
+
+
+def test_a_model_keeps_what_its_job_has_left() -> None:
+    left = {"result": {"modelUri": "models:/m-1"}}
+    done = job(status=COMPLETE | left)
+    first = decide(ObservedModel(model=model(OF_JOB), facts=facts(), job=done), NOW)
+    assert (first.status or {})["jobOutput"] == LEFT["jobOutput"]
+    busy = decide(ObservedModel(model=model(OF_JOB), facts=facts(), job=job(status=left)), NOW)
+    assert "jobOutput" not in (busy.status or {}), "its job isn't complete"
+
+
+def test_a_model_outlives_its_job() -> None:
+    decision = decide(ObservedModel(model=model(OF_JOB, status=LEFT), facts=facts(), job=None), NOW)
+    assert names(decision) == ["StartRun"]
+    assert decision.status is not None
+    assert decision.status["jobOutput"] == LEFT["jobOutput"]
+    other = {"jobOutput": {"name": "other", "uri": "models:/m-1"}}
+    waiting = decide(ObservedModel(model=model(OF_JOB, status=other), facts=facts(), job=None), NOW)
+    assert ready_reason(waiting) == ("False", "FineTuneJobMissing")

@@ -246,8 +246,11 @@ class Actor:
 
     async def _create_model(self, manifest: JsonObject) -> None:
         key = key_of(manifest)
+        manifest = dict(manifest)
+        status: JsonObject | None = manifest.pop("status", None)
         try:
-            self._cache.put(await self._client.create(manifest), ours=False)
+            there = await self._client.create(manifest)
+            self._cache.put(there, ours=False)
         except ConflictError:
             there = await self._client.get(*key)
             if made_by(there) != made_by(manifest):
@@ -256,7 +259,12 @@ class Actor:
                 changed = dict.fromkeys(there["spec"]["source"])
                 source = changed | manifest["spec"]["source"]
                 patch = {"spec": manifest["spec"] | {"source": source}}
-                self._cache.put(await self._client.patch(*key, patch), ours=False)
+                there = await self._client.patch(*key, patch)
+                self._cache.put(there, ours=False)
+        shown: JsonObject = there.get("status") or {}
+        if status and any(shown.get(field) != value for field, value in status.items()):
+            kept = await self._client.patch(*key, {"status": status}, subresource="status")
+            self._cache.put(kept, ours=False)
 
 
 def left_behind(address: RunAddress) -> str:

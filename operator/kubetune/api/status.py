@@ -100,12 +100,23 @@ class DatasetStatus(ObjectStatus):
     report_uri: str | None = Field(default=None, description="Artifact with all problems.")
 
 
+class JobOutput(Value):
+    """What a FineTuneJob has left, so that the Model needs it no longer."""
+
+    name: str = Field(max_length=253, description="The FineTuneJob.")
+    uri: str = Field(max_length=2048, description="Its result as MLflow names it.")
+
+
 class ModelStatus(ModelShape, ObjectStatus):
     """Status of a Model."""
 
     inspection: InspectionState | None = None
     made_by: str | None = Field(
         default=None, max_length=253, description="FineTuneJob whose output it is."
+    )
+    job_output: JobOutput | None = Field(
+        default=None,
+        description="What spec.source.fineTuneJob has left; from then on the job may be deleted.",
     )
     source: str | None = Field(default=None, description="The source in one line.")
     type: Literal["base", "adapter"] | None = Field(default=None, description="base or adapter.")

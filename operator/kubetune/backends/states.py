@@ -16,7 +16,7 @@ from kubetune.api.conditions import Reason
 from kubetune.api.outcome import ExitCode, Outcome, last_lines
 from kubetune.api.redact import without_credentials
 from kubetune.backends import worker_pods
-from kubetune.backends.base import RunState
+from kubetune.backends.base import RunPhase, RunState
 from kubetune.backends.job_limits import limit_of
 from kubetune.backends.pods import (
     any_condition,
@@ -134,7 +134,8 @@ def _ended(job: JsonObject, ended: JsonObject, pod: JsonObject | None) -> RunSta
         said = without_credentials(said)
         terminated = terminated | {"message": said}
     exit_code = terminated.get("exitCode")
-    phase, reason, text = "succeeded", "", ""
+    reason, text = "", ""
+    phase: RunPhase = "succeeded"
     if ended["type"] == "Failed" and not _did_its_work(outcome, exit_code):
         phase = "failed"
         late = ended.get("reason") == "DeadlineExceeded"

@@ -30,7 +30,7 @@ from kubetune.decide.evaluation_observed import ObservedCandidate, ObservedEvalu
 from kubetune.decide.evaluation_tasks import task_plans, tasks_missing, tasks_problem
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import model_identity
-from kubetune.decide.model import job_output_uri
+from kubetune.decide.model import output_uri
 from kubetune.decide.objectives import SCORING, columns_problem
 from kubetune.decide.prompt_template import slot_problem
 from kubetune.decide.resources import Resource
@@ -144,14 +144,13 @@ def candidate_inputs(
         return NotReady(Phase.PENDING, Reason.MODEL_MISSING, message)
     if problem := _trained_on_rows(spec, candidate, shared.data):
         return _refused(problem, Reason.TRAINED_ON_ROWS)
-    from_job = candidate.job if model.spec.source.fine_tune_job else None
     plan, mounts = model_source(
         model.name,
         model.spec,
         model.status,
-        registry_uri=job_output_uri(from_job) if from_job else None,
+        registry_uri=output_uri(model, candidate.job),
         base=(base.name, base.spec, base.status) if base and base.spec else None,
-        base_registry_uri=job_output_uri(candidate.base_job) if candidate.base_job else None,
+        base_registry_uri=output_uri(base, candidate.base_job) if base else None,
     )
     mounts = shared.mounts | mounts
     if problem := unreachable(mounts, target):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from kubetune.api.conditions import Phase, Reason
+from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.backends.base import FINISHED
 from kubetune.decide import limits
 from kubetune.decide.decision import (
@@ -14,10 +15,12 @@ from kubetune.decide.decision import (
     OrphanRuns,
     ReleaseFinalizer,
     StopRuns,
+    condition_is,
     conditions_of,
 )
 from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.letting_go import is_forced, is_over, let_go, without_target
+from kubetune.decide.resources import Resource
 from kubetune.names import FINALIZER
 
 
@@ -52,6 +55,12 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
     return Decision((StopRuns(observed.run_key),), status)
 
 
+def is_stalled(resource: Resource[Any]) -> bool:
+    """Whether only a change by the user helps it."""
+    seen = resource.status.get("observedGeneration") == resource.generation
+    return seen and condition_is(resource.status, ConditionType.STALLED)
+
+
 def after_end(observed: ObservedJob, now: datetime) -> Decision:
     """Over: only the time to live may act, and nothing may be left running."""
     job = observed.job
@@ -60,4 +69,8 @@ def after_end(observed: ObservedJob, now: datetime) -> Decision:
         # The end was written before the run was gone: see to it until it is.
         stop = (StopRuns(observed.run_key),)
     ttl = job.spec.ttl_seconds_after_finished if job.spec else None
+    output = observed.output
+    if ttl is not None and output is not None and not (output.is_ready or is_stalled(output)):
+        # It was made from the job, which explains it as long as it isn't there.
+        return limits.after_end(job, None, stop, now)
     return limits.after_end(job, ttl, stop, now)

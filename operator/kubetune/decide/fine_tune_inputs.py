@@ -16,7 +16,7 @@ from kubetune.decide.effective import effective_resources, effective_settings, t
 from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.lineage import lineage
-from kubetune.decide.model import job_output_uri
+from kubetune.decide.model import output_uri
 from kubetune.decide.objectives import (
     columns_problem,
     format_problem,
@@ -278,11 +278,11 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         model.name,
         model.spec,
         model.status,
-        registry_uri=job_output_uri(observed.model_job) if observed.model_job else None,
+        registry_uri=output_uri(model, observed.model_job),
         base=(base.name, base.spec, base.status)
         if spec.continue_from and base and base.spec
         else None,
-        base_registry_uri=job_output_uri(observed.base_job) if observed.base_job else None,
+        base_registry_uri=output_uri(base, observed.base_job) if base else None,
     )
     prompt = prompt_plan(observed.prompt.spec) if observed.prompt and observed.prompt.spec else None
     if problem := unreachable(data_mounts | model_mounts, target):

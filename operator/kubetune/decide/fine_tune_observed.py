@@ -65,6 +65,8 @@ class ObservedJob:
     trainer_text: str | None = None
     """What the ConfigMap of the trainer has."""
     secret_problem: str = ""
+    output: Resource[ModelSpec] | None = None
+    """The Model that was made of the result, when it exists."""
     output_rival: str = ""
     """A sentence when the output Model's name belongs to another."""
     runs: Sequence[RunState] = ()

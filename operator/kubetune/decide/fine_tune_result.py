@@ -231,6 +231,9 @@ def _output_model(draft: Draft, name: str) -> JsonObject:
         else {"fineTuneJob": {"name": owner.name}}
     )
     spec: JsonObject = {"source": source}
+    # The job may be deleted before anybody has looked at the Model.
+    uri = result.get("modelUri") if not registered else None
+    kept = {"status": {"jobOutput": {"name": owner.name, "uri": uri}}} if uri else {}
     effective: JsonObject = draft.status.get("effective") or {}
     if leaves_adapter(effective):
         spec["baseModelRef"] = effective.get("baseModelRef") or {"name": draft.spec.model_ref.name}
@@ -246,4 +249,5 @@ def _output_model(draft: Draft, name: str) -> JsonObject:
             "annotations": {JOB: owner.name},
         },
         "spec": spec,
+        **kept,
     }

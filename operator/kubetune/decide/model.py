@@ -59,6 +59,35 @@ def job_output_uri(job: Resource[FineTuneJobSpec]) -> str | None:
     return result.get("modelUri")
 
 
+def output_uri(model: Resource[ModelSpec], job: Resource[FineTuneJobSpec] | None) -> str | None:
+    """Where a Model that is the output of a job is kept; the job itself may be gone."""
+    if model.spec is None or model.spec.source.fine_tune_job is None:
+        return None
+    return _kept_uri(model) or (job_output_uri(job) if job else None)
+
+
+def _kept_uri(model: Resource[ModelSpec]) -> str | None:
+    source = model.spec.source.fine_tune_job if model.spec else None
+    known: JsonObject = model.status.get("jobOutput") or {}
+    return known["uri"] if source and known.get("name") == source.name else None
+
+
+def _with_output(observed: ObservedModel, decision: Decision) -> Decision:
+    """The decision for a Model, which keeps what its job has left."""
+    model, job = observed.model, observed.job
+    uri = _kept_uri(model)
+    if uri is None and job and condition_is(job.status, ConditionType.COMPLETE):
+        uri = output_uri(model, job)
+    source = model.spec.source.fine_tune_job if model.spec else None
+    if uri is None or source is None:
+        return decision
+    known = {"name": source.name, "uri": uri}
+    if decision.status is None and model.status.get("jobOutput") == known:
+        return decision
+    status = model.status if decision.status is None else decision.status
+    return replace(decision, status=status | {"jobOutput": known})
+
+
 def inspection_of(observed: ObservedModel) -> tuple[InspectionPlan, Mounts]:
     """What must be read."""
     model = observed.model
@@ -67,9 +96,9 @@ def inspection_of(observed: ObservedModel) -> tuple[InspectionPlan, Mounts]:
     plan, mounts = model_source(
         model.name,
         model.spec,
-        registry_uri=job_output_uri(observed.job) if observed.job else None,
+        registry_uri=output_uri(model, observed.job),
         base=(base.name, base.spec, base.status) if base and base.spec else None,
-        base_registry_uri=job_output_uri(observed.base_job) if observed.base_job else None,
+        base_registry_uri=output_uri(base, observed.base_job) if base else None,
     )
     run = identity(model.owner, observed.facts.install_id)
     target = observed.facts.target.spec
@@ -85,7 +114,8 @@ def decide(observed: ObservedModel, now: datetime) -> Decision:
     model = observed.model
     if model.deleting:
         return Decision()
-    return with_maker(model, tidy(model.owner, model.status, _decide(observed, now)))
+    decision = _with_output(observed, _decide(observed, now))
+    return with_maker(model, tidy(model.owner, model.status, decision))
 
 
 def _decide(observed: ObservedModel, now: datetime) -> Decision:
@@ -155,6 +185,8 @@ def _waits_for_job(observed: ObservedModel, conditions: Conditions) -> bool:
     if spec is None or spec.source.fine_tune_job is None:
         return False
     name, job = spec.source.fine_tune_job.name, observed.job
+    if _kept_uri(observed.model):
+        return False
     if job is None:
         conditions.waiting(
             Reason.JOB_MISSING,

@@ -75,7 +75,9 @@ class FineTuneJobObserver:
         if target_problem is None:
             named = spec.compute_target_ref if spec else None
             target = default_instead(self._cache, namespace, target, named, runs)
+        made: dict[str, str] = (job.status.get("result") or {}).get("modelRef") or {}
         common: dict[str, Any] = {
+            "output": find(self._cache, "Model", namespace, made.get("name")),
             "job": job,
             "install_id": self._install_id,
             "run_key": run_key,

@@ -71,7 +71,7 @@ class InspectedObserver:
             job=find(self._cache, "FineTuneJob", namespace, job),
             base_job=source_job(self._cache, base),
         )
-        if spec is None or (job and (not observed.job or not model.job_output_uri(observed.job))):
+        if spec is None or (job and not model.output_uri(resource, observed.job)):
             return observed
         return await self._with_runs(observed, resource, model.inspection_of)
 
