@@ -270,6 +270,8 @@ async def _write_what_is_left(
             return
         except NotThereError as error:
             problem = f"MLflow doesn't hand out {place} of run {run.get('runId')}: {error}"
+            if page := (part.get("external") or {}).get("url"):
+                problem += f"; the run's console in CML is at {page}"
     else:
         problem = _why_nothing(wanted, body, part, pod)
     kept = next((item.get("log") for item in _attempts(part) if item["number"] == number), None)
