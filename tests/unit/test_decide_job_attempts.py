@@ -13,6 +13,7 @@ from builders import (
     ago,
     assert_fits,
     attempt,
+    condition_of,
     dataset,
     job,
     model,
@@ -277,3 +278,19 @@ def test_refusal_of_a_later_attempt_keeps_the_clock_of_the_deadline(attempts: in
     assert after["phase"] == "Pending"
     # A quarter of the time that it has waited.
     assert requeue == 15
+
+
+@pytest.mark.parametrize(("preempted", "pause"), [(2, 10), (3, 20), (50, 360)])
+def test_the_pause_after_evictions_grows(preempted: int, pause: float) -> None:
+    status = tried(attempt(60, "Preempted", endTime=ago(0)))
+    status["counts"]["preempted"] = preempted
+    decision = decide(observed_job(job(status=status)), NOW)
+    assert decision.requeue_after == pause
+    assert condition_of(decision.status, "Ready") == ("False", "Disrupted")
+
+
+def test_evictions_have_an_end() -> None:
+    status = tried(attempt(60, "Preempted", endTime=ago(0)))
+    status["counts"]["preempted"] = 51
+    decision = decide(observed_job(job(status=status)), NOW)
+    assert condition_of(decision.status, "Failed") == ("True", "Disrupted")

@@ -53,7 +53,7 @@ def test_a_failed_pod_is_never_replaced_and_an_evicted_one_is():
     assert (spec["backoffLimit"], spec["completions"], spec["parallelism"]) == (0, 1, 1)
     assert spec["podReplacementPolicy"] == "Failed"
     (rule,) = spec["podFailurePolicy"]["rules"]
-    assert rule["action"] == "Ignore"
+    assert rule["action"] == "FailJob"
     assert rule["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 

@@ -89,8 +89,8 @@ def build_service(request: RunRequest) -> JsonObject:
 def build_job(request: RunRequest) -> JsonObject:
     """One attempt as a Job with a pod for each worker, never restarted after a failure.
 
-    A single pod that was evicted or preempted is replaced by the Job controller, once it is gone.
-    Several train together, so one that is evicted ends the attempt.
+    A pod that is evicted or preempted ends the attempt, so that evictions are counted and bounded;
+    the next attempt goes on from the last checkpoint.
     """
     labels = {**_labels(request), names.ATTEMPT: str(request.attempt)}
     metadata = _metadata(request, _job_name(request), labels)
@@ -104,7 +104,7 @@ def build_job(request: RunRequest) -> JsonObject:
         "podFailurePolicy": {
             "rules": [
                 {
-                    "action": "FailJob" if several else "Ignore",
+                    "action": "FailJob",
                     "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
                 }
             ]

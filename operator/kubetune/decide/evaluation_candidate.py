@@ -22,7 +22,7 @@ from kubetune.decide.fine_tune_progress import (
     progress_due,
     run_link,
 )
-from kubetune.decide.waiting import retry_wait
+from kubetune.decide.waiting import evicted_too_often, retry_wait
 from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]
@@ -140,6 +140,9 @@ def follow(draft: CandidateDraft, backoff_limit: int) -> float | None:
     if failed > backoff_limit:
         note = f" ({failed} failed attempts, spec.backoffLimit is {backoff_limit})"
         draft.say("Failed", reason, shorten(message, MAX_CANDIDATE_MESSAGE - len(note)) + note)
+        return None
+    if problem := evicted_too_often(newest, draft.status["counts"]):
+        draft.say("Failed", Reason.DISRUPTED, problem)
         return None
     newest.setdefault("endTime", rfc3339(draft.now))
     wait = retry_wait(newest, draft.status["counts"], draft.now)

@@ -59,7 +59,7 @@ from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advic
 from kubetune.decide.place import before_start, record
 from kubetune.decide.target_away import target_away
 from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
-from kubetune.decide.waiting import NotReady, retry_wait, secret_wait
+from kubetune.decide.waiting import NotReady, evicted_too_often, retry_wait, secret_wait
 
 JsonObject = dict[str, Any]
 
@@ -92,6 +92,11 @@ class Draft:
     def decision(self, requeue_after: float | None = None) -> Decision:
         """The decision; a deadline or a time to live may ask to look again earlier."""
         self.status["conditions"] = self.conditions.current
+        if "progress" in self.status and self.status.get("phase") != Phase.RUNNING:
+            # Nothing comes nearer while nothing runs.
+            shown = self.status["progress"]
+            kept = {key: shown[key] for key in shown if key not in ("etaSeconds", "eta")}
+            self.status["progress"] = kept
         if self.status.get("phase") in TERMINAL_PHASES:
             limit = self.spec.ttl_seconds_after_finished
         else:
@@ -169,6 +174,8 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
     if newest and newest["result"] == "Stopped" and newest.get("reason"):
         return _cancelled(draft, newest)
     if newest and newest["result"] in ("Failed", "Preempted"):
+        if problem := evicted_too_often(newest, draft.status["counts"]):
+            return fail(draft, Reason.DISRUPTED, problem, retryable=True)
         wait = _retry_wait(draft, newest)
         if wait > 0:
             return _wait_for_retry(draft, newest, wait)
@@ -289,8 +296,9 @@ def _wait_for_retry(draft: Draft, newest: JsonObject, wait: float) -> Decision:
     draft.phase(Phase.QUEUED)
     why = newest.get("message") or newest.get("reason") or "it failed"
     message = f"attempt {newest['number']}: {why}; the next one follows"
-    draft.conditions.set(ConditionType.RUNNING, False, Reason.RETRYING, message)
-    draft.conditions.waiting(Reason.RETRYING, message)
+    reason = Reason.DISRUPTED if newest["result"] == "Preempted" else Reason.RETRYING
+    draft.conditions.set(ConditionType.RUNNING, False, reason, message)
+    draft.conditions.waiting(reason, message)
     return draft.decision(wait)
 
 

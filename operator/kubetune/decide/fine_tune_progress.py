@@ -83,18 +83,26 @@ def progress_due(
     return (fresh or changed) and (now - updated).total_seconds() >= at_least_seconds
 
 
-def finished_progress(old: JsonObject | None, steps: Any) -> JsonObject | None:
+def finished_progress(
+    old: JsonObject | None, steps: Any, metrics: JsonObject, now: datetime
+) -> JsonObject | None:
     """Progress once training is over: no time left to wait for.
 
     ``steps`` are those that the run says it has made; the last poll may not have seen them all.
     """
-    if not old:
+    if not old and not isinstance(steps, int):
         return None
-    kept = {key: value for key, value in old.items() if key not in ("etaSeconds", "eta")}
+    kept = {key: value for key, value in (old or {}).items() if key not in ("etaSeconds", "eta")}
+    for field, name in (("loss", "train_loss"), ("evalLoss", "eval_loss")):
+        value = metrics.get(name)
+        # A run may have ended before it was looked at, or before it had a loss to tell.
+        if isinstance(value, int | float) and (field not in kept or field == "evalLoss"):
+            kept[field] = number(float(value))
+    kept.setdefault("updatedAt", rfc3339(now))
     if isinstance(steps, int):
-        kept["step"] = steps
-        if total := kept.get("totalSteps"):
-            kept["percent"] = min(100, steps * 100 // total)
+        # A script may say less than it meant to do, but what has ended well is done.
+        kept |= {"step": steps, "percent": 100}
+        kept.setdefault("totalSteps", steps)
     return kept
 
 

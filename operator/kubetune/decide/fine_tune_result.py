@@ -66,7 +66,9 @@ def finish(draft: Draft) -> Decision:
             if key == "updatedAt"
         }
     steps = run.outcome.summary.get("steps") if run and run.outcome else None
-    draft.status["progress"] = finished_progress(draft.status.get("progress"), steps)
+    draft.status["progress"] = finished_progress(
+        draft.status.get("progress"), steps, metrics, draft.now
+    )
     if draft.status["progress"] is None:
         del draft.status["progress"]
 

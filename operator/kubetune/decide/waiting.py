@@ -11,6 +11,8 @@ from kubetune.decide.decision import parse_time
 
 RETRY_FIRST_SECONDS = 10
 RETRY_MAX_SECONDS = 360
+MAX_PREEMPTED = 50
+"""Evictions that are nobody's fault; more tell that the place is none for this run."""
 SECRET_FIRST_SECONDS = 2.0
 SECRET_MAX_SECONDS = 25.0
 TARGET_RETRY_SECONDS = 60.0
@@ -29,16 +31,30 @@ def secret_wait(waiting_since: datetime | None, now: datetime) -> float:
 
 
 def retry_wait(newest: dict[str, Any], counts: dict[str, Any], now: datetime) -> float:
-    """Seconds until the next attempt: 10, 20 ... 360 after failures, none after preemption.
+    """Seconds until the next attempt: 10, 20 ... 360 after failures, and after all evictions but
+    the first.
 
     ``newest`` is the attempt that ended, ``counts`` are all of its kind, as in status.
     """
-    if newest["result"] == "Preempted":
-        return 0
     failed = max(int(counts["failed"]), 1)
+    if newest["result"] == "Preempted":
+        failed = int(counts["preempted"]) - 1
+        if failed < 1:
+            return 0
     pause = min(RETRY_FIRST_SECONDS * 2 ** (failed - 1), RETRY_MAX_SECONDS)
     ended = parse_time(newest.get("endTime")) or now
     return pause - (now - ended).total_seconds()
+
+
+def evicted_too_often(newest: dict[str, Any], counts: dict[str, Any]) -> str:
+    """A sentence when no other attempt follows the eviction of the newest one, else empty."""
+    preempted = int(counts["preempted"])
+    if newest["result"] != "Preempted" or preempted <= MAX_PREEMPTED:
+        return ""
+    return (
+        f"evicted or preempted {preempted} times, and at most {MAX_PREEMPTED} are made good: choose"
+        " another place, or a higher priority"
+    )
 
 
 @dataclass(frozen=True)
