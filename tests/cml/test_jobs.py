@@ -23,13 +23,14 @@ def test_a_job_becomes_one_cml_job_with_one_run(cml: CmlSpace) -> None:
     assert made.settings["timeout"] > 0
     assert made.settings["kill_on_timeout"] is True
     assert made.settings["arguments"] == cml.run_key("tune")
-    assert job["status"]["external"] == {
-        "target": f"ComputeTarget/{TARGET}",
-        "workspace": cml.stand_in.url,
-        "jobId": made.id,
-        "runId": run.id,
-        "url": job["status"]["external"]["url"],
-    }
+    external = job["status"]["external"]
+    assert external["target"] == f"ComputeTarget/{TARGET}"
+    assert (external["workspace"], external["projectId"]) == (
+        cml.stand_in.url,
+        cml.stand_in.project.id,
+    )
+    assert (external["jobId"], external["runId"]) == (made.id, run.id)
+    assert external["url"].endswith(f"/jobs/{made.id}")
     assert job["status"]["result"]["metrics"] == {"eval_loss": "0.5"}
     assert condition(job, "Complete")[0] == "True"
 

@@ -86,6 +86,8 @@ class CmlClient:
         timeouts: tuple[int, int] = (CONNECT_SECONDS, ANSWER_SECONDS),
     ) -> None:
         self.url = url.strip().rstrip("/").removesuffix("/api/v2").rstrip("/")
+        self.user = ""
+        """Name of the key's owner, once an answer has told it: there is no way to ask."""
         self._api_key = api_key.strip()
         self._ca_pem = ca_pem
         self._concurrency = concurrency

@@ -87,8 +87,6 @@ class Workspace:
         """Id of the project that has the runner; another of the same name has nothing."""
         self._remembered = False
         self._experiments: set[tuple[str, str]] = set()
-        self._user = ""
-        """Name of the key's owner, once it is known."""
 
     async def client(self) -> CmlClient:
         """The client with the key that the Secret holds now. Raises BackendError."""
@@ -222,15 +220,15 @@ class Workspace:
         rows, token = await client.page(api.LIST_USERS_QUOTA, size=2)
         if len(rows) == 1 and not token:
             return rows[0]
-        if not rows or not self._user:
+        if not rows or not client.user:
             return None
         rows = await client.pages(api.LIST_USERS_QUOTA)
-        return next((row for row in rows if row.user.user_name == self._user), None)
+        return next((row for row in rows if row.user.user_name == client.user), None)
 
     async def create_job(self, body: CreateJobRequest) -> Job:
         """A new job; its creator is the key's owner."""
         made = await self.write(api.CREATE_JOB, body=body)
-        self._user = made.creator.username
+        (await self.client()).user = made.creator.username
         return made
 
     async def offer(self, resources: Resources) -> Offer:
