@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from kubetune_runner.data.values import REASONING, REASONING_NAMES
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import Message, Tool
 
@@ -47,7 +48,7 @@ def chat_text(
         )
     try:
         return tokenizer.apply_chat_template(
-            list(messages),
+            _as_taken(messages, tokenizer),
             tools=list(tools) if tools else None,
             tokenize=False,
             add_generation_prompt=answer_follows,
@@ -61,13 +62,33 @@ def chat_text(
         ) from error
 
 
+def _as_taken(messages: Sequence[Message], tokenizer: Any) -> list[Message]:
+    """The turns, with what was thought under the name by which the template takes it."""
+    template = str(tokenizer.chat_template)
+    taken = next((name for name in REASONING_NAMES if name in template), REASONING)
+    return [
+        {taken if name == REASONING else name: value for name, value in turn.items()}
+        for turn in messages
+    ]
+
+
 def last_answer(
     messages: Sequence[Message], tokenizer: Any, tools: Sequence[Tool] | None = None
 ) -> tuple[str, str]:
-    """What generation of the last answer starts from, and that answer."""
+    """What generation of the last answer starts from, and that answer.
+
+    It is what the turn says and not what was thought; calls of tools are as the template has them.
+    """
     turn = max(_answers(messages))
     prompt = chat_text(messages[:turn], tokenizer, tools, answer_follows=True)
-    return prompt, _said(messages[turn])
+    said = messages[turn]
+    if not said.get("tool_calls"):
+        return prompt, said["content"]
+    through = chat_text(messages[: turn + 1], tokenizer, tools)
+    if not through.startswith(prompt):
+        return prompt, _calls(said)
+    ids = tokenizer(through[len(prompt) :], add_special_tokens=False)["input_ids"]
+    return prompt, tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def label_answers(
@@ -99,9 +120,11 @@ def _answers(messages: Sequence[Message]) -> list[int]:
     return [at for at, message in enumerate(messages) if message["role"] == "assistant"]
 
 
-def _said(message: Message) -> str:
+def _calls(message: Message) -> str:
     """An answer as text; calls of tools as JSON, one a line."""
-    calls = [json.dumps(call["function"]) for call in message.get("tool_calls") or ()]
+    calls = [
+        json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls") or ()
+    ]
     return "\n".join([*filter(None, [message["content"]]), *calls])
 
 
@@ -207,7 +230,7 @@ def _label_marked(
 ) -> tuple[list[int], list[int]]:
     """Label what the template itself marks with {% generation %}."""
     encoded = tokenizer.apply_chat_template(
-        list(messages),
+        _as_taken(messages, tokenizer),
         tools=list(tools) if tools else None,
         tokenize=True,
         return_dict=True,

@@ -7,13 +7,15 @@ where generation starts. Those of chats are made in ``chats``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from kubetune.api.training import LongRows
 
+from kubetune_runner.answers import shape_of
 from kubetune_runner.chats import IGNORED, label_answers, last_answer
 from kubetune_runner.errors import RunError
+from kubetune_runner.loader import view
 from kubetune_runner.prompts import Example
 
 __all__ = ["IGNORED", "EncodedRow", "EncodedRows", "encode", "end_of", "prompt_token_ids"]
@@ -31,6 +33,7 @@ class EncodedRow:
     prompt: str = ""
     reference: str = ""
     """The answer as the data has it."""
+    chat: bool = False
 
 
 EncodedT = TypeVar("EncodedT")
@@ -77,13 +80,7 @@ def encode(
             too_long += 1
             longest = max(longest, len(row.input_ids))
             continue
-        kept = EncodedRow(
-            row.input_ids[:max_length],
-            row.labels[:max_length],
-            row.prompt_ids,
-            row.prompt,
-            row.reference,
-        )
+        kept = replace(row, input_ids=row.input_ids[:max_length], labels=row.labels[:max_length])
         # The first token has no predecessor to be predicted from.
         if all(label == IGNORED for label in kept.labels[1:]):
             result.cut_away += 1
@@ -147,12 +144,17 @@ def _pairs(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
 
 
 def _chats(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
+    shape = shape_of(tokenizer, chat=True)
+    # A template that ends a turn with nothing would teach the model to go on for ever.
+    end = [] if shape.end_tokens or shape.end_text else end_of(tokenizer)
     for example in examples:
         messages = example.messages or []
         ids, labels = label_answers(messages, tokenizer, example.tools)
+        if messages[-1]["role"] == "assistant":
+            ids, labels = [*ids, *end], [*labels, *end]
         prompt, reference = last_answer(messages, tokenizer, example.tools)
         prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        yield EncodedRow(ids, labels, prompt_ids, prompt, reference)
+        yield EncodedRow(ids, labels, prompt_ids, prompt, view(reference, shape), chat=True)
 
 
 def end_of(tokenizer: Any) -> list[int]:

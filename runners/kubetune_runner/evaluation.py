@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from kubetune.api.training_plan import EvaluationPlan
 
+from kubetune_runner.answers import shape_of
 from kubetune_runner.encoding import EncodedRow
-from kubetune_runner.loader import generate
+from kubetune_runner.loader import generate, read
 from kubetune_runner.scores import exact_match, perplexity, token_f1
 
 if TYPE_CHECKING:
@@ -53,14 +54,16 @@ def evaluate(
     if asked:
         model: Any = trainer.model
         model.eval()
+        shape = shape_of(tokenizer, chat=asked[0].chat)
         ids = generate(
             model,
             tokenizer,
             [row.prompt_ids or [] for row in asked],
             batch=max(8, trainer.args.per_device_eval_batch_size),
             max_new_tokens=plan.max_new_tokens,
+            shape=shape,
         )
-        answers = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        answers = read(tokenizer, ids, shape)
         pairs = list(zip(answers, (row.reference for row in asked), strict=True))
         metrics["exact_match"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
         metrics["token_f1"] = sum(token_f1(*pair) for pair in pairs) / len(pairs)

@@ -6,8 +6,14 @@ of kubetune. Evaluation uses the same ``generate``.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
+import re
+import weakref
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,32 @@ from mlflow.pyfunc.model import PythonModel
 ENV_BASE_MODEL = "KUBETUNE_BASE_MODEL"
 """Folder or repository of the base model, instead of the one the adapter names."""
 DESCRIPTION = "kubetune.json"
-"""File beside the weights: {"dtype", "chat"} with "maxNewTokens", or "scores" when it's true."""
+"""File beside the weights: {"dtype", "chat"} with "maxNewTokens" and "answer" (of a chat, the
+fields of ``Shape``), or "scores" when it's true."""
+PROBES = ("What is red?", "It rains again, and nobody has brought one of the umbrellas along.")
+"""Prompts of different lengths."""
+
+CALLS = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+
+_WAYS: weakref.WeakKeyDictionary[Any, Ways] = weakref.WeakKeyDictionary()
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How an answer begins and ends."""
+
+    turn: bool = False
+    """Whether it is a turn of a chat, where white space at its ends is the template's."""
+    end_tokens: Sequence[int] = ()
+    end_text: str = ""
+    """What ends an answer, where the tokenizer has no token for it."""
+    before: str = ""
+    """What a model says before its answer."""
+    opened: str = ""
+    closed: str = ""
+    """What stands around thoughts."""
 
 
 def generate(
@@ -29,17 +60,20 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    shape: Shape | None = None,
 ) -> list[list[int]]:
     """Continuation of each prompt (token ids), without the prompt and the end token.
 
-    Greedy unless a temperature is given.
+    Greedy unless a temperature is given; nothing else that the model's folder says counts.
     """
     import torch
     from transformers import GenerationConfig
 
+    shape, can = shape or Shape(), ways(model, tokenizer)
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = ends if isinstance(ends, list) else [ends]
-    stop = sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
+    known = [*ends, tokenizer.eos_token_id, *shape.end_tokens]
+    stop = sorted({end for end in known if end is not None})
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         # transformers would leave all but 50 tokens out.
@@ -49,30 +83,157 @@ def generate(
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=stop or None,
-        use_cache=True,
+        use_cache=can.cache,
     )
+    options: dict[str, Any] = {}
+    if shape.end_text:
+        options = {"stop_strings": [shape.end_text], "tokenizer": tokenizer}
+    if not can.together:
+        batch = 1
     answers: list[list[int]] = [[] for _ in prompts]
     # Prompts of like length share a batch: less padding.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        width = max(1, *(len(prompts[index]) for index in chosen))
-        pads = [width - len(prompts[index]) for index in chosen]
-        ids = [
-            [tokenizer.pad_token_id] * pad + prompts[index]
-            for pad, index in zip(pads, chosen, strict=True)
-        ]
-        mask = [[0] * pad + [1] * (width - pad) for pad in pads]
-        with torch.inference_mode():
+        ids, mask = _padded([prompts[index] for index in chosen], tokenizer.pad_token_id)
+        with torch.inference_mode(), _settings(model, config):
+            output = model.generate(
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                generation_config=config,
+                **options,
+            )
+        for index, row in zip(chosen, output[:, len(ids[0]) :].tolist(), strict=True):
+            length = next((i for i, token in enumerate(row) if token in stop), len(row))
+            answers[index] = row[:length]
+    return answers
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a model can generate: ways that change no answer."""
+
+    together: bool
+    """Several prompts in a batch."""
+    cache: bool
+
+
+def ways(model: Any, tokenizer: Any) -> Ways:
+    """Looks once whether a prompt gets the same answer beside a longer one, and with a cache."""
+    if model not in _WAYS:
+        _WAYS[model] = found = _ways(model, tokenizer)
+        if not found.together:
+            log.warning("the model answers a prompt otherwise beside others: one by one, then")
+        if not found.cache:
+            log.warning("the model answers otherwise with a cache: without one, then")
+    return _WAYS[model]
+
+
+def _ways(model: Any, tokenizer: Any) -> Ways:
+    import torch
+    from transformers import GenerationConfig
+
+    short, long = (tokenizer(text)["input_ids"] for text in PROBES)
+
+    def steps(prompts: list[list[int]], cache: bool) -> tuple[list[int], Any]:
+        """The first prompt's tokens, and the scores that each was chosen by."""
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=2,
+            min_new_tokens=2,
+            pad_token_id=tokenizer.pad_token_id,
+            output_logits=True,
+            return_dict_in_generate=True,
+            use_cache=cache,
+        )
+        ids, mask = _padded(prompts, tokenizer.pad_token_id)
+        with torch.inference_mode(), _settings(model, config):
             output = model.generate(
                 input_ids=torch.tensor(ids, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
                 generation_config=config,
             )
-        for index, row in zip(chosen, output[:, width:].tolist(), strict=True):
-            length = next((i for i, token in enumerate(row) if token in stop), len(row))
-            answers[index] = row[:length]
-    return answers
+        scores = torch.stack([step[0].float() for step in output.logits])
+        return output.sequences[0, len(ids[0]) :].tolist(), scores
+
+    tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 5e-2
+    tokens, alone = steps([short], False)
+
+    def same(prompts: list[list[int]], cache: bool) -> bool:
+        try:
+            others, scores = steps(prompts, cache)
+        # It may meet anything in a model that knows no padding, or no cache.
+        except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+            if "out of memory" in str(error) or "can't allocate memory" in str(error):
+                raise
+            return False
+        # Where the first token is another one by a hair, the second says nothing.
+        count = 2 if tokens[0] == others[0] else 1
+        apart = (alone[:count] - scores[:count]).abs().max()
+        return bool(apart <= tolerance * alone.abs().max())
+
+    cache = same([short], True)
+    return Ways(same([short, long], cache), cache)
+
+
+def _padded(prompts: list[list[int]], pad: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts filled up at the left, and their masks."""
+    width = max(1, *map(len, prompts))
+    ids = [[*[pad] * (width - len(prompt)), *prompt] for prompt in prompts]
+    return ids, [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+
+
+@contextlib.contextmanager
+def _settings(model: Any, config: Any) -> Generator[None]:
+    """generate would fill up what isn't set in the configuration from the model's own."""
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def read(tokenizer: Any, answers: list[list[int]], shape: Shape) -> list[str]:
+    """Generated tokens as text: the answer itself, without marks and thoughts."""
+    texts: list[str] = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    special = [token for token in tokenizer.all_special_tokens if token in shape.closed]
+    if special:
+        # Without special tokens nothing would part thoughts and answer.
+        for at, ids in enumerate(answers):
+            whole = tokenizer.decode(ids, skip_special_tokens=False)
+            if shape.closed in whole:
+                after = tokenizer(whole.rpartition(shape.closed)[2], add_special_tokens=False)
+                texts[at] = tokenizer.decode(after["input_ids"], skip_special_tokens=True)
+    return [view(text, shape) for text in texts]
+
+
+def view(text: str, shape: Shape) -> str:
+    """What a turn says, whether it was generated or is one of the data.
+
+    Calls of tools in the form that many templates have are their JSON.
+    """
+    return CALLS.sub(_call, _without_thoughts(text, shape))
+
+
+def _call(found: re.Match[str]) -> str:
+    try:
+        return json.dumps(json.loads(found[1]), ensure_ascii=False)
+    except ValueError:
+        return found[0]
+
+
+def _without_thoughts(text: str, shape: Shape) -> str:
+    if shape.end_text:
+        text = text.partition(shape.end_text)[0]
+    if shape.closed and shape.closed in text:
+        return text.rpartition(shape.closed)[2].strip()
+    if shape.opened and shape.closed and text.lstrip().startswith(shape.opened):
+        # Still thinking when the room for the answer was used up.
+        return ""
+    if shape.before and text.lstrip().startswith(shape.before):
+        return text.lstrip().removeprefix(shape.before).strip()
+    return text.strip() if shape.turn else text
 
 
 def score(model: Any, rows: list[list[int]], pad: int, *, batch: int) -> list[float]:
@@ -142,10 +303,16 @@ class FineTunedModel(PythonModel):
             model_input = model_input[column].tolist()
         prompts = [str(prompt) for prompt in model_input]
         limit = (params or {}).get("max_new_tokens") or self.description["maxNewTokens"]
+        shape = Shape(**self.description.get("answer", {}))
         answers = generate(
-            self.model, self.tokenizer, self._ids(prompts), batch=8, max_new_tokens=limit
+            self.model,
+            self.tokenizer,
+            self._ids(prompts),
+            batch=8,
+            max_new_tokens=limit,
+            shape=shape,
         )
-        return self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return read(self.tokenizer, answers, shape)
 
     def _whole(self, prompt: str, answer: str) -> list[int]:
         """A prompt with its answer, as in training."""

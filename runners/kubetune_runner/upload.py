@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,8 +26,10 @@ from kubetune.api.plan import (
 )
 
 from kubetune_runner import mlflow_client, models
+from kubetune_runner.answers import shape_of
+from kubetune_runner.chats import chat_text
 from kubetune_runner.errors import RunError
-from kubetune_runner.loader import DESCRIPTION
+from kubetune_runner.loader import DESCRIPTION, Shape
 from kubetune_runner.tracking import Tracker
 
 
@@ -85,10 +87,47 @@ def describe(
     scores: bool = False,
 ) -> None:
     """Write what else loading needs: the tokenizer, number format and shape of the data."""
-    tokenizer.save_pretrained(folder)
+    shape = shape_of(tokenizer, chat=chat)
+    _save_tokenizer(tokenizer, folder, shape)
     description: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "chat": chat}
-    description |= {"scores": True} if scores else {"maxNewTokens": max_new_tokens}
+    if scores:
+        description |= {"scores": True}
+    else:
+        _save_ends(tokenizer, folder, shape)
+        description |= {"maxNewTokens": max_new_tokens, "answer": asdict(shape)}
     (folder / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path, shape: Shape) -> None:
+    """Its end token is what ends an answer, unless the chat template uses it for something else."""
+    own = tokenizer.eos_token
+    if shape.end_tokens:
+        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        before = chat_text(probe, tokenizer)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(shape.end_tokens[0])
+        if chat_text(probe, tokenizer) != before:
+            tokenizer.eos_token = own
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.eos_token = own
+
+
+def _save_ends(tokenizer: Any, folder: Path, shape: Shape) -> None:
+    """Tell servers that read the folder what ends an answer."""
+    path = folder / "generation_config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    given = config.get("eos_token_id")
+    known = [
+        *shape.end_tokens,
+        tokenizer.eos_token_id,
+        *(given if isinstance(given, list) else [given]),
+    ]
+    ends = [end for end in dict.fromkeys(known) if end is not None]
+    if ends:
+        config["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+    config.setdefault("pad_token_id", tokenizer.pad_token_id)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def upload(

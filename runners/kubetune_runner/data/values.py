@@ -7,6 +7,9 @@ from typing import Any, cast
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 NULL = "null"
+REASONING = "reasoning_content"
+REASONING_NAMES = (REASONING, "thinking", "reasoning")
+"""What datasets and chat templates call that which the assistant thinks before it speaks."""
 
 
 def type_of(value: Any) -> str:
@@ -70,6 +73,9 @@ def turn_of(value: dict[str, Any]) -> dict[str, Any]:
     for name in ("name", "tool_call_id"):
         if value.get(name) and value["role"] == "tool":
             turn[name] = value[name]
+    thought = next((value[name] for name in REASONING_NAMES if value.get(name)), None)
+    if isinstance(thought, str) and value["role"] == "assistant":
+        turn[REASONING] = thought
     if calls := value.get("tool_calls"):
         turn["tool_calls"] = [
             {

@@ -25,6 +25,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import table
 from kubetune_runner.evaluate.metrics import MetricError
 from kubetune_runner.evaluate.table import Column
+from kubetune_runner.loader import ways
 from kubetune_runner.mlflow_client import first_line
 from kubetune_runner.outcomes import packages_hint
 
@@ -110,6 +111,8 @@ class _Harness:
     @cached_property
     def _candidate(self) -> Any:
         batch_size = self.plan.generation.batch_size
+        if batch_size > 1 and not ways(self.model, self.tokenizer).together:
+            batch_size = 1
         return _model(self.model, self.tokenizer, self.context, batch_size, self.counter)
 
     def _evaluated(self, task: TaskPlan) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from kubetune.api.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SECOND
 from transformers import set_seed
 
 from kubetune_runner import losses
+from kubetune_runner.answers import shape_of
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.rows import Asked
-from kubetune_runner.loader import generate
+from kubetune_runner.loader import generate, read
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ def _generate(
     """Text and length of each answer by the row's number, and seconds a row."""
     if not asked:
         return {}, 0.0
+    shape = shape_of(tokenizer, chat=asked[0].encoded.chat)
     began = time.perf_counter()
     ids = generate(
         model,
@@ -133,9 +135,10 @@ def _generate(
         max_new_tokens=plan.generation.max_new_tokens,
         temperature=plan.generation.temperature,
         top_p=plan.generation.top_p,
+        shape=shape,
     )
     seconds = (time.perf_counter() - began) / len(asked)
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    texts = read(tokenizer, ids, shape)
     answers = {
         row.number: (text, len(tokens)) for row, text, tokens in zip(asked, texts, ids, strict=True)
     }
