@@ -156,9 +156,9 @@ class Workspace:
         eventually(accepted)
         return answer
 
-    def delete(self, kind: str, name: str) -> None:
-        """Delete an object in the background."""
-        options = {"propagationPolicy": "Background"}
+    def delete(self, kind: str, name: str, propagation: str = "Background") -> None:
+        """Delete an object; ``Orphan`` leaves what it owns."""
+        options = {"propagationPolicy": propagation}
         self.request("DELETE", self.path(kind, name), options)
 
     def path(self, kind: str, name: str | None = None) -> str:

@@ -37,6 +37,7 @@ from kubetune.decide.decision import (
     Stamp,
     StartRun,
     StopRuns,
+    StopStrays,
     TieToJob,
 )
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
@@ -122,6 +123,9 @@ class Actor:
                 case StopRuns(run_key):
                     owner = owner or parse(body).owner
                     await self._backend.stop(RunAddress(owner, run_key, target))
+                case StopStrays(run_key):
+                    owner = owner or parse(body).owner
+                    await self._backend.stop_strays(RunAddress(owner, run_key, target))
                 case LimitRuns(run_key, seconds, now):
                     owner = owner or parse(body).owner
                     await self._backend.limit(RunAddress(owner, run_key, target), seconds, now)

@@ -126,6 +126,10 @@ class RunState:
     """The target ends it by itself, since ``ensure`` or ``limit`` said when."""
     look_again_seconds: float | None = None
     """Nothing tells of what comes next, so it must be asked for."""
+    stray: bool = False
+    """It goes on without anything that would end it, and must be stopped by StopStrays."""
+    foreign: bool = False
+    """It belongs to a Job that isn't its owner's (any more), or is gone."""
     overdue: bool = False
     """It waits longer than its target allows and must be stopped."""
     external: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -164,6 +168,10 @@ class Backend(Protocol):
 
         None: not at all. Repeatable; what can't be changed on the target stays as it is.
         """
+        ...
+
+    async def stop_strays(self, address: RunAddress) -> None:
+        """Stop what of the runs goes on without belonging to one any more. Repeatable."""
         ...
 
     async def delete(self, address: RunAddress) -> None:

@@ -40,6 +40,10 @@ class Backends:
         """Have the target end live runs in time."""
         await self._of(address.target).limit(address, seconds, now)
 
+    async def stop_strays(self, address: RunAddress) -> None:
+        """Stop what of the runs goes on by itself."""
+        await self._of(address.target).stop_strays(address)
+
     async def delete(self, address: RunAddress) -> None:
         """Delete all runs and what was made for them."""
         await self._of(address.target).delete(address)

@@ -29,6 +29,7 @@ from kubetune.backends.manifests import (
 )
 from kubetune.backends.pod_refusals import PodRefusals, is_quota
 from kubetune.backends.states import run_state
+from kubetune.backends.strays import is_loose, stray_states, without_job
 from kubetune.backends.worker_pods import workers_of
 from kubetune.clients.kubernetes import (
     REFUSALS,
@@ -50,6 +51,14 @@ class JobCache(Protocol):
 
     def pods(self, job_uid: str) -> list[JsonObject]:
         """Pods whose controller is this Job."""
+        ...
+
+    def live_pods(self, namespace: str, run_key: str) -> list[JsonObject]:
+        """Pods with this run key that have not ended, whoever controls them."""
+        ...
+
+    def live_pods_of(self, kind: str, namespace: str, name: str) -> list[JsonObject]:
+        """Pods that were made for an object and have not ended."""
         ...
 
     def put(self, body: JsonObject) -> bool:
@@ -84,13 +93,21 @@ class KubernetesBackend:
             if found := await self._unseen(name, address):
                 jobs.append(found)
         states = [await self._refusals.told(self._state(job), job) for job in jobs]
+        live = {state.attempt for state in states if state.phase not in FINISHED}
+        strays = stray_states(self._strays(address, jobs), address.run_key)
+        states += [state for state in strays if state.attempt not in live]
         return sorted(states, key=lambda state: state.attempt)
 
     def introduce(self, run_key: str) -> None:
         """Names are unique here: nothing to remember."""
 
     async def abandon(self, kind: str, namespace: str, name: str) -> None:
-        """Owner references see to it."""
+        """Owner references see to what has some; the guarded kinds have seen to the rest."""
+        if kind == "FineTuneJob":
+            return
+        for pod in self._cache.live_pods_of(kind, namespace, name):
+            if is_loose(pod):
+                await self._delete(pod, "Background")
 
     def forget(self, run_key: str) -> None:
         """Nothing was remembered."""
@@ -113,6 +130,12 @@ class KubernetesBackend:
             if job["metadata"].get("deletionTimestamp") or self._state(job).phase in FINISHED:
                 continue
             await self._delete(job, "Foreground")
+
+    async def stop_strays(self, address: RunAddress) -> None:
+        """Delete pods that have lost their Job. Their own time of grace lets them save."""
+        for pod in self._strays(address, self._jobs(address)):
+            if is_loose(pod):
+                await self._delete(pod, "Background")
 
     async def limit(self, address: RunAddress, seconds: float | None, now: datetime) -> None:
         """Set activeDeadlineSeconds of the live Jobs, where it isn't what it must be."""
@@ -147,6 +170,7 @@ class KubernetesBackend:
             for item in await self._list(kind, address):
                 if not item["metadata"].get("deletionTimestamp"):
                     await self._delete(item, "Foreground" if kind == "Job" else "Background")
+        await self.stop_strays(address)
 
     async def orphan(self, address: RunAddress) -> None:
         """Take the owner references off, so that the garbage collector leaves what a run needs."""
@@ -175,6 +199,11 @@ class KubernetesBackend:
             for job in self._cache.jobs(address.owner.uid)
             if attempt_of(job, address.owner, address.run_key) is not None
         ]
+
+    def _strays(self, address: RunAddress, jobs: list[JsonObject]) -> list[JsonObject]:
+        owner, uids = address.owner, {job["metadata"]["uid"] for job in jobs}
+        pods = self._cache.live_pods(owner.namespace, address.run_key)
+        return without_job(pods, owner, address.run_key, uids)
 
     async def _unseen(self, name: str, address: RunAddress) -> JsonObject | None:
         """A Job that no watch shows, with its labels again; None when it is gone or not ours."""

@@ -71,6 +71,13 @@ class LimitRuns:
 
 
 @dataclass(frozen=True)
+class StopStrays:
+    """Stop pods of a run key that have lost their Job, with grace."""
+
+    run_key: str
+
+
+@dataclass(frozen=True)
 class DeleteRuns:
     """Delete all runs of a run key and what was made for them."""
 
@@ -181,6 +188,7 @@ Action = (
     | Record
     | StartRun
     | StopRuns
+    | StopStrays
     | LimitRuns
     | DeleteRuns
     | AbandonRuns

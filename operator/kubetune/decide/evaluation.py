@@ -50,6 +50,7 @@ from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.identity import with_finalizer
 from kubetune.decide.limits import after_end
 from kubetune.decide.place import before_start, has_moved
+from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target_away import target_away
 from kubetune.decide.waiting import NotReady, secret_wait
 from kubetune.names import FINALIZER
@@ -96,7 +97,9 @@ class Draft:
 
 def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
     """What to do for an Evaluation."""
-    return with_finalizer(observed, _decide(observed, now))
+    decision = with_finalizer(observed, _decide(observed, now))
+    runs = [(item.run_key, item.runs) for item in observed.candidates]
+    return with_strays_stopped(decision, runs)
 
 
 def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:

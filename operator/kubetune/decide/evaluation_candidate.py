@@ -278,7 +278,7 @@ def _follow_live(draft: CandidateDraft, run: RunState) -> None:
     elif run.phase == "stopping":
         ordered = draft.status.get("reason") == Reason.SUSPENDED
         why = Reason.SUSPENDED if ordered else Reason.STOPPING
-        draft.say("Running", why, f"attempt {number} is being stopped")
+        draft.say("Running", why, run.message or f"attempt {number} is being stopped")
     else:
         message = run.message or f"attempt {number} waits to be started"
         draft.say("Queued", run.reason or Reason.QUEUED, message)

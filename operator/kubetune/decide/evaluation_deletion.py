@@ -16,8 +16,9 @@ def delete(observed: ObservedEvaluation, now: datetime) -> Decision:
     if FINALIZER not in evaluation.finalizers:
         return Decision()
     run_keys = [item.run_key for item in observed.candidates if item.run_key]
-    if observed.started is None or observed.started.cml is None:
-        # Nothing was submitted, or it goes with its owner.
+    outside = observed.started is not None and observed.started.cml is not None
+    if not outside or observed.lets_runs_go:
+        # Nothing was submitted, or it goes with its owner, or is to stay.
         return Decision((ReleaseFinalizer(),))
     if observed.target_problem:
         return without_target(evaluation, observed.target_problem, run_keys, now)

@@ -78,6 +78,8 @@ class ObservedEvaluation:
     """Digests that another Evaluation of the namespace is measuring now -> its name."""
     progress_seconds: float = 10.0
     learned: EvaluationLearned = field(default_factory=EvaluationLearned)
+    lets_runs_go: bool = False
+    """Whether it was deleted with ``--cascade=orphan``."""
 
     @property
     def place(self) -> ComputeTargetSpec | None:

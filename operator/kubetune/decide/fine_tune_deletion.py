@@ -29,8 +29,10 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
     job = observed.job
     if FINALIZER not in job.finalizers:
         return Decision()
-    live = [run for run in observed.runs if run.phase not in FINISHED]
-    if job.spec is not None and job.spec.deletion_policy == "Orphan":
+    # What was cut loose before, as by the garbage collector, isn't the job's to stop.
+    live = [run for run in observed.runs if run.phase not in FINISHED and not run.foreign]
+    policy = job.spec.deletion_policy if job.spec else None
+    if policy == "Orphan" or observed.lets_runs_go:
         cut = (OrphanRuns(observed.run_key),) if live else ()
         return Decision((*cut, ReleaseFinalizer()))
     if observed.started is None and not live:

@@ -69,8 +69,9 @@ def follow(draft: Draft, run: RunState) -> Decision:
         draft.phase(Phase.STOPPING)
         # Who ordered it must be known when it has stopped.
         why = Reason.SUSPENDED if was_suspended(draft.observed.job.status) else Reason.STOPPING
-        conditions.set(ConditionType.RUNNING, False, why, f"attempt {number} is being stopped")
-        conditions.waiting(Reason.STOPPING, f"attempt {number} is being stopped")
+        message = run.message or f"attempt {number} is being stopped"
+        conditions.set(ConditionType.RUNNING, False, why, message)
+        conditions.waiting(Reason.STOPPING, message)
     else:
         draft.phase(Phase.QUEUED)
         reason = run.reason or Reason.QUEUED

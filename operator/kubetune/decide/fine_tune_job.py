@@ -57,6 +57,7 @@ from kubetune.decide.fit import weigh
 from kubetune.decide.identity import with_identity
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.place import before_start, record
+from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target_away import target_away
 from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
 from kubetune.decide.waiting import NotReady, evicted_too_often, retry_wait, secret_wait
@@ -111,7 +112,8 @@ class Draft:
 
 def decide(observed: ObservedJob, now: datetime) -> Decision:
     """What to do for a FineTuneJob."""
-    return with_identity(observed, _decide(observed, now))
+    decision = with_identity(observed, _decide(observed, now))
+    return with_strays_stopped(decision, [(observed.run_key, observed.runs)])
 
 
 def _decide(observed: ObservedJob, now: datetime) -> Decision:

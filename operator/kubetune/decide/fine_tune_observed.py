@@ -50,6 +50,8 @@ class ObservedJob:
     """Where the newest attempt was started, by the record in status."""
     fresh: bool = False
     """The run key was made just now, so nothing was sent for it."""
+    lets_runs_go: bool = False
+    """Whether the job was deleted with ``--cascade=orphan``."""
     recorded: bool = True
     """Whether status carries the run key."""
     model: Resource[ModelSpec] | None = None

@@ -23,6 +23,7 @@ from kubetune.decide.decision import (
     Action,
     DeleteRuns,
     StartRun,
+    StopStrays,
     parse_time,
     rfc3339,
     shorten,
@@ -124,6 +125,9 @@ def step(
     run_key = inspection_run_key(request.owner, key)
     attempts = int(state.get("attempts", 0))
     run = next((run for run in runs if run.attempt == attempts + 1), None)
+    if strays := [run for run in runs if run.stray]:
+        waiting = Waiting(Reason.STOPPING, strays[-1].message)
+        return Step(waiting, state, (StopStrays(run_key),))
     if run is None:
         return _start(request, run_key, state, runs, now)
     if run.phase in FINISHED:

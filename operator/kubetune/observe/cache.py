@@ -10,12 +10,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kubetune.names import OWNER_KIND, OWNER_NAME
+from kubetune.backends.pods import is_live
+from kubetune.names import OWNER_KIND, OWNER_NAME, RUN_KEY
 from kubetune.observe.references import references
 from kubetune.queue import Key
 
 JsonObject = dict[str, Any]
 CHILD_KINDS = frozenset({"Job", "Pod"})
+NO_PLACE = ("", "")
+ORPHAN = "orphan"
+"""The finalizer by which Kubernetes lets the dependents of a deleted object be."""
 REMEMBERED_AS_GONE = 10_000
 """Objects; news of one that is gone can only be late by the time of a request."""
 
@@ -29,6 +33,13 @@ class ObjectCache:
         self._objects: dict[Key, JsonObject] = {}
         self._children: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
         """Jobs and pods by the uid of their controlling owner."""
+        self._live_pods: dict[tuple[str, str], dict[Key, JsonObject]] = defaultdict(dict)
+        """Pods that have not ended, by namespace and run key."""
+        self._letting_go: set[str] = set()
+        """Uids of objects that were seen with the finalizer of an orphaning deletion.
+
+        The garbage collector soon takes it away, maybe before anybody else has looked.
+        """
         self._references: dict[Key, frozenset[Key]] = {}
         self._dependents: dict[Key, set[Key]] = defaultdict(set)
         """Referenced key -> keys of the objects that name it."""
@@ -59,6 +70,25 @@ class ObjectCache:
         """The pods of a batch Job."""
         return self._owned("Pod", job_uid)
 
+    def live_pods(self, namespace: str, run_key: str) -> list[JsonObject]:
+        """Pods with this run key that have not ended, whoever controls them."""
+        return list(self._live_pods.get((namespace, run_key), {}).values())
+
+    def live_pods_of(self, kind: str, namespace: str, name: str) -> list[JsonObject]:
+        """Pods that were made for an object and have not ended."""
+        wanted = Key(kind, namespace, name)
+        return [
+            pod
+            for (place, _), pods in self._live_pods.items()
+            if place == namespace
+            for pod in pods.values()
+            if owner_key(pod) == wanted
+        ]
+
+    def lets_dependents_go(self, uid: str) -> bool:
+        """Whether an object was deleted with ``--cascade=orphan``."""
+        return uid in self._letting_go
+
     def dependents(self, key: Key) -> Iterable[Key]:
         """Objects that name this one, whether it exists or not."""
         return tuple(self._dependents.get(key, ()))
@@ -80,6 +110,10 @@ class ObjectCache:
         self._objects[key] = body
         if owner := controller_uid(body):
             self._children[owner][key] = body
+        if (place := _place_of_live(body)) != NO_PLACE:
+            self._live_pods[place][key] = body
+        if ORPHAN in (body["metadata"].get("finalizers") or ()):
+            self._letting_go.add(body["metadata"]["uid"])
         named = references(key, body)
         if named:
             self._references[key] = named
@@ -103,6 +137,7 @@ class ObjectCache:
         if known is None or known["metadata"]["uid"] != uid:
             return False
         self._unlink(key, known)
+        self._letting_go.discard(uid)
         del self._objects[key]
         return True
 
@@ -132,6 +167,10 @@ class ObjectCache:
             self._children[owner].pop(key, None)
             if not self._children[owner]:
                 del self._children[owner]
+        if (place := _place_of_live(body)) in self._live_pods:
+            self._live_pods[place].pop(key, None)
+            if not self._live_pods[place]:
+                del self._live_pods[place]
         for other in self._references.pop(key, frozenset()):
             self._dependents[other].discard(key)
             if not self._dependents[other]:
@@ -153,6 +192,15 @@ def owner_key(body: JsonObject) -> Key | None:
     kind = metadata.get("labels", {}).get(OWNER_KIND)
     name = metadata.get("annotations", {}).get(OWNER_NAME)
     return Key(kind, metadata.get("namespace", ""), name) if kind and name else None
+
+
+def _place_of_live(body: JsonObject) -> tuple[str, str]:
+    """Namespace and run key of a pod that has not ended; empty of anything else."""
+    if body["kind"] != "Pod" or not is_live(body):
+        return NO_PLACE
+    metadata = body["metadata"]
+    run_key = (metadata.get("labels") or {}).get(RUN_KEY)
+    return (metadata["namespace"], run_key) if run_key else NO_PLACE
 
 
 def controller_uid(body: JsonObject) -> str | None:

@@ -93,6 +93,7 @@ class EvaluationObserver:
             started=started,
             progress_seconds=self._progress_seconds,
             learned=learned,
+            lets_runs_go=self._cache.lets_dependents_go(evaluation.owner.uid),
         )
         if spec is None:
             return observed

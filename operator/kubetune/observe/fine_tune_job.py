@@ -82,6 +82,7 @@ class FineTuneJobObserver:
             "install_id": self._install_id,
             "run_key": run_key,
             "fresh": given is None,
+            "lets_runs_go": self._cache.lets_dependents_go(job.owner.uid),
             "recorded": job.status.get("runKey") == run_key,
             "stamped": job.annotations.get(RUN_KEY) == run_key and FINALIZER in job.finalizers,
             "target": target,

@@ -157,6 +157,9 @@ class CmlBackend:
     async def limit(self, address: RunAddress, seconds: float | None, now: datetime) -> None:
         """A run keeps the time limit that its job had when it started."""
 
+    async def stop_strays(self, address: RunAddress) -> None:
+        """A run of CML doesn't outlive its job."""
+
     async def delete(self, address: RunAddress) -> None:
         """Delete all jobs of the run key, stopping what runs, and their files."""
         workspace, follower = self._at(address)
