@@ -44,8 +44,9 @@ def test_the_next_attempt_waits_for_a_pod_without_a_job(jobs: Workspace) -> None
     jobs.job("stray", backoffLimit=1)
     jobs.phase("stray", "Running")
     pod = lose_the_job(jobs, "stray")
-    body = jobs.until("FineTuneJob", "stray", lambda o: phase_of(o) == "Stopping")
-    assert pod["metadata"]["name"] in condition(body, "Ready")[2]
+    waits = pod["metadata"]["name"]
+    body = jobs.until("FineTuneJob", "stray", lambda o: waits in condition(o, "Ready")[2])
+    assert phase_of(body) == "Stopping"
     jobs.until("Pod", pod["metadata"]["name"], lambda o: o["metadata"].get("deletionTimestamp"))
     let_go(jobs, pod)
 
