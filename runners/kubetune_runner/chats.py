@@ -109,11 +109,25 @@ def label_answers(
         return _label_pieces(whole, spans, tokenizer)
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = encoded["input_ids"]
+    if not all(_begins_a_token(whole, start, ids, tokenizer) for start, _ in spans):
+        return _label_pieces(whole, spans, tokenizer)
     labels = [
         token if any(start <= at < end for start, end in spans) else IGNORED
         for token, (at, _) in zip(ids, encoded["offset_mapping"], strict=True)
     ]
     return ids, labels
+
+
+def _begins_a_token(whole: str, start: int, ids: list[int], tokenizer: Any) -> bool:
+    """Whether the prompt's own tokens end where an answer starts.
+
+    A space before it is part of the answer's first token in many vocabularies, which the model
+    would then neither learn nor be asked for.
+    """
+    if not start or not (whole[start - 1] == " " or whole[start - 1].isalnum()):
+        return True
+    before: list[int] = tokenizer(whole[:start], add_special_tokens=False)["input_ids"]
+    return ids[: len(before)] == before
 
 
 def _answers(messages: Sequence[Message]) -> list[int]:

@@ -172,6 +172,15 @@ def test_a_turn_without_an_end_gets_the_end_token(base: Path) -> None:
     assert row.labels[-1] == row.input_ids[-1] == tokenizer.eos_token_id
 
 
+def test_an_answer_behind_a_space_is_learned_from_its_first_token(base: Path) -> None:
+    tokenizer = tokenizer_of(base, WITHOUT_END)
+    (row,) = encode([Example(messages=chats()[0]["messages"])], tokenizer, 100).rows
+    assert row.prompt_ids is not None
+    assert row.input_ids[: len(row.prompt_ids)] == row.prompt_ids
+    first = row.labels[len(row.prompt_ids) :]
+    assert tokenizer.decode(first) == "Rome\n<eos>"
+
+
 @pytest.mark.parametrize("template", [QWEN, EMPTY_BLOCK, PROMPT_THAT_THINKS, LLAMA])
 @pytest.mark.parametrize("inline", [False, True])
 def test_answer_and_reference_are_the_same_view(base: Path, template: str, inline: bool) -> None:
