@@ -25,9 +25,9 @@ def main() -> int:
     found = hunt(options.first, options.schedules, workers=options.workers, without=options.without)
     took = time.monotonic() - began
     print(f"{found.schedules} schedules in {took:.0f} s, {len(found.failed)} violate something")
-    counts = Counter(name for names in found.failed.values() for name in names)
+    counts = Counter(name for seed in found.failed for name in found.names(seed))
     for name, count in counts.most_common():
-        seeds = [str(seed) for seed, names in found.failed.items() if name in names][:5]
+        seeds = [str(seed) for seed in found.failed if name in found.names(seed)][:5]
         print(f"{count:7}  {name}: seeds {', '.join(seeds)}")
     if found.failed:
         show(tell(min(found.failed), None, shorter=True, without=options.without))

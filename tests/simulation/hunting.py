@@ -12,6 +12,7 @@ from multiprocessing import get_context
 
 from tests.simulation import mendings
 from tests.simulation.explorer import Result, carry_out, shrink
+from tests.simulation.ledger import Violation
 from tests.simulation.steps import Step, draw_schedule
 
 CHUNK = 50
@@ -24,18 +25,21 @@ class Hunt:
     """What came of many schedules."""
 
     schedules: int
-    failed: dict[int, list[str]]
-    """Violated invariants by seed."""
+    failed: dict[int, list[Violation]]
+    """What is violated, by seed."""
 
     def first(self, invariants: Sequence[str]) -> int | None:
         """The first seed that violates one of these."""
-        seeds = [seed for seed, names in self.failed.items() if set(names) & set(invariants)]
-        return min(seeds, default=None)
+        return next((seed for seed in self.failed if self.names(seed) & set(invariants)), None)
+
+    def names(self, seed: int) -> set[str]:
+        """The invariants that a seed violates."""
+        return {violation.invariant for violation in self.failed[seed]}
 
 
 def hunt(first: int, count: int, *, workers: int | None = None, without: str = "") -> Hunt:
     """Carry out the schedules of these seeds; ``without`` takes a mending out (mendings.py)."""
-    failed: dict[int, list[str]] = {}
+    failed: dict[int, list[Violation]] = {}
     starts = range(first, first + count, CHUNK)
     with _processes(workers) as pool:
         tasks = [
@@ -86,10 +90,10 @@ def _silence() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _chunk(first: int, count: int, without: str) -> dict[int, list[str]]:
+def _chunk(first: int, count: int, without: str) -> dict[int, list[Violation]]:
     with mendings.taken_out(without):
         results = (carry_out(seed, draw_schedule(seed)) for seed in range(first, first + count))
-        return {result.seed: result.invariants for result in results if result.violations}
+        return {result.seed: result.violations for result in results if result.violations}
 
 
 def _first(seeds: Sequence[int], invariants: Sequence[str], without: str) -> Result | None:

@@ -207,6 +207,10 @@ class Kubelet:
                 self._world.soon(lambda: self._remove(uid))
             elif run := self._runs.get(uid):
                 run.stop()
+            else:
+                # Nothing ran in it, so nothing has to be waited for.
+                self._server.set_status(body, phase="Failed")
+                self._world.soon(lambda: self._remove(uid))
 
     def _pod(self, uid: str) -> JsonObject | None:
         key = self._server.uids.get(uid)

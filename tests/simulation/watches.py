@@ -1,9 +1,10 @@
 """A model of kopf's watches: what of the API server's changes reaches the operator, and when.
 
 kopf lists a kind, which shows what is there and tells nothing of what is gone, and watches it
-from there. It handles one event of an object at a time and leaves out those that a newer one has
-overtaken meanwhile. A watch that breaks goes on where it was, unless the API server has forgotten
-that by then (410): then everything is listed anew.
+from there; only the session, which is kubetune's own, sees that a list was complete. It handles
+one event of an object at a time and leaves out those that a newer one has overtaken meanwhile. A
+watch that breaks goes on where it was, unless the API server has forgotten that by then (410):
+then everything is listed anew.
 """
 
 from __future__ import annotations
@@ -59,17 +60,20 @@ class Watch:
         self._world.later(seconds, self._go_on)
 
     def list_anew(self) -> None:
-        """Show everything that is there, and tell that this is all."""
+        """Show everything that is there; what isn't goes unmentioned by single events."""
         listed = [body for body in self._world.server.of_kind(self._kind) if self._fits(body)]
-        for body in listed:
-            self._deliver_later("", body)
-        found = {
-            (body["metadata"].get("namespace", ""), body["metadata"]["name"]): body["metadata"][
-                "uid"
-            ]
-            for body in listed
-        }
-        self._feed.listed(self._kind, None, found, self._world.server.version)
+        version = self._world.server.version
+
+        def arrive() -> None:
+            if self.closed:
+                return
+            # What the session of the watches tells, as it reads the answer.
+            self._feed.listed(self._kind, None, _uids(listed), version)
+            for body in listed:
+                if body["metadata"]["uid"] not in self._pending:
+                    self._deliver_later("", body)
+
+        self._world.later(self._world.draw.choice(LAGS), arrive)
 
     def _fits(self, body: JsonObject) -> bool:
         return not self._selector or selects(self._selector, body)
@@ -107,3 +111,11 @@ class Watch:
             self._feed.gone(given)
         else:
             self._feed.seen(given)
+
+
+def _uids(listed: list[JsonObject]) -> dict[tuple[str, str], str]:
+    """The uids of what a list has, by namespace and name."""
+    return {
+        (metadata.get("namespace", ""), metadata["name"]): metadata["uid"]
+        for metadata in (body["metadata"] for body in listed)
+    }
