@@ -20,6 +20,7 @@ from kubetune.clients.kubernetes import (
     NotFoundError,
 )
 
+from tests.simulation.defaults import with_defaults
 from tests.simulation.kinds import BY_NAME, Kind, parse_path
 from tests.simulation.patches import merged, patched
 
@@ -147,7 +148,7 @@ class ApiServer:
             **({"generation": 1} if kind.generation else {}),
         }
         given = {key: value for key, value in metadata.items() if key not in _SERVERS}
-        new = {**body, "metadata": given | made}
+        new = with_defaults({**body, "metadata": given | made})
         if kind.status:
             new.pop("status", None)
         self._store(key, new, None)
@@ -254,7 +255,7 @@ class ApiServer:
         if subresource == "status":
             new = {**old, "status": new.get("status")}
         else:
-            new = self._of_client(kind, old, new)
+            new = self._of_client(kind, old, with_defaults(new))
             for check in self.admission:
                 new = check("UPDATE", new)
         if new == old:
