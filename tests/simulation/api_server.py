@@ -19,6 +19,7 @@ from kubetune.clients.kubernetes import (
     InvalidError,
     NotFoundError,
 )
+from kubetune.observe.references import TARGET_KINDS
 
 from tests.simulation.defaults import with_defaults
 from tests.simulation.kinds import BY_NAME, Kind, parse_path
@@ -275,6 +276,9 @@ class ApiServer:
         for field in ("finalizers", "annotations", "labels", "ownerReferences"):
             if field in metadata and not metadata[field]:
                 del metadata[field]
+        if kind.name in TARGET_KINDS and ("cml" in old["spec"]) != ("cml" in new["spec"]):
+            # The one rule of a CRD that schedules break.
+            raise error(422, "Invalid", "spec: a change between kubernetes and cml is refused")
         changed = {**new, "metadata": metadata}
         if kind.status:
             changed.pop("status", None)

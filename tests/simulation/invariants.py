@@ -96,6 +96,17 @@ def _missing(kind: str) -> Callable[[World, JsonObject], bool]:
     return lambda world, body: not world.server.of_kind(kind)
 
 
+def _target_is_missing(world: World, body: JsonObject) -> bool:
+    named = (body["spec"].get("computeTargetRef") or {"name": "main"})["name"]
+    began = ((body.get("status") or {}).get("external") or {}).get("target") or f"/{named}"
+    names = {named, began.split("/")[1]}
+    return any(world.server.find("ComputeTarget", TEAM, name) is None for name in names)
+
+
+def _secret_is_missing(world: World, body: JsonObject) -> bool:
+    return world.server.find("Secret", TEAM, "cml-key") is None
+
+
 def _not_ready(kind: str) -> Callable[[World, JsonObject], bool]:
     return lambda world, body: any(
         ready_of(item).get("status") != "True" for item in world.server.of_kind(kind)
@@ -117,7 +128,10 @@ def _model_is_taken(world: World, body: JsonObject) -> bool:
 
 
 _WAITS: dict[str, Callable[[World, JsonObject], bool]] = {
-    Reason.TARGET_MISSING: _missing("ComputeTarget"),
+    Reason.TARGET_MISSING: _target_is_missing,
+    Reason.TRACKING_UNREACHABLE: _target_is_missing,
+    Reason.SECRET_MISSING: _secret_is_missing,
+    Reason.CREDENTIALS_INVALID: _secret_is_missing,
     Reason.DATASET_MISSING: _missing("Dataset"),
     Reason.MODEL_MISSING: _model_is_missing,
     Reason.TARGET_NOT_READY: _not_ready("ComputeTarget"),
@@ -144,7 +158,7 @@ def _check_result(world: World, job: JsonObject) -> None:
     first = min(run.ended_at or 0.0 for run in good)
     for run in runs:
         if run.started > first + SIGHT_SECONDS:
-            what = f"{run.pod} of {name} starts, though a run succeeded at {first:.0f} s"
+            what = f"{run.name} of {name} starts, though a run succeeded at {first:.0f} s"
             world.ledger.violated("what succeeded is not repeated", what)
     if phase in ("Failed", "Cancelled"):
         verdict, at = world.ledger.verdicts[uid]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kubetune import names
 from kubetune.clients.kubernetes import ApiError
 
-from tests.simulation.runs import Ended, Run
+from tests.simulation.runs import Ended, Run, RunFacts
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -229,7 +230,20 @@ class Kubelet:
             # Its volume can't be mounted: the kubelet tries again.
             self._world.later(10.0, lambda: self._run(uid))
             return
-        run = Run(self._world, pod, plan, lambda ended: self._ended(uid, ended))
+        labels: JsonObject = metadata["labels"]
+        facts = RunFacts(
+            name=metadata["name"],
+            run_key=labels[names.RUN_KEY],
+            purpose=labels[names.PURPOSE],
+            attempt=int(labels[names.ATTEMPT]),
+        )
+        run = Run(
+            self._world,
+            facts,
+            plan,
+            report=lambda ended: self._ended(uid, ended),
+            evict=lambda: self._world.evict(uid),
+        )
         self._runs[uid] = run
         started = {"running": {"startedAt": self._server.timestamp()}}
         container = {"name": "runner", "state": started, "image": ""}

@@ -11,6 +11,13 @@ JsonObject = dict[str, Any]
 
 TEAM, SYSTEM = "team", "system"
 TRACKING = {"uri": "http://mlflow:5000"}
+CML: JsonObject = {
+    "url": "https://cml.example",
+    "project": "tuning",
+    "apiKeySecretRef": {"name": "cml-key", "key": "key"},
+    "runtime": {"identifier": "runtime:1"},
+    "runner": {"script": "run.py"},
+}
 
 
 def manifest(kind: str, name: str, spec: JsonObject, **metadata: Any) -> JsonObject:
@@ -32,6 +39,17 @@ def target(name: str = "main", **tracking: Any) -> JsonObject:
     """A target of this cluster, the namespace's default."""
     spec = {"kubernetes": {"image": "runner:1"}, "tracking": TRACKING | tracking}
     return manifest("ComputeTarget", name, spec, annotations={DEFAULT_TARGET_ANNOTATION: "true"})
+
+
+def cloud(name: str = "cloud") -> JsonObject:
+    """A target of a CML workspace."""
+    return manifest("ComputeTarget", name, {"cml": CML, "tracking": TRACKING})
+
+
+def secret() -> JsonObject:
+    """The API key of the workspace."""
+    metadata = {"name": "cml-key", "namespace": TEAM}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"key": "a2V5"}}
 
 
 def dataset(name: str = "tickets") -> JsonObject:

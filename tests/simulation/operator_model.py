@@ -22,6 +22,7 @@ from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import Reconciler
 from kubetune.settings import Settings
 
+from tests.simulation.cml_workspace import ModelCmlClients
 from tests.simulation.network import ModelClient
 from tests.simulation.tracker import ModelPool, ModelTracker
 from tests.simulation.watches import Watch
@@ -52,7 +53,7 @@ class OperatorProcess:
         self._world = world
         self.cache, queue = ObjectCache(), WorkQueue()
         client = ModelClient(world)
-        clients = CmlClients()
+        clients = cast("CmlClients", ModelCmlClients(world))
 
         def notify(owner: Owner) -> None:
             queue.add(Key(owner.kind, owner.namespace, owner.name))

@@ -12,6 +12,7 @@ from tests.simulation.world import World
 JsonObject = dict[str, Any]
 
 PREPARING_SECONDS = 120.0
+_INPUTS = (manifests.target, manifests.cloud, manifests.dataset, manifests.model)
 
 
 @cache
@@ -20,8 +21,9 @@ def _prepared() -> tuple[int, dict[Key, JsonObject]]:
     for name in (manifests.TEAM, manifests.SYSTEM):
         world.server.create(manifests.namespace(name))
     world.start_operator()
-    for body in (manifests.target(), manifests.dataset(), manifests.model()):
-        world.server.create(body)
+    world.server.create(manifests.secret())
+    for body in _INPUTS:
+        world.server.create(body())
     world.run_for(PREPARING_SECONDS)
     objects = dict(world.server.objects)
     version = world.server.version
@@ -46,7 +48,7 @@ def prepared(seed: int, story: list[str] | None = None) -> World:
 
 
 def _is_ready(body: JsonObject) -> bool:
-    if body["kind"] == "Namespace":
+    if body["kind"] in ("Namespace", "Secret"):
         return True
     conditions = (body.get("status") or {}).get("conditions") or ()
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kubetune import names
 from kubetune.api.outcome import ExitCode, Outcome
 
 from tests.simulation.results import DATASET_FOUND, MODEL_FOUND, evaluation_summary
@@ -40,21 +39,40 @@ class Ended:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """Which run it is."""
+
+    name: str
+    """Of its pod, or of its job and run in CML."""
+    run_key: str
+    purpose: str
+    attempt: int
+    outside: bool = False
+    """It runs in CML."""
+
+
 class Run:
-    """One container of the runner."""
+    """One process of the runner, in a container or in CML."""
 
     def __init__(
-        self, world: World, pod: JsonObject, plan: JsonObject, report: Callable[[Ended], None]
+        self,
+        world: World,
+        facts: RunFacts,
+        plan: JsonObject,
+        *,
+        report: Callable[[Ended], None],
+        evict: Callable[[], None],
     ) -> None:
-        labels: JsonObject = pod["metadata"]["labels"]
         self._world = world
         self._report = report
+        self._evict = evict
         self._plan = plan
-        self.pod = pod["metadata"]["name"]
-        self.pod_uid = pod["metadata"]["uid"]
-        self.run_key: str = labels[names.RUN_KEY]
-        self.purpose: str = labels[names.PURPOSE]
-        self.attempt = int(labels[names.ATTEMPT])
+        self.name = facts.name
+        self.run_key = facts.run_key
+        self.purpose = facts.purpose
+        self.attempt = facts.attempt
+        self.outside = facts.outside
         self.owner: str = plan["run"]["uid"]
         """Uid of the object that the run was made for."""
         self.owner_name: str = plan["run"]["name"]
@@ -67,10 +85,10 @@ class Run:
         self._script = world.script(self)
 
     def start(self) -> None:
-        """The container has started."""
+        """The process has started."""
         world = self._world
         self.started = world.now_seconds()
-        world.tell("run", f"{self.pod} runs: {self._script.end} in {self._script.seconds:.0f} s")
+        world.tell("run", f"{self.name} runs: {self._script.end} in {self._script.seconds:.0f} s")
         world.ledger.run_started(self)
         if self.purpose != "inspect":
             self._open()
@@ -88,7 +106,7 @@ class Run:
         if self.ended is not None:
             return
         self.ended, self.ended_at = ended, self._world.now_seconds()
-        self._world.tell("run", f"{self.pod} has {ended.result} (exit code {ended.exit_code})")
+        self._world.tell("run", f"{self.name} has {ended.result} (exit code {ended.exit_code})")
         if self.tracked and ended.exit_code != 137:
             self._world.tracker.close_run(self.tracked, ended.result == "succeeded")
         self._world.ledger.run_ended(self)
@@ -121,7 +139,7 @@ class Run:
             case "mute":
                 self.end(Ended("failed", 1))
             case "evict":
-                self._world.evict(self.pod_uid)
+                self._evict()
             case _:
                 self._fail("TrainingFailed", ExitCode.FAILED, retryable=True)
 

@@ -96,6 +96,7 @@ def _draw_job(draw: random.Random) -> JsonObject:
         "backoffLimit": draw.choice((None, None, 0, 1)),
         "deletionPolicy": draw.choice((None, None, None, "Orphan")),
         "suspend": draw.choice((None, None, None, None, True)),
+        "computeTargetRef": draw.choice((None, None, None, {"name": "cloud"})),
     }
     spec = {field: value for field, value in optional.items() if value is not None}
     script = [draw.choice(DURATIONS), draw.choice(ENDS)]
@@ -158,25 +159,44 @@ def delete_job(world: World, name: str, policy: str | None) -> None:
     world.server.delete("FineTuneJob", TEAM, name, policy)
 
 
-_INPUTS: dict[str, tuple[str, Callable[[], JsonObject]]] = {
-    "Dataset": ("tickets", manifests.dataset),
-    "Model": ("base", manifests.model),
-    "ComputeTarget": ("main", manifests.target),
+_INPUTS: dict[str, tuple[str, str, Callable[[], JsonObject]]] = {
+    "rows": ("Dataset", "tickets", manifests.dataset),
+    "model": ("Model", "base", manifests.model),
+    "target": ("ComputeTarget", "main", manifests.target),
+    "cloud": ("ComputeTarget", "cloud", manifests.cloud),
+    "key": ("Secret", "cml-key", manifests.secret),
 }
 
 
 def _input(draw: random.Random) -> JsonObject:
-    return {"kind": draw.choice((*_INPUTS, "ComputeTarget"))}
+    return {"what": draw.choice((*_INPUTS, "target", "cloud"))}
 
 
 @_step(4, _input)
-def delete_input(world: World, kind: str) -> None:
-    world.server.delete(kind, TEAM, _INPUTS[kind][0])
+def delete_input(world: World, what: str) -> None:
+    kind, name, _ = _INPUTS[what]
+    world.server.delete(kind, TEAM, name)
 
 
 @_step(4, _input)
-def create_input(world: World, kind: str) -> None:
-    world.server.create(_INPUTS[kind][1]())
+def create_input(world: World, what: str) -> None:
+    world.server.create(_INPUTS[what][2]())
+
+
+@_step(2, lambda draw: {"name": draw.choice(("main", "cloud"))})
+def change_target(world: World, name: str) -> None:
+    """Make a target one of the other type: by a patch, or anew when that is refused."""
+    specs = [manifests.target()["spec"], manifests.cloud()["spec"]]
+    there = world.server.get("ComputeTarget", TEAM, name)
+    other = specs[0] if "cml" in there["spec"] else specs[1]
+    gone = dict.fromkeys(there["spec"].keys() - other.keys())
+    try:
+        world.server.patch("ComputeTarget", TEAM, name, {"spec": {**gone, **other}})
+    except ApiError:
+        world.server.delete("ComputeTarget", TEAM, name)
+        anew = manifests.cloud(name) | {"spec": other}
+        anew["metadata"]["annotations"] = there["metadata"].get("annotations") or {}
+        world.server.create(anew)
 
 
 @_step(1, lambda draw: {"experiment": draw.choice(("one", "two"))})
@@ -295,6 +315,37 @@ def refuse(world: World, kind: str, refusal: int, seconds: float) -> None:
     world.later(seconds, lambda: world.refusals.pop(kind, None))
 
 
+@_step(
+    3,
+    lambda draw: {
+        "how": draw.choice(("away", "throttled", "lost", "lost", "mute", "late")),
+        "seconds": draw.choice((5.0, 60.0, 300.0)),
+    },
+)
+def cml(world: World, how: str, seconds: float) -> None:
+    """The workspace is away, or the next write to it gets no answer."""
+    world.cml.trouble = how
+    world.disturb(seconds)
+
+    def heal() -> None:
+        world.cml.trouble = ""
+
+    world.later(seconds, heal)
+
+
+@_step(1, lambda draw: {"seconds": draw.choice((10.0, 60.0))})
+def cml_is_behind(world: World, seconds: float) -> None:
+    """What is made shows in lists only later."""
+    world.cml.behind_seconds = seconds
+
+
+@_step(1, lambda draw: {"number": draw.randint(0, 3)})
+def delete_cml_job(world: World, number: int) -> None:
+    """By hand, in the workspace."""
+    if world.cml.jobs:
+        world.cml.delete_by_hand(list(world.cml.jobs)[number % len(world.cml.jobs)])
+
+
 # --- the operator and its connections
 
 
@@ -378,7 +429,8 @@ def heal(world: World) -> None:
     world.crash_after = None
     world.restart_after = 0.5
     world.refusals.clear()
-    world.tracker.trouble = ""
+    world.tracker.trouble = world.cml.trouble = ""
+    world.cml.behind_seconds = 0.0
     with contextlib.suppress(ApiError):
         admit(world)
     world.start_operator()

@@ -15,6 +15,7 @@ from kubetune.observe import objects
 
 from tests.simulation.api_server import ApiServer, error
 from tests.simulation.clock import EPOCH, VirtualLoop
+from tests.simulation.cml_workspace import CmlWorkspace
 from tests.simulation.garbage import GarbageCollector, NamespaceController
 from tests.simulation.jobs import JobController, Kubelet
 from tests.simulation.ledger import Ledger
@@ -22,6 +23,7 @@ from tests.simulation.network import Trouble
 from tests.simulation.operator_model import OperatorProcess
 from tests.simulation.runs import Run, Script
 from tests.simulation.tracker import TrackingServer
+from tests.simulation.wall_clock import set_clocks
 
 JsonObject = dict[str, Any]
 
@@ -41,6 +43,7 @@ class World:
         self.server = ApiServer(self.loop.now)
         self.ledger = Ledger(self)
         self.tracker = TrackingServer(self)
+        self.cml = CmlWorkspace(self)
         self.garbage = GarbageCollector(self)
         self.namespaces = NamespaceController(self)
         self.jobs = JobController(self)
@@ -67,6 +70,7 @@ class World:
         self._counts: Counter[str] = Counter()
         self.server.admission.append(self._admit)
         self._random = random.Random(seed)
+        set_clocks(self.loop.now)
         # The only other chance in the operator: a run key's nonce.
         names.secrets = self  # type: ignore[assignment]
         random.seed(seed)

@@ -1,0 +1,289 @@
+"""A model of a CML workspace with one project, and the client that the operator calls it with.
+
+Lists are behind, answers get lost, jobs are deleted by hand. As in CML a job has one active run at
+a time, and there are no keys that would make a repeated create harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from kubetune.api import plan as plans
+from kubetune.backends.cml.manifests import environment_of
+from kubetune.clients.cml import (
+    CmlError,
+    InvalidError,
+    NotFoundError,
+    ThrottledError,
+    UnavailableError,
+    UnknownOutcomeError,
+)
+
+from tests.simulation.runs import Ended, Run, RunFacts
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+JsonObject = dict[str, Any]
+
+PROJECT: JsonObject = {"id": "abcd-efgh-ijkl-mnop", "name": "tuning", "creation_status": "success"}
+RUNTIMES = [{"image_identifier": "runtime:1", "kernel": "Python 3.11", "status": "ENABLED"}]
+LATE_SECONDS = 35.0
+ACTIVE = ("ENGINE_SCHEDULING", "ENGINE_STARTING", "ENGINE_RUNNING", "ENGINE_STOPPING")
+
+
+class CmlWorkspace:
+    """Jobs, runs and files of the project."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.jobs: dict[str, JsonObject] = {}
+        self.runs: dict[str, dict[str, JsonObject]] = {}
+        """Runs by job, then by id."""
+        self.files: dict[str, bytes] = {}
+        self.trouble = ""
+        """Empty, away, throttled, or what becomes of the next write: lost (it happens, without an
+        answer), mute (nothing happens, without an answer), late (it happens later)."""
+        self.behind_seconds = 0.0
+        """How much later than made something shows in lists."""
+        self._processes: dict[str, Run] = {}
+
+    def call(self, operation: str, arguments: tuple[Any, ...]) -> JsonObject:
+        """An operation; its effect is at once."""
+        act: Callable[..., JsonObject] | None = getattr(self, f"_{operation}", None)
+        if act is None:
+            raise InvalidError(f"the model has no {operation}")
+        return act(*arguments)
+
+    def delete_by_hand(self, job_id: str) -> None:
+        """Somebody deletes a job on the workspace's pages, and what runs ends."""
+        self._world.tell("CML", f"{self.jobs[job_id]['name']} is deleted by hand")
+        for run_id in self.runs[job_id]:
+            if run_id in self._processes:
+                self._processes[run_id].stop()
+        self._delete_job(PROJECT["id"], job_id)
+
+    # --- operations
+
+    def _list_projects(self, **_: Any) -> JsonObject:
+        return {"projects": [PROJECT]}
+
+    def _get_project(self, project: str) -> JsonObject:
+        return PROJECT
+
+    def _list_runtimes(self) -> JsonObject:
+        return {"runtimes": RUNTIMES}
+
+    def _list_usage(self) -> JsonObject:
+        return {"usage_response": []}
+
+    def _list_jobs(self, project: str) -> JsonObject:
+        return {"jobs": [dict(job) for job in self.jobs.values() if self._shows(job)]}
+
+    def _get_job(self, project: str, job_id: str) -> JsonObject:
+        return dict(self._job(job_id))
+
+    def _create_job(self, body: JsonObject, project: str) -> JsonObject:
+        job_id = f"job-{self._world.count('cml job')}"
+        made = {
+            **body,
+            "id": job_id,
+            "environment": json.dumps(body["environment"]),
+            "created_at": self._now(),
+            "project": {"slug": "team/tuning", "public_identifier": PROJECT["id"]},
+        }
+        self.jobs[job_id], self.runs[job_id] = made, {}
+        return dict(made)
+
+    def _update_job(self, body: JsonObject, project: str, job_id: str) -> JsonObject:
+        job = self._job(job_id)
+        if "environment" in body:
+            body = body | {"environment": json.dumps(body["environment"])}
+        job |= body
+        return dict(job)
+
+    def _delete_job(self, project: str, job_id: str) -> JsonObject:
+        self._job(job_id)
+        # What runs goes on.
+        del self.jobs[job_id], self.runs[job_id]
+        return {}
+
+    def _list_job_runs(self, project: str, job_id: str) -> JsonObject:
+        self._job(job_id)
+        return {"job_runs": [dict(run) for run in self.runs[job_id].values() if self._shows(run)]}
+
+    def _get_job_run(self, project: str, job_id: str, run_id: str) -> JsonObject:
+        return dict(self._run(job_id, run_id))
+
+    def _create_job_run(self, body: JsonObject, project: str, job_id: str) -> JsonObject:
+        job = self._job(job_id)
+        active = any(run["status"] in ACTIVE for run in self.runs[job_id].values())
+        run_id = f"run-{self._world.count('cml run')}"
+        made: JsonObject = {
+            "id": run_id,
+            "job_id": job_id,
+            "status": "ENGINE_SKIPPED" if active else "ENGINE_SCHEDULING",
+            "created_at": self._now(),
+            "scheduling_at": self._now(),
+            "environment": json.dumps(body.get("environment") or {}),
+        }
+        self.runs[job_id][run_id] = made
+        if not active:
+            wait = self._world.draw.choice((1.0, 5.0, 30.0))
+            self._world.later(wait, lambda: self._begin(job, made))
+        return dict(made)
+
+    def _stop_job_run(self, project: str, job_id: str, run_id: str) -> JsonObject:
+        run = self._run(job_id, run_id)
+        if run["status"] == "ENGINE_SCHEDULING":
+            self._end(run, "ENGINE_STOPPED")
+        elif run["status"] in ACTIVE:
+            run["status"] = "ENGINE_STOPPING"
+            self._processes[run_id].stop()
+        return {}
+
+    def _delete_project_file(self, project: str, path: str) -> JsonObject:
+        for name in [name for name in self.files if name.startswith(path)]:
+            del self.files[name]
+        return {}
+
+    # --- what runs do
+
+    def _begin(self, job: JsonObject, run: JsonObject) -> None:
+        if run["status"] != "ENGINE_SCHEDULING":
+            return
+        environment = environment_of(job) | environment_of(run)
+        plan = plans.decode_plan(environment[plans.ENV_PLAN_DATA])
+        facts = RunFacts(
+            name=f"{job['name']}/{run['id']}",
+            run_key=environment[plans.ENV_RUN_KEY],
+            purpose={"train": "train", "evaluate": "evaluate"}.get(plan["kind"], "inspect"),
+            attempt=int(environment[plans.ENV_ATTEMPT]),
+            outside=True,
+        )
+        run["status"], run["running_at"] = "ENGINE_RUNNING", self._now()
+        path = plans.outcome_path(facts.run_key, facts.attempt)
+        process = Run(
+            self._world,
+            facts,
+            plan,
+            report=lambda ended: self._ended(run, ended, path),
+            evict=lambda: process.stop(),
+        )
+        self._processes[run["id"]] = process
+        process.start()
+
+    def _ended(self, run: JsonObject, ended: Ended, path: str) -> None:
+        if ended.message:
+            self.files[path] = ended.message.encode()
+        succeeded = "ENGINE_SUCCEEDED" if ended.result == "succeeded" else "ENGINE_FAILED"
+        self._end(run, "ENGINE_STOPPED" if run["status"] == "ENGINE_STOPPING" else succeeded)
+
+    def _end(self, run: JsonObject, status: str) -> None:
+        run["status"], run["finished_at"] = status, self._now()
+
+    def _job(self, job_id: str) -> JsonObject:
+        if job_id not in self.jobs:
+            raise NotFoundError(f"there is no job {job_id}")
+        return self.jobs[job_id]
+
+    def _run(self, job_id: str, run_id: str) -> JsonObject:
+        self._job(job_id)
+        if run_id not in self.runs[job_id]:
+            raise NotFoundError(f"there is no run {run_id}")
+        return self.runs[job_id][run_id]
+
+    def _shows(self, item: JsonObject) -> bool:
+        return (self._now() - item["created_at"]).total_seconds() >= self.behind_seconds
+
+    def _now(self) -> datetime:
+        return self._world.loop.now()
+
+
+class ModelCmlClient:
+    """What kubetune.clients.cml.CmlClient does, without threads and the network."""
+
+    url = "https://cml.example"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._workspace = world.cml
+
+    async def read(self, operation: str, *arguments: Any, **_: Any) -> JsonObject:
+        await self._reach()
+        return self._workspace.call(operation, arguments)
+
+    async def write(self, operation: str, *arguments: Any, **_: Any) -> JsonObject:
+        await self._reach()
+        world, workspace = self._world, self._workspace
+        await world.boundary("CML")
+        trouble = workspace.trouble
+        if trouble in ("lost", "mute", "late"):
+            workspace.trouble = ""
+            world.tell("CML", f"{trouble}: {operation}")
+        if trouble == "late":
+            world.later(LATE_SECONDS, lambda: self._happen_late(operation, arguments))
+        elif trouble != "mute":
+            world.tell("operator", f"CML {operation}")
+            answer = workspace.call(operation, arguments)
+            await world.boundary("CML")
+            if not trouble:
+                return answer
+        await asyncio.sleep(30.0)
+        raise UnknownOutcomeError(f"{operation}: no answer within 30 s")
+
+    async def pages(
+        self, operation: str, field: str, *arguments: Any, **options: Any
+    ) -> list[JsonObject]:
+        return (await self.read(operation, *arguments))[field]
+
+    async def upload(self, project_id: str, path: str, content: bytes) -> None:
+        await self._reach()
+        self._workspace.files[path] = content
+
+    async def download(self, project_id: str, path: str) -> bytes:
+        await self._reach()
+        if path not in self._workspace.files:
+            raise NotFoundError(f"there is no file {path}")
+        return self._workspace.files[path]
+
+    async def supports(self, operation: str) -> bool:
+        return False
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(0.05)
+        match self._workspace.trouble:
+            case "away":
+                raise UnavailableError(f"{self.url} can't be reached")
+            case "throttled":
+                raise ThrottledError(f"{self.url} asks for rest", 10.0)
+            case _:
+                pass
+
+    def _happen_late(self, operation: str, arguments: tuple[Any, ...]) -> None:
+        self._world.tell("CML", f"now arrives: {operation}")
+        try:
+            self._workspace.call(operation, arguments)
+        except CmlError as refused:
+            self._world.tell("CML", f"... and is refused: {refused}")
+
+
+class ModelCmlClients:
+    """Gives the backend its client."""
+
+    def __init__(self, world: World) -> None:
+        self._client = ModelCmlClient(world)
+
+    def get(self, *_: object) -> ModelCmlClient:
+        """The client, whatever the address and the key."""
+        return self._client
+
+    async def close(self) -> None:
+        """Nothing is open."""
