@@ -10,18 +10,19 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kubetune.api import plan as plans
-from kubetune.backends.cml.manifests import environment_of
 from kubetune.clients.cml import (
+    CmlClient,
     CmlError,
-    InvalidError,
     NotFoundError,
     ThrottledError,
     UnavailableError,
     UnknownOutcomeError,
 )
+from kubetune.clients.cml_models import variables
+from kubetune.clients.cml_operations import Operation
 
 from tests.simulation.runs import Ended, Run, RunFacts
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 JsonObject = dict[str, Any]
+T = TypeVar("T")
 
 PROJECT: JsonObject = {"id": "abcd-efgh-ijkl-mnop", "name": "tuning", "creation_status": "success"}
 RUNTIMES = [{"image_identifier": "runtime:1", "kernel": "Python 3.11", "status": "ENABLED"}]
@@ -52,42 +54,35 @@ class CmlWorkspace:
         """How much later than made something shows in lists."""
         self._processes: dict[str, Run] = {}
 
-    def call(self, operation: str, arguments: tuple[Any, ...]) -> JsonObject:
-        """An operation; its effect is at once."""
-        act: Callable[..., JsonObject] | None = getattr(self, f"_{operation}", None)
-        if act is None:
-            raise InvalidError(f"the model has no {operation}")
-        return act(*arguments)
-
     def delete_by_hand(self, job_id: str) -> None:
         """Somebody deletes a job on the workspace's pages, and what runs ends."""
         self._world.tell("CML", f"{self.jobs[job_id]['name']} is deleted by hand")
         for run_id in self.runs[job_id]:
             if run_id in self._processes:
                 self._processes[run_id].stop()
-        self._delete_job(PROJECT["id"], job_id)
+        self.delete_job(PROJECT["id"], job_id)
 
     # --- operations
 
-    def _list_projects(self, **_: Any) -> JsonObject:
+    def list_projects(self, **_: Any) -> JsonObject:
         return {"projects": [PROJECT]}
 
-    def _get_project(self, project: str) -> JsonObject:
+    def get_project(self, project: str, **_: Any) -> JsonObject:
         return PROJECT
 
-    def _list_runtimes(self) -> JsonObject:
+    def list_runtimes(self, **_: Any) -> JsonObject:
         return {"runtimes": RUNTIMES}
 
-    def _list_usage(self) -> JsonObject:
+    def list_usage(self, **_: Any) -> JsonObject:
         return {"usage_response": []}
 
-    def _list_jobs(self, project: str) -> JsonObject:
+    def list_jobs(self, project: str, **_: Any) -> JsonObject:
         return {"jobs": [dict(job) for job in self.jobs.values() if self._shows(job)]}
 
-    def _get_job(self, project: str, job_id: str) -> JsonObject:
+    def get_job(self, project: str, job_id: str, **_: Any) -> JsonObject:
         return dict(self._job(job_id))
 
-    def _create_job(self, body: JsonObject, project: str) -> JsonObject:
+    def create_job(self, body: JsonObject, project: str, **_: Any) -> JsonObject:
         job_id = f"job-{self._world.count('cml job')}"
         made = {
             **body,
@@ -99,27 +94,25 @@ class CmlWorkspace:
         self.jobs[job_id], self.runs[job_id] = made, {}
         return dict(made)
 
-    def _update_job(self, body: JsonObject, project: str, job_id: str) -> JsonObject:
+    def update_job(self, body: JsonObject, project: str, job_id: str, **_: Any) -> JsonObject:
         job = self._job(job_id)
-        if "environment" in body:
-            body = body | {"environment": json.dumps(body["environment"])}
         job |= body
         return dict(job)
 
-    def _delete_job(self, project: str, job_id: str) -> JsonObject:
+    def delete_job(self, project: str, job_id: str, **_: Any) -> JsonObject:
         self._job(job_id)
         # What runs goes on.
         del self.jobs[job_id], self.runs[job_id]
         return {}
 
-    def _list_job_runs(self, project: str, job_id: str) -> JsonObject:
+    def list_job_runs(self, project: str, job_id: str, **_: Any) -> JsonObject:
         self._job(job_id)
         return {"job_runs": [dict(run) for run in self.runs[job_id].values() if self._shows(run)]}
 
-    def _get_job_run(self, project: str, job_id: str, run_id: str) -> JsonObject:
+    def get_job_run(self, project: str, job_id: str, run_id: str, **_: Any) -> JsonObject:
         return dict(self._run(job_id, run_id))
 
-    def _create_job_run(self, body: JsonObject, project: str, job_id: str) -> JsonObject:
+    def create_job_run(self, body: JsonObject, project: str, job_id: str, **_: Any) -> JsonObject:
         job = self._job(job_id)
         active = any(run["status"] in ACTIVE for run in self.runs[job_id].values())
         run_id = f"run-{self._world.count('cml run')}"
@@ -137,7 +130,7 @@ class CmlWorkspace:
             self._world.later(wait, lambda: self._begin(job, made))
         return dict(made)
 
-    def _stop_job_run(self, project: str, job_id: str, run_id: str) -> JsonObject:
+    def stop_job_run(self, project: str, job_id: str, run_id: str, **_: Any) -> JsonObject:
         run = self._run(job_id, run_id)
         if run["status"] == "ENGINE_SCHEDULING":
             self._end(run, "ENGINE_STOPPED")
@@ -146,7 +139,7 @@ class CmlWorkspace:
             self._processes[run_id].stop()
         return {}
 
-    def _delete_project_file(self, project: str, path: str) -> JsonObject:
+    def delete_project_file(self, project: str, path: str, **_: Any) -> JsonObject:
         for name in [name for name in self.files if name.startswith(path)]:
             del self.files[name]
         return {}
@@ -156,7 +149,7 @@ class CmlWorkspace:
     def _begin(self, job: JsonObject, run: JsonObject) -> None:
         if run["status"] != "ENGINE_SCHEDULING":
             return
-        environment = environment_of(job) | environment_of(run)
+        environment = variables(job["environment"]) | variables(run["environment"])
         plan = plans.decode_plan(environment[plans.ENV_PLAN_DATA])
         facts = RunFacts(
             name=f"{job['name']}/{run['id']}",
@@ -204,73 +197,57 @@ class CmlWorkspace:
         return self._world.loop.now()
 
 
-class ModelCmlClient:
-    """What kubetune.clients.cml.CmlClient does, without threads and the network."""
-
-    url = "https://cml.example"
+class ModelCmlClient(CmlClient):
+    """The real client down to its calls of the package, which go to the model without threads."""
 
     def __init__(self, world: World) -> None:
+        super().__init__("https://cml.example", "key")
         self._world = world
         self._workspace = world.cml
 
-    async def read(self, operation: str, *arguments: Any, **_: Any) -> JsonObject:
-        await self._reach()
-        return self._workspace.call(operation, arguments)
-
-    async def write(self, operation: str, *arguments: Any, **_: Any) -> JsonObject:
-        await self._reach()
+    async def _in_thread(self, operation: str, run: Callable[[Any], T], *, writes: bool) -> T:
+        await asyncio.sleep(0.05)
         world, workspace = self._world, self._workspace
+        if workspace.trouble == "away":
+            raise UnavailableError(f"{self.url} can't be reached")
+        if workspace.trouble == "throttled":
+            raise ThrottledError(f"{self.url} asks for rest", 10.0)
+        if not writes:
+            return run(workspace)
         await world.boundary("CML")
-        trouble = workspace.trouble
-        if trouble in ("lost", "mute", "late"):
-            workspace.trouble = ""
-            world.tell("CML", f"{trouble}: {operation}")
+        trouble, workspace.trouble = workspace.trouble, ""
+        world.tell("operator", f"CML {operation} {trouble}".rstrip())
         if trouble == "late":
-            world.later(LATE_SECONDS, lambda: self._happen_late(operation, arguments))
+            world.later(LATE_SECONDS, lambda: self._happen_late(operation, run))
         elif trouble != "mute":
-            world.tell("operator", f"CML {operation}")
-            answer = workspace.call(operation, arguments)
+            answer = run(workspace)
             await world.boundary("CML")
             if not trouble:
                 return answer
         await asyncio.sleep(30.0)
         raise UnknownOutcomeError(f"{operation}: no answer within 30 s")
 
-    async def pages(
-        self, operation: str, field: str, *arguments: Any, **options: Any
-    ) -> list[JsonObject]:
-        return (await self.read(operation, *arguments))[field]
-
     async def upload(self, project_id: str, path: str, content: bytes) -> None:
-        await self._reach()
-        self._workspace.files[path] = content
+        def send(api: CmlWorkspace) -> None:
+            api.files[path] = content
+
+        await self._in_thread("upload_file", send, writes=True)
 
     async def download(self, project_id: str, path: str) -> bytes:
-        await self._reach()
-        if path not in self._workspace.files:
-            raise NotFoundError(f"there is no file {path}")
-        return self._workspace.files[path]
+        def receive(api: CmlWorkspace) -> bytes:
+            if path not in api.files:
+                raise NotFoundError(f"there is no file {path}")
+            return api.files[path]
 
-    async def supports(self, operation: str) -> bool:
+        return await self._in_thread("download_project_file", receive, writes=False)
+
+    async def supports(self, operation: Operation[Any]) -> bool:
         return False
 
-    async def close(self) -> None:
-        """Nothing is open."""
-
-    async def _reach(self) -> None:
-        await asyncio.sleep(0.05)
-        match self._workspace.trouble:
-            case "away":
-                raise UnavailableError(f"{self.url} can't be reached")
-            case "throttled":
-                raise ThrottledError(f"{self.url} asks for rest", 10.0)
-            case _:
-                pass
-
-    def _happen_late(self, operation: str, arguments: tuple[Any, ...]) -> None:
+    def _happen_late(self, operation: str, run: Callable[[Any], object]) -> None:
         self._world.tell("CML", f"now arrives: {operation}")
         try:
-            self._workspace.call(operation, arguments)
+            run(self._workspace)
         except CmlError as refused:
             self._world.tell("CML", f"... and is refused: {refused}")
 
