@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+ROUNDING = 1e-6
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -17,8 +18,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = 0.0
         super().__init__(_Jump(self))
-        # Timers are compared after an addition of floats.
-        self._clock_resolution = 1e-6
+        # A timer that rings before its time would be set again, for ever at the same moment.
+        self._clock_resolution = 0.0
 
     def time(self) -> float:
         """Seconds since EPOCH."""
@@ -29,8 +30,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return EPOCH + timedelta(seconds=self._now)
 
     def pass_by(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let time pass, up to a timer exactly: sums of floats come near it only."""
         self._now += seconds
+        timers: Any = getattr(self, "_scheduled", ())
+        if timers and abs(timers[0].when() - self._now) < ROUNDING:
+            self._now = max(self._now, timers[0].when())
 
     def run_for(self, seconds: float) -> None:
         """Run everything that is due in the next seconds."""
