@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -30,11 +31,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return EPOCH + timedelta(seconds=self._now)
 
     def pass_by(self, seconds: float) -> None:
-        """Let time pass, up to a timer exactly: sums of floats come near it only."""
+        """Let time pass, and a timer be over that sums of floats come near only."""
         self._now += seconds
         timers: Any = getattr(self, "_scheduled", ())
         if timers and abs(timers[0].when() - self._now) < ROUNDING:
-            self._now = max(self._now, timers[0].when())
+            self._now = max(self._now, math.nextafter(timers[0].when(), math.inf))
 
     def run_for(self, seconds: float) -> None:
         """Run everything that is due in the next seconds."""
@@ -52,8 +53,7 @@ class _Jump(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise RuntimeError("everything waits, and no timer is set")
-        if timeout > 0:
-            self._loop.pass_by(timeout)
+        self._loop.pass_by(timeout)
         return []
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
