@@ -9,8 +9,7 @@ from collections import Counter
 
 from tests.simulation.explorer import Result
 from tests.simulation.hunting import hunt, tell
-from tests.simulation.mendings import MENDINGS
-from tests.simulation.steps import draw_schedule
+from tests.simulation.mendings import MENDINGS, schedule
 
 
 def main() -> int:
@@ -19,7 +18,7 @@ def main() -> int:
     if options.seed is not None:
         kept = [int(at) for at in options.steps.split(",")] if options.steps else None
         result = tell(options.seed, kept, shorter=options.shrink, without=options.without)
-        show(result)
+        show(result, options.without)
         return 1 if result.violations else 0
     began = time.monotonic()
     found = hunt(options.first, options.schedules, workers=options.workers, without=options.without)
@@ -30,19 +29,20 @@ def main() -> int:
         seeds = [str(seed) for seed in found.failed if name in found.names(seed)][:5]
         print(f"{count:7}  {name}: seeds {', '.join(seeds)}")
     if found.failed:
-        show(tell(min(found.failed), None, shorter=True, without=options.without))
+        show(tell(min(found.failed), None, shorter=True, without=options.without), options.without)
     return 1 if found.failed else 0
 
 
-def show(result: Result) -> None:
+def show(result: Result, without: str) -> None:
     """A schedule as a story in time order, and how to have it told again."""
     print(f"\nseed {result.seed}")
     print("\n".join(result.story))
     for violation in result.violations:
         print(f"VIOLATED  {violation}")
-    drawn = draw_schedule(result.seed)
+    drawn = schedule(result.seed, without)
     kept = ",".join(str(drawn.index(step)) for step in result.steps)
-    print(f"again: python -m tests.simulation --seed {result.seed} --steps {kept}")
+    taken_out = f" --without {without}" if without else ""
+    print(f"again: python -m tests.simulation --seed {result.seed} --steps {kept}{taken_out}")
 
 
 def _options() -> argparse.Namespace:

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from tests.simulation import mendings
 from tests.simulation.explorer import Result, carry_out, shrink
 from tests.simulation.ledger import Violation
-from tests.simulation.steps import Step, draw_schedule
+from tests.simulation.steps import Step
 
 CHUNK = 50
 HASH_SEED = "0"
@@ -52,7 +52,10 @@ def hunt(first: int, count: int, *, workers: int | None = None, without: str = "
 
 
 def find(seeds: Sequence[int], invariants: Sequence[str], *, without: str = "") -> Result | None:
-    """The first of these schedules that violates one of the invariants, shrunk and told."""
+    """A schedule of these seeds that violates one of the invariants, shrunk and told.
+
+    One that does so only while the mending ``without`` is taken out.
+    """
     with _processes(None) as pool:
         tasks = [
             pool.submit(_first, seeds[at : at + CHUNK], invariants, without)
@@ -92,21 +95,30 @@ def _silence() -> None:
 
 def _chunk(first: int, count: int, without: str) -> dict[int, list[Violation]]:
     with mendings.taken_out(without):
-        results = (carry_out(seed, draw_schedule(seed)) for seed in range(first, first + count))
+        results = (
+            carry_out(seed, mendings.schedule(seed, without))
+            for seed in range(first, first + count)
+        )
         return {result.seed: result.violations for result in results if result.violations}
 
 
 def _first(seeds: Sequence[int], invariants: Sequence[str], without: str) -> Result | None:
-    with mendings.taken_out(without):
-        for seed in seeds:
-            result = carry_out(seed, draw_schedule(seed))
-            if set(result.invariants) & set(invariants):
-                return shrink(result, invariants)
+    for seed in seeds:
+        steps = mendings.schedule(seed, without)
+        with mendings.taken_out(without):
+            result = carry_out(seed, steps)
+            if not set(result.invariants) & set(invariants):
+                continue
+        if without and set(carry_out(seed, steps).invariants) & set(invariants):
+            # Another fault: the mending makes no difference.
+            continue
+        with mendings.taken_out(without):
+            return shrink(result, invariants)
     return None
 
 
 def _tell(seed: int, kept: Sequence[int] | None, shorter: bool, without: str) -> Result:
-    steps: Sequence[Step] = draw_schedule(seed)
+    steps: Sequence[Step] = mendings.schedule(seed, without)
     if kept is not None:
         steps = [steps[at] for at in kept]
     with mendings.taken_out(without):

@@ -9,8 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
+
+from kubetune.act.holds import Holds
+from kubetune.backends.base import BackendError
+from kubetune.backends.kubernetes import KubernetesBackend
+from kubetune.decide import fine_tune_deletion, fine_tune_job, fine_tune_result, model
+from kubetune.decide.decision import Decision, parse_time
+from kubetune.decide.fine_tune_follow import expire
+from kubetune.decide.resources import Resource
+from kubetune.handlers import Feed
+from kubetune.names import RUN_KEY
+from kubetune.observe import evaluation as evaluations
+from kubetune.observe import fine_tune_job as jobs
+from kubetune.observe.run_keys import RunKeys
+
+from tests.simulation.steps import Step, draw_schedule
 
 
 @dataclass(frozen=True)
@@ -20,11 +36,10 @@ class Mending:
     says: str
     """What the mechanism is there for."""
     invariants: tuple[str, ...]
+    steps: tuple[str, ...]
+    """Kinds of steps that it takes to miss it: among all it would take more schedules."""
     out: Callable[[], list[Any]]
     """Patches that take it out."""
-
-
-MENDINGS: dict[str, Mending] = {}
 
 
 @contextmanager
@@ -36,6 +51,122 @@ def taken_out(name: str) -> Generator[None]:
         yield
 
 
+def schedule(seed: int, without: str) -> list[Step]:
+    """The schedule of a seed, with the steps that matter when a mending is taken out."""
+    return draw_schedule(seed, MENDINGS[without].steps if without else ())
+
+
 def replaced(place: Any, attribute: str, value: Any) -> Any:
     """A patch of one attribute."""
     return patch.object(place, attribute, value)
+
+
+# --- how it was before
+
+
+def _annotation_only(self: RunKeys, job: Resource[Any]) -> str | None:
+    key = job.annotations.get(RUN_KEY)
+    return key if key and self._is_ours(job, key) else None
+
+
+def _as_decided(observed: Any, decision: Decision) -> Decision:
+    return decision
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+async def _nothing_written(*_: Any, **__: Any) -> None:
+    return None
+
+
+_finish = fine_tune_result.finish
+
+
+def _deadline_first(draft: fine_tune_job.Draft) -> Decision:
+    started = parse_time(draft.status.get("startTime"))
+    limit = draft.spec.active_deadline_seconds
+    if started and limit is not None and draft.now > started + timedelta(seconds=limit):
+        return expire(draft)
+    return _finish(draft)
+
+
+_create_or_adopt = KubernetesBackend._create_or_adopt
+
+
+async def _policy_is_final(self: KubernetesBackend, *given: Any) -> Any:
+    try:
+        return await _create_or_adopt(self, *given)
+    except BackendError as error:
+        if "ValidatingAdmissionPolicy" in str(error):
+            raise BackendError(error.reason, str(error), retryable=False) from error
+        raise
+
+
+# --- the table
+
+MENDINGS: dict[str, Mending] = {
+    "identity": Mending(
+        "A PUT of the object takes the annotation, not the run key in status.",
+        ("at most one live run", "what says that nothing runs is right"),
+        ("put_job", "suspend_job", "crash"),
+        lambda: [
+            replaced(RunKeys, "of", _annotation_only),
+            replaced(fine_tune_job, "with_identity", _as_decided),
+        ],
+    ),
+    "lists": Mending(
+        "What a list of a watch hasn't is gone, though no event told so.",
+        ("deletion ends", "a verdict or a stated wait"),
+        ("cut_off", "hold_watch", "delete_child", "delete_job", "suspend_job"),
+        lambda: [replaced(Feed, "_lose", _nothing)],
+    ),
+    "success": Mending(
+        "What a run did counts before what the clock says.",
+        ("a success counts",),
+        ("tracker", "crash", "set_deadline", "clean_up"),
+        lambda: [replaced(fine_tune_result, "finish", _deadline_first)],
+    ),
+    "holds": Mending(
+        "Targets and Secrets stay as long as runs in CML need them.",
+        ("deletion ends", "what says that nothing runs is right", "a verdict or a stated wait"),
+        ("delete_namespace", "delete_input", "delete_job", "crash"),
+        lambda: [replaced(Holds, "_write", _nothing_written)],
+    ),
+    "places": Mending(
+        "Runs are followed, stopped and deleted where they were started.",
+        (
+            "at most one live run",
+            "what says that nothing runs is right",
+            "a verdict or a stated wait",
+            "a success counts",
+        ),
+        ("change_target", "delete_job", "suspend_job", "crash"),
+        lambda: [
+            replaced(jobs, "recorded_place", _nothing),
+            replaced(evaluations, "recorded_place", _nothing),
+        ],
+    ),
+    "refusals": Mending(
+        "Whatever the cluster refuses is tried again: an admin may relent.",
+        ("a verdict or a stated wait",),
+        ("refuse", "crash", "suspend_job"),
+        lambda: [replaced(KubernetesBackend, "_create_or_adopt", _policy_is_final)],
+    ),
+    "repetition": Mending(
+        "The tracker is asked before a run is repeated, or a lost one is given up.",
+        ("what succeeded is not repeated", "a success counts"),
+        ("crash", "hold_watch", "clean_up", "tracker"),
+        lambda: [replaced(fine_tune_job, "seek_finished", _nothing)],
+    ),
+    "output": Mending(
+        "An output Model needs its job no longer, and the time to live waits for it.",
+        ("a verdict or a stated wait",),
+        ("delete_job", "clean_up", "crash", "set_time_to_live"),
+        lambda: [
+            replaced(model, "_kept_uri", _nothing),
+            replaced(fine_tune_deletion, "is_stalled", lambda _: True),
+        ],
+    ),
+}

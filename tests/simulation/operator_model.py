@@ -65,7 +65,7 @@ class OperatorProcess:
         self._reconciler = Reconciler(
             self.cache,
             client,
-            Backends(KubernetesBackend(client, self.cache), cml),
+            Backends(KubernetesBackend(client, self.cache, world.loop.time), cml),
             Workspaces(cml),
             Trackers(client, pool, cml_clients=clients),
             queue,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +71,10 @@ def perform(world: World, step: Step) -> None:
         world.tell("users", f"are refused: {refused}")
 
 
-def draw_schedule(seed: int) -> list[Step]:
-    """The steps of a seed. The first one makes a job."""
+def draw_schedule(seed: int, among: Sequence[str] = ()) -> list[Step]:
+    """The steps of a seed, of these kinds or of all. The first one makes a job."""
     draw = random.Random(f"schedule {seed}")
-    kinds = list(_KINDS)
+    kinds = list(among or _KINDS)
     weights = [_KINDS[kind].weight for kind in kinds]
     chosen = ["create_job", *draw.choices(kinds, weights, k=draw.randint(2, 9))]
     return [Step(draw.choice(PAUSES), name, _KINDS[name].draw(draw)) for name in chosen]

@@ -7,6 +7,8 @@ objects look and states.py what they mean.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -77,10 +79,15 @@ class KubernetesBackend:
     ApiError, aiohttp.ClientError, TimeoutError. The caller tries again later.
     """
 
-    def __init__(self, client: KubernetesClient, jobs: JobCache) -> None:
+    def __init__(
+        self,
+        client: KubernetesClient,
+        jobs: JobCache,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._cache = jobs
-        self._refusals = PodRefusals(client)
+        self._refusals = PodRefusals(client, clock)
 
     async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts that the watches have shown, oldest first.
