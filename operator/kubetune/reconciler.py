@@ -196,6 +196,8 @@ class Reconciler:
         status: JsonObject = body.get("status") or {}
         decision = Decision()
         for _ in range(MAX_ROUNDS):
+            # A stamp of an earlier round is in the cache by now.
+            body = self._cache.get(*key) or body
             resource = parse(body | {"status": status})
             now = self._now()
             match key.kind:
@@ -209,8 +211,7 @@ class Reconciler:
                     observed = await self._inspected.prompt_template(resource)
                     decision = prompt_template.decide(observed, now)
             status = decision.status if decision.status is not None else status
-            target = observed.facts.target.spec
-            if not await self._act(body, decision, status, target):
+            if not await self._act(body, decision, status, observed.facts.place):
                 break
         return status, decision.requeue_after
 

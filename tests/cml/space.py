@@ -52,7 +52,7 @@ class CmlSpace(Workspace):
     def close(self) -> None:
         """Delete the namespace; what runs in the stand-in, which ends too, is let go."""
         letting_go = {"metadata": {"annotations": {ABANDON_RUNS: "true"}}}
-        for kind in ("FineTuneJob", "Evaluation", "ComputeTarget"):
+        for kind in ("FineTuneJob", "Evaluation", "Dataset", "Model", "ComputeTarget"):
             for item in self.objects(kind):
                 self.try_patch(kind, item["metadata"]["name"], letting_go)
         super().close()

@@ -143,6 +143,7 @@ def test_an_object_that_is_made_again_has_one_inspection(cml_jobs: CmlSpace) -> 
     started(cml_jobs, "reborn")
     cml_jobs.scripts["reborn"] = ended("ENGINE_SUCCEEDED", FOUND)
     cml_jobs.delete("Dataset", "reborn")
+    eventually(lambda: cml_jobs.find("Dataset", "reborn") is None)
     cml_jobs.create("Dataset", "reborn", rows("reborn"))
     cml_jobs.ready("Dataset", "reborn")
     eventually(lambda: nothing_is_left(cml_jobs, "reborn"))

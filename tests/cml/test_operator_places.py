@@ -1,10 +1,12 @@
 """Runs are followed, stopped and deleted where they were started, whatever became of the target."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.names import ABANDON_RUNS
+from kubetune.names import ABANDON_RUNS, FINALIZER
 
+from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.workspace import DEFAULT_TARGET, phase_of
 from tests.cml.lives import RUNNING, attempts, ended, staying
@@ -173,3 +175,41 @@ def test_runs_of_an_evaluation_stay_its_own(cml: CmlSpace) -> None:
     cml.patch("Evaluation", "measured", {"spec": {"suspend": True}})
     cml.until("Evaluation", "measured", lambda o: phase_of(o) == "Suspended")
     assert [run.active for run in cml.cml_runs("measured")] == [False]
+
+
+def test_an_inspection_leaves_nothing_where_it_began(cml: CmlSpace) -> None:
+    cml.scripts |= {name: staying(RUNNING) for name in ("moved", "dropped")}
+    for name in ("moved", "dropped"):
+        cml.create("Dataset", name, {"source": {"inline": {"rows": [{"text": name}]}}})
+        eventually(lambda name=name: cml.cml_runs(name))
+        body = cml.until("Dataset", name, lambda o: "external" in o["status"]["inspection"])
+        assert body["status"]["inspection"]["external"]["type"] == "cml"
+        assert FINALIZER in body["metadata"]["finalizers"]
+    cml.patch("ComputeTarget", TARGET, {"metadata": {"annotations": {ABANDON_RUNS: "true"}}})
+    cml.delete("ComputeTarget", TARGET)
+    eventually(lambda: cml.find("ComputeTarget", TARGET) is None)
+    cml.delete("Dataset", "dropped")
+    eventually(lambda: cml.find("Dataset", "dropped") is None)
+    assert [job.deleted is not None for job in cml.cml_jobs("dropped")] == [True]
+    # Made anew as another type, it reads in the cluster.
+    cml.create("ComputeTarget", TARGET, cml.target(), **DEFAULT_TARGET)
+    cml.ready("Dataset", "moved")
+    assert [job.deleted is not None for job in cml.cml_jobs("moved")] == [True]
+    body = cml.until("Dataset", "moved", lambda o: not o["metadata"].get("finalizers"))
+    assert "external" not in body["status"]["inspection"]
+
+
+def test_an_inspection_is_gone_before_its_object_when_nobody_saw_the_deletion(
+    cml: CmlSpace, cml_operator: Operator, cmlapi_path: Path
+) -> None:
+    cml.scripts["unseen"] = staying(RUNNING)
+    cml.create("Dataset", "unseen", {"source": {"inline": {"rows": [{"text": "unseen"}]}}})
+    eventually(lambda: cml.cml_runs("unseen"))
+    cml_operator.kill()
+    cml.request("DELETE", f"/api/v1/namespaces/{cml.namespace}")
+    for kind, name in (("Secret", SECRET), ("Dataset", "unseen")):
+        cml.until(kind, name, lambda o: "deletionTimestamp" in o["metadata"])
+    cml_operator.start(environment={"PYTHONPATH": str(cmlapi_path)})
+    path = f"/api/v1/namespaces/{cml.namespace}"
+    eventually(lambda: cml.try_request("GET", path)[0] == 404, 120)
+    assert [job.deleted is not None for job in cml.cml_jobs("unseen")] == [True]

@@ -246,7 +246,10 @@ class Actor:
         key, metadata = key_of(body), body["metadata"]
         kept = [name for name in metadata.get("finalizers") or () if name != FINALIZER]
         change = {"resourceVersion": metadata["resourceVersion"], "finalizers": kept}
-        await self._client.patch(*key, {"metadata": change})
+        released = await self._client.patch(*key, {"metadata": change})
+        if "deletionTimestamp" not in metadata:
+            # Else it is gone by now.
+            self._cache.put(released)
 
     async def _create_model(self, manifest: JsonObject) -> None:
         key = key_of(manifest)

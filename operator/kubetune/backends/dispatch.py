@@ -17,10 +17,6 @@ class Backends:
 
     async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts that the target knows, oldest first."""
-        owner = address.owner
-        if self._of(address.target) is not self._cml:
-            # What it began in CML before its target was changed.
-            await self._cml.abandon(owner.kind, owner.namespace, owner.name)
         return await self._of(address.target).observe(address)
 
     def introduce(self, run_key: str) -> None:

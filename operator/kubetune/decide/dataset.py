@@ -14,6 +14,7 @@ from kubetune.api.plan import InspectionPlan
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.inspection import Found, Refused
+from kubetune.decide.inspection_guard import delete, guarded
 from kubetune.decide.resources import Resource
 from kubetune.decide.row_checks import judge
 from kubetune.decide.sources import Mounts, dataset_line, dataset_source, model_source
@@ -53,9 +54,8 @@ def decide(observed: ObservedDataset, now: datetime) -> Decision:
     """What to do for a Dataset."""
     dataset = observed.dataset
     if dataset.deleting:
-        # Inspection Jobs have an owner reference; nothing else is ours.
-        return Decision()
-    return tidy(dataset.owner, dataset.status, _decide(observed, now))
+        return delete(dataset, observed.facts, now)
+    return guarded(dataset, tidy(dataset.owner, dataset.status, _decide(observed, now)))
 
 
 def _decide(observed: ObservedDataset, now: datetime) -> Decision:

@@ -192,7 +192,7 @@ def _draft(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) ->
     known = {item["name"]: item for item in old.pop("candidates", None) or ()}
     conditions = conditions_of(old, evaluation.generation, now)
     conditions.remove(ConditionType.TARGET_AVAILABLE)
-    target = observed.target.spec
+    target = observed.place
     # The clock of a workspace may be another than ours; a cluster has one.
     submitted = parse_time(old.get("startTime")) if target and target.cml else None
     found = [

@@ -35,7 +35,7 @@ def ran_out(draft: Draft) -> bool:
 
 def keep(draft: Draft) -> None:
     """Keep what runs within the deadline."""
-    target, left = draft.observed.target.spec, draft.left
+    target, left = draft.observed.place, draft.left
     own_limit = target is None or target.cml is None
     everything = [run for candidate in draft.candidates for run in candidate.live]
     for candidate in draft.candidates:

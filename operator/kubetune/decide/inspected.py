@@ -13,7 +13,7 @@ from kubetune.api.plan import InspectionPlan, RunIdentity, TrackingPlan
 from kubetune.backends.base import Owner, RunState
 from kubetune.decide import inspection
 from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns
-from kubetune.decide.place import record
+from kubetune.decide.place import record, same_place
 from kubetune.decide.resources import Target, TargetProblem
 from kubetune.decide.sources import Mounts, unreachable
 from kubetune.decide.waiting import TARGET_RETRY_SECONDS, secret_wait
@@ -32,6 +32,8 @@ class InspectionFacts:
     target: Target
     runs: Sequence[RunState]
     """Runs of the key that ``inspection.inspection_run_key`` gives."""
+    started: ComputeTargetSpec | None = None
+    """Where a run was started, by the record in status."""
     target_problem: TargetProblem | None = None
     """Why the target could not be asked about runs."""
     secret_problem: str = ""
@@ -40,6 +42,11 @@ class InspectionFacts:
     """Status of a settled object of the same kind, namespace and inspection key."""
     left: ComputeTargetSpec | None = None
     """Where runs are that were begun on another default target and haven't started."""
+
+    @property
+    def place(self) -> ComputeTargetSpec | None:
+        """Where its runs are; before the first one, where it will be."""
+        return self.started or self.target.spec
 
 
 def identity(owner: Owner, install_id: str) -> RunIdentity:
@@ -96,13 +103,14 @@ def inspect(
     if problem := unreachable(mounts, target.spec):
         refused = inspection.Refused(Reason.SOURCE_UNREACHABLE, problem, {})
         return inspection.Step(refused, state)
-    if facts.target_problem:
+    run_key, external = inspection.inspection_run_key(owner, key), state.get("external")
+    moved = bool(facts.started and external and _is_elsewhere(facts.started, external, target))
+    if facts.target_problem and not moved:
         trouble = facts.target_problem
         waiting = inspection.Waiting(trouble.reason, trouble.message)
         return inspection.Step(waiting, state, requeue_after=TARGET_RETRY_SECONDS)
     # 4. What waits on the target that was the default before is of no use.
     if facts.left is not None:
-        run_key = inspection.inspection_run_key(owner, key)
         message = (
             f"{target.label} reads the source, once nothing waits on {state['external']['target']}"
         )
@@ -110,11 +118,22 @@ def inspect(
         return inspection.Step(
             waiting, state, (DeleteRuns(run_key, elsewhere=facts.left),), MOVE_SECONDS
         )
-    # 5. The run.
-    state = state | {"external": record(target, owner.namespace)}
+    # 5. The run; of one that was started elsewhere nothing stays.
+    runs = () if moved else facts.runs
+    left = (DeleteRuns(run_key, elsewhere=facts.started, needed=False),) if moved else ()
+    wanted = record(target, owner.namespace)
+    state = state | {"external": external if runs and external else wanted}
     plan = plan.model_copy(update={"tracking": tracking_plan(target.spec, owner.namespace)})
     request = inspection.request(owner, plan, mounts, target.spec)
-    return inspection.step(request, key, state, facts.runs, now)
+    step = inspection.step(request, key, state, runs, now)
+    return replace(step, actions=(*left, *step.actions))
+
+
+def _is_elsewhere(started: ComputeTargetSpec, external: JsonObject, target: Target) -> bool:
+    """Whether another target is named by now, or this one leads to another place."""
+    if external.get("target") != target.label or target.spec is None:
+        return True
+    return not same_place(started, target.spec)
 
 
 def tidy(owner: Owner, old: JsonObject, decision: Decision) -> Decision:

@@ -35,12 +35,21 @@ def is_over(resource: Resource[Any]) -> bool:
 
 
 def without_target(
-    resource: Resource[Any], problem: TargetProblem, run_keys: Sequence[str], now: datetime
+    resource: Resource[Any],
+    problem: TargetProblem,
+    run_keys: Sequence[str],
+    now: datetime,
+    *,
+    waits: bool | None = None,
 ) -> Decision:
-    """Deleted while its target can't be asked: wait where something may run, else let go."""
+    """Deleted while its target can't be asked: wait where something may run, else let go.
+
+    ``waits`` is by default what is_over says.
+    """
+    over = is_over(resource) if waits is None else not waits
     patience_ends = (resource.deleted or now) + PATIENCE
     hopeless = problem.reason in _ACCESS_GONE or now >= patience_ends
-    if is_forced(resource) or (is_over(resource) and hopeless):
+    if is_forced(resource) or (over and hopeless):
         return let_go(run_keys, problem.message)
     owner = resource.owner
     advice = (
@@ -49,7 +58,7 @@ def without_target(
         f" {ABANDON_RUNS}=true"
     )
     waiting = target_away(resource, TargetProblem(problem.reason, advice), now)
-    if not is_over(resource):
+    if not over:
         return waiting
     return Decision((), waiting.status, (patience_ends - now).total_seconds())
 

@@ -28,6 +28,7 @@ from kubetune.decide.inspected import (
     tracking_plan,
 )
 from kubetune.decide.inspection import Found, Refused, inspection_run_key
+from kubetune.decide.inspection_guard import delete, guarded
 from kubetune.decide.registry import provider_problem
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, model_line, model_source
@@ -113,9 +114,9 @@ def decide(observed: ObservedModel, now: datetime) -> Decision:
     """What to do for a Model."""
     model = observed.model
     if model.deleting:
-        return Decision()
+        return delete(model, observed.facts, now)
     decision = _with_output(observed, _decide(observed, now))
-    return with_maker(model, tidy(model.owner, model.status, decision))
+    return with_maker(model, guarded(model, tidy(model.owner, model.status, decision)))
 
 
 def _decide(observed: ObservedModel, now: datetime) -> Decision:

@@ -13,6 +13,7 @@ from kubetune.api.prompt_template import PromptTemplateSpec, template_slots
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.inspection import Found
+from kubetune.decide.inspection_guard import delete, guarded
 from kubetune.decide.prompt_suggestion import suggest, suggestion_sentence
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, dataset_source, prompt_plan
@@ -67,8 +68,8 @@ def decide(observed: ObservedPromptTemplate, now: datetime) -> Decision:
     """What to do for a PromptTemplate."""
     template = observed.template
     if template.deleting:
-        return Decision()
-    return tidy(template.owner, template.status, _decide(observed, now))
+        return delete(template, observed.facts, now)
+    return guarded(template, tidy(template.owner, template.status, _decide(observed, now)))
 
 
 def _decide(observed: ObservedPromptTemplate, now: datetime) -> Decision:

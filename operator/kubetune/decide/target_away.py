@@ -1,4 +1,4 @@
-"""A FineTuneJob or Evaluation whose target can't be asked about its runs."""
+"""An object whose target can't be asked about its runs."""
 
 from __future__ import annotations
 
@@ -20,5 +20,6 @@ def target_away(job: Resource[Any], problem: TargetProblem, now: datetime) -> De
         "observedGeneration": job.generation,
         "conditions": conditions.current,
     }
-    status.setdefault("phase", str(Phase.PENDING))
+    if job.owner.kind in ("FineTuneJob", "Evaluation"):
+        status.setdefault("phase", str(Phase.PENDING))
     return Decision(status=status, requeue_after=TARGET_RETRY_SECONDS)

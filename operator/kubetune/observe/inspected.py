@@ -19,6 +19,7 @@ from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
     find,
     parse,
+    recorded_place,
     recorded_target,
     resolve_target,
     source_job,
@@ -90,11 +91,15 @@ class InspectedObserver:
         return await self._with_runs(observed, resource, prompt_template.inspection_of)
 
     def _facts(self, resource: Resource[Any]) -> InspectionFacts:
-        reference = getattr(resource.spec, "compute_target_ref", None)
+        state: JsonObject = resource.status.get("inspection") or {}
+        external: JsonObject = state.get("external") or {}
+        namespace, label = resource.owner.namespace, external.get("target")
+        named = getattr(resource.spec, "compute_target_ref", None)
         return InspectionFacts(
             install_id=self._install_id,
-            target=resolve_target(self._cache, resource.owner.namespace, reference),
+            target=resolve_target(self._cache, namespace, named, label),
             runs=(),
+            started=recorded_place(self._cache, namespace, external),
         )
 
     async def _where_begun(
@@ -156,7 +161,7 @@ class InspectedObserver:
     async def _observe(
         self, facts: InspectionFacts, resource: Resource[Any], run_key: str
     ) -> InspectionFacts:
-        address = RunAddress(resource.owner, run_key, facts.target.spec)
+        address = RunAddress(resource.owner, run_key, facts.place)
         try:
             return replace(facts, runs=await self._backend.observe(address))
         except BackendError as error:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import datetime
 
 from kubetune.api.cml_target import CmlTarget
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.plan import CML_RUNS_FOLDER
 from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
@@ -77,7 +76,6 @@ class CmlBackend:
         """All attempts, oldest first; from memory once the run key is followed."""
         workspace, follower = self._at(address)
         follower.check(address.owner, address.run_key)
-        await self._clear(address)
         followed = follower.get(address.run_key)
         # Inspections are not doubted: there are many at a start, and a double costs little.
         guarded = address.owner.kind in GUARDED_KINDS
@@ -242,15 +240,6 @@ class CmlBackend:
             name = (owner.kind, owner.namespace, owner.name)
             self._unguarded.setdefault(name, {})[address.run_key] = address
 
-    async def _clear(self, address: RunAddress) -> None:
-        """Delete the runs of an object that had the owner's name before, or another target."""
-        owner, target = address.owner, address.target
-        for old in list(
-            self._unguarded.get((owner.kind, owner.namespace, owner.name), {}).values()
-        ):
-            if old.owner.uid != owner.uid or _place_of(old.target) != _place_of(target):
-                await self.delete(old)
-
     def _of(self, key: tuple[str, str], target: CmlTarget) -> tuple[Workspace, Follower]:
         if key not in self._workspaces:
             workspace = Workspace(self._clients, self._read_access, key[0], target)
@@ -264,8 +253,3 @@ class CmlBackend:
 def _key(namespace: str, target: CmlTarget) -> tuple[str, str]:
     """What makes a workspace the same one: whose credentials, and everything in the target."""
     return namespace, target.model_dump_json()
-
-
-def _place_of(target: ComputeTargetSpec | None) -> tuple[str, str] | None:
-    """What can't change in a target: its workspace and project."""
-    return (target.cml.url, target.cml.project) if target and target.cml else None
