@@ -1,5 +1,7 @@
 """The Model of a result stands alone: its job may go at any moment."""
 
+from typing import Any
+
 import pytest
 from kubetune.api.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
@@ -16,7 +18,7 @@ def test_the_time_to_live_waits_until_the_output_was_read(cluster: LocalCluster,
     jobs.job("brief-output", ttlSecondsAfterFinished=0, output={"modelName": "brief-output"})
     jobs.phase("brief-output", "Running")
     run_id, model_id = logged_run(cluster.mlflow_url, jobs, "brief-output")
-    summary = {"runId": run_id, "modelId": model_id}
+    summary: dict[str, Any] = {"runId": run_id, "modelId": model_id}
     jobs.end("brief-output", outcome=Outcome(status="succeeded", reason="Trained", summary=summary))
     eventually(lambda: jobs.find("FineTuneJob", "brief-output") is None)
     status = jobs.get("Model", "brief-output")["status"]
@@ -30,7 +32,7 @@ def test_a_job_that_is_deleted_at_once_leaves_a_model_that_is_read(
     jobs.job("gone-at-once", output={"modelName": "left"})
     jobs.phase("gone-at-once", "Running")
     run_id, model_id = logged_run(cluster.mlflow_url, jobs, "gone-at-once")
-    summary = {"runId": run_id, "modelId": model_id}
+    summary: dict[str, Any] = {"runId": run_id, "modelId": model_id}
     jobs.end("gone-at-once", outcome=Outcome(status="succeeded", reason="Trained", summary=summary))
     eventually(lambda: jobs.find("Model", "left"), interval=0.02)
     jobs.delete("FineTuneJob", "gone-at-once")

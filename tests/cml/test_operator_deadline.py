@@ -62,7 +62,8 @@ def test_registration_is_not_training(ticking: CmlSpace) -> None:
     relay.mode = "refuse"
     summary: dict[str, Any] = {"runId": run_id, "modelId": model_id}
     done = Outcome(status="succeeded", reason="Trained", summary=summary)
-    ticking.scripts["registered-late"] = ended("ENGINE_SUCCEEDED", done)
+    (run,) = ticking.cml_runs("registered-late")
+    run.script = ended("ENGINE_SUCCEEDED", done)
     body = ticking.phase("registered-late", "Registering")
     ticking.patch("FineTuneJob", "registered-late", {"spec": {"activeDeadlineSeconds": 1}})
     until_past(body, 3)
@@ -115,4 +116,4 @@ def test_a_later_attempt_gets_what_is_left(ticking: CmlSpace) -> None:
     ticking.patch("FineTuneJob", "paused", {"spec": {"suspend": False}})
     ticking.phase("paused", "Running")
     (job,) = ticking.cml_jobs("paused")
-    assert job.settings["timeout"] <= 997
+    assert int(job.settings["timeout"]) <= 997
