@@ -189,7 +189,7 @@ class Rehearsal:
             body = manifests.job(name)
             body["metadata"]["namespace"] = self.namespace
             return body
-        body = {
+        body: JsonObject = {
             "apiVersion": API_VERSIONS.get(kind, "v1"),
             "kind": kind,
             "metadata": {"name": name, "namespace": self.namespace},
