@@ -113,6 +113,7 @@ class Reason(StrEnum):
     # Runs on the target
     QUEUED = "Queued"
     POD_PENDING = "PodPending"
+    PLAN_MISSING = "PlanMissing"
     PODS_REFUSED = "PodsRefused"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_UNAVAILABLE = "ImageUnavailable"

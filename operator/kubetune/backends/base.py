@@ -124,6 +124,8 @@ class RunState:
     """When a queue has sent it back, where the target tells."""
     limited: bool = False
     """The target ends it by itself, since ``ensure`` or ``limit`` said when."""
+    lacks_plan: bool = False
+    """What it was given is gone, and must be made again before it can start."""
     look_again_seconds: float | None = None
     """Nothing tells of what comes next, so it must be asked for."""
     stray: bool = False

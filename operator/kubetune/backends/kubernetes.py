@@ -23,6 +23,7 @@ from kubetune.backends.base import (
     RunState,
 )
 from kubetune.backends.job_limits import new_limit
+from kubetune.backends.lost_plans import LostPlans
 from kubetune.backends.manifests import (
     attempt_of,
     build_job,
@@ -88,6 +89,7 @@ class KubernetesBackend:
         self._client = client
         self._cache = jobs
         self._refusals = PodRefusals(client, clock)
+        self._lost_plans = LostPlans(client, clock)
 
     async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts that the watches have shown, oldest first.
@@ -99,7 +101,7 @@ class KubernetesBackend:
         for name in set(address.running) - {job["metadata"]["name"] for job in jobs}:
             if found := await self._unseen(name, address):
                 jobs.append(found)
-        states = [await self._refusals.told(self._state(job), job) for job in jobs]
+        states = [await self._told(job, address) for job in jobs]
         live = {state.attempt for state in states if state.phase not in FINISHED}
         strays = stray_states(self._strays(address, jobs), address.run_key)
         states += [state for state in strays if state.attempt not in live]
@@ -128,6 +130,7 @@ class KubernetesBackend:
             # It too comes before the Job, after which nobody would look for it.
             await self._create_or_adopt(build_service(request), request.owner)
         job = await self._create_or_adopt(build_job(request), request.owner)
+        self._lost_plans.made(job)
         self._cache.put(job)
         return self._state(job)
 
@@ -206,6 +209,12 @@ class KubernetesBackend:
             for job in self._cache.jobs(address.owner.uid)
             if attempt_of(job, address.owner, address.run_key) is not None
         ]
+
+    async def _told(self, job: JsonObject, address: RunAddress) -> RunState:
+        """The state of a Job, with what only the API server can tell of why it waits."""
+        state = await self._refusals.told(self._state(job), job)
+        pods = self._cache.pods(job["metadata"]["uid"])
+        return await self._lost_plans.told(state, job, pods, address.owner, address.run_key)
 
     def _strays(self, address: RunAddress, jobs: list[JsonObject]) -> list[JsonObject]:
         owner, uids = address.owner, {job["metadata"]["uid"] for job in jobs}

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from kubetune.api.conditions import Reason
 from kubetune.api.evaluation_plan import EvaluationSummary
-from kubetune.decide.decision import DeleteRuns, FindEvaluation, StopRuns
+from kubetune.backends.base import RunState
+from kubetune.decide.decision import DeleteRuns, FindEvaluation, StartRun, StopRuns
 from kubetune.decide.evaluation_candidate import CandidateDraft, follow, settle, summary_of
+from kubetune.decide.evaluation_inputs import CandidateInputs, candidate_inputs, shared_inputs
+from kubetune.decide.waiting import NotReady
 
 if TYPE_CHECKING:
     from kubetune.decide.evaluation import Draft
@@ -25,6 +28,9 @@ def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
     draft.waits += [run.look_again_seconds for run in candidate.live if run.look_again_seconds]
     if any(run.overdue for run in candidate.live):
         draft.actions.append(StopRuns(draft.run_key(candidate)))
+    for run in candidate.live:
+        if run.lacks_plan:
+            _make_again(draft, candidate, run)
     attempt = candidate.status["attempt"]
     if attempt["result"] != "Succeeded" or candidate.settled:
         return
@@ -43,6 +49,25 @@ def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
     else:
         candidate.say("Running", Reason.SEEKING_EQUAL, "the run has ended well; it is looked up")
         ask(draft, FindEvaluation(candidate.status["digest"], asked))
+
+
+def _make_again(draft: Draft, candidate: CandidateDraft, run: RunState) -> None:
+    """Make what a waiting run was given once more, if it would be the same."""
+    shared = shared_inputs(draft.observed)
+    inputs: CandidateInputs | NotReady = (
+        shared
+        if isinstance(shared, NotReady)
+        else candidate_inputs(draft.observed, candidate.observed, shared)
+    )
+    reason, said = run.reason, f"{run.message}; it is made again"
+    if isinstance(inputs, NotReady):
+        said = f"{run.message}; it can't be made again: {inputs.message}"
+    elif inputs.plan.digest != candidate.status["digest"]:
+        said = f"{run.message}; its inputs have changed since: make a new Evaluation"
+    else:
+        request = inputs.request(draft.observed, draft.run_key(candidate), run.attempt, draft.left)
+        draft.actions.append(StartRun(request))
+    candidate.say("Queued", reason, said)
 
 
 def _take_over(draft: Draft, candidate: CandidateDraft, summary: EvaluationSummary) -> None:

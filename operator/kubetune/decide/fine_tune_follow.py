@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.backends.base import RunState
 from kubetune.decide.deadline import enforce
-from kubetune.decide.decision import Decision, StopRuns
+from kubetune.decide.decision import Decision, StartRun, StopRuns
+from kubetune.decide.fine_tune_inputs import freeze, resolve
+from kubetune.decide.waiting import NotReady
 
 if TYPE_CHECKING:
     from kubetune.decide.fine_tune_job import Draft
@@ -76,12 +78,29 @@ def follow(draft: Draft, run: RunState) -> Decision:
         draft.phase(Phase.QUEUED)
         reason = run.reason or Reason.QUEUED
         message = run.message or f"attempt {number} waits for its pod"
+        if run.lacks_plan:
+            message = f"{message}; {_make_again(draft, run)}"
         conditions.set(ConditionType.RUNNING, False, reason, message)
         conditions.waiting(reason, message)
     if run.overdue:
         draft.actions.append(StopRuns(draft.observed.run_key))
     _note_tracking(draft)
     return draft.decision(run.look_again_seconds)
+
+
+def _make_again(draft: Draft, run: RunState) -> str:
+    """Make what a waiting run was given once more, if it would be the same; says what is done."""
+    observed, known = draft.observed, draft.status.get("lineage") or {}
+    inputs = resolve(observed)
+    if isinstance(inputs, NotReady):
+        return f"it can't be made again: {inputs.message}"
+    made_of = ("datasetDigest", "splitDigest", "modelRevision", "configDigest", "worldSize")
+    changed = [key for key in made_of if inputs.lineage.get(key) != known.get(key)]
+    if changed:
+        return f"it can't be made again as it was ({', '.join(changed)} changed): make a new job"
+    settings = freeze(draft.status, inputs)
+    draft.actions.append(StartRun(inputs.request(observed, run.attempt, settings, draft.left)))
+    return "it is made again"
 
 
 def _note_tracking(draft: Draft) -> None:

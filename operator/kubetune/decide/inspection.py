@@ -134,7 +134,8 @@ def step(
         return _finished(run, run_key, state, attempts, now)
     message = run.message or "the inspection is running"
     reason = run.reason if run.phase == "pending" and run.reason else Reason.INSPECTING
-    return Step(Waiting(reason, message), state, requeue_after=run.look_again_seconds)
+    again = (StartRun(_run_of(request, run_key, run.attempt)),) if run.lacks_plan else ()
+    return Step(Waiting(reason, message), state, again, run.look_again_seconds)
 
 
 def settled(state: JsonObject, key: str) -> bool:
@@ -173,10 +174,14 @@ def _start(
             # The failed try was kept for its log until now.
             retrying = Waiting(Reason.INSPECTION_RETRYING, "the next try starts")
             return Step(retrying, state, (DeleteRuns(run_key),), float(FIRST_RETRY_SECONDS))
-    plan = request.plan | {"run": request.plan["run"] | {"runKey": run_key}}
-    started = replace(request, run_key=run_key, attempt=attempts + 1, plan=plan)
+    started = _run_of(request, run_key, attempts + 1)
     waiting = Waiting(Reason.INSPECTING, "an inspection reads the source")
     return Step(waiting, state, (StartRun(started),))
+
+
+def _run_of(request: RunRequest, run_key: str, attempt: int) -> RunRequest:
+    plan = request.plan | {"run": request.plan["run"] | {"runKey": run_key}}
+    return replace(request, run_key=run_key, attempt=attempt, plan=plan)
 
 
 def _finished(run: RunState, run_key: str, state: JsonObject, attempts: int, now: datetime) -> Step:

@@ -8,7 +8,7 @@ from typing import Any
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.tuning_profile import TuningProfileSpec
-from kubetune.backends.base import Backend, BackendError, RunAddress, RunState
+from kubetune.backends.base import FINISHED, Backend, BackendError, RunAddress, RunState
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.decide.own_code import other_trainer
@@ -93,7 +93,8 @@ class FineTuneJobObserver:
             "learned": learned,
             "progress_seconds": self._progress_seconds,
         }
-        if spec is None or any(run.phase in ("pending", "running", "stopping") for run in runs):
+        going = [run for run in runs if run.phase not in FINISHED and not run.lacks_plan]
+        if spec is None or going:
             # A submitted run follows its frozen plan; nobody looks at the inputs.
             return ObservedJob(**common)
         model = find(self._cache, "Model", namespace, spec.model_ref.name)
