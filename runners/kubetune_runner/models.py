@@ -17,6 +17,7 @@ from kubetune.api.training_plan import TokenizerPlan
 
 from kubetune_runner import mlflow_client
 from kubetune_runner.errors import RunError
+from kubetune_runner.quantization import compute_plainly
 
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
 SCORE_LAYERS = ("score", "classifier")
@@ -146,13 +147,15 @@ def load_model(
         if score_seed is None:
             from transformers import AutoModelForCausalLM
 
-            return AutoModelForCausalLM.from_pretrained(folder, **options)
-        return _scoring(folder, score_seed, options)
+            loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
+        else:
+            loaded = _scoring(folder, score_seed, options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise RunError(
             "ModelUnreadable",
             f"model {model.name} can't be loaded: {_first_line(error)}",
         ) from error
+    return compute_plainly(loaded) if getattr(loaded, "is_quantized", False) else loaded
 
 
 def _scoring(folder: Path, seed: int, options: dict[str, Any]) -> Any:

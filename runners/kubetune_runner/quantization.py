@@ -80,3 +80,16 @@ def configuration(plan: QuantizationPlan, dtype: Any, *, dora: bool) -> Any:
         bnb_4bit_use_double_quant=plan.double_quantization is not False,
         bnb_4bit_compute_dtype=formats[plan.compute_dtype] if plan.compute_dtype else dtype,
     )
+
+
+def compute_plainly(model: Any) -> Any:
+    """The model, with 4-bit weights that stay as they are stored.
+
+    On a CPU with AVX512-BF16 bitsandbytes packs them anew at the first forward that needs no
+    gradients and computes in bf16 from then on, in training too. What is measured then is
+    another model than the one that is trained and reported.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model

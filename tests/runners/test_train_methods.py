@@ -17,6 +17,7 @@ from kubetune_runner import adapters, train
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluation import evaluate
 from kubetune_runner.loader import generate
+from kubetune_runner.quantization import compute_plainly
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
@@ -123,6 +124,7 @@ def test_an_adapter_trains_and_loads_again(
 
     def reloaded(**options: Any) -> Any:
         base: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, **options)
+        compute_plainly(base)
         untrained = logits(base, inputs)
         return logits(PeftModel.from_pretrained(base, folder), inputs), untrained
 
