@@ -66,7 +66,9 @@ def test_what_another_attempt_cannot_cure_is_not_repeated(jobs: Workspace):
 
 def test_suspend_stops_the_run_and_resume_starts_another(jobs: Workspace):
     jobs.job("pause", backoffLimit=0)
-    jobs.phase("pause", "Running")
+    body = jobs.phase("pause", "Running")
+    assert "claimName its steps are lost when" in condition(body, "Running")[2], "said before"
+    assert "checkpoint" not in body["status"]["effective"]
     jobs.patch("FineTuneJob", "pause", {"spec": {"suspend": True}})
     body = jobs.phase("pause", "Suspended")
     assert jobs.runs("pause") == []

@@ -9,6 +9,7 @@ from kubetune.backends.base import RunState
 from kubetune.decide.deadline import enforce
 from kubetune.decide.decision import Decision, StartRun, StopRuns
 from kubetune.decide.fine_tune_inputs import freeze, resolve
+from kubetune.decide.kept_steps import may_lose
 from kubetune.decide.waiting import NotReady
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def follow(draft: Draft, run: RunState) -> Decision:
         unsure = run.reason == Reason.STATUS_UNKNOWN
         why = run.reason if unsure else Reason.STARTED
         message = run.message if unsure else f"attempt {number} is running"
-        conditions.set(ConditionType.RUNNING, None if unsure else True, why, message)
+        note = may_lose(draft.status, observed.place)
+        conditions.set(ConditionType.RUNNING, None if unsure else True, why, f"{message}{note}")
         conditions.waiting(why, message)
     elif run.phase == "stopping":
         draft.phase(Phase.STOPPING)

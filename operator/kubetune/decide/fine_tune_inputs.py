@@ -15,6 +15,7 @@ from kubetune.decide.continuation import adapter_settings, method_problem, start
 from kubetune.decide.effective import effective_resources, effective_settings, training_plan
 from kubetune.decide.fine_tune_observed import ObservedJob
 from kubetune.decide.inspected import tracking_plan
+from kubetune.decide.kept_steps import acting_settings, keeps_steps
 from kubetune.decide.lineage import lineage
 from kubetune.decide.model import output_uri
 from kubetune.decide.objectives import (
@@ -57,6 +58,7 @@ class Inputs:
     plan: RunPlan
     mounts: Mounts
     settings: JsonObject
+    """Those that act."""
     lineage: JsonObject
 
     def request(
@@ -79,7 +81,7 @@ class Inputs:
             resources=effective_resources(settings),
             workers=self.plan.workers,
             deadline_seconds=ceil(left) if left is not None else None,
-            checkpoint_claim=settings["checkpoint"].get("claimName"),
+            checkpoint_claim=(settings.get("checkpoint") or {}).get("claimName"),
             **self.mounts.of_request(),
         )
 
@@ -287,13 +289,11 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     prompt = prompt_plan(observed.prompt.spec) if observed.prompt and observed.prompt.spec else None
     if problem := unreachable(data_mounts | model_mounts, target):
         return NotReady(Phase.PENDING, Reason.SOURCE_UNREACHABLE, problem, refused=True)
-    # The project's disk in CML keeps checkpoints; in a cluster only a claim does.
-    durable = target.cml is not None or "claimName" in settings["checkpoint"]
     training = training_plan(
         settings,
         spec.objective,
         observed.run_key,
-        durable=durable,
+        durable=keeps_steps(settings, target),
         other=in_plan(trainer, observed.trainer_text, target),
     )
     # Nobody knows here what is in a script's file.
@@ -322,4 +322,5 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         strategy=strategy,
         merge=bool(spec.output and spec.output.merge),
     )
-    return Inputs(plan, data_mounts | model_mounts, settings, facts)
+    shown = acting_settings(settings, target)
+    return Inputs(plan, data_mounts | model_mounts, shown, facts)

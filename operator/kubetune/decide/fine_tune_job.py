@@ -55,6 +55,7 @@ from kubetune.decide.fine_tune_progress import (
 from kubetune.decide.finished_run import seek_finished
 from kubetune.decide.fit import weigh
 from kubetune.decide.identity import with_identity
+from kubetune.decide.kept_steps import lost
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.place import before_start, record
 from kubetune.decide.strays import with_strays_stopped
@@ -250,6 +251,7 @@ def _suspend(draft: Draft) -> Decision:
     else:
         draft.phase(Phase.SUSPENDED)
         message = "spec.suspend is true: nothing runs until it is false"
+    message += lost(draft.status, draft.observed.place)
     draft.conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED, message)
     draft.conditions.set(ConditionType.READY, False, Reason.SUSPENDED, message)
     return draft.decision()
@@ -298,6 +300,7 @@ def _wait_for_retry(draft: Draft, newest: JsonObject, wait: float) -> Decision:
     draft.phase(Phase.QUEUED)
     why = newest.get("message") or newest.get("reason") or "it failed"
     message = f"attempt {newest['number']}: {why}; the next one follows"
+    message += lost(draft.status, draft.observed.place)
     reason = Reason.DISRUPTED if newest["result"] == "Preempted" else Reason.RETRYING
     draft.conditions.set(ConditionType.RUNNING, False, reason, message)
     draft.conditions.waiting(reason, message)

@@ -1,0 +1,55 @@
+"""Whether what a run has trained outlives the run, and what the status says where it doesn't."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubetune.api.compute_target import ComputeTargetSpec
+
+JsonObject = dict[str, Any]
+
+
+def keeps_steps(settings: JsonObject, target: ComputeTargetSpec) -> bool:
+    """Whether an attempt finds the checkpoints of earlier ones.
+
+    The project's disk in CML keeps them; in a cluster only a claim does.
+    """
+    return target.cml is not None or "claimName" in (settings.get("checkpoint") or {})
+
+
+def acting_settings(settings: JsonObject, target: ComputeTargetSpec) -> JsonObject:
+    """The settings without those of checkpoints that do nothing on the target."""
+    shown = dict(settings)
+    if not keeps_steps(settings, target):
+        del shown["checkpoint"]
+    elif target.cml is not None:
+        # Nothing is mounted there.
+        checkpoint = settings["checkpoint"]
+        shown["checkpoint"] = {key: checkpoint[key] for key in checkpoint if key != "claimName"}
+    return shown
+
+
+def may_lose(status: JsonObject, target: ComputeTargetSpec | None) -> str:
+    """What a running attempt has to say before somebody interrupts it; empty when nothing."""
+    if not _loses(status, target):
+        return ""
+    return (
+        "; without spec.checkpoint.claimName its steps are lost when it is suspended,"
+        " evicted or fails"
+    )
+
+
+def lost(status: JsonObject, target: ComputeTargetSpec | None) -> str:
+    """What an interruption has cost; empty when nothing."""
+    step = (status.get("progress") or {}).get("step")
+    if not step or not _loses(status, target):
+        return ""
+    return (
+        f"; the run's {step} {'step is' if step == 1 else 'steps are'} lost:"
+        " a job with spec.checkpoint.claimName keeps them"
+    )
+
+
+def _loses(status: JsonObject, target: ComputeTargetSpec | None) -> bool:
+    effective = status.get("effective")
+    return target is not None and bool(effective) and not keeps_steps(effective, target)

@@ -1,0 +1,138 @@
+"""What the status says of steps that an interruption loses, and of settings that don't act."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from builders import (
+    NONE_FINISHED,
+    NOW,
+    attempt,
+    job,
+    observed_job,
+    run,
+    target,
+    tried,
+)
+from kubetune.backends.base import RunPhase
+from kubetune.decide.decision import StartRun
+from kubetune.decide.fine_tune_job import decide
+
+JsonObject = dict[str, Any]
+
+CML: JsonObject = {
+    "kubernetes": None,
+    "cml": {
+        "url": "https://cml.example",
+        "project": "tuning",
+        "apiKeySecretRef": {"name": "cml-key"},
+        "runtime": {"kernel": "Python 3.11"},
+    },
+}
+CLAIM: JsonObject = {"checkpoint": {"claimName": "disk"}}
+
+
+@dataclass
+class Place:
+    name: str
+    spec: JsonObject
+    target: JsonObject
+    shown: JsonObject | None
+    """``status.effective.checkpoint``."""
+    loses: bool
+
+
+PLACES = [
+    Place("a cluster without a claim", {}, {}, None, loses=True),
+    Place(
+        "a cluster with a claim",
+        CLAIM,
+        {},
+        {"everySteps": 100, "keep": 2, "claimName": "disk"},
+        loses=False,
+    ),
+    Place("CML", {}, CML, {"everySteps": 100, "keep": 2}, loses=False),
+    Place("CML with a claim", CLAIM, CML, {"everySteps": 100, "keep": 2}, loses=False),
+]
+places = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+
+
+def submitted(place: Place) -> tuple[JsonObject, StartRun]:
+    there = target(**place.target)
+    decision = decide(observed_job(job(place.spec), target=there, learned=NONE_FINISHED), NOW)
+    start = next(action for action in decision.actions if isinstance(action, StartRun))
+    return decision.status or {}, start
+
+
+def interrupted(
+    place: Place, attempts: JsonObject, phase: RunPhase | None, step: int = 200, **spec: Any
+) -> JsonObject:
+    """The message of Running once an attempt has got to a step and something happens to it."""
+    effective = submitted(place)[0]["effective"]
+    status = tried(attempts, effective=effective, progress={"step": step, "updatedAt": "x"})
+    # After the first eviction the next attempt follows at once, without a wait that tells.
+    status["counts"]["preempted"] = 5
+    observed = observed_job(
+        job(place.spec | spec, status=status),
+        target=target(**place.target),
+        runs=[run(1, phase)] if phase else [],
+        learned=NONE_FINISHED,
+    )
+    found = (decide(observed, NOW).status or {})["conditions"]
+    return next(item for item in found if item["type"] == "Running")["message"]
+
+
+@places
+def test_settings_that_do_not_act_are_not_shown(place: Place) -> None:
+    assert submitted(place)[0]["effective"].get("checkpoint") == place.shown
+
+
+def test_what_is_shown_changes_neither_plan_nor_lineage() -> None:
+    without, start = submitted(PLACES[0])
+    claimed, other = submitted(PLACES[1])
+    assert without["lineage"] == claimed["lineage"]
+    plans = (
+        start.request.plan["training"]["checkpoint"],
+        other.request.plan["training"]["checkpoint"],
+    )
+    assert [plan["everySteps"] for plan in plans] == [100, 100]
+    assert (start.request.checkpoint_claim, other.request.checkpoint_claim) == (None, "disk")
+
+
+@places
+def test_it_is_said_before_it_happens(place: Place) -> None:
+    said = interrupted(place, attempt(1, "Running"), "running")
+    assert ("without spec.checkpoint.claimName its steps are lost" in said) == place.loses
+
+
+@pytest.mark.parametrize(
+    ("attempts", "phase", "spec"),
+    [
+        (attempt(1, "Running"), "running", {"suspend": True}),
+        (attempt(1, "Running"), "stopping", {"suspend": True}),
+        (attempt(1, "Stopped"), None, {"suspend": True}),
+        (attempt(1, "Running"), "preempted", {}),
+        (attempt(1, "Running"), "failed", {}),
+    ],
+    ids=["suspended", "stopping", "stopped", "evicted", "failed"],
+)
+@places
+def test_an_interruption_says_what_it_costs(
+    place: Place, attempts: JsonObject, phase: RunPhase | None, spec: JsonObject
+) -> None:
+    said = interrupted(place, attempts, phase, **spec)
+    assert ("the run's 200 steps are lost: a job with spec.checkpoint" in said) == place.loses
+    assert "lost" not in interrupted(place, attempts, phase, step=0, **spec), "nothing was made"
+
+
+@pytest.mark.parametrize("phase", ["pending", "stopping", "running"])
+def test_time_left_is_shown_while_a_run_is_under_way(phase: RunPhase) -> None:
+    progress = {"step": 5, "eta": "20s", "etaSeconds": 20, "updatedAt": "x"}
+    for suspend in (True, False):
+        status = tried(attempt(1, "Running"), progress=progress)
+        observed = observed_job(job({"suspend": suspend}, status=status), runs=[run(1, phase)])
+        shown = (decide(observed, NOW).status or {})["progress"]
+        under_way = phase == "running" and not suspend
+        assert ("eta" in shown, "etaSeconds" in shown) == (under_way, under_way)
