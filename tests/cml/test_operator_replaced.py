@@ -13,7 +13,7 @@ from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
 from tests.cluster.workspace import annotations
-from tests.cml.lives import attempts, succeeded
+from tests.cml.lives import RUNNING, attempts, staying, succeeded
 from tests.cml.space import CmlSpace
 
 pytestmark = pytest.mark.cluster
@@ -98,3 +98,29 @@ def test_a_job_that_is_deleted_in_the_page_after_its_end_is_not_repeated(
     body = cml_jobs.phase("tidied", "Succeeded")
     assert body["status"]["result"]["modelUri"] == f"models:/{model_id}"
     assert [found.id for found in cml_jobs.cml_jobs("tidied")] == [job.id]
+
+
+def test_an_inspection_that_goes_on_gets_its_finalizer_back(cml_jobs: CmlSpace) -> None:
+    def held(body: dict[str, Any]) -> bool:
+        return FINALIZER in (body["metadata"].get("finalizers") or ())
+
+    cml_jobs.scripts["looked-at"] = staying(RUNNING)
+    cml_jobs.create("Model", "looked-at", {"source": {"project": {"path": "elsewhere"}}})
+    cml_jobs.until("Model", "looked-at", held)
+    eventually(lambda: cml_jobs.cml_runs("looked-at"))
+    cml_jobs.replace("Model", "looked-at")
+    cml_jobs.until("Model", "looked-at", held)
+    cml_jobs.delete("Model", "looked-at")
+    eventually(lambda: cml_jobs.find("Model", "looked-at") is None)
+    assert [job.deleted is not None for job in cml_jobs.cml_jobs("looked-at")] == [True]
+
+
+def test_an_orphaning_deletion_leaves_the_run(cml_jobs: CmlSpace) -> None:
+    cml_jobs.job("let-go")
+    cml_jobs.phase("let-go", "Running")
+    cml_jobs.delete("FineTuneJob", "let-go", "Orphan")
+    eventually(lambda: cml_jobs.find("FineTuneJob", "let-go") is None)
+    (job,) = cml_jobs.cml_jobs("let-go")
+    (run,) = cml_jobs.cml_runs("let-go")
+    assert run.active
+    assert job.deleted is None

@@ -87,6 +87,16 @@ def test_deletion(actions: list[str], around: JsonObject, fields: JsonObject) ->
     assert names(going_on(around, deleting=True, **{"deleted": NOW} | fields)) == actions
 
 
+def test_a_finalizer_that_somebody_removed_comes_back() -> None:
+    decision = going_on({"runs": [run(1, "running")]})
+    assert names(decision) == []
+    state = started()
+    place = place_of(state["external"], IN_CML.spec)
+    around = facts(target=IN_CML, started=place, runs=[run(1, "running")])
+    bare = dataset(status={"inspection": state})
+    assert names(decide(ObservedDataset(dataset=bare, facts=around), NOW)) == ["Stamp"]
+
+
 def test_the_finalizer_goes_when_the_inspection_has_ended() -> None:
     state = {key: value for key, value in started().items() if key != "external"}
     found = {"result": "refused", "reason": "NoFiles", "message": "there are none"}

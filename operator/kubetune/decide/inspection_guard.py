@@ -38,6 +38,10 @@ def guarded(resource: Resource[Any], decision: Decision) -> Decision:
                 actions.append(Record("inspection", (decision.status or {})["inspection"]))
         actions.append(action)
     status = resource.status if decision.status is None else decision.status
+    place: JsonObject = (status.get("inspection") or {}).get("external") or {}
+    if not held and not starts and place.get("type") == "cml":
+        # A PUT of the object has taken it.
+        actions.insert(0, Stamp(finalizer=True))
     if held and not starts and not _is_recorded(status):
         if _is_recorded(resource.status):
             if not any(isinstance(action, DeleteRuns) for action in actions):
