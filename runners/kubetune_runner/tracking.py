@@ -7,7 +7,9 @@ While the server is away everything is kept and sent later, in order.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import threading
 import time
@@ -52,6 +54,10 @@ class Tracker:
         self._params: dict[str, str] = {}
         self._calls: deque[Callable[[Any, str], None]] = deque()
         self._gauges: Gauges = lambda: None
+        self._shown: dict[str, float] = {}
+        """Newest values of this attempt that the operator shows beside the step."""
+        self._said_last = False
+        """Whether the gauges were asked once more at the end."""
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._deadline: float | None = None
@@ -96,6 +102,21 @@ class Tracker:
             self._metrics.extend(
                 (Metric(key, value, now, step), once) for key, value in metrics.items()
             )
+        self.show(metrics)
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Have the operator show what is known of the present step."""
+        with self._lock:
+            self._shown |= {key: metrics[key] for key in names.SHOWN_METRICS if key in metrics}
+
+    def last_values(self) -> dict[str, float]:
+        """Loss and epoch as they were reported last, for the run's last word."""
+        with self._lock:
+            return {
+                key: value
+                for key, value in self._shown.items()
+                if key in ("loss", "epoch") and math.isfinite(value)
+            }
 
     def call(self, function: Callable[[Any, str], None]) -> None:
         """Have ``function(client, run_id)`` called in the background, again until it works."""
@@ -120,7 +141,6 @@ class Tracker:
         Returns whether all of it arrived within the time.
         """
         self.call(lambda client, run_id: client.set_terminated(run_id, status))
-        self._gauges = lambda: None
         self._deadline = time.monotonic() + seconds
         self._wake.set()
         self._thread.join(seconds + 1.0)
@@ -128,7 +148,8 @@ class Tracker:
 
     def _pending(self) -> bool:
         with self._lock:
-            return bool(self._metrics or self._params or self._tags or self._calls)
+            left = self._metrics or self._params or self._tags or self._calls
+            return bool(left) or not self._said_last
 
     def _work(self) -> None:
         while True:
@@ -152,14 +173,30 @@ class Tracker:
     def _flush(self) -> None:
         if self.run_id is None:
             self.run_id = self._open_run()
-        gauges = self._gauges()
-        if gauges is not None:
-            self.metrics(gauges[1], gauges[0])
+        self._ask_gauges()
         while self._send(self.run_id):
             pass
         while self._calls:
             self._guarded(lambda: self._calls[0](self.client, self.run_id or ""))
             self._calls.popleft()
+
+    def _ask_gauges(self) -> None:
+        """Report what the gauges say; at the end once, as the last step is made by then."""
+        closing = self._deadline is not None
+        if self._said_last:
+            return
+        gauges = self._gauges()
+        self._said_last = closing
+        if gauges is None:
+            return
+        self.report(*gauges)
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Report where the run is, in numbers that belong together."""
+        self.metrics(values, step)
+        with self._lock:
+            told = {"attempt": self.attempt, **self._shown, **values}
+            self._tags[names.TAG_PROGRESS] = json.dumps(told)
 
     def _send(self, run_id: str) -> bool:
         """Send one batch; False when there was nothing to send."""
@@ -245,6 +282,9 @@ class Silent(Tracker):
         """Of the run that the leader reports."""
 
     def metrics(self, metrics: Mapping[str, float], step: int, *, once: bool = False) -> None:
+        """Of the run that the leader reports."""
+
+    def show(self, metrics: Mapping[str, float]) -> None:
         """Of the run that the leader reports."""
 
 

@@ -179,6 +179,7 @@ def _train(
         "metrics": metrics,
         **upload_results(plan, tracker, saved, inputs.splits, baseline, tuned),
         "steps": trainer.state.global_step,
+        **tracker.last_values(),
     }
     return Outcome(
         status="succeeded",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -80,6 +81,29 @@ def test_a_report_that_mlflow_refuses_does_not_hold_up_the_next(
     assert run.info.status == "FINISHED"
 
 
+def test_what_is_told_belongs_to_the_attempt_and_its_last_step(
+    make_plan: PlanFactory, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow itself shows the metrics of the highest step, which an earlier attempt has made."""
+    plan = make_plan(tracking={"uri": mlflow_server})
+    # No flush comes between the start and the end of either.
+    monkeypatch.setattr("kubetune_runner.tracking.FLUSH_SECONDS", 600.0)
+    for attempt, step, loss in ((1, 200, 0.25), (2, 136, 0.5)):
+        monkeypatch.setenv(names.ENV_ATTEMPT, str(attempt))
+        tracker = Tracker(plan)
+        tracker.start()
+        assert tracker.wait_run(60)
+        reached = {names.METRIC_STEP: 0.0}
+        tracker.watch(lambda now=reached: (int(now[names.METRIC_STEP]), now))
+        tracker.metrics({"loss": loss, "grad_norm": 1.0}, step, once=True)
+        reached[names.METRIC_STEP] = float(step)
+        assert tracker.close("KILLED", 60)
+        data = client_of(mlflow_server).get_run(tracker.run_id).data
+        told = json.loads(data.tags[names.TAG_PROGRESS])
+        assert told == {"attempt": attempt, names.METRIC_STEP: step, "loss": loss}
+    assert (data.metrics["loss"], data.metrics[names.METRIC_STEP]) == (0.25, 200)
+
+
 @pytest.mark.training
 def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     make_plan: PlanFactory,
@@ -119,6 +143,10 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     history = client_of(mlflow_server).get_metric_history(run.info.run_id, "loss")
     assert [metric.step for metric in history] == list(range(1, 101))
     assert run.data.tags[names.TAG_ATTEMPT] == "3"
+    told = json.loads(run.data.tags[names.TAG_PROGRESS])
+    assert (told["attempt"], told[names.METRIC_STEP], told["loss"]) == (3, 100, history[-1].value)
+    assert (outcome.summary["steps"], outcome.summary["loss"]) == (100, history[-1].value)
+    assert outcome.summary["epoch"] == told["epoch"]
 
     document = plan.to_json()
     document["training"]["checkpoint"]["directory"] = str(tmp_path / "other")

@@ -76,12 +76,16 @@ class Reports:
 
     def __init__(self) -> None:
         self.sent: list[tuple[dict[str, float], int]] = []
+        self.shown: dict[str, float] = {}
         self.tagged: dict[str, str] = {}
         self.client = None
         self.run_id = "r"
 
     def metrics(self, metrics: Any, step: int, *, once: bool = False) -> None:
         self.sent.append((dict(metrics), step))
+
+    def show(self, metrics: Any) -> None:
+        self.shown |= metrics
 
     def tags(self, tags: Any) -> None:
         self.tagged |= tags

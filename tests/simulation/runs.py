@@ -116,7 +116,9 @@ class Run:
         tracker = self._world.tracker
         if not self.tracked and tracker.is_up():
             tracking = self._plan["tracking"]
-            self.tracked = tracker.open_run(self.run_key, tracking["experiment"], self._plan)
+            self.tracked = tracker.open_run(
+                self.run_key, tracking["experiment"], self.attempt, self._plan
+            )
         return bool(self.tracked)
 
     def _interrupted(self) -> None:

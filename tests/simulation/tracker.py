@@ -51,17 +51,22 @@ class TrackingServer:
 
     # --- what runs do
 
-    def open_run(self, run_key: str, experiment: str, plan: JsonObject) -> str:
+    def open_run(self, run_key: str, experiment: str, attempt: int, plan: JsonObject) -> str:
         """The run of a key, made when there is none; it runs from now on."""
+        told = {
+            plans.TAG_ATTEMPT: str(attempt),
+            plans.TAG_PROGRESS: json.dumps({"attempt": attempt, plans.METRIC_STEP: 10}),
+        }
         for run_id, stored in self.runs.items():
             if stored.run.run_key == run_key and stored.experiment == experiment:
-                stored.run = replace(stored.run, status="RUNNING")
+                tags = stored.run.tags | told
+                stored.run = replace(stored.run, status="RUNNING", tags=tags)
                 return run_id
         run_id = f"r{len(self.runs) + 1}"
-        tags = {plans.TAG_RUN_KEY: run_key, plans.TAG_TOTAL_STEPS: "100"}
+        tags = {plans.TAG_RUN_KEY: run_key, plans.TAG_TOTAL_STEPS: "100"} | told
         if plan["kind"] == "evaluate":
             tags[TAG_EVALUATION_DIGEST] = plan["digest"]
-        run = TrackedRun(run_key, "1", run_id, "RUNNING", tags, {plans.METRIC_STEP: 10.0})
+        run = TrackedRun(run_key, "1", run_id, "RUNNING", tags)
         self.runs[run_id] = _Stored(run, experiment)
         return run_id
 
@@ -73,8 +78,7 @@ class TrackingServer:
             tags = {TAG_EVALUATION_SUMMARY: json.dumps(summary)}
         else:
             tags = {plans.TAG_MODEL_ID: summary["modelId"], plans.TAG_ATTEMPT: str(attempt)}
-        metrics = {plans.METRIC_STEP: 100.0, "eval_loss": 0.5}
-        stored.run = replace(stored.run, tags=stored.run.tags | tags, metrics=metrics)
+        stored.run = replace(stored.run, tags=stored.run.tags | tags, metrics={"eval_loss": 0.5})
         self._world.tell("tracker", f"has the result of {run_id}")
 
     def close_run(self, run_id: str, succeeded: bool) -> None:

@@ -185,6 +185,12 @@ def tried(*attempts: JsonObject, phase: str = "Running", **fields: Any) -> JsonO
     return given | fields
 
 
+def told(attempt: int, **values: float) -> dict[str, str]:
+    """The tags in which an attempt tells how far it is."""
+    progress = json.dumps({"attempt": attempt} | values)
+    return {"kubetune.attempt": str(attempt), "kubetune.progress": progress}
+
+
 TRAINED = Outcome(
     status="succeeded",
     reason="Trained",
@@ -198,8 +204,11 @@ TRACKED = TrackedRun(
     "7",
     "run-1",
     "RUNNING",
-    tags={"kubetune.phase": "training", "kubetune.total_steps": "200"},
-    metrics={"kubetune_step": 50.0, "loss": 1.23456, "kubetune_eta_seconds": 200.0},
+    tags={
+        "kubetune.phase": "training",
+        "kubetune.total_steps": "200",
+        **told(1, kubetune_step=50.0, loss=1.23456, kubetune_eta_seconds=200.0),
+    },
     updated_ms=int(NOW.timestamp() * 1000),
 )
 

@@ -6,7 +6,17 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from builders import MISSING_TARGET, NOW, assert_fits, kstatus, names, ready_reason, run, target
+from builders import (
+    MISSING_TARGET,
+    NOW,
+    assert_fits,
+    kstatus,
+    names,
+    ready_reason,
+    run,
+    target,
+    told,
+)
 from evaluation_objects import (
     candidate,
     decided,
@@ -234,8 +244,11 @@ def tracked(rows: int) -> TrackedRun:
         "7",
         "run-1",
         "RUNNING",
-        tags={TAG_PHASE: "evaluating", TAG_TOTAL_STEPS: "64"},
-        metrics={METRIC_STEP: rows, METRIC_ETA: 75.0},
+        tags={
+            TAG_PHASE: "evaluating",
+            TAG_TOTAL_STEPS: "64",
+            **told(1, **{METRIC_STEP: rows, METRIC_ETA: 75.0}),
+        },
     )
 
 

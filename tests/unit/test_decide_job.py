@@ -21,6 +21,7 @@ from builders import (
     observed_job,
     resource,
     run,
+    told,
     tried,
 )
 from kubetune.backends.base import RunState
@@ -317,7 +318,7 @@ def test_progress_is_written_at_most_every_ten_seconds() -> None:
         "eta": "3m20s",
         "updatedAt": ago(0),
     }
-    newer = replace(TRACKED, metrics=TRACKED.metrics | {"kubetune_step": 60.0})
+    newer = replace(TRACKED, tags=TRACKED.tags | told(1, kubetune_step=60.0))
     observed = observed_job(job(status=first), runs=[run(1, "running")], tracked=newer)
     assert (decide(observed, NOW + timedelta(seconds=9)).status or {}) == first
     later = decide(observed, NOW + timedelta(seconds=10)).status or {}

@@ -125,14 +125,3 @@ def test_an_interruption_says_what_it_costs(
     said = interrupted(place, attempts, phase, **spec)
     assert ("the run's 200 steps are lost: a job with spec.checkpoint" in said) == place.loses
     assert "lost" not in interrupted(place, attempts, phase, step=0, **spec), "nothing was made"
-
-
-@pytest.mark.parametrize("phase", ["pending", "stopping", "running"])
-def test_time_left_is_shown_while_a_run_is_under_way(phase: RunPhase) -> None:
-    progress = {"step": 5, "eta": "20s", "etaSeconds": 20, "updatedAt": "x"}
-    for suspend in (True, False):
-        status = tried(attempt(1, "Running"), progress=progress)
-        observed = observed_job(job({"suspend": suspend}, status=status), runs=[run(1, phase)])
-        shown = (decide(observed, NOW).status or {})["progress"]
-        under_way = phase == "running" and not suspend
-        assert ("eta" in shown, "etaSeconds" in shown) == (under_way, under_way)

@@ -90,6 +90,13 @@ TAG_PHASE = "kubetune.phase"
 """preparing, training, evaluating, uploading, then succeeded, failed or interrupted."""
 TAG_TOTAL_STEPS = "kubetune.total_steps"
 TAG_ATTEMPT = "kubetune.attempt"
+TAG_PROGRESS = "kubetune.progress"
+"""JSON of numbers that belong together: the attempt, its step and eta, newest loss and the like.
+
+Of each metric MLflow shows the value of the highest step, which after a step back is an old one.
+"""
+SHOWN_METRICS = ("epoch", "loss", "eval_loss", "learning_rate")
+"""Metrics that the tag has beside those of kubetune itself."""
 TAG_MODEL_ID = "kubetune.model_id"
 """Logged model of a run that succeeded."""
 TAG_MODEL_PATH = "kubetune.model_path"

@@ -51,11 +51,12 @@ from kubetune.decide.fine_tune_progress import (
     mlflow_link,
     progress,
     progress_due,
+    tells_of,
 )
 from kubetune.decide.finished_run import seek_finished
 from kubetune.decide.fit import weigh
 from kubetune.decide.identity import with_identity
-from kubetune.decide.kept_steps import lost
+from kubetune.decide.kept_steps import keeps_steps, lost
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.place import before_start, record
 from kubetune.decide.strays import with_strays_stopped
@@ -235,7 +236,8 @@ def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft
     if run is not None:
         if observed.place:
             status["mlflow"] = mlflow_link(run, observed.place)
-        if progress_due(old.get("progress"), run, now, observed.progress_seconds):
+        due = progress_due(old.get("progress"), run, now, observed.progress_seconds)
+        if due and tells_of(run, attempts):
             status["progress"] = progress(run, now)
     return draft
 
@@ -340,6 +342,8 @@ def _submit(draft: Draft, attempt: int) -> Decision:
     draft.actions.append(StartRun(inputs.request(observed, attempt, settings, draft.left)))
     draft.status.setdefault("startTime", rfc3339(draft.now))
     draft.phase(Phase.QUEUED)
+    if attempt > 1 and observed.target.spec and not keeps_steps(settings, observed.target.spec):
+        draft.status.pop("progress", None)
     message = f"attempt {attempt} is submitted to {observed.target.label}"
     conditions.set(ConditionType.SUBMITTED, True, Reason.QUEUED, message)
     conditions.waiting(Reason.QUEUED, message)

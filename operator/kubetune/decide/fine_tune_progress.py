@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,11 +15,13 @@ from kubetune.api.plan import (
     METRIC_ETA,
     METRIC_STEP,
     METRIC_TOKENS_PER_SECOND,
+    TAG_ATTEMPT,
     TAG_MERGED_MODEL_ID,
     TAG_MERGED_MODEL_PATH,
     TAG_MODEL_ID,
     TAG_MODEL_PATH,
     TAG_PHASE,
+    TAG_PROGRESS,
     TAG_TOTAL_STEPS,
 )
 from kubetune.api.status import MAX_ATTEMPTS, RowCounts
@@ -39,8 +43,8 @@ _NOT_RESULTS = (METRIC_STEP, METRIC_ETA)
 
 
 def progress(run: TrackedRun, now: datetime) -> JsonObject:
-    """status.progress from a run's newest metrics."""
-    metrics = run.metrics
+    """status.progress from what a run's newest attempt says of itself."""
+    metrics = told_progress(run)
     step = _integer(metrics.get(METRIC_STEP))
     total = _integer_text(run.tags.get(TAG_TOTAL_STEPS))
     eta = _integer(metrics.get(METRIC_ETA))
@@ -59,6 +63,30 @@ def progress(run: TrackedRun, now: datetime) -> JsonObject:
         "updatedAt": rfc3339(now),
     }
     return {key: item for key, item in value.items() if item is not None}
+
+
+def told_progress(run: TrackedRun) -> dict[str, float]:
+    """Numbers that belong to one step of the newest attempt; none before it has any.
+
+    The tracking server's newest metrics don't: after a step back, as without checkpoints, they
+    are those of the higher step until it is passed.
+    """
+    try:
+        told: Any = json.loads(run.tags.get(TAG_PROGRESS, ""))
+    except ValueError:
+        return {}
+    if not isinstance(told, dict):
+        return {}
+    given: JsonObject = told
+    if str(given.get("attempt")) != run.tags.get(TAG_ATTEMPT):
+        return {}
+    return {key: float(value) for key, value in given.items() if isinstance(value, int | float)}
+
+
+def tells_of(run: TrackedRun, attempts: Sequence[JsonObject]) -> bool:
+    """Whether the newest attempt has reported; before that the run is as the last one left it."""
+    reported = _integer_text(run.tags.get(TAG_ATTEMPT))
+    return reported is None or not attempts or reported >= attempts[-1]["number"]
 
 
 def progress_due(
@@ -84,20 +112,25 @@ def progress_due(
 
 
 def finished_progress(
-    old: JsonObject | None, steps: Any, metrics: JsonObject, now: datetime
+    old: JsonObject | None, summary: JsonObject, metrics: JsonObject, now: datetime
 ) -> JsonObject | None:
     """Progress once training is over: no time left to wait for.
 
-    ``steps`` are those that the run says it has made; the last poll may not have seen them all.
+    ``summary`` is what the run says at its end; polls may not have seen its last steps, or any.
     """
+    steps = summary.get("steps")
     if not old and not isinstance(steps, int):
         return None
     kept = {key: value for key, value in (old or {}).items() if key not in ("etaSeconds", "eta")}
-    for field, name in (("loss", "train_loss"), ("evalLoss", "eval_loss")):
-        value = metrics.get(name)
-        # A run may have ended before it was looked at, or before it had a loss to tell.
-        if isinstance(value, int | float) and (field not in kept or field == "evalLoss"):
+    for field, value in (("loss", summary.get("loss")), ("evalLoss", metrics.get("eval_loss"))):
+        if isinstance(value, int | float):
             kept[field] = number(float(value))
+    if isinstance(epoch := summary.get("epoch"), int | float):
+        kept["epoch"] = _rounded(float(epoch), 3)
+    mean = metrics.get("train_loss")
+    if "loss" not in kept and isinstance(mean, int | float):
+        # Of code that tells no loss of its last step.
+        kept["loss"] = number(float(mean))
     kept.setdefault("updatedAt", rfc3339(now))
     if isinstance(steps, int):
         # A script may say less than it meant to do, but what has ended well is done.
@@ -281,7 +314,7 @@ def _started(run: RunState, before: JsonObject | None) -> str | None:
 
 
 def _integer(value: float | None) -> int | None:
-    return int(value) if value is not None else None
+    return int(value) if value is not None and math.isfinite(value) else None
 
 
 def _integer_text(text: str | None) -> int | None:

@@ -65,9 +65,9 @@ def finish(draft: Draft) -> Decision:
             for key, value in (draft.status.get("progress") or {}).items()
             if key == "updatedAt"
         }
-    steps = run.outcome.summary.get("steps") if run and run.outcome else None
+    summary: JsonObject = dict(run.outcome.summary) if run and run.outcome else {}
     draft.status["progress"] = finished_progress(
-        draft.status.get("progress"), steps, metrics, draft.now
+        draft.status.get("progress"), summary, metrics, draft.now
     )
     if draft.status["progress"] is None:
         del draft.status["progress"]

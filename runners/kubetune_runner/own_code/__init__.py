@@ -139,8 +139,7 @@ def _train(
         tracker.watch(lambda: None)
         # MLflow's own end of a run isn't the end of this one.
         tracker.call(lambda client, run_id: client.update_run(run_id, status="RUNNING"))
-    step, values = watch.gauges()
-    tracker.metrics(values, step)
+    tracker.report(*watch.gauges())
     ending.check(code, list(child.last_errors))
     return found.take(output, job.start.base, plan.lineage_digest), watch.step
 
@@ -195,6 +194,7 @@ def _finish(
         "metrics": metrics,
         **upload_results(plan, tracker, saved, splits, measured.baseline, measured.tuned),
         **({"steps": steps} if steps else {}),
+        **tracker.last_values(),
     }
     return Outcome(
         status="succeeded",

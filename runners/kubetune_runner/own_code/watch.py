@@ -110,6 +110,7 @@ class Watch:
         if not theirs:
             return
         self._reached(max(metric.step for metric in theirs), time.monotonic())
+        self._tracker.show({metric.key: metric.value for metric in theirs})
         total = data.params.get("max_steps", "")
         if total.isdigit() and int(total) > 0 and not self._known_total:
             self._set_total(int(total), known=False)

@@ -1,0 +1,142 @@
+"""Progress is what the newest attempt says of one step, and at the end what the run has done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import (
+    NONE_FINISHED,
+    NOW,
+    REFUSED,
+    TRACKED,
+    TRAINED,
+    ago,
+    attempt,
+    job,
+    observed_job,
+    run,
+    told,
+    tried,
+)
+from kubetune.backends.base import RunState
+from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_progress import progress, told_progress
+from kubetune.tracking.base import TrackedRun
+
+JsonObject = dict[str, Any]
+
+CLAIM: JsonObject = {"checkpoint": {"claimName": "disk"}}
+PROGRESS: JsonObject = {
+    "stage": "training",
+    "step": 200,
+    "totalSteps": 400,
+    "percent": 50,
+    "epoch": 1.5,
+    "loss": "0.2",
+    "etaSeconds": 20,
+    "eta": "20s",
+    "updatedAt": ago(60),
+}
+
+
+def tracked(tags: JsonObject, **metrics: float) -> TrackedRun:
+    return replace(TRACKED, tags=TRACKED.tags | tags, metrics=metrics)
+
+
+def test_after_a_step_back_nothing_of_the_higher_step_is_shown() -> None:
+    """The server's newest metrics are those of the highest step, of an earlier attempt."""
+    tags = told(2, kubetune_step=136, loss=0.9, epoch=0.7)
+    shown = progress(tracked(tags, kubetune_step=200, loss=0.2, epoch=1.5, eval_loss=0.3), NOW)
+    assert {key: shown.get(key) for key in ("step", "percent", "loss", "epoch", "evalLoss")} == {
+        "step": 136,
+        "percent": 68,
+        "loss": "0.9",
+        "epoch": 0.7,
+        "evalLoss": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},
+        told(1, kubetune_step=200) | {"kubetune.attempt": "2"},
+        {"kubetune.attempt": "2", "kubetune.progress": "soon"},
+        {"kubetune.attempt": "2", "kubetune.progress": "[200]"},
+        {"kubetune.attempt": "2", "kubetune.progress": '{"kubetune_step": 200}'},
+        told(2) | {"kubetune.progress": '{"attempt": 2, "kubetune_step": "200"}'},
+    ],
+    ids=["nothing", "earlier attempt", "no JSON", "no object", "no attempt", "no number"],
+)
+def test_what_does_not_tell_of_the_attempt_is_not_shown(tags: dict[str, str]) -> None:
+    run_ = replace(TRACKED, tags={"kubetune.phase": "preparing", **tags}, metrics={"loss": 0.2})
+    assert "kubetune_step" not in told_progress(run_)
+    assert progress(run_, NOW) == {"stage": "preparing", "updatedAt": ago(0)}
+
+
+def test_a_loss_that_is_no_number_and_no_end_in_sight_can_be_shown() -> None:
+    tags = told(1, kubetune_step=3, loss=float("nan"), kubetune_eta_seconds=float("inf"))
+    shown = progress(tracked(tags), NOW)
+    assert (shown["step"], shown["loss"], "eta" in shown) == (3, "nan", False)
+
+
+def resumed(spec: JsonObject, runs: list[RunState], seen: TrackedRun | None) -> JsonObject:
+    """The status of a job whose first attempt was stopped at step 200."""
+    status = tried(attempt(1, "Stopped"), phase="Suspended", progress=PROGRESS)
+    around: JsonObject = {"runs": runs, "tracked": seen, "learned": NONE_FINISHED}
+    return decide(observed_job(job(spec, status=status), **around), NOW).status or {}
+
+
+@pytest.mark.parametrize("spec", [{}, CLAIM], ids=["without a claim", "with a claim"])
+def test_a_new_attempt_begins_with_the_steps_that_it_finds(spec: JsonObject) -> None:
+    shown = resumed(spec, [], None).get("progress")
+    assert shown and shown["step"] == 200 if spec else shown is None
+
+
+def test_an_attempt_that_has_not_reported_is_not_shown_as_the_last_one() -> None:
+    before = tracked(told(1, kubetune_step=210, loss=0.1))
+    assert resumed({}, [run(2, "running")], before)["progress"]["step"] == 200, "nothing is news"
+    opened = tracked(told(1, kubetune_step=210, loss=0.1) | {"kubetune.attempt": "2"})
+    assert "step" not in resumed({}, [run(2, "running")], opened)["progress"]
+
+
+@pytest.mark.parametrize("seen", [None, PROGRESS], ids=["never polled", "polled before its end"])
+def test_a_short_run_ends_with_what_its_last_step_was(seen: JsonObject | None) -> None:
+    summary = TRAINED.summary | {"steps": 120, "loss": 0.125, "epoch": 3.0}
+    ended = TRAINED.model_copy(update={"summary": summary})
+    status = tried(attempt(1, "Running"), **({"progress": seen} if seen else {}))
+    around: JsonObject = {"runs": [run(1, "succeeded", ended)], "learned": NONE_FINISHED}
+    after = decide(observed_job(job(status=status), **around), NOW).status or {}
+    assert after["phase"] == "Succeeded"
+    shown = after["progress"]
+    assert [shown[key] for key in ("step", "percent", "loss", "epoch", "evalLoss")] == [
+        120, 100, "0.125", 3.0, "0.5",
+    ]  # fmt: skip
+    assert "eta" not in shown
+
+
+@pytest.mark.parametrize(
+    ("phase", "spec", "runs"),
+    [
+        ("Running", {}, [run(1, "running")]),
+        ("Queued", {}, [run(1, "pending")]),
+        ("Queued", {}, [run(1, "preempted")]),
+        ("Stopping", {}, [run(1, "stopping")]),
+        ("Stopping", {"suspend": True}, [run(1, "running")]),
+        ("Suspended", {"suspend": True}, []),
+        ("Succeeded", {}, [run(1, "succeeded", TRAINED)]),
+        ("Failed", {}, [run(1, "failed", REFUSED)]),
+    ],
+)
+def test_time_left_is_shown_while_the_job_runs(
+    phase: str, spec: JsonObject, runs: list[RunState]
+) -> None:
+    status = tried(attempt(1, "Running"), progress=PROGRESS)
+    around: JsonObject = {"runs": runs, "learned": NONE_FINISHED}
+    after = decide(observed_job(job(CLAIM | spec, status=status), **around), NOW).status or {}
+    assert after["phase"] == phase
+    shown = after["progress"]
+    assert ("eta" in shown, "etaSeconds" in shown) == (phase == "Running", phase == "Running")
+    assert shown["step"] == 200
