@@ -106,7 +106,7 @@ def test_an_attempt_that_has_not_reported_is_not_shown_as_the_last_one() -> None
 def test_a_short_run_ends_with_what_its_last_step_was(seen: JsonObject | None) -> None:
     summary = TRAINED.summary | {"steps": 120, "loss": 0.125, "epoch": 3.0}
     ended = TRAINED.model_copy(update={"summary": summary})
-    status = tried(attempt(1, "Running"), **({"progress": seen} if seen else {}))
+    status = tried(attempt(1, "Running")) | ({"progress": seen} if seen else {})
     around: JsonObject = {"runs": [run(1, "succeeded", ended)], "learned": NONE_FINISHED}
     after = decide(observed_job(job(status=status), **around), NOW).status or {}
     assert after["phase"] == "Succeeded"
