@@ -375,12 +375,15 @@ class Reconciler:
         if before is None or before["metadata"]["uid"] != uid:
             # Gone, or another object has taken its name.
             return
+        version = before["metadata"]["resourceVersion"]
         # To what is there by now: an action may have written before.
         patch = status_patch(before.get("status") or {}, status)
         if patch is None:
             return
         try:
-            patch |= {"metadata": {"uid": uid}}
+            # The version: a patch that comes late, after we gave up on its answer, must not undo
+            # a later one, nor reach another object of this name (a uid in it would be ignored).
+            patch |= {"metadata": {"resourceVersion": version}}
             written = await self._client.patch(*key, patch, subresource="status")
         except NotFoundError:
             # Deleted while we looked: nobody is left to tell, but runs may be left to end.

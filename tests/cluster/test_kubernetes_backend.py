@@ -19,6 +19,7 @@ from kubetune.api.training import Resources
 from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
 from kubetune.backends.kubernetes import KubernetesBackend
 from kubetune.backends.manifests import build_job, build_plan_config_map, job_name, plan_name
+from kubetune.backends.pods import is_live
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.local.cluster import LocalCluster
 
@@ -37,9 +38,11 @@ class PolledCache:
         self._client = client
         self._namespace = namespace
         self._items: dict[str, list[JsonObject]] = {"Job": [], "Pod": []}
+        self.late: set[str] = set()
+        """Kinds that aren't read again, as if their watch were late."""
 
     async def refresh(self) -> None:
-        for kind in self._items:
+        for kind in self._items.keys() - self.late:
             path = self._client.path(kind, self._namespace)
             self._items[kind] = (await self._client.request("GET", path))["items"]
 
@@ -49,8 +52,20 @@ class PolledCache:
     def pods(self, job_uid: str) -> list[JsonObject]:
         return self._owned("Pod", job_uid)
 
+    def live_pods(self, namespace: str, run_key: str) -> list[JsonObject]:
+        return [
+            pod
+            for pod in self._items["Pod"]
+            if pod["metadata"].get("labels", {}).get(names.RUN_KEY) == run_key and is_live(pod)
+        ]
+
+    def pods_at_all(self) -> bool:
+        return bool(self._items["Pod"])
+
     def put(self, body: JsonObject) -> bool:
-        self._items["Job"].append(body)
+        uid, items = body["metadata"]["uid"], self._items[body["kind"]]
+        self._items[body["kind"]] = [item for item in items if item["metadata"]["uid"] != uid]
+        self._items[body["kind"]].append(body)
         return True
 
     def drop(self, body: JsonObject) -> None:
@@ -184,6 +199,18 @@ async def test_a_run_from_creation_to_its_outcome(bench: Bench):
     assert state.started_at
     assert state.ended_at
     assert state.started_at <= state.ended_at
+
+
+@pytest.mark.parametrize("shown", [False, True])
+async def test_what_a_run_left_is_read_when_the_watch_of_pods_is_late(bench: Bench, shown: bool):
+    bench.cache.late = set() if shown else {"Pod"}
+    await bench.backend.ensure(bench.request("succeed"))
+    if shown:
+        await bench.until(lambda states: bench.cache.pods_at_all())
+        bench.cache.late = {"Pod"}
+    state = await bench.until_phase("succeeded")
+    assert state.outcome, "the Job's end is known before its pod's"
+    assert state.outcome.summary == {"attempt": "1"}
 
 
 async def test_ensure_twice_makes_one_job_and_the_first_plan_stays(bench: Bench):

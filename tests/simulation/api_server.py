@@ -160,6 +160,8 @@ class ApiServer:
     ) -> JsonObject:
         """PUT."""
         old = self.get(kind, namespace, name)
+        if body["metadata"].get("uid", old["metadata"]["uid"]) != old["metadata"]["uid"]:
+            raise error(409, "Conflict", "Precondition failed: UID in precondition")
         if BY_NAME[kind].custom and not body["metadata"].get("resourceVersion"):
             message = (
                 "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
@@ -251,10 +253,12 @@ class ApiServer:
                 "the object has been modified; please apply your changes to the latest version"
             )
             raise error(409, "Conflict", message)
-        if given.get("uid", before["uid"]) != before["uid"]:
-            raise error(409, "Conflict", "Precondition failed: UID in precondition")
         if subresource == "status":
+            # Nothing but the version is compared: a wrong uid in a patch is ignored.
             new = {**old, "status": new.get("status")}
+        elif given.get("uid", before["uid"]) != before["uid"]:
+            # In a patch it isn't a precondition but a change.
+            raise error(422, "Invalid", "metadata.uid: Invalid value: field is immutable")
         else:
             new = self._of_client(kind, old, with_defaults(new))
             for check in self.admission:

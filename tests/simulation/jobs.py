@@ -99,15 +99,19 @@ class JobController:
 
     def _go_on(self, job: JsonObject, active: list[JsonObject]) -> None:
         status: JsonObject = job.get("status") or {}
-        if job["spec"].get("suspend"):
-            self._stop(active)
-            if "startTime" in status:
-                self._server.set_status(job, startTime=None)
-            return
         if "deletionTimestamp" in job["metadata"]:
             return
-        if status.get("startTime") is None:
-            self._server.set_status(job, startTime=self._server.timestamp())
+        if job["spec"].get("suspend"):
+            self._stop(active)
+            if not has_condition(job, "Suspended"):
+                conditions = [self._condition("Suspended", "JobSuspended")]
+                self._server.set_status(job, startTime=None, conditions=conditions)
+            return
+        if status.get("startTime") is None or has_condition(job, "Suspended"):
+            changes: JsonObject = {"startTime": self._server.timestamp()}
+            if has_condition(job, "Suspended"):
+                changes["conditions"] = []
+            self._server.set_status(job, **changes)
         if not active:
             self._create_pod(job)
 
@@ -154,15 +158,18 @@ class JobController:
     def _end(self, job: JsonObject, kind: str, reason: str = "") -> None:
         old: list[JsonObject] = (job.get("status") or {}).get("conditions") or []
         reason = reason or next((item.get("reason", "") for item in old), "")
-        condition = {
+        condition = self._condition(kind, reason)
+        self._world.tell("jobs", f"{job['metadata']['name']} is {kind} {reason}".rstrip())
+        self._server.set_status(job, conditions=[*old, condition])
+
+    def _condition(self, kind: str, reason: str) -> JsonObject:
+        return {
             "type": kind,
             "status": "True",
             "reason": reason,
             "message": "",
             "lastTransitionTime": self._server.timestamp(),
         }
-        self._world.tell("jobs", f"{job['metadata']['name']} is {kind} {reason}".rstrip())
-        self._server.set_status(job, conditions=[*old, condition])
 
 
 class Kubelet:

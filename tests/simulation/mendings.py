@@ -38,6 +38,8 @@ class Mending:
     invariants: tuple[str, ...]
     steps: tuple[str, ...]
     """Kinds of steps that it takes to miss it: among all it would take more schedules."""
+    seed: int
+    """One whose schedule shows it; the search begins here, and goes on when steps have changed."""
     out: Callable[[], list[Any]]
     """Patches that take it out."""
 
@@ -111,6 +113,7 @@ MENDINGS: dict[str, Mending] = {
         "A PUT of the object takes the annotation, not the run key in status.",
         ("at most one live run", "what says that nothing runs is right"),
         ("put_job", "suspend_job", "crash"),
+        8,
         lambda: [
             replaced(RunKeys, "of", _annotation_only),
             replaced(fine_tune_job, "with_identity", _as_decided),
@@ -120,18 +123,21 @@ MENDINGS: dict[str, Mending] = {
         "What a list of a watch hasn't is gone, though no event told so.",
         ("deletion ends", "a verdict or a stated wait"),
         ("cut_off", "hold_watch", "delete_child", "delete_job", "suspend_job"),
+        69,
         lambda: [replaced(Feed, "_lose", _nothing)],
     ),
     "success": Mending(
         "What a run did counts before what the clock says.",
         ("a success counts",),
         ("tracker", "crash", "set_deadline", "clean_up"),
+        157,
         lambda: [replaced(fine_tune_result, "finish", _deadline_first)],
     ),
     "holds": Mending(
         "Targets and Secrets stay as long as runs in CML need them.",
         ("deletion ends", "what says that nothing runs is right", "a verdict or a stated wait"),
         ("delete_namespace", "delete_input", "delete_job", "crash"),
+        113,
         lambda: [replaced(Holds, "_write", _nothing_written)],
     ),
     "places": Mending(
@@ -143,6 +149,7 @@ MENDINGS: dict[str, Mending] = {
             "a success counts",
         ),
         ("change_target", "delete_job", "suspend_job", "crash"),
+        72,
         lambda: [
             replaced(jobs, "recorded_place", _nothing),
             replaced(evaluations, "recorded_place", _nothing),
@@ -152,18 +159,21 @@ MENDINGS: dict[str, Mending] = {
         "Whatever the cluster refuses is tried again: an admin may relent.",
         ("a verdict or a stated wait",),
         ("refuse", "crash", "suspend_job"),
+        8,
         lambda: [replaced(KubernetesBackend, "_create_or_adopt", _policy_is_final)],
     ),
     "repetition": Mending(
         "The tracker is asked before a run is repeated, or a lost one is given up.",
         ("what succeeded is not repeated", "a success counts"),
         ("crash", "hold_watch", "clean_up", "tracker"),
+        429,
         lambda: [replaced(fine_tune_job, "seek_finished", _nothing)],
     ),
     "output": Mending(
         "An output Model needs its job no longer, and the time to live waits for it.",
         ("a verdict or a stated wait",),
         ("delete_job", "clean_up", "crash", "set_time_to_live"),
+        145,
         lambda: [
             replaced(model, "_kept_uri", _nothing),
             replaced(fine_tune_deletion, "is_stalled", lambda _: True),

@@ -15,6 +15,7 @@ from kubetune.clients.kubernetes import ApiError, KubernetesClient
 
 from tests.simulation import manifests
 from tests.simulation.api_server import FOREGROUND, ORPHAN
+from tests.simulation.jobs import has_condition
 from tests.simulation.world import World
 
 JsonObject = dict[str, Any]
@@ -115,6 +116,9 @@ class Rehearsal:
                 "suspend": body["spec"].get("suspend"),
                 "phase": (body.get("status") or {}).get("phase"),
             }
+        if body["kind"] == "Job":
+            # Its controller writes that on its own, and with it a new version.
+            shown["suspended"] = has_condition(body, "Suspended")
         return shown
 
     # --- requests

@@ -1,4 +1,8 @@
-"""Ten thousand schedules, and nothing that should hold is violated."""
+"""Many schedules, and nothing that should hold is violated.
+
+As many as fit into a run of all tests beside the others; ``make chaos`` carries out a million, and
+KUBETUNE_SCHEDULES=10000 ten thousand here.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import os
 
 from tests.simulation.hunting import hunt, tell
 
-SCHEDULES = int(os.environ.get("KUBETUNE_SCHEDULES", "10000"))
+SCHEDULES = int(os.environ.get("KUBETUNE_SCHEDULES", "1500"))
 HOLDS = (
     "registered exactly once",
     "a verdict has its reason",
@@ -16,7 +20,7 @@ HOLDS = (
 """Invariants that a violation of fails the test."""
 
 
-def test_what_holds_in_ten_thousand_schedules() -> None:
+def test_what_holds_in_many_schedules() -> None:
     found = hunt(0, SCHEDULES)
 
     seed = found.first(HOLDS)

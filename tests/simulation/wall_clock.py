@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, tzinfo
 from typing import Any
@@ -39,3 +40,10 @@ def set_clocks(now: Callable[[], datetime]) -> None:
     for module in (backend, following, submission, workspace):
         module.time = _Time  # type: ignore[attr-defined]
     following.datetime = _Datetime  # type: ignore[attr-defined]
+
+
+def reset_clocks() -> None:
+    """Have them show the machine's time again, for what comes after the world's end."""
+    for module in (backend, following, submission, workspace):
+        module.time = time  # type: ignore[attr-defined]
+    following.datetime = datetime  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
@@ -23,7 +24,7 @@ from tests.simulation.network import Trouble
 from tests.simulation.operator_model import OperatorProcess
 from tests.simulation.runs import Run, Script
 from tests.simulation.tracker import TrackingServer
-from tests.simulation.wall_clock import set_clocks
+from tests.simulation.wall_clock import reset_clocks, set_clocks
 
 JsonObject = dict[str, Any]
 
@@ -197,8 +198,11 @@ class World:
         left = asyncio.all_tasks(self.loop)
         for task in left:
             task.cancel()
-        self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        if left:
+            self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self.loop.close()
+        reset_clocks()
+        names.secrets = secrets
         # Parsed specs are remembered by uid and generation, which other worlds have too.
         objects._spec.cache_clear()
 

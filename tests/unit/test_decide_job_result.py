@@ -149,6 +149,19 @@ def test_output_model_without_registry_is_the_job_s_output() -> None:
     assert create.manifest["spec"]["source"] == {"fineTuneJob": {"name": "tune"}}
 
 
+def test_output_model_of_a_run_that_left_no_word_is_what_the_tracker_knows() -> None:
+    output: JsonObject = {"output": {"modelName": "out"}}
+    asked = ended(output, runs=SILENT)
+    assert asked.actions == (FindRun("abcdef0123456789"),)
+    assert status_of(asked)["phase"] == "Registering"
+    decision = ended(output, runs=SILENT, learned=Learned(run=FOUND_RUN, run_sought=True))
+    assert names(decision) == ["CreateModel"]
+    assert status_of(decision)["result"]["modelUri"] == "models:/m-9"
+    # Nobody knows more: the run has ended well all the same.
+    nothing = ended(output, runs=SILENT, learned=Learned(run_sought=True))
+    assert status_of(nothing)["phase"] == "Succeeded"
+
+
 def test_rival_that_came_while_it_ran_keeps_the_job_open() -> None:
     decision = ended({"output": {"modelName": "out"}}, output_rival="Model out exists already")
     assert decision.actions == ()

@@ -204,18 +204,25 @@ class Actor:
         patch = status_patch(old, {field: value})
         if patch is None:
             return body
-        # Whose status it is, in case another object has taken the name.
-        patch["metadata"] = {"uid": body["metadata"]["uid"]}
+        patch["metadata"] = self._precondition(body)
         written = await self._client.patch(*key_of(body), patch, subresource="status")
         self._cache.put(written)
         return written
+
+    def _precondition(self, body: JsonObject) -> JsonObject:
+        """Whose status it is, in case another object has taken the name.
+
+        By version: the API server ignores the uid in a patch of a status.
+        """
+        known, uid = self._cache.get(*key_of(body)), body["metadata"]["uid"]
+        newest = known if known and known["metadata"]["uid"] == uid else body
+        return {"resourceVersion": newest["metadata"]["resourceVersion"]}
 
     async def _stamp(self, body: JsonObject, stamp: Stamp, status: JsonObject) -> JsonObject:
         key = key_of(body)
         if patch := status_patch(body.get("status") or {}, status) if stamp.run_key else None:
             # In status first. All of it: one that has but a run key would look like one at rest.
-            precondition = {"uid": body["metadata"]["uid"]}
-            patch |= {"metadata": precondition}
+            patch["metadata"] = self._precondition(body)
             body = await self._client.patch(*key, patch, subresource="status")
             self._cache.put(body)
         metadata = body["metadata"]

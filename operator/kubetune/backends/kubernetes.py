@@ -31,7 +31,8 @@ from kubetune.backends.manifests import (
     build_service,
 )
 from kubetune.backends.pod_refusals import PodRefusals, is_quota
-from kubetune.backends.states import run_state
+from kubetune.backends.pods import is_live
+from kubetune.backends.states import has_ended, run_state
 from kubetune.backends.strays import is_loose, stray_states, without_job
 from kubetune.backends.worker_pods import workers_of
 from kubetune.clients.kubernetes import (
@@ -101,6 +102,9 @@ class KubernetesBackend:
         for name in set(address.running) - {job["metadata"]["name"] for job in jobs}:
             if found := await self._unseen(name, address):
                 jobs.append(found)
+        for job in jobs:
+            if has_ended(job):
+                await self._catch_up(job, address)
         states = [await self._told(job, address) for job in jobs]
         live = {state.attempt for state in states if state.phase not in FINISHED}
         strays = stray_states(self._strays(address, jobs), address.run_key)
@@ -237,6 +241,23 @@ class KubernetesBackend:
             return None
         self._cache.put(job)
         return job
+
+    async def _catch_up(self, job: JsonObject, address: RunAddress) -> None:
+        """Read the pods of an ended Job that our watch of pods doesn't show as ended.
+
+        A Job ends after its pods. What the run left is in the pod: without it a result is lost.
+        """
+        uid = job["metadata"]["uid"]
+        known = self._cache.pods(uid)
+        if known and not any(is_live(pod) for pod in known):
+            return
+        path = self._client.path("Pod", job["metadata"]["namespace"])
+        query = {"labelSelector": f"{names.RUN_KEY}={address.run_key}"}
+        answer = await self._client.request("GET", path, query=query)
+        for pod in answer["items"]:
+            owners = pod["metadata"].get("ownerReferences") or ()
+            if any(owner["uid"] == uid for owner in owners):
+                self._cache.put({"apiVersion": "v1", "kind": "Pod", **pod})
 
     def _state(self, job: JsonObject) -> RunState:
         return run_state(job, self._cache.pods(job["metadata"]["uid"]))

@@ -45,6 +45,11 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SETUP_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
+def has_ended(job: JsonObject) -> bool:
+    """Whether the Job has said its last word."""
+    return bool(condition(job, "Complete") or condition(job, "Failed"))
+
+
 def run_state(job: JsonObject, pods: list[JsonObject]) -> RunState:
     """The attempt's state; ``pods`` are the Job's own, in any order."""
     ended = condition(job, "Complete") or condition(job, "Failed")

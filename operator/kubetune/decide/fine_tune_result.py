@@ -74,6 +74,11 @@ def finish(draft: Draft) -> Decision:
 
     # 1. Nobody asked for a version.
     if wanted is None:
+        output = draft.spec.output
+        lacks_result = "modelUri" not in (draft.status.get("result") or {})
+        if output and output.model_name and lacks_result and not learned.run_sought:
+            # Its pod is gone, or has said nothing: the Model needs what MLflow knows.
+            return _registering(draft, FindRun(observed.run_key))
         return _complete(draft, "the run has ended well")
 
     # 2. The version is made: complete.
