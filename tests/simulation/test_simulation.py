@@ -10,7 +10,7 @@ import os
 
 from tests.simulation.hunting import hunt, tell
 
-SCHEDULES = int(os.environ.get("KUBETUNE_SCHEDULES", "1500"))
+SCHEDULES = int(os.environ.get("KUBETUNE_SCHEDULES", "1000"))
 HOLDS = (
     "registered exactly once",
     "a verdict has its reason",
