@@ -19,9 +19,9 @@ from kubetune.api.training import Resources
 from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
 from kubetune.backends.kubernetes import KubernetesBackend
 from kubetune.backends.manifests import build_job, build_plan_config_map, job_name, plan_name
-from kubetune.backends.pods import is_live
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.local.cluster import LocalCluster
+from kubetune.observe.cache import ObjectCache
 
 pytestmark = pytest.mark.cluster
 
@@ -31,52 +31,30 @@ SCRIPTED_RUNNER = Path(__file__).parent / "scripted_runner"
 """Not in a temporary folder: a pod has a /tmp of its own."""
 
 
-class PolledCache:
-    """What the API server has, read again before each look; the operator watches instead."""
+class PolledCache(ObjectCache):
+    """The operator's cache, filled by a list before each look; the operator watches instead."""
 
     def __init__(self, client: KubernetesClient, namespace: str) -> None:
+        super().__init__()
         self._client = client
         self._namespace = namespace
-        self._items: dict[str, list[JsonObject]] = {"Job": [], "Pod": []}
         self.late: set[str] = set()
         """Kinds that aren't read again, as if their watch were late."""
 
     async def refresh(self) -> None:
-        for kind in self._items.keys() - self.late:
+        for kind in {"Job", "Pod"} - self.late:
             path = self._client.path(kind, self._namespace)
-            self._items[kind] = (await self._client.request("GET", path))["items"]
-
-    def jobs(self, owner_uid: str) -> list[JsonObject]:
-        return self._owned("Job", owner_uid)
-
-    def pods(self, job_uid: str) -> list[JsonObject]:
-        return self._owned("Pod", job_uid)
-
-    def live_pods(self, namespace: str, run_key: str) -> list[JsonObject]:
-        return [
-            pod
-            for pod in self._items["Pod"]
-            if pod["metadata"].get("labels", {}).get(names.RUN_KEY) == run_key and is_live(pod)
-        ]
-
-    def pods_at_all(self) -> bool:
-        return bool(self._items["Pod"])
-
-    def put(self, body: JsonObject) -> bool:
-        uid, items = body["metadata"]["uid"], self._items[body["kind"]]
-        self._items[body["kind"]] = [item for item in items if item["metadata"]["uid"] != uid]
-        self._items[body["kind"]].append(body)
-        return True
-
-    def drop(self, body: JsonObject) -> None:
-        self._items["Job"] = [item for item in self._items["Job"] if item != body]
-
-    def _owned(self, kind: str, uid: str) -> list[JsonObject]:
-        return [
-            item
-            for item in self._items[kind]
-            if uid in [ref["uid"] for ref in item["metadata"].get("ownerReferences", ())]
-        ]
+            # Items of a list don't say their kind.
+            items = [
+                {"kind": kind, **item}
+                for item in (await self._client.request("GET", path))["items"]
+            ]
+            uids = {item["metadata"]["uid"] for item in items}
+            for body in self.of_kind(kind):
+                if body["metadata"]["uid"] not in uids:
+                    self.remove(body)
+            for item in items:
+                self.put(item)
 
 
 HOLD = "tests.kubetune.io/hold"
@@ -206,7 +184,7 @@ async def test_what_a_run_left_is_read_when_the_watch_of_pods_is_late(bench: Ben
     bench.cache.late = set() if shown else {"Pod"}
     await bench.backend.ensure(bench.request("succeed"))
     if shown:
-        await bench.until(lambda states: bench.cache.pods_at_all())
+        await bench.until(lambda states: bench.cache.of_kind("Pod"))
         bench.cache.late = {"Pod"}
     state = await bench.until_phase("succeeded")
     assert state.outcome, "the Job's end is known before its pod's"
