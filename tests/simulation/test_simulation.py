@@ -13,6 +13,9 @@ from tests.simulation.hunting import hunt, tell
 SCHEDULES = int(os.environ.get("KUBETUNE_SCHEDULES", "1000"))
 HOLDS = (
     "registered exactly once",
+    "finished stays finished",
+    "what succeeded is not repeated",
+    "a success counts",
     "a verdict has its reason",
     "marks come back",
     "no reconcile fails by itself",
