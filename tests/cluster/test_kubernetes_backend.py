@@ -45,7 +45,7 @@ class PolledCache(ObjectCache):
         for kind in {"Job", "Pod"} - self.late:
             path = self._client.path(kind, self._namespace)
             # Items of a list don't say their kind.
-            items = [
+            items: list[JsonObject] = [
                 {"kind": kind, **item}
                 for item in (await self._client.request("GET", path))["items"]
             ]
