@@ -118,7 +118,7 @@ def test_a_registered_version_generates_what_the_trained_model_did(
     trainer.model.eval()
     rows = inputs.evaluation.rows
     prompts = [row.prompt_ids for row in rows]
-    options = {"batch": 8, "max_new_tokens": 12}
+    options: dict[str, Any] = {"batch": 8, "max_new_tokens": 12}
     expected = generate(trainer.model, inputs.tokenizer, prompts, **options)
     untrained: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
     assert generate(untrained, inputs.tokenizer, prompts, **options) != expected

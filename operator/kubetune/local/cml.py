@@ -75,6 +75,6 @@ async def _upload(layout: Layout, files: Mapping[str, Path]) -> None:
     try:
         project = await find_project(client, PROJECT)
         for path, file in files.items():
-            await client.upload(project["id"], path, file.read_bytes())
+            await client.upload(project.id, path, file.read_bytes())
     finally:
         await client.close()
