@@ -144,6 +144,20 @@ class TestFailure:
             own.up()
             assert ports.load(own.home / "ports.json")["etcd"] != port
 
+    def test_a_port_that_is_taken_during_the_start_is_replaced(self, own: LocalCluster) -> None:
+        own.down()
+        with socket.socket() as other:
+            port = ports.load(own.home / "ports.json")["kube-scheduler"]
+
+            def take(subject: str, does: str) -> None:
+                if (subject, does) == ("etcd", "ready") and not other.getsockname()[1]:
+                    other.bind(("127.0.0.1", port))
+                    other.listen()
+
+            own.up(take)
+            assert other.getsockname()[1] == port
+            assert ports.load(own.home / "ports.json")["kube-scheduler"] != port
+
     def test_a_component_that_fails_shows_its_log_and_the_rest_is_stopped(
         self, own: LocalCluster
     ) -> None:

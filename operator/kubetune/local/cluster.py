@@ -98,13 +98,13 @@ class LocalCluster:
             if "cml" in self._wanted:
                 report("cml", "making its client package")
                 cml.prepare(self._layout())
-            started: list[Component] = []
             try:
-                self._start_all(started, report)
-            except BaseException:
-                names = {component.name for component in started}
-                self._stop(names, report)
-                raise
+                self._start_all(report)
+            except LocalClusterError:
+                # Somebody may have taken a port between its choice and the start of its server.
+                if not self._free_ports():
+                    raise
+                self._start_all(report)
         return self.status()
 
     def down(self, delete: bool = False, report: Report = _silent) -> None:
@@ -178,17 +178,29 @@ class LocalCluster:
         self._free_ports()
         access.write_kubeconfigs(self._layout())
 
-    def _free_ports(self) -> None:
-        """Choose ports anew where somebody else took them, as long as nobody of ours knows them."""
+    def _free_ports(self) -> bool:
+        """Choose ports anew where somebody else took them, as long as nobody of ours knows them.
+
+        True when there were such ports.
+        """
         file = self.home / "ports.json"
         kept = ports.load(file)
         running = {name for name in kept if self._process(name).pid() is not None}
         if "etcd" in running or "kube-apiserver" in running:
             running |= {"etcd", "etcd-peer"}  # the API server was told etcd's port at its start
         wanted = {name for name in kept if name not in ADDONS} | (self._wanted & set(kept))
-        ports.replace_taken(file, kept, unused=wanted - running)
+        return ports.replace_taken(file, kept, unused=wanted - running) != kept
 
-    def _start_all(self, started: list[Component], report: Report) -> None:
+    def _start_all(self, report: Report) -> None:
+        """Start and wait; on an error or Ctrl-C stop again what was started."""
+        started: list[Component] = []
+        try:
+            self._start_in_order(started, report)
+        except BaseException:
+            self._stop({component.name for component in started}, report)
+            raise
+
+    def _start_in_order(self, started: list[Component], report: Report) -> None:
         layout = self._layout()
         etcd, apiserver, *clients = components.control_plane(layout)
         addons = self._addons(layout)

@@ -26,10 +26,11 @@ NAMES = (
     "coredns",
 )
 PUBLIC = ("kube-apiserver", "mlflow", "cml")
-# Below the range from which systems take the ports of outgoing connections: one of those could
-# sit on a kept port at the next start.
-RANGE = range(20_000, 32_000)
 LET_GO_SECONDS = 3.0
+
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# Trainings and tests seed the shared generator, and two clusters would want the same ports.
+_CHANCE = random.SystemRandom()
 
 
 def load(file: Path) -> dict[str, int]:
@@ -94,10 +95,23 @@ def _comes_free(port: int) -> bool:
 
 
 def _choose(used: set[int]) -> int:
-    for port in random.sample(RANGE, 200):
+    wanted = _range()
+    for port in _CHANCE.sample(wanted, 200):
         if port not in used and is_free(port):
             return port
-    raise LocalClusterError(f"no free port on 127.0.0.1 between {RANGE.start} and {RANGE.stop}")
+    raise LocalClusterError(f"no free port on 127.0.0.1 between {wanted.start} and {wanted.stop}")
+
+
+def _range() -> range:
+    """Ports below those that the system gives to outgoing connections.
+
+    One of those could sit on a kept port at the next start.
+    """
+    try:
+        first = int(_OUTGOING.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        first = 32_768
+    return range(20_000, 32_000) if first > 32_000 else range(10_000, max(first, 12_000))
 
 
 def _save(file: Path, ports: dict[str, int]) -> None:
