@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kubetune import names
+from kubetune.backends.strays import JOB_NAME
 from kubetune.clients.kubernetes import ApiError
 
 from tests.simulation.runs import Ended, Run, RunFacts
@@ -119,11 +120,14 @@ class JobController:
         metadata, uid = job["metadata"], job["metadata"]["uid"]
         template: JsonObject = job["spec"]["template"]
         number = self._world.count("pod")
+        # The API server adds it to each Job's template.
+        labels = template["metadata"]["labels"] | {JOB_NAME: metadata["name"]}
         pod: JsonObject = {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
                 **template["metadata"],
+                "labels": labels,
                 "name": f"{metadata['name']}-{number}",
                 "namespace": metadata["namespace"],
                 "ownerReferences": [
