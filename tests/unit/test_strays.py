@@ -56,8 +56,10 @@ def test_only_what_nobody_ends_is_stopped() -> None:
     assert not is_loose(pod(deletionTimestamp="2026-01-02T03:04:05Z"))
     (state,) = stray_states([pod(2)], RUN_KEY)
     assert (state.attempt, state.phase, state.stray, state.foreign) == (2, "stopping", True, False)
+    assert state.look_again_seconds is None
     (state,) = stray_states([pod(controller="another")], RUN_KEY)
     assert (state.stray, state.foreign) == (False, True)
+    assert state.look_again_seconds
 
 
 def test_the_cache_knows_living_pods_by_run_key() -> None:
@@ -76,8 +78,9 @@ def test_a_stray_is_stopped_and_waited_for(spec: dict[str, Any]) -> None:
     decision = decide(observed_job(job(spec, status=RUNNING), runs=[stray]), NOW)
     assert names(decision) == ["StopStrays"]
     assert (decision.status or {})["phase"] == "Stopping"
-    told = run(1, "stopping", message="pod tune-1 still runs")
-    assert names(decide(observed_job(job(spec, status=RUNNING), runs=[told]), NOW)) == []
+    told = run(1, "stopping", message="pod tune-1 still runs", look_again_seconds=10.0)
+    decision = decide(observed_job(job(spec, status=RUNNING), runs=[told]), NOW)
+    assert (names(decision), decision.requeue_after) == ([], 10.0)
 
 
 def test_a_deleted_job_waits_for_strays_but_not_for_what_was_cut_loose() -> None:

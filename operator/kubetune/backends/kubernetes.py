@@ -107,7 +107,7 @@ class KubernetesBackend:
                 await self._catch_up(job, address)
         states = [await self._told(job, address) for job in jobs]
         live = {state.attempt for state in states if state.phase not in FINISHED}
-        strays = stray_states(self._strays(address, jobs), address.run_key)
+        strays = stray_states(await self._strays(address, jobs), address.run_key)
         states += [state for state in strays if state.attempt not in live]
         return sorted(states, key=lambda state: state.attempt)
 
@@ -147,7 +147,7 @@ class KubernetesBackend:
 
     async def stop_strays(self, address: RunAddress) -> None:
         """Delete pods that have lost their Job. Their own time of grace lets them save."""
-        for pod in self._strays(address, self._jobs(address)):
+        for pod in await self._strays(address, self._jobs(address)):
             if is_loose(pod):
                 await self._delete(pod, "Background")
 
@@ -220,10 +220,19 @@ class KubernetesBackend:
         pods = self._cache.pods(job["metadata"]["uid"])
         return await self._lost_plans.told(state, job, pods, address.owner, address.run_key)
 
-    def _strays(self, address: RunAddress, jobs: list[JsonObject]) -> list[JsonObject]:
+    async def _strays(self, address: RunAddress, jobs: list[JsonObject]) -> list[JsonObject]:
         owner, uids = address.owner, {job["metadata"]["uid"] for job in jobs}
         pods = self._cache.live_pods(owner.namespace, address.run_key)
-        return without_job(pods, owner, address.run_key, uids)
+        strays = without_job(pods, owner, address.run_key, uids)
+        if all(is_loose(pod) for pod in strays):
+            return strays
+        # The garbage collector ends the rest, and may have done so unseen: a watch that doesn't
+        # show it would have the job wait for ever.
+        there = {pod["metadata"]["uid"] for pod in await self._pods(address)}
+        for pod in strays:
+            if pod["metadata"]["uid"] not in there:
+                self._cache.drop(pod)
+        return [pod for pod in strays if pod["metadata"]["uid"] in there]
 
     async def _unseen(self, name: str, address: RunAddress) -> JsonObject | None:
         """A Job that no watch shows, with its labels again; None when it is gone or not ours."""
@@ -251,13 +260,15 @@ class KubernetesBackend:
         known = self._cache.pods(uid)
         if known and not any(is_live(pod) for pod in known):
             return
-        path = self._client.path("Pod", job["metadata"]["namespace"])
-        query = {"labelSelector": f"{names.RUN_KEY}={address.run_key}"}
-        answer = await self._client.request("GET", path, query=query)
-        for pod in answer["items"]:
+        for pod in await self._pods(address):
             owners = pod["metadata"].get("ownerReferences") or ()
             if any(owner["uid"] == uid for owner in owners):
                 self._cache.put({"apiVersion": "v1", "kind": "Pod", **pod})
+
+    async def _pods(self, address: RunAddress) -> list[JsonObject]:
+        path = self._client.path("Pod", address.owner.namespace)
+        query = {"labelSelector": f"{names.RUN_KEY}={address.run_key}"}
+        return (await self._client.request("GET", path, query=query))["items"]
 
     def _state(self, job: JsonObject) -> RunState:
         return run_state(job, self._cache.pods(job["metadata"]["uid"]))

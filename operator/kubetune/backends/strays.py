@@ -15,6 +15,8 @@ from kubetune.backends.base import Owner, RunState
 
 JsonObject = dict[str, Any]
 
+LOOK_AGAIN_SECONDS = 10.0
+"""After so long an ending pod is asked for, lest its watch is mute."""
 JOB_NAME = "batch.kubernetes.io/job-name"
 
 
@@ -56,6 +58,7 @@ def stray_states(pods: Iterable[JsonObject], run_key: str) -> list[RunState]:
             message=f"{text}: waiting for its end before anything else starts",
             stray=is_loose(pod) or bool(before and before.stray),
             foreign=_controller(pod) is not None,
+            look_again_seconds=None if is_loose(pod) else LOOK_AGAIN_SECONDS,
         )
     return list(found.values())
 

@@ -87,7 +87,7 @@ def follow(draft: Draft, run: RunState) -> Decision:
     if run.overdue:
         draft.actions.append(StopRuns(draft.observed.run_key))
     _note_tracking(draft)
-    return draft.decision(run.look_again_seconds)
+    return draft.decision()
 
 
 def _make_again(draft: Draft, run: RunState) -> str:

@@ -104,7 +104,8 @@ class Draft:
             limit = self.spec.ttl_seconds_after_finished
         else:
             limit = look_again(self.left, self.clock, self.live)
-        times = [seconds for seconds in (requeue_after, limit) if seconds is not None]
+        again = [run.look_again_seconds for run in self.live]
+        times = [seconds for seconds in (requeue_after, limit, *again) if seconds is not None]
         return Decision(tuple(self.actions), self.status, min(times) if times else None)
 
     def phase(self, phase: Phase) -> None:
