@@ -288,7 +288,7 @@ class TestCommandLine:
         assert kubetune(own.home, "kubeconfig").stdout.strip() == str(own.kubeconfig)
         namespaces = kubetune(own.home, "kubectl", "--", "get", "ns", "-o", "name").stdout
         assert "namespace/kubetune-system" in namespaces.split()
-        assert kubetune(own.home, "logs", "-n", "5", "kube-apiserver").stdout.count("\n") == 5
+        assert kubetune(own.home, "logs", "--tail", "5", "kube-apiserver").stdout.count("\n") == 5
         unknown = kubetune(own.home, "logs", "apiserver")
         assert unknown.returncode == 2
         assert "kube-apiserver" in unknown.stderr
