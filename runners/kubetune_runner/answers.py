@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kubetune_runner.chats import PROBES, chat_text
-from kubetune_runner.data.values import REASONING
+from kubetune_runner.data.turns import REASONING
 from kubetune_runner.errors import RunError
 from kubetune_runner.loader import Shape
 from kubetune_runner.prompts import Message

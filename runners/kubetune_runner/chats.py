@@ -16,12 +16,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from kubetune_runner.data.values import REASONING, REASONING_NAMES
+from kubetune_runner.data.turns import REASONING, REASONING_NAMES
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import Message, Tool
 
 IGNORED = -100
 """The label of a token that no loss is computed on."""
+TEMPLATE_REFUSES = "ChatTemplateUnsupported"
+"""The reason of a RunError where a chat template can't render a chat."""
 PROBES = ("Axe and ink Z", "Quill by the oak")
 """Answers to put in a turn's place: no two begin or end with the same character."""
 
@@ -56,7 +58,7 @@ def chat_text(
     except Exception as error:  # a template may raise anything
         text = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RunError(
-            "ChatTemplateUnsupported",
+            TEMPLATE_REFUSES,
             f"the chat template refuses the data: {text}: change the order of roles in the"
             " messages, set another tokenizer.chatTemplate, or use prompt and completion",
         ) from error
@@ -154,7 +156,7 @@ def _check_tools(
         lost = "the list of tools"
     if lost is not None:
         raise RunError(
-            "ChatTemplateUnsupported",
+            TEMPLATE_REFUSES,
             f"the chat template leaves {lost} out, so the model would not learn to call tools: set"
             " tokenizer.chatTemplate to plain, chatml or the text of one that renders tools",
         )

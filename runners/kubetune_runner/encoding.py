@@ -6,19 +6,21 @@ where generation starts. Those of chats are made in ``chats``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from kubetune.api.training import LongRows
 
 from kubetune_runner.answers import shape_of
-from kubetune_runner.chats import IGNORED, label_answers, last_answer
+from kubetune_runner.chats import IGNORED, TEMPLATE_REFUSES, label_answers, last_answer
+from kubetune_runner.data.verdicts import Place
 from kubetune_runner.errors import RunError
 from kubetune_runner.loader import view
 from kubetune_runner.prompts import Example
 
-__all__ = ["IGNORED", "EncodedRow", "EncodedRows", "encode", "end_of", "prompt_token_ids"]
+__all__ = ["IGNORED", "EncodedRow", "EncodedRows", "encode", "end_of", "naming", "prompt_token_ids"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class EncodedRows(Generic[EncodedT]):
 
     rows: list[EncodedT] = field(default_factory=list[EncodedT])
     empty: int = 0
-    """Rows without an answer or text, or of no use as a preference; they are left out."""
+    """Rows without an answer or text; they are left out."""
+    unusable: int = 0
+    """Rows that don't fit the dataset's format, or of no use as a preference; left out too."""
     cut: int = 0
     """Rows longer than maxLength; they are cut at the end."""
     cut_away: int = 0
@@ -58,6 +62,7 @@ class EncodedRows(Generic[EncodedT]):
         return {
             "used": len(self.rows),
             "empty": self.empty,
+            "unusable": self.unusable,
             "cut": self.cut,
             "cutAway": self.cut_away,
             "dropped": self.dropped,
@@ -73,8 +78,9 @@ def encode(
     """
     result = EncodedRows[EncodedRow]()
     longest = too_long = 0
-    filled = [example for example in examples if not example.empty]
-    result.empty = len(examples) - len(filled)
+    filled = [example for example in examples if not (example.empty or example.unusable)]
+    result.empty = sum(example.empty for example in examples)
+    result.unusable = sum(example.unusable for example in examples)
     for row in _encoded(filled, tokenizer):
         if len(row.input_ids) > max_length and long_rows != "truncate":
             too_long += 1
@@ -149,12 +155,24 @@ def _chats(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
     end = [] if shape.end_tokens or shape.end_text else end_of(tokenizer)
     for example in examples:
         messages = example.messages or []
-        ids, labels = label_answers(messages, tokenizer, example.tools)
+        with naming(example.place):
+            ids, labels = label_answers(messages, tokenizer, example.tools)
+            prompt, reference = last_answer(messages, tokenizer, example.tools)
         if messages[-1]["role"] == "assistant":
             ids, labels = [*ids, *end], [*labels, *end]
-        prompt, reference = last_answer(messages, tokenizer, example.tools)
         prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         yield EncodedRow(ids, labels, prompt_ids, prompt, view(reference, shape), chat=True)
+
+
+@contextmanager
+def naming(place: Place | None) -> Generator[None]:
+    """Have a refusal of the chat template say which row it refuses."""
+    try:
+        yield
+    except RunError as error:
+        if place is None or error.reason != TEMPLATE_REFUSES:
+            raise
+        raise RunError(error.reason, f"{place}: {error.message}") from error
 
 
 def end_of(tokenizer: Any) -> list[int]:

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.api.dataset import ColumnMapping
+from kubetune.api.dataset import ColumnMapping, DatasetFormat
 
 from kubetune_runner.chats import chat_text
-from kubetune_runner.data.preferences import Row, Text, UnusableRowError, pair_of, rated_of
-from kubetune_runner.encoding import EncodedRows, end_of, prompt_token_ids
+from kubetune_runner.data.preferences import Row, Text, pair_of, rated_of
+from kubetune_runner.data.verdicts import Place, fault_of
+from kubetune_runner.encoding import EncodedRows, end_of, naming, prompt_token_ids
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,13 @@ class EncodedRated:
 
 
 def encode_pairs(
-    rows: Sequence[Row], columns: ColumnMapping, tokenizer: Any, max_length: int, *, cut: bool
+    rows: Sequence[Row],
+    columns: ColumnMapping,
+    tokenizer: Any,
+    max_length: int,
+    places: Sequence[Place] | None = None,
+    *,
+    cut: bool,
 ) -> EncodedRows[EncodedPair]:
     """Encode rows of format preference.
 
@@ -44,13 +51,14 @@ def encode_pairs(
     longer one left out. Raises RunError ChatTemplateMissing or ChatTemplateUnsupported.
     """
     result = EncodedRows[EncodedPair]()
-    for row in rows:
-        try:
-            pair = pair_of(row, columns)
-        except UnusableRowError:
-            result.empty += 1
+    for row, place in zip(rows, places or [None] * len(rows), strict=True):
+        if _left_out(row, "preference", columns, result):
             continue
-        prompt, (chosen, rejected) = _split(pair.prompt, [pair.chosen, pair.rejected], tokenizer)
+        pair = pair_of(row, columns)
+        with naming(place):
+            prompt, (chosen, rejected) = _split(
+                pair.prompt, [pair.chosen, pair.rejected], tokenizer
+            )
         room = max_length - len(prompt)
         too_long = max(len(chosen), len(rejected)) > room
         if too_long and not cut:
@@ -67,17 +75,20 @@ def encode_pairs(
 
 
 def encode_rated(
-    rows: Sequence[Row], columns: ColumnMapping, tokenizer: Any, max_length: int
+    rows: Sequence[Row],
+    columns: ColumnMapping,
+    tokenizer: Any,
+    max_length: int,
+    places: Sequence[Place] | None = None,
 ) -> EncodedRows[EncodedRated]:
     """Encode rows of format unpairedPreference, as ``encode_pairs`` does pairs."""
     result = EncodedRows[EncodedRated]()
-    for row in rows:
-        try:
-            rated = rated_of(row, columns)
-        except UnusableRowError:
-            result.empty += 1
+    for row, place in zip(rows, places or [None] * len(rows), strict=True):
+        if _left_out(row, "unpairedPreference", columns, result):
             continue
-        prompt, (answer,) = _split(rated.prompt, [rated.completion], tokenizer)
+        rated = rated_of(row, columns)
+        with naming(place):
+            prompt, (answer,) = _split(rated.prompt, [rated.completion], tokenizer)
         room = max_length - len(prompt)
         if room < 1:
             result.cut_away += 1
@@ -85,6 +96,18 @@ def encode_rated(
         result.cut += len(answer) > room
         result.rows.append(EncodedRated(prompt, answer[:room], rated.label))
     return result
+
+
+def _left_out(
+    row: Row, format: DatasetFormat, columns: ColumnMapping, result: EncodedRows[Any]
+) -> bool:
+    """Count a row that nothing can be learned from."""
+    fault = fault_of(row, format, columns)
+    if fault is None:
+        return False
+    result.empty += fault.empty
+    result.unusable += not fault.empty
+    return True
 
 
 def _split(prompt: Text, answers: list[Text], tokenizer: Any) -> tuple[list[int], list[list[int]]]:

@@ -7,17 +7,21 @@ here.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
-from kubetune.api.dataset import ColumnMapping
+from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping
 from kubetune.api.plan import DatasetPlan, PromptPlan
 from kubetune.api.prompt_template import as_text, render, slots
 
-from kubetune_runner.data.values import tools_of, turn_of, turns_fault
+from kubetune_runner.data.findings import listing, quote
+from kubetune_runner.data.turns import answers, tools_of, turn_of
+from kubetune_runner.data.verdicts import Fault, Place, fault_of
 from kubetune_runner.errors import RunError
 
+T = TypeVar("T")
 Row = dict[str, Any]
 Message = dict[str, Any]
 """role and content; of the assistant maybe tool_calls, of a tool maybe name and tool_call_id."""
@@ -27,7 +31,7 @@ Tool = dict[str, Any]
 
 @dataclass(frozen=True)
 class Example:
-    """One training text: exactly one of completion (with prompt), text and messages is set."""
+    """One training text: exactly one of completion (with prompt), text, messages, fault is set."""
 
     prompt: str = ""
     completion: str | None = None
@@ -35,55 +39,82 @@ class Example:
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
     """What the assistant of the chat may call."""
+    fault: Fault | None = None
+    """Why the row is left out; then nothing else is set."""
+    place: Place | None = field(default=None, compare=False)
+    """Where the row stands, for messages."""
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the row doesn't fit the dataset's format."""
+        return self.fault is not None and not self.fault.empty
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to learn from it."""
+        if self.fault is not None:
+            return self.fault.empty
         if self.messages is not None:
-            return not any(
-                m["role"] == "assistant" and (m["content"].strip() or m.get("tool_calls"))
-                for m in self.messages
-            )
+            return not any(map(answers, self.messages))
         return not (self.completion or self.text or "").strip()
 
 
-def choose(rows: list[Row], fraction: float, seed: int) -> list[Row]:
+def choose(rows: Sequence[T], fraction: float, seed: int) -> list[T]:
     """A share of the rows, at least one, in their order; the same for the same seed."""
     if fraction >= 1:
-        return rows
+        return list(rows)
     count = max(1, ceil(len(rows) * fraction))
     chosen = random.Random(seed).sample(range(len(rows)), count)  # noqa: S311 - not a secret
     return [rows[i] for i in sorted(chosen)]
 
 
 def make_examples(
-    rows: list[Row], dataset: DatasetPlan, prompt: PromptPlan | None
+    rows: Sequence[Row],
+    dataset: DatasetPlan,
+    prompt: PromptPlan | None,
+    places: Sequence[Place] | None = None,
+    known: Collection[str] = (),
 ) -> list[Example]:
-    """One example a row.
+    """One example a row; one that can't be learned from says so by its ``fault``.
 
-    Raises RunError when a row lacks a column (ColumnMissing) or doesn't have the format's shape
-    (RowShape), or the format isn't one to train on here (FormatUnsupported).
+    A column that a row lacks and others have is null, as Parquet has it; ``known`` are columns that
+    rows elsewhere in the dataset have.
+
+    Raises RunError when no row has a column (ColumnMissing), or the format isn't one to train on
+    here (FormatUnsupported).
     """
-    examples: list[Example] = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            examples.append(
-                _from_columns(row, dataset) if prompt is None else _from_template(row, prompt)
-            )
-        except KeyError as error:
+    if prompt is None and dataset.format in ("preference", "unpairedPreference"):
+        raise RunError(
+            "FormatUnsupported",
+            f"dataset {dataset.name} has format {dataset.format}, which makes no text by"
+            " itself: give the job a promptRef that uses the columns",
+        )
+    _check_columns({*known, *(name for row in rows for name in row)}, dataset, prompt)
+    where = places if places is not None else [None] * len(rows)
+    return [
+        replace(
+            _from_columns(row, dataset) if prompt is None else _from_template(row, prompt),
+            place=place,
+        )
+        for row, place in zip(rows, where, strict=True)
+    ]
+
+
+def _check_columns(known: set[str], dataset: DatasetPlan, prompt: PromptPlan | None) -> None:
+    if prompt is None:
+        roles = FORMAT_ROLES[dataset.format]
+        wanted = [dataset.columns.of(role, known) for role in roles]
+    else:
+        parts = [prompt.prompt, prompt.completion, *(m.content for m in prompt.messages or ())]
+        wanted = [slot for part in parts if part for slot in slots(part)]
+    for name in wanted:
+        if known and name not in known:
             raise RunError(
                 "ColumnMissing",
-                f"row {number} of dataset {dataset.name} has no column {error.args[0]!r}, it has"
-                f" {', '.join(sorted(row))}: correct the PromptTemplate's slots or the Dataset's"
+                f"no row of dataset {dataset.name} has a column {quote(name)}, they have"
+                f" {listing(sorted(known))}: correct the PromptTemplate's slots or the Dataset's"
                 " columns",
-            ) from None
-        except _ShapeError as error:
-            raise RunError("RowShape", f"row {number} of dataset {dataset.name}: {error}") from None
-    return examples
-
-
-class _ShapeError(ValueError):
-    """A row doesn't look as its format says; the text names the column."""
+            )
 
 
 def _from_template(row: Row, prompt: PromptPlan) -> Example:
@@ -97,52 +128,23 @@ def _from_template(row: Row, prompt: PromptPlan) -> Example:
 
 
 def _filled(template: str, row: Row) -> str:
-    for slot in slots(template):
-        if slot not in row:
-            raise KeyError(slot)
-    return render(template, row)
+    return render(template, {slot: row.get(slot) for slot in slots(template)})
 
 
 def _from_columns(row: Row, dataset: DatasetPlan) -> Example:
     columns: ColumnMapping = dataset.columns
+    if fault := fault_of(row, dataset.format, columns):
+        return Example(fault=fault)
     match dataset.format:
-        case "promptCompletion":
-            return Example(
-                prompt=_text(row, columns.prompt), completion=_text(row, columns.completion)
-            )
         case "text":
-            return Example(text=_text(row, columns.text))
+            return Example(text=as_text(row[columns.text]))
         case "messages":
+            turns = row[columns.of("messages", row)]
             return Example(
-                messages=_messages(row, columns.messages), tools=_tools(row, columns.of("tools"))
+                messages=[turn_of(turn) for turn in turns],
+                tools=tools_of(row.get(columns.of("tools"))),
             )
-        case "preference" | "unpairedPreference":
-            raise RunError(
-                "FormatUnsupported",
-                f"dataset {dataset.name} has format {dataset.format}, which makes no text by"
-                " itself: give the job a promptRef that uses the columns",
+        case _:
+            return Example(
+                prompt=as_text(row[columns.prompt]), completion=as_text(row[columns.completion])
             )
-
-
-def _text(row: Row, column: str) -> str:
-    value = row[column]
-    if isinstance(value, list | dict):
-        raise _ShapeError(
-            f"column {column!r} holds a {type(value).__name__}, not text: use format messages for"
-            f" chats, or a PromptTemplate, where {{{column}}} is its JSON"
-        )
-    return as_text(value)
-
-
-def _messages(row: Row, column: str) -> list[Message]:
-    value = row[column]
-    if fault := turns_fault(value):
-        raise _ShapeError(f"column {column!r} {fault}")
-    return [turn_of(message) for message in value]
-
-
-def _tools(row: Row, column: str) -> list[Tool] | None:
-    try:
-        return tools_of(row.get(column))
-    except ValueError as error:
-        raise _ShapeError(f"column {column!r} {error}") from None

@@ -200,11 +200,14 @@ def _prepare(plan: RunPlan) -> Inputs:
     models.check_length(start.base, start.folder, plan.training.hyperparameters.max_length)
     loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
     data.check_unchanged(plan.dataset, loaded)
-    rows = choose(loaded.train, plan.training.data_fraction, plan.training.data_seed)
+    share = (plan.training.data_fraction, plan.training.data_seed)
+    rows = choose(list(zip(loaded.train, loaded.train_places, strict=True)), *share)
     tokenizer = models.load_tokenizer(plan.model, start.tokenizer, plan.training.tokenizer)
     log.info("token that pads: %s", tokenizer.pad_token)
-    train, chat = _encode(plan, rows, tokenizer)
-    evaluation, _ = _encode(plan, loaded.evaluation, tokenizer)
+    known = [column.name for column in loaded.columns]
+    train, chat = _encode(plan, rows, tokenizer, known)
+    held_out = list(zip(loaded.evaluation, loaded.evaluation_places, strict=True))
+    evaluation, _ = _encode(plan, held_out, tokenizer, known)
     inputs = Inputs(
         start=start,
         tokenizer=tokenizer,
@@ -218,14 +221,17 @@ def _prepare(plan: RunPlan) -> Inputs:
         raise RunError(
             "NoTrainableRows",
             f"dataset {plan.dataset.name}: of {len(rows)} training rows {train.empty} have no"
-            f" answer, {train.cut_away} none within hyperparameters.maxLength {limit} and"
-            f" {train.dropped} are longer: add answers or raise maxLength",
+            f" answer, {train.unusable} don't fit its format, {train.cut_away} have none within"
+            f" hyperparameters.maxLength {limit} and {train.dropped} are longer: add answers or"
+            " raise maxLength",
         )
     log.info("rows: %s", {split: rows.counts() for split, rows in inputs.splits.items()})
     return inputs
 
 
-def _encode(plan: RunPlan, rows: list[Any], tokenizer: Any) -> tuple[EncodedRows[Any], bool]:
+def _encode(
+    plan: RunPlan, placed: list[tuple[data.Row, data.Place]], tokenizer: Any, known: list[str]
+) -> tuple[EncodedRows[Any], bool]:
     """The rows of a split as the objective reads them, and whether they are chats."""
     dataset, limit = plan.dataset, plan.training.hyperparameters.max_length
     facts = OBJECTIVES[plan.training.objective]
@@ -235,17 +241,18 @@ def _encode(plan: RunPlan, rows: list[Any], tokenizer: Any) -> tuple[EncodedRows
             f"objective {plan.training.objective} can't learn from dataset {dataset.name}, which"
             f" has format {dataset.format}: it needs {' or '.join(facts.formats)}",
         )
+    rows, places = [row for row, _ in placed], [place for _, place in placed]
     if plan.training.objective == "sft":
-        examples = make_examples(rows, dataset, plan.prompt)
-        chat = any(example.messages is not None for example in examples[:1])
+        examples = make_examples(rows, dataset, plan.prompt, places, known)
+        chat = any(example.messages is not None for example in examples)
         return encode(examples, tokenizer, limit, plan.training.long_rows), chat
     answer = dataset.columns.of("chosen" if dataset.format == "preference" else "completion")
-    chat = any(isinstance(row.get(answer), list) for row in rows[:1])
+    chat = any(isinstance(row.get(answer), list) for row in rows)
     if dataset.format == "unpairedPreference":
-        return encode_rated(rows, dataset.columns, tokenizer, limit), chat
+        return encode_rated(rows, dataset.columns, tokenizer, limit, places), chat
     # A score belongs to a whole text.
     cut = not facts.scores
-    return encode_pairs(rows, dataset.columns, tokenizer, limit, cut=cut), chat
+    return encode_pairs(rows, dataset.columns, tokenizer, limit, places, cut=cut), chat
 
 
 def _make_trainer(

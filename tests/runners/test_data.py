@@ -336,10 +336,15 @@ FORMATS: dict[str, tuple[str, list[dict[str, Any]], str]] = {
         [{"messages": TURNS}, {"messages": [{"role": "robot", "content": "x"}]}],
         "role isn't one of",
     ),
-    "ShareGPT": (
+    "ShareGPT without an answer": (
         "messages",
         [{"messages": TURNS}, {"messages": [{"from": "human", "value": "x"}]}],
-        "rename them to role and content",
+        "no turn of the assistant",
+    ),
+    "ShareGPT's unknown speaker": (
+        "messages",
+        [{"messages": TURNS}, {"messages": [{"from": "robot", "value": "x"}]}],
+        "whose from isn't one of",
     ),
 }
 

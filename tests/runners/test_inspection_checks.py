@@ -52,6 +52,8 @@ def test_what_is_wrong_is_counted_and_named_by_row(tmp_path: Path) -> None:
         "leakedRows": 1,
         "leakedPrompts": 2,
         "emptyRows": 1,
+        "unusableRows": 0,
+        "trainableRows": 7,
         "longRows": 0,
     }
     problems = {problem.message: (problem.file, problem.row) for problem in found.problems}

@@ -221,7 +221,7 @@ def test_long_rated_answers_are_cut(tokenizer: Any) -> None:
         {"prompt": "a", "completion": "b", "label": "?"},
     ]
     found = encode_rated(rows, NAMES, tokenizer, 24)
-    assert (len(found.rows), found.cut, found.cut_away, found.empty) == (1, 1, 1, 1)
+    assert (len(found.rows), found.cut, found.cut_away, found.unusable) == (1, 1, 1, 1)
     assert len(found.rows[0].prompt_ids + found.rows[0].completion_ids) == 24
 
 

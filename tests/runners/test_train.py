@@ -48,6 +48,7 @@ def test_a_run_reports_evaluates_and_uploads(
     assert summary["rows"]["train"] == {
         "used": 64,
         "empty": 1,
+        "unusable": 0,
         "cut": 0,
         "cutAway": 0,
         "dropped": 0,

@@ -274,7 +274,8 @@ def test_a_dpo_run_of_chats_from_plan_to_outcome(
     summary: Any = outcome.summary
     assert summary["rows"]["train"] == {
         "used": 16,
-        "empty": 1,
+        "empty": 0,
+        "unusable": 1,
         "cut": 0,
         "cutAway": 0,
         "dropped": 0,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from kubetune.api.plan import DatasetPlan, PromptPlan
+from kubetune_runner.data.verdicts import Fault
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import Example, choose, make_examples
 
@@ -31,7 +32,12 @@ def prompt(**document: Any) -> PromptPlan:
     ("row", "plan", "template", "expected"),
     [
         ({"prompt": "a", "completion": 7}, dataset(), None, Example("a", "7")),
-        ({"q": "a", "a": None}, dataset(prompt="q", completion="a"), None, Example("a", "")),
+        (
+            {"q": "a", "a": None},
+            dataset(prompt="q", completion="a"),
+            None,
+            Example(fault=Fault("a", "is empty", empty=True)),
+        ),
         ({"text": "hi"}, dataset("text"), None, Example(text="hi")),
         (
             {"q": "1{2}"},
@@ -46,10 +52,10 @@ def prompt(**document: Any) -> PromptPlan:
             Example(messages=[{"role": "assistant", "content": "=x"}]),
         ),
         (
-            {"messages": [{"role": "user", "content": "u", "extra": 1}]},
+            {"messages": [{"role": "assistant", "content": "u", "extra": 1}]},
             dataset("messages"),
             None,
-            Example(messages=[{"role": "user", "content": "u"}]),
+            Example(messages=[{"role": "assistant", "content": "u"}]),
         ),
     ],
 )
@@ -64,13 +70,10 @@ def test_a_row_becomes_an_example(
     [
         ({"q": "a"}, dataset(), None, "ColumnMissing", "'prompt'"),
         ({"q": "a"}, dataset(), prompt(prompt="{r}", completion="{q}"), "ColumnMissing", "'r'"),
-        ({"prompt": ["a"], "completion": ""}, dataset(), None, "RowShape", "'prompt'"),
-        ({"messages": "hello"}, dataset("messages"), None, "RowShape", "'messages'"),
-        ({"messages": [{"role": "user"}]}, dataset("messages"), None, "RowShape", "content"),
         ({"prompt": "a"}, dataset("preference"), None, "FormatUnsupported", "promptRef"),
     ],
 )
-def test_a_row_that_does_not_fit_names_the_column(
+def test_a_column_that_is_missing_is_named(
     row: dict[str, Any], plan: DatasetPlan, template: PromptPlan | None, reason: str, words: str
 ) -> None:
     with pytest.raises(RunError) as caught:
@@ -78,6 +81,35 @@ def test_a_row_that_does_not_fit_names_the_column(
     assert caught.value.reason == reason
     assert words in caught.value.message
     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("row", "plan", "words"),
+    [
+        ({"prompt": ["a"], "completion": "b"}, dataset(), "'prompt' is a list"),
+        ({"messages": "hello"}, dataset("messages"), "'messages' is a string"),
+        ({"messages": [{"role": "user"}]}, dataset("messages"), "content isn't text"),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}], "tools": ["x"]},
+            dataset("messages"),
+            "'tools' has a tool 1 without a name",
+        ),
+    ],
+)
+def test_a_row_that_does_not_fit_says_why(
+    row: dict[str, Any], plan: DatasetPlan, words: str
+) -> None:
+    (example,) = make_examples([row], plan, None)
+    assert words in str(example.fault)
+    assert example.unusable
+    assert not example.empty
+
+
+def test_a_cell_that_is_missing_is_as_one_that_is_null() -> None:
+    template = prompt(prompt="{q}{context}", completion="{a}")
+    rows = [{"q": "q", "context": "c", "a": "a"}, {"q": "r", "a": "b"}]
+    assert make_examples(rows, dataset(), template)[1] == Example("r", "b")
+    assert make_examples(rows[1:], dataset(), template, known=["context"]) == [Example("r", "b")]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def test_long_rows(make_plan: PlanFactory, policy: str, used: int, cut: int, dro
     assert inputs.train.counts() == {
         "used": used,
         "empty": 0,
+        "unusable": 0,
         "cut": cut,
         "cutAway": 0,
         "dropped": dropped,

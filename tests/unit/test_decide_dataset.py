@@ -204,3 +204,27 @@ def test_output_of_a_job_is_no_tokenizer_source() -> None:
 
 def test_deleted_dataset_is_left_alone() -> None:
     assert decide(ObservedDataset(dataset(deleting=True), facts()), NOW).status is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "format", "says"),
+    [
+        ({"completion": "answer "}, "promptCompletion", "spec.columns.completion is 'answer '"),
+        ({"tools": "functions"}, "messages", "spec.columns.tools is 'functions'"),
+        ({"prompt": "question"}, "preference", "spec.columns.prompt is 'question'"),
+    ],
+)
+def test_a_column_that_is_named_must_be_there(columns: JsonObject, format: str, says: str) -> None:
+    spec = {"columns": columns, "format": format}
+    found = DATASET_FOUND | {
+        "columns": [{"name": name, "type": "string"} for name in ("prompt", "completion", "answer")]
+    }
+    outcome = Outcome(status="succeeded", reason="Inspected", message="", summary=found)
+    observed = ObservedDataset(dataset(spec), facts(runs=[run(1, "succeeded", outcome)]))
+    decision = decide(observed, NOW)
+    assert ready_reason(decision) == ("False", "ColumnMissing")
+    (message,) = {
+        each["message"] for each in (decision.status or {})["conditions"] if each["type"] == "Ready"
+    }
+    assert says in message
+    assert "'prompt', 'completion', 'answer'" in message

@@ -141,6 +141,23 @@ CASES = [
         says="spec.columns.messages",
     ),
     refused(
+        "no row can be used",
+        "a pod would start only to fail",
+        "FormatMismatch",
+        {
+            "dataset": ready(
+                dataset(),
+                **DATASET_FOUND
+                | {
+                    "checks": {"trainableRows": 0},
+                    "problems": [{"row": 3, "message": "'completion' is a map, not text"}],
+                },
+            )
+        },
+        says="none of the rows of Dataset tickets that train can be used, such as row 3:"
+        " 'completion' is a map",
+    ),
+    refused(
         "preference pairs",
         "sft can't learn from them as they are",
         "FormatMismatch",
@@ -209,7 +226,7 @@ CASES = [
         "FormatMismatch",
         {"dataset": pairs("prompt", "chosen", "worse")},
         spec={"objective": "dpo"},
-        says="no column rejected; its columns are chosen, prompt, worse: map it in"
+        says="no column 'rejected'; its columns are 'chosen', 'prompt', 'worse': map it in"
         " spec.columns.rejected of the Dataset",
     ),
     refused(

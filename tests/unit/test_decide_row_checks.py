@@ -74,6 +74,29 @@ CASES = [
         says=["also train", "another answer", "repeat"],
     ),
     Case(
+        "unusable",
+        "a warning by default; training leaves them out",
+        {"unusableRows": 3},
+        ("False", "RowsUnusable"),
+        says=["3 of 100 (3%) rows don't fit", "left out: 3 don't fit the format"],
+    ),
+    Case(
+        "unusable ones refused",
+        "the user wants all rows to train",
+        {"unusableRows": 3, "leakedRows": 1},
+        ("False", "RowsUnusable"),
+        {"unusable": "Refuse"},
+        ("False", "RowsUnusable"),
+        ["correct them, or set spec.checks.unusable to Warn"],
+    ),
+    Case(
+        "none trains as it is",
+        "a PromptTemplate may make text of them, and the message says so",
+        {"trainableRows": 0},
+        ("True", "RowsClean"),
+        says=["none of them trains without a PromptTemplate"],
+    ),
+    Case(
         "ignored",
         "the user wants it so",
         {"duplicateRows": 2},
@@ -117,7 +140,10 @@ CASES = [
         "training leaves them out or cuts them",
         {"emptyRows": 1, "longRows": 2},
         ("True", "RowsClean"),
-        says=["1 of 100 (1%) rows are empty", "2 of 100 (2%) rows are longer than 2,048 tokens"],
+        says=[
+            "1 of 100 (1%) rows are empty and left out",
+            "2 of 100 (2%) rows are longer than 2,048 tokens",
+        ],
     ),
 ]
 

@@ -69,7 +69,9 @@ class Reason(StrEnum):
 
     # Checks of rows
     ROWS_CLEAN = "RowsClean"
+    ROWS_UNUSABLE = "RowsUnusable"
     ROWS_DUPLICATED = "RowsDuplicated"
+    COLUMN_MISSING = "ColumnMissing"
     ROWS_LEAKED = "RowsLeaked"
     PROMPTS_LEAKED = "PromptsLeaked"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue
@@ -21,7 +21,14 @@ FORMAT_ROLES: Mapping[DatasetFormat, tuple[Role, ...]] = {
     "preference": ("chosen", "rejected"),
     "unpairedPreference": ("prompt", "completion", "label"),
 }
-"""The columns that rows of a format must have, by role; preference may have a prompt beside."""
+"""The columns that rows of a format must have, by role."""
+OPTIONAL_ROLES: Mapping[DatasetFormat, tuple[Role, ...]] = {
+    "messages": ("tools",),
+    "preference": ("prompt",),
+}
+"""The columns that they may have beside."""
+CONVERSATIONS = "conversations"
+"""The column of chats in data sets of ShareGPT's form, where none is called messages."""
 HubRepo = Annotated[
     str,
     Field(
@@ -146,7 +153,10 @@ class ColumnMapping(Value):
     )
     text: ColumnName = Field(default="text", description="Column of format text. Default text.")
     messages: ColumnName = Field(
-        default="messages", description="Column of format messages. Default messages."
+        default="messages",
+        description="Column of format messages, whose turns have role and content or, as in"
+        " ShareGPT's form, from and value. Default messages, or conversations where only that is"
+        " there.",
     )
     chosen: ColumnName = Field(
         default="chosen", description="Preferred answer of preference pairs. Default chosen."
@@ -165,11 +175,14 @@ class ColumnMapping(Value):
         " list of JSON schemas or JSON text of one; rows may have none. Default tools.",
     )
 
-    def of(self, role: Role) -> str:
-        """The column that plays a role."""
+    def of(self, role: Role, among: Container[str] = ()) -> str:
+        """The column that plays a role; ``among`` are the columns that there are."""
         # Label and tools are younger than the first digests over mappings, which must stay valid:
         # so they have no default on the wire.
-        return getattr(self, role) or role
+        name = getattr(self, role) or role
+        if name == role == "messages" and name not in among and CONVERSATIONS in among:
+            return CONVERSATIONS
+        return name
 
 
 class Splits(Value):
@@ -213,6 +226,11 @@ class Checks(Value):
         default="Warn",
         description="Rows that are equal to an earlier one of the same split: Ignore, Warn or"
         " Refuse. Default Warn.",
+    )
+    unusable: CheckPolicy = Field(
+        default="Warn",
+        description="Rows that don't fit the format and are left out: Ignore, Warn or Refuse."
+        " Default Warn.",
     )
     leakage: CheckPolicy = Field(
         default="Warn",

@@ -76,7 +76,13 @@ class RowChecks(Value):
     leaked_prompts: int = Field(
         description="Held-out rows whose prompt also trains, with another answer."
     )
-    empty_rows: int = Field(description="Rows without a prompt, an answer or text.")
+    empty_rows: int = Field(description="Rows without a prompt, an answer or text, left out.")
+    unusable_rows: int = Field(
+        default=0, description="Rows that don't fit the format; left out without a PromptTemplate."
+    )
+    trainable_rows: int | None = Field(
+        default=None, description="Training rows that train without a PromptTemplate."
+    )
     long_rows: int = Field(description="Rows that are longer than longLimit.")
     long_limit: int = Field(
         description="Context length of the tokenizer's model, or 8,192 tokens; without a"

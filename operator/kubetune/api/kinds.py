@@ -40,6 +40,7 @@ def _condition(kind: str, field: str = "status") -> str:
 AGE = Column("Age", ".metadata.creationTimestamp", "date")
 READY = Column("Ready", _condition("Ready"))
 REASON = Column("Reason", _condition("Ready", "reason"))
+MESSAGE = Column("Message", _condition("Ready", "message"), wide=True)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ _TARGET_COLUMNS = (
     REASON,
     Column("Tracking", ".spec.tracking.uri"),
     Column("GPUs", ".status.gpus", "integer", wide=True),
+    MESSAGE,
     AGE,
 )
 
@@ -85,6 +87,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Held-Out", ".status.rows.evaluation", "integer"),
             Column("Problems", ".status.problemCount", "integer"),
             Column("Source", ".status.source", wide=True),
+            MESSAGE,
             AGE,
         ),
     ),
@@ -102,6 +105,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Architecture", ".status.architecture"),
             Column("Parameters", ".status.parameters", "integer"),
             Column("Source", ".status.source", wide=True),
+            MESSAGE,
             AGE,
         ),
     ),
@@ -112,7 +116,7 @@ KINDS: tuple[Kind, ...] = (
         short_names=("pt",),
         spec=PromptTemplateSpec,
         status=PromptTemplateStatus,
-        columns=(READY, REASON, Column("Dataset", ".spec.datasetRef.name"), AGE),
+        columns=(READY, REASON, Column("Dataset", ".spec.datasetRef.name"), MESSAGE, AGE),
     ),
     Kind(
         kind="FineTuneJob",
@@ -130,6 +134,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Version", ".status.result.registered.version", "integer", wide=True),
             Column("Model", ".spec.modelRef.name", wide=True),
             Column("Dataset", ".spec.datasetRef.name", wide=True),
+            MESSAGE,
             AGE,
         ),
     ),
@@ -146,6 +151,7 @@ KINDS: tuple[Kind, ...] = (
             Column("Passed", _condition("Passed")),
             Column("Reason", _condition("Ready", "reason")),
             Column("Dataset", ".spec.datasetRef.name", wide=True),
+            MESSAGE,
             AGE,
         ),
     ),

@@ -356,6 +356,7 @@ class RowCounts(Value):
 
     used: int = Field(description="Rows that train or are measured.")
     empty: int = Field(default=0, description="Rows without an answer or text, left out.")
+    unusable: int = Field(default=0, description="Rows that don't fit the format, left out.")
     cut: int = Field(default=0, description="Rows longer than maxLength, cut at the end.")
     cut_away: int = Field(
         default=0, description="Rows left out since nothing to learn was within maxLength."

@@ -7,7 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api.conditions import Reason
-from kubetune.api.dataset import INLINE_LIMIT_BYTES, Checks, DatasetSpec, inline_rows_size
+from kubetune.api.dataset import (
+    FORMAT_ROLES,
+    INLINE_LIMIT_BYTES,
+    OPTIONAL_ROLES,
+    Checks,
+    DatasetSpec,
+    inline_rows_size,
+)
 from kubetune.api.inspection import DatasetInspection
 from kubetune.api.model import ModelSpec
 from kubetune.api.plan import InspectionPlan
@@ -102,14 +109,38 @@ def _decide(observed: ObservedDataset, now: datetime) -> Decision:
         dataset.owner, dataset.status, observed.facts, plan, mounts, dataset.waiting_since, now
     )
 
-    # 4. What it counted, by the policies of spec.checks.
+    # 4. What it counted, by the policies of spec.checks, and columns that aren't there.
     found = step.result.summary if isinstance(step.result, Found) else None
     refused = judge(spec.checks or Checks(), found, conditions)
+    refused = (_column_problem(spec, found) if found is not None else None) or refused
     if refused and found is not None:
         step = replace(step, result=Refused(*refused, found))
     return conclude(status, conditions, step, RESULT_FIELDS, _ready_message)
 
 
+def _column_problem(spec: DatasetSpec, found: JsonObject) -> tuple[str, str] | None:
+    """Reason and sentence where spec.columns names a column that no row has."""
+    if spec.columns is None or found.get("columnsTruncated"):
+        return None
+    columns = [column["name"] for column in found["columns"]]
+    for role in (*FORMAT_ROLES[spec.format], *OPTIONAL_ROLES.get(spec.format, ())):
+        name = spec.columns.of(role, columns)
+        # Its own name is the default.
+        if name != role and name not in columns:
+            return Reason.COLUMN_MISSING, (
+                f"spec.columns.{role} is {name!r}, which no row has; the columns are"
+                f" {', '.join(map(repr, columns[:20]))}: correct it"
+            )
+    return None
+
+
 def _ready_message(status: JsonObject) -> str:
-    rows = status["rows"]
-    return f"{rows['train']:,} rows to train on, {rows['evaluation']:,} held out"
+    rows, checks = status["rows"], status.get("checks") or {}
+    text = f"{rows['train']:,} rows to train on, {rows['evaluation']:,} held out"
+    if checks.get("trainableRows") == 0:
+        first = next((p for p in status.get("problems") or () if not p.get("row")), None)
+        why = f": {first['message']}" if first else ""
+        return f"{text}; none of them trains without a PromptTemplate{why}"
+    faults = (("emptyRows", "are empty"), ("unusableRows", "don't fit the format"))
+    left = [f"{checks[name]:,} {what}" for name, what in faults if checks.get(name)]
+    return f"{text}; left out: {' and '.join(left)}, see status.problems" if left else text

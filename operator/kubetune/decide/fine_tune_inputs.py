@@ -22,6 +22,7 @@ from kubetune.decide.objectives import (
     columns_problem,
     format_problem,
     model_problem,
+    rows_problem,
     settings_problem,
 )
 from kubetune.decide.own_code import (
@@ -220,7 +221,9 @@ def _unfit(observed: ObservedJob) -> NotReady | None:
         return None
     # A script takes rows of any format.
     problem = "" if isinstance(trainer, ScriptTrainer) else format_problem(objective, dataset)
-    problem = problem or columns_problem(dataset, with_template=objective == "sft")
+    may_template = objective == "sft"
+    problem = problem or columns_problem(dataset, with_template=may_template)
+    problem = problem or rows_problem(dataset, with_template=may_template)
     return refuse(problem, Reason.FORMAT_MISMATCH) if problem else None
 
 

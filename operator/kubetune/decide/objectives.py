@@ -42,14 +42,29 @@ def columns_problem(dataset: Resource[DatasetSpec], *, with_template: bool) -> s
     columns = {column["name"] for column in dataset.status.get("columns") or ()}
     mapping = spec.columns or ColumnMapping()
     for role in FORMAT_ROLES[spec.format]:
-        if mapping.of(role) not in columns:
+        if mapping.of(role, columns) not in columns:
             hint = ", or name a PromptTemplate in spec.promptRef" if with_template else ""
             return (
                 f"Dataset {dataset.name} has format {spec.format} but no column"
-                f" {mapping.of(role)}; its columns are {', '.join(sorted(columns))}: map it in"
-                f" spec.columns.{role} of the Dataset{hint}"
+                f" {mapping.of(role)!r}; its columns are {', '.join(map(repr, sorted(columns)))}:"
+                f" map it in spec.columns.{role} of the Dataset{hint}"
             )
     return ""
+
+
+def rows_problem(dataset: Resource[DatasetSpec], *, with_template: bool) -> str:
+    """Why nothing would be left to train on, as the inspection has counted."""
+    checks = dataset.status.get("checks") or {}
+    if checks.get("trainableRows") != 0:
+        return ""
+    problems = dataset.status.get("problems") or []
+    first = next((problem for problem in problems if problem.get("row")), None)
+    where = f", such as row {first['row']}: {first['message']}" if first else ""
+    hint = ", or name a PromptTemplate in spec.promptRef" if with_template else ""
+    return (
+        f"none of the rows of Dataset {dataset.name} that train can be used{where}; correct the"
+        f" rows or spec.columns of the Dataset{hint}"
+    )
 
 
 def model_problem(objective: Objective, name: str, status: JsonObject) -> str:

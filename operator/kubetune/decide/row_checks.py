@@ -1,4 +1,4 @@
-"""What follows from duplicate and leaked rows: a condition and, where it is asked for, a refusal.
+"""What follows from rows at fault: a condition and, where it is asked for, a refusal.
 
 The inspection only counts, so that another policy needs no other inspection.
 """
@@ -36,14 +36,19 @@ def judge(
     if not refused:
         return None
     field = _FIELDS[reason]
-    return reason, f"{refused[0][2]}: remove them, or set spec.checks.{field} to Warn"
+    way_out = _WAYS_OUT.get(reason, "remove them")
+    return reason, f"{refused[0][2]}: {way_out}, or set spec.checks.{field} to Warn"
 
 
 _FIELDS = {
     Reason.ROWS_LEAKED: "leakage",
     Reason.PROMPTS_LEAKED: "promptLeakage",
+    Reason.ROWS_UNUSABLE: "unusable",
     Reason.ROWS_DUPLICATED: "duplicates",
 }
+
+
+_WAYS_OUT = {Reason.ROWS_UNUSABLE: "correct them"}
 
 
 def _faults(
@@ -59,6 +64,9 @@ def _faults(
     if count := counts["leakedPrompts"]:
         text = f"{_of(count, held_out)} held-out rows have a prompt that trains with another answer"
         found.append((policies.prompt_leakage, Reason.PROMPTS_LEAKED, text))
+    if count := counts.get("unusableRows"):
+        text = f"{_of(count, everything)} rows don't fit the format and are left out"
+        found.append((policies.unusable, Reason.ROWS_UNUSABLE, text))
     if count := counts["duplicateRows"]:
         text = f"{_of(count, everything)} rows repeat an earlier one of their split"
         found.append((policies.duplicates, Reason.ROWS_DUPLICATED, text))
@@ -70,7 +78,7 @@ def _rest(counts: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     unit = (found.get("lengths") or {}).get("unit", "tokens")
     text = "rows neither repeat nor leak as far as spec.checks asks"
     if count := counts["emptyRows"]:
-        text += f"; {_of(count, everything)} rows are empty"
+        text += f"; {_of(count, everything)} rows are empty and left out"
     if count := counts["longRows"]:
         limit = f"{counts['longLimit']:,} {unit}"
         text += f"; {_of(count, everything)} rows are longer than {limit}"

@@ -12,9 +12,10 @@ from kubetune.api.inspection import Column, Problem
 from kubetune.api.plan import DatasetPlan
 
 from kubetune_runner.data.readers import Row
+from kubetune_runner.data.verdicts import Place
 from kubetune_runner.errors import RunError
 
-__all__ = ["LoadedDataset", "Row", "check_unchanged", "load"]
+__all__ = ["LoadedDataset", "Place", "Row", "check_unchanged", "load"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class LoadedDataset:
     """Commit of a hub source."""
     problems: list[Problem]
     """What is odd and doesn't stop a run, such as empty completions."""
+    train_places: list[Place]
+    """Where each row of ``train`` stands in the source."""
+    evaluation_places: list[Place]
+    """The same of ``evaluation``."""
 
 
 def load(plan: DatasetPlan, token: str | None) -> LoadedDataset:
@@ -57,6 +62,8 @@ def load(plan: DatasetPlan, token: str | None) -> LoadedDataset:
         split_digest=reading.split_digest,
         revision=reading.revision,
         problems=reading.findings.all(),
+        train_places=reading.train_places(),
+        evaluation_places=reading.evaluation_places(),
     )
 
 

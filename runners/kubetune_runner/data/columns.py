@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
-from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat
+from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat, Role
 from kubetune.api.inspection import Column, Problem
 
 from kubetune_runner.data.findings import KEPT, Findings, listing, quote
-from kubetune_runner.data.preferences import UnusableRowError, pair_of, rated_of
 from kubetune_runner.data.readers import Row
-from kubetune_runner.data.values import NULL, messages_fault, text_fault, tools_fault, type_of
+from kubetune_runner.data.values import NULL, text_fault, type_of
+from kubetune_runner.data.verdicts import EMPTY, fault_of
 from kubetune_runner.errors import RunError
-
-_PREFERENCES: dict[str, Callable[[Row, ColumnMapping], object]] = {
-    "preference": pair_of,
-    "unpairedPreference": rated_of,
-}
-
-_LEFT_OUT = "; objectives that learn preferences leave the row out"
-"""A PromptTemplate may make text of it all the same."""
 
 
 class ColumnTypes:
@@ -62,64 +53,66 @@ class FormatCheck:
     """Whether rows can be used as the format says."""
 
     def __init__(self, format: DatasetFormat, columns: ColumnMapping, findings: Findings) -> None:
-        self._format = format
+        self._format: DatasetFormat = format
         self._mapping = columns
         self._findings = findings
-        self._usable = 0
         self._present: set[str] = set()
         self._prompt = columns.of("prompt") if format == "preference" else None
         """A column that rows of the format may have."""
-        self._tools = columns.of("tools") if format == "messages" else None
-        self._as_one = _PREFERENCES.get(format)
-        """Reads a row whose columns must fit each other."""
         self._lacking: list[tuple[str, int, str]] = []
-        """File, row and column of cells that aren't there, in such rows."""
-        self.columns: dict[str, str] = {role: columns.of(role) for role in FORMAT_ROLES[format]}
-        """Role to column name."""
+        """File, row and column of cells that aren't there."""
+        self._lacks = self._blank = self._empty = 0
+        self.unusable = 0
+        """Rows that don't fit the format."""
+        self.usable = bytearray()
+        """One byte a row: 1 where it can be used as it is."""
+
+    @property
+    def empty(self) -> int:
+        """Rows without a prompt, an answer or text."""
+        # Where a column is missing as a whole, a PromptTemplate picks from the others.
+        lacks = self._blank if self._missing() else self._lacks
+        return self._empty + lacks
 
     def add(self, file: str, number: int, row: Row) -> None:
         """Check a row; rows that lack a column are summed up by ``finish``."""
-        if self._prompt in row:
-            self._present.add(self._prompt)
-        missing = [name for name in self.columns.values() if name not in row]
-        self._present.update(name for name in self.columns.values() if name in row)
-        if self._as_one:
-            if missing:
-                if len(self._lacking) < KEPT:
-                    self._lacking.append((file, number, missing[0]))
-                return
-            try:
-                self._as_one(row, self._mapping)
-                self._usable += 1
-            except UnusableRowError as error:
-                message = _shorten(f"{error}{_LEFT_OUT}")
-                self._findings.note(
-                    Problem(file=file, row=number, field=error.field, message=message)
-                )
-            return
-        usable = not missing
-        if self._tools and (fault := tools_fault(row.get(self._tools))):
-            usable = False
-            message = f"{quote(self._tools)} {fault}"
-            self._findings.note(Problem(file=file, row=number, field=self._tools, message=message))
-        for name in self.columns.values():
-            if name not in row:
-                continue
-            check = messages_fault if self._format == "messages" else text_fault
-            fault = check(row[name])
-            if fault:
-                usable = False
-                self._findings.note(
-                    Problem(file=file, row=number, field=name, message=f"{quote(name)} {fault}")
-                )
-        self._usable += usable
+        names = [self._mapping.of(role, row) for role in FORMAT_ROLES[self._format]]
+        self._present.update(name for name in (*names, self._prompt) if name in row)
+        missing = next((name for name in names if name not in row), None)
+        fault = None if missing else fault_of(row, self._format, self._mapping)
+        self.usable.append(missing is None and fault is None)
+        if missing is not None:
+            self._lacks += 1
+            self._blank += all(text_fault(value) == EMPTY for value in row.values())
+            if len(self._lacking) < KEPT:
+                self._lacking.append((file, number, missing))
+        elif fault is not None:
+            self._empty += fault.empty
+            self.unusable += not fault.empty
+            self._note(file, number, fault.column, f"{fault}{self._left_out}")
+
+    @property
+    def _left_out(self) -> str:
+        if self._format in ("preference", "unpairedPreference"):
+            return "; objectives that learn preferences leave the row out"
+        return "; the row is left out"
+
+    def _missing(self) -> dict[Role, str]:
+        """Roles whose column no row has, and its name."""
+        names = {role: self._mapping.of(role, self._present) for role in FORMAT_ROLES[self._format]}
+        return {role: name for role, name in names.items() if name not in self._present}
+
+    def _note(self, file: str, number: int, column: str, message: str) -> None:
+        self._findings.note(
+            Problem(file=file, row=number, field=column[:256], message=_shorten(message))
+        )
 
     def finish(self, existing: list[str], rows: int) -> None:
         """Note missing columns; raise RunError where no row can be used.
 
         The columns of promptCompletion may be missing: a PromptTemplate may use others.
         """
-        missing = {role: name for role, name in self.columns.items() if name not in self._present}
+        missing = self._missing()
         for role, name in missing.items():
             message = (
                 f"no row has a column {quote(name)}; the columns are {listing(existing)}."
@@ -129,16 +122,15 @@ class FormatCheck:
                 message += ", or use a PromptTemplate"
             self._findings.note(Problem(field=name, message=_shorten(message)))
         for file, number, name in self._lacking:
-            if name in self._present:
-                message = f"{quote(name)} is missing{_LEFT_OUT}"
-                self._findings.note(Problem(file=file, row=number, field=name, message=message))
+            if name not in missing.values():
+                self._note(file, number, name, f"{quote(name)} is missing{self._left_out}")
         if self._prompt and self._prompt not in self._present and not missing:
             message = (
                 f"no row has a column {quote(self._prompt)}: what both answers begin with is taken"
                 " as the prompt. If another column has it, set spec.columns.prompt"
             )
             self._findings.note(Problem(field=self._prompt, message=_shorten(message)))
-        if self._usable or self._format == "promptCompletion":
+        if any(self.usable) or self._format == "promptCompletion":
             return
         if missing:
             role, name = next(iter(missing.items()))

@@ -12,7 +12,8 @@ from kubetune.api.dataset import ColumnMapping
 from kubetune.api.prompt_template import as_text
 
 from kubetune_runner.data.findings import quote
-from kubetune_runner.data.values import text_fault, turns_fault
+from kubetune_runner.data.turns import REASONING, turn_of, turns_fault
+from kubetune_runner.data.values import text_fault
 
 Row = dict[str, Any]
 Message = dict[str, str]
@@ -41,11 +42,11 @@ class Rated:
 
 
 class UnusableRowError(ValueError):
-    """A row that nothing can be learned from; ``field`` is the column to blame."""
+    """A row that nothing can be learned from; ``field`` is the column to blame, ``fault`` why."""
 
     def __init__(self, field: str, fault: str) -> None:
         super().__init__(f"{quote(field)} {fault}")
-        self.field = field
+        self.field, self.fault = field, fault
 
 
 def pair_of(row: Row, columns: ColumnMapping) -> Pair:
@@ -121,9 +122,13 @@ def _prompt(row: Row, column: str) -> Text:
 
 
 def _messages(value: list[Any], column: str) -> list[Message]:
-    if not all(isinstance(turn.get("content"), str) for turn in value):
-        raise UnusableRowError(column, "has a turn whose content isn't text")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in value]
+    turns = [turn_of(turn) for turn in value]
+    if any("tool_calls" in turn for turn in turns):
+        raise UnusableRowError(
+            column, "has a turn that calls tools, which objectives that learn preferences can't"
+        )  # fmt: skip
+    kept = ("role", "content", REASONING)
+    return [{name: turn[name] for name in kept if name in turn} for turn in turns]
 
 
 def _turns(text: Text, role: str = "assistant") -> list[Message]:

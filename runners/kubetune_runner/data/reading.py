@@ -22,6 +22,7 @@ from kubetune_runner.data.findings import Findings, quote
 from kubetune_runner.data.readers import ROW_LIMIT_BYTES, Note, Row, SourceFile, read_file
 from kubetune_runner.data.sources import open_source
 from kubetune_runner.data.splits import HASH_BYTES, choose_splits, hold_out
+from kubetune_runner.data.verdicts import Place
 from kubetune_runner.errors import RunError
 
 ALL_ROWS = sys.maxsize
@@ -62,6 +63,12 @@ class Reading:
     """One byte a row of ``train``: 1 where it is held out."""
     columns: list[Column]
     findings: Findings
+    empty: int
+    """Rows of both splits without a prompt, an answer or text."""
+    unusable: int
+    """Rows of both splits that don't fit the format."""
+    trainable: int
+    """Rows that train and fit the format as they are."""
 
     @property
     def digest(self) -> str:
@@ -89,14 +96,28 @@ class Reading:
         return self.evaluation.count if self.evaluation else sum(self.held_out)
 
     def train_rows(self) -> list[Row]:
-        rows = zip(self.train.rows, self.held_out, strict=False)
-        return [row for row, held_out in rows if not held_out]
+        return [self.train.rows[at] for at in self._kept(0)]
+
+    def train_places(self) -> list[Place]:
+        """Where the rows of ``train_rows`` stand."""
+        return [Place(*self.train.place(at)) for at in self._kept(0)]
 
     def evaluation_rows(self) -> list[Row]:
         if self.evaluation:
             return self.evaluation.rows
-        rows = zip(self.train.rows, self.held_out, strict=False)
-        return [row for row, held_out in rows if held_out]
+        return [self.train.rows[at] for at in self._kept(1)]
+
+    def evaluation_places(self) -> list[Place]:
+        """Where the rows of ``evaluation_rows`` stand."""
+        if self.evaluation:
+            rows = range(len(self.evaluation.rows))
+            return [Place(*self.evaluation.place(at)) for at in rows]
+        return [Place(*self.train.place(at)) for at in self._kept(1)]
+
+    def _kept(self, side: int) -> list[int]:
+        """Rows of the training split that were kept and train (0) or are held out (1)."""
+        rows = zip(range(len(self.train.rows)), self.held_out, strict=False)
+        return [at for at, held_out in rows if held_out == side]
 
     def _pick(self, side: int) -> bytes:
         return b"".join(
@@ -127,20 +148,24 @@ def read(
                 _read_rows(file, split, types, check, findings, keep_rows, visit)
     columns = types.columns(findings)
     train = splits[0]
+    evaluation = splits[1] if len(splits) > 1 else None
+    fraction = 0.0 if evaluation else plan.splits.evaluation_fraction
+    held_out = hold_out(train.hashes, fraction, plan.splits.seed)
     try:
         _refuse_unusable(plan, train, findings)
         check.finish([column.name for column in columns], sum(split.count for split in splits))
     except RunError as error:
         raise RowsRefusedError(error, findings, columns) from error
-    evaluation = splits[1] if len(splits) > 1 else None
-    fraction = 0.0 if evaluation else plan.splits.evaluation_fraction
     return Reading(
         revision=source.revision,
         train=train,
         evaluation=evaluation,
-        held_out=hold_out(train.hashes, fraction, plan.splits.seed),
+        held_out=held_out,
         columns=columns,
         findings=findings,
+        empty=check.empty,
+        unusable=check.unusable,
+        trainable=sum(check.usable[at] for at, held in enumerate(held_out) if not held),
     )
 
 

@@ -44,7 +44,7 @@ class AskedRows:
 
     rows: list[Asked] = field(default_factory=list[Asked])
     empty: int = 0
-    """Rows without an answer or text."""
+    """Rows without an answer or text, or that don't fit the dataset's format."""
     too_long: int = 0
     """Rows whose prompt leaves no room for an answer."""
 
@@ -99,7 +99,7 @@ def ask(
     limit = sys.maxsize if context is None else context
     for row, example in zip(chosen, examples, strict=True):
         encoded = encode([example], tokenizer, limit)
-        result.empty += encoded.empty
+        result.empty += encoded.empty + encoded.unusable
         result.too_long += encoded.cut_away
         for one in encoded.rows:
             prompt = one.prompt_ids

@@ -12,7 +12,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from kubetune.api.inspection import Problem, RowChecks
 from kubetune.api.plan import DatasetPlan
@@ -21,6 +21,7 @@ from kubetune_runner.data.findings import Findings, quote
 from kubetune_runner.data.readers import Row
 from kubetune_runner.data.reading import Reading
 from kubetune_runner.data.splits import HASH_BYTES
+from kubetune_runner.data.turns import turn_of, turns_fault
 
 NAMED_ROWS = 10
 """Rows that a problem names; the rest is counted."""
@@ -37,11 +38,9 @@ class RowCheck:
         self._format = plan.format
         self._mapping = plan.columns
         self._prompts = array("Q")
-        self._empty = 0
 
     def add(self, row: Row) -> None:
-        """Note the row's prompt and whether it is empty."""
-        self._empty += self._is_empty(row)
+        """Note the row's prompt."""
         self._prompts.append(self._prompt(row))
 
     def finish(self, reading: Reading, lengths: array[int], limit: int, unit: str) -> RowChecks:
@@ -78,31 +77,13 @@ class RowCheck:
                 "duplicateRows": len(repeated),
                 "leakedRows": len(leaked),
                 "leakedPrompts": len(prompts_leaked),
-                "emptyRows": self._empty,
+                "emptyRows": reading.empty,
+                "unusableRows": reading.unusable,
+                "trainableRows": reading.trainable,
                 "longRows": len(long),
                 "longLimit": limit,
             }
         )
-
-    def _is_empty(self, row: Row) -> bool:
-        mapping = self._mapping
-        match self._format:
-            case "messages":
-                turns = _turns(row.get(mapping.messages))
-                return not any(
-                    turn.get("role") == "assistant"
-                    and (turn.get("content") or turn.get("tool_calls"))
-                    for turn in turns
-                )
-            case "text":
-                names = (mapping.text,)
-            case "preference":
-                names = (mapping.chosen, mapping.rejected)
-            case _:
-                names = (mapping.prompt, mapping.completion)
-        present = [name for name in names if name in row]
-        # Columns that a PromptTemplate picks from have other names.
-        return any(_blank(row[name]) for name in present) or all(map(_blank, row.values()))
 
     def _prompt(self, row: Row) -> int:
         """A digest of what the answer follows from; rows without one have none to leak."""
@@ -110,11 +91,12 @@ class RowCheck:
         if self._format == "text":
             return _NO_PROMPT
         if self._format == "messages":
-            turns = _turns(row.get(mapping.messages))
+            turns: Any = row.get(mapping.of("messages", row))
+            read = [] if turns_fault(turns) else [turn_of(turn) for turn in turns]
             last = max(
-                (at for at, turn in enumerate(turns) if turn.get("role") == "assistant"), default=0
+                (at for at, turn in enumerate(read) if turn["role"] == "assistant"), default=0
             )
-            prompt: Any = turns[:last]
+            prompt: Any = read[:last]
         else:
             prompt = row.get(mapping.prompt)
         if not prompt:
@@ -169,15 +151,6 @@ def _repeats(keys: array[int], rows: array[int]) -> list[int]:
             found.append(at)
         seen.add(keys[at])
     return found
-
-
-def _turns(value: Any) -> list[dict[str, Any]]:
-    turns = cast("list[Any]", value) if isinstance(value, list) else []
-    return [cast("dict[str, Any]", turn) for turn in turns if isinstance(turn, dict)]
-
-
-def _blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _cut(text: str) -> str:

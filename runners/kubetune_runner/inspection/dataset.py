@@ -8,7 +8,7 @@ from kubetune.api.inspection import MAX_COLUMNS, MAX_PROBLEMS, DatasetInspection
 from kubetune.api.plan import DatasetPlan, ModelPlan, TrackingPlan
 
 from kubetune_runner.data import Row
-from kubetune_runner.data.reading import read
+from kubetune_runner.data.reading import Reading, RowsRefusedError, read
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.checks import CHARACTERS_PER_TOKEN, LONG_TOKENS, RowCheck
 from kubetune_runner.inspection.lengths import Lengths
@@ -38,6 +38,7 @@ def inspect_dataset(
         check.add(row)
 
     reading = read(plan, token, keep_rows=0, visit=visit)
+    _check_training(plan, reading)
     if unreadable:
         reading.findings.note(Problem(message=unreadable))
     limit = (context or LONG_TOKENS) if tokenizer else LONG_TOKENS * CHARACTERS_PER_TOKEN
@@ -59,6 +60,21 @@ def inspect_dataset(
     if reading.revision:
         fields["revision"] = reading.revision
     return DatasetInspection.model_validate(fields)
+
+
+def _check_training(plan: DatasetPlan, reading: Reading) -> None:
+    """Refuse rows of which only held-out ones can be used.
+
+    Those of promptCompletion may become text by a PromptTemplate.
+    """
+    if reading.trainable or plan.format == "promptCompletion":
+        return
+    refusal = RunError(
+        "NoUsableRows",
+        f"none of the {reading.train_count:,} rows that train fits format {plan.format}, only some"
+        " that are held out; see the problems",
+    )
+    raise RowsRefusedError(refusal, reading.findings, reading.columns)
 
 
 def _tokenizer(

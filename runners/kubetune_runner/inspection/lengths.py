@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat
 from kubetune.api.inspection import LengthBucket, LengthHistogram
@@ -13,6 +13,7 @@ from kubetune.api.prompt_template import as_text
 
 from kubetune_runner.data.preferences import Text, UnusableRowError, pair_of, rated_of
 from kubetune_runner.data.readers import Row
+from kubetune_runner.data.turns import turn_of, turns_fault
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -89,13 +90,9 @@ class Lengths:
     def _text(self, row: Row) -> str:
         mapping = self._mapping
         if self._format == "messages":
-            turns = row.get(mapping.messages)
-            contents = [
-                str(cast("dict[str, Any]", turn).get("content") or "")
-                for turn in (cast("list[Any]", turns) if isinstance(turns, list) else [])
-                if isinstance(turn, dict)
-            ]
-            return "\n".join(contents)
+            turns: Any = row.get(mapping.of("messages", row))
+            read = [] if turns_fault(turns) else [turn_of(turn) for turn in turns]
+            return "\n".join(turn["content"] for turn in read)
         if self._format in ("preference", "unpairedPreference"):
             return _longest(row, self._format, mapping)
         names = [mapping.of(role) for role in FORMAT_ROLES[self._format]]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from kubetune.api.inspection import PromptSample
 from kubetune.api.plan import DatasetPlan, PromptPlan
-from kubetune.api.prompt_template import as_text, render
+from kubetune.api.prompt_template import as_text
 
 from kubetune_runner.data import Row
-from kubetune_runner.data.findings import listing, quote
 from kubetune_runner.data.reading import read
+from kubetune_runner.data.verdicts import fault_of
 from kubetune_runner.errors import RunError
+from kubetune_runner.prompts import make_examples
 
 LIMIT = 1000
 """Characters of each text."""
@@ -25,35 +26,34 @@ def render_sample(plan: DatasetPlan, prompt: PromptPlan | None, token: str | Non
     Chats are shown as one block a turn, headed by its role: the model's chat template only
     adds its own marks. Raises RunError as ``data.load`` does, and SlotMissing.
     """
-    row = read(plan, token, keep_rows=KEPT_ROWS).train_rows()[0]
+    reading = read(plan, token, keep_rows=KEPT_ROWS)
+    known = [column.name for column in reading.columns]
+    rows = reading.train_rows()
+    if prompt is None and plan.format in ("preference", "unpairedPreference"):
+        before, answer = _preference(plan, rows)
+        return PromptSample(prompt=_cut(before), completion=_cut(answer))
     try:
-        before, answer = _render(plan, prompt, row)
-    except KeyError as error:
-        name = str(error.args[0])
-        raise RunError(
-            "SlotMissing",
-            f"slot {quote(name)}: the row has no such column; it has {listing(sorted(row))}",
-        ) from error
+        examples = make_examples(rows, plan, prompt, known=known)
+    except RunError as error:
+        if error.reason != "ColumnMissing":
+            raise
+        raise RunError("SlotMissing", error.message) from error
+    # A Dataset whose first rows are all of no use is shown as it is.
+    shown = next((each for each in examples if not (each.empty or each.unusable)), examples[0])
+    if shown.messages is not None:
+        before, answer = _chat(shown.messages)
+    else:
+        before, answer = shown.prompt or shown.text or "", shown.completion or ""
     return PromptSample(prompt=_cut(before), completion=_cut(answer))
 
 
-def _render(plan: DatasetPlan, prompt: PromptPlan | None, row: Row) -> tuple[str, str]:
+def _preference(plan: DatasetPlan, rows: list[Row]) -> tuple[str, str]:
+    """Prompt and the better answer of the first row that can be used."""
     mapping = plan.columns
-    if prompt is None:
-        if plan.format == "messages":
-            return _chat(cast("list[dict[str, Any]]", row[mapping.messages]))
-        if plan.format == "text":
-            return as_text(row[mapping.text]), ""
-        answer = mapping.chosen if plan.format == "preference" else mapping.completion
-        return as_text(row[mapping.prompt]), as_text(row[answer])
-    if prompt.messages:
-        return _chat(
-            [
-                {"role": message.role, "content": render(message.content, row)}
-                for message in prompt.messages
-            ]
-        )
-    return render(prompt.prompt or "", row), render(prompt.completion or "", row)
+    usable = (row for row in rows if fault_of(row, plan.format, mapping) is None)
+    row = next(usable, rows[0])
+    answer = mapping.of("chosen" if plan.format == "preference" else "completion")
+    return as_text(row.get(mapping.of("prompt"))), as_text(row.get(answer))
 
 
 def _chat(turns: list[dict[str, Any]]) -> tuple[str, str]:

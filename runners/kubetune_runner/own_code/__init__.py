@@ -225,7 +225,7 @@ def _encoded(
     """
     try:
         examples = prompts.make_examples(rows, plan.dataset, plan.prompt)
-        chat = any(example.messages is not None for example in examples[:1])
+        chat = any(example.messages is not None for example in examples)
         limit = plan.training.hyperparameters.max_length
         return encode(examples, tokenizer, limit), chat
     except RunError as error:

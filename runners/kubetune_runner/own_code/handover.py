@@ -26,7 +26,7 @@ def write_rows(
 ) -> dict[str, str]:
     """Write the rows of each split; returns the variables that name the files.
 
-    Raises RunError ColumnMissing, RowShape.
+    Raises RunError ColumnMissing.
     """
     found: dict[str, str] = {}
     for rows, name, rendered, raw in (
@@ -89,6 +89,9 @@ def _rendered(rows: list[Row], plan: RunPlan) -> Iterable[Row]:
         yield from _preferences(rows, dataset)
         return
     for example in make_examples(rows, dataset, plan.prompt):
+        if example.fault is not None:
+            # The inspection has reported it.
+            continue
         if example.messages is not None:
             tools = {"tools": example.tools} if example.tools else {}
             yield {"messages": example.messages, **tools}

@@ -1,0 +1,222 @@
+"""Chats as data sets have them, of OpenAI's form and ShareGPT's: what a turn says, and its faults.
+
+A fault is half a sentence that follows the column's name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from kubetune_runner.data.values import type_of
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+_SPEAKERS = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+    "function": "tool",
+}
+"""Other words for roles: ShareGPT's, those of tools in it, and OpenAI's older one."""
+_CALL = "function_call"
+"""ShareGPT's role of a turn, and OpenAI's older field, that calls one tool."""
+REASONING = "reasoning_content"
+REASONING_NAMES = (REASONING, "thinking", "reasoning")
+"""What datasets and chat templates call that which the assistant thinks before it speaks."""
+_READ = {"role", "content", "from", "value", "tool_calls", _CALL}
+"""Fields of any turn that are read."""
+
+
+def turns_fault(value: Any) -> str | None:
+    """Why a cell isn't a list of turns."""
+    if not isinstance(value, list):
+        return f"is a {type_of(value)}, not a list of turns with role and content"
+    if not value:
+        return "has no turns"
+    called: list[str] = []
+    for at, turn in enumerate(cast("list[Any]", value), 1):
+        if not isinstance(turn, dict):
+            return f"has a turn {at} that isn't a map with role and content"
+        fields = cast("dict[str, Any]", turn)
+        role = _role(fields)
+        if role is None:
+            names = "from" if "from" in fields and "role" not in fields else "role"
+            return f"has a turn {at} whose {names} isn't one of {', '.join(ROLES)}"
+        try:
+            calls = _calls_of(fields, role)
+        except ValueError as error:
+            return f"has a turn {at} {error}"
+        called += [call["function"]["name"] for call in calls]
+        try:
+            content = _content(fields)
+        except ValueError as error:
+            return f"has a turn {at} {error}"
+        if content is None and not calls:
+            return f"has a turn {at} whose content isn't text"
+        if role == "tool" and not called:
+            return f"has a turn {at} of a tool that no turn of the assistant has called"
+    return None
+
+
+def turn_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn without fault, as chat templates read it: arguments of calls as maps."""
+    role = _role(value)
+    calls = _calls_of(value, role)
+    turn: dict[str, Any] = {"role": role, "content": _content(value) or ""}
+    for name in ("name", "tool_call_id"):
+        if value.get(name) and role == "tool":
+            turn[name] = value[name]
+    thought = next((value[name] for name in REASONING_NAMES if value.get(name)), None)
+    if isinstance(thought, str) and role == "assistant":
+        turn[REASONING] = thought
+    if calls:
+        turn["tool_calls"] = calls
+    return turn
+
+
+def answers(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn, as ``turn_of`` gives it, is one that training learns something from."""
+    if turn["role"] != "assistant":
+        return False
+    return bool(turn["content"].strip() or turn.get("tool_calls"))
+
+
+def unread(turns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Fields of turns without fault that hold something and are read by nobody, each once."""
+    found: dict[str, None] = {}
+    for turn in turns:
+        role = _role(turn)
+        read = set(_READ)
+        if role == "tool":
+            read |= {"name", "tool_call_id"}
+        if role == "assistant":
+            read |= {name for name in REASONING_NAMES if isinstance(turn.get(name), str)}
+        found.update({name: None for name, value in turn.items() if value and name not in read})
+    return list(found)
+
+
+def _role(turn: Mapping[str, Any]) -> str | None:
+    given = turn.get("role", turn.get("from"))
+    if given in ROLES:
+        return str(given)
+    if given == _CALL:
+        return "assistant"
+    return _SPEAKERS.get(given) if isinstance(given, str) else None
+
+
+def _content(turn: Mapping[str, Any]) -> str | None:
+    """The text of a turn; parts of OpenAI's form are joined. Raises ValueError with words."""
+    if turn.get("role", turn.get("from")) == _CALL:
+        return None
+    value = turn.get("content", turn.get("value"))
+    if not isinstance(value, list):
+        return value if isinstance(value, str) else None
+    texts: list[str] = []
+    for part in cast("list[Any]", value):
+        fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+        if not isinstance(fields.get("text"), str):
+            kind = fields.get("type") or type_of(part)
+            raise ValueError(f"whose content isn't text: it has a part of type {str(kind)[:40]}")
+        texts.append(fields["text"])
+    return "".join(texts)
+
+
+def tools_of(value: Any) -> list[dict[str, Any]] | None:
+    """The tools of a cell: a list of maps, also as JSON text.
+
+    Raises ValueError with half a sentence.
+    """
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError("is neither a list of tools nor JSON of one") from None
+    if not value:
+        return None
+    if not isinstance(value, list):
+        raise ValueError(f"is a {type_of(value)}, not a list of tools")
+    for at, tool in enumerate(cast("list[Any]", value), 1):
+        fields = cast("dict[str, Any]", tool) if isinstance(tool, dict) else {}
+        function: Any = fields.get("function", fields)
+        if not isinstance(function, dict) or not cast("dict[str, Any]", function).get("name"):
+            raise ValueError(
+                f"has a tool {at} without a name: give a function with its JSON schema"
+            )
+    # Parquet has the same fields in all rows, and null where one has none.
+    return [_without_nulls(tool) for tool in cast("list[Any]", value)]
+
+
+def tools_fault(value: Any) -> str | None:
+    """Why a cell is no list of tools."""
+    try:
+        tools_of(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _calls_of(turn: Mapping[str, Any], role: str | None) -> list[dict[str, Any]]:
+    """The calls of a turn, with arguments as maps. Raises ValueError with words on the turn."""
+    given: Any = turn.get("tool_calls")
+    if turn.get("role", turn.get("from")) == _CALL:
+        given = [{"function": _older_call(turn.get("content", turn.get("value")))}]
+    elif turn.get(_CALL) and not given:
+        given = [{"function": _older_call(turn[_CALL])}]
+    if not given:
+        return []
+    if role != "assistant":
+        raise ValueError("with tool_calls whose role isn't assistant")
+    if not isinstance(given, list):
+        raise ValueError("whose tool_calls aren't a list")
+    return [_call_of(call) for call in cast("list[Any]", given)]
+
+
+def _call_of(call: Any) -> dict[str, Any]:
+    fields = cast("dict[str, Any]", call) if isinstance(call, dict) else {}
+    function: Any = fields.get("function")
+    name = cast("dict[str, Any]", function).get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        raise ValueError("with a call that has no function with a name")
+    try:
+        arguments = _arguments(cast("dict[str, Any]", function))
+    except ValueError:
+        raise ValueError(
+            f"with a call of {name[:80]} whose arguments are neither a map nor JSON of one"
+        ) from None
+    return {
+        **({"id": fields["id"]} if fields.get("id") else {}),
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
+def _older_call(value: Any) -> Any:
+    """A call as ShareGPT and OpenAI's older form have it: a map, or JSON text of one."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("with a function_call that isn't JSON of name and arguments") from None
+
+
+def _arguments(function: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, which many data sets have as JSON text."""
+    given = function.get("arguments")
+    value: Any = json.loads(given) if isinstance(given, str) and given.strip() else given or {}
+    if not isinstance(value, dict):
+        raise ValueError("no map")
+    return cast("dict[str, Any]", value)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {key: _without_nulls(item) for key, item in items if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in cast("list[Any]", value)]
+    return value
