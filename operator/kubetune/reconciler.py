@@ -217,7 +217,7 @@ class Reconciler:
 
     async def _fine_tune_job(self, key: Key, body: JsonObject) -> tuple[JsonObject, float | None]:
         status: JsonObject = body.get("status") or {}
-        fresh = self._jobs.run_keys.new(parse(body))
+        fresh = self._jobs.run_keys.new(key.namespace, key.name)
         decision, learned = Decision(), self._learned.get(key, Learned())
         observed = None
         for _ in range(MAX_ROUNDS):

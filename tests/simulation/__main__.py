@@ -6,22 +6,30 @@ import argparse
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.explorer import Result
-from tests.simulation.hunting import hunt, tell
+from tests.simulation.hunting import hunt, processes, tell
 from tests.simulation.mendings import MENDINGS, schedule
 
 
 def main() -> int:
     """1 when something is violated."""
     options = _options()
-    if options.seed is not None:
-        kept = [int(at) for at in options.steps.split(",")] if options.steps else None
-        result = tell(options.seed, kept, shorter=options.shrink, without=options.without)
-        show(result, options.without)
-        return 1 if result.violations else 0
+    with processes(1 if options.seed is not None else options.workers) as pool:
+        return _tell(pool, options) if options.seed is not None else _hunt(pool, options)
+
+
+def _tell(pool: ProcessPoolExecutor, options: argparse.Namespace) -> int:
+    kept = [int(at) for at in options.steps.split(",")] if options.steps else None
+    result = tell(pool, options.seed, kept, shorter=options.shrink, without=options.without)
+    show(result, options.without)
+    return 1 if result.violations else 0
+
+
+def _hunt(pool: ProcessPoolExecutor, options: argparse.Namespace) -> int:
     began = time.monotonic()
-    found = hunt(options.first, options.schedules, workers=options.workers, without=options.without)
+    found = hunt(pool, options.first, options.schedules, without=options.without)
     took = time.monotonic() - began
     print(f"{found.schedules} schedules in {took:.0f} s, {len(found.failed)} violate something")
     counts = Counter(name for seed in found.failed for name in found.names(seed))
@@ -29,7 +37,8 @@ def main() -> int:
         seeds = [str(seed) for seed in found.failed if name in found.names(seed)][:5]
         print(f"{count:7}  {name}: seeds {', '.join(seeds)}")
     if found.failed:
-        show(tell(min(found.failed), None, shorter=True, without=options.without), options.without)
+        first = tell(pool, min(found.failed), None, shorter=True, without=options.without)
+        show(first, options.without)
     return 1 if found.failed else 0
 
 

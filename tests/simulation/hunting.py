@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Generator, Sequence
@@ -13,6 +14,7 @@ from multiprocessing import get_context
 from tests.simulation import mendings
 from tests.simulation.explorer import Result, carry_out, shrink
 from tests.simulation.ledger import Violation
+from tests.simulation.prepared import prepared
 from tests.simulation.steps import Step
 
 CHUNK, FEW = 50, 10
@@ -38,50 +40,56 @@ class Hunt:
         return {violation.invariant for violation in self.failed[seed]}
 
 
-def hunt(first: int, count: int, *, workers: int | None = None, without: str = "") -> Hunt:
+def hunt(pool: ProcessPoolExecutor, first: int, count: int, *, without: str = "") -> Hunt:
     """Carry out the schedules of these seeds; ``without`` takes a mending out (mendings.py)."""
     failed: dict[int, list[Violation]] = {}
     starts = range(first, first + count, CHUNK)
-    with _processes(workers) as pool:
-        tasks = [
-            pool.submit(_chunk, start, min(CHUNK, first + count - start), without)
-            for start in starts
-        ]
-        for task in as_completed(tasks):
-            failed.update(task.result())
+    tasks = [
+        pool.submit(_chunk, start, min(CHUNK, first + count - start), without) for start in starts
+    ]
+    for task in as_completed(tasks):
+        failed.update(task.result())
     return Hunt(count, dict(sorted(failed.items())))
 
 
-def find(seeds: Sequence[int], invariants: Sequence[str], *, without: str = "") -> Result | None:
+def find(
+    pool: ProcessPoolExecutor, seeds: Sequence[int], invariants: Sequence[str], *, without: str = ""
+) -> Result | None:
     """A schedule of these seeds that violates one of the invariants, shrunk and told.
 
     One that does so only while the mending ``without`` is taken out.
     """
-    with _processes(None) as pool:
-        tasks = [
-            pool.submit(_first, seeds[at : at + FEW], invariants, without)
-            for at in range(0, len(seeds), FEW)
-        ]
-        try:
-            return next((found for task in tasks if (found := task.result())), None)
-        finally:
-            for task in tasks:
-                task.cancel()
+    tasks = [
+        pool.submit(_first, seeds[at : at + FEW], invariants, without)
+        for at in range(0, len(seeds), FEW)
+    ]
+    try:
+        return next((found for task in tasks if (found := task.result())), None)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
-def tell(seed: int, kept: Sequence[int] | None, *, shorter: bool, without: str = "") -> Result:
+def tell(
+    pool: ProcessPoolExecutor,
+    seed: int,
+    kept: Sequence[int] | None,
+    *,
+    shorter: bool,
+    without: str = "",
+) -> Result:
     """One schedule as a story: all of it, some of its steps, or as few as violate the same."""
-    with _processes(1) as pool:
-        task: Future[Result] = pool.submit(_tell, seed, kept, shorter, without)
-        return task.result()
+    task: Future[Result] = pool.submit(_tell, seed, kept, shorter, without)
+    return task.result()
 
 
 @contextmanager
-def _processes(workers: int | None) -> Generator[ProcessPoolExecutor]:
+def processes(workers: int | None = None) -> Generator[ProcessPoolExecutor]:
+    """As many processes as there are cores, for any number of hunts: each takes long to start."""
     before = os.environ.get("PYTHONHASHSEED")
     os.environ["PYTHONHASHSEED"] = HASH_SEED
     try:
-        with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _silence) as pool:
+        with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _begin) as pool:
             yield pool
     finally:
         del os.environ["PYTHONHASHSEED"]
@@ -89,9 +97,15 @@ def _processes(workers: int | None) -> Generator[ProcessPoolExecutor]:
             os.environ["PYTHONHASHSEED"] = before
 
 
-def _silence() -> None:
+def _begin() -> None:
+    """What every process does first."""
     # Errors of reconciles are part of the schedules; to format tracebacks takes half the time.
     logging.disable(logging.CRITICAL)
+    prepared(0).close()
+    # All that is there by now stays: to look through it for garbage takes a sixth of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _chunk(first: int, count: int, without: str) -> dict[int, list[Violation]]:

@@ -7,8 +7,12 @@ KUBETUNE_SCHEDULES=10000 ten thousand here.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
-from tests.simulation.hunting import hunt, tell
+import pytest
+
+from tests.simulation.hunting import hunt, processes, tell
 
 SCHEDULES = int(os.environ.get("KUBETUNE_SCHEDULES", "1000"))
 HOLDS = (
@@ -23,18 +27,27 @@ HOLDS = (
 """Invariants that a violation of fails the test."""
 
 
-def test_what_holds_in_many_schedules() -> None:
-    found = hunt(0, SCHEDULES)
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """Processes for all tests here."""
+    with processes() as started:
+        yield started
+
+
+def test_what_holds_in_many_schedules(pool: ProcessPoolExecutor) -> None:
+    found = hunt(pool, 0, SCHEDULES)
 
     seed = found.first(HOLDS)
     if seed is not None:
-        result = tell(seed, None, shorter=True)
+        result = tell(pool, seed, None, shorter=True)
         story = "\n".join([*result.story, *map(str, result.violations)])
         raise AssertionError(f"python -m tests.simulation --seed {seed}\n{story}")
 
 
-def test_a_seed_tells_the_same_story_again() -> None:
-    once, again = (tell(17, None, shorter=False) for _ in range(2))
+def test_a_seed_tells_the_same_story_again(pool: ProcessPoolExecutor) -> None:
+    once = tell(pool, 17, None, shorter=False)
+    with processes(1) as other:
+        again = tell(other, 17, None, shorter=False)
 
     assert once.story == again.story
     assert len(once.story) > 10

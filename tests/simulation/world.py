@@ -204,7 +204,7 @@ class World:
         reset_clocks()
         names.secrets = secrets
         # Parsed specs are remembered by uid and generation, which other worlds have too.
-        objects._spec.cache_clear()
+        objects._lasting.cache_clear()
 
     def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         problem = context.get("exception") or context["message"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import from_json, to_json
+
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.backends.base import RunRequest
@@ -268,6 +270,14 @@ class Conditions:
         self.remove(ConditionType.RECONCILING)
 
 
+def copy_of(status: Mapping[str, Any]) -> JsonObject:
+    """A status that may be changed: what was observed stays, for the difference to it is written.
+
+    Through text, which takes a tenth of deepcopy's time.
+    """
+    return from_json(to_json(status))
+
+
 def conditions_of(status: Mapping[str, Any], generation: int, now: datetime) -> Conditions:
     """The object's conditions, ready to be changed."""
     return Conditions(generation, now, [dict(old) for old in status.get("conditions") or ()])
@@ -295,7 +305,8 @@ def shorten(text: str, limit: int = MAX_MESSAGE) -> str:
 
 def rfc3339(moment: datetime) -> str:
     """A moment as Kubernetes writes it: UTC, whole seconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Several in each decision: strftime takes twice as long.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
 def parse_time(text: str | None) -> datetime | None:

@@ -6,7 +6,6 @@ Each candidate goes its own way (``evaluation_candidate``); once all have ended 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,6 +25,7 @@ from kubetune.decide.decision import (
     StartRun,
     StopRuns,
     conditions_of,
+    copy_of,
     parse_time,
     rfc3339,
 )
@@ -187,8 +187,7 @@ def _suspend(draft: Draft) -> Decision:
 
 def _draft(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) -> Draft:
     evaluation = observed.evaluation
-    # What was observed must stay as it is: the write is the difference to it.
-    old: JsonObject = json.loads(json.dumps(evaluation.status))
+    old = copy_of(evaluation.status)
     known = {item["name"]: item for item in old.pop("candidates", None) or ()}
     conditions = conditions_of(old, evaluation.generation, now)
     conditions.remove(ConditionType.TARGET_AVAILABLE)

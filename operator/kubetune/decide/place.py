@@ -8,9 +8,11 @@ present Secret counts, so that a key can be replaced while runs go on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json, to_json
 
 from kubetune.api.base import Value
 from kubetune.api.cml_target import CmlTarget, RuntimeSelection
@@ -53,17 +55,22 @@ def place_of(external: JsonObject, present: ComputeTargetSpec | None) -> Compute
     """
     if "type" not in external:
         return None
-    try:
-        known = RecordedTarget.model_validate(recorded_in(external), extra="ignore")
-    except ValidationError:
-        # Written by hand: it leads nowhere.
-        return None
-    if known.tracking is None or (known.type == "cml") != (known.cml is not None):
+    known = _known(to_json(recorded_in(external)))
+    if known is None or known.tracking is None or (known.type == "cml") != (known.cml is not None):
         return None
     workspace = _workspace(known.cml, external, present) if known.cml else None
     tracking = _tracking(known.tracking, present)
     # Without what only new runs need: images, resources, a runtime.
     return ComputeTargetSpec.model_construct(kubernetes=None, cml=workspace, tracking=tracking)
+
+
+@lru_cache(maxsize=1024)
+def _known(text: bytes) -> RecordedTarget | None:
+    """A record as text; None when it was written by hand and leads nowhere."""
+    try:
+        return RecordedTarget.model_validate(from_json(text), extra="ignore")
+    except ValidationError:
+        return None
 
 
 def before_start(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -27,20 +28,17 @@ JsonObject = dict[str, Any]
 def parse(body: JsonObject) -> Resource[Any]:
     """An object of one of our kinds; unknown fields of a newer CRD are ignored."""
     metadata = body["metadata"]
-    spec, problem = _spec(
-        _Once((body["kind"], metadata["uid"], metadata["generation"]), body.get("spec") or {})
+    known = _Known(
+        body["kind"],
+        metadata.get("namespace", ""),
+        metadata["name"],
+        metadata["uid"],
+        metadata["generation"],
+        metadata["creationTimestamp"],
     )
-    created = parse_time(metadata["creationTimestamp"])
-    if created is None:
-        raise ValueError("an object from the API server has a creationTimestamp")
+    owner, created, spec, problem = _lasting(_Once(known, body.get("spec") or {}))
     return Resource(
-        owner=Owner(
-            api_version=API_VERSION,
-            kind=body["kind"],
-            namespace=metadata.get("namespace", ""),
-            name=metadata["name"],
-            uid=metadata["uid"],
-        ),
+        owner=owner,
         generation=metadata["generation"],
         created=created,
         deleting="deletionTimestamp" in metadata,
@@ -141,6 +139,11 @@ def recorded_target(label: str | None) -> ComputeTargetRef | None:
     kind, _, name = (label or "").partition("/")
     if kind not in TARGET_KINDS or not name:
         return None
+    return _reference(kind, name)
+
+
+@lru_cache(maxsize=1024)
+def _reference(kind: str, name: str) -> ComputeTargetRef:
     return ComputeTargetRef.model_validate({"kind": kind, "name": name})
 
 
@@ -169,10 +172,21 @@ def _target(body: JsonObject, begun: str | None) -> Target:
     return Target(kind, name, resource.spec, resource.is_ready, why_not)
 
 
+class _Known(NamedTuple):
+    """An object, and which version of its spec."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created: str
+
+
 class _Once:
     """A spec that is hashed by the version of its object, not by its content."""
 
-    def __init__(self, version: tuple[str, str, int], spec: JsonObject) -> None:
+    def __init__(self, version: _Known, spec: JsonObject) -> None:
         self.version = version
         self.spec = spec
 
@@ -184,10 +198,19 @@ class _Once:
 
 
 @lru_cache(maxsize=4096)
-def _spec(given: _Once) -> tuple[Value | None, str]:
-    model = BY_KIND[given.version[0]].spec
+def _lasting(given: _Once) -> tuple[Owner, datetime, Value | None, str]:
+    """What stays until the next generation: who it is, its spec, and what is wrong with that."""
+    known = given.version
+    created = parse_time(known.created)
+    if created is None:
+        raise ValueError("an object from the API server has a creationTimestamp")
+    owner = Owner(API_VERSION, known.kind, known.namespace, known.name, known.uid)
+    return owner, created, *_spec(BY_KIND[known.kind].spec, given.spec)
+
+
+def _spec(model: type[Value], given: JsonObject) -> tuple[Value | None, str]:
     try:
-        return model.model_validate(given.spec, extra="ignore"), ""
+        return model.model_validate(given, extra="ignore"), ""
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in ("spec", *first["loc"]))

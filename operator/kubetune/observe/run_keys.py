@@ -48,9 +48,9 @@ class RunKeys:
             self._known[place] = uid, found
         return found
 
-    def new(self, job: Resource[Any]) -> str:
+    def new(self, namespace: str, name: str) -> str:
         """A run key for a job that has none."""
-        return new_run_key(self._install_id, job.owner.namespace, job.owner.name)
+        return new_run_key(self._install_id, namespace, name)
 
     def forget(self, namespace: str, name: str) -> None:
         """The job is over, or gone."""
