@@ -40,7 +40,8 @@ SETTINGS = Settings(
     # Rarely: what comes of polls is the same, and each one costs.
     tracking_poll_seconds=30.0,
     progress_write_seconds=60.0,
-    target_probe_seconds=900.0,
+    # At least once in the time before what is quiet is looked at.
+    target_probe_seconds=500.0,
 )
 EXPECTED = (ApiError, aiohttp.ClientError, TimeoutError, BackendError)
 """What a reconcile may raise: the world's faults, not its own."""
@@ -99,6 +100,7 @@ class OperatorProcess:
 
     async def _work(self) -> None:
         await self.feed.watches.complete.wait()
+        self._reconciler.restore()
         await self._queue.run(self._reconcile, SETTINGS.workers)
 
     async def _reconcile(self, key: Key) -> None:
