@@ -178,9 +178,11 @@ class Reconciler:
                 case "Evaluation":
                     status, requeue_after = await self._evaluation(key, body)
                 case "ComputeTarget" | "ClusterComputeTarget":
-                    if users := self._holds.users(key):
-                        await self._holds.renew(users)
+                    users = self._holds.users(key)
                     observed = await self._targets.observe(parse(body), users)
+                    if users and not observed.secret_problem:
+                        # Else there is nothing to hold until it is made again.
+                        await self._holds.renew(users)
                     decision = compute_target.decide(observed, self._now())
                     await self._act(body, decision, old, None)
                     status, requeue_after = decision.status or old, decision.requeue_after

@@ -129,7 +129,6 @@ def _model_is_taken(world: World, body: JsonObject) -> bool:
 
 _WAITS: dict[str, Callable[[World, JsonObject], bool]] = {
     Reason.TARGET_MISSING: _target_is_missing,
-    Reason.TRACKING_UNREACHABLE: _target_is_missing,
     Reason.SECRET_MISSING: _secret_is_missing,
     Reason.CREDENTIALS_INVALID: _secret_is_missing,
     Reason.DATASET_MISSING: _missing("Dataset"),

@@ -9,6 +9,7 @@ import pytest
 from builders import (
     CRASHED,
     DATASET_FOUND,
+    MISSING_TARGET,
     NOW,
     REFUSED,
     assert_fits,
@@ -184,6 +185,14 @@ def test_a_tracking_server_that_is_away_is_waited_for():
     assert started(decision) == []
 
 
+def test_results_that_only_the_tracking_server_has_are_waited_for():
+    silent = with_runs(with_running(begun("base")), base=[run(1, "succeeded")])
+    assert ready_reason(decided(silent, NOW)) == ("False", "SeekingEqual")
+    away = decided(replace(silent, learned=EvaluationLearned(tracking_error="no answer")), NOW)
+    assert names(away) == ["FindEvaluation"]
+    assert ready_reason(away) == ("False", "TrackingUnreachable")
+
+
 def test_a_candidate_that_runs_is_followed():
     decision = decided(with_runs(begun(), base=[run(1, "running")]), NOW)
     assert decision.status["phase"] == "Running"
@@ -237,6 +246,8 @@ def test_an_attempt_that_left_no_word_may_have_finished(state: Any):
     away = decided(replace(lost, learned=EvaluationLearned(tracking_error="no answer")), NOW)
     assert names(away) == ["FindEvaluation"]
     assert ready_reason(away) == ("False", "TrackingUnreachable")
+    alone = replace(lost, started=None, target=MISSING_TARGET)
+    assert ready_reason(decided(alone, NOW)) == ("False", "TargetMissing")
     found = EvaluationLearned(found={"base/1": tracked(loss=1.5)})
     measured = candidate(decided(replace(lost, learned=found), NOW).status, "base")
     assert (measured["phase"], measured["attempt"]["result"]) == ("Succeeded", "Succeeded")

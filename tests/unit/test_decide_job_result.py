@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from builders import (
+    MISSING_TARGET,
     NONE_FINISHED,
     NOW,
     TRACKED,
@@ -92,6 +93,17 @@ def test_outage_delays_registration_and_fails_nothing() -> None:
     assert names(decision) == ["Register"]
     assert status_of(decision)["phase"] == "Registering"
     assert condition_of(decision.status, "Ready") == ("False", "TrackingUnreachable")
+
+
+@pytest.mark.parametrize("runs", [SUCCEEDED, SILENT, [run(1, "failed")]])
+def test_without_a_target_it_is_the_target_that_is_waited_for(runs: Any) -> None:
+    """A status that somebody has wiped doesn't say where its runs were tracked."""
+    spec = REGISTRY | {"backoffLimit": 0}
+    around: JsonObject = {"runs": runs, "target": MISSING_TARGET, "fresh": False}
+    asked = ended(spec, **around, learned=Learned(tracking_error=MISSING_TARGET.why_not))
+    for decision in (ended(spec, **around), asked):
+        assert names(decision) in (["Register"], ["FindRun"])
+        assert condition_of(decision.status, "Ready") == ("False", "TargetMissing")
 
 
 def test_run_that_left_no_word_is_looked_up() -> None:

@@ -45,7 +45,9 @@ from kubetune.names import FINALIZER, JOB, MANAGED_BY, RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.needs import named_by, needs_of
 from kubetune.observe.objects import made_by, parse
+from kubetune.observe.references import TARGET_KINDS
 from kubetune.observe.trackers import Trackers
+from kubetune.queue import Key
 from kubetune.tracking.base import Registration, Tracker, TrackingError
 
 JsonObject = dict[str, Any]
@@ -117,7 +119,9 @@ class Actor:
                     body = await self._record(body, field, value)
                 case StartRun(request):
                     if needed := needs_of(self._cache, body, body.get("status") or {}):
-                        await self._holds.keep(key, needed)
+                        missing = await self._holds.keep(key, needed, starting=True)
+                        if missing:
+                            raise StartRefusedError(_unreachable(missing[0]))
                     await self._start(request)
                     changed = True
                 case StopRuns(run_key):
@@ -279,6 +283,16 @@ class Actor:
         if status and any(shown.get(field) != value for field, value in status.items()):
             kept = await self._client.patch(*key, {"status": status}, subresource="status")
             self._cache.put(kept, ours=False)
+
+
+def _unreachable(missing: Key) -> BackendError:
+    """Why no run starts: nobody could follow or stop it."""
+    where = f" in namespace {missing.namespace}" if missing.namespace else ""
+    message = f"waiting for {missing.kind} {missing.name}{where}"
+    reason = Reason.TARGET_MISSING if missing.kind in TARGET_KINDS else Reason.SECRET_MISSING
+    if missing.kind == "ConfigMap":
+        reason = Reason.CONFIG_MAP_MISSING
+    return BackendError(reason, message, retryable=True)
 
 
 def left_behind(address: RunAddress) -> str:

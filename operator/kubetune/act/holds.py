@@ -50,6 +50,8 @@ class Holds:
         self._locks: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._held: set[Key] = set()
         """Objects that were seen with the finalizer."""
+        self._missing: set[Key] = set()
+        """Objects that are needed and were not there: whoever uses them says so, and waits."""
 
     def users(self, key: Key) -> list[Key]:
         """Who needs an object."""
@@ -62,13 +64,18 @@ class Holds:
             self._changed(key)
         self._needs[user] = self._needs.get(user, frozenset()) | needed
 
-    async def keep(self, user: Key, needed: frozenset[Key]) -> None:
-        """Hold what an object needs, and nothing else for it. Raises ApiError and its like."""
+    async def keep(self, user: Key, needed: frozenset[Key], *, starting: bool = False) -> list[Key]:
+        """Hold what an object needs, and nothing else for it; what was found to be missing.
+
+        ``starting``: a run is about to start, so what was missing is looked for again. Raises
+        ApiError and its like.
+        """
         self.note(user, needed)
-        for key in sorted(needed - self._held):
-            await self._add(key)
+        unseen = needed - self._held - (frozenset() if starting else self._missing)
+        missing = [key for key in sorted(unseen) if not await self._add(key)]
         await self._drop(user, self._needs[user] - needed)
         self._needs[user] = needed
+        return missing
 
     async def leave(self, user: Key) -> None:
         """An object needs nothing any more. Raises ApiError and its like; may be repeated."""
@@ -106,23 +113,29 @@ class Holds:
                     await self._remove(key)
                     self._users.pop(key, None)
 
-    async def _add(self, key: Key) -> None:
+    async def _add(self, key: Key) -> bool:
+        """Whether the object is there."""
         async with self._locks[key]:
             if key not in self._held and self._users.get(key):
-                await self._write(key, held=True)
+                if not await self._write(key, held=True):
+                    self._missing.add(key)
+                    return False
+                self._missing.discard(key)
                 self._held.add(key)
+        return True
 
     async def _remove(self, key: Key) -> None:
         await self._write(key, held=False)
         self._held.discard(key)
 
-    async def _write(self, key: Key, *, held: bool) -> None:
+    async def _write(self, key: Key, *, held: bool) -> bool:
+        """Whether the object is there; with the finalizer, if we may write it."""
         for attempt in range(ATTEMPTS):
             try:
                 metadata = (await self._client.get(*key))["metadata"]
                 finalizers: list[str] = metadata.get("finalizers") or []
                 if (IN_USE in finalizers) == held or (held and "deletionTimestamp" in metadata):
-                    return
+                    return True
                 wanted = [name for name in finalizers if name != IN_USE]
                 change = {
                     # The version makes this fail when somebody else changed it in between.
@@ -133,13 +146,14 @@ class Holds:
                 if key.kind in TARGET_KINDS:
                     self._cache.put(written)
             except NotFoundError:
-                return
+                return False
             except ConflictError:
                 if attempt == ATTEMPTS - 1:
                     raise
             except (ForbiddenError, InvalidError) as error:
                 # An admin may not let the operator write Secrets: then they aren't held.
                 logger.warning("%s %s/%s can't be held: %s", *key, error)
-                return
+                return True
             else:
-                return
+                return True
+        return True

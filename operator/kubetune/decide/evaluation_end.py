@@ -9,6 +9,7 @@ from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.evaluation import Promotion
 from kubetune.decide.decision import Decision, FindAlias, MoveAlias, StopRuns, rfc3339
 from kubetune.decide.evaluation_verdict import Verdict, judge
+from kubetune.decide.target_away import tracker_away
 from kubetune.tracking.base import AliasMove, RegisteredVersion
 
 if TYPE_CHECKING:
@@ -159,10 +160,11 @@ def _tell_verdict(draft: Draft, verdict: Verdict) -> None:
 
 
 def _asking(draft: Draft, action: FindAlias | MoveAlias) -> Decision:
-    error = draft.observed.learned.tracking_error
-    reason = Reason.TRACKING_UNREACHABLE if error else Reason.PROMOTING
+    observed = draft.observed
+    away = tracker_away(observed.place, observed.target, observed.learned.tracking_error)
+    going_on = Reason.PROMOTING, "all candidates are measured; the alias is looked up"
     draft.status["phase"] = str(Phase.REGISTERING)
-    draft.conditions.waiting(reason, error or "all candidates are measured; the alias is looked up")
+    draft.conditions.waiting(*(away or going_on))
     draft.actions.append(action)
     draft.waits.append(RETRY_SECONDS)
     return draft.decision()

@@ -10,6 +10,7 @@ from kubetune.backends.base import RunState
 from kubetune.decide.decision import DeleteRuns, FindEvaluation, StartRun, StopRuns
 from kubetune.decide.evaluation_candidate import CandidateDraft, follow, settle, summary_of
 from kubetune.decide.evaluation_inputs import CandidateInputs, candidate_inputs, shared_inputs
+from kubetune.decide.target_away import tracker_away
 from kubetune.decide.waiting import NotReady
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
             " compute target",
         )
     else:
-        candidate.say("Running", Reason.SEEKING_EQUAL, "the run has ended well; it is looked up")
+        _say_sought(draft, candidate, "Running", "the run has ended well; it is looked up")
         ask(draft, FindEvaluation(candidate.status["digest"], asked))
 
 
@@ -92,13 +93,20 @@ def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
         candidate.count_as_succeeded()
         _take_over(draft, candidate, summary)
         return True
-    error = learned.tracking_error
     message = f"attempt {attempt['number']} left no word: its results are looked up"
-    reason = Reason.TRACKING_UNREACHABLE if error else Reason.SEEKING_EQUAL
-    candidate.say("Retrying", reason, f"{error}; {message}" if error else message)
+    _say_sought(draft, candidate, "Retrying", message)
     candidate.resting = True
     ask(draft, FindEvaluation(candidate.status["digest"], asked))
     return True
+
+
+def _say_sought(draft: Draft, candidate: CandidateDraft, phase: str, message: str) -> None:
+    """Say that results are looked up, or why that has to wait."""
+    observed, reason = draft.observed, Reason.SEEKING_EQUAL
+    away = tracker_away(observed.place, observed.target, observed.learned.tracking_error)
+    if away:
+        reason, message = away[0], f"{away[1]}; {message}"
+    candidate.say(phase, reason, message)
 
 
 def ask(draft: Draft, question: FindEvaluation) -> None:

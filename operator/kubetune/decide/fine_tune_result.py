@@ -31,6 +31,7 @@ from kubetune.decide.fine_tune_progress import (
     row_counts,
 )
 from kubetune.decide.gate import misses
+from kubetune.decide.target_away import tracker_away
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
 
@@ -200,9 +201,10 @@ def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None)
 
 def _registering(draft: Draft, action: FindRun | Register) -> Decision:
     draft.phase(Phase.REGISTERING)
-    error = draft.observed.learned.tracking_error
-    reason = Reason.TRACKING_UNREACHABLE if error else Reason.REGISTERING
-    message = error or "the run has ended well; its result is being registered"
+    observed = draft.observed
+    away = tracker_away(observed.place, observed.target, observed.learned.tracking_error)
+    going_on = Reason.REGISTERING, "the run has ended well; its result is being registered"
+    reason, message = away or going_on
     draft.conditions.set(ConditionType.REGISTERED, False, reason, message)
     draft.conditions.waiting(reason, message)
     draft.actions.append(action)

@@ -14,6 +14,7 @@ from kubetune.decide import fine_tune_result
 from kubetune.decide.decision import Decision, FindRun, condition_is
 from kubetune.decide.fine_tune_observed import ObservedJob, merged_name, registry_name
 from kubetune.decide.fine_tune_progress import result_of
+from kubetune.decide.target_away import tracker_away
 from kubetune.tracking.base import TrackedRun
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def seek_finished(draft: Draft) -> Decision | None:
     draft.phase(Phase.QUEUED)
     asking = "the tracking server is asked whether a run had finished before another one starts"
     reason, message = Reason.SEEKING_RESULT, asking
-    if learned.tracking_error:
-        reason, message = Reason.TRACKING_UNREACHABLE, f"{learned.tracking_error}; {asking}"
+    if away := tracker_away(observed.place, observed.target, learned.tracking_error):
+        reason, message = away[0], f"{away[1]}; {asking}"
     draft.conditions.set(ConditionType.RUNNING, False, reason, message)
     draft.conditions.waiting(reason, message)
     draft.actions.append(FindRun(observed.run_key))

@@ -1,13 +1,14 @@
-"""An object whose target can't be asked about its runs."""
+"""An object whose target can't be asked about its runs, or names no tracking server any more."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from kubetune.api.conditions import ConditionType, Phase
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.decide.decision import Decision, conditions_of
-from kubetune.decide.resources import Resource, TargetProblem
+from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.waiting import TARGET_RETRY_SECONDS
 
 
@@ -23,3 +24,16 @@ def target_away(job: Resource[Any], problem: TargetProblem, now: datetime) -> De
     if job.owner.kind in ("FineTuneJob", "Evaluation"):
         status.setdefault("phase", str(Phase.PENDING))
     return Decision(status=status, requeue_after=TARGET_RETRY_SECONDS)
+
+
+def tracker_away(
+    place: ComputeTargetSpec | None, target: Target, error: str
+) -> tuple[Reason, str] | None:
+    """Reason and sentence why the tracking server has not answered; None where none is known.
+
+    ``place`` is where the runs are, ``error`` what came instead of an answer.
+    """
+    if place is None:
+        # It is the target that says which server it would be.
+        return Reason.TARGET_MISSING, target.why_not
+    return (Reason.TRACKING_UNREACHABLE, error) if error else None

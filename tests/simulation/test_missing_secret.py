@@ -1,0 +1,72 @@
+"""A Secret that is deleted although runs in CML need it: nothing is lost, and little is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from tests.simulation import manifests
+from tests.simulation.invariants import MAX_QUIET_REQUESTS, ready_of
+from tests.simulation.manifests import TEAM
+from tests.simulation.prepared import prepared
+from tests.simulation.runs import Script
+from tests.simulation.world import World
+
+JsonObject = dict[str, Any]
+
+
+@pytest.fixture
+def world() -> Generator[World]:
+    world = prepared(1, [])
+    world.scripts = [Script(400.0, "succeed")]
+    world.start_operator()
+    world.server.create(manifests.job("tune", computeTargetRef={"name": "cloud"}))
+    yield world
+    world.close()
+
+
+def test_no_run_starts_that_nobody_could_stop(world: World) -> None:
+    # The target is held already, and the key goes in between.
+    _pass_until(world, lambda: _told(world, "PATCH ComputeTarget cloud finalizers"), every=0.002)
+    world.server.delete("Secret", TEAM, "cml-key")
+    world.run_for(90.0)
+
+    assert not world.cml.jobs, "it would have to run on until somebody makes the Secret again"
+    assert "waiting for Secret cml-key" in ready_of(_job(world))["message"]
+
+    world.server.create(manifests.secret())
+    _pass_until(world, lambda: _job(world)["status"]["phase"] == "Succeeded", every=10.0)
+
+
+def test_a_run_goes_on_whose_secret_was_taken_by_force(world: World) -> None:
+    _pass_until(world, lambda: _job(world).get("status", {}).get("phase") == "Running", every=1.0)
+    world.server.remove(world.server.get("Secret", TEAM, "cml-key"))
+    world.run_for(700.0)
+    assert ready_of(_job(world))["reason"] == "CredentialsInvalid"
+    before, writes = world.ledger.requests, world.ledger.writes
+    world.run_for(600.0)
+
+    assert world.ledger.requests - before <= MAX_QUIET_REQUESTS
+    assert world.ledger.writes == writes
+
+    world.server.create(manifests.secret())
+    _pass_until(world, lambda: _job(world)["status"]["phase"] == "Succeeded", every=10.0)
+    assert len(world.ledger.runs) == 1
+
+
+def _job(world: World) -> JsonObject:
+    return world.server.get("FineTuneJob", TEAM, "tune")
+
+
+def _told(world: World, what: str) -> bool:
+    return any(what in line for line in world.story or ())
+
+
+def _pass_until(world: World, question: Callable[[], bool], *, every: float) -> None:
+    for _ in range(3000):
+        if question():
+            return
+        world.run_for(every)
+    raise AssertionError("it never comes so far")
