@@ -18,7 +18,7 @@ from kubetune.act.actions import Actor, OutputRefusedError, StartRefusedError, r
 from kubetune.act.holds import Holds
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.conditions import TERMINAL_PHASES, Phase
+from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.backends.base import FINISHED, Backend, BackendError
 from kubetune.clients.kubernetes import (
     REFUSALS,
@@ -228,7 +228,8 @@ class Reconciler:
             resource = parse(body | {"status": status})
             run_key = self._jobs.run_keys.of(resource) or fresh
             if error := self.poller.error(run_key):
-                learned = replace(learned, tracking_error=error)
+                away = Reason.TRACKING_UNREACHABLE
+                learned = replace(learned, tracking_error=error, tracking_reason=away)
             observed = await self._jobs.observe(
                 resource, fresh, learned, self.poller.tracked(run_key)
             )

@@ -255,8 +255,22 @@ async def test_a_model_that_is_gone_is_an_error(server: Server, tracker: MlflowT
     registration = Registration(
         server.name, "champion", "", server.run("key-1"), "models:/m-nothing", {}
     )
-    with pytest.raises(TrackingError, match="m-nothing"):
+    with pytest.raises(TrackingError, match="m-nothing") as caught:
         await tracker.register(registration)
+    assert caught.value.refused
+
+
+async def test_what_no_retry_can_change_says_so(server: Server, tracker: MlflowTracker):
+    registered = await tracker.register(server.registration(server.run("key-1")))
+    reserved = server.registration(server.run("key-2"), alias="v1")
+    with pytest.raises(TrackingError, match="reserved") as caught:
+        await tracker.register(reserved)
+    assert caught.value.refused
+    server.client.delete_model_version(server.name, str(registered.version))
+    move = AliasMove(server.name, "champion", registered.version, None, "kubetune.x", "{}")
+    with pytest.raises(TrackingError) as caught:
+        await tracker.move_alias(move)
+    assert caught.value.refused
 
 
 async def test_identical_versions_count_while_run_and_model_exist(

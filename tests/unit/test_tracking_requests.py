@@ -83,7 +83,12 @@ def test_a_secret_without_credentials_names_the_keys(secret: dict[str, str]):
         (403, "PERMISSION_DENIED", True, False),
         (404, "RESOURCE_DOES_NOT_EXIST", False, True),
         (404, "ENDPOINT_NOT_FOUND", False, False),
+        (400, "INVALID_PARAMETER_VALUE", False, False),
+        (400, "INVALID_STATE", False, False),
+        (409, "RESOURCE_CONFLICT", False, False),
+        (429, "REQUEST_LIMIT_EXCEEDED", False, False),
         (500, "INTERNAL_ERROR", False, False),
+        (503, "TEMPORARILY_UNAVAILABLE", False, False),
     ],
 )
 async def test_errors_say_what_is_wrong(status: int, code: str, credentials: bool, missing: bool):
@@ -96,6 +101,18 @@ async def test_errors_say_what_is_wrong(status: int, code: str, credentials: boo
     assert (caught.value.credentials, caught.value.missing) == (credentials, missing)
     assert caught.value.code == code
     assert uri in str(caught.value)
+    assert caught.value.refused is (status in (400, 404))
+
+
+@pytest.mark.parametrize("status", [400, 404])
+async def test_what_stands_before_mlflow_refuses_nothing_for_good(status: int):
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=status, text="<html>no such host</html>")
+
+    async with server(answer) as uri, client(uri) as rest:
+        with pytest.raises(MlflowError) as caught:
+            await rest.call("POST", "model-versions/create", {})
+    assert not caught.value.refused
 
 
 async def test_searches_are_tried_twice_and_writes_once():

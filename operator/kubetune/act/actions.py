@@ -178,14 +178,18 @@ class Actor:
             before = isinstance(action, FindIdentical)
             target = observed.target.spec if before else observed.place
             if target is None:
-                return replace(learned, tracking_error=observed.target.why_not)
+                return replace(
+                    learned,
+                    tracking_error=observed.target.why_not,
+                    tracking_reason=Reason.TRACKING_UNREACHABLE,
+                )
             try:
                 namespace = observed.job.owner.namespace
                 found = await self._trackers.of(target, namespace)
                 experiment = target.tracking.experiment_in(namespace)
                 learned = await _ask(found.tracker, experiment, learned, action)
             except TrackingError as error:
-                return replace(learned, tracking_error=str(error))
+                return replace(learned, tracking_error=str(error), tracking_reason=error.reason)
         return learned
 
     async def _start(self, request: RunRequest) -> None:

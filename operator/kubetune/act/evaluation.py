@@ -33,7 +33,7 @@ async def learn(
         for question in questions:
             learned = await _ask(tracker, experiment, learned, question)
     except TrackingError as error:
-        return replace(learned, tracking_error=str(error))
+        return replace(learned, tracking_error=str(error), tracking_reason=error.reason)
     return replace(learned, tracking_error="")
 
 

@@ -151,6 +151,7 @@ class Reason(StrEnum):
     TRACKING_AVAILABLE = "TrackingAvailable"
     TRACKING_UNREACHABLE = "TrackingUnreachable"
     TRACKING_CREDENTIALS = "TrackingCredentialsRefused"
+    TRACKING_REFUSED = "TrackingRefused"
     STORAGE_WRITABLE = "StorageWritable"
     STORAGE_NOT_WRITABLE = "StorageNotWritable"
     STORAGE_NOT_PROXIED = "StorageNotProxied"

@@ -18,8 +18,8 @@ from kubetune.api.metric import (
     AnyMetric,
     MetricFunction,
 )
-from kubetune.api.model import RegistryAlias, RegistryName
 from kubetune.api.references import ComputeTargetRef
+from kubetune.api.registry_names import RegistryAlias, RegistryName, not_reserved, registrable
 from kubetune.api.rules import Rule, TransitionRule, exactly_one, unchanged
 from kubetune.api.training import Resources, Seed
 
@@ -97,6 +97,8 @@ class Threshold(Value):
 
 class Promotion(Value):
     """The alias that moves when the evaluation passes."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (registrable(), not_reserved())
 
     name: RegistryName = Field(description="Registered model whose version gets the alias.")
     alias: RegistryAlias = Field(description="Alias that moves, such as champion.")

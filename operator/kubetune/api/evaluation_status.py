@@ -118,7 +118,9 @@ class EvaluationStatus(ObjectStatus):
     """Status of an Evaluation."""
 
     phase: Phase | None = Field(default=None, description="Where the evaluation stands.")
-    start_time: Timestamp | None = Field(default=None, description="First submission.")
+    start_time: Timestamp | None = Field(
+        default=None, description="First submission, or first results taken over."
+    )
     completion_time: Timestamp | None = Field(default=None, description="The end, either way.")
     run_time: RunTime | None = Field(
         default=None, description="How long ended attempts were under way."

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.base import LocalRef, ObjectName, Value
-from kubetune.api.model import PROVIDER, RegistryAlias, RegistryName, RegistryProvider
+from kubetune.api.model import PROVIDER, RegistryProvider
 from kubetune.api.objectives import Objective, objective_rules
 from kubetune.api.references import ComputeTargetRef, TuningProfileRef
+from kubetune.api.registry_names import RegistryAlias, RegistryName, not_reserved, registrable
 from kubetune.api.rules import (
     Rule,
     TransitionRule,
@@ -62,6 +63,9 @@ class RegistryOutput(Value):
     """Where the result is registered."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        registrable(),
+        registrable("merged_name"),
+        not_reserved(),
         Rule(
             cel="!has(self.mergedName) || !has(self.name) || self.mergedName != self.name",
             message="mergedName must differ from name: the adapter and the merged model are"

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from kubetune.api.base import LocalRef, ObjectName, SecretKeyRef, Value
 from kubetune.api.dataset import HubRepo
 from kubetune.api.references import ComputeTargetRef
+from kubetune.api.registry_names import RegistryAlias, RegistryName, not_reserved, registrable
 from kubetune.api.rules import Rule, exactly_one
-
-RegistryName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/:]+$")]
-RegistryAlias = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z][-A-Za-z0-9_]*$")
-]
 
 RegistryProvider = Literal["mlflow", "cml"]
 PROVIDER = (
@@ -67,7 +63,11 @@ class ProjectPath(Value):
 class RegisteredVersion(Value):
     """A version in the model registry of the compute target's tracking server."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("version", "alias"),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("version", "alias"),
+        registrable(),
+        not_reserved(),
+    )
 
     provider: RegistryProvider | None = Field(default=None, description=PROVIDER)
     name: RegistryName = Field(description="Registered model.")

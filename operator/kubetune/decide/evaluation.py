@@ -45,7 +45,7 @@ from kubetune.decide.evaluation_inputs import (
     candidate_run_key,
     shared_inputs,
 )
-from kubetune.decide.evaluation_lookup import ask, bring_forward
+from kubetune.decide.evaluation_lookup import ask, bring_forward, lookup_refused
 from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.identity import with_finalizer
 from kubetune.decide.limits import after_end
@@ -301,15 +301,18 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
                 candidate.say("Pending", Reason.QUEUED, message)
                 continue
             if digest not in learned.found:
+                if lookup_refused(draft, candidate):
+                    continue
                 error = learned.tracking_error
                 message = error or "asking the tracking server for equal measurements"
-                reason = Reason.TRACKING_UNREACHABLE if error else Reason.SEEKING_EQUAL
+                reason = learned.tracking_reason if error else Reason.SEEKING_EQUAL
                 candidate.say("Pending", reason, message)
                 ask(draft, FindEvaluation(digest, digest))
                 continue
             take_inputs(candidate, inputs)
             draft.status.setdefault("data", inputs.frozen)
             if summary := summary_of(candidate, learned.found[digest]):
+                draft.status.setdefault("startTime", rfc3339(draft.now))
                 settle(candidate, summary, draft.spec.metrics, observed.place, reused=True)
                 continue
         if free <= 0:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.evaluation import Promotion
-from kubetune.decide.decision import Decision, FindAlias, MoveAlias, StopRuns, rfc3339
+from kubetune.decide.decision import (
+    Decision,
+    FindAlias,
+    MoveAlias,
+    StopRuns,
+    parse_time,
+    rfc3339,
+)
 from kubetune.decide.evaluation_verdict import Verdict, judge
 from kubetune.decide.target_away import tracker_away
 from kubetune.tracking.base import AliasMove, RegisteredVersion
@@ -104,6 +111,9 @@ def _promote(
         move = AliasMove(
             promote.name, promote.alias, version, before, _tag(draft), json.dumps(note)
         )
+        if error := learned.tracking_refused:
+            message = f"alias {promote.alias} can't be moved to version {version}: {error}"
+            return _complete(draft, verdict, message, (Reason.TRACKING_REFUSED, message))
         return _asking(draft, MoveAlias(move))
     if learned.move.holder != version:
         message = (
@@ -160,14 +170,35 @@ def _tell_verdict(draft: Draft, verdict: Verdict) -> None:
 
 
 def _asking(draft: Draft, action: FindAlias | MoveAlias) -> Decision:
-    observed = draft.observed
-    away = tracker_away(observed.place, observed.target, observed.learned.tracking_error)
+    observed, learned = draft.observed, draft.observed.learned
+    error = learned.tracking_error
+    if learned.tracking_refused:
+        return fail(draft, Reason.TRACKING_REFUSED, f"the alias can't be looked up: {error}")
+    if error and _waited_too_long(draft):
+        return fail(
+            draft,
+            Reason.DEADLINE_EXCEEDED,
+            "the tracking server could not be asked within spec.activeDeadlineSeconds,"
+            f" {draft.spec.active_deadline_seconds} s: {error}",
+        )
+    away = tracker_away(observed.place, observed.target, error, learned.tracking_reason)
     going_on = Reason.PROMOTING, "all candidates are measured; the alias is looked up"
     draft.status["phase"] = str(Phase.REGISTERING)
     draft.conditions.waiting(*(away or going_on))
     draft.actions.append(action)
     draft.waits.append(RETRY_SECONDS)
     return draft.decision()
+
+
+def _waited_too_long(draft: Draft) -> bool:
+    """Whether the deadline is over for candidates that were all measured before.
+
+    No run of its own moves the clock of such an Evaluation, so all of its time counts.
+    """
+    limit, begun = draft.spec.active_deadline_seconds, parse_time(draft.status.get("startTime"))
+    if limit is None or begun is None or any(item.started for item in draft.candidates):
+        return False
+    return (draft.now - begun).total_seconds() >= limit
 
 
 def _complete(

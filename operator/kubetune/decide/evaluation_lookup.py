@@ -47,7 +47,7 @@ def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
             "the run ended well but left no results: look at its log, and at spec.tracking of the"
             " compute target",
         )
-    else:
+    elif not lookup_refused(draft, candidate):
         _say_sought(draft, candidate, "Running", "the run has ended well; it is looked up")
         ask(draft, FindEvaluation(candidate.status["digest"], asked))
 
@@ -79,6 +79,14 @@ def _take_over(draft: Draft, candidate: CandidateDraft, summary: EvaluationSumma
         draft.actions.append(DeleteRuns(draft.run_key(candidate), settled=True))
 
 
+def lookup_refused(draft: Draft, candidate: CandidateDraft) -> bool:
+    """Whether the tracking server refuses what is asked of it, for good: the candidate fails."""
+    error = draft.observed.learned.tracking_refused
+    if error:
+        candidate.say("Failed", Reason.TRACKING_REFUSED, f"its results can't be looked up: {error}")
+    return bool(error)
+
+
 def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
     """Whether an attempt that left no word is being looked up, or was found to have finished.
 
@@ -93,6 +101,8 @@ def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
         candidate.count_as_succeeded()
         _take_over(draft, candidate, summary)
         return True
+    if lookup_refused(draft, candidate):
+        return True
     message = f"attempt {attempt['number']} left no word: its results are looked up"
     _say_sought(draft, candidate, "Retrying", message)
     candidate.resting = True
@@ -103,7 +113,10 @@ def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
 def _say_sought(draft: Draft, candidate: CandidateDraft, phase: str, message: str) -> None:
     """Say that results are looked up, or why that has to wait."""
     observed, reason = draft.observed, Reason.SEEKING_EQUAL
-    away = tracker_away(observed.place, observed.target, observed.learned.tracking_error)
+    learned = observed.learned
+    away = tracker_away(
+        observed.place, observed.target, learned.tracking_error, learned.tracking_reason
+    )
     if away:
         reason, message = away[0], f"{away[1]}; {message}"
     candidate.say(phase, reason, message)

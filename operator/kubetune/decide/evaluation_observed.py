@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import Reason
 from kubetune.api.dataset import DatasetSpec
 from kubetune.api.evaluation import EvaluationSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
@@ -28,6 +29,14 @@ class EvaluationLearned:
     move: AliasMove | None = None
     tracking_error: str = ""
     """A sentence when the tracker could not be asked, else empty."""
+    tracking_reason: Reason = Reason.TRACKING_UNREACHABLE
+    """What a condition says of the error."""
+
+    @property
+    def tracking_refused(self) -> str:
+        """The error, when no further try can change it; else empty."""
+        refused = self.tracking_reason == Reason.TRACKING_REFUSED
+        return self.tracking_error if refused else ""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import Any
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.own_code import ScriptTrainer
 from kubetune.api.plan import RunIdentity, RunPlan
+from kubetune.api.registry_names import MAX_REGISTERED_NAME
 from kubetune.backends.base import RunRequest
 from kubetune.decide.chats import may_chat, template_problem
 from kubetune.decide.continuation import adapter_settings, method_problem, start_problem
 from kubetune.decide.effective import effective_resources, effective_settings, training_plan
-from kubetune.decide.fine_tune_observed import ObservedJob
+from kubetune.decide.fine_tune_observed import ObservedJob, merged_name, registry_name
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.kept_steps import acting_settings, keeps_steps
 from kubetune.decide.lineage import lineage
@@ -195,6 +196,8 @@ def _unfit(observed: ObservedJob) -> NotReady | None:
         return refuse(observed.output_rival, Reason.OUTPUT_MODEL_TAKEN)
     if problem := _registry_problem(observed):
         return refuse(problem, Reason.REGISTRY_PROVIDER_MISMATCH)
+    if problem := _name_problem(observed):
+        return refuse(problem)
     profile, dataset, prompt, model = (
         observed.profile,
         observed.dataset,
@@ -233,6 +236,17 @@ def _registry_problem(observed: ObservedJob) -> str:
     if registry is None or target is None:
         return ""
     return provider_problem(registry.provider, target.tracking, "spec.output.registry.provider")
+
+
+def _name_problem(observed: ObservedJob) -> str:
+    """A sentence where the name that a job's own gives is longer than a registry's may be."""
+    for name, field in ((registry_name(observed), "name"), (merged_name(observed), "mergedName")):
+        if name and len(name) > MAX_REGISTERED_NAME:
+            return (
+                f"the registered model would be {name}, of {len(name)} characters, and a name has"
+                f" at most {MAX_REGISTERED_NAME}: give spec.output.registry.{field}"
+            )
+    return ""
 
 
 def _assemble(observed: ObservedJob) -> Inputs | NotReady:

@@ -378,10 +378,13 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
         learned.identical_merged_sought and not learned.identical_merged
     ):
         return None
+    if learned.tracking_refused:
+        message = f"the registry can't be asked for {name}: {learned.tracking_refused}"
+        return fail(draft, Reason.TRACKING_REFUSED, message)
     draft.phase(Phase.PREPARING)
     if learned.tracking_error:
         # Training before the registry was asked could cost a GPU for nothing.
-        draft.conditions.waiting(Reason.TRACKING_UNREACHABLE, learned.tracking_error)
+        draft.conditions.waiting(learned.tracking_reason, learned.tracking_error)
     else:
         draft.conditions.waiting(
             Reason.SEEKING_IDENTICAL, "asking the registry for an identical version"

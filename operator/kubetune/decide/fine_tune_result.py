@@ -200,15 +200,32 @@ def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None)
 
 
 def _registering(draft: Draft, action: FindRun | Register) -> Decision:
+    learned = draft.observed.learned
+    if learned.tracking_refused:
+        return _refused(draft, learned.tracking_refused)
     draft.phase(Phase.REGISTERING)
     observed = draft.observed
-    away = tracker_away(observed.place, observed.target, observed.learned.tracking_error)
+    away = tracker_away(
+        observed.place, observed.target, learned.tracking_error, learned.tracking_reason
+    )
     going_on = Reason.REGISTERING, "the run has ended well; its result is being registered"
     reason, message = away or going_on
     draft.conditions.set(ConditionType.REGISTERED, False, reason, message)
     draft.conditions.waiting(reason, message)
     draft.actions.append(action)
     return draft.decision(RETRY_SECONDS)
+
+
+def _refused(draft: Draft, error: str) -> Decision:
+    """The registry doesn't take the result, and would say so for ever."""
+    from kubetune.decide.fine_tune_job import fail
+
+    uri = (draft.status.get("result") or {}).get("modelUri")
+    message = f"the run has ended well, but its result can't be registered: {error}"
+    if uri:
+        message += f"; the result is {uri}, which can be registered by hand"
+    draft.conditions.set(ConditionType.REGISTERED, False, Reason.TRACKING_REFUSED, message)
+    return fail(draft, Reason.TRACKING_REFUSED, message)
 
 
 def _complete(draft: Draft, message: str) -> Decision:

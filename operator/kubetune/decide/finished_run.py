@@ -36,10 +36,18 @@ def seek_finished(draft: Draft) -> Decision | None:
             return None
         _count_as_succeeded(draft)
         return fine_tune_result.finish(draft)
+    if learned.tracking_refused:
+        from kubetune.decide.fine_tune_job import fail
+
+        message = f"whether a run had finished can't be found out: {learned.tracking_refused}"
+        return fail(draft, Reason.TRACKING_REFUSED, message)
     draft.phase(Phase.QUEUED)
     asking = "the tracking server is asked whether a run had finished before another one starts"
     reason, message = Reason.SEEKING_RESULT, asking
-    if away := tracker_away(observed.place, observed.target, learned.tracking_error):
+    away = tracker_away(
+        observed.place, observed.target, learned.tracking_error, learned.tracking_reason
+    )
+    if away:
         reason, message = away[0], f"{away[1]}; {asking}"
     draft.conditions.set(ConditionType.RUNNING, False, reason, message)
     draft.conditions.waiting(reason, message)

@@ -27,13 +27,14 @@ def target_away(job: Resource[Any], problem: TargetProblem, now: datetime) -> De
 
 
 def tracker_away(
-    place: ComputeTargetSpec | None, target: Target, error: str
+    place: ComputeTargetSpec | None, target: Target, error: str, reason: Reason
 ) -> tuple[Reason, str] | None:
     """Reason and sentence why the tracking server has not answered; None where none is known.
 
-    ``place`` is where the runs are, ``error`` what came instead of an answer.
+    ``place`` is where the runs are, ``error`` what came instead of an answer, and ``reason`` of what kind
+    that is.
     """
     if place is None:
         # It is the target that says which server it would be.
         return Reason.TARGET_MISSING, target.why_not
-    return (Reason.TRACKING_UNREACHABLE, error) if error else None
+    return (reason, error) if error else None

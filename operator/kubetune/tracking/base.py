@@ -10,16 +10,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from kubetune.api.conditions import Reason
+
 
 class TrackingError(Exception):
     """The server refused or could not be reached."""
 
-    def __init__(self, message: str, *, credentials: bool = False, missing: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        credentials: bool = False,
+        missing: bool = False,
+        refused: bool = False,
+    ) -> None:
         super().__init__(message)
         self.credentials = credentials
         """The server answered 401 or 403."""
         self.missing = missing
         """What was asked for doesn't exist."""
+        self.refused = refused
+        """The server's own word, which stays the same however often it is asked."""
+
+    @property
+    def reason(self) -> Reason:
+        """What a condition says of it."""
+        if self.credentials:
+            return Reason.TRACKING_CREDENTIALS
+        return Reason.TRACKING_REFUSED if self.refused else Reason.TRACKING_UNREACHABLE
 
 
 @dataclass(frozen=True)

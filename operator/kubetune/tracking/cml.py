@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from kubetune.api import evaluation_plan, plan
-from kubetune.clients.cml import CmlClient, CmlError, CredentialsError, NotFoundError
+from kubetune.clients.cml import CmlClient, CmlError, CredentialsError, InvalidError, NotFoundError
 from kubetune.clients.cml_experiments import experiment_ids
 from kubetune.clients.cml_models import ExperimentRun
 from kubetune.clients.cml_operations import (
@@ -199,5 +199,8 @@ class CmlTracker:
                 self._project_id = ""
                 self._experiment_ids.clear()
             raise TrackingError(
-                str(error), credentials=isinstance(error, CredentialsError), missing=missing
+                str(error),
+                credentials=isinstance(error, CredentialsError),
+                missing=missing,
+                refused=isinstance(error, InvalidError),
             ) from error

@@ -115,7 +115,8 @@ class CmlRegistry:
         if path == registration.source:
             raise TrackingError(
                 f"{registration.source} can't be registered in CML: its registry takes artifacts"
-                " of an experiment's run alone"
+                " of an experiment's run alone",
+                refused=True,
             )
         if not registration.experiment_id:
             raise TrackingError(f"the experiment of run {registration.run_id} is not known")
@@ -161,7 +162,11 @@ class CmlRegistry:
         """Write down that a create is about to be sent; raises while another may still show."""
         experiment_id, run_id = registration.experiment_id, registration.run_id
         ids = (project_id, experiment_id, run_id)
-        run = await self._client.read(GET_EXPERIMENT_RUN, *ids)
+        try:
+            run = await self._client.read(GET_EXPERIMENT_RUN, *ids)
+        except NotFoundError as error:
+            # It was deleted, and doesn't come back.
+            raise TrackingError(str(error), missing=True, refused=True) from error
         left = self._settle_seconds - self._since_last(run, run_id)
         if left > 0:
             raise _not_known(registration, left)

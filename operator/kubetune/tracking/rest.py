@@ -25,6 +25,9 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 RETRY_PAUSE_SECONDS = 0.2
 MAX_MESSAGE = 300
 _UNAVAILABLE = frozenset({502, 503, 504})
+_REFUSED = frozenset({400, 404, 405, 409, 410, 413, 422})
+_PASSING = frozenset({"ABORTED", "RESOURCE_CONFLICT", "REQUEST_LIMIT_EXCEEDED"})
+"""Codes of MLflow that come with such a status all the same."""
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -66,8 +69,16 @@ class Credentials:
 class MlflowError(TrackingError):
     """An answer of the server that is an error."""
 
-    def __init__(self, message: str, code: str, *, credentials: bool, missing: bool) -> None:
-        super().__init__(message, credentials=credentials, missing=missing)
+    def __init__(
+        self,
+        message: str,
+        code: str,
+        *,
+        credentials: bool = False,
+        missing: bool = False,
+        refused: bool = False,
+    ) -> None:
+        super().__init__(message, credentials=credentials, missing=missing, refused=refused)
         self.code = code
         """MLflow's error_code, such as RESOURCE_ALREADY_EXISTS."""
 
@@ -213,13 +224,13 @@ class RestClient:
                 f"{self.shown_uri} refuses the credentials (HTTP {status}): {message}",
                 code,
                 credentials=True,
-                missing=False,
             )
         return MlflowError(
             f"{self.shown_uri} answered HTTP {status}: {message[:MAX_MESSAGE] or 'no text'}",
             code,
-            credentials=False,
             missing=code == "RESOURCE_DOES_NOT_EXIST",
+            # Without a code it is the word of something before MLflow, such as an ingress.
+            refused=bool(code) and status in _REFUSED and code not in _PASSING,
         )
 
 
