@@ -8,7 +8,6 @@ their intervals: the score of many sums of rows that were drawn again.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,13 +15,10 @@ from typing import Any, Literal
 from kubetune.api.metric import MetricName
 
 from kubetune_runner import scores
+from kubetune_runner.evaluate.words import separated, words
 
 Need = Literal["loss", "answer", "reference"]
 """The row's loss; a generated answer; an answer and a reference."""
-
-# One letter where words aren't separated, else letters and digits in a row.
-_TOGETHER = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_TOGETHER}]|[^\W_{_TOGETHER}]+")
 
 
 class MetricError(Exception):
@@ -105,13 +101,14 @@ class _Words:
     """Words for ROUGE. The library's own tokenizer drops every letter outside of a to z."""
 
     def tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(text.lower())
+        return words(text)
 
 
 def _bleu() -> Metric:
     from sacrebleu.metrics.bleu import BLEU
 
-    return _of_corpus(BLEU())
+    # By default texts of less than four words score 0, however equal they are.
+    return _of_corpus(BLEU(effective_order=True), separated)
 
 
 def _chrf() -> Metric:
@@ -120,11 +117,11 @@ def _chrf() -> Metric:
     return _of_corpus(CHRF())
 
 
-def _of_corpus(library: Any) -> Metric:
+def _of_corpus(library: Any, prepared: Callable[[str], str] = str) -> Metric:
     """sacrebleu scores a corpus by sums of counts of its segments."""
 
     def describe(row: MeasuredRow) -> Sequence[float]:
-        answer, reference = row.answer or "", row.reference or ""
+        answer, reference = prepared(row.answer or ""), prepared(row.reference or "")
         return library._extract_corpus_statistics([answer], [[reference]])[0]
 
     def score(sums: Sequence[float]) -> float:
