@@ -109,6 +109,27 @@ def generate(
     return answers
 
 
+def fit_embeddings(model: Any, adapter: Path) -> None:
+    """Give the model as many embeddings as an adapter brings, whose code has resized them.
+
+    peft keeps such embeddings beside the adapter, and loads them into layers of their size only.
+    """
+    weights = adapter / "adapter_model.safetensors"
+    embeddings = model.get_input_embeddings()
+    own = next((name for name, module in model.named_modules() if module is embeddings), None)
+    if own is None or not weights.is_file():
+        return
+    from safetensors import safe_open
+
+    kept = re.compile(rf"(^|\.){re.escape(own)}(\.[a-z_]+)*\.weight$")
+    with safe_open(str(weights), framework="pt") as file:
+        names: list[str] = file.keys()
+        sizes = [file.get_slice(name).get_shape()[0] for name in names if kept.search(name)]
+    for size in set(sizes) - {embeddings.weight.shape[0]}:
+        log.info("the adapter brings %d embeddings, the base has others", size)
+        model.resize_token_embeddings(size, mean_resizing=False)
+
+
 @dataclass(frozen=True)
 class Ways:
     """How a model can generate: ways that change no answer."""
@@ -283,6 +304,7 @@ class FineTunedModel(PythonModel):
             model = auto.from_pretrained(base, revision=revision, **options)
             # The end of a text, which its score belongs to, is found by this token.
             model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
+            fit_embeddings(model, folder)
             self.model: Any = PeftModel.from_pretrained(model, folder)
         else:
             self.model = auto.from_pretrained(folder, **options)

@@ -13,6 +13,7 @@ from kubetune.api.plan import WORK_DIRECTORY, ModelPlan, in_container
 
 from kubetune_runner import models
 from kubetune_runner.errors import RunError
+from kubetune_runner.loader import fit_embeddings
 
 PROBE_TOKENS = 32
 PROBE_ROWS = 2
@@ -34,6 +35,7 @@ def with_adapter(model: Any, adapter: Path, *, dropout: float | None = None) -> 
     """The model with an adapter on it that trains."""
     from peft import PeftConfig, PeftModel
 
+    fit_embeddings(model, adapter)
     config: Any = PeftConfig.from_pretrained(str(adapter))
     if dropout is not None:
         config.lora_dropout = dropout
@@ -61,6 +63,7 @@ def merge(
 
     model = models.load_model(base, folder, "auto")
     dtype, tied = model.dtype, _is_tied(model)
+    fit_embeddings(model, adapter)
     try:
         adapted: Any = PeftModel.from_pretrained(model, str(adapter))
         texts = _probes(adapted, rows)
@@ -166,6 +169,6 @@ def _tie_if_equal(model: Any) -> None:
 def _unfit(error: Exception) -> RunError:
     return RunError(
         "AdapterUnfit",
-        f"the adapter doesn't fit its base model: {str(error).splitlines()[0][:400]}: name the"
+        f"the adapter doesn't fit its base model: {' '.join(str(error).split())[:500]}: name the"
         " model that it was trained on in spec.baseModelRef of its Model",
     )

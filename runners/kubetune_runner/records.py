@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
-from kubetune.api.plan import DatasetPlan, RunPlan
+from kubetune.api.plan import PARAMETER_PREFIX, DatasetPlan, RunPlan
 
 from kubetune_runner import models
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
 OPTIONAL_PACKAGES = ("bitsandbytes",)
 
+T = TypeVar("T")
+
 
 def parameters(plan: RunPlan) -> dict[str, Any]:
-    """The plan's settings, flat, as MLflow parameters."""
+    """The plan's settings, flat, as MLflow parameters under a prefix of ours."""
     training = plan.training.to_json()
     training.pop("checkpoint", None)
     # A parameter holds 6,000 characters; the text is in plan.json.
@@ -33,14 +36,21 @@ def parameters(plan: RunPlan) -> dict[str, Any]:
         return {prefix.rstrip("."): value}
 
     model, revision = models.reference(plan.model)
-    return {
-        **flat("", training),
-        "model": model,
-        "model.revision": plan.model.revision or revision or "",
-        "dataset": plan.dataset.name,
-        "dataset.digest": plan.dataset.digest or "",
-        "dataset.splitDigest": plan.dataset.split_digest or "",
-    }
+    return prefixed(
+        {
+            **flat("", training),
+            "model": model,
+            "model.revision": plan.model.revision or revision or "",
+            "dataset": plan.dataset.name,
+            "dataset.digest": plan.dataset.digest or "",
+            "dataset.splitDigest": plan.dataset.split_digest or "",
+        }
+    )
+
+
+def prefixed(values: Mapping[str, T]) -> dict[str, T]:
+    """Values under names that no other code gives."""
+    return {f"{PARAMETER_PREFIX}{name}": value for name, value in values.items()}
 
 
 def log_dataset(client: Any, run_id: str, dataset: DatasetPlan, context: str) -> None:

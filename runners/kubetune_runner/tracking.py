@@ -208,13 +208,11 @@ class Tracker:
             tags = dict(list(self._tags.items())[:BATCH_OTHERS])
         if not metrics and not params and not tags:
             return False
-        self._guarded(
-            lambda: self.client.log_batch(
-                run_id,
-                [metric for metric, once in metrics if not (once and self._is_reported(metric))],
-                [Param(key, value) for key, value in params.items()],
-                [RunTag(key, value) for key, value in tags.items()],
-            )
+        self._send_parts(
+            run_id,
+            [metric for metric, once in metrics if not (once and self._is_reported(metric))],
+            [Param(key, value) for key, value in params.items()],
+            [RunTag(key, value) for key, value in tags.items()],
         )
         with self._lock:
             for _ in metrics:
@@ -227,6 +225,24 @@ class Tracker:
                     del self._tags[key]
         return True
 
+    def _send_parts(
+        self, run_id: str, metrics: list[Any], params: list[Any], tags: list[Any]
+    ) -> None:
+        """Send a batch; where the server refuses it, all that it doesn't refuse by itself."""
+        single = len(metrics) + len(params) + len(tags) <= 1
+        try:
+            self.client.log_batch(run_id, metrics, params, tags)
+        except Exception as error:
+            if single or not _is_refusal(error):
+                self._drop_or_raise(error)
+                return
+            for metric in metrics:
+                self._send_parts(run_id, [metric], [], [])
+            for param in params:
+                self._send_parts(run_id, [], [param], [])
+            for tag in tags:
+                self._send_parts(run_id, [], [], [tag])
+
     def _is_reported(self, metric: Any) -> bool:
         last = self._reported.get(metric.key, self._reported.get("loss", -1))
         return metric.step <= last
@@ -236,10 +252,12 @@ class Tracker:
         try:
             send()
         except Exception as error:
-            refused = getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
-            if not refused and not mlflow_client.is_unsupported(error):
-                raise
-            log.warning("MLflow refused a report, it is dropped: %s", first_line(error))
+            self._drop_or_raise(error)
+
+    def _drop_or_raise(self, error: Exception) -> None:
+        if not _is_refusal(error) and not mlflow_client.is_unsupported(error):
+            raise error
+        log.warning("MLflow refused a report, it is dropped: %s", first_line(error))
 
     def _open_run(self) -> str:
         """Find the run by its run key or create it; returns its id."""
@@ -286,6 +304,11 @@ class Silent(Tracker):
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """Of the run that the leader reports."""
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the server understands what it was sent, and doesn't take it."""
+    return getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
 
 
 def _own_tags(plan: RunPlan | EvaluationRunPlan) -> dict[str, str]:

@@ -6,6 +6,7 @@ that too, so a user sees the job from its first seconds.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import (
     ENV_DATASET_TOKEN,
     TAG_LM_HEAD,
+    TAG_METRICS,
     RunPlan,
     in_container,
     outcome_tag,
@@ -25,6 +27,7 @@ from kubetune_runner import (
     adapters,
     checkpoints,
     data,
+    finite,
     loading,
     models,
     outcomes,
@@ -146,12 +149,20 @@ def _train(
 
     baseline = measure() if plan.training.evaluation.baseline else None
     if baseline is not None:
+        finite.check_metrics(baseline.as_baseline(), "before any training", finite.OTHER_MODEL)
         tracker.metrics(baseline.as_baseline(), 0)
     counts = inputs.train.counts()
     tracker.metrics({f"train_rows_{key.lower()}": value for key, value in counts.items()}, 0)
     tracker.phase("training")
     _fit(plan, stop, trainer, progress, workers)
     tracker.phase("evaluating")
+    steps = trainer.state.global_step
+    finite.check_weights(trainer.model, f"after step {steps} weights", agree=workers.agree)
+    with trainer.compute_loss_context_manager():
+        trained = _texts(inputs.train.rows)
+        finite.check_scores(
+            trainer.model, trained, f"the model of step {steps}", agree=workers.agree
+        )
     tuned = measure()
     metrics = dict(tuned.metrics)
     loss = _mean_loss(trainer)
@@ -159,7 +170,9 @@ def _train(
         metrics["train_loss"] = loss
     if baseline is not None:
         metrics |= baseline.as_baseline()
-    tracker.metrics(metrics, trainer.state.global_step)
+    finite.check_metrics(metrics, f"after step {steps}, although the loss in training was not")
+    tracker.metrics(metrics, steps)
+    tracker.tags({TAG_METRICS: json.dumps(metrics)})
     if workers.strategy == "fsdp2":
         strategies.gather(trainer.model, keep=workers.leads)
     if not workers.leads:
@@ -178,13 +191,13 @@ def _train(
     summary: dict[str, Any] = {
         "metrics": metrics,
         **upload_results(plan, tracker, saved, inputs.splits, baseline, tuned),
-        "steps": trainer.state.global_step,
+        "steps": steps,
         **tracker.last_values(),
     }
     return Outcome(
         status="succeeded",
         reason="Trained",
-        message=f"trained {trainer.state.global_step} steps",
+        message=f"trained {steps} steps",
         summary=summary,
     )
 
@@ -342,9 +355,9 @@ def _fit(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if progress.lost:
         raise RunError(
-            "LossNotFinite",
-            f"the loss is not a number any more at step {trainer.state.global_step}: lower"
-            " hyperparameters.learningRate, or use precision fp32",
+            finite.REASON,
+            f"the loss is not a number any more at step {trainer.state.global_step}:"
+            f" {finite.TRAIN_AGAIN}",
         )
 
 

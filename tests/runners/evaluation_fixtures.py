@@ -71,3 +71,17 @@ def make_adapter(base: Path, folder: Path, targets: list[str], seed: int = 1) ->
     )
     get_peft_model(model, config).save_pretrained(str(folder))
     return folder
+
+
+def without_numbers(base: Path, folder: Path, value: float = float("nan")) -> Path:
+    """Write the model with a layer whose weights are all ``value``."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(value)
+    model.save_pretrained(folder)
+    for path in base.glob("*token*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder

@@ -15,7 +15,12 @@ from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.loader import DESCRIPTION
 from kubetune_runner.sample.tickets import tickets
 
-from tests.runners.evaluation_fixtures import EvaluationFactory, adapter_of, make_adapter
+from tests.runners.evaluation_fixtures import (
+    EvaluationFactory,
+    adapter_of,
+    make_adapter,
+    without_numbers,
+)
 
 pytestmark = [pytest.mark.training, pytest.mark.usefixtures("plain_process")]
 
@@ -291,3 +296,21 @@ def test_sampling_is_the_same_for_equal_seeds(make_evaluation: EvaluationFactory
         return [row.answer for row in measured(plan, loss=False)]
 
     assert answers(1) == answers(1) != answers(2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+@pytest.mark.parametrize("metrics", [["loss"], ["exactMatch"]])
+def test_a_candidate_that_gives_no_numbers_ends_once(
+    make_evaluation: EvaluationFactory,
+    tiny_model: Path,
+    tmp_path: Path,
+    value: float,
+    metrics: list[str],
+) -> None:
+    """Greedy generation would answer something all the same."""
+    broken = without_numbers(tiny_model, tmp_path / "broken", value)
+    plan = make_evaluation(model={"directory": str(broken)}, metrics=metrics)
+    with pytest.raises(RunError) as caught:
+        evaluate.run(plan)
+    assert (caught.value.reason, caught.value.retryable) == ("LossNotFinite", False)
+    assert "leave the candidate out" in caught.value.message

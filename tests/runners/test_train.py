@@ -77,8 +77,8 @@ def test_a_run_reports_evaluates_and_uploads(
         "team": "support",
     }.items():
         assert run.data.tags[tag] == value
-    assert run.data.params["hyperparameters.learningRate"] == "0.01"
-    assert run.data.params["lora.rank"] == "4"
+    assert run.data.params["kubetune.hyperparameters.learningRate"] == "0.01"
+    assert run.data.params["kubetune.lora.rank"] == "4"
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "loss")]
     assert steps == [1, 2, 4, 6, 8]
     assert [m.step for m in client.get_metric_history(run.info.run_id, "eval_loss")][:2] == [4, 8]

@@ -228,7 +228,7 @@ def test_a_run_on_quantized_weights_is_served_without_quantization(
     mlflow.set_tracking_uri(mlflow_server)
     client: Any = mlflow.MlflowClient(mlflow_server)
     parameters = client.get_run(summary["runId"]).data.params
-    assert parameters["quantization.type"] == "nf4"
+    assert parameters["kubetune.quantization.type"] == "nf4"
     environment = client.download_artifacts(summary["runId"], "environment.json")
     assert "bitsandbytes" in json.loads(Path(environment).read_text())["packages"]
 

@@ -286,8 +286,8 @@ def test_a_dpo_run_of_chats_from_plan_to_outcome(
 
     client = MlflowClient(mlflow_server)
     run = client.get_run(summary["runId"])
-    assert run.data.params["dpo.beta"] == "0.1"
-    assert run.data.params["objective"] == "dpo"
+    assert run.data.params["kubetune.dpo.beta"] == "0.1"
+    assert run.data.params["kubetune.objective"] == "dpo"
     history = client.get_metric_history(run.info.run_id, "eval_rewards/margins")
     assert [metric.step for metric in history][:2] == [3, 6]
     folder = Path(client.download_artifacts(run.info.run_id, "plan.json"))

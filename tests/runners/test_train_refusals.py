@@ -15,6 +15,7 @@ from kubetune_runner.signals import StopSignal
 from kubetune_runner.train import run
 
 from tests.runners.conftest import PlanFactory
+from tests.runners.evaluation_fixtures import without_numbers
 
 EMPTY = [{"prompt": "p", "completion": ""}]
 PREFERENCES = [{"prompt": "p", "chosen": "c", "rejected": "r"}]
@@ -127,21 +128,46 @@ def test_a_chat_for_a_model_without_a_template_is_refused(
 def test_a_loss_that_is_no_number_ends_the_run(
     make_plan: PlanFactory, tiny_model: Path, tmp_path: Path
 ) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
-    with torch.no_grad():
-        model.model.norm.weight.fill_(float("nan"))
-    broken = tmp_path / "broken"
-    model.save_pretrained(broken)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (broken / name).write_bytes((tiny_model / name).read_bytes())
+    broken = without_numbers(tiny_model, tmp_path / "broken")
     with pytest.raises(RunError) as caught:
         run(make_plan(model={"directory": str(broken)}), StopSignal())
     assert (caught.value.reason, caught.value.retryable) == ("LossNotFinite", False)
     assert "learningRate" in caught.value.message
     assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
+
+
+HUGE = {"learningRate": 1e38, "maxSteps": 1, "maxGradNorm": 1e30}
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("held_out", [True, False])
+@pytest.mark.parametrize("training", [{}, {"method": "full"}, {"objective": "dpo", "dpo": DPO}])
+def test_a_result_that_is_no_number_ends_the_run_after_a_finite_loss(
+    make_plan: PlanFactory, held_out: bool, training: dict[str, Any]
+) -> None:
+    over: dict[str, Any] = {"training": {"hyperparameters": HUGE} | training}
+    if not held_out:
+        over["held_out"] = []
+    if "dpo" in training:
+        pairs = [{"prompt": f"p{at}", "chosen": f"a{at}", "rejected": "b"} for at in range(8)]
+        over |= {"rows": pairs, "dataset": {"format": "preference"}}
+        over |= {"held_out": pairs[:2]} if held_out else {}
+    with pytest.raises(RunError) as caught:
+        run(make_plan(**over), StopSignal())
+    assert (caught.value.reason, caught.value.retryable) == ("LossNotFinite", False)
+    assert "step 1" in caught.value.message
+    assert "learningRate" in caught.value.message
+
+
+@pytest.mark.training
+def test_a_base_model_that_gives_no_number_is_at_fault(
+    make_plan: PlanFactory, tiny_model: Path, tmp_path: Path
+) -> None:
+    broken = without_numbers(tiny_model, tmp_path / "broken")
+    plan = make_plan(model={"directory": str(broken)}, training={"evaluation": {"baseline": True}})
+    with pytest.raises(RunError, match="before any training: the model itself") as caught:
+        run(plan, StopSignal())
+    assert (caught.value.reason, caught.value.retryable) == ("LossNotFinite", False)
 
 
 @pytest.mark.parametrize(

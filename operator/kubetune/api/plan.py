@@ -97,6 +97,11 @@ Of each metric MLflow shows the value of the highest step, which after a step ba
 """
 SHOWN_METRICS = ("epoch", "loss", "eval_loss", "learning_rate")
 """Metrics that the tag has beside those of kubetune itself."""
+TAG_METRICS = "kubetune.metrics"
+"""Of a run and of a version: the final metrics of the result as JSON. What the user's own code logs
+under the same names doesn't touch it."""
+PARAMETER_PREFIX = "kubetune."
+"""Of the parameters that kubetune logs: a script may log any others, and none can change."""
 TAG_MODEL_ID = "kubetune.model_id"
 """Logged model of a run that succeeded."""
 TAG_MODEL_PATH = "kubetune.model_path"

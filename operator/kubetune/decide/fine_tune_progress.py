@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from kubetune.api.plan import (
     TAG_ATTEMPT,
     TAG_MERGED_MODEL_ID,
     TAG_MERGED_MODEL_PATH,
+    TAG_METRICS,
     TAG_MODEL_ID,
     TAG_MODEL_PATH,
     TAG_PHASE,
@@ -231,6 +232,22 @@ def row_counts(summary: JsonObject) -> JsonObject:
         if "used" in kept:
             found[split] = kept
     return found
+
+
+def tracked_metrics(run: TrackedRun | None) -> JsonObject:
+    """Final metrics as a run's tag has them; those of older runs as they were logged last."""
+    if run is None:
+        return {}
+    return tagged_metrics(run.tags) or dict(run.metrics)
+
+
+def tagged_metrics(tags: Mapping[str, str]) -> JsonObject:
+    """Final metrics in a tag of a run or of a version."""
+    try:
+        found: Any = json.loads(tags.get(TAG_METRICS, ""))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

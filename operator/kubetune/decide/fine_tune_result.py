@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.plan import (
     TAG_JOB,
     TAG_LINEAGE,
+    TAG_METRICS,
     TAG_NAMESPACE,
     TAG_RUN_KEY,
 )
@@ -29,6 +31,8 @@ from kubetune.decide.fine_tune_progress import (
     result_metrics,
     result_of,
     row_counts,
+    tagged_metrics,
+    tracked_metrics,
 )
 from kubetune.decide.gate import misses
 from kubetune.decide.target_away import tracker_away
@@ -55,7 +59,7 @@ def finish(draft: Draft) -> Decision:
     wanted, result = registry_name(observed), result_of(run, tracked)
     draft.conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED, "the run has ended well")
     told: Any = run.outcome.summary.get("metrics") if run and run.outcome else None
-    metrics: JsonObject = told or (dict(tracked.metrics) if tracked else {})
+    metrics: JsonObject = told or tracked_metrics(tracked)
     if (run and run.outcome) or tracked:
         _keep_result(draft, metrics, result)
     if run and run.outcome and (rows := row_counts(run.outcome.summary)):
@@ -83,10 +87,7 @@ def finish(draft: Draft) -> Decision:
         return _complete(draft, "the run has ended well")
 
     # 2. The version is made: complete.
-    unmet = misses(
-        promotion_demands(observed),
-        {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)},
-    )
+    unmet = misses(promotion_demands(observed), _numbers(metrics))
     if learned.registered:
         return adopt(draft, learned.registered, learned.merged, unmet)
 
@@ -115,6 +116,8 @@ def finish(draft: Draft) -> Decision:
         TAG_NAMESPACE: owner.namespace,
         TAG_JOB: owner.name,
         TAG_LINEAGE: str(lineage.get("digest", "")),
+        # For those who adopt the version.
+        **({TAG_METRICS: json.dumps(final)} if (final := _numbers(metrics)) else {}),
     } | {f"kubetune.{key}": str(value) for key, value in lineage.items() if key != "digest"}
     place = (alias, result.experiment_id, result.run_id)
     if merged and learned.merged is None:
@@ -123,6 +126,14 @@ def finish(draft: Draft) -> Decision:
             draft, Register(Registration(merged, *place, result.merged_source, tags), merged=True)
         )
     return _registering(draft, Register(Registration(wanted, *place, result.source, tags)))
+
+
+def _numbers(metrics: JsonObject) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def adopt(
@@ -141,6 +152,8 @@ def adopt(
     if merged:
         _note(result.setdefault("merged", {}), merged, alias)
     reused = bool(result.get("reused"))
+    if reused and (metrics := result_metrics(tagged_metrics(version.tags))):
+        result["metrics"] = metrics
     said = f"{version.name} version {version.version}"
     message = f"adopted {said}, which has the same lineage" if reused else f"registered as {said}"
     target = draft.observed.place

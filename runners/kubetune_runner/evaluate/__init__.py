@@ -21,7 +21,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.training_plan import TokenizerPlan
 
-from kubetune_runner import loading, outcomes, quantization, records, train
+from kubetune_runner import finite, loading, outcomes, quantization, records, train
 from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluate.harness import Benchmarks
@@ -32,6 +32,9 @@ from kubetune_runner.tracking import Tracker
 
 if TYPE_CHECKING:
     from kubetune_runner.evaluate.measuring import Progress
+
+OTHER_FORMAT = "use precision fp32 or bf16, or leave the candidate out"
+OTHER = "leave the candidate out, or name a Model with whole weights"
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +109,9 @@ def _measure(
 
     dtype = precision.DTYPES[precision.chosen(plan.precision, "precision")]
     model: Any = candidate.load(found, dtype)
+    finite.check_weights(model, f"weights of candidate {plan.candidate}", OTHER, trained_only=False)
+    probe = [row.encoded.input_ids for row in asked.rows[:1]]
+    finite.check_scores(model, probe, f"candidate {plan.candidate}", OTHER_FORMAT)
     loading.over()
     wanted = asked.rows if generates else asked.rows[: plan.samples]
     answered = {row.number for row in wanted if rows.fits(row.encoded, plan, found.context)}

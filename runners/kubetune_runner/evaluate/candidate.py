@@ -16,7 +16,9 @@ from kubetune_runner import models
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
+from kubetune_runner.loader import fit_embeddings
 
+MAX_ERROR = 500
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 OWN_DESCRIPTION = "kubetune.json"
 """Beside weights that a FineTuneJob made (``loader.DESCRIPTION``)."""
@@ -140,10 +142,12 @@ def _tensors(model: ModelPlan, path: Path) -> Tensors:
 def _with_adapter(base: ModelPlan, model: Any, adapter: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
+    fit_embeddings(model, adapter)
     try:
         adapted: Any = PeftModel.from_pretrained(model, adapter)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        text = (str(error).splitlines() or [""])[0][:300]
+        # torch names the tensors and their sizes in lines of their own.
+        text = " ".join(str(error).split())[:MAX_ERROR]
         raise RunError(
             "BaseModelMismatch",
             f"the adapter can't be put on base model {base.name} ({type(error).__name__}: {text}):"

@@ -12,7 +12,7 @@ from kubetune.api.evaluation_plan import EvaluationRunPlan
 from kubetune.api.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SECOND
 from transformers import set_seed
 
-from kubetune_runner import losses
+from kubetune_runner import finite, losses
 from kubetune_runner.answers import shape_of
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate.metrics import MeasuredRow
@@ -97,6 +97,9 @@ def _measure_batch(
         encoded = [row.encoded for row in batch]
         inputs = losses.padded(encoded, tokenizer.pad_token_id, model.device)
         lost = [(value, count) for value, count in losses.row_losses(model, inputs)]
+        for row, (value, _) in zip(batch, lost, strict=True):
+            way_out = "use precision fp32 or bf16, or leave the candidate out"
+            finite.check_metrics({"loss": value or 0.0}, f"of row {row.number}", way_out)
     asked = [row for row in batch if row.number in answered]
     answers, seconds = _generate(model, tokenizer, asked, plan)
     measured: list[MeasuredRow] = []

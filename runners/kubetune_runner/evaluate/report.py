@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from kubetune_runner import models
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.table import Column, shortened
+from kubetune_runner.records import prefixed
 from kubetune_runner.tracking import Tracker
 from kubetune_runner.upload import patiently
 
@@ -137,22 +138,24 @@ def parameters(plan: EvaluationRunPlan) -> dict[str, Any]:
     model, revision = models.reference(plan.model)
     base = models.reference(plan.model.base)[0] if plan.model.base else ""
     generation = plan.generation.to_json()
-    return {
-        "candidate": plan.candidate,
-        "model": model,
-        "model.revision": plan.model.revision or revision or "",
-        "model.base": base,
-        "dataset": plan.dataset.name,
-        "dataset.digest": plan.dataset.digest or "",
-        "dataset.splitDigest": plan.dataset.split_digest or "",
-        "split": plan.split,
-        "maxRows": plan.max_rows,
-        "seed": plan.seed,
-        "precision": plan.precision,
-        **{f"judge.{judge.name}": judge.model for judge in plan.judges or ()},
-        **{f"task.{task.name}": task.task for task in plan.tasks or ()},
-        **{f"generation.{name}": value for name, value in generation.items()},
-    }
+    return prefixed(
+        {
+            "candidate": plan.candidate,
+            "model": model,
+            "model.revision": plan.model.revision or revision or "",
+            "model.base": base,
+            "dataset": plan.dataset.name,
+            "dataset.digest": plan.dataset.digest or "",
+            "dataset.splitDigest": plan.dataset.split_digest or "",
+            "split": plan.split,
+            "maxRows": plan.max_rows,
+            "seed": plan.seed,
+            "precision": plan.precision,
+            **{f"judge.{judge.name}": judge.model for judge in plan.judges or ()},
+            **{f"task.{task.name}": task.task for task in plan.tasks or ()},
+            **{f"generation.{name}": value for name, value in generation.items()},
+        }
+    )
 
 
 def _write(path: Path, rows: list[MeasuredRow], columns: Mapping[str, Column]) -> Path:

@@ -31,7 +31,10 @@ def check_fits(adapter: Tensors, base: Tensors, base_name: str) -> None:
             missing.append(match["module"])
             continue
         matched.add(_pattern(match["module"]))
-        base_shape = base[weight][1]
+        # An adapter brings embeddings that its code has resized.
+        module = f"base_model.model.{match['module']}"
+        brought = (f"{module}.weight", f"{module}.base_layer.weight")
+        base_shape = next((adapter[n][1] for n in brought if n in adapter), base[weight][1])
         outer = shape[1] if match["side"].endswith("A") else shape[0]
         # Linear keeps (out, in) and GPT-2's Conv1D (in, out): either place will do.
         if outer not in base_shape:

@@ -108,6 +108,9 @@ class BatchMeans(RunTrainer):
             collected.clear()
             for name, value in found.items():
                 weight = self.rows_behind(name, rows)
+                if not weight:
+                    # Not a number, which is no fault of the weights.
+                    continue
                 sums[name] = sums.get(name, 0.0) + weight * value
                 weights[name] = weights.get(name, 0.0) + weight
         model.train(training)

@@ -17,10 +17,10 @@ from typing import Any
 
 from kubetune.api import own_code as names
 from kubetune.api.outcome import Outcome
-from kubetune.api.plan import ENV_DATASET_TOKEN, RunPlan, in_container
+from kubetune.api.plan import ENV_DATASET_TOKEN, TAG_METRICS, RunPlan, in_container
 from kubetune.api.redact import redactor
 
-from kubetune_runner import data, loading, merging, models, prompts, starts
+from kubetune_runner import data, loading, merging, models, prompts, records, starts
 from kubetune_runner.encoding import EncodedRow, EncodedRows, encode
 from kubetune_runner.errors import RunError
 from kubetune_runner.own_code import axolotl, ending, found, handover, script
@@ -51,6 +51,8 @@ class _Job:
     """The rows that train."""
     rows: dict[str, str] = field(default_factory=dict[str, str])
     """Variables that name the rows' files."""
+    note: str = ""
+    """What else is to be said of the code's end."""
 
     @property
     def checkpoints(self) -> Path:
@@ -140,7 +142,13 @@ def _train(
         # MLflow's own end of a run isn't the end of this one.
         tracker.call(lambda client, run_id: client.update_run(run_id, status="RUNNING"))
     tracker.report(*watch.gauges())
-    ending.check(code, list(child.last_errors))
+    try:
+        ending.check(code, list(child.last_errors))
+    except RunError as error:
+        if not (ending.is_bookkeeping(code, child.last_errors) and found.is_there(output)):
+            raise
+        log.warning("the result is there, and counts: %s", error)
+        job.note = f"; then it ended with exit code {code}, since MLflow refused what it reported"
     return found.take(output, job.start.base, plan.lineage_digest), watch.step
 
 
@@ -177,7 +185,10 @@ def _finish(
     metrics = dict(measured.tuned.metrics)
     if measured.baseline is not None:
         metrics |= measured.baseline.as_baseline()
-    tracker.metrics(metrics, steps)
+    # The code may have logged others under these names.
+    tracker.metrics(records.prefixed(metrics), steps)
+    tracker.show(metrics)
+    tracker.tags({TAG_METRICS: json.dumps(metrics)})
     tracker.phase("uploading")
     about: dict[str, Any] = {
         "chat": chat,
@@ -200,7 +211,8 @@ def _finish(
         status="succeeded",
         reason="Trained",
         message=f"the code left {'an adapter' if result.kind == 'adapter' else 'a model'}"
-        + (f" after {steps} steps" if steps else ""),
+        + (f" after {steps} steps" if steps else "")
+        + job.note,
         summary=summary,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Iterable
 
 from kubetune.api.own_code import EXIT_RETRY
 
@@ -13,6 +14,7 @@ from kubetune_runner.out_of_memory import REASON
 MAX_WORDS = 700
 """Characters of the last lines in a message."""
 _NO_MEMORY = re.compile(r"out ?of ?memory|^MemoryError|can(no|')t allocate memory", re.IGNORECASE)
+_REFUSED_REPORT = re.compile(r"mlflow\.exceptions\.\w+:")
 _LAST = 3
 """Lines at the end in which an error is named."""
 
@@ -40,6 +42,12 @@ def check(code: int, last_lines: list[str]) -> None:
         message = f"the code asked for another attempt (exit code 75){words}"
         raise RunError("ScriptFailed", message, retryable=True)
     raise RunError("ScriptFailed", f"the code ended with exit code {code}{words}")
+
+
+def is_bookkeeping(code: int, last_lines: Iterable[str]) -> bool:
+    """Whether the code ended since MLflow took no report of it, which costs no saved result."""
+    ours = code > 0 and code != EXIT_RETRY
+    return ours and any(_REFUSED_REPORT.match(line) for line in last_lines)
 
 
 def said(last_lines: list[str]) -> str:

@@ -63,6 +63,11 @@ def take(output: Path, base: ModelPlan, lineage_digest: str) -> Found:
     return Found(kind, folder)
 
 
+def is_there(output: Path) -> bool:
+    """Whether the output folder holds a result."""
+    return _kind(output) is not None
+
+
 def earlier(results: Path, lineage_digest: str) -> Found | None:
     """The result that an earlier attempt has left."""
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kubetune.api.plan import ModelPlan, RunPlan
 
-from kubetune_runner import losses, models, precision, quantization
+from kubetune_runner import finite, losses, models, precision, quantization
 from kubetune_runner.encoding import EncodedRow
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate
@@ -17,6 +17,10 @@ from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluation import Evaluation, evaluate
 from kubetune_runner.own_code.found import Found
 from kubetune_runner.starts import Start
+
+PROBE = (0, 1, 2, 3)
+"""Tokens of every vocabulary."""
+LOWER = "have the code stop where its loss is no number, and lower its learning rate"
 
 log = logging.getLogger(__name__)
 
@@ -87,5 +91,14 @@ def measure(
         raise RunError(
             "ResultUnreadable", f"the {found.kind} that the code left can't be used: {error}"
         ) from error
+    finite.check_weights(
+        model, f"the weights of the {found.kind} that the code left", LOWER, trained_only=False
+    )
+    probe = [row.input_ids for row in rows[:1]] or [PROBE]
+    finite.check_scores(model, probe, f"the {found.kind} that the code left", LOWER)
+    tuned = evaluated(model)
+    finite.check_metrics(tuned.metrics, f"of the {found.kind} that the code left", LOWER)
+    if baseline is not None:
+        finite.check_metrics(baseline.as_baseline(), "before any training", finite.OTHER_MODEL)
     first = next(iter((model.get_base_model() if found.kind == "adapter" else model).parameters()))
-    return Measured(first.dtype, evaluated(model), baseline)
+    return Measured(first.dtype, tuned, baseline)
