@@ -31,8 +31,8 @@ def tracker_away(
 ) -> tuple[Reason, str] | None:
     """Reason and sentence why the tracking server has not answered; None where none is known.
 
-    ``place`` is where the runs are, ``error`` what came instead of an answer, and ``reason`` of what kind
-    that is.
+    ``place`` is where the runs are, ``error`` what came instead of an answer, and ``reason`` its
+    kind.
     """
     if place is None:
         # It is the target that says which server it would be.
