@@ -10,6 +10,8 @@ from kubetune.api.trl_names import GOES_WITH
 Spec = dict[str, Any]
 
 JOB: Spec = {"modelRef": {"name": "base"}, "datasetRef": {"name": "tickets"}}
+HTTP: Spec = {"url": "https://host/rows.csv", "format": "csv"}
+JSONL: Spec = {"claimName": "data", "glob": "*", "format": "jsonl"}
 INLINE: Spec = {"source": {"inline": {"rows": [{"prompt": "a", "completion": "b"}]}}}
 TARGET: Spec = {"kubernetes": {"image": "runner:1"}, "tracking": {"uri": "http://mlflow:5000"}}
 HUB: Spec = {"repo": "owner/name"}
@@ -87,6 +89,9 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Dataset", source(), "give exactly one of huggingFace, volume, project, http, "),
     ("Dataset", source(huggingFace=HUB, volume=VOLUME), "give exactly one of huggingFace"),
     ("Dataset", source(inline={"rows": []}), "should have at least 1 items"),
+    ("Dataset", source(volume=JSONL | {"csv": {"delimiter": ";"}}), "csv is for files of format"),
+    ("Dataset", source(http=HTTP | {"csv": {"delimiter": '"'}}), "should match"),
+    ("Dataset", source(http=HTTP | {"csv": {"delimiter": ";;"}}), "may not be more than 1"),
     ("Model", source(), "give exactly one of huggingFace, volume, project, registry"),
     ("Model", source(huggingFace=HUB, fineTuneJob={"name": "j"}), "give exactly one of hugging"),
     ("Model", source(registry={"name": "r"}), "give exactly one of version, alias"),
@@ -326,7 +331,9 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("Dataset", INLINE),
     ("Dataset", source(volume=VOLUME)),
     ("Dataset", source(project={"glob": "data/*.csv", "format": "csv"})),
-    ("Dataset", source(http={"url": "https://host/rows.csv", "format": "csv"})),
+    ("Dataset", source(http=HTTP)),
+    ("Dataset", source(http=HTTP | {"csv": {"delimiter": "\t"}})),
+    ("Dataset", source(huggingFace=HUB | {"csv": {"delimiter": "|"}})),
     ("Dataset", source(configMap={"name": "rows", "key": "rows.jsonl"})),
     ("Dataset", source(huggingFace=HUB)),
     ("Dataset", source(inline={"rows": [{"a": None, "b": [1, {"c": True}], "d": 0.5}]})),

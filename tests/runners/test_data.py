@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
 import datetime
+import gzip
 import json
+import lzma
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from inspection_fixtures import ROWS, files_plan, jsonl
 from kubetune_runner.data import load
+from kubetune_runner.data.file_kinds import delimiter_of
 from kubetune_runner.data.reading import RowsRefusedError
 from kubetune_runner.errors import RunError
 
@@ -79,7 +85,24 @@ BAD = [
     Bad("too many cells", f"a,b\n{SECRET},2,3\n".encode(), "csv", 1, "has 3 cells, the header"),
     Bad("open quote", f'a,b\n1,2\n"{SECRET},2\n'.encode(), "csv", 2, "isn't CSV"),
     Bad("a name twice", b"a,a\n1,2\n", "csv", None, "column 'a' 2 times"),
-    Bad("gzip", b"\x1f\x8b\x08rest", "jsonl", None, "gzip"),
+    Bad("gzip", gzip.compress(b"{}\n"), "jsonl", None, "packed by gzip; unpack it: `gunzip FILE`"),
+    Bad("bzip2", bz2.compress(b"{}\n"), "csv", None, "packed by bzip2; unpack it: `bunzip2 FILE`"),
+    Bad("bzip2, level 1", bz2.compress(b"{}", 1), "json", None, "packed by bzip2"),
+    Bad("xz", lzma.compress(b"{}\n"), "json", None, "packed by xz; unpack it: `unxz FILE`"),
+    Bad("zstd", b"\x28\xb5\x2f\xfd\x04\x58", "jsonl", None, "packed by zstd; unpack it: `zstd -d"),
+    Bad("lz4", b"\x04\x22\x4d\x18rest", "jsonl", None, "packed by lz4"),
+    Bad("zip as parquet", b"PK\x03\x04rest", "parquet", None, "zip archive or an Excel workbook"),
+    Bad("tar", b"a" + b"\0" * 256 + b"ustar\x0000", "jsonl", None, "tar archive; unpack it"),
+    Bad("an Arrow file", b"ARROW1\0\0rest", "parquet", None, "Arrow file; save it as parquet"),
+    Bad("UTF-32", "prompt\n".encode("utf-32"), "csv", None, "is UTF-32"),
+    Bad("a pickle", pickle.dumps([{"prompt": "a"}]), "jsonl", None, "is a pickle"),
+    Bad(
+        "other cells in a later row",
+        b"prompt;completion,x\na;b,c\nd,e,f\n",
+        "csv",
+        2,
+        "quote cells that hold commas or line breaks, or set csv.delimiter of the source to ';'",
+    ),
     Bad("a Git LFS pointer", b"version https://git-lfs.github.com/spec/v1\n", "csv", None, "lfs"),
     Bad("a web page", b"<!DOCTYPE html><html>", "csv", None, "web page"),
     Bad("parquet that isn't", b"PAR1 but no more", "parquet", None, "can't be read as parquet"),
@@ -374,3 +397,36 @@ def test_datasets_without_a_usable_row_are_refused(
     with pytest.raises(RowsRefusedError) as refused:
         load(files_plan(tmp_path, "*", rows=format), None)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_cells_that_something_else_separates(delimiter: str, tmp_path: Path) -> None:
+    """It is found from the header, and told; the user may say it."""
+    rows = [
+        {"prompt": "a, b", "completion": "c"},
+        {"prompt": 'd "e"', "completion": "f\ng, h"},
+    ] * 15
+    with (tmp_path / "rows.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["prompt", "completion"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    found = load(files_plan(tmp_path, "*.csv", "csv", splits={"evaluationFraction": 0.0}), None)
+    assert found.train == rows
+    told = [problem.message for problem in found.problems]
+    name = "tabs" if delimiter == "\t" else f"'{delimiter}'"
+    assert any(
+        f"cells are separated by {name}" in each and "csv.delimiter" in each for each in told
+    )
+    plan = files_plan(tmp_path, "*.csv", "csv", splits={"evaluationFraction": 0.0})
+    given = plan.to_json()["files"] | {"delimiter": delimiter}
+    stated = load(plan.model_validate(plan.to_json() | {"files": given}), None)
+    assert (stated.train, stated.problems) == (rows, [])
+
+
+@pytest.mark.parametrize(
+    "text", ["text\na; b\nc|d\n", "text, more\na;b,c\n", "a;b\n1;2;3\n4\n", "x\n", ""]
+)
+def test_commas_are_taken_unless_another_fits(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    assert delimiter_of(path) == ","

@@ -228,3 +228,54 @@ def test_a_column_that_is_named_must_be_there(columns: JsonObject, format: str, 
     }
     assert says in message
     assert "'prompt', 'completion', 'answer'" in message
+
+
+@pytest.mark.parametrize(
+    ("format", "rows", "cell"),
+    [
+        ("promptCompletion", [{"prompt": "a", "completion": True}], "rows[0].completion"),
+        ("text", [{"text": "a"}, {"text": False}], "rows[1].text"),
+        ("preference", [{"prompt": True, "chosen": "a", "rejected": "b"}], "rows[0].prompt"),
+        ("messages", [{"messages": [{"role": "assistant", "content": True}]}], "rows[0].messages"),
+        ("promptCompletion", [{"q": "a", "a": True}, {"q": "a", "a": "maybe"}], "rows[0].a"),
+        ("promptCompletion", [{"q": "a", "a": True}], None),
+        (
+            "unpairedPreference",
+            [
+                {"prompt": "a", "completion": "b", "label": True},
+                {"prompt": "a", "completion": "b", "label": "false"},
+            ],
+            None,
+        ),
+    ],
+)
+def test_words_that_yaml_takes_for_booleans(
+    format: str, rows: list[JsonObject], cell: str | None
+) -> None:
+    spec = {"format": format, "source": {"inline": {"rows": rows}}}
+    decision = decide(ObservedDataset(dataset(spec), facts()), NOW)
+    assert ready_reason(decision) == ("False", "InvalidSpec" if cell else "Inspecting")
+    if cell:
+        message = str((decision.status or {})["conditions"])
+        assert f"spec.source.inline.{cell} holds true or false where text belongs" in message
+        assert "put quotes around" in message
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"volume": {"claimName": "v", "glob": "*.csv", "format": "csv"}},
+        {"project": {"glob": "*.csv", "format": "csv"}},
+        {"http": {"url": "https://example.org/a", "format": "csv"}},
+        {"configMap": {"name": "rows", "key": "rows.csv", "format": "csv"}},
+        {"huggingFace": {"repo": "org/rows"}},
+    ],
+)
+def test_a_delimiter_reaches_the_run(source: JsonObject) -> None:
+    ((kind, place),) = source.items()
+    spec = {"source": {kind: place | {"csv": {"delimiter": ";"}}}}
+    plan, _ = inspection_of(ObservedDataset(dataset(spec), facts()))
+    assert plan.dataset is not None
+    found = plan.dataset.files or plan.dataset.http or plan.dataset.hub
+    assert found is not None
+    assert found.delimiter == ";"

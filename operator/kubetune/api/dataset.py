@@ -44,6 +44,29 @@ RelativeGlob = Annotated[
 INLINE_LIMIT_BYTES = 128 * 1024
 
 
+class CsvOptions(Value):
+    """How csv files are written."""
+
+    delimiter: str = Field(
+        min_length=1,
+        max_length=1,
+        pattern=r'^[^"\r\n\x00]$',
+        description="Character between cells, such as `;` or, in double quotes, `\\t`.",
+    )
+
+
+CSV = Field(
+    default=None,
+    description="How csv files are written. Default: commas between cells, or what the header has"
+    " in their place, which status.problems tells.",
+)
+CSV_RULE = Rule(
+    cel="!has(self.csv) || self.format == 'csv'",
+    message="csv is for files of format csv; remove it, or set format to csv",
+    check=lambda source: source.csv is None or source.format == "csv",
+)
+
+
 class HuggingFaceDataset(Value):
     """A dataset repository of a Hugging Face hub."""
 
@@ -63,10 +86,13 @@ class HuggingFaceDataset(Value):
     token_secret_ref: SecretKeyRef | None = Field(
         default=None, description="Access token for private or gated repositories."
     )
+    csv: CsvOptions | None = CSV
 
 
 class VolumeFiles(Value):
     """Files on a PersistentVolumeClaim."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
 
     claim_name: ObjectName = Field(
         description="PersistentVolumeClaim in the same namespace; mounted read-only."
@@ -75,19 +101,25 @@ class VolumeFiles(Value):
         description="Files relative to the volume's root, such as `tickets/*.jsonl`."
     )
     format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
+    csv: CsvOptions | None = CSV
 
 
 class ProjectFiles(Value):
     """Files of the CML project that the compute target names."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
+
     glob: RelativeGlob = Field(
         description="Files relative to the project's root, such as `data/tickets/*.jsonl`."
     )
     format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
+    csv: CsvOptions | None = CSV
 
 
 class HttpFile(Value):
     """One file behind an https address."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
 
     url: str = Field(
         min_length=9,
@@ -96,16 +128,20 @@ class HttpFile(Value):
         description="https address of the file.",
     )
     format: FileFormat = Field(description="Format of the file: csv, json, jsonl or parquet.")
+    csv: CsvOptions | None = CSV
 
 
 class ConfigMapFile(Value):
     """One key of a ConfigMap."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
 
     name: ObjectName = Field(description="ConfigMap in the same namespace.")
     key: ConfigKey = Field(description="Key whose value holds the rows.")
     format: Literal["csv", "json", "jsonl"] = Field(
         default="jsonl", description="Format of the value: csv, json or jsonl. Default jsonl."
     )
+    csv: CsvOptions | None = CSV
 
 
 class InlineRows(Value):
@@ -279,3 +315,34 @@ def inline_rows_size(rows: list[dict[str, Any]]) -> int:
     return sum(
         len(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()) + 1 for row in rows
     )
+
+
+def boolean_instead_of_text(spec: DatasetSpec) -> tuple[int, str] | None:
+    """Row, from 0, and column of an inline cell that was text before YAML read it, by its looks.
+
+    YAML takes yes, no, on, off, y and n without quotes for booleans. A column that is to be text
+    has none, and no column has both.
+    """
+    if spec.source.inline is None:
+        return None
+    rows, mapping = spec.source.inline.rows, spec.columns or ColumnMapping()
+    roles = (*FORMAT_ROLES[spec.format], *OPTIONAL_ROLES.get(spec.format, ()))
+    texts = {mapping.of(role) for role in roles if role not in ("label", "tools", "messages")}
+    for row in rows:
+        texts |= {name for name, value in row.items() if isinstance(value, str)}
+    chats = mapping.of("messages", rows[0]) if spec.format == "messages" else None
+    for at, row in enumerate(rows):
+        for name, value in row.items():
+            if name in texts - {mapping.of("label")} and isinstance(value, bool):
+                return at, name
+            if name == chats and isinstance(value, list):
+                contents = [turn.get("content") for turn in value if isinstance(turn, dict)]
+                if any(isinstance(content, bool) for content in contents):
+                    return at, name
+    return None
+
+
+BOOLEAN_ADVICE = (
+    "holds true or false where text belongs: YAML reads yes, no, on, off, y and n without quotes"
+    " so; put quotes around the text, as in 'yes'"
+)

@@ -175,6 +175,8 @@ class HubSource(PlanValue):
     revision: str
     config: str | None = None
     """Datasets only."""
+    delimiter: str | None = None
+    """Of csv files; without it commas, or what the header has in their place."""
 
 
 class FilesSource(PlanValue):
@@ -184,6 +186,8 @@ class FilesSource(PlanValue):
     """Absolute path in the container."""
     glob: str
     format: FileFormat
+    delimiter: str | None = None
+    """As of a HubSource."""
 
 
 class HttpSource(PlanValue):
@@ -191,6 +195,8 @@ class HttpSource(PlanValue):
 
     url: str
     format: FileFormat
+    delimiter: str | None = None
+    """As of a HubSource."""
 
 
 class DatasetPlan(PlanValue):

@@ -8,13 +8,16 @@ from typing import Any
 
 from kubetune.api.conditions import Reason
 from kubetune.api.dataset import (
+    BOOLEAN_ADVICE,
     FORMAT_ROLES,
     INLINE_LIMIT_BYTES,
     OPTIONAL_ROLES,
     Checks,
     DatasetSpec,
+    boolean_instead_of_text,
     inline_rows_size,
 )
+from kubetune.api.errors import dotted
 from kubetune.api.inspection import DatasetInspection
 from kubetune.api.model import ModelSpec
 from kubetune.api.plan import InspectionPlan
@@ -87,6 +90,11 @@ def _decide(observed: ObservedDataset, now: datetime) -> Decision:
             f"spec.source.inline.rows has {size:,} bytes, the limit is {INLINE_LIMIT_BYTES:,}:"
             " put the rows into a ConfigMap, a volume or behind an https address",
         )
+        return Decision(status=status)
+
+    if cell := boolean_instead_of_text(spec):
+        place = dotted(("spec", "source", "inline", "rows", *cell))
+        conditions.stalled(Reason.INVALID_SPEC, f"{place} {BOOLEAN_ADVICE}")
         return Decision(status=status)
 
     # 2. What it names must exist.

@@ -7,7 +7,7 @@ from typing import Any
 
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.dataset import ColumnMapping, DatasetSpec, Splits
+from kubetune.api.dataset import ColumnMapping, CsvOptions, DatasetSpec, Splits
 from kubetune.api.model import ModelSpec
 from kubetune.api.plan import (
     BASE_MODEL_DIRECTORY,
@@ -83,25 +83,48 @@ def dataset_source(
     common = {key: value for key, value in common.items() if value is not None}
     if hub := source.hugging_face:
         place = HubSource(
-            repo=hub.repo, revision=found.get("revision") or hub.revision, config=hub.config
+            repo=hub.repo,
+            revision=found.get("revision") or hub.revision,
+            config=hub.config,
+            delimiter=_delimiter(hub.csv),
         )
         tokens = {ENV_DATASET_TOKEN: hub.token_secret_ref} if hub.token_secret_ref else {}
         return DatasetPlan(hub=place, **common), Mounts(tokens=tokens)
     if volume := source.volume:
-        files = FilesSource(directory=DATASET_DIRECTORY, glob=volume.glob, format=volume.format)
+        files = FilesSource(
+            directory=DATASET_DIRECTORY,
+            glob=volume.glob,
+            format=volume.format,
+            delimiter=_delimiter(volume.csv),
+        )
         return DatasetPlan(files=files, **common), Mounts(dataset_claim=volume.claim_name)
     if project := source.project:
-        files = FilesSource(directory=PROJECT_DIRECTORY, glob=project.glob, format=project.format)
+        files = FilesSource(
+            directory=PROJECT_DIRECTORY,
+            glob=project.glob,
+            format=project.format,
+            delimiter=_delimiter(project.csv),
+        )
         return DatasetPlan(files=files, **common), Mounts(project=True)
     if http := source.http:
-        return DatasetPlan(http=HttpSource(url=http.url, format=http.format), **common), Mounts()
+        address = HttpSource(url=http.url, format=http.format, delimiter=_delimiter(http.csv))
+        return DatasetPlan(http=address, **common), Mounts()
     if config := source.config_map:
-        files = FilesSource(directory=DATASET_DIRECTORY, glob=config.key, format=config.format)
+        files = FilesSource(
+            directory=DATASET_DIRECTORY,
+            glob=config.key,
+            format=config.format,
+            delimiter=_delimiter(config.csv),
+        )
         mounts = Mounts(dataset_config_map=(config.name, config.key))
         return DatasetPlan(files=files, **common), mounts
     assert source.inline is not None
     files = FilesSource(directory=PLAN_DIRECTORY, glob="rows.jsonl", format="jsonl")
     return DatasetPlan(files=files, **common), Mounts(inline_rows=source.inline.rows)
+
+
+def _delimiter(csv: CsvOptions | None) -> str | None:
+    return csv.delimiter if csv else None
 
 
 def dataset_line(spec: DatasetSpec) -> str:

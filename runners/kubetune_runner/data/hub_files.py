@@ -17,6 +17,7 @@ from kubetune.api.dataset import FileFormat, Splits
 from kubetune.api.inspection import Problem
 from kubetune.api.plan import HubSource
 
+from kubetune_runner.data.file_kinds import PACKED
 from kubetune_runner.data.findings import Findings, listing, quote
 from kubetune_runner.data.readers import SourceFile
 from kubetune_runner.data.sources import Source
@@ -43,7 +44,7 @@ def hub_source(hub: HubSource, splits: Splits, token: str | None, findings: Find
     choice = choose_splits(splits, sorted(names))
     files = {split: [] for split in names} | {
         split: [
-            SourceFile(name, repo.download(name), FORMATS[PurePosixPath(name).suffix.lower()])
+            SourceFile(name, repo.download(name), _format(name), hub.delimiter)
             for name in names[split]
         ]
         for split in choice.names
@@ -88,6 +89,10 @@ def _is_data(name: str) -> bool:
     return path.suffix.lower() in FORMATS and path.name not in _NOT_DATA and not hidden
 
 
+def _format(name: str) -> FileFormat:
+    return FORMATS[PurePosixPath(name).suffix.lower()]
+
+
 def _no_data(repo: HubRepo) -> str:
     there = [name for name in sorted(repo.sizes) if not name.startswith(".")]
     script = f"{repo.repo.split('/')[-1]}.py"
@@ -96,6 +101,13 @@ def _no_data(repo: HubRepo) -> str:
             f"dataset repository {quote(repo.repo)} has no data files for this configuration, only"
             f" the loading script {quote(script)}, which is not run; use a revision such as"
             " refs/convert/parquet"
+        )
+    packed = [name for name in there if PurePosixPath(name).suffix.lower() in PACKED]
+    if packed:
+        return (
+            f"dataset repository {quote(repo.repo)} has packed files only, such as"
+            f" {quote(packed[0])}; unpack them ({PACKED[PurePosixPath(packed[0]).suffix.lower()]})"
+            " onto a volume and use source.volume"
         )
     return (
         f"dataset repository {quote(repo.repo)} has no csv, json, jsonl or parquet files for this"
@@ -199,9 +211,7 @@ def _conventional(data: list[str]) -> dict[str, list[str]]:
 
 def _one_format(splits: dict[str, list[str]], findings: Findings) -> dict[str, list[str]]:
     """Keep the most frequent format: the same rows are often stored in two."""
-    suffixes = [
-        FORMATS[PurePosixPath(name).suffix.lower()] for names in splits.values() for name in names
-    ]
+    suffixes = [_format(name) for names in splits.values() for name in names]
     counts = Counter(suffixes)
     if len(counts) < 2:
         return splits
@@ -216,5 +226,5 @@ def _one_format(splits: dict[str, list[str]], findings: Findings) -> dict[str, l
     return {
         split: chosen
         for split, names in splits.items()
-        if (chosen := [n for n in names if FORMATS[PurePosixPath(n).suffix.lower()] == kept])
+        if (chosen := [name for name in names if _format(name) == kept])
     }

@@ -19,6 +19,8 @@ class SourceFile:
     name: str
     path: Path
     format: FileFormat
+    delimiter: str | None = None
+    """Of csv, where the user says it."""
 
 
 @dataclass(frozen=True)

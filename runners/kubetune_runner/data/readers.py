@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from kubetune.api.inspection import Problem
 
 from kubetune_runner.data import parquet
+from kubetune_runner.data.file_kinds import COMMA, DELIMITERS, delimiter_of, named, wrong_kind
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.items import Item, Note, Row, SourceFile
 
@@ -26,20 +27,11 @@ JSON_LIMIT_BYTES = 256 * 1024 * 1024
 
 _TOO_LONG = f"is longer than the {ROW_LIMIT_BYTES:,} bytes a row may have; split or shorten it"
 _BOM = b"\xef\xbb\xbf"
-_MAGIC = {
-    b"\x1f\x8b": "is gzip-compressed; store it uncompressed",
-    b"PK\x03\x04": "is a zip archive; store the files themselves",
-    b"\xff\xfe": "is UTF-16; save it as UTF-8",
-    b"\xfe\xff": "is UTF-16; save it as UTF-8",
-    b"version https://git-lfs": "is a Git LFS pointer, not the data; run `git lfs pull`",
-    b"<!DOCTYPE": "is a web page, not data; use the address of the raw file",
-    b"<html": "is a web page, not data; use the address of the raw file",
-}
 
 
 def read_file(file: SourceFile) -> Iterator[Item]:
     """Rows and problems of a file, in order."""
-    refusal = _wrong_kind(file)
+    refusal = wrong_kind(file)
     if refusal:
         yield Problem(file=file.name, message=refusal)
         return
@@ -50,17 +42,6 @@ def read_file(file: SourceFile) -> Iterator[Item]:
         "parquet": parquet.read,
     }[file.format]
     yield from reader(file)
-
-
-def _wrong_kind(file: SourceFile) -> str | None:
-    with file.path.open("rb") as stream:
-        head = stream.read(64)
-    for magic, meaning in _MAGIC.items():
-        if head.startswith(magic):
-            return f"the file {meaning}"
-    if head.startswith(b"PAR1") and file.format != "parquet":
-        return f"the file is parquet, but format says {file.format}; set format: parquet"
-    return None
 
 
 def _problem(file: SourceFile, row: int | None, message: str) -> Problem:
@@ -227,9 +208,16 @@ class _CsvLines:
 
 def _read_csv(file: SourceFile) -> Iterator[Item]:
     csv.field_size_limit(ROW_LIMIT_BYTES)
+    delimiter = file.delimiter or delimiter_of(file.path)
+    if file.delimiter is None and delimiter != COMMA:
+        message = (
+            f"cells are separated by {named(delimiter)}, as the header has no commas; set"
+            " csv.delimiter of the source if that is wrong"
+        )
+        yield Note(Problem(file=file.name, message=message))
     with file.path.open("rb") as stream:
         lines = _CsvLines(stream)
-        reader = csv.reader(iter(lines), strict=True)
+        reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
         header: list[str] | None = None
         number = 0
         while True:
@@ -264,10 +252,17 @@ def _read_csv(file: SourceFile) -> Iterator[Item]:
                     file,
                     number,
                     f"the row at line {start:,} has {len(cells)} cells, the header has"
-                    f" {len(header)}; quote cells that hold commas or line breaks",
+                    f" {len(header)}; quote cells that hold {named(delimiter)} or line breaks"
+                    f"{_other_delimiter(header, delimiter)}",
                 )
                 continue
             yield number, {name: cell for name, cell in zip(header, cells, strict=True) if name}
+
+
+def _other_delimiter(header: list[str], used: str) -> str:
+    """A way out where the header looks as if something else separated its cells."""
+    other = next((each for each in DELIMITERS if each != used and each in "".join(header)), None)
+    return f", or set csv.delimiter of the source to {named(other)}" if other else ""
 
 
 def _header_problems(file: SourceFile, header: list[str]) -> Iterator[Item]:

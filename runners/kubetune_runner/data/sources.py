@@ -48,7 +48,7 @@ def open_source(plan: DatasetPlan, token: str | None, findings: Findings) -> Gen
         with TemporaryDirectory(dir=work if work.is_dir() else None) as folder:
             path = Path(folder) / "rows"
             name = download(plan.http.url, path)
-            yield Source({TRAIN: [SourceFile(name, path, plan.http.format)]})
+            yield Source({TRAIN: [SourceFile(name, path, plan.http.format, plan.http.delimiter)]})
 
 
 def _files(source: FilesSource) -> Source:
@@ -83,7 +83,8 @@ def _files(source: FilesSource) -> Source:
         )
     for name, path in found.items():
         split = (split_in_name(path.stem) if _is_split_name(path.stem) else None) or TRAIN
-        splits.setdefault(split, []).append(SourceFile(name, path, source.format))
+        file = SourceFile(name, path, source.format, source.delimiter)
+        splits.setdefault(split, []).append(file)
     return Source(splits)
 
 
