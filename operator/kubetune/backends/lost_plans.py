@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from kubetune.api.conditions import Reason
 from kubetune.backends.base import Owner, RunState
 from kubetune.backends.manifests import plan_name
 from kubetune.backends.pods import phase_of
+from kubetune.backends.rare_questions import RareQuestions
 from kubetune.backends.worker_pods import workers_of
-from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
+from kubetune.clients.kubernetes import ApiError, KubernetesClient, NotFoundError
 from kubetune.names import service_name
 
 JsonObject = dict[str, Any]
@@ -24,13 +25,6 @@ JsonObject = dict[str, Any]
 FIRST_SECONDS = 5.0
 """So long a node may take to set a pod up."""
 NEXT_SECONDS = 30.0
-MAX_JOBS = 10_000
-
-
-@dataclass
-class _Asked:
-    due: float
-    missing: str = ""
 
 
 class LostPlans:
@@ -40,8 +34,7 @@ class LostPlans:
         self, client: KubernetesClient, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._client = client
-        self._clock = clock
-        self._asked: dict[str, _Asked] = {}
+        self._questions = RareQuestions(_pause, clock)
 
     async def told(
         self, state: RunState, job: JsonObject, pods: list[JsonObject], owner: Owner, run_key: str
@@ -52,32 +45,30 @@ class LostPlans:
             phase_of(pod) == "Pending" and pod.get("spec", {}).get("nodeName") for pod in pods
         )
         if state.phase != "pending" or not set_up:
-            self._asked.pop(uid, None)
+            self._questions.forget(uid)
             return state
-        now = self._clock()
-        if uid not in self._asked:
-            if len(self._asked) >= MAX_JOBS:
-                # Of Jobs that have gone meanwhile.
-                self._asked.clear()
-            self._asked[uid] = _Asked(now + FIRST_SECONDS)
-        asked = self._asked[uid]
-        if now >= asked.due:
-            asked.missing = await self._missing(owner, run_key, workers_of(job))
-            asked.due = now + NEXT_SECONDS
-        wait = max(asked.due - now, 0.1)
-        if not asked.missing:
+
+        async def ask(last: str) -> str:
+            try:
+                return await self._missing(owner, run_key, workers_of(job))
+            except ApiError:
+                # Only the reason is missing: without the right to read it, too.
+                return last
+
+        missing, wait = await self._questions.answer(uid, ask)
+        if not missing:
             return replace(state, look_again_seconds=wait)
         return replace(
             state,
             reason=str(Reason.PLAN_MISSING),
-            message=f"{asked.missing}, which the run needs, was deleted",
+            message=f"{missing}, which the run needs, was deleted",
             lacks_plan=True,
             look_again_seconds=wait,
         )
 
     def made(self, job: JsonObject) -> None:
         """What the Job needs was made just now."""
-        self._asked.pop(job["metadata"]["uid"], None)
+        self._questions.forget(job["metadata"]["uid"])
 
     async def _missing(self, owner: Owner, run_key: str, workers: int) -> str:
         wanted = [("ConfigMap", plan_name(owner, run_key, workers))]
@@ -89,3 +80,7 @@ class LostPlans:
             except NotFoundError:
                 return f"{kind} {name}"
         return ""
+
+
+def _pause(seconds: float) -> float:
+    return NEXT_SECONDS if seconds else FIRST_SECONDS

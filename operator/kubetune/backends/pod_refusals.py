@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from kubetune.api.conditions import Reason
 from kubetune.backends.base import RunState
+from kubetune.backends.rare_questions import RareQuestions
 from kubetune.backends.sentences import short
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
 
@@ -21,16 +22,6 @@ FIRST_SECONDS = 3.0
 """So long a cluster may take to make a pod."""
 SLOWEST_SECONDS = 30.0
 MAX_EVENTS = 20
-MAX_JOBS = 10_000
-
-
-@dataclass
-class _Asked:
-    """What is known of one Job without pods."""
-
-    since: float
-    due: float
-    text: str = ""
 
 
 def is_quota(message: str) -> bool:
@@ -45,33 +36,25 @@ class PodRefusals:
         self, client: KubernetesClient, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._client = client
-        self._clock = clock
-        self._asked: dict[str, _Asked] = {}
+        self._questions = RareQuestions(_pause, clock)
 
     async def told(self, state: RunState, job: JsonObject) -> RunState:
         """The state, with what the Job controller says when it can make no pod."""
         uid: str = job["metadata"]["uid"]
         if not state.lacks_pods:
-            self._asked.pop(uid, None)
+            self._questions.forget(uid)
             return state
-        now = self._clock()
-        if uid not in self._asked:
-            if len(self._asked) >= MAX_JOBS:
-                # Of Jobs that have gone meanwhile.
-                self._asked.clear()
-            self._asked[uid] = _Asked(now, now + FIRST_SECONDS)
-        asked = self._asked[uid]
-        if now >= asked.due:
-            asked.text = await self._ask(job) or asked.text
-            pause = min(max(FIRST_SECONDS, (now - asked.since) / 2), SLOWEST_SECONDS)
-            asked.due = now + pause
-        wait = max(asked.due - now, 0.1)
-        if not asked.text:
+
+        async def ask(last: str) -> str:
+            return await self._ask(job) or last
+
+        text, wait = await self._questions.answer(uid, ask)
+        if not text:
             return replace(state, look_again_seconds=wait)
-        reason = Reason.QUOTA_EXCEEDED if is_quota(asked.text) else Reason.PODS_REFUSED
+        reason = Reason.QUOTA_EXCEEDED if is_quota(text) else Reason.PODS_REFUSED
         name = job["metadata"]["name"]
-        text = short(f"Job {name} gets no pod: {asked.text}")
-        return replace(state, reason=str(reason), message=text, look_again_seconds=wait)
+        message = short(f"Job {name} gets no pod: {text}")
+        return replace(state, reason=str(reason), message=message, look_again_seconds=wait)
 
     async def _ask(self, job: JsonObject) -> str:
         """The newest refusal; empty without one."""
@@ -89,6 +72,10 @@ class PodRefusals:
         events: list[JsonObject] = answer.get("items") or []
         newest = max(events, key=_time, default=None)
         return str((newest or {}).get("message") or "")
+
+
+def _pause(seconds: float) -> float:
+    return min(max(FIRST_SECONDS, seconds / 2), SLOWEST_SECONDS)
 
 
 def _time(event: JsonObject) -> str:
