@@ -1,8 +1,9 @@
 """Helpers of the cluster tests: waiting, and what the system says about processes and ports."""
 
+import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,13 +58,26 @@ def processes_of(home: Path) -> list[list[str]]:
     return found
 
 
-def process_of(run_key: str, worker: int) -> int:
-    """The process of a worker."""
+def process_of(run_key: str, worker: int | None = None) -> int:
+    """The process of a run, or of one of its workers."""
+    wanted = (run_key, None if worker is None else str(worker))
     for process in psutil.process_iter():
         try:
             found = process.environ()
         except psutil.Error:
             continue
-        if (found.get("KUBETUNE_RUN_KEY"), found.get("KUBETUNE_WORKER")) == (run_key, str(worker)):
+        if (found.get("KUBETUNE_RUN_KEY"), found.get("KUBETUNE_WORKER")) == wanted:
             return process.pid
-    raise AssertionError(f"no process of worker {worker}")
+    raise AssertionError(f"no process of run {run_key}, worker {worker}")
+
+
+@contextlib.contextmanager
+def frozen(run_key: str) -> Generator[None]:
+    """The process of a run does nothing within the block, and doesn't end when it is asked to."""
+    process = psutil.Process(process_of(run_key))
+    process.suspend()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()

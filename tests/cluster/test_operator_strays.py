@@ -6,7 +6,7 @@ import pytest
 from kubetune import names
 
 from tests.cluster.operator_process import Operator
-from tests.cluster.support import eventually
+from tests.cluster.support import eventually, frozen
 from tests.cluster.workspace import Workspace, annotations, condition, phase_of
 
 pytestmark = pytest.mark.cluster
@@ -25,30 +25,29 @@ def attempts_alive(jobs: Workspace, name: str) -> set[str]:
     return {pod["metadata"]["labels"][names.ATTEMPT] for pod in live_pods(jobs, name)}
 
 
-def lose_the_job(jobs: Workspace, name: str) -> dict[str, Any]:
-    """Delete the Job and leave its pod; the pod."""
+def lose_the_job(jobs: Workspace, name: str) -> str:
+    """Delete the Job and leave its pod; the pod's name."""
     (run,) = jobs.runs(name)
     (pod,) = live_pods(jobs, name)
-    # It doesn't go before it is told to, so that the wait for it can be seen.
-    held = {"metadata": {"finalizers": ["example.com/held"]}}
-    jobs.patch("Pod", pod["metadata"]["name"], held)
     jobs.delete("Job", run["metadata"]["name"], "Orphan")
-    return pod
+    return pod["metadata"]["name"]
 
 
-def let_go(jobs: Workspace, pod: dict[str, Any]) -> None:
-    jobs.patch("Pod", pod["metadata"]["name"], {"metadata": {"finalizers": None}})
+def told_to_stop(jobs: Workspace, pod: str) -> None:
+    """Wait until a pod is being deleted; its process is still there."""
+    jobs.until("Pod", pod, lambda o: o["metadata"].get("deletionTimestamp"))
 
 
 def test_the_next_attempt_waits_for_a_pod_without_a_job(jobs: Workspace) -> None:
     jobs.job("stray", backoffLimit=1)
     jobs.phase("stray", "Running")
-    pod = lose_the_job(jobs, "stray")
-    waits = pod["metadata"]["name"]
-    body = jobs.until("FineTuneJob", "stray", lambda o: waits in condition(o, "Ready")[2])
-    assert phase_of(body) == "Stopping"
-    jobs.until("Pod", pod["metadata"]["name"], lambda o: o["metadata"].get("deletionTimestamp"))
-    let_go(jobs, pod)
+    # It doesn't end when it is told to, so that the wait for it can be seen.
+    with frozen(jobs.run_key("stray")):
+        pod = lose_the_job(jobs, "stray")
+        body = jobs.until("FineTuneJob", "stray", lambda o: pod in condition(o, "Ready")[2])
+        assert phase_of(body) == "Stopping"
+        told_to_stop(jobs, pod)
+        assert attempts_alive(jobs, "stray") == {"1"}
 
     def second() -> bool:
         alive = attempts_alive(jobs, "stray")
@@ -66,12 +65,12 @@ def test_the_next_attempt_waits_for_a_pod_without_a_job(jobs: Workspace) -> None
 def test_a_pod_that_lost_its_job_while_no_operator_ran(jobs: Workspace, operator: Operator) -> None:
     jobs.job("stray-unseen", backoffLimit=1)
     jobs.phase("stray-unseen", "Running")
-    with operator.stopped():
-        pod = lose_the_job(jobs, "stray-unseen")
-        eventually(lambda: jobs.runs("stray-unseen") == [])
-    jobs.until("Pod", pod["metadata"]["name"], lambda o: o["metadata"].get("deletionTimestamp"))
-    assert jobs.runs("stray-unseen") == []
-    let_go(jobs, pod)
+    with frozen(jobs.run_key("stray-unseen")):
+        with operator.stopped():
+            pod = lose_the_job(jobs, "stray-unseen")
+            eventually(lambda: jobs.runs("stray-unseen") == [])
+        told_to_stop(jobs, pod)
+        assert jobs.runs("stray-unseen") == []
     jobs.end("stray-unseen", attempt=2)
     jobs.phase("stray-unseen", "Succeeded")
 
@@ -81,16 +80,15 @@ def test_a_pod_without_a_job_holds_suspension_and_deletion(jobs: Workspace, how:
     name = f"stray-{how}"
     jobs.job(name)
     jobs.phase(name, "Running")
-    pod = lose_the_job(jobs, name)
-    eventually(lambda: jobs.runs(name) == [])
-    if how == "suspend":
-        jobs.patch("FineTuneJob", name, {"spec": {"suspend": True}})
-    else:
-        jobs.delete("FineTuneJob", name)
-    body = jobs.until("FineTuneJob", name, lambda o: phase_of(o) == "Stopping")
-    assert body["status"]["phase"] == "Stopping"
-    jobs.until("Pod", pod["metadata"]["name"], lambda o: o["metadata"].get("deletionTimestamp"))
-    let_go(jobs, pod)
+    with frozen(jobs.run_key(name)):
+        pod = lose_the_job(jobs, name)
+        eventually(lambda: jobs.runs(name) == [])
+        if how == "suspend":
+            jobs.patch("FineTuneJob", name, {"spec": {"suspend": True}})
+        else:
+            jobs.delete("FineTuneJob", name)
+        jobs.until("FineTuneJob", name, lambda o: phase_of(o) == "Stopping")
+        told_to_stop(jobs, pod)
     if how == "suspend":
         jobs.phase(name, "Suspended")
     else:
