@@ -6,16 +6,20 @@ import pytest
 from kubetune import names
 from kubetune.names import service_name
 
+from tests.cluster.subjects import Subjects
 from tests.cluster.support import eventually
 from tests.cluster.workspace import Workspace, annotations, condition
 
 pytestmark = pytest.mark.cluster
 
 
+def selector(name: str) -> dict[str, str]:
+    return {"kubetune.io/process-node": "true", f"example.com/{name}": "yes"}
+
+
 def held_back(jobs: Workspace, name: str) -> dict[str, Any]:
     """A target whose pods no node takes until ``let_go``."""
-    selector = {"kubetune.io/process-node": "true", f"example.com/{name}": "yes"}
-    jobs.create("ComputeTarget", name, jobs.target(nodeSelector=selector))
+    jobs.create("ComputeTarget", name, jobs.target(nodeSelector=selector(name)))
     jobs.ready("ComputeTarget", name)
     return {"computeTargetRef": {"kind": "ComputeTarget", "name": name}}
 
@@ -91,3 +95,34 @@ def test_the_plan_of_a_waiting_inspection_is_made_again(jobs: Workspace) -> None
     jobs.delete("ConfigMap", plan["metadata"]["name"])
     let_go(jobs, "late-look")
     jobs.ready("Dataset", "late")
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["same-inputs", "other-inputs"])
+def test_the_plan_of_a_waiting_measurement_is_made_again(jobs: Workspace, changed: bool) -> None:
+    name = "late-other" if changed else "late-measurement"
+    subjects = Subjects(jobs, jobs.scripted_target(name, nodeSelector=selector(name)))
+    jobs.create("Dataset", name, {"source": {"inline": {"rows": [{"prompt": "a"}] * 8}}})
+    jobs.create("PromptTemplate", name, {"prompt": "{prompt}", "completion": "{prompt}"})
+    jobs.ready("Dataset", name)
+    given = {"datasetRef": {"name": name}, "promptRef": {"name": name}, "split": "train"}
+    subjects.make("Evaluation", name, **given)
+    jobs.waits("Evaluation", name, "Unschedulable")
+    before = plan_of(jobs, "Evaluation", name)
+    assert before
+    if changed:
+        rows = [{"prompt": "b"}] * 8
+        jobs.patch("Dataset", name, {"spec": {"source": {"inline": {"rows": rows}}}})
+        jobs.ready("Dataset", name)
+    jobs.delete("ConfigMap", before["metadata"]["name"])
+    let_go(jobs, name)
+    if changed:
+        assert "inputs have changed" in jobs.waits("Evaluation", name, "PlanMissing")
+        assert plan_of(jobs, "Evaluation", name) is None
+        return
+    pod = subjects.running("Evaluation", name)
+    after = plan_of(jobs, "Evaluation", name)
+    assert after
+    assert after["data"] == before["data"]
+    subjects.end("Evaluation", pod)
+    (candidate,) = subjects.done("Evaluation", name)["status"]["candidates"]
+    assert candidate["counts"] == {"total": 1, "failed": 0, "preempted": 0}

@@ -70,6 +70,17 @@ class Workspace:
             "tracking": {"uri": tracking_uri or self.cluster.mlflow_url},
         }
 
+    def scripted_target(self, name: str, **kubernetes: Any) -> JsonObject:
+        """Make a ComputeTarget on which inspections and evaluations are scripted, too.
+
+        How an object names it.
+        """
+        spec = self.target(**kubernetes)
+        spec["kubernetes"]["env"] += [{"name": "SCRIPTED", "value": "all"}]
+        self.create("ComputeTarget", name, spec)
+        self.ready("ComputeTarget", name)
+        return {"computeTargetRef": {"kind": "ComputeTarget", "name": name}}
+
     # --- objects
 
     def request(
@@ -238,17 +249,17 @@ class Workspace:
         }
         return self.create("FineTuneJob", name, given | spec)
 
-    def runs(self, job: str) -> list[JsonObject]:
-        """The batch Jobs of a FineTuneJob's attempts."""
-        return self.children("Job", job)
+    def runs(self, owner: str, owner_kind: str = "FineTuneJob") -> list[JsonObject]:
+        """The batch Jobs of an object's attempts."""
+        return self.children("Job", owner, owner_kind)
 
-    def children(self, kind: str, job: str) -> list[JsonObject]:
-        """Jobs or ConfigMaps that were made for a FineTuneJob, orphans as well."""
+    def children(self, kind: str, owner: str, owner_kind: str = "FineTuneJob") -> list[JsonObject]:
+        """Jobs, pods or ConfigMaps that were made for an object, orphans as well."""
         return [
             item
             for item in self.objects(kind)
-            if (item["metadata"].get("labels") or {}).get(names.OWNER_KIND) == "FineTuneJob"
-            and annotations(item).get(names.OWNER_NAME) == job
+            if (item["metadata"].get("labels") or {}).get(names.OWNER_KIND) == owner_kind
+            and annotations(item).get(names.OWNER_NAME) == owner
         ]
 
     def run_key(self, job: str) -> str:

@@ -57,9 +57,12 @@ def test_only_what_nobody_ends_is_stopped() -> None:
     (state,) = stray_states([pod(2)], RUN_KEY)
     assert (state.attempt, state.phase, state.stray, state.foreign) == (2, "stopping", True, False)
     assert state.look_again_seconds is None
-    (state,) = stray_states([pod(controller="another")], RUN_KEY)
+    (state,) = stray_states([pod(controller="another")], RUN_KEY, {"another"})
     assert (state.stray, state.foreign) == (False, True)
     assert state.look_again_seconds
+    # Its Job is gone, and its owner reference is about to be.
+    (state,) = stray_states([pod(controller="another")], RUN_KEY)
+    assert (state.stray, state.foreign) == (False, False)
 
 
 def test_the_cache_knows_living_pods_by_run_key() -> None:

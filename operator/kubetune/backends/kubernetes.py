@@ -6,6 +6,7 @@ objects look and states.py what they mean.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from kubetune.backends.manifests import (
 from kubetune.backends.pod_refusals import PodRefusals, is_quota
 from kubetune.backends.pods import is_live
 from kubetune.backends.states import has_ended, run_state
-from kubetune.backends.strays import is_loose, stray_states, without_job
+from kubetune.backends.strays import controlled_by, is_loose, stray_states, without_job
 from kubetune.backends.worker_pods import workers_of
 from kubetune.clients.kubernetes import (
     REFUSALS,
@@ -107,7 +108,8 @@ class KubernetesBackend:
                 await self._catch_up(job, address)
         states = [await self._told(job, address) for job in jobs]
         live = {state.attempt for state in states if state.phase not in FINISHED}
-        strays = stray_states(await self._strays(address, jobs), address.run_key)
+        pods = await self._strays(address, jobs)
+        strays = stray_states(pods, address.run_key, await self._jobs_there(pods))
         states += [state for state in strays if state.attempt not in live]
         return sorted(states, key=lambda state: state.attempt)
 
@@ -133,7 +135,7 @@ class KubernetesBackend:
         if request.workers > 1:
             # It too comes before the Job, after which nobody would look for it.
             await self._create_or_adopt(build_service(request), request.owner)
-        job = await self._create_or_adopt(build_job(request), request.owner)
+        job = await self._labelled(await self._create_or_adopt(build_job(request), request.owner))
         self._lost_plans.made(job)
         self._cache.put(job)
         return self._state(job)
@@ -234,22 +236,40 @@ class KubernetesBackend:
                 self._cache.drop(pod)
         return [pod for pod in strays if pod["metadata"]["uid"] in there]
 
+    async def _jobs_there(self, pods: list[JsonObject]) -> set[str]:
+        """Uids of Jobs that control these pods and exist, though they aren't their owner's."""
+        found: set[str] = set()
+        named = {(pod["metadata"]["namespace"], controlled_by(pod)) for pod in pods}
+        for namespace, controller in named:
+            if controller is None:
+                continue
+            name, uid = controller
+            with contextlib.suppress(NotFoundError):
+                job = await self._client.get("Job", namespace, name)
+                found |= {uid} & {job["metadata"]["uid"]}
+        return found
+
     async def _unseen(self, name: str, address: RunAddress) -> JsonObject | None:
         """A Job that no watch shows, with its labels again; None when it is gone or not ours."""
         try:
             job = await self._client.get("Job", address.owner.namespace, name)
             if not _is_owned(job, address.owner):
                 return None
-            # Those of the template, which can't be changed, are the same.
-            ours, metadata = job["spec"]["template"]["metadata"], job["metadata"]
-            fields = {key: ours.get(key) or {} for key in ("labels", "annotations")}
-            if any(not fields[key].items() <= (metadata.get(key) or {}).items() for key in fields):
-                change = {"metadata": {"uid": metadata["uid"], **fields}}
-                job = await self._client.patch("Job", metadata["namespace"], name, change)
+            job = await self._labelled(job)
         except (NotFoundError, ConflictError):
             return None
         self._cache.put(job)
         return job
+
+    async def _labelled(self, job: JsonObject) -> JsonObject:
+        """A Job of ours with our labels, which somebody may have removed: by them it is watched."""
+        # Those of the template, which can't be changed, are the same.
+        ours, metadata = job["spec"]["template"]["metadata"], job["metadata"]
+        fields = {key: ours.get(key) or {} for key in ("labels", "annotations")}
+        if all(fields[key].items() <= (metadata.get(key) or {}).items() for key in fields):
+            return job
+        change = {"metadata": {"uid": metadata["uid"], **fields}}
+        return await self._client.patch("Job", metadata["namespace"], metadata["name"], change)
 
     async def _catch_up(self, job: JsonObject, address: RunAddress) -> None:
         """Read the pods of an ended Job that our watch of pods doesn't show as ended.

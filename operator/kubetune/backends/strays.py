@@ -40,8 +40,21 @@ def is_loose(pod: JsonObject) -> bool:
     return _controller(pod) is None and not metadata.get("deletionTimestamp")
 
 
-def stray_states(pods: Iterable[JsonObject], run_key: str) -> list[RunState]:
-    """The attempts that such pods belong to, as being stopped."""
+def controlled_by(pod: JsonObject) -> tuple[str, str] | None:
+    """Name and uid of the Job that controls a pod, by its word: the Job may be gone."""
+    for reference in pod["metadata"].get("ownerReferences") or ():
+        if reference.get("controller"):
+            return str(reference.get("name")), str(reference["uid"])
+    return None
+
+
+def stray_states(
+    pods: Iterable[JsonObject], run_key: str, jobs_there: Collection[str] = ()
+) -> list[RunState]:
+    """The attempts that such pods belong to, as being stopped.
+
+    ``jobs_there`` are uids of Jobs that exist, but aren't the owner's.
+    """
     found: dict[int, RunState] = {}
     for pod in pods:
         attempt, name = _attempt(pod, run_key), pod["metadata"]["name"]
@@ -57,7 +70,8 @@ def stray_states(pods: Iterable[JsonObject], run_key: str) -> list[RunState]:
             reason=str(Reason.STOPPING),
             message=f"{text}: waiting for its end before anything else starts",
             stray=is_loose(pod) or bool(before and before.stray),
-            foreign=_controller(pod) is not None,
+            # The garbage collector takes a Job away first, and then its pods' word for it.
+            foreign=_controller(pod) in jobs_there,
             look_again_seconds=None if is_loose(pod) else LOOK_AGAIN_SECONDS,
         )
     return list(found.values())
@@ -72,7 +86,5 @@ def _attempt(pod: JsonObject, run_key: str) -> int | None:
 
 
 def _controller(pod: JsonObject) -> str | None:
-    for reference in pod["metadata"].get("ownerReferences") or ():
-        if reference.get("controller"):
-            return str(reference["uid"])
-    return None
+    controller = controlled_by(pod)
+    return controller[1] if controller else None

@@ -54,7 +54,8 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
         "phase": str(Phase.STOPPING),
         "conditions": conditions.current,
     }
-    return Decision((StopRuns(observed.run_key),), status)
+    again = [run.look_again_seconds for run in live if run.look_again_seconds]
+    return Decision((StopRuns(observed.run_key),), status, min(again, default=None))
 
 
 def is_stalled(resource: Resource[Any]) -> bool:

@@ -22,6 +22,7 @@ from kubetune.decide.evaluation_observed import (
 from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
+from kubetune.observe.fine_tune_job import running_names
 from kubetune.observe.objects import (
     default_instead,
     find,
@@ -56,6 +57,11 @@ def _all(evaluation: Resource[EvaluationSpec], spec: EvaluationSpec) -> list[Obs
     return found
 
 
+def _has_begun(status: JsonObject) -> bool:
+    """Whether anything was started; where it was refused, another target may be the default."""
+    return any("attempt" in candidate for candidate in status.get("candidates") or ())
+
+
 class EvaluationObserver:
     """Builds what decide needs to know of an Evaluation."""
 
@@ -81,7 +87,8 @@ class EvaluationObserver:
         """An Evaluation and everything around it."""
         spec, namespace = evaluation.spec, evaluation.owner.namespace
         label = evaluation.status.get("target")
-        reference = recorded_target(label) or (spec.compute_target_ref if spec else None)
+        reference = recorded_target(label) if _has_begun(evaluation.status) else None
+        reference = reference or (spec.compute_target_ref if spec else None)
         target = resolve_target(self._cache, namespace, reference, label)
         external: JsonObject = evaluation.status.get("external") or {}
         started = recorded_place(self._cache, namespace, external)
@@ -102,7 +109,9 @@ class EvaluationObserver:
         try:
             for at, item in enumerate(candidates):
                 if item.run_key:
-                    address = RunAddress(evaluation.owner, item.run_key, place)
+                    newest = known.get(item.name, {}).get("attempt")
+                    running = running_names([newest] if newest else None)
+                    address = RunAddress(evaluation.owner, item.run_key, place, running=running)
                     # Also of those that have ended: the backend must know what to tidy up.
                     runs = await self._backend.observe(address)
                     tracked = self._tracked(item.run_key)
