@@ -59,6 +59,8 @@ class RunAddress:
     """The runs were seen to end, so none can be on its way."""
     running: tuple[str, ...] = ()
     """Names of the attempts that were seen last to run: none counts as gone by silence alone."""
+    job_id: str | None = None
+    """The target's id of the job that has them, where it was written down."""
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,11 @@ class FineTuneJobObserver:
             return [], None
         try:
             address = RunAddress(
-                job.owner, run_key, place, running=running_names(job.status.get("attempts"))
+                job.owner,
+                run_key,
+                place,
+                running=running_names(job.status.get("attempts")),
+                job_id=(job.status.get("external") or {}).get("jobId"),
             )
             return await self._backend.observe(address), None
         except BackendError as error:

@@ -81,21 +81,27 @@ class CmlBackend:
         guarded = address.owner.kind in GUARDED_KINDS
         doubted = guarded and not (followed and followed.states)
         expects = self._submission.expects(address.run_key, doubted=doubted)
-        if followed and (followed.active or not expects):
+        seen = {state.name for state in followed.states} if followed else set[str]()
+        # An operator that ended, or a twin, may have started what no list of ours shows yet.
+        unseen = not seen.issuperset(address.running)
+        if unseen and address.job_id:
+            self._submission.remember(address.run_key, address.job_id)
+        if followed and (followed.active or not expects) and not unseen:
             return followed.states
-        if address.run_key in self._absent:
+        if address.run_key in self._absent and not unseen:
             return []
         if expects:
             # What shows late must be seen, also when nothing else happens.
             self._look_again(address)
         try:
-            since = time.monotonic() - (LOOK_AGAIN_SECONDS if expects else LOOKUP_SECONDS)
+            age = 0.0 if unseen else LOOK_AGAIN_SECONDS if expects else LOOKUP_SECONDS
+            since = time.monotonic() - age
             job = await self._submission.find(workspace, address.owner, address.run_key, since)
             if job is None:
                 if not expects:
                     self._absent.add(address.run_key)
                 return []
-            runs = await workspace.runs(job.id)
+            runs = await workspace.runs(job.id, also=address.running)
             self._submission.found(address.run_key, job, runs)
             expects = self._submission.expects(address.run_key, doubted=guarded and not runs)
             followed = await follower.follow(address.owner, address.run_key, job, runs)

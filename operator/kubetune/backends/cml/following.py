@@ -34,7 +34,6 @@ from kubetune.backends.cml.submission import find_job, stop_run
 from kubetune.backends.cml.workspace import Workspace, refused
 from kubetune.clients.cml import CmlError, CredentialsError, NotFoundError
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse
-from kubetune.clients.cml_operations import GET_JOB_RUN
 
 logger = logging.getLogger(__name__)
 
@@ -115,17 +114,10 @@ class Follower:
 
     async def runs(self, run_key: str, job: Job) -> list[JobRun]:
         """All runs of a job, also those that were seen and that a listing lacks."""
-        runs = await self._workspace.runs(job.id)
         followed = self._of_job(run_key, job)
-        if followed is None:
-            return runs
-        listed = {run.id for run in runs}
-        going_on = [state.name for state in followed.states if state.phase not in FINISHED]
-        for run_id in going_on:
-            if run_id not in listed:
-                with contextlib.suppress(NotFoundError):
-                    runs.append(await self._workspace.read(GET_JOB_RUN, job.id, run_id))
-        return runs
+        states = followed.states if followed else ()
+        going_on = [state.name for state in states if state.phase not in FINISHED]
+        return await self._workspace.runs(job.id, also=going_on)
 
     def hurry(self, run_key: str) -> None:
         """Something was done to the run: look soon."""

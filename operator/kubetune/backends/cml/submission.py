@@ -74,6 +74,10 @@ class Submission:
         """See kubetune.backends.base.Backend."""
         self._introduced.add(run_key)
 
+    def remember(self, run_key: str, job_id: str) -> None:
+        """A job of this id was seen, by whomever; one that is known already stays."""
+        self._job_ids.setdefault(run_key, job_id)
+
     def forget(self, run_key: str) -> None:
         """See kubetune.backends.base.Backend."""
         self._introduced.discard(run_key)

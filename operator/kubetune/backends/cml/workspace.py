@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -152,8 +153,8 @@ class Workspace:
         """What was listed is known to be out of date."""
         self._listed_at = float("-inf")
 
-    async def runs(self, job_id: str) -> list[JobRun]:
-        """All runs of a job."""
+    async def runs(self, job_id: str, also: Iterable[str] = ()) -> list[JobRun]:
+        """All runs of a job; those with an id in ``also`` even if the list is behind."""
         project, client = await self.project(), await self.client()
         try:
             runs = await client.pages(api.LIST_JOB_RUNS, project.id, job_id)
@@ -161,7 +162,11 @@ class Workspace:
             # Deleted since the listing that was at hand.
             self.relist()
             raise
-        return [run for run in runs if not _of_another(run, job_id)]
+        runs = [run for run in runs if not _of_another(run, job_id)]
+        for run_id in set(also) - {run.id for run in runs}:
+            with contextlib.suppress(NotFoundError):
+                runs.append(await self.read(api.GET_JOB_RUN, job_id, run_id))
+        return runs
 
     async def download(self, path: str) -> bytes | None:
         """A file of the project; None when it isn't there."""
