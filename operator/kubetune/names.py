@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from functools import lru_cache
 
 from kubetune.api import GROUP
 
@@ -94,5 +95,6 @@ def rendezvous_port(run_key: str, attempt: int) -> int:
     return 20000 + int(digest(run_key, str(attempt))[:8], 16) % 10000
 
 
+@lru_cache(maxsize=4096)
 def _run_key_hash(install_id: str, namespace: str, name: str, nonce: str) -> str:
     return digest(install_id, namespace, name, nonce)[:_HASH_LENGTH]

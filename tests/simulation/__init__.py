@@ -18,9 +18,12 @@ What is modelled
     * the API server (``api_server``): versions, generations, the status subresource, merge and
       JSON patches, PUT, conflicts, preconditions by uid, finalizers, namespaces that end,
       admission that refuses (403, 422) and relents;
+    * CRDs that are deleted and made again (``definitions``), and what is no longer served
+      meanwhile;
     * garbage collection by owner references, in the background, the foreground and orphaning;
     * the Job controller and the kubelet (``jobs``): pods, conditions, replacement after an
-      eviction, suspension by a queue, deadlines of Jobs, deletion with grace;
+      eviction, suspension by a queue, deadlines of Jobs, deletion with grace, Events of pods that
+      are refused;
     * what runs do (``runs``): they take their time, succeed, fail, are evicted, and report to a
       tracking server;
     * the tracking server (``tracker``): away, slow, refusing, answers that are lost;
@@ -32,7 +35,8 @@ What is modelled
 What is not
     Several workers of one job, nodes and their resources, the scheduler's reasons, images,
     kubetune's CRD rules (users in the schedules keep to them), server-side apply's field owners,
-    the wire format of MLflow and CML, CRDs that come and go.
+    the wire format of MLflow and CML.
 
-``test_honest`` replays schedules of requests against a real API server and compares the answers.
+``test_honest`` and ``test_honest_definitions`` replay schedules of requests against a real API
+server and compare the answers.
 """

@@ -57,6 +57,10 @@ class ApiServer:
         self.children: dict[str, dict[Key, None]] = defaultdict(dict)
         """Objects by the uids of their owners."""
         self.version = 1000
+        self.ending: set[str] = set()
+        """Kinds whose CRD is being deleted; see ``definitions``."""
+        self.unserved: set[str] = set()
+        """Kinds whose CRD is gone."""
         self.admission: list[Callable[[str, JsonObject], JsonObject]] = []
         """Called with CREATE or UPDATE and the new object: returns what becomes of it, or raises
         what refuses it."""
@@ -104,13 +108,7 @@ class ApiServer:
             case "GET" if name:
                 return self.get(kind, namespace, name)
             case "GET":
-                selector = (query or {}).get("labelSelector", "")
-                items = [
-                    item
-                    for item in self.of_kind(kind, selector)
-                    if namespace in ("", item["metadata"].get("namespace"))
-                ]
-                return {"metadata": {"resourceVersion": str(self.version)}, "items": items}
+                return self._list(kind, namespace, query or {})
             case "POST":
                 return self.create(body, namespace)
             case "PUT":
@@ -124,11 +122,28 @@ class ApiServer:
             case _:
                 raise error(405, "MethodNotAllowed", f"{method} {content_type}")
 
+    def _list(self, kind: str, namespace: str, query: Mapping[str, str]) -> JsonObject:
+        if kind in self.unserved:
+            raise _not_served()
+        fields = [term.partition("=") for term in query.get("fieldSelector", "").split(",") if term]
+        items = [
+            item
+            for item in self.of_kind(kind, query.get("labelSelector", ""))
+            if namespace in ("", item["metadata"].get("namespace"))
+            and all(_field(item, path) == value for path, _, value in fields)
+        ]
+        return {"metadata": {"resourceVersion": str(self.version)}, "items": items}
+
     # --- writing
 
     def create(self, body: JsonObject, namespace: str = "") -> JsonObject:
         """Make an object."""
         kind = BY_NAME[body["kind"]]
+        if kind.name in self.unserved:
+            raise _not_served()
+        if kind.name in self.ending:
+            message = "create not allowed while custom resource definition is terminating"
+            raise error(405, "MethodNotAllowed", message)
         metadata: JsonObject = body["metadata"]
         namespace = (metadata.get("namespace") or namespace) if kind.namespaced else ""
         key = (kind.name, namespace, metadata["name"])
@@ -329,6 +344,17 @@ class ApiServer:
     def _tell(self, kind: str, new: JsonObject, old: JsonObject | None) -> None:
         for observer in self.observers:
             observer(kind, new, old)
+
+
+def _not_served() -> ApiError:
+    return error(404, "NotFound", "the server could not find the requested resource")
+
+
+def _field(body: JsonObject, path: str) -> Any:
+    value: Any = body
+    for part in path.split("."):
+        value = (value or {}).get(part)
+    return value
 
 
 def selects(selector: str, body: JsonObject) -> bool:

@@ -99,6 +99,8 @@ def processes(workers: int | None = None) -> Generator[ProcessPoolExecutor]:
 
 def _begin() -> None:
     """What every process does first."""
+    # Tests beside these look at the clock of the machine; no schedule does.
+    os.nice(10)
     # Errors of reconciles are part of the schedules; to format tracebacks takes half the time.
     logging.disable(logging.CRITICAL)
     prepared(0).close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from kubetune import names
@@ -147,11 +149,36 @@ class JobController:
             self._server.create(pod)
         except ApiError as refused:
             self._world.tell("jobs", f"no pod for {metadata['name']}: {refused}")
+            self._tell_of(job, f"Error creating: {refused}")
             failures = self._refused[uid] = self._refused.get(uid, 0) + 1
             pause = FIRST_BACKOFF_SECONDS * 2 ** min(failures, 10)
             self._look(uid, min(pause, MAX_BACKOFF_SECONDS))
         else:
             self._refused.pop(uid, None)
+
+    def _tell_of(self, job: JsonObject, message: str) -> None:
+        """An Event, one for each text as long as the Job is there."""
+        metadata: JsonObject = job["metadata"]
+        named = {"kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+        event: JsonObject = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "name": f"{metadata['name']}.{zlib.crc32(message.encode()):08x}",
+                "namespace": metadata["namespace"],
+            },
+            "involvedObject": named,
+            "reason": "FailedCreate",
+            "message": message,
+            "lastTimestamp": self._server.timestamp(),
+        }
+        key = ("Event", metadata["namespace"], event["metadata"]["name"])
+        # A namespace that ends takes none, and nobody else may refuse them.
+        with contextlib.suppress(ApiError):
+            if self._server.find(*key) is None:
+                self._server.create(event)
+            else:
+                self._server.patch(*key, {"lastTimestamp": event["lastTimestamp"]})
 
     def _stop(self, pods: list[JsonObject]) -> None:
         for pod in pods:

@@ -50,7 +50,9 @@ _CORE = [
     )
     for name in ("Job", "Pod", "ConfigMap", "Secret", "Service", "Namespace")
 ]
-BY_NAME = {kind.name: kind for kind in (*_OF_KUBETUNE, *_CORE)}
+# Of the core group, as the Job controller writes them and the operator reads them.
+_EVENT = Kind("Event", "v1", "events")
+BY_NAME = {kind.name: kind for kind in (*_OF_KUBETUNE, *_CORE, _EVENT)}
 _BY_PLURAL = {kind.plural: kind for kind in BY_NAME.values()}
 
 

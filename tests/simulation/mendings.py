@@ -6,7 +6,7 @@ violates one of the row's invariants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,8 +14,11 @@ from typing import Any
 from unittest.mock import patch
 
 from kubetune.act.holds import Holds
-from kubetune.backends.base import BackendError
+from kubetune.backends import kubernetes
+from kubetune.backends.base import BackendError, RunState
 from kubetune.backends.kubernetes import KubernetesBackend
+from kubetune.backends.strays import is_loose
+from kubetune.clients.watching import Refusals
 from kubetune.decide import fine_tune_deletion, fine_tune_job, fine_tune_result, model
 from kubetune.decide.decision import Decision, parse_time
 from kubetune.decide.fine_tune_follow import expire
@@ -27,6 +30,7 @@ from kubetune.observe import fine_tune_job as jobs
 from kubetune.observe.run_keys import RunKeys
 
 from tests.simulation.steps import Step, draw_schedule
+from tests.simulation.watches import EndedError
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,18 @@ async def _nothing_written(*_: Any, **__: Any) -> None:
     return None
 
 
+_stray_states = kubernetes.stray_states
+
+
+def _no_orphans(pods: Iterable[Any], run_key: str) -> list[RunState]:
+    return _stray_states([pod for pod in pods if not is_loose(pod)], run_key)
+
+
+async def _let_through(self: Refusals, *_: Any) -> None:
+    # As kopf's own session does.
+    raise EndedError
+
+
 _finish = fine_tune_result.finish
 
 
@@ -126,6 +142,13 @@ MENDINGS: dict[str, Mending] = {
         69,
         lambda: [replaced(Feed, "_lose", _nothing)],
     ),
+    "kinds": Mending(
+        "A kind that isn't served, as while its CRD is made again, is asked for until it is.",
+        ("a verdict or a stated wait", "deletion ends"),
+        ("reinstall", "create_job", "create_input", "suspend_job"),
+        0,
+        lambda: [replaced(Refusals, "tell", _let_through)],
+    ),
     "success": Mending(
         "What a run did counts before what the clock says.",
         ("a success counts",),
@@ -161,6 +184,13 @@ MENDINGS: dict[str, Mending] = {
         ("refuse", "crash", "suspend_job"),
         8,
         lambda: [replaced(KubernetesBackend, "_create_or_adopt", _policy_is_final)],
+    ),
+    "orphans": Mending(
+        "Pods that outlive their Job, as an orphaning deletion wants it, are stopped first.",
+        ("at most one live run", "what says that nothing runs is right"),
+        ("delete_child", "suspend_job", "crash"),
+        0,
+        lambda: [replaced(kubernetes, "stray_states", _no_orphans)],
     ),
     "repetition": Mending(
         "The tracker is asked before a run is repeated, or a lost one is given up.",

@@ -78,6 +78,7 @@ class OperatorProcess:
         self._queue = queue
         self.watches = {kind: Watch(world, self.feed, kind) for kind in WATCHED}
         world.server.observers.append(self._seen)
+        world.definitions.observers.append(self._unserved)
         for watch in self.watches.values():
             watch.list_anew()
         self._tasks = [
@@ -88,8 +89,9 @@ class OperatorProcess:
     def kill(self) -> None:
         """It ends at once, wherever it is."""
         for watch in self.watches.values():
-            watch.closed = True
+            watch.close()
         self._world.server.observers.remove(self._seen)
+        self._world.definitions.observers.remove(self._unserved)
         for task in self._tasks:
             task.cancel()
 
@@ -97,6 +99,9 @@ class OperatorProcess:
         watch = self.watches.get(body["kind"])
         if watch:
             watch.seen(event, body, old)
+
+    def _unserved(self, kind: str) -> None:
+        self.watches[kind].unserved()
 
     async def _work(self) -> None:
         await self.feed.watches.complete.wait()

@@ -17,6 +17,7 @@ from kubetune.clients.kubernetes import ApiError
 from kubetune.handlers import WATCHED
 
 from tests.simulation import manifests
+from tests.simulation.definitions import LOOK_AGAIN_SECONDS
 from tests.simulation.jobs import is_finished, is_terminal
 from tests.simulation.manifests import TEAM
 from tests.simulation.network import MODES, Trouble
@@ -27,6 +28,8 @@ JsonObject = dict[str, Any]
 
 PAUSES = (0.0, 0.05, 0.3, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 JOBS = ("tune", "other")
+REINSTALLED = 0.05
+"""Of so many schedules a CRD goes and comes back; one takes minutes, and much with it."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,14 @@ def perform(world: World, step: Step) -> None:
 def draw_schedule(seed: int, among: Sequence[str] = ()) -> list[Step]:
     """The steps of a seed, of these kinds or of all. The first one makes a job."""
     draw = random.Random(f"schedule {seed}")
-    kinds = list(among or _KINDS)
+    kinds = list(among) or [kind for kind in _KINDS if kind != "reinstall"]
     weights = [_KINDS[kind].weight for kind in kinds]
     chosen = ["create_job", *draw.choices(kinds, weights, k=draw.randint(2, 9))]
-    return [Step(draw.choice(PAUSES), name, _KINDS[name].draw(draw)) for name in chosen]
+    steps = [Step(draw.choice(PAUSES), name, _KINDS[name].draw(draw)) for name in chosen]
+    if draw.random() < REINSTALLED and not among:
+        again = Step(draw.choice(PAUSES), "reinstall", _KINDS["reinstall"].draw(draw))
+        steps.insert(draw.randint(1, len(steps)), again)
+    return steps
 
 
 # --- users
@@ -224,6 +231,35 @@ def delete_evaluation(world: World) -> None:
 @_step(1, lambda draw: {})
 def delete_namespace(world: World) -> None:
     world.server.delete("Namespace", "", TEAM)
+
+
+@_step(
+    3,
+    lambda draw: {
+        "kind": draw.choice(("FineTuneJob", "FineTuneJob", "Dataset", "Model", "ComputeTarget")),
+        "seconds": draw.choice((1.0, 10.0, 60.0)),
+    },
+)
+def reinstall(world: World, kind: str, seconds: float) -> None:
+    """A CRD is deleted, and as soon as that has happened made again, with objects of its kind."""
+    anew = [body for of_kind, _, body in _INPUTS.values() if of_kind == kind]
+    if kind == "FineTuneJob":
+        anew = [lambda: manifests.job(JOBS[0])]
+
+    def again() -> None:
+        if kind in world.server.ending:
+            world.later(LOOK_AGAIN_SECONDS, again)
+            return
+        world.definitions.create(kind)
+        world.later(seconds, apply)
+
+    def apply() -> None:
+        with contextlib.suppress(ApiError):
+            for body in anew:
+                world.server.create(body())
+
+    world.definitions.delete(kind)
+    world.later(seconds, again)
 
 
 # --- what people and controllers do to the operator's own objects

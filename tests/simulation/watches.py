@@ -4,16 +4,20 @@ kopf lists a kind, which shows what is there and tells nothing of what is gone, 
 from there; only the session, which is kubetune's own, sees that a list was complete. It handles
 one event of an object at a time and leaves out those that a newer one has overtaken meanwhile. A
 watch that breaks goes on where it was, unless the API server has forgotten that by then (410):
-then everything is listed anew.
+then everything is listed anew. A kind that isn't served is asked for until it is: that, too, the
+session sees to, and kopf alone would give up.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
 
-from kubetune.handlers import WATCHED, Feed, _slim
+from kubetune.clients.watching import Refusals
+from kubetune.handlers import WATCHED, Backoffs, Feed, _slim
 
 from tests.simulation.api_server import selects
+from tests.simulation.discovery import NOT_FOUND, Discovery
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
 JsonObject = dict[str, Any]
 
 LAGS = (0.01, 0.05, 0.2, 1.0)
+
+
+class EndedError(Exception):
+    """kopf got to see a 404: it watches the kind no more."""
 
 
 class Watch:
@@ -36,6 +44,9 @@ class Watch:
         self._missed: list[tuple[str, JsonObject]] = []
         self._holds = 0
         self._forgotten = False
+        self._refusals = Refusals("http://model", feed)
+        self._asking: asyncio.Task[None] | None = None
+        """While the kind isn't served."""
         self.closed = False
 
     def seen(self, event: str, body: JsonObject, old: JsonObject | None) -> None:
@@ -59,8 +70,25 @@ class Watch:
             self._pending.clear()
         self._world.later(seconds, self._go_on)
 
+    def close(self) -> None:
+        """The operator ends."""
+        self.closed = True
+        if self._asking:
+            self._asking.cancel()
+
+    def unserved(self) -> None:
+        """The kind isn't served any more: the watch ends, and can't be continued."""
+        if self._holds:
+            self._forgotten = True
+        else:
+            self.list_anew()
+
     def list_anew(self) -> None:
         """Show everything that is there; what isn't goes unmentioned by single events."""
+        if self._kind in self._world.server.unserved:
+            if self._asking is None:
+                self._asking = self._world.loop.create_task(self._until_served())
+            return
         listed = [body for body in self._world.server.of_kind(self._kind) if self._fits(body)]
         version = self._world.server.version
 
@@ -74,6 +102,28 @@ class Watch:
                     self._deliver_later("", body)
 
         self._world.later(self._world.draw.choice(LAGS), arrive)
+
+    async def _until_served(self) -> None:
+        scope = (self._kind, None)
+        for pause in Backoffs():
+            if self._kind not in self._world.server.unserved:
+                break
+            if not self._holds:
+                try:
+                    session: Any = Discovery(self._world.server)
+                    await self._refusals.tell(scope, cast("Any", NOT_FOUND), session)
+                except EndedError:
+                    self._world.tell("watches", f"{self._kind} is watched no more")
+                    self.closed = True
+                    return
+            await asyncio.sleep(pause)
+        self._asking = None
+        self._refusals.over(scope, watching=False)
+        self._world.tell("watches", f"{self._kind} is served again")
+        if self._holds:
+            self._forgotten = True
+        else:
+            self.list_anew()
 
     def _fits(self, body: JsonObject) -> bool:
         return not self._selector or selects(self._selector, body)

@@ -17,6 +17,7 @@ from kubetune.observe import objects
 from tests.simulation.api_server import ApiServer, error
 from tests.simulation.clock import EPOCH, VirtualLoop
 from tests.simulation.cml_workspace import CmlWorkspace
+from tests.simulation.definitions import Definitions
 from tests.simulation.garbage import GarbageCollector, NamespaceController
 from tests.simulation.jobs import JobController, Kubelet
 from tests.simulation.ledger import Ledger
@@ -47,6 +48,7 @@ class World:
         self.cml = CmlWorkspace(self)
         self.garbage = GarbageCollector(self)
         self.namespaces = NamespaceController(self)
+        self.definitions = Definitions(self)
         self.jobs = JobController(self)
         self.kubelet = Kubelet(self, self.jobs)
         self.operator: OperatorProcess | None = None
