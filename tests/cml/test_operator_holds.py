@@ -93,8 +93,8 @@ def test_a_namespace_goes_when_its_runs_are_stopped(
         run.id for job in cml.stand_in.all_jobs() for run in cml.stand_in.runs(job.id) if run.active
     ]
     assert active == []
-    # The entry of a job that was over goes if its target's Secret is still there.
-    assert [name for name in left if "-done-" not in name] == []
+    # The entry of a job of which nothing runs goes if its target's Secret is still there.
+    assert [name for name in left if "-done-" not in name and "-paused-" not in name] == []
 
 
 def test_nothing_is_held_for_what_is_over_or_never_began(cml: CmlSpace) -> None:
@@ -103,6 +103,10 @@ def test_nothing_is_held_for_what_is_over_or_never_began(cml: CmlSpace) -> None:
     cml.job("waiting", datasetRef={"name": "nobody-made-it"})
     cml.job("done")
     cml.phase("done", "Succeeded")
+    cml.job("paused", hyperparameters={"maxSteps": 2})
+    cml.phase("paused", "Running")
+    cml.patch("FineTuneJob", "paused", {"spec": {"suspend": True}})
+    cml.phase("paused", "Suspended")
     cml.waits("FineTuneJob", "waiting", "DatasetMissing")
     assert IN_USE not in finalizers(cml, "ComputeTarget", TARGET)
     assert IN_USE not in finalizers(cml, "Secret", SECRET)
@@ -110,7 +114,7 @@ def test_nothing_is_held_for_what_is_over_or_never_began(cml: CmlSpace) -> None:
     cml.delete("ComputeTarget", TARGET)
     cml.delete("Secret", SECRET)
     eventually(lambda: not cml.find("ComputeTarget", TARGET) and not cml.find("Secret", SECRET))
-    for name in ("done", "waiting"):
+    for name in ("done", "paused", "waiting"):
         cml.delete("FineTuneJob", name)
         eventually(lambda name=name: cml.find("FineTuneJob", name) is None)
 

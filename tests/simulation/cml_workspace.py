@@ -58,8 +58,7 @@ class CmlWorkspace:
         """Somebody deletes a job on the workspace's pages, and what runs ends."""
         self._world.tell("CML", f"{self.jobs[job_id]['name']} is deleted by hand")
         for run_id in self.runs[job_id]:
-            if run_id in self._processes:
-                self._processes[run_id].stop()
+            self.stop_job_run(PROJECT["id"], job_id, run_id)
         self.delete_job(PROJECT["id"], job_id)
 
     # --- operations

@@ -117,6 +117,11 @@ def _model_is_missing(world: World, body: JsonObject) -> bool:
     return world.server.find("Model", TEAM, "base") is None
 
 
+def _input_is_missing(world: World, body: JsonObject) -> bool:
+    ways = (_missing("Dataset"), _model_is_missing, *map(_not_ready, INPUT_KINDS))
+    return _target_is_missing(world, body) or any(way(world, body) for way in ways)
+
+
 def _model_is_taken(world: World, body: JsonObject) -> bool:
     name = ((body["spec"].get("output") or {}).get("modelName")) or ""
     there = world.server.find("Model", TEAM, name)
@@ -136,6 +141,7 @@ _WAITS: dict[str, Callable[[World, JsonObject], bool]] = {
     Reason.TARGET_NOT_READY: _not_ready("ComputeTarget"),
     Reason.DATASET_NOT_READY: _not_ready("Dataset"),
     Reason.MODEL_NOT_READY: _not_ready("Model"),
+    Reason.PLAN_MISSING: _input_is_missing,
     Reason.OUTPUT_MODEL_TAKEN: _model_is_taken,
 }
 """What may be waited for in a quiet world, and whether it is so."""

@@ -56,6 +56,27 @@ def test_a_run_goes_on_whose_secret_was_taken_by_force(world: World) -> None:
     assert len(world.ledger.runs) == 1
 
 
+def test_nothing_is_held_for_a_job_that_is_suspended(world: World) -> None:
+    _pass_until(world, lambda: _job(world).get("status", {}).get("phase") == "Running", every=1.0)
+    world.server.patch("FineTuneJob", TEAM, "tune", {"spec": {"suspend": True}})
+    for kind, name in (("ComputeTarget", "cloud"), ("Secret", "cml-key")):
+        world.server.delete(kind, TEAM, name)
+        assert world.server.find(kind, TEAM, name), "its run has not ended"
+    _pass_until(world, lambda: _job(world)["status"]["phase"] == "Suspended", every=1.0)
+    world.run_for(60.0)
+    assert not world.server.find("ComputeTarget", TEAM, "cloud")
+    assert not world.server.find("Secret", TEAM, "cml-key")
+
+    world.server.patch("FineTuneJob", TEAM, "tune", {"spec": {"suspend": False}})
+    world.run_for(60.0)
+    assert ready_of(_job(world))["reason"] == "CredentialsInvalid", "nobody knows what runs there"
+
+    world.server.create(manifests.secret())
+    world.server.create(manifests.cloud())
+    _pass_until(world, lambda: _job(world)["status"]["phase"] == "Succeeded", every=10.0)
+    assert not world.ledger.violations
+
+
 def _job(world: World) -> JsonObject:
     return world.server.get("FineTuneJob", TEAM, "tune")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from builders import (
     NONE_FINISHED,
     NOW,
     REFUSED,
+    TRACKED,
     TRAINED,
     ago,
     assert_fits,
@@ -31,6 +32,7 @@ from kubetune.backends.job_limits import WAITING_SECONDS, Limit, new_limit
 from kubetune.decide.deadline import Span, read_clock, spans
 from kubetune.decide.decision import LimitRuns, StartRun, parse_time, rfc3339
 from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_observed import Learned
 
 JsonObject = dict[str, Any]
 
@@ -230,6 +232,19 @@ def in_cml(runs: list[RunState], deadline: int = 60, since: float = 30, **spec: 
     seen = condition("Running", lastTransitionTime=ago(since))
     given = job({"activeDeadlineSeconds": deadline} | spec, status=RUNNING | {"conditions": [seen]})
     return observed_job(given, runs=runs, target=target(**IN_CML), learned=NONE_FINISHED)
+
+
+@pytest.mark.parametrize(("left", "asked"), [(LATE, True), (replace(LATE, exit_code=75), False)])
+def test_who_went_unseen_at_the_deadline_may_have_finished(left: RunState, asked: bool) -> None:
+    """Its pod is gone with the word that it left: the tracking server may know more."""
+    given = job({"activeDeadlineSeconds": 60}, status=dict(RUNNING))
+    late = at(32)
+    decision = decide(observed_job(given, runs=[left]), late)
+    assert names(decision) == (["FindRun"] if asked else [])
+    assert (decision.status or {})["phase"] == ("Queued" if asked else "Failed")
+    found = Learned(run=replace(TRACKED, status="FINISHED"), run_sought=True)
+    after = decide(observed_job(given, runs=[left], learned=found), late).status or {}
+    assert after["phase"] == ("Succeeded" if asked else "Failed")
 
 
 def test_in_cml_the_operator_stops_a_run_and_waits_for_its_end() -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from builders import (
+    CRASHED,
     MISSING_TARGET,
     NOW,
     assert_fits,
@@ -26,6 +27,7 @@ from evaluation_objects import (
     observed,
     phases,
 )
+from evaluation_objects import tracked as measured
 from kubetune.api.plan import METRIC_ETA, METRIC_STEP, TAG_PHASE, TAG_TOTAL_STEPS
 from kubetune.backends.base import BackendError
 from kubetune.decide.decision import (
@@ -157,12 +159,39 @@ def test_the_deadline_ends_it() -> None:
     late = decided(observed(given, runs=runs), NOW + timedelta(seconds=41))
     assert names(late) == ["StopRuns", "StopRuns"]
     end = NOW + timedelta(seconds=30)
-    ended = {name: [run(1, "failed", reason="DeadlineExceeded", ended_at=end)] for name in runs}
+    stopped = run(1, "failed", reason="DeadlineExceeded", ended_at=end, exit_code=75)
     given = evaluation(**AT_ONCE, activeDeadlineSeconds=60, status=late.status)
-    gone = decided(observed(given, runs=ended), NOW + timedelta(seconds=42))
+    ended = observed(given, runs={name: [stopped] for name in runs})
+    gone = decided(ended, NOW + timedelta(seconds=42))
     assert gone.status["phase"] == "Failed"
     assert ready_reason(gone) == ("False", "DeadlineExceeded")
     assert_fits("Evaluation", gone.status)
+
+
+def test_a_run_that_went_unseen_at_its_deadline_may_have_finished() -> None:
+    mute = run(1, "failed", reason="DeadlineExceeded")
+    given = evaluation(**AT_ONCE, activeDeadlineSeconds=20, status=running())
+    ended = observed(given, runs={key: [mute] for key in ("base", "tuned")})
+    after = NOW + timedelta(days=1)
+    asked = decided(ended, after)
+    assert names(asked) == ["FindEvaluation", "FindEvaluation"]
+    assert asked.status["phase"] != "Failed"
+    keys = ("base/1", "tuned/1")
+    found = replace(ended, learned=EvaluationLearned(found=dict.fromkeys(keys, measured())))
+    assert decided(found, after).status["phase"] == "Succeeded"
+    nothing = replace(ended, learned=EvaluationLearned(found=dict.fromkeys(keys)))
+    assert ready_reason(decided(nothing, after)) == ("False", "DeadlineExceeded")
+
+
+def test_a_failed_attempt_waits_for_the_inputs_of_the_next() -> None:
+    status = running()
+    for item in status["candidates"]:
+        item["attempt"] |= {"endTime": rfc3339(NOW - timedelta(hours=1))}
+    failed = run(1, "failed", CRASHED, ended_at=NOW - timedelta(hours=1))
+    runs = {"base": [failed], "tuned": [failed]}
+    decision = decided(observed(evaluation(**AT_ONCE, status=status), dataset=None, runs=runs))
+    assert ready_reason(decision) == ("False", "DatasetMissing")
+    assert decision.status["phase"] == "Pending"
 
 
 def test_what_is_measured_counts_before_the_deadline() -> None:

@@ -92,15 +92,27 @@ def test_what_is_no_record_leads_nowhere(external: JsonObject) -> None:
 
 def test_a_new_attempt_elsewhere_leaves_nothing_where_the_old_ones_were() -> None:
     started, now = place_of(EXTERNAL, None), at()
-    external, actions = before_start(EXTERNAL, started, now, "team", ["k"])
+    external, actions = before_start(EXTERNAL, started, now, "team", ["k"], "Queued")
     assert external == record(now, "team")
     assert actions == [
         DeleteRuns("k", settled=True, elsewhere=started, needed=False),
         Record("external", external),
     ]
     there = place_of(EXTERNAL, spec({}))
-    again, actions = before_start(EXTERNAL, there, at({}), "team", ["k"])
+    again, actions = before_start(EXTERNAL, there, at({}), "team", ["k"], "Queued")
     assert (again, actions) == (EXTERNAL, [])
+
+
+def test_who_was_suspended_says_that_it_is_no_more_before_a_run_starts() -> None:
+    """Nothing is held for one that is suspended, also after a crash between run and status."""
+    there = place_of(EXTERNAL, spec({}))
+    _, actions = before_start(EXTERNAL, there, at({}), "team", ["k"], "Suspended")
+    assert actions == [Record("phase", "Queued")]
+    here = at()
+    known = record(here, "team")
+    assert (
+        before_start(known, place_of(known, here.spec), here, "team", ["k"], "Suspended")[1] == []
+    )
 
 
 def test_what_counts_as_moved() -> None:
@@ -139,6 +151,9 @@ def deleted(phase: str, problem: TargetProblem | None = None, **fields: Any) -> 
         (["AbandonRuns", "ReleaseFinalizer"], deleted("Succeeded", AWAY, since=MINUTE)),
         (["AbandonRuns", "ReleaseFinalizer"], deleted("Succeeded", GONE)),
         (["ReleaseFinalizer"], deleted("Pending", AWAY, started=None)),
+        ([], deleted("Suspended", AWAY)),
+        (["AbandonRuns", "ReleaseFinalizer"], deleted("Suspended", GONE)),
+        (["DeleteRuns", "ReleaseFinalizer"], deleted("Suspended")),
         (["DeleteRuns", "ReleaseFinalizer"], deleted("Succeeded")),
         (["StopRuns"], deleted("Running", runs=[run(1, "running")], forced=True)),
         (

@@ -176,3 +176,5 @@ class Phase(StrEnum):
 
 
 TERMINAL_PHASES = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})
+AT_REST = TERMINAL_PHASES | {Phase.SUSPENDED}
+"""Phases of an object of which nothing runs."""

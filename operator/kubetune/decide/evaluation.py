@@ -231,6 +231,8 @@ def _start_more(draft: Draft) -> Decision:
     missing: list[NotReady] = []
     if isinstance(shared, NotReady):
         missing.append(shared)
+        for candidate in (item for item in draft.candidates if item.due):
+            candidate.say("Pending", shared.reason, shared.message)
     else:
         ready = _startable(draft, shared, missing)
         if any(not item.started for item, _ in ready) and _changed(draft, shared):
@@ -260,11 +262,7 @@ def _startable(
 ) -> list[tuple[CandidateDraft, CandidateInputs]]:
     """Candidates whose next attempt may begin; what the others lack goes to ``missing``."""
     found: list[tuple[CandidateDraft, CandidateInputs]] = []
-    for candidate in draft.candidates:
-        if candidate.settled or candidate.live or candidate.resting:
-            continue
-        if (candidate.status.get("attempt") or {}).get("result") == "Succeeded":
-            continue
+    for candidate in (item for item in draft.candidates if item.due):
         inputs = candidate_inputs(draft.observed, candidate.observed, shared)
         if isinstance(inputs, NotReady):
             candidate.say("Pending", inputs.reason, inputs.message)
@@ -351,8 +349,14 @@ def _settle_place(draft: Draft) -> None:
         draft.actions.append(Stamp(finalizer=True))
     ended = [item.observed.run_key for item in draft.candidates if item.observed.runs]
     status["target"] = observed.target.label
+    phase = str(observed.evaluation.status.get("phase"))
     status["external"], before = before_start(
-        status.get("external") or {}, observed.started, observed.target, owner.namespace, ended
+        status.get("external") or {},
+        observed.started,
+        observed.target,
+        owner.namespace,
+        ended,
+        phase,
     )
     draft.actions += before
     # Runs are known by the digests.

@@ -13,6 +13,7 @@ from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary, MeasuredValue
 from kubetune.backends.base import FINISHED, RunState
+from kubetune.decide.deadline import TOLD
 from kubetune.decide.decision import rfc3339, shorten
 from kubetune.decide.evaluation_inputs import CandidateInputs
 from kubetune.decide.evaluation_observed import ObservedCandidate
@@ -40,6 +41,8 @@ class CandidateDraft:
     now: datetime
     resting: bool = False
     """Whether the pause before its next attempt goes on."""
+    sought: bool = False
+    """Whether the tracking server is asked what the newest attempt has left."""
 
     @property
     def name(self) -> str:
@@ -57,6 +60,12 @@ class CandidateDraft:
         return [run for run in self.observed.runs if run.phase not in FINISHED]
 
     @property
+    def due(self) -> bool:
+        """Whether it waits for nothing of its own before its next attempt."""
+        measured = (self.status.get("attempt") or {}).get("result") == "Succeeded"
+        return not (self.settled or self.live or self.resting or measured)
+
+    @property
     def started(self) -> bool:
         """Whether an attempt was made."""
         return bool(self.status.get("counts", {}).get("total"))
@@ -66,6 +75,9 @@ class CandidateDraft:
         attempt = self.status["attempt"]
         run = next((run for run in self.observed.runs if run.attempt == attempt["number"]), None)
         if self.live or (run and run.outcome):
+            return False
+        if run and run.exit_code and attempt.get("reason") in TOLD:
+            # Interrupted by the clock.
             return False
         if attempt["result"] == "Stopped":
             # By somebody in CML, which is final; or on our order, which matters when it goes on.

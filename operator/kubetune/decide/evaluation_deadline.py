@@ -26,7 +26,7 @@ def ran_out(draft: Draft) -> bool:
     for candidate in draft.candidates:
         attempt: JsonObject = candidate.status.get("attempt") or {}
         stopped = attempt.get("result") == "Stopped"
-        if candidate.live or not (stopped or attempt.get("reason") in TOLD):
+        if candidate.live or candidate.sought or not (stopped or attempt.get("reason") in TOLD):
             continue
         if is_over(draft.left, attempt) or (stopped and candidate.name in ordered):
             return True
@@ -56,7 +56,7 @@ def lacks_time(draft: Draft) -> bool:
     """Whether nothing runs, and a candidate needs an attempt that has no time left."""
     if draft.left is None or draft.left > 0:
         return False
-    if any(candidate.live for candidate in draft.candidates):
+    if any(candidate.live or candidate.sought for candidate in draft.candidates):
         return False
     return any(
         not candidate.settled

@@ -105,7 +105,7 @@ def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
         return True
     message = f"attempt {attempt['number']} left no word: its results are looked up"
     _say_sought(draft, candidate, "Retrying", message)
-    candidate.resting = True
+    candidate.resting = candidate.sought = True
     ask(draft, FindEvaluation(candidate.status["digest"], asked))
     return True
 

@@ -173,9 +173,8 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
     failed = newest and newest["result"] == "Failed" and not (over and told)
     if newest and failed and (verdict := _failed_for_good(draft, newest)):
         return verdict
-    lost = newest is not None and newest.get("reason") == Reason.RUN_LOST
     if over:
-        return (seek_finished(draft) if lost else None) or expire(draft)
+        return (seek_finished(draft) if _left_no_word(draft, newest) else None) or expire(draft)
     if newest and newest["result"] == "Stopped" and newest.get("reason"):
         return _cancelled(draft, newest)
     if newest and newest["result"] in ("Failed", "Preempted"):
@@ -285,6 +284,14 @@ def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
     return fail(draft, reason, note, retryable=True)
 
 
+def _left_no_word(draft: Draft, newest: JsonObject | None) -> bool:
+    """Whether the newest attempt may have ended well: its Job or pod went before it was seen."""
+    if newest is None:
+        return False
+    run = next((run for run in draft.observed.runs if run.attempt == newest["number"]), None)
+    return run is None or (run.outcome is None and not run.exit_code)
+
+
 def _backoff_limit(draft: Draft) -> int:
     effective = draft.status.get("effective") or {}
     if "backoffLimit" in effective:
@@ -336,6 +343,7 @@ def _submit(draft: Draft, attempt: int) -> Decision:
         observed.target,
         observed.job.owner.namespace,
         [observed.run_key],
+        str(observed.job.status.get("phase")),
     )
     draft.actions += before
     draft.actions.append(StartRun(inputs.request(observed, attempt, settings, draft.left)))

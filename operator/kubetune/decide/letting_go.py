@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from kubetune.api.conditions import TERMINAL_PHASES, Reason
+from kubetune.api.conditions import AT_REST, Reason
 from kubetune.decide.decision import AbandonRuns, Decision, ReleaseFinalizer
 from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.decide.target_away import target_away
@@ -31,7 +31,7 @@ def is_forced(resource: Resource[Any]) -> bool:
 
 def is_over(resource: Resource[Any]) -> bool:
     """Whether nothing of it runs any more; what is left is no more than entries and files."""
-    return resource.status.get("phase") in TERMINAL_PHASES
+    return resource.status.get("phase") in AT_REST
 
 
 def without_target(

@@ -17,6 +17,7 @@ from pydantic_core import from_json, to_json
 from kubetune.api.base import Value
 from kubetune.api.cml_target import CmlTarget, RuntimeSelection
 from kubetune.api.compute_target import ComputeTargetSpec, Tracking
+from kubetune.api.conditions import Phase
 from kubetune.api.recorded_target import RecordedTarget, RecordedTracking, RecordedWorkspace
 from kubetune.decide.decision import Action, DeleteRuns, Record
 from kubetune.decide.resources import Target
@@ -79,11 +80,12 @@ def before_start(
     target: Target,
     namespace: str,
     run_keys: Sequence[str],
+    phase: str,
 ) -> tuple[JsonObject, list[Action]]:
     """The record for a run that is about to start on the target, and what must be done before.
 
     ``run_keys`` are those of runs that have ended where ``started`` says: they leave nothing
-    behind when the new one is elsewhere.
+    behind when the new one is elsewhere. ``phase`` is the one that was written last.
     """
     actions: list[Action] = []
     wanted, known = record(target, namespace), recorded_in(external)
@@ -97,6 +99,9 @@ def before_start(
         others = {key: value for key, value in external.items() if key not in known}
         external = others | wanted
         actions.append(Record("external", external))
+    if phase == Phase.SUSPENDED and wanted["type"] == "cml":
+        # While it says so nothing is held that a run can't be reached without.
+        actions.append(Record("phase", str(Phase.QUEUED)))
     return external, actions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.conditions import TERMINAL_PHASES
+from kubetune.api.conditions import AT_REST
 from kubetune.decide.place import place_of
 from kubetune.names import FINALIZER
 from kubetune.observe.cache import ObjectCache
@@ -27,13 +27,13 @@ def external_of(kind: str, status: JsonObject) -> JsonObject:
 
 
 def may_run(body: JsonObject, status: JsonObject) -> bool:
-    """Whether runs may be under way in CML, or be started there next, with this status."""
+    """Whether runs may be under way in CML with this status."""
     if external_of(body["kind"], status).get("type") != "cml":
         return False
     if FINALIZER not in (body["metadata"].get("finalizers") or ()):
         # Nothing is started without it.
         return False
-    return body["kind"] in INSPECTED_KINDS or status.get("phase") not in TERMINAL_PHASES
+    return body["kind"] in INSPECTED_KINDS or status.get("phase") not in AT_REST
 
 
 def needs_of(cache: ObjectCache, body: JsonObject, status: JsonObject) -> frozenset[Key]:
