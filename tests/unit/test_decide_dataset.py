@@ -227,7 +227,7 @@ def test_a_column_that_is_named_must_be_there(columns: JsonObject, format: str, 
         each["message"] for each in (decision.status or {})["conditions"] if each["type"] == "Ready"
     }
     assert says in message
-    assert "'prompt', 'completion', 'answer'" in message
+    assert "the columns are prompt, completion, answer: correct it" in message
 
 
 @pytest.mark.parametrize(

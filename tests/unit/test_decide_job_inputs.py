@@ -226,7 +226,7 @@ CASES = [
         "FormatMismatch",
         {"dataset": pairs("prompt", "chosen", "worse")},
         spec={"objective": "dpo"},
-        says="no column 'rejected'; its columns are 'chosen', 'prompt', 'worse': map it in"
+        says="no column 'rejected'; its columns are chosen, prompt, worse: map it in"
         " spec.columns.rejected of the Dataset",
     ),
     refused(

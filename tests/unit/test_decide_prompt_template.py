@@ -18,7 +18,8 @@ from builders import (
     run,
 )
 from kubetune.api.outcome import Outcome
-from kubetune.decide.prompt_template import ObservedPromptTemplate, decide
+from kubetune.api.prompt_template import PromptTemplateSpec
+from kubetune.decide.prompt_template import ObservedPromptTemplate, decide, slot_problem
 from kubetune.decide.resources import Resource
 
 REF: dict[str, Any] = {"datasetRef": {"name": "tickets"}}
@@ -143,3 +144,16 @@ def test_sample_no_longer_wanted_ends_its_run() -> None:
 
 def test_deleted_template_is_left_alone() -> None:
     assert decide(ObservedPromptTemplate(prompt(deleting=True), facts()), NOW).status is None
+
+
+def test_braces_of_json_and_names_with_spaces_are_explained() -> None:
+    spec = PromptTemplateSpec(prompt="{question}", completion='{"answer": "{answer}"}')
+    columns = [{"name": "question", "type": "string"}, {"name": "answer ", "type": "string"}]
+    found = slot_problem(spec, "tickets", {"columns": columns})
+    assert found is not None
+    assert found.startswith("{answer}: no such column")
+    assert "its columns are question, 'answer '" in found
+    spec = PromptTemplateSpec(prompt="{question}", completion='{"answer": 1}')
+    found = slot_problem(spec, "tickets", {"columns": columns})
+    assert found is not None
+    assert "are written {{ and }}" in found

@@ -114,6 +114,26 @@ def test_lists_as_kubectl_prints_them() -> None:
             "8: spec.method.quantization: type, doubleQuantization and computeDtype go with 4",
         ),
         ("  method: {quantization: {bits: 2}}", "8: spec.method.quantization.bits: must be "),
+        ("  r: 8", "8: spec.r: unknown field; did you mean method.lora.rank?"),
+        (
+            "  numTrainEpochs: 8",
+            "8: spec.numTrainEpochs: unknown field; did you mean hyperparameters.",
+        ),
+        ("  epochs: 8", "8: spec.epochs: unknown field; did you mean hyperparameters.epochs?"),
+        ("  base_model: x", "8: spec.base_model: unknown field; did you mean modelRef?"),
+        (
+            "  hyperparameters: {per_device_train_batch_size: 8}",
+            "8: spec.hyperparameters.per_device_train_batch_size: unknown field; did you mean"
+            " hyperparameters.perDeviceBatchSize?",
+        ),
+        (
+            "  method: {lora: {lora_alpha: 8}}",
+            "8: spec.method.lora.lora_alpha: unknown field; did you mean method.lora.alpha?",
+        ),
+        (
+            "  trainer: {trl: {arguments: {r: 8}}}",
+            "8: spec.trainer.trl.arguments.r: unknown field; did you mean method.lora.rank?",
+        ),
         ("  method: {lora: 8}", "8: spec.method.lora: must be a map, not 8"),
         ("  suspend: 'true'", '8: spec.suspend: must be true or false, not "true"'),
         ("  suspend: 1", "8: spec.suspend: must be true or false, not 1"),
@@ -210,3 +230,19 @@ def test_validate_command(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="No such file"):
         read_manifests([tmp_path / "none.yaml"])
+
+
+def test_a_field_that_nothing_is_like_lists_a_few() -> None:
+    (line,) = refusal(f"{JOB}  trainer: {{trl: {{arguments: {{foo: 1}}}}}}\n")
+    assert line.count(",") == 9
+    assert " more" in line
+    # Arguments that are refused anyway aren't offered.
+    assert "accelerator_config" not in line
+
+
+def test_all_forbidden_arguments_are_named() -> None:
+    given = "output_dir: /tmp, report_to: none, num_train_epochs: 3, push_to_hub: true"
+    lines = refusal(f"{JOB}  trainer: {{trl: {{arguments: {{{given}, optim: adafactor}}}}}}\n")
+    assert len(lines) == 4
+    assert all("not a free argument" in line for line in lines)
+    assert any("use spec.hyperparameters.epochs" in line for line in lines)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic.config import JsonDict
 
-from kubetune.api.rules import Rule, RuleError, TransitionRule
+from kubetune.api.rules import Rule, RulesError, TransitionRule
 
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -73,9 +73,8 @@ class Value(BaseModel):
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:
-        for rule in self.rules:
-            if not rule.check(self):
-                raise RuleError(rule)
+        if broken := [rule for rule in self.rules if not rule.check(self)]:
+            raise RulesError(broken)
         return self
 
     def to_json(self) -> dict[str, Any]:

@@ -6,16 +6,14 @@ command line prints them with file and line, the operator puts them into a condi
 
 from __future__ import annotations
 
-import difflib
 import json
-import typing
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kubetune.api.rules import RuleError
+from kubetune.api.rules import RulesError
+from kubetune.api.suggestions import unknown_field
 
 Path = tuple[str | int, ...]
 
@@ -55,18 +53,29 @@ def dotted(path: Path) -> str:
 
 def problems(error: ValidationError, model: type[BaseModel], prefix: Path = ()) -> list[Problem]:
     """All problems of one validation, in the order of the fields."""
-    return [_problem(details, model, prefix) for details in error.errors(include_url=False)]
+    return [
+        problem
+        for details in error.errors(include_url=False)
+        for problem in _problems(details, model, prefix)
+    ]
 
 
-def _problem(details: ErrorDetails, model: type[BaseModel], prefix: Path) -> Problem:
+def _problems(details: ErrorDetails, model: type[BaseModel], prefix: Path) -> list[Problem]:
     path = (*prefix, *details["loc"])
     cause = details.get("ctx", {}).get("error")
-    if isinstance(cause, RuleError):
-        return Problem((*path, cause.field) if cause.field else path, cause.message)
+    if isinstance(cause, RulesError):
+        return [
+            Problem((*path, rule.field) if rule.field else path, rule.message)
+            for rule in cause.rules
+        ]
+    return [_problem(details, path, cause, model)]
+
+
+def _problem(details: ErrorDetails, path: Path, cause: object, model: type[BaseModel]) -> Problem:
     if cause is not None:
         return Problem(path, str(cause))
     if details["type"] == "extra_forbidden":
-        return Problem(path, _unknown_field(details["loc"], model))
+        return Problem(path, unknown_field(details["loc"], model))
     if path[-1:] == ("[key]",):  # pydantic's mark for the key of a map
         return Problem(path[:-2], f"key {shown(path[-2])} {_message(details)}")
     return Problem(path, _message(details))
@@ -103,31 +112,3 @@ def shown(value: object) -> str:
     """A value for a message: as JSON, at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _unknown_field(location: Path, model: type[BaseModel]) -> str:
-    known = sorted(_known_fields(location[:-1], model))
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    if close:
-        return f"unknown field; did you mean {close[0]}?"
-    return f"unknown field; known here: {', '.join(known)}" if known else "unknown field"
-
-
-def _known_fields(location: Path, model: type[BaseModel]) -> set[str]:
-    """The camelCase fields of the model at a location inside ``model``."""
-    current: type[BaseModel] | None = model
-    for part in location:
-        if isinstance(part, int):
-            continue  # the item's model is that of the list
-        fields = {f.alias or name: f for name, f in current.model_fields.items()}
-        current = next(_models(fields[str(part)].annotation), None) if part in fields else None
-        if current is None:
-            return set()
-    return {field.alias or name for name, field in current.model_fields.items()}
-
-
-def _models(annotation: object) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in typing.get_args(annotation):
-        yield from _models(argument)

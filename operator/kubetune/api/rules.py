@@ -6,7 +6,7 @@ the models run. Transition rules (immutability) exist in CEL only: a model sees 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,13 @@ class Rule:
     """The camelCase field that an error points to, when one is to blame."""
 
 
-class RuleError(ValueError):
-    """A value breaks one of its rules."""
+class RulesError(ValueError):
+    """A value breaks some of its rules; as the API server does, all of them are told."""
 
-    def __init__(self, rule: Rule) -> None:
-        super().__init__(f"{rule.field}: {rule.message}" if rule.field else rule.message)
-        self.field = rule.field
-        self.message = rule.message
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        texts = [f"{rule.field}: {rule.message}" if rule.field else rule.message for rule in rules]
+        super().__init__("; ".join(texts))
+        self.rules = rules
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ run, are fields too, so that the API server can refuse them with the field to us
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from kubetune.api.base import Int32, Value
-from kubetune.api.rules import Rule
+from kubetune.api.rules import Rule, RulesError
 
 Integer = Int32
 Number = float
@@ -29,6 +29,17 @@ class TrlArguments(Value):
 
     owned: ClassVar[Mapping[str, str]] = {}
     """Refused argument -> what to do instead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _free(cls, value: Any) -> Any:
+        """Refuse owned arguments whatever they are set to, since another type won't help."""
+        if isinstance(value, Mapping):
+            given = cast("Mapping[str, Any]", value)
+            set_here = {name for name, item in given.items() if item is not None}
+            if broken := [rule for rule in cls.rules if rule.field in set_here]:
+                raise RulesError(broken)
+        return cast("Any", value)
 
 
 def argument(text: str) -> Any:

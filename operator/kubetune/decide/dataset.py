@@ -21,6 +21,7 @@ from kubetune.api.errors import dotted
 from kubetune.api.inspection import DatasetInspection
 from kubetune.api.model import ModelSpec
 from kubetune.api.plan import InspectionPlan
+from kubetune.api.suggestions import listed
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.inspection import Found, Refused
@@ -137,7 +138,7 @@ def _column_problem(spec: DatasetSpec, found: JsonObject) -> tuple[str, str] | N
         if name != role and name not in columns:
             return Reason.COLUMN_MISSING, (
                 f"spec.columns.{role} is {name!r}, which no row has; the columns are"
-                f" {', '.join(map(repr, columns[:20]))}: correct it"
+                f" {listed(columns)}: correct it"
             )
     return None
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat, DatasetSpec
 from kubetune.api.objectives import OBJECTIVES, Objective
+from kubetune.api.suggestions import listed
 from kubetune.api.trl_names import GOES_WITH
 from kubetune.decide.resources import Resource
 
@@ -21,7 +22,7 @@ def format_problem(objective: Objective, dataset: Resource[DatasetSpec]) -> str:
     formats = OBJECTIVES[objective].formats
     if spec is None or spec.format in formats:
         return ""
-    shown = ", ".join(column["name"] for column in dataset.status.get("columns") or ())
+    shown = listed(column["name"] for column in dataset.status.get("columns") or ())
     others = [name for name, facts in OBJECTIVES.items() if spec.format in facts.formats]
     way_out = f"use objective {' or '.join(others)}, or a Dataset of format {_asked(formats)}"
     if objective == "sft" and spec.format in ("preference", "unpairedPreference"):
@@ -46,7 +47,7 @@ def columns_problem(dataset: Resource[DatasetSpec], *, with_template: bool) -> s
             hint = ", or name a PromptTemplate in spec.promptRef" if with_template else ""
             return (
                 f"Dataset {dataset.name} has format {spec.format} but no column"
-                f" {mapping.of(role)!r}; its columns are {', '.join(map(repr, sorted(columns)))}:"
+                f" {mapping.of(role)!r}; its columns are {listed(sorted(columns))}:"
                 f" map it in spec.columns.{role} of the Dataset{hint}"
             )
     return ""

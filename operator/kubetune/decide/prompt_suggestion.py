@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kubetune.api.suggestions import listed
 from kubetune.decide.chats import CHAT_TYPES
 
 JsonObject = dict[str, Any]
@@ -75,7 +76,7 @@ def suggestion_sentence(
 ) -> str:
     """Which columns there are, and what to write."""
     names = [column["name"] for column in columns]
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    shown = listed(names)
     there = f"spec has no templates. Dataset {dataset} has the columns {shown}: "
     if suggestion is None:
         slot = next((name for name in names if not set(name) & set("{}")), "column")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from kubetune.api.conditions import Reason
 from kubetune.api.dataset import DatasetSpec
 from kubetune.api.plan import InspectionPlan
 from kubetune.api.prompt_template import PromptTemplateSpec, template_slots
+from kubetune.api.suggestions import listed
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.inspected import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.inspection import Found
@@ -45,9 +47,13 @@ def slot_problem(
     unknown = unknown_slots(spec, dataset_status)
     if not unknown:
         return None
-    columns = ", ".join(column["name"] for column in dataset_status.get("columns") or ())
+    columns = listed(column["name"] for column in dataset_status.get("columns") or ())
     named = ", ".join(f"{{{slot}}}" for slot in unknown)
-    return f"{named}: no such column in Dataset {dataset_name}; its columns are {columns}"
+    text = f"{named}: no such column in Dataset {dataset_name}; its columns are {columns}"
+    if any(not re.fullmatch(r"[\w .-]+", slot) for slot in unknown):
+        # It looks like JSON or code, not like the name of a column.
+        text += ". Braces that belong to the text are written {{ and }}"
+    return text
 
 
 def inspection_of(observed: ObservedPromptTemplate) -> tuple[InspectionPlan, Mounts]:
