@@ -25,6 +25,14 @@ class Evaluation:
     rows: list[EncodedRow]
     answers: list[str]
     """As many as rows."""
+    no_room: int = 0
+    """Rows that were not asked about, since their prompts leave no room for an answer."""
+
+    def counts(self) -> dict[str, int]:
+        """How many rows have an answer, for status.result.rows."""
+        if not self.answers and not self.no_room:
+            return {}
+        return {"answered": len(self.answers), "noRoom": self.no_room}
 
     def as_baseline(self) -> dict[str, float]:
         """The metrics under the names of those before training."""
@@ -44,12 +52,10 @@ def evaluate(
         loss = trainer.held_out_loss()
         metrics = {"eval_loss": loss, "perplexity": perplexity(loss)}
     room = None if context is None else context - plan.max_new_tokens
-    asked = [
-        row
-        for row in rows
-        # A prompt that leaves no room for the answer can't be graded.
-        if row.prompt_ids is not None and (room is None or len(row.prompt_ids) <= room)
-    ][: plan.max_rows]
+    prompted = [row for row in rows if row.prompt_ids is not None]
+    # A prompt that leaves no room for the answer can't be graded.
+    fitting = [row for row in prompted if room is None or len(row.prompt_ids or ()) <= room]
+    asked = fitting[: plan.max_rows]
     answers: list[str] = []
     if asked:
         model: Any = trainer.model
@@ -67,4 +73,5 @@ def evaluate(
         pairs = list(zip(answers, (row.reference for row in asked), strict=True))
         metrics["exact_match"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
         metrics["token_f1"] = sum(token_f1(*pair) for pair in pairs) / len(pairs)
-    return Evaluation(metrics, asked, answers)
+    no_room = len(prompted) - len(fitting) if plan.max_rows else 0
+    return Evaluation(metrics, asked, answers, no_room)

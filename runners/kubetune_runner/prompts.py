@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from kubetune.api.plan import DatasetPlan, PromptPlan
 from kubetune.api.prompt_template import as_text, render, slots
 
 from kubetune_runner.data.findings import listing, quote
-from kubetune_runner.data.turns import answers, tools_of, turn_of
+from kubetune_runner.data.turns import REASONING, answers, tools_of, turn_of
 from kubetune_runner.data.verdicts import Fault, Place, fault_of
 from kubetune_runner.errors import RunError
 
@@ -45,6 +46,13 @@ class Example:
     """Where the row stands, for messages."""
 
     @property
+    def answer_bytes(self) -> int:
+        """Bytes of what is learned of it, whatever a tokenizer makes of that."""
+        if self.messages is not None:
+            return sum(map(_bytes_said, filter(answers, self.messages)))
+        return len((self.completion or self.text or "").encode(errors="replace"))
+
+    @property
     def unusable(self) -> bool:
         """Whether the row doesn't fit the dataset's format."""
         return self.fault is not None and not self.fault.empty
@@ -57,6 +65,12 @@ class Example:
         if self.messages is not None:
             return not any(map(answers, self.messages))
         return not (self.completion or self.text or "").strip()
+
+
+def _bytes_said(turn: Message) -> int:
+    calls = json.dumps(turn["tool_calls"], ensure_ascii=False) if turn.get("tool_calls") else ""
+    said = (turn.get("content") or "", turn.get(REASONING) or "", calls)
+    return sum(len(str(part).encode(errors="replace")) for part in said)
 
 
 def choose(rows: Sequence[T], fraction: float, seed: int) -> list[T]:

@@ -81,6 +81,7 @@ def upload_results(
     ``rows`` are those of each split. Raises RunError as ``upload.upload`` does.
     """
     counts = {split: encoded.counts() for split, encoded in rows.items()}
+    counts["evaluation"] |= tuned.counts()
     artifacts: dict[str, Any] = {
         "environment.json": records.environment(),
         "rows.json": counts,

@@ -59,6 +59,12 @@ def measured(plan: Any, *, loss: bool = True) -> list[MeasuredRow]:
     )
 
 
+def digest_of(plan: Any, *, loss: bool = True) -> str:
+    found = candidate.find(plan.model)
+    asked = rows.ask(rows.choose(plan), plan, found.tokenizer, found.context, answers=not loss)
+    return rows.digest(asked.rows, loss=loss)
+
+
 @pytest.mark.parametrize("data", ["pairs", "chat"])
 def test_a_batch_is_measured_as_its_rows_alone(
     make_evaluation: EvaluationFactory, tiny_model: Path, tmp_path: Path, data: str
@@ -123,7 +129,7 @@ def test_rows_are_chosen_alike_and_keep_their_order(make_evaluation: EvaluationF
     assert chosen(maxRows=3) == some
     assert any(chosen(maxRows=3, seed=seed) != some for seed in range(5))
     assert chosen(split="train", maxRows=64) == list(range(64))
-    digests = {rows.digest(rows.choose(make_evaluation(maxRows=n))) for n in (3, 3, 4)}
+    digests = {digest_of(make_evaluation(maxRows=n)) for n in (3, 3, 4)}
     assert len(digests) == 2
 
 
@@ -314,3 +320,54 @@ def test_a_candidate_that_gives_no_numbers_ends_once(
         evaluate.run(plan)
     assert (caught.value.reason, caught.value.retryable) == ("LossNotFinite", False)
     assert "leave the candidate out" in caught.value.message
+
+
+def narrow(base: Path, folder: Path, context: int) -> Path:
+    """The same model with a shorter context."""
+    shutil.copytree(base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+    return folder
+
+
+@pytest.mark.parametrize("loss", [True, False])
+def test_the_digest_of_rows_covers_what_was_measured(
+    make_evaluation: EvaluationFactory, tiny_model: Path, tmp_path: Path, loss: bool
+) -> None:
+    """Rows that a context has no room for are left out of answers, and cut for a loss."""
+    mixed = [
+        {"prompt": f"short {at}", "completion": "yes"}
+        if at < 2
+        else {"prompt": f"a long question {at} " * 5, "completion": "no or yes"}
+        for at in range(6)
+    ]
+    folder = narrow(tiny_model, tmp_path / "narrow", 24)
+    metrics = ["loss"] if loss else ["exactMatch"]
+    common: dict[str, Any] = {"held_out": mixed, "metrics": metrics}
+    wide = make_evaluation(**common)
+    less = make_evaluation(**common, model={"directory": str(folder)})
+    assert digest_of(wide, loss=loss) == digest_of(wide, loss=loss)
+    assert digest_of(wide, loss=loss) != digest_of(less, loss=loss)
+    # Where all fits the context says nothing.
+    short: dict[str, Any] = {"held_out": mixed[:2], "metrics": metrics}
+    wide = make_evaluation(**short, generation={"maxNewTokens": 2})
+    less = make_evaluation(
+        **short, generation={"maxNewTokens": 2}, model={"directory": str(folder)}
+    )
+    assert digest_of(wide, loss=loss) == digest_of(less, loss=loss)
+
+
+def test_a_loss_per_byte_is_the_same_text_for_every_tokenizer(
+    make_evaluation: EvaluationFactory,
+) -> None:
+    texts = [{"text": "Grüße, 你好"}, {"text": "plain"}]
+    plan = make_evaluation(held_out=texts, rows=texts, dataset={"format": "text"})
+    sizes = [row.size for row in measured(plan)]
+    assert sizes == [len(row["text"].encode()) for row in texts]
+    chats = [
+        row.size
+        for row in measured(
+            make_evaluation(held_out=CHAT, rows=CHAT, dataset={"format": "messages"})
+        )
+    ]
+    assert chats == [len(row["messages"][1]["content"].encode()) for row in CHAT]

@@ -76,14 +76,15 @@ def test_a_text_has_the_score(name: MetricName, answer: str, reference: str, val
 
 def test_sums_over_tokens_and_rows_make_the_other_metrics() -> None:
     rows = [
-        row(0, "a", "a", loss=1.0, labels=1, tokens=2, seconds=1.0),
-        row(1, "b", "b", loss=9.0, labels=4, tokens=6, seconds=3.0),
+        row(0, "a", "a", loss=1.0, labels=1, tokens=2, seconds=1.0, size=3),
+        row(1, "b", "b", loss=9.0, labels=4, tokens=6, seconds=3.0, size=5),
     ]
-    names: tuple[MetricName, ...] = ("loss", "perplexity", "length", "latency")
+    names: tuple[MetricName, ...] = ("loss", "perplexity", "bitsPerByte", "length", "latency")
     found = {name: measure(name, rows, 1) for name in names}
     assert {name: column.measured.value for name, column in found.items()} == {
         "loss": 2.0,
         "perplexity": pytest.approx(math.exp(2.0), rel=1e-5),
+        "bitsPerByte": pytest.approx(10 / 8 / math.log(2), rel=1e-5),
         "length": 4.0,
         "latency": 2.0,
     }

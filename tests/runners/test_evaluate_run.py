@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.training, pytest.mark.usefixtures("plain_process")]
 ALL_METRICS = [
     "loss",
     "perplexity",
+    "bitsPerByte",
     "exactMatch",
     "tokenF1",
     "rouge1",

@@ -124,3 +124,19 @@ def test_a_model_that_mixes_packed_rows_is_refused(tiny_model: Path) -> None:
         packing.check(bloom, rows)
     assert caught.value.reason == "PackingUnsupported"
     assert "bloom" in caught.value.message
+
+
+@pytest.mark.training
+def test_rows_whose_answers_are_not_graded_are_counted(make_plan: PlanFactory) -> None:
+    from kubetune_runner import objectives
+    from kubetune_runner.objectives.base import Measure
+
+    long = [{"prompt": "word " * 60, "completion": "yes"} for _ in range(9)]
+    held_out = [{"prompt": "short", "completion": "yes"}, *long]
+    plan = make_plan(held_out=held_out, training={"evaluation": {"maxNewTokens": 230}})
+    inputs = train._prepare(plan)
+    trainer, _ = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    measure = Measure(inputs.tokenizer, inputs.evaluation.rows, plan.training, inputs.context)
+    found = objectives.load("sft").evaluate(trainer, measure)
+    assert found.counts() == {"answered": 1, "noRoom": 9}
+    assert "exact_match" in found.metrics

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import NOW, condition_of, kstatus
+from builders import NOW, condition_of, kstatus, run
 from evaluation_objects import (
     candidate,
+    decided,
     evaluation,
+    not_found,
     observed,
     registered_model,
     settle,
@@ -18,6 +20,7 @@ from evaluation_objects import (
     tracked,
     version,
 )
+from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import FindEvaluation, MoveAlias
 from kubetune.decide.evaluation import decide
 from kubetune.decide.evaluation_observed import EvaluationLearned
@@ -115,18 +118,16 @@ def test_each_candidate_says_what_it_misses():
 
 
 def test_what_could_not_be_measured_wins_nothing():
-    given = observed(evaluation("base", thresholds=[{"metric": "loss", "max": 9}]))
-    (action,) = decide(given, NOW).actions
-    assert isinstance(action, FindEvaluation)
+    first = not_found(observed(evaluation("base", thresholds=[{"metric": "loss", "max": 9}])))
     broken = summary() | {
         "metrics": {"loss": {"error": "no tokens"}, "exactMatch": {"error": "no references"}}
     }
-    tags = {"kubetune.evaluation_summary": json.dumps(broken)}
-    found = {action.digest: replace(tracked(), tags=tags)}
-    status = decide(replace(given, learned=EvaluationLearned(found=found)), NOW).status
+    begun = replace(first.evaluation, status=decided(first).status)
+    ended = run(1, "succeeded", Outcome(status="succeeded", reason="Evaluated", summary=broken))
+    status = decided(observed(begun, runs={"base": [ended]})).status
     assert candidate(status, "base")["metrics"][1] == {"name": "loss", "error": "no tokens"}
     assert condition_of(status, "Passed") == ("False", "ThresholdsMissed")
-    assert "winner" not in (status or {})
+    assert "winner" not in status
 
 
 def gate(holder: Any = None, moved_to: int | None = None, **fields: Any) -> JsonObject:

@@ -123,7 +123,7 @@ def test_functions_are_waited_for_and_travel_in_the_plan():
     there = not_found(replace(given, functions={"words": "code"}))
     (action,) = [a for a in decided(there, NOW).actions if isinstance(a, StartRun)]
     plan = action.request.plan
-    assert plan["metrics"] == ["loss"]
+    assert plan["metrics"] == ["loss", "bitsPerByte"]
     assert plan["customMetrics"] == [{"name": "words", "source": "code", "timeoutSeconds": 10}]
     other = not_found(replace(given, functions={"words": "other code"}))
     assert set(there.learned.found) != set(other.learned.found)

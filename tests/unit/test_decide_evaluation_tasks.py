@@ -36,7 +36,7 @@ def plan(found: ObservedEvaluation) -> dict[str, Any]:
 
 def test_tasks_travel_in_the_plan_with_their_files() -> None:
     found = plan(given([BROUGHT, OWN], task_files=FILES))
-    assert found["metrics"] == ["loss"]
+    assert found["metrics"] == ["loss", "bitsPerByte"]
     assert found["tasks"] == [
         BROUGHT | {"lowerIsBetter": False},
         {

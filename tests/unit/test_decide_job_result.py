@@ -1,5 +1,6 @@
 """The end of a job whose run succeeded: result, registration, reuse and the output Model."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -104,6 +105,24 @@ def test_without_a_target_it_is_the_target_that_is_waited_for(runs: Any) -> None
     for decision in (ended(spec, **around), asked):
         assert names(decision) in (["Register"], ["FindRun"])
         assert condition_of(decision.status, "Ready") == ("False", "TargetMissing")
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({"answered": 1, "noRoom": 9}, "exact_match and token_f1 are of 1 of 10 held-out rows: 9"),
+        ({"answered": 0, "noRoom": 10}, "no answer is graded of 10 held-out rows: 10 leave no"),
+        ({"answered": 4, "noRoom": 0}, ""),
+    ],
+)
+def test_metrics_of_few_rows_say_so(counts: JsonObject, words: str) -> None:
+    rows = {"train": {"used": 90}, "evaluation": {"used": 10} | counts}
+    told = TRAINED.model_copy(update={"summary": TRAINED.summary | {"rows": rows}})
+    status = status_of(ended({}, runs=[run(1, "succeeded", told)]))
+    assert status["result"]["rows"]["evaluation"]["answered"] == counts["answered"]
+    complete = next(c["message"] for c in status["conditions"] if c["type"] == "Complete")
+    assert words in complete
+    assert ("no room" in complete) == bool(words)
 
 
 def test_run_that_left_no_word_is_looked_up() -> None:
@@ -268,6 +287,22 @@ class TestReuse:
         assert status["result"]["reused"] is True
         assert status["result"]["modelUri"] == "models:/m-1"
         assert condition_of(status, "Registered") == ("True", "Reused")
+
+    def test_metrics_of_what_is_adopted_are_shown(self) -> None:
+        """They stand in a tag of the version, which the job that made it has set."""
+        (register,) = ended(REGISTRY).actions
+        assert isinstance(register, Register)
+        assert json.loads(register.registration.tags["kubetune.metrics"]) == {"eval_loss": 0.5}
+        made = replace(VERSION, tags=register.registration.tags)
+        learned = Learned(identical=made, identical_sought=True)
+        status = status_of(decide(observed_job(job(BOTH), learned=learned), NOW))
+        assert status["result"]["metrics"] == {"eval_loss": "0.5"}
+
+    def test_what_a_run_measured_counts_before_what_its_code_logged(self) -> None:
+        tags = FOUND_RUN.tags | {"kubetune.metrics": '{"exact_match": 0.25}'}
+        tracked = replace(FOUND_RUN, tags=tags, metrics={"exact_match": 5.0})
+        status = status_of(ended({}, runs=SILENT, tracked=tracked))
+        assert status["result"]["metrics"] == {"exact_match": "0.25"}
 
     def test_outage_is_waited_for(self) -> None:
         """Training before the registry was asked could cost a GPU for nothing."""

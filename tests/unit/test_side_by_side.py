@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kubetune.api.evaluation_plan import EvaluatedRow
 from kubetune.cli.side_by_side import samples, table, verdict
 
-STATUS = {
+STATUS: dict[str, Any] = {
     "phase": "Succeeded",
     "winner": "tuned",
     "conditions": [
@@ -50,6 +52,17 @@ def test_the_table_has_a_column_for_each_candidate() -> None:
         "",
         "base, loss: no tokens",
     ]
+
+
+def test_the_table_says_how_many_rows_each_candidate_had() -> None:
+    candidates = [
+        STATUS["candidates"][0] | {"rows": 20, "skipped": 0, "tokens": 90},
+        STATUS["candidates"][1] | {"rows": 2, "skipped": 18, "tokens": 9},
+    ]
+    lines = [line.split() for line in table(STATUS | {"candidates": candidates}).splitlines()]
+    assert ["rows", "20", "2"] in lines
+    assert ["left", "out", "0", "18"] in lines
+    assert ["tokens", "90", "9"] in lines
 
 
 def test_before_there_are_results_the_phases_are_shown() -> None:

@@ -10,11 +10,13 @@ from kubetune.api.base import DNS_LABEL, LocalRef, Value, keyed_by
 from kubetune.api.harness import HarnessTask
 from kubetune.api.judge import Judge
 from kubetune.api.metric import (
+    BITS_PER_BYTE,
     KNOWN,
     LOWER_IS_BETTER,
     MAX_METRICS,
     METRIC_NAMES,
     NEITHER_IS_BETTER,
+    PER_TOKEN,
     AnyMetric,
     MetricFunction,
 )
@@ -299,7 +301,8 @@ class EvaluationSpec(Value):
         min_length=1,
         max_length=MAX_METRICS,
         description="What is measured, also functions, judges and tasks by name; the first one"
-        " decides who wins. loss and perplexity are of the answer's tokens; exactMatch, tokenF1,"
+        " decides who wins. loss and perplexity are of the answer's tokens, and decide nothing"
+        " between models with different tokenizers: bitsPerByte does; exactMatch, tokenF1,"
         " rouge1, rougeL, bleu, chrf and jsonFields (share of the reference's JSON fields that the"
         " answer has right) compare generated answers with the reference, 0 to 1 (bleu and chrf 0"
         " to 100); length is in tokens, latency in seconds a row. Default exactMatch and tokenF1.",
@@ -381,6 +384,13 @@ class EvaluationSpec(Value):
         description="Seconds after the end when the Evaluation deletes itself. May be changed."
         " Default: never.",
     )
+
+
+def measured_metrics(spec: EvaluationSpec) -> list[str]:
+    """What the table has: spec.metrics and, beside loss or perplexity, bits per byte."""
+    if PER_TOKEN.isdisjoint(spec.metrics) or BITS_PER_BYTE in spec.metrics:
+        return list(spec.metrics)
+    return [*spec.metrics, BITS_PER_BYTE]
 
 
 def lower_is_better(spec: EvaluationSpec, metric: str) -> bool:

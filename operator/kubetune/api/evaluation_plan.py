@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from kubetune.api.base import PlanValue, Value
 from kubetune.api.metric import MAX_METRICS, MetricName
@@ -137,13 +137,15 @@ class MeasuredValue(PlanValue):
 class EvaluationSummary(PlanValue):
     """Summary of the outcome of a run that succeeded."""
 
-    metrics: Annotated[dict[str, MeasuredValue], Field(min_length=1, max_length=MAX_METRICS)]
+    metrics: Annotated[dict[str, MeasuredValue], Field(min_length=1, max_length=MAX_METRICS + 1)]
     """Every metric of the plan, by its name."""
     rows: int
     """Rows that were evaluated."""
     rows_digest: str
-    """``sha256:...`` over the rows that were evaluated, before any prompt: equal for all
-    candidates of an Evaluation."""
+    """``sha256:...`` over the rows that were evaluated, before any prompt, and how much of each:
+    equal for all candidates of an Evaluation, unless some had no room for a row."""
+    tokens: int | None = None
+    """Tokens that the loss is a mean over; None without a loss."""
     skipped: int = 0
     """Rows that were chosen but left out, since their prompt leaves no room for an answer."""
     run_id: str
@@ -151,6 +153,21 @@ class EvaluationSummary(PlanValue):
     rows_artifact: str = ROWS_ARTIFACT
     samples_artifact: str | None = None
     """SAMPLES_ARTIFACT, when samples were asked for."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every metric has a value: what is missing may have been missing by chance."""
+        return all(measured.error is None for measured in self.metrics.values())
+
+    @staticmethod
+    def of_tag(text: str | None) -> EvaluationSummary | None:
+        """The summary in TAG_EVALUATION_SUMMARY; None where there is none that can be read."""
+        if not text:
+            return None
+        try:
+            return EvaluationSummary.model_validate_json(text, extra="ignore")
+        except ValidationError:
+            return None
 
 
 class EvaluatedRow(Value):

@@ -79,9 +79,10 @@ class CandidateStatus(Value):
     skipped: int | None = Field(
         default=None, description="Rows whose prompt left no room for an answer."
     )
+    tokens: int | None = Field(default=None, description="Tokens that the loss is a mean over.")
     samples: bool | None = Field(default=None, description="Answers are stored for comparison.")
     metrics: Annotated[list[MetricResult], *keyed_by("name")] | None = Field(
-        default=None, max_length=MAX_METRICS, description="Results by metric."
+        default=None, max_length=MAX_METRICS + 1, description="Results by metric."
     )
     registered: RegisteredResult | None = Field(
         default=None, description="The registered version that the candidate is."

@@ -13,6 +13,7 @@ from kubetune.api.rules import Rule
 MetricName = Literal[
     "loss",
     "perplexity",
+    "bitsPerByte",
     "exactMatch",
     "tokenF1",
     "rouge1",
@@ -24,9 +25,13 @@ MetricName = Literal[
     "latency",
 ]
 METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
-LOWER_IS_BETTER: frozenset[str] = frozenset({"loss", "perplexity", "latency"})
+PER_TOKEN: frozenset[str] = frozenset({"loss", "perplexity"})
+"""Means over tokens: of two models comparable only where both make the same text as many tokens."""
+BITS_PER_BYTE = "bitsPerByte"
+"""The same likelihood as a mean over bytes of text, whatever the tokens are."""
+LOWER_IS_BETTER: frozenset[str] = frozenset({*PER_TOKEN, BITS_PER_BYTE, "latency"})
 NEITHER_IS_BETTER: frozenset[str] = frozenset({"length"})
-WITHOUT_REFERENCE: frozenset[str] = frozenset({"loss", "perplexity"})
+WITHOUT_REFERENCE: frozenset[str] = frozenset({*PER_TOKEN, BITS_PER_BYTE})
 """Metrics of rows that are plain text; all others need a prompt and an answer to compare with."""
 MAX_FUNCTION_CHARACTERS = 32768
 MAX_METRICS = 16

@@ -364,6 +364,16 @@ class RowCounts(Value):
     dropped: int = Field(
         default=0, description="Rows longer than maxLength, left out by data.longRows."
     )
+    answered: int | None = Field(
+        default=None,
+        description="Rows that exact_match and token_f1 are of: at most evaluation.maxRows of those"
+        " that leave room for an answer.",
+    )
+    no_room: int | None = Field(
+        default=None,
+        description="Rows whose prompts leave no room for evaluation.maxNewTokens tokens within the"
+        " model's context, so that no answer was graded.",
+    )
 
 
 class ResultRows(Value):

@@ -40,6 +40,9 @@ def table(status: JsonObject) -> str:
         rows.append([metric, *(_cell(item, metric) for item in candidates)])
     if len(rows) == 1:
         rows += [["-", *(item["phase"] for item in candidates)]]
+    for label, field in (("rows", "rows"), ("left out", "skipped"), ("tokens", "tokens")):
+        if any(item.get(field) for item in candidates):
+            rows.append([label, *(str(item.get(field, "-")) for item in candidates)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

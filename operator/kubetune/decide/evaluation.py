@@ -309,7 +309,8 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
                 continue
             take_inputs(candidate, inputs)
             draft.status.setdefault("data", inputs.frozen)
-            if summary := summary_of(candidate, learned.found[digest]):
+            summary = summary_of(candidate, learned.found[digest])
+            if summary and summary.complete:
                 draft.status.setdefault("startTime", rfc3339(draft.now))
                 settle(candidate, summary, draft.spec.metrics, observed.place, reused=True)
                 continue

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary, MeasuredValue
+from kubetune.api.metric import BITS_PER_BYTE, PER_TOKEN
 from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide.deadline import TOLD
 from kubetune.decide.decision import rfc3339, shorten
@@ -209,13 +210,7 @@ def summary_of(draft: CandidateDraft, tracked: TrackedRun | None) -> EvaluationS
                 return EvaluationSummary.model_validate(run.outcome.summary, extra="ignore")
             except ValidationError:
                 break
-    text = tracked.tags.get(TAG_EVALUATION_SUMMARY) if tracked else None
-    if not text:
-        return None
-    try:
-        return EvaluationSummary.model_validate_json(text, extra="ignore")
-    except ValidationError:
-        return None
+    return EvaluationSummary.of_tag(tracked.tags.get(TAG_EVALUATION_SUMMARY) if tracked else None)
 
 
 def settle(
@@ -230,6 +225,7 @@ def settle(
     status = draft.status
     if reused:
         status["reused"] = True
+    beside = [BITS_PER_BYTE] if BITS_PER_BYTE in summary.metrics.keys() - set(metrics) else []
     found = "measured before with the same inputs" if reused else "measured"
     draft.say("Succeeded", Reason.REUSED if reused else Reason.EVALUATED, found)
     if target:
@@ -238,8 +234,9 @@ def settle(
         "rows": summary.rows,
         "rowsDigest": summary.rows_digest,
         "skipped": summary.skipped,
+        **({"tokens": summary.tokens} if summary.tokens else {}),
         "samples": summary.samples_artifact is not None,
-        "metrics": [_result(name, summary.metrics.get(name)) for name in metrics],
+        "metrics": [_result(name, summary.metrics.get(name)) for name in (*metrics, *beside)],
     }
 
 
@@ -278,7 +275,10 @@ def with_deltas(candidates: Sequence[JsonObject]) -> None:
         if "value" in item
     }
     for candidate in candidates[1:]:
+        other_tokens = candidate.get("tokens") != candidates[0].get("tokens")
         for item in candidate.get("metrics") or ():
+            if other_tokens and item["name"] in PER_TOKEN:
+                continue
             if "value" in item and item["name"] in first:
                 item["delta"] = f"{float(item['value']) - float(first[item['name']]):+.4g}"
 

@@ -15,7 +15,7 @@ from kubetune.decide.decision import (
     parse_time,
     rfc3339,
 )
-from kubetune.decide.evaluation_verdict import Verdict, judge
+from kubetune.decide.evaluation_verdict import Verdict, judge, rows_differ
 from kubetune.decide.target_away import tracker_away
 from kubetune.tracking.base import AliasMove, RegisteredVersion
 
@@ -39,14 +39,9 @@ def finish(draft: Draft) -> Decision:
             Reason.CANDIDATE_FAILED,
             f"candidate {first.name} could not be measured: {first.status['message']}",
         )
-    digests = {item.status.get("rowsDigest") for item in draft.candidates}
-    if len(digests) > 1:
-        return fail(
-            draft,
-            Reason.ROWS_DIFFER,
-            "candidates were measured on different rows, so they can't be compared: look at the"
-            " source of the Dataset, and make a new Evaluation",
-        )
+    statuses = [item.status for item in draft.candidates]
+    if message := rows_differ(statuses):
+        return fail(draft, Reason.ROWS_DIFFER, message)
 
     # 1. The version that a winner would replace.
     promote, learned = draft.spec.promote, draft.observed.learned
@@ -55,7 +50,7 @@ def finish(draft: Draft) -> Decision:
 
     # 2. The verdict.
     before = _holder_before(draft, learned.holder)
-    verdict = judge(draft.spec, [item.status for item in draft.candidates], before)
+    verdict = judge(draft.spec, statuses, before)
     _tell_verdict(draft, verdict)
     if promote is None:
         return _complete(draft, verdict, "")

@@ -10,7 +10,7 @@ from typing import Any
 from kubetune import __version__
 from kubetune.api.chat_templates import CHAT_TEMPLATES, ChatTemplateName
 from kubetune.api.conditions import Phase, Reason
-from kubetune.api.evaluation import EvaluationSpec, Generation
+from kubetune.api.evaluation import EvaluationSpec, Generation, measured_metrics
 from kubetune.api.evaluation_plan import (
     CustomMetricPlan,
     EvaluationRunPlan,
@@ -47,6 +47,8 @@ from kubetune.names import digest
 JsonObject = dict[str, Any]
 
 RUN_KEY_LENGTH = 16
+MEASURING = 2
+"""Raised where runs measure otherwise, so that what older ones have measured is not taken over."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def candidate_inputs(
             top_p=generation.top_p if generation.temperature else 1.0,
             batch_size=generation.batch_size,
         ),
-        metrics=[name for name in METRIC_NAMES if name in spec.metrics],
+        metrics=[name for name in METRIC_NAMES if name in measured_metrics(spec)],
         custom_metrics=shared.functions,
         judges=judge_plans(spec),
         tasks=shared.tasks or None,
@@ -220,6 +222,7 @@ def _digest(plan: EvaluationRunPlan, placed: list[Any]) -> str:
     ]
     parts: list[Any] = [
         __version__,
+        MEASURING,
         model_identity(plan.model),
         plan.model.trust_remote_code,
         content,

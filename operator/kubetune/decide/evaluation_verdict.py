@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubetune.api.evaluation import BetterThan, EvaluationSpec, Threshold, lower_is_better
+from kubetune.api.metric import BITS_PER_BYTE, PER_TOKEN
 from kubetune.decide.decision import shorten
 from kubetune.decide.gate import Demand, Rival, better, misses
 
@@ -42,7 +43,8 @@ def judge(spec: EvaluationSpec, candidates: Sequence[JsonObject], holder: int | 
     }
     metric = spec.metrics[0]
     winner: str | None = None
-    for name, mine in values.items():
+    apart = _tokens_differ(metric, candidates)
+    for name, mine in values.items() if not apart else ():
         if found[name] or metric not in mine:
             continue
         if winner is None or better(
@@ -54,7 +56,9 @@ def judge(spec: EvaluationSpec, candidates: Sequence[JsonObject], holder: int | 
     demanded = {threshold.candidate for threshold in spec.thresholds or () if threshold.candidate}
     failing = [name for name in values if found[name] and name in demanded | {named}]
     passed = chosen is not None and not failing
-    if passed:
+    if apart and not passed and not failing:
+        message = f"nobody wins: {apart}"
+    elif passed:
         message = f"{chosen} meets all thresholds" if spec.thresholds else "nothing is demanded"
     else:
         shown = failing or list(values)
@@ -62,6 +66,33 @@ def judge(spec: EvaluationSpec, candidates: Sequence[JsonObject], holder: int | 
             f"{name}: {', '.join(found[name]) or f'{metric} has no value'}" for name in shown
         )
     return Verdict(passed, winner, chosen if passed else None, found, message)
+
+
+def rows_differ(candidates: Sequence[JsonObject]) -> str:
+    """A sentence where candidates were measured on different rows; else empty."""
+    if len({item.get("rowsDigest") for item in candidates}) <= 1:
+        return ""
+    counts = ", ".join(
+        f"{item['name']} {item.get('rows', 0)} rows ({item.get('skipped') or 0} left out)"
+        for item in candidates
+    )
+    return (
+        f"candidates were measured on different rows, so they can't be compared: {counts}. A row is"
+        " left out, or measured in part, where it doesn't fit into a model's context: lower"
+        " generation.maxNewTokens, leave such rows or that candidate out, or look at the source of"
+        " the Dataset if it has changed; then make a new Evaluation"
+    )
+
+
+def _tokens_differ(metric: str, candidates: Sequence[JsonObject]) -> str:
+    """A sentence where a mean over tokens can't compare candidates; else empty."""
+    if metric not in PER_TOKEN or len({item.get("tokens") for item in candidates}) <= 1:
+        return ""
+    counts = ", ".join(f"{item.get('tokens', 0)} in {item['name']}" for item in candidates)
+    return (
+        f"{metric} is a mean over tokens, of which the same text makes {counts}: compare by"
+        f" {BITS_PER_BYTE}"
+    )
 
 
 def _demands(
@@ -80,6 +111,10 @@ def _demands(
             demand = Demand(threshold.metric, threshold.min, threshold.max)
         elif rival := _rival(threshold.better_than, spec, candidates, holder):
             if isinstance(rival, str):
+                pair = [item for item in candidates if item["name"] in (name, rival)]
+                if apart := _tokens_differ(threshold.metric, pair):
+                    found.append(Demand(threshold.metric, impossible=apart))
+                    continue
                 value = values[rival].get(threshold.metric)
                 beaten = Rival(f"candidate {rival}", value)
                 demand = Demand(threshold.metric, rival=beaten, lower_is_better=lower)

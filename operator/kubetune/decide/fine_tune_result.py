@@ -241,7 +241,22 @@ def _refused(draft: Draft, error: str) -> Decision:
     return fail(draft, Reason.TRACKING_REFUSED, message)
 
 
+def _left_out(draft: Draft) -> str:
+    """What the final metrics say nothing of, as the end of a sentence; empty for nothing."""
+    rows: JsonObject = (draft.status.get("result") or {}).get("rows") or {}
+    held_out: JsonObject = rows.get("evaluation") or {}
+    if not held_out.get("noRoom"):
+        return ""
+    answered = held_out.get("answered") or 0
+    graded = f"exact_match and token_f1 are of {answered}" if answered else "no answer is graded"
+    return (
+        f"; {graded} of {held_out['used']} held-out rows: {held_out['noRoom']} leave no room for"
+        " evaluation.maxNewTokens tokens within the model's context"
+    )
+
+
 def _complete(draft: Draft, message: str) -> Decision:
+    message += _left_out(draft)
     output = draft.spec.output
     if output and output.model_name:
         if rival := draft.observed.output_rival:

@@ -30,6 +30,7 @@ from kubetune.tracking.base import (
 )
 from kubetune.tracking.cml_registry import SETTLE_SECONDS, CmlRegistry
 from kubetune.tracking.cml_values import run_age, run_status, run_tags, tracked_run
+from kubetune.tracking.values import best_evaluation
 
 SERVER = "Cloudera AI experiments"
 
@@ -96,10 +97,9 @@ class CmlTracker:
         return found[0] if found else None
 
     async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
-        """The newest complete run of an evaluation with this digest."""
+        """The newest run of an evaluation with this digest that has measured all, else most."""
         runs = await self._tagged(experiment, evaluation_plan.TAG_EVALUATION_DIGEST, digest)
-        complete = [run for run in runs if evaluation_plan.TAG_EVALUATION_SUMMARY in run.tags]
-        return complete[-1] if complete else None
+        return best_evaluation(runs[::-1])
 
     # --- the registry
 

@@ -24,7 +24,7 @@ from kubetune.tracking.base import (
     TrackingError,
 )
 from kubetune.tracking.rest import Credentials, MlflowError, RestClient
-from kubetune.tracking.values import metric_value
+from kubetune.tracking.values import best_evaluation, metric_value
 
 JsonObject = dict[str, Any]
 
@@ -122,15 +122,13 @@ class MlflowTracker:
         return runs[-1] if runs else None
 
     async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
-        """The newest complete run of an evaluation with this digest."""
+        """The newest run of an evaluation with this digest that has measured all, else most."""
         experiment_id = await self._experiment_id(experiment)
         if not experiment_id:
             return None
         condition = _tag(evaluation_plan.TAG_EVALUATION_DIGEST, digest)
         runs = await self._search_runs([experiment_id], condition)
-        return next(
-            (run for run in runs if evaluation_plan.TAG_EVALUATION_SUMMARY in run.tags), None
-        )
+        return best_evaluation(runs)
 
     # --- the registry
 

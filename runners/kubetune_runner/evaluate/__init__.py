@@ -86,7 +86,8 @@ def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
         EvaluationSummary(
             metrics={name: column.measured for name, column in columns.items()},
             rows=len(measured),
-            rows_digest=rows.digest(chosen),
+            rows_digest=rows.digest(asked.rows, loss=_has_loss(plan)),
+            tokens=sum(row.labels for row in measured) or None,
             skipped=asked.empty + asked.too_long,
             run_id=tracker.run_id or "",
             experiment_id=tracker.experiment_id or "",
@@ -125,7 +126,7 @@ def _measure(
         asked.rows,
         plan,
         progress,
-        loss=any(name in WITHOUT_REFERENCE for name in plan.metrics),
+        loss=_has_loss(plan),
         answered=answered,
     )
     benchmarks = _benchmarks(plan, tracker, model, found, progress)
@@ -160,6 +161,10 @@ def _columns(plan: EvaluationRunPlan, measured: list[MeasuredRow]) -> dict[str, 
     for asked in plan.judges or ():
         columns[asked.name] = judge.measure(asked, measured, plan.seed)
     return columns
+
+
+def _has_loss(plan: EvaluationRunPlan) -> bool:
+    return any(name in WITHOUT_REFERENCE for name in plan.metrics)
 
 
 def _is_quantized(found: Candidate) -> bool:

@@ -115,6 +115,7 @@ def _measure_batch(
                 answer=text,
                 loss=total,
                 labels=labels,
+                size=row.size,
                 tokens=tokens,
                 seconds=seconds if text is not None else 0.0,
             )

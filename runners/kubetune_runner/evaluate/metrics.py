@@ -42,6 +42,8 @@ class MeasuredRow:
     """Negative log-likelihood of the labelled tokens, summed."""
     labels: int = 0
     """How many tokens are labelled."""
+    size: int = 0
+    """Bytes of the text that they are."""
     tokens: int = 0
     """Length of the answer."""
     seconds: float = 0.0
@@ -84,6 +86,14 @@ def _loss() -> Metric:
 
 def _perplexity() -> Metric:
     return Metric("loss", _loss_sums, lambda sums: scores.perplexity(sums[0] / sums[1]))
+
+
+def _bits_per_byte() -> Metric:
+    def sums(row: MeasuredRow) -> tuple[float, float]:
+        loss, _ = _loss_sums(row)
+        return loss / math.log(2), float(max(row.size, 1))
+
+    return Metric("loss", sums, lambda sums: sums[0] / sums[1])
 
 
 def _loss_sums(row: MeasuredRow) -> tuple[float, float]:
@@ -133,6 +143,7 @@ def _of_corpus(library: Any, prepared: Callable[[str], str] = str) -> Metric:
 _METRICS: dict[MetricName, Callable[[], Metric]] = {
     "loss": _loss,
     "perplexity": _perplexity,
+    "bitsPerByte": _bits_per_byte,
     "exactMatch": lambda: _texts(lambda *texts: float(scores.exact_match(*texts))),
     "tokenF1": lambda: _texts(scores.token_f1),
     "rouge1": lambda: _rouge("rouge1"),

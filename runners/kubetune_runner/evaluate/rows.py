@@ -15,7 +15,7 @@ from kubetune.api.plan import ENV_DATASET_TOKEN
 
 from kubetune_runner import data
 from kubetune_runner.data import Row
-from kubetune_runner.encoding import EncodedRow, encode
+from kubetune_runner.encoding import IGNORED, EncodedRow, encode
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import make_examples
 
@@ -36,6 +36,10 @@ class Asked:
     number: int
     columns: Row
     encoded: EncodedRow
+    size: int
+    """Bytes of the text that a loss is about."""
+    cut: bool = False
+    """Whether the model's context holds but a part of it."""
 
 
 @dataclass
@@ -73,11 +77,15 @@ def choose(plan: EvaluationRunPlan) -> list[ChosenRow]:
     return [ChosenRow(number, rows[number]) for number in numbers]
 
 
-def digest(rows: list[ChosenRow]) -> str:
-    """``sha256:...`` over the rows as the dataset has them, and their places."""
+def digest(rows: list[Asked], *, loss: bool) -> str:
+    """``sha256:...`` over the rows as the dataset has them, and their places.
+
+    With ``loss`` also over how much of a row was measured, where that isn't all of it.
+    """
     total = hashlib.sha256()
     for row in rows:
-        text = json.dumps([row.number, row.columns], ensure_ascii=False, sort_keys=True)
+        measured = [row.size] if loss and row.cut else []
+        text = json.dumps([row.number, row.columns, *measured], ensure_ascii=False, sort_keys=True)
         total.update(hashlib.sha256(text.encode()).digest())
     return f"sha256:{total.hexdigest()}"
 
@@ -106,7 +114,9 @@ def ask(
             if answers and prompt is not None and not fits(one, plan, context):
                 result.too_long += 1
             else:
-                result.rows.append(Asked(row.number, row.columns, one))
+                cut = bool(encoded.cut)
+                size = _bytes_of(one, tokenizer) if cut else example.answer_bytes
+                result.rows.append(Asked(row.number, row.columns, one, size, cut))
     if not result.rows:
         raise RunError(
             "NoUsableRows",
@@ -115,6 +125,12 @@ def ask(
             " answers, or lower generation.maxNewTokens",
         )
     return result
+
+
+def _bytes_of(row: EncodedRow, tokenizer: Any) -> int:
+    """Bytes of the labelled tokens of a row that was cut."""
+    labelled = [label for label in row.labels if label != IGNORED]
+    return len(tokenizer.decode(labelled, skip_special_tokens=True).encode())
 
 
 def fits(row: EncodedRow, plan: EvaluationRunPlan, context: int | None) -> bool:
