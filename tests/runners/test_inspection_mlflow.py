@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -142,6 +143,26 @@ def test_results_that_nobody_registered(registry: str) -> None:
 def test_registered_base(registry: str) -> None:
     found = ModelInspection.model_validate(inspect("models:/base/1", registry).summary)
     assert (found.type, found.revision, found.parameters) == ("base", "1", 1536)
+
+
+def test_rows_that_trained_a_version_are_told_by_its_tags(registry: str) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(registry)
+    before = [{"datasetDigest": "sha256:d0", "splitDigest": "sha256:s0", "by": "first"}]
+    for key, value in {
+        "kubetune.job": "second",
+        "kubetune.datasetDigest": "sha256:d1",
+        "kubetune.splitDigest": "sha256:s1",
+        "kubetune.trainedOn": json.dumps(before),
+    }.items():
+        client.set_model_version_tag("base", "1", key, value)
+    own = {"datasetDigest": "sha256:d1", "splitDigest": "sha256:s1", "by": "second"}
+    outcome: Any = inspect("models:/base/1", registry)
+    assert outcome.summary["trainedOn"] == [own, *before]
+    client.set_model_version_tag("base", "1", "kubetune.trainedOn", "spoiled by somebody")
+    outcome = inspect("models:/base/1", registry)
+    assert outcome.summary["trainedOn"] == [own]
 
 
 @pytest.mark.parametrize("uri", ["models:/base/9", "models:/base@none", "models:/nothing/1"])

@@ -176,3 +176,41 @@ def test_a_refused_candidate_keeps_the_others_from_costing_anything():
     decision = decided(given, NOW)
     assert started(decision) == []
     assert condition_of(decision.status, "Stalled") == ("True", "TrainedOnRows")
+
+
+SEEN = {"datasetDigest": "sha256:d1", "splitDigest": "sha256:other", "by": "old"}
+REGISTERED = {"source": {"registry": {"name": "tickets", "version": 3}}}
+OUTPUT = {"source": {"fineTuneJob": {"name": "gone"}}}
+KEPT = {"jobOutput": {"name": "gone", "uri": "models:/m-1", "trainedOn": [SEEN]}}
+BEHIND: dict[str, JsonObject] = {
+    "the tags of its version": {"model": ready(model(REGISTERED), trainedOn=[SEEN])},
+    "a job that is gone": {"model": ready(model(OUTPUT), **KEPT)},
+    "what its job began with": {
+        "job": job(status={"lineage": LINEAGE | {"trainedOn": [SEEN]}}),
+    },
+    "its base, by tags": {"base": ready(model(REGISTERED), trainedOn=[SEEN])},
+    "its base's job": {
+        "base": ready(model(OUTPUT)),
+        "base_job": job(
+            status={
+                "lineage": LINEAGE | {"splitDigest": "sha256:other"},
+                "result": {"modelUri": "models:/m-2"},
+            }
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("how", BEHIND)
+def test_rows_of_training_are_followed_through_whatever_is_known(how: str):
+    around = dict(BEHIND[how])
+    found = {"models": {"tuned": around.pop("model")}} if "model" in around else {}
+    given = observed(evaluation("tuned"), around={"tuned": around}, **found)
+    decision = decided(given, NOW)
+    assert condition_of(decision.status, "Stalled") == ("True", "TrainedOnRows")
+    message = candidate(decision.status, "tuned")["message"]
+    assert "FineTuneJob old" in message or "FineTuneJob tune" in message
+    allowed = observed(
+        evaluation("tuned", allowTrainingRows=True), around={"tuned": around}, **found
+    )
+    assert condition_of(decided(allowed, NOW).status, "Stalled") is None

@@ -178,3 +178,24 @@ def test_a_column_that_no_format_before_had_keeps_the_digest_of_the_others() -> 
     plan = resolve(observed_job(job()))
     assert isinstance(plan, Inputs)
     assert "label" not in plan.plan.dataset.columns.to_json()
+
+
+def test_rows_behind_what_a_job_starts_from_are_kept_and_count_for_no_digest() -> None:
+    """Whoever evaluates the result must not measure it on them."""
+    seen = [{"datasetDigest": "sha256:d0", "splitDigest": "sha256:s0", "by": "before"}]
+    spec = {"source": {"registry": {"name": "house", "version": 2}}}
+    plain = observed_job(job(), model=ready(model(spec), **MODEL_FOUND))
+    trained = observed_job(job(), model=ready(model(spec), **MODEL_FOUND, trainedOn=seen))
+    inputs = resolve(trained)
+    assert isinstance(inputs, Inputs)
+    assert inputs.lineage["trainedOn"] == seen
+    assert digest(plain) == digest(trained)
+    output = {"source": {"fineTuneJob": {"name": "first"}}}
+    first = job(status={"lineage": {"datasetDigest": "sha256:d1", "trainedOn": seen}})
+    left = {"jobOutput": {"name": "first", "uri": "models:/m-1"}}
+    chained = observed_job(
+        job(), model=ready(model(output), **MODEL_FOUND, **left), model_job=first
+    )
+    inputs = resolve(chained)
+    assert isinstance(inputs, Inputs)
+    assert inputs.lineage["trainedOn"] == [{"datasetDigest": "sha256:d1", "by": "tune"}, *seen]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from kubetune.api.base import Value
 from kubetune.api.families import PadTokenFrom
+from kubetune.api.trained_rows import MAX_TRAINED_ROWS, TrainedRows
 
 MAX_COLUMNS = 200
 MAX_PROBLEMS = 20
@@ -174,6 +175,11 @@ class ModelInspection(ModelShape):
     type: Literal["base", "adapter"] = Field(description="base or adapter.")
     revision: str = Field(
         description="Commit (hub), version (registry) or content digest (volume)."
+    )
+    trained_on: list[TrainedRows] | None = Field(
+        default=None,
+        max_length=MAX_TRAINED_ROWS,
+        description="Registered versions: rows that trained them, by their tags.",
     )
     architecture: str = Field(description="Architecture class, such as LlamaForCausalLM.")
     model_type: str = Field(description="transformers model type, such as llama.")

@@ -20,6 +20,7 @@ from kubetune.api.inspection import (
 )
 from kubetune.api.outcome import MAX_LOG_BYTES
 from kubetune.api.recorded_target import RecordedTarget
+from kubetune.api.trained_rows import MAX_TRAINED_ROWS, TrainedRows
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 """RFC 3339, UTC, whole seconds."""
@@ -105,6 +106,9 @@ class JobOutput(Value):
 
     name: str = Field(max_length=253, description="The FineTuneJob.")
     uri: str = Field(max_length=2048, description="Its result as MLflow names it.")
+    trained_on: list[TrainedRows] | None = Field(
+        default=None, max_length=MAX_TRAINED_ROWS, description="Rows behind that result."
+    )
 
 
 class ModelStatus(ModelShape, ObjectStatus):
@@ -121,6 +125,11 @@ class ModelStatus(ModelShape, ObjectStatus):
     source: str | None = Field(default=None, description="The source in one line.")
     type: Literal["base", "adapter"] | None = Field(default=None, description="base or adapter.")
     revision: str | None = Field(default=None, description="Commit, version or content digest.")
+    trained_on: list[TrainedRows] | None = Field(
+        default=None,
+        max_length=MAX_TRAINED_ROWS,
+        description="Rows that the version was trained on, by its tags in the registry.",
+    )
     architecture: str | None = Field(default=None, description="Architecture class.")
     model_type: str | None = Field(default=None, description="transformers model type.")
     parameters: int | None = Field(default=None, description="Number of parameters.")
@@ -340,6 +349,11 @@ class Lineage(Value):
     config_digest: str | None = Field(default=None, description="Digest of effective settings.")
     code_version: str | None = Field(default=None, description="kubetune version.")
     world_size: int | None = Field(default=None, description="Processes that train.")
+    trained_on: list[TrainedRows] | None = Field(
+        default=None,
+        max_length=MAX_TRAINED_ROWS,
+        description="Rows that the model to start from was trained on, as far as it is known.",
+    )
     digest: str | None = Field(default=None, description="Digest over all of these.")
 
 

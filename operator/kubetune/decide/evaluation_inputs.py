@@ -41,6 +41,7 @@ from kubetune.decide.sources import (
     prompt_plan,
     unreachable,
 )
+from kubetune.decide.trained_rows import of_models
 from kubetune.decide.waiting import NotReady
 from kubetune.names import digest
 
@@ -367,26 +368,28 @@ def _assemble(observed: ObservedEvaluation) -> Shared:
 
 
 def _trained_on_rows(spec: EvaluationSpec, candidate: ObservedCandidate, data: DatasetPlan) -> str:
-    """A sentence when the job that made the candidate has trained on rows of the evaluation.
+    """A sentence when the candidate was trained on rows of the evaluation, as far as is known.
 
     A Dataset of the same content with another split has other rows held out.
     """
-    lineage = candidate.job.status.get("lineage") if candidate.job else None
-    if spec.allow_training_rows or not lineage or not data.digest:
+    if spec.allow_training_rows or not data.digest:
         return ""
-    if lineage.get("datasetDigest") != data.digest:
-        return ""
-    same_split = lineage.get("splitDigest") == data.split_digest
-    if same_split and spec.split == "evaluation":
-        return ""
-    job = candidate.job.name if candidate.job else ""
-    why = (
-        "spec.split is train"
-        if same_split
-        else "its training held out other rows than the Dataset does now"
-    )
-    return (
-        f"candidate {candidate.name} was trained by FineTuneJob {job} on rows of Dataset"
-        f" {data.name} that it would be measured on, as {why}: measure it on rows it has not seen,"
-        " or set spec.allowTrainingRows"
-    )
+    behind = of_models([(candidate.model, candidate.job), (candidate.base, candidate.base_job)])
+    for rows in behind:
+        if rows["datasetDigest"] != data.digest:
+            continue
+        same_split = rows.get("splitDigest") == data.split_digest
+        if same_split and spec.split == "evaluation":
+            continue
+        by = f" by FineTuneJob {rows['by']}" if rows.get("by") else ""
+        why = (
+            "spec.split is train"
+            if same_split
+            else "its training held out other rows than the Dataset does now"
+        )
+        return (
+            f"candidate {candidate.name}, or a model that it was made from, was trained{by} on rows"
+            f" of Dataset {data.name} that it would be measured on, as {why}: measure it on rows it"
+            " has not seen, or set spec.allowTrainingRows"
+        )
+    return ""

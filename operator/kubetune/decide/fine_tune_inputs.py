@@ -44,6 +44,7 @@ from kubetune.decide.sources import (
     prompt_plan,
     unreachable,
 )
+from kubetune.decide.trained_rows import of_models
 from kubetune.decide.waiting import NotReady
 from kubetune.decide.workers import workers_problem
 
@@ -320,6 +321,10 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     facts = lineage(
         base_model, data, prompt, training, workers=workers, strategy=strategy, unique=unique
     )
+    behind = of_models([(model, observed.model_job), (base, observed.base_job)])
+    if behind:
+        # Not in the digest: what was trained on says nothing about what trains now.
+        facts["trainedOn"] = behind
     owner = job.owner
     plan = RunPlan(
         run=RunIdentity(

@@ -36,6 +36,7 @@ from kubetune.decide.fine_tune_progress import (
 )
 from kubetune.decide.gate import misses
 from kubetune.decide.target_away import tracker_away
+from kubetune.decide.trained_rows import of_lineage
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
 
@@ -118,7 +119,11 @@ def finish(draft: Draft) -> Decision:
         TAG_LINEAGE: str(lineage.get("digest", "")),
         # For those who adopt the version.
         **({TAG_METRICS: json.dumps(final)} if (final := _numbers(metrics)) else {}),
-    } | {f"kubetune.{key}": str(value) for key, value in lineage.items() if key != "digest"}
+    } | {
+        f"kubetune.{key}": json.dumps(value) if isinstance(value, list) else str(value)
+        for key, value in lineage.items()
+        if key != "digest"
+    }
     place = (alias, result.experiment_id, result.run_id)
     if merged and learned.merged is None:
         # Before the adapter: its version tells that all is there.
@@ -287,7 +292,9 @@ def _output_model(draft: Draft, name: str) -> JsonObject:
     spec: JsonObject = {"source": source}
     # The job may be deleted before anybody has looked at the Model.
     uri = result.get("modelUri") if not registered else None
-    kept = {"status": {"jobOutput": {"name": owner.name, "uri": uri}}} if uri else {}
+    rows = of_lineage(draft.status.get("lineage") or {}, owner.name)
+    left = {"name": owner.name, "uri": uri} | ({"trainedOn": rows} if rows else {})
+    kept = {"status": {"jobOutput": left}} if uri else {}
     effective: JsonObject = draft.status.get("effective") or {}
     if leaves_adapter(effective):
         spec["baseModelRef"] = effective.get("baseModelRef") or {"name": draft.spec.model_ref.name}

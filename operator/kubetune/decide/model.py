@@ -32,6 +32,7 @@ from kubetune.decide.inspection_guard import delete, guarded
 from kubetune.decide.registry import provider_problem
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, model_line, model_source
+from kubetune.decide.trained_rows import of_job
 
 JsonObject = dict[str, Any]
 
@@ -82,7 +83,11 @@ def _with_output(observed: ObservedModel, decision: Decision) -> Decision:
     source = model.spec.source.fine_tune_job if model.spec else None
     if uri is None or source is None:
         return decision
-    known = {"name": source.name, "uri": uri}
+    known: JsonObject = {"name": source.name, "uri": uri}
+    before: JsonObject = model.status.get("jobOutput") or {}
+    rows = of_job(job) if job else before.get("trainedOn") if before.get("uri") == uri else None
+    if rows:
+        known["trainedOn"] = rows
     if decision.status is None and model.status.get("jobOutput") == known:
         return decision
     status = model.status if decision.status is None else decision.status

@@ -40,6 +40,7 @@ class TrackingApi(Protocol):
     def put_artifact(self, root: str, name: str, document: Any) -> None: ...
     def put_text(self, root: str, name: str, text: str) -> None: ...
     def version(self, name: str, version: str | None, alias: str | None) -> str: ...
+    def version_tags(self, name: str, version: str) -> dict[str, str]: ...
 
 
 def open_api(uri: str) -> TrackingApi:
@@ -144,6 +145,12 @@ class MlflowApi:
                 "GET", "model-versions/get", {"name": name, "version": version or ""}
             )
         return str(found["model_version"]["version"])
+
+    def version_tags(self, name: str, version: str) -> dict[str, str]:
+        """Tags of a registered version."""
+        found = self._json("GET", "model-versions/get", {"name": name, "version": version})
+        tags: list[dict[str, str]] = found["model_version"].get("tags") or []
+        return {tag["key"]: tag.get("value", "") for tag in tags}
 
     def version_root(self, name: str, version: str) -> str:
         """Artifact root of a registered version."""

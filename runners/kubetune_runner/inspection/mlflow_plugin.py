@@ -60,6 +60,10 @@ class PluginApi:
             found = _call(lambda: self._client.get_model_version(name, version))
         return str(found.version)
 
+    def version_tags(self, name: str, version: str) -> dict[str, str]:
+        """Tags of a registered version."""
+        return dict(_call(lambda: self._client.get_model_version(name, version)).tags or {})
+
 
 def _call(call: Callable[[], T]) -> T:
     """Call MLflow; plugins raise what they like. Raises MlflowError."""

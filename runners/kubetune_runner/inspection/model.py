@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,14 +17,16 @@ from kubetune.api.inspection import MAX_MODULES, ModelInspection
 from kubetune.api.plan import (
     ENV_BASE_MODEL_TOKEN,
     ENV_MODEL_TOKEN,
+    TAG_JOB,
     ModelPlan,
     TrackingPlan,
 )
+from kubetune.api.trained_rows import TrainedRows, of_tags
 
 from kubetune_runner.data.findings import listing, quote
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits
-from kubetune_runner.inspection.mlflow_api import MlflowError
+from kubetune_runner.inspection.mlflow_api import MlflowError, open_api
 from kubetune_runner.inspection.model_files import ModelFiles, open_model
 from kubetune_runner.inspection.model_shape import first_number as _first_number
 from kubetune_runner.inspection.model_shape import shape_facts
@@ -42,6 +46,7 @@ CONTEXT_NAMES = (
 WIDTH_NAMES = ("hidden_size", "n_embd", "d_model", "dim")
 MODULES_LIMIT = 1024
 """Characters of the names of modules: the outcome is small."""
+log = logging.getLogger(__name__)
 OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack")
 
 
@@ -52,6 +57,29 @@ def inspect_model(plan: ModelPlan, tracking: TrackingPlan | None) -> ModelInspec
     BaseModelMissing, BaseModelUnexpected, BaseModelMismatch, or as ``open_model`` does.
     """
     files = _open(plan, tracking, ENV_MODEL_TOKEN)
+    rows = trained_on(plan, tracking)
+    found = _described(plan, files, tracking)
+    return found.model_copy(update={"trained_on": rows}) if rows else found
+
+
+def trained_on(plan: ModelPlan, tracking: TrackingPlan | None) -> list[TrainedRows]:
+    """Rows that a registered version was trained on, by its tags; none where they don't tell."""
+    version = re.match(r"^models:/([^/@]+)(?:/(\d+)|@(.+))$", plan.registry_uri or "")
+    if version is None or tracking is None:
+        return []
+    try:
+        api = open_api(tracking.uri)
+        number = api.version(*version.groups())
+        tags = api.version_tags(version[1], number)
+    except MlflowError as error:
+        log.warning("tags of %s can't be read: %s", plan.registry_uri, error)
+        return []
+    return of_tags(tags, tags.get(TAG_JOB))
+
+
+def _described(
+    plan: ModelPlan, files: ModelFiles, tracking: TrackingPlan | None
+) -> ModelInspection:
     if "adapter_config.json" in files.sizes:
         return _adapter(plan, files, tracking)
     if "config.json" not in files.sizes:
