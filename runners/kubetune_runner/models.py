@@ -54,6 +54,11 @@ def reference(model: ModelPlan) -> tuple[str, str | None]:
     return model.registry_uri or model.directory or "", None
 
 
+def shown(model: ModelPlan) -> str:
+    """Where a model is, as users know it, for records of a run."""
+    return model.source or reference(model)[0]
+
+
 def context_length(folder: Path) -> int | None:
     """Longest sequence of the model in tokens, when its configuration tells."""
     config = _configuration(folder)

@@ -35,14 +35,15 @@ def parameters(plan: RunPlan) -> dict[str, Any]:
             }
         return {prefix.rstrip("."): value}
 
-    model, revision = models.reference(plan.model)
+    revision = models.reference(plan.model)[1]
     return prefixed(
         {
             **flat("", training),
-            "model": model,
+            "model": models.shown(plan.model),
             "model.revision": plan.model.revision or revision or "",
             "dataset": plan.dataset.name,
             "dataset.digest": plan.dataset.digest or "",
+            "dataset.source": plan.dataset.source or "",
             "dataset.splitDigest": plan.dataset.split_digest or "",
         }
     )
@@ -58,7 +59,8 @@ def log_dataset(client: Any, run_id: str, dataset: DatasetPlan, context: str) ->
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     digest = (dataset.digest or "").removeprefix("sha256:")[:36]
-    source = dataset.to_json().get("hub") or dataset.to_json().get("files") or {}
+    given = dataset.to_json()
+    source = dataset.source or given.get("hub") or given.get("files") or given.get("http") or {}
     entity = Dataset(
         name=dataset.name, digest=digest or "unknown", source_type="kubetune", source=str(source)
     )

@@ -279,6 +279,26 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("FineTuneJob", job(hyperparameters={"learningRate": 0}), "should be greater than 0"),
     ("FineTuneJob", job(resources={"gpuLabel": {"-": "x"}}), "a label key is a name of at most"),
     ("FineTuneJob", {"modelRef": {"name": "m"}}, "spec.datasetRef: Required value"),
+    (
+        "FineTuneJob",
+        job(objective="dpo", dpo={"labelSmoothing": 0.1, "lossType": ["ipo"]}),
+        "labelSmoothing acts on losses robust, exo_pair, aot and aot_unpaired alone",
+    ),
+    (
+        "FineTuneJob",
+        job(hyperparameters={"warmup": 0.1, "scheduler": "constant"}),
+        "scheduler constant has no warm-up",
+    ),
+    ("FineTuneJob", job(data={"fraction": 1, "seed": 1}), "with fraction 1 all train: remove it"),
+    *(
+        (
+            "FineTuneJob",
+            promoted({"metric": "no_such", "max": 1}, alias="a") | {"objective": name},
+            f"with objective {name} promoteWhen may ask for {', '.join(facts.final_metrics)}",
+        )
+        for name, facts in OBJECTIVES.items()
+    ),
+    ("Evaluation", evaluation(generation={"topP": 0.5}), "topP is about sampling, and temperature"),
     ("FineTuneJob", promoted({"metric": "loss", "max": 1}), "give the alias too"),
     ("FineTuneJob", promoted({"metric": "loss"}, alias="a"), "give exactly one of min, max"),
     ("FineTuneJob", job(output={"registry": {"alias": "v1"}}), "MLflow reserves latest, and v"),
@@ -394,6 +414,11 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("Evaluation", evaluation(thresholds=[{"metric": "loss", "max": 1}], metrics=["loss"])),
     ("Evaluation", evaluation(promote=CHAMPION, thresholds=[better(alias="champion")])),
     ("Evaluation", evaluation(thresholds=[better(candidate="a")], generation={"topP": 1})),
+    ("Evaluation", evaluation(generation={"topP": 0.5, "temperature": 1})),
+    ("Evaluation", evaluation(metrics=["bitsPerByte"])),
+    ("FineTuneJob", promoted({"metric": "baseline_token_f1", "max": 1}, alias="champion-v1")),
+    ("FineTuneJob", job(objective="dpo", dpo={"labelSmoothing": 0.1})),
+    ("FineTuneJob", job(data={"fraction": 0.5, "seed": 1}, hyperparameters={"warmup": 0.1})),
     ("TuningProfile", {"hyperparameters": {"learningRate": 1e-4}}),
     ("ClusterTuningProfile", {}),
 ]

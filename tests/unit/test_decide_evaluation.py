@@ -91,7 +91,7 @@ def test_as_many_start_as_may():
 
 def test_the_plan_says_what_is_measured():
     fields: JsonObject = {
-        "generation": {"maxNewTokens": 9, "topP": 0.5},
+        "generation": {"maxNewTokens": 9},
         "maxRows": 7,
         "samples": 0,
     }

@@ -334,7 +334,7 @@ class TestPromoteWhen:
             ({"metric": "eval_loss", "max": 0.5}, True),
             ({"metric": "eval_loss", "max": 0.4}, False),
             ({"metric": "eval_loss", "min": 0.6}, False),
-            ({"metric": "no_such", "min": 0}, False),
+            ({"metric": "token_f1", "min": 0}, False),
         ],
         ids=str,
     )

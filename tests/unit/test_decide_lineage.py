@@ -159,7 +159,7 @@ def test_new_settings_leave_digests_of_registered_versions_as_they_are(
     [
         ("dpo", {"beta": 0.2}),
         ("dpo", {"lossType": ["ipo"]}),
-        ("dpo", {"labelSmoothing": 0.1}),
+        ("dpo", {"labelSmoothing": 0.1, "lossType": ["robust"]}),
         ("dpo", {"lossWeights": [0.5]}),
         ("reward", {"centerRewardsCoefficient": 0.01}),
     ],

@@ -23,7 +23,34 @@ def columns(*names: str, **types: str) -> list[dict[str, Any]]:
         (columns("Question", "Answer"), {"prompt": "{Question}\n", "completion": "{Answer}"}),
         (
             columns("id", "context", "question", "answer"),
-            {"prompt": "{context}\n\n{question}\n", "completion": "{answer}"},
+            {
+                "prompt": "{context}\n\n{question}\n",
+                "completion": "{answer}",
+                "leftOut": ["id"],
+            },
+        ),
+        (
+            columns("instruction", "context", "response", "category"),
+            {
+                "prompt": "{instruction}\n\n{context}\n",
+                "completion": "{response}",
+                "leftOut": ["category"],
+            },
+        ),
+        (
+            columns("prompt", "completion", label="bool"),
+            {"format": "unpairedPreference"},
+        ),
+        (
+            columns("question", "answer", is_correct="int"),
+            {
+                "format": "unpairedPreference",
+                "columns": {"prompt": "question", "completion": "answer", "label": "is_correct"},
+            },
+        ),
+        (
+            columns("question", "answer", rating="int"),
+            {"prompt": "{question}\n", "completion": "{answer}", "leftOut": ["rating"]},
         ),
         (
             columns("system", "prompt", "response"),
@@ -56,6 +83,15 @@ def test_a_guess(given: list[dict[str, Any]], expected: dict[str, Any] | None) -
         (columns("question", "answer"), "copy its prompt and completion into spec"),
         (columns("body"), "set spec.format of the Dataset to text and spec.columns to text: body"),
         (columns("chosen", "rejected"), "to preference, and leave promptRef out"),
+        (columns("question", "answer", "topic"), "it leaves out topic: add slots for what the"),
+        (
+            columns("question", "answer", rating="int"),
+            "answers with a low rating train like all others",
+        ),
+        (
+            columns("prompt", "response", good="bool"),
+            "good seems to say which answers are good, and a template would train on the bad ones",
+        ),
     ],
 )
 def test_what_to_write(given: list[dict[str, Any]], words: str) -> None:

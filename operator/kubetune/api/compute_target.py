@@ -121,7 +121,8 @@ class Tracking(Value):
         default=None,
         min_length=1,
         max_length=250,
-        description="Experiment. Default: kubetune-<namespace>.",
+        description="Experiment of trainings and evaluations; inspections have one of this name"
+        " with -inspections. Default: kubetune-<namespace>.",
     )
     credentials_secret_ref: LocalRef | None = Field(
         default=None,
@@ -161,6 +162,10 @@ class Tracking(Value):
     def experiment_in(self, namespace: str) -> str:
         """Name of the experiment that the runs of a namespace report to."""
         return self.experiment or f"kubetune-{namespace}"
+
+    def inspections_in(self, namespace: str) -> str:
+        """Name of the experiment of inspections, which aren't runs to compare."""
+        return f"{self.experiment_in(namespace)}-inspections"
 
 
 class ComputeTargetSpec(Value):

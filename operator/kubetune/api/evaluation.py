@@ -43,6 +43,16 @@ class Candidate(Value):
 class Generation(Value):
     """How answers are generated."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.topP == 1.0 || self.temperature > 0.0",
+            message="topP is about sampling, and temperature 0 takes the likeliest token each time:"
+            " give a temperature, or remove topP",
+            check=lambda generation: generation.top_p == 1 or generation.temperature > 0,
+            field="topP",
+        ),
+    )
+
     max_new_tokens: int = Field(
         default=64, ge=1, le=16384, description="Most tokens of an answer. Default 64."
     )
@@ -56,8 +66,8 @@ class Generation(Value):
         default=1,
         gt=0,
         le=1,
-        description="Sample from the likeliest tokens that together have this probability; with"
-        " temperature 0 it has no effect. Default 1.",
+        description="Sample from the likeliest tokens that together have this probability; goes"
+        " with a temperature. Default 1.",
     )
     batch_size: int = Field(
         default=8, ge=1, le=1024, description="Rows that are computed at once. Default 8."

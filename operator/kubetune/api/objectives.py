@@ -35,6 +35,11 @@ DpoLoss = Literal[
     "sigmoid_norm",
 ]
 KtoLoss = Literal["kto", "apo_zero_unpaired"]
+SMOOTHED_LOSSES: frozenset[str] = frozenset({"robust", "exo_pair", "aot", "aot_unpaired"})
+"""Losses of dpo that labelSmoothing acts on."""
+TRAINING_LOSS = "train_loss"
+GRADED_METRICS = ("exact_match", "token_f1")
+"""Of generated answers."""
 Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
@@ -44,6 +49,8 @@ class ObjectiveFacts:
 
     formats: tuple[DatasetFormat, ...]
     """Formats of a Dataset that it learns from."""
+    metrics: tuple[str, ...]
+    """Of held-out rows after training."""
     adapter_rate: float
     """Default learning rate of an adapter; that of whole models is the next."""
     full_rate: float
@@ -57,13 +64,29 @@ class ObjectiveFacts:
     scores: bool = False
     """The result gives a text a number instead of going on with it."""
 
+    @property
+    def final_metrics(self) -> tuple[str, ...]:
+        """All that status.result.metrics may have."""
+        before = () if self.reference else tuple(f"baseline_{name}" for name in self.metrics)
+        return (*self.metrics, *before, TRAINING_LOSS)
+
+
+def _rewards(*names: str) -> tuple[str, ...]:
+    return ("eval_loss", *(f"eval_rewards/{name}" for name in names))
+
 
 OBJECTIVES: Mapping[Objective, ObjectiveFacts] = {
     "sft": ObjectiveFacts(
-        ("promptCompletion", "text", "messages"), 2e-4, 2e-5, packs=True, generates=True
+        ("promptCompletion", "text", "messages"),
+        ("eval_loss", "perplexity", *GRADED_METRICS),
+        2e-4,
+        2e-5,
+        packs=True,
+        generates=True,
     ),
     "dpo": ObjectiveFacts(
         ("preference",),
+        _rewards("accuracies", "margins", "chosen", "rejected"),
         5e-6,
         5e-7,
         {"beta": 0.1, "lossType": ["sigmoid"], "labelSmoothing": 0.0},
@@ -71,17 +94,43 @@ OBJECTIVES: Mapping[Objective, ObjectiveFacts] = {
     ),
     "kto": ObjectiveFacts(
         ("unpairedPreference",),
+        (*_rewards("margins", "chosen", "rejected"), "eval_kl"),
         5e-6,
         5e-7,
         {"beta": 0.1, "lossType": "kto", "desirableWeight": 1.0, "undesirableWeight": 1.0},
         reference=True,
     ),
-    "reward": ObjectiveFacts(("preference",), 1e-4, 1e-5, {}, scores=True),
+    "reward": ObjectiveFacts(
+        ("preference",),
+        ("eval_loss", "eval_accuracy", "eval_margin", "eval_mean_reward"),
+        1e-4,
+        1e-5,
+        {},
+        scores=True,
+    ),
 }
+
+
+_SMOOTHED = f"[{', '.join(repr(name) for name in sorted(SMOOTHED_LOSSES))}]"
 
 
 class DpoSettings(Value):
     """Settings of direct preference optimisation, named as in trl."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.labelSmoothing) || self.labelSmoothing == 0.0 || !has(self.lossType) ||"
+            f" self.lossType.exists(l, l in {_SMOOTHED})",
+            message="labelSmoothing acts on losses robust, exo_pair, aot and aot_unpaired alone:"
+            " remove it, or choose one of them",
+            check=lambda dpo: (
+                not dpo.label_smoothing
+                or dpo.loss_type is None
+                or not SMOOTHED_LOSSES.isdisjoint(dpo.loss_type)
+            ),
+            field="labelSmoothing",
+        ),
+    )
 
     beta: float | None = Field(
         default=None,
@@ -210,6 +259,7 @@ def objective_rules() -> tuple[Rule, ...]:
             ),
             field="evaluation",
         ),
+        *(_promotion(name) for name in OBJECTIVES),
         *(_argument(name, objectives) for name, objectives in GOES_WITH.items()),
     )
 
@@ -220,6 +270,26 @@ def _own(name: str) -> Rule:
         message=f"{name} settings go with objective {name}; remove them or change the objective",
         check=lambda job: getattr(job, name) is None or job.objective == name,
         field=name,
+    )
+
+
+def _promotion(objective: Objective) -> Rule:
+    """promoteWhen asks only for metrics that a job of the objective may have."""
+    names = OBJECTIVES[objective].final_metrics
+    listed = ", ".join(repr(name) for name in names)
+
+    def check(job: Any) -> bool:
+        registry = job.output.registry if job.output else None
+        asked = (registry.promote_when if registry else None) or ()
+        return job.objective != objective or all(rule.metric in names for rule in asked)
+
+    return Rule(
+        cel=f"self.objective != '{objective}' || !has(self.output) || !has(self.output.registry) ||"
+        " !has(self.output.registry.promoteWhen) ||"
+        f" self.output.registry.promoteWhen.all(r, r.metric in [{listed}])",
+        message=f"with objective {objective} promoteWhen may ask for {', '.join(names)}",
+        check=check,
+        field="output",
     )
 
 

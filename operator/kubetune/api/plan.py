@@ -215,6 +215,8 @@ class DatasetPlan(PlanValue):
     digest: str | None = None
     """Content digest from the inspection, ``sha256:...``; None in an inspection."""
     split_digest: str | None = None
+    source: str | None = None
+    """Where the rows are, as users know it; not a path of this container."""
 
 
 class ModelPlan(PlanValue):
@@ -235,6 +237,8 @@ class ModelPlan(PlanValue):
     trust_remote_code: bool = False
     base: ModelPlan | None = None
     """The base model of an adapter."""
+    source: str | None = None
+    """Where it is, as users know it; not a path of this container."""
 
 
 class PromptPlan(PlanValue):

@@ -161,6 +161,9 @@ class PromptSuggestion(Value):
     columns: dict[str, str] | None = Field(
         default=None, max_length=8, description="For spec.columns of the Dataset."
     )
+    left_out: list[str] | None = Field(
+        default=None, max_length=16, description="Columns that the guess has no use for."
+    )
 
 
 class PromptTemplateStatus(ObjectStatus):

@@ -40,6 +40,13 @@ class Hyperparameters(Value):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         at_most_one("epochs", "max_steps", hint="both say when training ends"),
+        Rule(
+            cel="!has(self.warmup) || self.warmup == 0.0 || !has(self.scheduler) ||"
+            " self.scheduler != 'constant'",
+            message="scheduler constant has no warm-up: use constant_with_warmup, or remove it",
+            check=lambda numbers: not numbers.warmup or numbers.scheduler != "constant",
+            field="warmup",
+        ),
     )
 
     epochs: float | None = Field(
@@ -118,6 +125,15 @@ class Hyperparameters(Value):
 
 class Data(Value):
     """Which part of the dataset trains."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.seed) || !has(self.fraction) || self.fraction < 1.0",
+            message="seed chooses a share of the rows, and with fraction 1 all train: remove it",
+            check=lambda data: data.seed is None or data.fraction != 1,
+            field="seed",
+        ),
+    )
 
     fraction: float | None = Field(
         default=None,

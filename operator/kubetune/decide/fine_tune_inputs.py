@@ -15,6 +15,7 @@ from kubetune.decide.chats import may_chat, template_problem
 from kubetune.decide.continuation import adapter_settings, method_problem, start_problem
 from kubetune.decide.effective import effective_resources, effective_settings, training_plan
 from kubetune.decide.fine_tune_observed import ObservedJob, merged_name, registry_name
+from kubetune.decide.idle_settings import idle_problem
 from kubetune.decide.inspected import tracking_plan
 from kubetune.decide.kept_steps import acting_settings, keeps_steps
 from kubetune.decide.lineage import lineage
@@ -291,6 +292,7 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
                 refused=True,
             )
     problem = settings_problem(spec.objective, settings) or workers_problem(spec, settings)
+    problem = problem or idle_problem(spec, settings, dataset, trainer)
     if problem:
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
     data, data_mounts = dataset_source(dataset.name, dataset.spec, dataset.status)

@@ -62,6 +62,12 @@ def tracking_plan(target: ComputeTargetSpec, namespace: str) -> TrackingPlan:
     return TrackingPlan(uri=tracking.run_uri, experiment=tracking.experiment_in(namespace))
 
 
+def inspections_plan(target: ComputeTargetSpec, namespace: str) -> TrackingPlan:
+    """Where an inspection reports."""
+    tracking = target.tracking
+    return TrackingPlan(uri=tracking.run_uri, experiment=tracking.inspections_in(namespace))
+
+
 def inspect(
     owner: Owner,
     status: JsonObject,
@@ -123,7 +129,7 @@ def inspect(
     left = (DeleteRuns(run_key, elsewhere=facts.started, needed=False),) if moved else ()
     wanted = record(target, owner.namespace)
     state = state | {"external": external if runs and external else wanted}
-    plan = plan.model_copy(update={"tracking": tracking_plan(target.spec, owner.namespace)})
+    plan = plan.model_copy(update={"tracking": inspections_plan(target.spec, owner.namespace)})
     request = inspection.request(owner, plan, mounts, target.spec)
     step = inspection.step(request, key, state, runs, now)
     return replace(step, actions=(*left, *step.actions))

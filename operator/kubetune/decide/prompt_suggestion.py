@@ -13,6 +13,21 @@ from kubetune.decide.chats import CHAT_TYPES
 
 JsonObject = dict[str, Any]
 
+VERDICTS = (
+    "label",
+    "good",
+    "is_good",
+    "correct",
+    "is_correct",
+    "accepted",
+    "desirable",
+    "thumbs_up",
+)
+"""Whether an answer is good."""
+TRUTHS = ("bool", "int")
+GRADES = ("rating", "score", "stars", "grade", "reward", "quality", "upvotes")
+"""How good it is."""
+MAX_LEFT_OUT = 16
 CHATS = ("messages", "conversations", "conversation", "chat", "dialogue", "turns")
 CHOSEN = ("chosen", "preferred", "accepted")
 REJECTED = ("rejected", "refused", "dispreferred")
@@ -66,7 +81,15 @@ def suggest(columns: Sequence[JsonObject]) -> JsonObject | None:
     ]
     question, answer = _find(QUESTIONS, usable), _find(ANSWERS, usable)
     if question and answer and question != answer:
-        return {"prompt": _prompt(question, usable), "completion": f"{{{answer}}}"}
+        verdict = _find(VERDICTS, [column for column in columns if column["type"] in TRUTHS])
+        if verdict and verdict not in (question, answer):
+            # A template would train on answers that were labelled bad.
+            roles = {"prompt": question, "completion": answer, "label": verdict}
+            return _dataset("unpairedPreference", **roles)
+        made = {"prompt": _prompt(question, usable), "completion": f"{{{answer}}}"}
+        text = "".join(made.values())
+        left = [c["name"] for c in columns if f"{{{c['name']}}}" not in text][:MAX_LEFT_OUT]
+        return made | ({"leftOut": left} if left else {})
     text = _find(TEXTS, usable)
     return _dataset("text", text=text) if text else None
 
@@ -87,7 +110,19 @@ def suggestion_sentence(
     if "prompt" in suggestion:
         return (
             f"{there}status.suggestion has a guess; copy its prompt and completion into spec, or"
-            " write others"
+            f" write others{_left_out(suggestion)}"
+        )
+    if suggestion["format"] == "unpairedPreference":
+        mapped = ", ".join(
+            f"{role}: {name}" for role, name in suggestion.get("columns", {}).items()
+        )
+        also = f" and spec.columns to {mapped}" if mapped else ""
+        label = suggestion.get("columns", {}).get("label", "label")
+        return (
+            f"{there}{label} seems to say which answers are good, and a template would train on"
+            " the bad ones as well; set spec.format of the Dataset to unpairedPreference"
+            f"{also}, and use objective kto without promptRef, or write a template for rows that"
+            " are good alone"
         )
     mapped = ", ".join(f"{role}: {name}" for role, name in suggestion.get("columns", {}).items())
     also = f" and spec.columns to {mapped}" if mapped else ""
@@ -97,11 +132,23 @@ def suggestion_sentence(
     )
 
 
+def _left_out(suggestion: JsonObject) -> str:
+    """What the guess doesn't use, as the end of a sentence."""
+    left: list[str] = suggestion.get("leftOut") or []
+    if not left:
+        return ""
+    grade = next((name for name in left if name.lower() in GRADES), None)
+    note = f"; it leaves out {', '.join(left)}: add slots for what the answer needs"
+    if grade:
+        note += f", and mind that answers with a low {grade} train like all others"
+    return note
+
+
 def _prompt(question: str, columns: Sequence[JsonObject]) -> str:
-    extras = EXTRAS if question.lower() == "instruction" else CONTEXTS
+    extras = (*EXTRAS, *CONTEXTS) if question.lower() == "instruction" else CONTEXTS
     others = [column for column in columns if column["name"] != question]
     system, extra = _find(SYSTEMS, others), _find(extras, others)
-    order = [question, extra] if extras is EXTRAS else [extra, question]
+    order = [question, extra] if question.lower() == "instruction" else [extra, question]
     parts = [f"{{{name}}}" for name in (system, *order) if name]
     return "\n\n".join(parts) + "\n"
 

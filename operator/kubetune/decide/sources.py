@@ -79,6 +79,8 @@ def dataset_source(
         "splits": spec.splits or Splits(),
         "digest": found.get("digest"),
         "splitDigest": found.get("splitDigest"),
+        # An inspection's key is made of its plan, and asks for nothing new.
+        "source": dataset_line(spec) if status else None,
     }
     common = {key: value for key, value in common.items() if value is not None}
     if hub := source.hugging_face:
@@ -190,6 +192,7 @@ def _one_model(
         "type": status.get("type"),
         "revision": revision,
         "trustRemoteCode": spec.trust_remote_code,
+        "source": model_line(spec) if status and not source.fine_tune_job else None,
     }
     common = {key: value for key, value in common.items() if value is not None}
     if hub := source.hugging_face:

@@ -135,17 +135,18 @@ def publish(tracker: Tracker, plan: EvaluationRunPlan, summary: EvaluationSummar
 
 def parameters(plan: EvaluationRunPlan) -> dict[str, Any]:
     """The plan's settings as MLflow parameters."""
-    model, revision = models.reference(plan.model)
-    base = models.reference(plan.model.base)[0] if plan.model.base else ""
+    revision = models.reference(plan.model)[1]
+    base = models.shown(plan.model.base) if plan.model.base else ""
     generation = plan.generation.to_json()
     return prefixed(
         {
             "candidate": plan.candidate,
-            "model": model,
+            "model": models.shown(plan.model),
             "model.revision": plan.model.revision or revision or "",
             "model.base": base,
             "dataset": plan.dataset.name,
             "dataset.digest": plan.dataset.digest or "",
+            "dataset.source": plan.dataset.source or "",
             "dataset.splitDigest": plan.dataset.split_digest or "",
             "split": plan.split,
             "maxRows": plan.max_rows,
