@@ -22,6 +22,8 @@ from mlflow.pyfunc.model import PythonModel
 
 ENV_BASE_MODEL = "KUBETUNE_BASE_MODEL"
 """Folder or repository of the base model, instead of the one the adapter names."""
+CONFIG_BASE_MODEL = "base_model"
+"""The same, as a key of MLflow's model_config."""
 DESCRIPTION = "kubetune.json"
 """File beside the weights: {"dtype", "chat"} with "maxNewTokens" and "answer" (of a chat, the
 fields of ``Shape``), or "scores" when it's true."""
@@ -312,7 +314,7 @@ class FineTunedModel(PythonModel):
 
     # MLflow would take type hints here for a schema and complain about them.
     def predict(self, context, model_input, params=None):  # pyright: ignore
-        """Answers to prompts: a list of texts, or a table with the column prompt.
+        """Answers to what ``requests_of`` takes: texts, chats, tables of either.
 
         Of a reward model the scores of answers: a table with the columns prompt and completion.
         """
@@ -320,21 +322,39 @@ class FineTunedModel(PythonModel):
             texts = zip(model_input["prompt"], model_input["completion"], strict=True)
             rows = [self._whole(str(prompt), str(answer)) for prompt, answer in texts]
             return score(self.model, rows, self.tokenizer.pad_token_id, batch=8)
-        if hasattr(model_input, "columns"):
-            column = "prompt" if "prompt" in model_input.columns else model_input.columns[0]
-            model_input = model_input[column].tolist()
-        prompts = [str(prompt) for prompt in model_input]
+        asked = requests_of(model_input)
         limit = (params or {}).get("max_new_tokens") or self.description["maxNewTokens"]
         shape = Shape(**self.description.get("answer", {}))
-        answers = generate(
-            self.model,
-            self.tokenizer,
-            self._ids(prompts),
-            batch=8,
-            max_new_tokens=limit,
-            shape=shape,
-        )
+        prompts = [self._prompt(request) for request in asked]
+        answers: list[list[int]] = [[] for _ in asked]
+        for length in {request.limit or limit for request in asked}:
+            places = [at for at, one in enumerate(asked) if (one.limit or limit) == length]
+            found = generate(
+                self.model,
+                self.tokenizer,
+                [prompts[at] for at in places],
+                batch=8,
+                max_new_tokens=length,
+                shape=shape,
+            )
+            for at, answer in zip(places, found, strict=True):
+                answers[at] = answer
         return read(self.tokenizer, answers, shape)
+
+    def _prompt(self, asked: Request) -> list[int]:
+        """What an answer is generated from."""
+        if self.description["chat"]:
+            turns = asked.turns or [{"role": "user", "content": asked.text}]
+            text = self.tokenizer.apply_chat_template(
+                turns, tools=asked.tools, tokenize=False, add_generation_prompt=True
+            )
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if asked.turns:
+            raise ValueError(
+                "this model was trained on texts and not on chats: give prompts, such as"
+                " predict(['...'])"
+            )
+        return self._ids([asked.text])[0]
 
     def _whole(self, prompt: str, answer: str) -> list[int]:
         """A prompt with its answer, as in training."""
@@ -352,28 +372,132 @@ class FineTunedModel(PythonModel):
         return ids if end is None else [*ids, end]
 
     def _ids(self, prompts: list[str]) -> list[list[int]]:
-        if self.description["chat"]:
-            texts = [
-                self.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": prompt}],
-                    tokenize=False,
-                    add_generation_prompt=True,
-                )
-                for prompt in prompts
-            ]
-            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         end = self.tokenizer.eos_token_id
         encoded = self.tokenizer(prompts)["input_ids"]
         return [ids[:-1] if ids and ids[-1] == end else ids for ids in encoded]
 
 
+@dataclass(frozen=True)
+class Request:
+    """One answer that is asked for: of a text, or of the turns of a chat."""
+
+    text: str = ""
+    turns: list[dict[str, Any]] | None = None
+    tools: list[Any] | None = None
+    limit: int | None = None
+    """New tokens, where the request has a limit of its own."""
+
+
+def requests_of(given: Any) -> list[Request]:
+    """What is asked for: one or a list of texts, lists of turns, or OpenAI's requests.
+
+    A table has them in a column messages or prompt. Raises ValueError or TypeError with what is
+    taken, since anything else would be answered as if its Python form were the question.
+    """
+    if hasattr(given, "columns"):
+        return [_request(one) for one in _cells(given)]
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    if isinstance(given, (str, dict)) or _are_turns(given):
+        given = [given]
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"{_TAKEN}; this is a {type(given).__name__}")
+    return [_request(one) for one in given]
+
+
+_TAKEN = "give a text, a list of turns with role and content, {'messages': [...]}, or several"
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
+_KNOWN = ("messages", "prompt", "tools", "model", *_LIMITS)
+_HARMLESS: dict[str, Any] = {"temperature": 0, "n": 1, "stream": False}
+"""Settings of requests that change nothing, with these values."""
+
+
+def _cells(table: Any) -> list[Any]:
+    names = [str(name) for name in table.columns]
+    column = next((name for name in ("messages", "prompt") if name in names), None)
+    if column is None and len(names) > 1:
+        raise ValueError(f"the table needs a column messages or prompt; it has {', '.join(names)}")
+    cells = table[column] if column else table.iloc[:, 0]
+    if column == "messages":
+        cells = [_json(cell) if isinstance(cell, str) else cell for cell in cells]
+    tools = table["tools"] if column == "messages" and "tools" in names else None
+    if tools is None:
+        return list(cells)
+    return [{"messages": chat, "tools": one} for chat, one in zip(cells, tools, strict=True)]
+
+
+def _are_turns(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(turn, dict) and "role" in turn for turn in value)
+    )
+
+
+def _request(one: Any) -> Request:
+    if hasattr(one, "tolist"):
+        one = one.tolist()
+    if isinstance(one, str):
+        return Request(text=one)
+    if _are_turns(one):
+        return Request(turns=_turns(one))
+    if not isinstance(one, dict):
+        raise TypeError(f"{_TAKEN}; this one is a {type(one).__name__}")
+    others = [name for name, value in one.items() if _counts(name, value)]
+    if others or ("messages" in one) == ("prompt" in one):
+        what = f"{', '.join(others)}: not taken; " if others else ""
+        raise ValueError(f"{what}a request has messages or prompt, tools and {_LIMITS[0]}")
+    limit = next((int(one[name]) for name in _LIMITS if one.get(name)), None)
+    chat, tools = one.get("messages", one.get("prompt")), one.get("tools")
+    found = _request(_json(chat) if isinstance(chat, str) and "messages" in one else chat)
+    if isinstance(tools, str):
+        tools = _json(tools)
+    return Request(found.text, found.turns, list(tools) if tools is not None else None, limit)
+
+
+def _counts(name: str, value: Any) -> bool:
+    return value is not None and name not in _KNOWN and _HARMLESS.get(name, ...) != value
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _turns(given: Sequence[Any]) -> list[dict[str, Any]]:
+    """The turns as chat templates read them: content as text, arguments of calls as maps."""
+    turns: list[dict[str, Any]] = []
+    for turn in given:
+        content = turn.get("content")
+        if isinstance(content, (list, tuple)) or hasattr(content, "tolist"):
+            parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+            if not all(isinstance(part, str) for part in parts):
+                raise ValueError("a turn has a part that isn't text, which this model can't read")
+            content = "".join(parts)
+        if not isinstance(content, str) and not turn.get("tool_calls"):
+            raise ValueError(f"a turn of {turn['role']} has no content that is text")
+        calls = [
+            call | {"function": call["function"] | {"arguments": _json(arguments)}}
+            if isinstance(arguments := call["function"].get("arguments"), str)
+            else call
+            for call in turn.get("tool_calls") or ()
+        ]
+        rest = {name: value for name, value in turn.items() if value is not None}
+        turns.append(rest | {"content": content or ""} | ({"tool_calls": calls} if calls else {}))
+    if turns[-1]["role"] == "assistant":
+        raise ValueError("the last turn is the assistant's already; end with a question")
+    return turns
+
+
 def _base_model(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
     """Where the base model is, and its revision."""
-    override = config.get("base_model") or os.environ.get(ENV_BASE_MODEL)
-    if override:
-        return override, "main"
+    override = config.get(CONFIG_BASE_MODEL) or os.environ.get(ENV_BASE_MODEL)
     adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    name = adapter["base_model_name_or_path"]
+    name, revision = override or adapter["base_model_name_or_path"], adapter.get("revision")
+    if override:
+        revision = None
     if name.startswith(("models:/", "runs:/")):
         from mlflow.artifacts import download_artifacts
 
@@ -382,12 +506,12 @@ def _base_model(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
     rooted = Path(os.environ.get("KUBETUNE_ROOT", "/")) / name.lstrip("/")
     if name.startswith("/") and not Path(name).is_dir() and not rooted.is_dir():
         raise FileNotFoundError(
-            f"base model {name} is not here: set {ENV_BASE_MODEL} or model_config base_model"
-            " to its folder"
+            f"base model {name} is not here: load the model with model_config="
+            f"{{'{CONFIG_BASE_MODEL}': FOLDER_OR_REPOSITORY}}, or set {ENV_BASE_MODEL}"
         )
     if name.startswith("/"):
         return name if Path(name).is_dir() else str(rooted), "main"
-    return name, adapter.get("revision") or "main"
+    return name, revision or "main"
 
 
 # Not when the runner imports this file for generate.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kubetune.api.objectives import OBJECTIVES
 from kubetune.api.plan import RunPlan, in_container
 
-from kubetune_runner import merging, records
+from kubetune_runner import card, merging, records
 from kubetune_runner.encoding import EncodedRows
 from kubetune_runner.starts import Start
 from kubetune_runner.tracking import Tracker
@@ -75,10 +75,12 @@ def upload_results(
     rows: Mapping[str, EncodedRows[Any]],
     baseline: Evaluation | None,
     tuned: Evaluation,
+    metrics: Mapping[str, float],
 ) -> dict[str, Any]:
     """Upload what a run leaves and what is known of it; returns where it is, for the summary.
 
-    ``rows`` are those of each split. Raises RunError as ``upload.upload`` does.
+    ``rows`` are those of each split, ``metrics`` what the model card shows. Raises RunError as
+    ``upload.upload`` does.
     """
     counts = {split: encoded.counts() for split, encoded in rows.items()}
     counts["evaluation"] |= tuned.counts()
@@ -88,6 +90,8 @@ def upload_results(
         "plan.json": plan.to_json(),
         **_samples(baseline, tuned),
     }
+    for folder in filter(None, (saved.result, saved.merged)):
+        card.write(folder, plan, rows=counts, metrics=metrics)
     # First, so that a run that is tagged with its result has both.
     merged = {"merged": upload(tracker, saved.merged, {}, MERGED)} if saved.merged else {}
     return {

@@ -190,7 +190,7 @@ def _train(
     )
     summary: dict[str, Any] = {
         "metrics": metrics,
-        **upload_results(plan, tracker, saved, inputs.splits, baseline, tuned),
+        **upload_results(plan, tracker, saved, inputs.splits, baseline, tuned, metrics),
         "steps": steps,
         **tracker.last_values(),
     }

@@ -29,7 +29,7 @@ from kubetune_runner import mlflow_client, models
 from kubetune_runner.answers import shape_of
 from kubetune_runner.chats import chat_text
 from kubetune_runner.errors import RunError
-from kubetune_runner.loader import DESCRIPTION, Shape
+from kubetune_runner.loader import CONFIG_BASE_MODEL, DESCRIPTION, Shape
 from kubetune_runner.tracking import Tracker
 
 
@@ -247,8 +247,8 @@ def _flavor(folder: Path) -> dict[str, Any]:
             outputs=Schema([ColSpec("double")]),
         )
     else:
+        # Without a schema of its inputs, which would turn chats into text.
         signature = ModelSignature(
-            inputs=Schema([ColSpec("string")]),
             outputs=Schema([ColSpec("string")]),
             params=ParamSchema([ParamSpec("max_new_tokens", "integer", 0)]),
         )
@@ -256,6 +256,8 @@ def _flavor(folder: Path) -> dict[str, Any]:
         "python_model": str(Path(__file__).with_name("loader.py")),
         "artifacts": {folder.name: str(folder)},
         "signature": signature,
+        # What isn't here, MLflow doesn't let a user set when loading.
+        "model_config": {CONFIG_BASE_MODEL: ""},
         # Given, since MLflow would load the model once more to find them out.
         "pip_requirements": [f"{name}=={version(name)}" for name in PACKAGES],
     }

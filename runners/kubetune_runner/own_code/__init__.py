@@ -203,7 +203,7 @@ def _finish(
     splits: dict[str, EncodedRows[Any]] = {"train": EncodedRows(job.train), "evaluation": rows}
     summary: dict[str, Any] = {
         "metrics": metrics,
-        **upload_results(plan, tracker, saved, splits, measured.baseline, measured.tuned),
+        **upload_results(plan, tracker, saved, splits, measured.baseline, measured.tuned, metrics),
         **({"steps": steps} if steps else {}),
         **tracker.last_values(),
     }
