@@ -35,8 +35,8 @@ def lora_config(model: Any, lora: LoraPlan, *, scores: bool = False) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
-        # Not what trains with all its weights anyway.
-        exclude_modules=kept if targets == "all-linear" and kept else None,
+        # Not what trains with all its weights anyway, nor what an adapter would break.
+        exclude_modules=[*kept, *_peculiar(model)] or None if targets == "all-linear" else None,
         bias=lora.bias,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
@@ -53,11 +53,11 @@ def _targets(model: Any, names: list[str]) -> str | list[str]:
     if names == FAMILY_DEFAULT:
         return _family_default(model)
     head = model.get_output_embeddings()
-    adaptable = _adaptable()
+    adaptable, peculiar = _adaptable(), _peculiar(model)
     usable = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, adaptable) and module is not head
+        if isinstance(module, adaptable) and module is not head and name not in peculiar
     ]
     unknown = [name for name in names if not any(map(_matches(name), usable))]
     if unknown:
@@ -105,6 +105,22 @@ def _adaptable() -> tuple[type, ...]:
     from transformers.pytorch_utils import Conv1D
 
     return (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
+
+
+def _peculiar(model: Any) -> list[str]:
+    """Linear layers with a forward of their own, such as routers of experts.
+
+    An adapter would wrap them and add its output to what may be several tensors, or chosen experts.
+    """
+    from torch import nn
+
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and type(module).forward is not nn.Linear.forward
+        and not type(module).__module__.startswith("bitsandbytes")
+    ]
 
 
 def _matches(target: str) -> Callable[[str], bool]:

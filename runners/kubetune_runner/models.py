@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,23 @@ def load_model(
             f"model {model.name} can't be loaded: {_first_line(error)}",
         ) from error
     return compute_plainly(loaded) if getattr(loaded, "is_quantized", False) else loaded
+
+
+def check_tokens(name: str, model: Any, tokenizer: Any, rows: Iterable[Sequence[int]]) -> None:
+    """Refuse tokens of rows that the model has no embedding for; torch would only fail.
+
+    Raises RunError TokenBeyondVocabulary.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    longest = max((max(ids, default=0) for ids in rows), default=0)
+    if longest >= size:
+        raise RunError(
+            "TokenBeyondVocabulary",
+            f"the rows have the token {tokenizer.convert_ids_to_tokens(longest)!r}, number"
+            f" {longest:,}, but model {name} has {size:,} embeddings, numbered from 0: resize them"
+            " by `model.resize_token_embeddings(len(tokenizer))` and save both, or keep the token"
+            " out of rows and chat template",
+        )
 
 
 def _scoring(folder: Path, seed: int, options: dict[str, Any]) -> Any:

@@ -300,6 +300,10 @@ def _make_trainer(
         return starts.load(inputs.start, settings, quantized, score_seed=seed)
 
     model = load()
+    rows = (
+        ids for split in inputs.splits.values() for row in split.rows for ids in _token_ids(row)
+    )
+    models.check_tokens(plan.model.name, model, inputs.tokenizer, rows)
     is_new = inputs.start.adapter is None
     reports = progress.Progress(tracker, stop, plan.lineage_digest, workers)
     held_out = inputs.evaluation.rows
@@ -359,6 +363,11 @@ def _fit(
             f"the loss is not a number any more at step {trainer.state.global_step}:"
             f" {finite.TRAIN_AGAIN}",
         )
+
+
+def _token_ids(row: Any) -> list[list[int]]:
+    """All tokens of a row, of any objective."""
+    return [value for value in vars(row).values() if isinstance(value, list)]
 
 
 def _texts(rows: list[Any]) -> list[list[int]]:

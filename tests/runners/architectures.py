@@ -26,6 +26,12 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "granite": {"logits_scaling": 8.0},
     "phi": {},
+    # Its experts are chosen by a linear layer that gives two tensors.
+    "llama4_text": {
+        "num_local_experts": 2,
+        "interleave_moe_layer_step": 1,
+        "intermediate_size_mlp": 64,
+    },
     "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 256},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
     "llama": {},

@@ -25,6 +25,7 @@ from kubetune.api.trained_rows import TrainedRows, of_tags
 
 from kubetune_runner.data.findings import listing, quote
 from kubetune_runner.errors import RunError
+from kubetune_runner.inspection import vocabulary
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.mlflow_api import MlflowError, open_api
 from kubetune_runner.inspection.model_files import ModelFiles, open_model
@@ -97,7 +98,27 @@ def _described(
     config = _json(files, "config.json")
     weights = _weights(files)
     described = _describe(config, files, weights)
+    _check_vocabulary(files, described.get("vocabularySize"), weights)
     return ModelInspection.model_validate({"type": "base", **described})
+
+
+def _check_vocabulary(files: ModelFiles, size: int | None, weights: Tensors | None) -> None:
+    """Raises RunError TokenBeyondVocabulary."""
+    config = _json(files, "tokenizer_config.json", missing={})
+    special = _json(files, "special_tokens_map.json", missing={})
+    decoder: Any = config.get("added_tokens_decoder")
+    added = None if decoder else _json(files, "tokenizer.json", missing={}).get("added_tokens")
+    template: Any = config.get("chat_template") or ""
+    if "chat_template.jinja" in files.sizes:
+        template = _text(files, "chat_template.jinja")
+    vocabulary.check(
+        files.place,
+        {**special, **_present(config)},
+        vocabulary.token_numbers(decoder, added),
+        template if isinstance(template, str) else "",
+        size,
+        weights,
+    )
 
 
 def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> tuple[Tokenizer, int | None]:

@@ -1,0 +1,105 @@
+"""Tokens without an embedding, and tokenizers in files of older kinds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inspection_fixtures import inspection_plan, model_files, write
+from kubetune.api.plan import ModelPlan
+from kubetune_runner import models, train
+from kubetune_runner.errors import RunError
+from kubetune_runner.inspection import run
+from kubetune_runner.signals import StopSignal
+from kubetune_runner.tracking import Tracker
+
+from tests.runners.conftest import PlanFactory
+
+ROWS = 32
+"""Of the embeddings."""
+
+
+def token(number: int, text: str) -> dict[str, Any]:
+    return {"id": number, "content": text, "special": True}
+
+
+def inspected(
+    folder: Path, config: dict[str, Any], added: list[dict[str, Any]], older: bool
+) -> Any:
+    files = model_files(vocabulary=ROWS)
+    if older:
+        config = config | {"added_tokens_decoder": {str(one["id"]): one for one in added}}
+    else:
+        files["tokenizer.json"] = json.dumps({"added_tokens": added}).encode()
+    files["tokenizer_config.json"] = json.dumps(config).encode()
+    write(folder, files)
+    return run(inspection_plan("inspectModel", model={"name": "m", "directory": str(folder)}))
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("role", ["pad_token", "eos_token", "bos_token", "unk_token"])
+def test_a_special_token_beyond_the_embeddings(tmp_path: Path, role: str, older: bool) -> None:
+    config = {role: {"content": "[X]"}}
+    outcome = inspected(tmp_path / "a", config, [token(ROWS, "[X]")], older)
+    assert (outcome.status, outcome.reason) == ("failed", "TokenBeyondVocabulary")
+    assert f"'[X]' ({role}) the number {ROWS}" in outcome.message
+    assert f"{ROWS} rows" in outcome.message
+    assert "resize_token_embeddings" in outcome.message
+    fits = inspected(tmp_path / "b", config, [token(ROWS - 1, "[X]")], older)
+    assert fits.status == "succeeded", fits.message
+
+
+def test_other_tokens_count_where_the_template_has_them(tmp_path: Path) -> None:
+    """A token for pictures of a larger sibling harms no text."""
+    added = [token(ROWS, "<image>")]
+    outcome = inspected(tmp_path / "a", {"pad_token": "<pad>"}, added, older=False)
+    assert outcome.status == "succeeded", outcome.message
+    config = {"chat_template": "<image>{{ messages }}"}
+    outcome = inspected(tmp_path / "b", config, added, older=False)
+    assert outcome.reason == "TokenBeyondVocabulary"
+    assert "chat template" in outcome.message
+
+
+def test_rows_with_a_token_without_embedding(
+    make_plan: PlanFactory, tmp_path: Path, tiny_model: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<picture>"])
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in tiny_model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    tokenizer.save_pretrained(folder)
+    rows = [{"prompt": "a <picture>", "completion": "b"}]
+    plan = make_plan(rows=rows, held_out=[], model={"directory": str(folder)})
+    inputs = train._prepare(plan)
+    with pytest.raises(RunError, match=f"'<picture>', number {size:,}") as caught:
+        train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    assert caught.value.reason == "TokenBeyondVocabulary"
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "GemmaTokenizer"])
+def test_a_tokenizer_that_is_a_sentencepiece_model_alone(tmp_path: Path, name: str) -> None:
+    import sentencepiece
+
+    text = tmp_path / "text"
+    text.write_text("\n".join(f"the row number {at} of a small text" for at in range(200)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "tokenizer"), vocab_size=60, model_type="bpe",
+        unk_id=0, bos_id=1, eos_id=2, pad_id=3, byte_fallback=False, minloglevel=2,
+    )  # fmt: skip
+    folder = tmp_path / "model"
+    files = model_files(vocabulary=64)
+    files["tokenizer.model"] = (tmp_path / "tokenizer.model").read_bytes()
+    files["tokenizer_config.json"] = json.dumps({"tokenizer_class": name}).encode()
+    write(folder, files)
+    plan = ModelPlan.model_validate({"name": "m", "directory": str(folder)})
+    tokenizer = models.load_tokenizer(plan, folder)
+    ids = tokenizer("the row number 7 of a small text")["input_ids"]
+    assert "small text" in tokenizer.decode(ids)
+    assert tokenizer.unk_token_id not in ids
