@@ -40,16 +40,32 @@ class Hunt:
         return {violation.invariant for violation in self.failed[seed]}
 
 
-def hunt(pool: ProcessPoolExecutor, first: int, count: int, *, without: str = "") -> Hunt:
-    """Carry out the schedules of these seeds; ``without`` takes a mending out (mendings.py)."""
+def hunt(
+    pool: ProcessPoolExecutor,
+    first: int,
+    count: int,
+    *,
+    without: str = "",
+    seconds: float | None = None,
+) -> Hunt:
+    """Carry out the schedules of these seeds, or as many as the time allows.
+
+    ``without`` takes a mending out (mendings.py).
+    """
     failed: dict[int, list[Violation]] = {}
-    starts = range(first, first + count, CHUNK)
-    tasks = [
-        pool.submit(_chunk, start, min(CHUNK, first + count - start), without) for start in starts
-    ]
-    for task in as_completed(tasks):
-        failed.update(task.result())
-    return Hunt(count, dict(sorted(failed.items())))
+    sizes = {
+        start: min(CHUNK, first + count - start) for start in range(first, first + count, CHUNK)
+    }
+    tasks = {pool.submit(_chunk, start, size, without): size for start, size in sizes.items()}
+    done = 0
+    try:
+        for task in as_completed(tasks, seconds):
+            failed.update(task.result())
+            done += tasks[task]
+    except TimeoutError:
+        for task in tasks:
+            task.cancel()
+    return Hunt(done, dict(sorted(failed.items())))
 
 
 def find(
