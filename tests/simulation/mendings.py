@@ -90,8 +90,8 @@ async def _nothing_written(*_: Any, **__: Any) -> None:
 _stray_states = kubernetes.stray_states
 
 
-def _no_orphans(pods: Iterable[Any], run_key: str) -> list[RunState]:
-    return _stray_states([pod for pod in pods if not is_loose(pod)], run_key)
+def _no_orphans(pods: Iterable[Any], *given: Any) -> list[RunState]:
+    return _stray_states([pod for pod in pods if not is_loose(pod)], *given)
 
 
 async def _let_through(self: Refusals, *_: Any) -> None:
@@ -189,7 +189,7 @@ MENDINGS: dict[str, Mending] = {
         "Pods that outlive their Job, as an orphaning deletion wants it, are stopped first.",
         ("at most one live run", "what says that nothing runs is right"),
         ("delete_child", "suspend_job", "crash"),
-        0,
+        8,
         lambda: [replaced(kubernetes, "stray_states", _no_orphans)],
     ),
     "repetition": Mending(
