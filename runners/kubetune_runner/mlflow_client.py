@@ -118,7 +118,7 @@ def retried(call: Callable[[], T]) -> T:
 
 
 def experiment_id(client: Any, name: str) -> str:
-    """Id of the experiment, created where it is missing."""
+    """Id of the experiment, created where it is missing. Raises RunError ExperimentDeleted."""
     found = _experiment(client, name)
     if found is None:
         try:
@@ -145,7 +145,17 @@ def _experiment(client: Any, name: str) -> str | None:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
             raise
         return None
-    return None if found is None else str(found.experiment_id)
+    if found is None:
+        return None
+    if getattr(found, "lifecycle_stage", None) == "deleted":
+        # Its name stays taken, and no run is taken in.
+        raise RunError(
+            "ExperimentDeleted",
+            f"experiment {name} was deleted in MLflow, which takes no runs for it: restore it"
+            f" (mlflow experiments restore -x {found.experiment_id}), or set another"
+            " spec.tracking.experiment in the compute target",
+        )
+    return str(found.experiment_id)
 
 
 def find_run(client: Any, experiment: str, run_key: str) -> Any | None:

@@ -23,6 +23,7 @@ from kubetune.api.evaluation_plan import EvaluationRunPlan
 from kubetune.api.plan import RunPlan
 
 from kubetune_runner import mlflow_client
+from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow_client import first_line
 
 FLUSH_SECONDS = 3.0
@@ -64,6 +65,8 @@ class Tracker:
         self._failures = 0
         self._problem: str | None = None
         """The last failure, which is logged once."""
+        self._refusal: RunError | None = None
+        """Why there is no run and won't be one, however often the server is asked."""
         self._tags: dict[str, str] = {
             **_own_tags(plan),
             names.TAG_RUN_KEY: plan.run.run_key,
@@ -127,6 +130,11 @@ class Tracker:
         """Ask ``gauges`` for step and metrics before every flush."""
         self._gauges = gauges
 
+    def check(self) -> None:
+        """Raise RunError when the server is known to take no run: before hours are spent on one."""
+        if self._refusal is not None:
+            raise self._refusal
+
     def wait_run(self, seconds: float) -> str | None:
         """The run's id; None when the server can't be reached within the time."""
         end = time.monotonic() + seconds
@@ -155,9 +163,10 @@ class Tracker:
         while True:
             try:
                 self._flush()
-                self._failures, self._problem = 0, None
+                self._failures, self._problem, self._refusal = 0, None, None
             except Exception as error:
                 self._failures += 1
+                self._refusal = error if isinstance(error, RunError) else None
                 if first_line(error) != self._problem:
                     log.warning("MLflow takes no reports, they are kept: %s", first_line(error))
                 self._problem = first_line(error)

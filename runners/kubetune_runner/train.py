@@ -153,6 +153,7 @@ def _train(
         tracker.metrics(baseline.as_baseline(), 0)
     counts = inputs.train.counts()
     tracker.metrics({f"train_rows_{key.lower()}": value for key, value in counts.items()}, 0)
+    tracker.check()
     tracker.phase("training")
     _fit(plan, stop, trainer, progress, workers)
     tracker.phase("evaluating")

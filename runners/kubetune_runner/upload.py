@@ -169,6 +169,7 @@ def patiently(tracker: Tracker, store: Callable[[str], T], problem: str, way_out
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "120"
     while True:
         run_id = tracker.wait_run(max(0.0, min(5.0, end - time.monotonic())))
+        tracker.check()
         try:
             if run_id is None:
                 raise ConnectionError("the tracking server can't be reached")

@@ -182,3 +182,18 @@ def test_refused_reports_cost_no_others(mlflow_server: str, make_plan: PlanFacto
     assert run.data.params == {"taken": "1", "free": "3"}
     assert run.data.tags["kubetune.model_id"] == "m-1"
     assert run.data.metrics["eval_loss"] == 0.5
+
+
+def test_a_deleted_experiment_ends_the_run_with_the_way_out(
+    mlflow_server: str, make_plan: PlanFactory, start_runner: Callable[..., Runner]
+) -> None:
+    """MLflow keeps its name and takes no run for it."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(mlflow_server)
+    client.delete_experiment(client.create_experiment("gone"))
+    tracking = {"uri": mlflow_server, "experiment": "gone"}
+    runner = start_runner(make_plan(tracking=tracking))
+    code, outcome = runner.wait(SECONDS)
+    assert (code, outcome.reason) == (64, "ExperimentDeleted"), (outcome, runner.log)
+    assert "mlflow experiments restore -x" in outcome.message

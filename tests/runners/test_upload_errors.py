@@ -17,6 +17,9 @@ class Run:
     def wait_run(self, seconds: float) -> str:
         return "run"
 
+    def check(self) -> None:
+        """Nothing is refused."""
+
 
 RUN: Any = Run()
 

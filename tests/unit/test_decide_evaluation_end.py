@@ -123,7 +123,11 @@ def test_what_could_not_be_measured_wins_nothing():
         "metrics": {"loss": {"error": "no tokens"}, "exactMatch": {"error": "no references"}}
     }
     begun = replace(first.evaluation, status=decided(first).status)
-    ended = run(1, "succeeded", Outcome(status="succeeded", reason="Evaluated", summary=broken))
+    ended = run(
+        1,
+        "succeeded",
+        Outcome.model_validate({"status": "succeeded", "reason": "Evaluated", "summary": broken}),
+    )
     status = decided(observed(begun, runs={"base": [ended]})).status
     assert candidate(status, "base")["metrics"][1] == {"name": "loss", "error": "no tokens"}
     assert condition_of(status, "Passed") == ("False", "ThresholdsMissed")

@@ -75,6 +75,7 @@ def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
     if done is not None:
         log.info("an earlier attempt has measured all of it")
         return report.outcome(done)
+    tracker.check()
     measured, benchmarks = _measure(plan, tracker, found, asked, generates)
     if plan.judges:
         tracker.phase("judging")
