@@ -1,11 +1,14 @@
 """The Model of a result stands alone: its job may go at any moment."""
 
+import json
 from typing import Any
 
 import pytest
+from kubetune.api.inspection import AdapterSettings
 from kubetune.api.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
 
+from tests.cluster.subjects import BASE, Subjects
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
 from tests.cluster.workspace import Workspace
@@ -37,3 +40,41 @@ def test_a_job_that_is_deleted_at_once_leaves_a_model_that_is_read(
     eventually(lambda: jobs.find("Model", "left"), interval=0.02)
     jobs.delete("FineTuneJob", "gone-at-once")
     jobs.stalls("Model", "left", "ModelFilesMissing")
+
+
+def plan_of(jobs: Workspace, kind: str, name: str) -> dict[str, Any]:
+    """The plan of an object's only run."""
+    (found,) = jobs.children("ConfigMap", name, kind)
+    return json.loads(found["data"]["plan.json"])
+
+
+def test_what_is_made_of_a_result_needs_no_job(cluster: LocalCluster, jobs: Workspace):
+    """Its adapter is trained on, measured, and kept from the rows that it was trained on."""
+    subjects = Subjects(jobs, jobs.scripted_target("all-scripted"))
+    jobs.job("gone", ttlSecondsAfterFinished=0, output={"modelName": "made"}, **subjects.target)
+    jobs.phase("gone", "Running")
+    run_id, model_id = logged_run(cluster.mlflow_url, jobs, "gone")
+    summary: dict[str, Any] = {"runId": run_id, "modelId": model_id}
+    jobs.end("gone", outcome=Outcome(status="succeeded", reason="Trained", summary=summary))
+    settings = AdapterSettings.model_validate({"rank": 8, "alpha": 16, "targetModules": ["q_proj"]})
+    adapter = BASE.model_copy(update={"type": "adapter", "adapter": settings})
+    found = Outcome(status="succeeded", reason="Inspected", summary=adapter.to_json())
+    pod = subjects.running("Model", "made")
+    jobs.end_run(subjects.run_key(pod), outcome=found)
+    jobs.ready("Model", "made")
+    eventually(lambda: jobs.find("FineTuneJob", "gone") is None)
+    uri = f"models:/{model_id}"
+
+    for how in ("adapter", "merged"):
+        subjects.make("FineTuneJob", f"further-{how}", modelRef={"name": "made"}, continueFrom=how)
+        jobs.phase(f"further-{how}", "Running")
+        assert plan_of(jobs, "FineTuneJob", f"further-{how}")["model"]["registryUri"] == uri
+
+    both = [{"name": name, "modelRef": {"name": name}} for name in ("base", "made")]
+    subjects.make("Evaluation", "on-seen-rows", candidates=both, split="train")
+    assert "FineTuneJob gone" in jobs.stalls("Evaluation", "on-seen-rows", "TrainedOnRows")
+    subjects.make("Evaluation", "measured", candidates=both[1:])
+    pod = subjects.running("Evaluation", "measured")
+    assert plan_of(jobs, "Evaluation", "measured")["model"]["registryUri"] == uri
+    subjects.end("Evaluation", pod)
+    subjects.done("Evaluation", "measured")

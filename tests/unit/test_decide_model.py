@@ -22,7 +22,7 @@ from builders import (
 )
 from kubetune.api.outcome import Outcome
 from kubetune.decide.inspection import inspection_key
-from kubetune.decide.model import ObservedModel, decide, inspection_of
+from kubetune.decide.model import ObservedModel, decide, inspection_of, registered_version
 from kubetune.decide.resources import Resource
 
 JsonObject = dict[str, Any]
@@ -259,3 +259,16 @@ def test_a_model_outlives_its_job() -> None:
     other = {"jobOutput": {"name": "other", "uri": "models:/m-1"}}
     waiting = decide(ObservedModel(model=model(OF_JOB, status=other), facts=facts(), job=None), NOW)
     assert ready_reason(waiting) == ("False", "FineTuneJobMissing")
+
+
+@pytest.mark.parametrize(
+    ("uri", "version"),
+    [
+        ("models:/team-tune/3", {"name": "team-tune", "version": 3}),
+        ("models:/m-1", None),
+        ("models:/team-tune@best", None),
+    ],
+)
+def test_a_model_outlives_the_job_that_registered_it(uri: str, version: Any) -> None:
+    kept = model(OF_JOB, status={"jobOutput": {"name": "tune", "uri": uri}})
+    assert registered_version(kept, None) == version

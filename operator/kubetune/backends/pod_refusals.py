@@ -26,7 +26,7 @@ MAX_EVENTS = 20
 
 def is_quota(message: str) -> bool:
     """Whether the API server refused something for a ResourceQuota."""
-    return "exceeded quota" in message
+    return "exceeded quota" in message or "status unknown for quota" in message
 
 
 class PodRefusals:

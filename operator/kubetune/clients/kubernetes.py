@@ -58,8 +58,12 @@ class TooManyRequestsError(ApiError):
     """429: the API server, or an admission webhook, asks for patience."""
 
 
-REFUSALS = (ForbiddenError, InvalidError, TooManyRequestsError)
-"""What somebody can mend in the cluster: rights, quotas, policies."""
+class WebhookAwayError(ApiError):
+    """500: an admission webhook that must be asked doesn't answer."""
+
+
+REFUSALS = (ForbiddenError, InvalidError, TooManyRequestsError, WebhookAwayError)
+"""What somebody can mend in the cluster: rights, quotas, policies, webhooks."""
 
 
 _ERRORS: dict[int, type[ApiError]] = {
@@ -258,4 +262,7 @@ async def _read(response: aiohttp.ClientResponse) -> JsonObject:
         reason, message = str(status.get("reason", "")), str(status.get("message", message))
     except (ValueError, AttributeError):
         pass
-    raise _ERRORS.get(response.status, ApiError)(response.status, reason, message)
+    error = _ERRORS.get(response.status, ApiError)
+    if response.status == 500 and "failed calling webhook" in message:
+        error = WebhookAwayError
+    raise error(response.status, reason, message)

@@ -24,6 +24,7 @@ from kubetune.decide.fine_tune_progress import (
     progress_due,
     run_link,
 )
+from kubetune.decide.model import registered_version as job_version
 from kubetune.decide.waiting import evicted_too_often, retry_wait
 from kubetune.tracking.base import TrackedRun
 
@@ -251,11 +252,7 @@ def registered_version(candidate: ObservedCandidate) -> JsonObject | None:
         if not version.isdigit():
             return None
         return {"name": source.registry.name, "version": int(version)}
-    if source.fine_tune_job and candidate.job:
-        found: JsonObject = (candidate.job.status.get("result") or {}).get("registered") or {}
-        if found:
-            return {"name": found["name"], "version": found["version"]}
-    return None
+    return job_version(model, candidate.job) if source.fine_tune_job else None
 
 
 def take_inputs(draft: CandidateDraft, inputs: CandidateInputs) -> None:

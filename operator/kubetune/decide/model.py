@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -36,6 +37,7 @@ from kubetune.decide.trained_rows import of_job
 
 JsonObject = dict[str, Any]
 
+_VERSION = re.compile(r"models:/([^/@]+)/(\d+)")
 RESULT_FIELDS = tuple(field.alias or name for name, field in ModelInspection.model_fields.items())
 
 
@@ -74,6 +76,14 @@ def _kept_uri(model: Resource[ModelSpec]) -> str | None:
     return known["uri"] if source and known.get("name") == source.name else None
 
 
+def registered_version(
+    model: Resource[ModelSpec], job: Resource[FineTuneJobSpec] | None
+) -> JsonObject | None:
+    """The registered version that a Model with the result of a job is, when it is one."""
+    found = _VERSION.fullmatch(output_uri(model, job) or "")
+    return {"name": found[1], "version": int(found[2])} if found else None
+
+
 def _with_output(observed: ObservedModel, decision: Decision) -> Decision:
     """The decision for a Model, which keeps what its job has left."""
     model, job = observed.model, observed.job
@@ -85,7 +95,9 @@ def _with_output(observed: ObservedModel, decision: Decision) -> Decision:
         return decision
     known: JsonObject = {"name": source.name, "uri": uri}
     before: JsonObject = model.status.get("jobOutput") or {}
-    rows = of_job(job) if job else before.get("trainedOn") if before.get("uri") == uri else None
+    # Another job of its name may have left something else by now.
+    rows = of_job(job) if job and job_output_uri(job) == uri else None
+    rows = rows or (before.get("trainedOn") if before.get("uri") == uri else None)
     if rows:
         known["trainedOn"] = rows
     if decision.status is None and model.status.get("jobOutput") == known:
