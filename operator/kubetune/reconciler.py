@@ -16,6 +16,7 @@ from typing import Any
 from kubetune.act import evaluation as evaluation_actions
 from kubetune.act.actions import Actor, OutputRefusedError, StartRefusedError, refusal
 from kubetune.act.holds import Holds
+from kubetune.act.left_behind import LeftBehind, claimed_by
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
@@ -64,6 +65,7 @@ JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 6
+LEFT_RUNS_RETRY_SECONDS = 30.0
 RECONCILED_KINDS = frozenset(
     {
         "Dataset",
@@ -108,8 +110,12 @@ class Reconciler:
         self._targets = TargetObserver(cache, client, workspaces, trackers, settings)
         self._inspected = InspectedObserver(cache, client, backend, install_id)
         self._jobs = FineTuneJobObserver(
-            cache, client, backend, install_id, settings.progress_write_seconds
+            cache, client, backend, install_id, settings.progress_write_seconds, clock()
         )
+        self._left_behind = LeftBehind(
+            cache, client, backend, install_id, settings.cml_settle_seconds, clock
+        )
+        self._operator_namespace = settings.operator_namespace
         self.poller: ProgressPoller[Key] = ProgressPoller(
             install_id, settings.tracking_poll_seconds, queue.add
         )
@@ -129,11 +135,7 @@ class Reconciler:
         """Reconcile one object. Raises what should bring the key back after a delay."""
         body = self._cache.get(*key)
         if body is None:
-            try:
-                await self._backend.abandon(*key)
-            except BackendError as error:
-                logger.warning("runs of %s %s/%s, which is gone, remain: %s", *key, error)
-                raise
+            await self._end_runs_of_gone(key)
             await self._holds.leave(key)
             self._forget(key)
             return
@@ -146,6 +148,7 @@ class Reconciler:
             return
         started = time.perf_counter()
         try:
+            await self._end_runs_of_gone(key, body)
             requeue_after = await self._reconcile(key, body)
         except (NotFoundError, ConflictError) as error:
             # The object, or what we know of it, is out of date.
@@ -168,6 +171,25 @@ class Reconciler:
         if requeue_after is not None:
             self._queue.add_after(key, requeue_after)
 
+    async def _end_runs_of_gone(self, key: Key, body: JsonObject | None = None) -> None:
+        """End what goes on of objects that had this name and went without their finalizer.
+
+        ``body`` is the one that has the name now, and doesn't wait for it.
+        """
+        if key.kind not in RUNNING_KINDS:
+            return
+        try:
+            if body is None:
+                await self._backend.abandon(*key)
+            else:
+                uid = body["metadata"]["uid"]
+                await self._backend.abandon(*key, uid, claimed_by(body))
+        except BackendError as error:
+            logger.warning("runs of %s %s/%s, which is gone, remain: %s", *key, error)
+            if body is None:
+                raise
+            self._queue.add_after(key, LEFT_RUNS_RETRY_SECONDS)
+
     async def _reconcile(self, key: Key, body: JsonObject) -> float | None:
         old: JsonObject = body.get("status") or {}
         status, requeue_after = old, None
@@ -183,6 +205,15 @@ class Reconciler:
                     if users and not observed.secret_problem:
                         # Else there is nothing to hold until it is made again.
                         await self._holds.renew(users)
+                    # Before anything lets the Secret go that is needed for it.
+                    namespace = key.namespace or self._operator_namespace
+                    away = bool(observed.workspace and observed.workspace.reason)
+                    settled = await self._left_behind.end(
+                        key, observed.target.spec, namespace, away=away
+                    )
+                    if settled:
+                        await self._actor.release_unused(body)
+                    observed = replace(observed, settling=not settled)
                     decision = compute_target.decide(observed, self._now())
                     await self._act(body, decision, old, None)
                     status, requeue_after = decision.status or old, decision.requeue_after

@@ -1,7 +1,8 @@
 """What runs in CML can't be reached without is held, and nothing is held for what has ended."""
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,20 @@ def delete_namespace(space: CmlSpace) -> None:
 def namespace_is_gone(space: CmlSpace) -> bool:
     status, _ = space.try_request("GET", f"/api/v1/namespaces/{space.namespace}")
     return status == 404
+
+
+@contextlib.contextmanager
+def in_operators_namespace(space: CmlSpace, secret: str) -> Generator[str]:
+    """A cluster-wide target probes with a Secret of the operator's namespace; its path."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubetune-system"}}
+    space.try_request("POST", "/api/v1/namespaces", namespace)
+    secrets = "/api/v1/namespaces/kubetune-system/secrets"
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}}
+    space.request("POST", secrets, body | {"stringData": {"apiKey": space.stand_in.api_key}})
+    try:
+        yield f"{secrets}/{secret}"
+    finally:
+        space.request("DELETE", f"{secrets}/{secret}")
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["operator runs", "operator is down"])
@@ -215,28 +230,40 @@ def test_a_cluster_wide_target_is_held_with_secrets_of_its_users_namespaces(cml:
     cml.create("ClusterComputeTarget", name, cml.cml_target())
     cml.inputs()
     cml.job("running", computeTargetRef={"kind": "ClusterComputeTarget", "name": name})
-    # It probes with a Secret of the operator's namespace.
-    system = "/api/v1/namespaces/kubetune-system/secrets"
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}}
-    cml.try_request(
-        "POST",
-        "/api/v1/namespaces",
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubetune-system"}},
-    )
-    cml.request("POST", system, secret | {"stringData": {"apiKey": cml.stand_in.api_key}})
-    try:
+    with in_operators_namespace(cml, SECRET) as path:
         cml.phase("running", "Running")
         assert IN_USE in finalizers(cml, "ClusterComputeTarget", name)
         assert IN_USE in finalizers(cml, "Secret", SECRET)
-        probes = cml.request("GET", f"{system}/{SECRET}")
-        assert "finalizers" not in probes["metadata"]
+        assert "finalizers" not in cml.request("GET", path)["metadata"]
         cml.delete("ClusterComputeTarget", name)
         delete_namespace(cml)
         eventually(lambda: namespace_is_gone(cml), 120)
         eventually(lambda: cml.find("ClusterComputeTarget", name) is None)
         assert [run.active for run in cml.cml_runs("running")] == [False]
-    finally:
-        cml.request("DELETE", f"{system}/{SECRET}")
+
+
+def test_what_a_cluster_wide_target_holds_is_let_go_of_who_went_unseen(
+    cml: CmlSpace, cml_operator: Operator
+) -> None:
+    name = f"everyones-{cml.namespace}"
+    cml.create("ClusterComputeTarget", name, cml.cml_target())
+    cml.inputs()
+    cml.create("Secret", "everyones-key", stringData={"apiKey": cml.stand_in.api_key})
+    own = {"cml": {"apiKeySecretRef": {"name": "everyones-key"}}}
+    cml.patch("ClusterComputeTarget", name, {"spec": own})
+    with in_operators_namespace(cml, "everyones-key"):
+        cml.job("forced", computeTargetRef={"kind": "ClusterComputeTarget", "name": name})
+        cml.phase("forced", "Running")
+        assert IN_USE in finalizers(cml, "Secret", "everyones-key")
+        with cml_operator.stopped():
+            cml.delete("FineTuneJob", "forced")
+            cml.patch("FineTuneJob", "forced", {"metadata": {"finalizers": None}})
+            cml.delete("Secret", "everyones-key")
+        eventually(lambda: cml.find("Secret", "everyones-key") is None)
+        assert [run.active for run in cml.cml_runs("forced")] == [False]
+        assert IN_USE not in finalizers(cml, "ClusterComputeTarget", name)
+        cml.delete("ClusterComputeTarget", name)
+        eventually(lambda: cml.find("ClusterComputeTarget", name) is None)
 
 
 def test_a_target_in_the_cluster_is_not_held(cml: CmlSpace) -> None:

@@ -108,6 +108,24 @@ def test_the_backoff_limit_ends_a_job_whose_runs_leave_no_trace(cml_jobs: CmlSpa
     assert len(cml_jobs.cml_runs("silent")) == 2
 
 
+def test_a_reason_that_is_told_late_is_found(cml_jobs: CmlSpace) -> None:
+    """The list of workloads lacks the run when it is first seen to have ended."""
+    early: list[int] = []
+
+    def late(operation: str, answer: dict[str, Any]) -> dict[str, Any]:
+        if operation != "list_usage" or early:
+            return answer
+        early.append(len(answer["usage_response"]))
+        return answer | {"usage_response": []}
+
+    cml_jobs.stand_in.behaviour.distort = late
+    cml_jobs.scripts["late-word"] = failed(**OUT_OF_MEMORY)
+    cml_jobs.job("late-word", backoffLimit=0)
+    body = cml_jobs.phase("late-word", "Failed")
+    assert early
+    assert attempts(body) == [("Failed", "OutOfMemory")]
+
+
 def test_what_another_attempt_cannot_cure_is_not_repeated(cml_jobs: CmlSpace) -> None:
     cml_jobs.scripts["refused"] = failed(REFUSED)
     cml_jobs.job("refused", backoffLimit=5)

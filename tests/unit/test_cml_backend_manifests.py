@@ -19,6 +19,8 @@ from kubetune.backends.cml.manifests import (
     input_files,
     is_ours,
     job_name,
+    made,
+    with_deletion,
 )
 from kubetune.backends.cml.offers import Offer
 from kubetune.clients.cml_models import Body, Job, variables
@@ -47,17 +49,42 @@ def sent(change: Body | None) -> JsonObject:
 
 
 def test_a_job_carries_name_and_mark_of_its_run_key() -> None:
-    made = body()
-    assert made["name"] == job_name(OWNER, RUN_KEY) == f"kubetune-team-tickets-{RUN_KEY}"
-    assert made["arguments"] == RUN_KEY
-    assert made["environment"]["KUBETUNE_RUN_KEY"] == RUN_KEY
-    assert made["environment"]["KUBETUNE_OWNER"] == "FineTuneJob/team/tickets"
-    assert made["environment"]["KUBETUNE_INSTALL"] == "install-1"
-    assert is_ours(as_answered(made), RUN_KEY)
+    given = body()
+    assert given["name"] == job_name(OWNER, RUN_KEY) == f"kubetune-team-tickets-{RUN_KEY}"
+    assert given["arguments"] == RUN_KEY
+    assert given["environment"]["KUBETUNE_RUN_KEY"] == RUN_KEY
+    assert given["environment"]["KUBETUNE_OWNER"] == "FineTuneJob/team/tickets"
+    assert given["environment"]["KUBETUNE_INSTALL"] == "install-1"
+    assert is_ours(as_answered(given), RUN_KEY)
     # A person's job of the same name.
     for foreign in ("", "[]", "{broken", "null", '{"KUBETUNE_RUN_KEY": null}'):
         assert not is_ours(Job(environment=foreign), RUN_KEY)
-    assert not is_ours(as_answered(made), "another")
+    assert not is_ours(as_answered(given), "another")
+
+
+IDENTITY = {"installId": "install-1", "runKey": RUN_KEY, "uid": OWNER.uid}
+
+
+def test_a_job_says_for_whom_it_was_made() -> None:
+    given = as_answered(body(plan={"version": 1, "run": IDENTITY}))
+    found = made(given, "install-1")
+    assert found is not None
+    assert (found.owner, found.run_key, found.kept) == (OWNER, RUN_KEY, False)
+    assert made(given, "install-2") is None
+    let_go = given.model_copy(update=sent(with_deletion(given, kept=True)))
+    assert variables(let_go.environment)["KUBETUNE_DELETION"] == "Orphan"
+    found = made(let_go, "install-1")
+    assert found is not None
+    assert found.kept
+    assert is_ours(let_go, RUN_KEY)
+
+
+@pytest.mark.parametrize("lost", ["KUBETUNE_OWNER", "KUBETUNE_DELETION", plan.ENV_PLAN_DATA])
+def test_a_job_that_does_not_say_all_of_it_is_nobodys(lost: str) -> None:
+    given = body(plan={"version": 1, "run": IDENTITY})
+    del given["environment"][lost]
+    assert made(as_answered(given), "install-1") is None
+    assert made(Job(environment="{broken"), "install-1") is None
 
 
 def test_a_run_is_told_how_to_launch_further_workers() -> None:

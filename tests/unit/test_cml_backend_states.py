@@ -32,9 +32,12 @@ TRAINED = Outcome(status="succeeded", reason="Trained")
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
+OPTIONS = ("unknown_since", "given_up", "unexplained")
+
+
 def state(status: str | None, ending: Ending | None = None, **fields: Any) -> RunState:
-    """The state of attempt 1; fields of the run, or ``unknown_since`` and ``given_up``."""
-    options = {name: fields.pop(name) for name in ("unknown_since", "given_up") if name in fields}
+    """The state of attempt 1; fields of the run, or options of ``run_state``."""
+    options = {name: fields.pop(name) for name in OPTIONS if name in fields}
     return run_state(
         1, run(status, **fields), {"jobId": "j"}, NOW, LIMITS, ending=ending, **options
     )
@@ -183,6 +186,11 @@ def test_a_failure_without_an_outcome_has_the_reason_of_its_usage_row(
     found = state("failed", Ending(usage=row))
     assert (found.phase, found.reason, found.exit_code) == ("failed", reason, code)
     assert says in found.message
+
+
+def test_a_failure_that_may_be_explained_yet_is_no_verdict() -> None:
+    found = state("failed", unexplained=True)
+    assert (found.phase, found.reason, found.ended_at) == ("running", "Ending", None)
 
 
 def test_a_usage_row_in_status_shows_no_secret() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from kubetune.act.holds import Holds
+from kubetune.act.holds import Holds, users_namespaces
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
@@ -89,6 +89,7 @@ class Actor:
         holds: Holds,
     ) -> None:
         self._holds = holds
+        self._looked_through: set[Key] = set()
         self._cache = cache
         self._client = client
         self._backend = backend
@@ -115,8 +116,8 @@ class Actor:
                 case TieToJob(job):
                     tie = {"annotations": {JOB: job}, "labels": MANAGED_BY}
                     self._cache.put(await self._client.patch(*key, {"metadata": tie}))
-                case Record(field, value):
-                    body = await self._record(body, field, value)
+                case Record():
+                    body = await self._record(body, action)
                 case StartRun(request):
                     if needed := needs_of(self._cache, body, body.get("status") or {}):
                         missing = await self._holds.keep(key, needed, starting=True)
@@ -205,12 +206,13 @@ class Actor:
             if needed:
                 raise
             logger.warning("%s left behind: %s", left_behind(address), error)
+            self._backend.forget(address.run_key)
 
-    async def _record(self, body: JsonObject, field: str, value: Any) -> JsonObject:
+    async def _record(self, body: JsonObject, record: Record) -> JsonObject:
         status: JsonObject = body.get("status") or {}
-        old = {field: status[field]} if field in status else {}
-        patch = status_patch(old, {field: value})
-        if patch is None:
+        old = {record.field: status[record.field]} if record.field in status else {}
+        patch = status_patch(old, {record.field: record.value})
+        if patch is None or _says_the_same(old.get(record.field), record):
             return body
         patch["metadata"] = self._precondition(body)
         written = await self._client.patch(*key_of(body), patch, subresource="status")
@@ -250,12 +252,28 @@ class Actor:
 
     async def _release_target(self, body: JsonObject, *, forced: bool) -> None:
         key, target = key_of(body), parse(body)
-        named = named_by(target.spec, key.namespace) if key.namespace and target.spec else set()
+        spaces = {key.namespace} if key.namespace else users_namespaces(body["metadata"])
+        named: set[Key] = set()
+        if target.spec is not None:
+            for namespace in spaces:
+                named |= named_by(target.spec, namespace)
         if users := self._holds.users(key):
             logger.warning("%s %s/%s: let go by force; runs may be left behind of %s", *key, users)
             named |= self._holds.needed_by(users) if forced else set()
         # Itself last: who repeats this after a crash finds the others by it.
         await self._holds.release([*sorted(named - {key}), key], forced=forced)
+
+    async def release_unused(self, body: JsonObject) -> None:
+        """Let Secrets go that a cluster-wide target holds for who went while nobody looked."""
+        key, target = key_of(body), parse(body)
+        if key.namespace or key in self._looked_through or target.spec is None:
+            return
+        users = {user.namespace for user in self._holds.users(key)}
+        unused: set[Key] = set()
+        for namespace in users_namespaces(body["metadata"]) - users:
+            unused |= named_by(target.spec, namespace)
+        await self._holds.release(sorted(unused), forced=False)
+        self._looked_through.add(key)
 
     async def _release(self, body: JsonObject) -> None:
         key, metadata = key_of(body), body["metadata"]
@@ -297,6 +315,17 @@ def _unreachable(missing: Key) -> BackendError:
     if missing.kind == "ConfigMap":
         reason = Reason.CONFIG_MAP_MISSING
     return BackendError(reason, message, retryable=True)
+
+
+def _says_the_same(old: Any, record: Record) -> bool:
+    """Whether what is written has all by which runs are found, whatever else is new."""
+    if not record.known_by or old is None:
+        return False
+    told, new = (
+        [[item.get(field) for field in record.known_by] for item in items]
+        for items in (old, record.value)
+    )
+    return told == new
 
 
 def left_behind(address: RunAddress) -> str:

@@ -21,7 +21,7 @@ from kubetune.clients.kubernetes import (
     KubernetesClient,
     NotFoundError,
 )
-from kubetune.names import IN_USE
+from kubetune.names import IN_USE, IN_USE_FROM
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.references import TARGET_KINDS
 from kubetune.queue import Key
@@ -31,6 +31,12 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """Of a patch that others' writes overtake."""
+
+
+def users_namespaces(metadata: JsonObject) -> set[str]:
+    """Where Secrets are held for a cluster-wide target, by its own word."""
+    told = (metadata.get("annotations") or {}).get(IN_USE_FROM, "")
+    return {namespace for namespace in told.split(",") if namespace}
 
 
 class Holds:
@@ -52,6 +58,8 @@ class Holds:
         """Objects that were seen with the finalizer."""
         self._missing: set[Key] = set()
         """Objects that are needed and were not there: whoever uses them says so, and waits."""
+        self._noted: defaultdict[Key, set[str]] = defaultdict(set)
+        """Namespaces that a cluster-wide object was seen to name as those of its users."""
 
     def users(self, key: Key) -> list[Key]:
         """Who needs an object."""
@@ -71,8 +79,11 @@ class Holds:
         ApiError and its like.
         """
         self.note(user, needed)
-        unseen = needed - self._held - (frozenset() if starting else self._missing)
-        missing = [key for key in sorted(unseen) if not await self._add(key)]
+        known = frozenset() if starting else self._missing
+        unseen = {key for key in needed - known if key not in self._held or self._unnoted(key)}
+        # What is cluster-wide first: it says in which namespaces Secrets are held.
+        order = sorted(unseen, key=lambda key: (key.namespace, key))
+        missing = [key for key in order if not await self._add(key)]
         await self._drop(user, self._needs[user] - needed)
         self._needs[user] = needed
         return missing
@@ -102,6 +113,12 @@ class Holds:
                 if forced or not self._users.get(key):
                     await self._remove(key)
 
+    def _unnoted(self, key: Key) -> set[str]:
+        """Namespaces of users that a cluster-wide object doesn't name yet."""
+        if key.namespace:
+            return set()
+        return {user.namespace for user in self._users.get(key, ())} - self._noted[key]
+
     async def _drop(self, user: Key, keys: Iterable[Key]) -> None:
         for key in sorted(keys):
             if user in self._users[key]:
@@ -116,7 +133,7 @@ class Holds:
     async def _add(self, key: Key) -> bool:
         """Whether the object is there."""
         async with self._locks[key]:
-            if key not in self._held and self._users.get(key):
+            if self._users.get(key) and (key not in self._held or self._unnoted(key)):
                 if not await self._write(key, held=True):
                     self._missing.add(key)
                     return False
@@ -127,21 +144,34 @@ class Holds:
     async def _remove(self, key: Key) -> None:
         await self._write(key, held=False)
         self._held.discard(key)
+        self._noted.pop(key, None)
+
+    def _change(self, key: Key, metadata: JsonObject, *, held: bool) -> JsonObject | None:
+        """What must be written of an object; None when it is as it has to be."""
+        change: JsonObject = {}
+        finalizers: list[str] = metadata.get("finalizers") or []
+        if (IN_USE in finalizers) != held and not (held and "deletionTimestamp" in metadata):
+            wanted = [name for name in finalizers if name != IN_USE]
+            change["finalizers"] = [*wanted, IN_USE] if held else wanted
+        if not key.namespace:
+            known = users_namespaces(metadata)
+            now = {user.namespace for user in self._users.get(key, ())} if held else set[str]()
+            self._noted[key] = known | now
+            if held and not now <= known:
+                change["annotations"] = {IN_USE_FROM: ",".join(sorted(known | now))}
+            elif not held and known:
+                change["annotations"] = {IN_USE_FROM: None}
+        # The version makes this fail when somebody else changed it in between.
+        return {"resourceVersion": metadata["resourceVersion"], **change} if change else None
 
     async def _write(self, key: Key, *, held: bool) -> bool:
         """Whether the object is there; with the finalizer, if we may write it."""
         for attempt in range(ATTEMPTS):
             try:
                 metadata = (await self._client.get(*key))["metadata"]
-                finalizers: list[str] = metadata.get("finalizers") or []
-                if (IN_USE in finalizers) == held or (held and "deletionTimestamp" in metadata):
+                change = self._change(key, metadata, held=held)
+                if change is None:
                     return True
-                wanted = [name for name in finalizers if name != IN_USE]
-                change = {
-                    # The version makes this fail when somebody else changed it in between.
-                    "resourceVersion": metadata["resourceVersion"],
-                    "finalizers": [*wanted, IN_USE] if held else wanted,
-                }
                 written = await self._client.patch(*key, {"metadata": change})
                 if key.kind in TARGET_KINDS:
                     self._cache.put(written)

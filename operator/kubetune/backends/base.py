@@ -8,7 +8,7 @@ follows is made in kubetune.decide alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -61,6 +61,18 @@ class RunAddress:
     """Names of the attempts that were seen last to run: none counts as gone by silence alone."""
     job_id: str | None = None
     """The target's id of the job that has them, where it was written down."""
+    kept: bool = False
+    """The runs are to go on when their owner is deleted."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run key's part of a target outside of the cluster, by what it says of itself."""
+
+    owner: Owner
+    run_key: str
+    kept: bool
+    """It is to stay when its owner is gone."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,8 @@ class RunRequest:
     target: ComputeTargetSpec
     resources: Resources
     """Resolved: cpu, memory and gpu are set. Each worker gets them."""
+    kept: bool = False
+    """It is to go on when its owner is deleted."""
     workers: int = 1
     """Processes that train together."""
     deadline_seconds: int | None = None
@@ -186,8 +200,23 @@ class Backend(Protocol):
         """Cut the runs loose, so that they outlive their owner. Repeatable."""
         ...
 
-    async def abandon(self, kind: str, namespace: str, name: str) -> None:
-        """The owner is gone and had no finalizer: delete what is known of its runs. Repeatable."""
+    async def abandon(
+        self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
+    ) -> None:
+        """The owner is gone, and no finalizer has kept it: delete what is known of its runs.
+
+        ``uid`` is that of an object which has its name by now, and ``claimed`` are run keys that
+        it has taken over, as from a backup. Repeatable.
+        """
+        ...
+
+    async def made_for(
+        self, namespace: str, target: ComputeTargetSpec, install_id: str
+    ) -> list[Made]:
+        """What this installation has made in a target outside of the cluster.
+
+        ``namespace`` is the one whose credentials are used.
+        """
         ...
 
     def forget(self, run_key: str) -> None:

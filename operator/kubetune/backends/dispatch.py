@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.backends.base import Backend, RunAddress, RunRequest, RunState
+from kubetune.backends.base import Backend, Made, RunAddress, RunRequest, RunState
 
 
 class Backends:
@@ -48,10 +49,18 @@ class Backends:
         """Cut the runs loose."""
         await self._of(address.target).orphan(address)
 
-    async def abandon(self, kind: str, namespace: str, name: str) -> None:
+    async def abandon(
+        self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
+    ) -> None:
         """The owner is gone: delete what is known of its runs."""
-        await self._cml.abandon(kind, namespace, name)
-        await self._kubernetes.abandon(kind, namespace, name)
+        await self._cml.abandon(kind, namespace, name, uid, claimed)
+        await self._kubernetes.abandon(kind, namespace, name, uid, claimed)
+
+    async def made_for(
+        self, namespace: str, target: ComputeTargetSpec, install_id: str
+    ) -> list[Made]:
+        """What this installation has made in a target outside of the cluster."""
+        return await self._of(target).made_for(namespace, target, install_id)
 
     def forget(self, run_key: str) -> None:
         """Nobody will ask for the key's runs again."""

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, Protocol
 
 from kubetune import names
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.backends.base import (
     FINISHED,
     BackendError,
+    Made,
     Owner,
     RunAddress,
     RunRequest,
@@ -116,13 +118,21 @@ class KubernetesBackend:
     def introduce(self, run_key: str) -> None:
         """Names are unique here: nothing to remember."""
 
-    async def abandon(self, kind: str, namespace: str, name: str) -> None:
+    async def abandon(
+        self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
+    ) -> None:
         """Owner references see to what has some; the guarded kinds have seen to the rest."""
-        if kind == "FineTuneJob":
+        if kind == "FineTuneJob" or uid:
             return
         for pod in self._cache.live_pods_of(kind, namespace, name):
             if is_loose(pod):
                 await self._delete(pod, "Background")
+
+    async def made_for(
+        self, namespace: str, target: ComputeTargetSpec, install_id: str
+    ) -> list[Made]:
+        """Nothing is outside of the cluster."""
+        return []
 
     def forget(self, run_key: str) -> None:
         """Nothing was remembered."""

@@ -50,6 +50,8 @@ class ObservedTarget:
     """Whose runs in CML can't be reached without it: kind, namespace and name."""
     defaults: Sequence[str] = ()
     """Names of the default targets beside which it is one, its own among them; the first counts."""
+    settling: bool = False
+    """It is too early to say that nothing is left in the workspace for which it is needed."""
 
 
 def decide(observed: ObservedTarget, now: datetime) -> Decision:
@@ -58,7 +60,7 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
     held = IN_USE in target.finalizers
     if target.deleting and held and target.annotations.get(ABANDON_RUNS) == "true":
         return Decision((ReleaseTarget(forced=True),))
-    if held and not observed.users:
+    if held and not observed.users and not observed.settling:
         # Whoever needed it is gone without a word: a finalizer that somebody removed by hand.
         return Decision((ReleaseTarget(),))
     if target.deleting and not held:
@@ -138,6 +140,8 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
 def _held_by(observed: ObservedTarget) -> str:
     """Why a deleted target stays, and how to let it go."""
     owner, users = observed.target.owner, observed.users
+    if not users:
+        return "it is deleted, and looked through first for runs of objects that are gone"
     named = ", ".join(users[:MOST_USERS])
     if len(users) > MOST_USERS:
         named += f" and {len(users) - MOST_USERS} more"

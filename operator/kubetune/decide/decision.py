@@ -45,6 +45,8 @@ class Record:
     field: str
     """A field of the status, whose whole value follows."""
     value: Any
+    known_by: tuple[str, ...] = ()
+    """Of a list: nothing is new while its items have the same of these fields."""
 
 
 @dataclass(frozen=True)

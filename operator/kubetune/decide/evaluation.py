@@ -361,7 +361,8 @@ def _settle_place(draft: Draft) -> None:
     )
     draft.actions += before
     # Runs are known by the digests.
-    draft.actions.append(Record("candidates", [dict(item.status) for item in draft.candidates]))
+    candidates = [dict(item.status) for item in draft.candidates]
+    draft.actions.append(Record("candidates", candidates, known_by=("name", "digest")))
 
 
 def _submit(draft: Draft, candidate: CandidateDraft, inputs: CandidateInputs) -> StartRun:

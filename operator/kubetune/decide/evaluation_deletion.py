@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kubetune.decide.decision import Decision, DeleteRuns, ReleaseFinalizer
+from kubetune.decide.decision import Decision, DeleteRuns, OrphanRuns, ReleaseFinalizer
 from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.letting_go import is_over, without_target
 from kubetune.names import FINALIZER
@@ -17,9 +17,11 @@ def delete(observed: ObservedEvaluation, now: datetime) -> Decision:
         return Decision()
     run_keys = [item.run_key for item in observed.candidates if item.run_key]
     outside = observed.started is not None and observed.started.cml is not None
-    if not outside or observed.lets_runs_go:
-        # Nothing was submitted, or it goes with its owner, or is to stay.
+    if not outside:
+        # Nothing was submitted, or it goes with its owner.
         return Decision((ReleaseFinalizer(),))
+    if observed.lets_runs_go:
+        return Decision((*(OrphanRuns(run_key) for run_key in run_keys), ReleaseFinalizer()))
     if observed.target_problem:
         return without_target(evaluation, observed.target_problem, run_keys, now)
     needed = not is_over(evaluation)

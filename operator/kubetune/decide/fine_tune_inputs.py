@@ -83,6 +83,7 @@ class Inputs:
             plan=self.plan.to_json(),
             target=target,
             resources=effective_resources(settings),
+            kept=bool(observed.job.spec and observed.job.spec.deletion_policy == "Orphan"),
             workers=self.plan.workers,
             deadline_seconds=ceil(left) if left is not None else None,
             checkpoint_claim=(settings.get("checkpoint") or {}).get("claimName"),

@@ -111,7 +111,13 @@ class EvaluationObserver:
                 if item.run_key:
                     newest = known.get(item.name, {}).get("attempt")
                     running = running_names([newest] if newest else None)
-                    address = RunAddress(evaluation.owner, item.run_key, place, running=running)
+                    address = RunAddress(
+                        evaluation.owner,
+                        item.run_key,
+                        place,
+                        running=running,
+                        kept=observed.lets_runs_go,
+                    )
                     # Also of those that have ended: the backend must know what to tidy up.
                     runs = await self._backend.observe(address)
                     tracked = self._tracked(item.run_key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from kubetune.api.compute_target import ComputeTargetSpec
@@ -12,7 +13,7 @@ from kubetune.backends.base import FINISHED, Backend, BackendError, RunAddress, 
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.decide.own_code import other_trainer
-from kubetune.decide.resources import Resource, TargetProblem
+from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
@@ -46,6 +47,7 @@ class FineTuneJobObserver:
         backend: Backend,
         install_id: str,
         progress_seconds: float,
+        began: datetime,
     ) -> None:
         self._cache = cache
         self._client = client
@@ -53,6 +55,10 @@ class FineTuneJobObserver:
         self._install_id = install_id
         self._progress_seconds = progress_seconds
         self.run_keys = RunKeys(cache, install_id)
+        self._began = began
+        """When this operator did: what it has made since it knows."""
+        self._sought: set[str] = set()
+        """Uids of older jobs for which a run key was sought where their target is."""
 
     async def observe(
         self,
@@ -63,15 +69,20 @@ class FineTuneJobObserver:
     ) -> ObservedJob:
         """A job and everything around it. ``fresh_run_key`` is used when it has none yet."""
         spec, namespace = job.spec, job.owner.namespace
-        given = self.run_keys.of(job)
-        run_key = given or fresh_run_key
         external = job.status.get("external") or {}
         reference = spec.compute_target_ref if spec else None
         if job.status.get("attempts"):
             reference = reference or recorded_target(external.get("target"))
         target = resolve_target(self._cache, namespace, reference, external.get("target"))
         started = recorded_place(self._cache, namespace, external)
-        runs, target_problem = await self._runs(job, given, started or target.spec)
+        target_problem = None
+        if (given := self.run_keys.of(job)) is None:
+            target_problem = await self._seek_run_key(job, target)
+            given = self.run_keys.of(job)
+        run_key = given or fresh_run_key
+        runs: list[RunState] = []
+        if target_problem is None:
+            runs, target_problem = await self._runs(job, given, started or target.spec)
         if target_problem is None:
             named = spec.compute_target_ref if spec else None
             target = default_instead(self._cache, namespace, target, named, runs)
@@ -155,6 +166,30 @@ class FineTuneJobObserver:
         except (NotFoundError, ValueError):
             return None
 
+    async def _seek_run_key(
+        self, job: Resource[FineTuneJobSpec], target: Target
+    ) -> TargetProblem | None:
+        """Look for runs of a job that says nothing of any, though it is older than this operator.
+
+        A user may have wiped its status and replaced it while none ran. In the cluster its Jobs
+        name it; in CML the jobs do. Why that can't be told, if so.
+        """
+        uid, spec = job.owner.uid, target.spec
+        if job.created > self._began or uid in self._sought:
+            return None
+        if spec is None or spec.cml is None or not target.ready:
+            # Nothing is started there either.
+            return None
+        try:
+            found = await self._backend.made_for(job.owner.namespace, spec, self._install_id)
+        except BackendError as error:
+            return TargetProblem(error.reason, str(error))
+        self._sought.add(uid)
+        for made in found:
+            if made.owner.uid == uid:
+                self.run_keys.note(job, made.run_key)
+        return None
+
     async def _runs(
         self, job: Resource[Any], run_key: str | None, place: ComputeTargetSpec | None
     ) -> tuple[list[RunState], TargetProblem | None]:
@@ -168,10 +203,16 @@ class FineTuneJobObserver:
                 place,
                 running=running_names(job.status.get("attempts")),
                 job_id=(job.status.get("external") or {}).get("jobId"),
+                kept=self._are_kept(job),
             )
             return await self._backend.observe(address), None
         except BackendError as error:
             return [], TargetProblem(error.reason, str(error))
+
+    def _are_kept(self, job: Resource[FineTuneJobSpec]) -> bool:
+        """Whether runs go on when the job is deleted."""
+        policy = job.spec.deletion_policy if job.spec else None
+        return policy == "Orphan" or self._cache.lets_dependents_go(job.owner.uid)
 
     def _output_rival(self, job: Resource[FineTuneJobSpec]) -> str:
         """Who has the output Model's name already: another Model, or an older job."""

@@ -52,6 +52,10 @@ class RunKeys:
         """A run key for a job that has none."""
         return new_run_key(self._install_id, namespace, name)
 
+    def note(self, job: Resource[Any], key: str) -> None:
+        """A key that was found with the job's runs."""
+        self._known[(job.owner.namespace, job.owner.name)] = job.owner.uid, key
+
     def forget(self, namespace: str, name: str) -> None:
         """The job is over, or gone."""
         self._known.pop((namespace, name), None)

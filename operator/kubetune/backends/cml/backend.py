@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from kubetune.api.cml_target import CmlTarget
+from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.plan import CML_RUNS_FOLDER
-from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
+from kubetune.backends.base import BackendError, Made, Owner, RunAddress, RunRequest, RunState
 from kubetune.backends.cml.following import Follower
+from kubetune.backends.cml.manifests import made, with_deletion
 from kubetune.backends.cml.states import is_active
 from kubetune.backends.cml.submission import (
     LOOK_AGAIN_SECONDS,
@@ -22,10 +25,12 @@ from kubetune.backends.cml.submission import (
     remove_job,
     stop_run,
 )
-from kubetune.backends.cml.workspace import ReadAccess, Workspace
+from kubetune.backends.cml.workspace import ReadAccess, Workspace, refused
 from kubetune.clients.cml import CmlClients, CmlError, NotFoundError
 from kubetune.clients.cml_models import JobRun
-from kubetune.clients.cml_operations import DELETE_PROJECT_FILE
+from kubetune.clients.cml_operations import DELETE_PROJECT_FILE, UPDATE_JOB
+
+logger = logging.getLogger(__name__)
 
 GUARDED_KINDS = frozenset({"FineTuneJob"})
 """Their finalizer keeps an object until its runs are gone; others vanish without a word."""
@@ -65,8 +70,12 @@ class CmlBackend:
         self._workspaces: dict[tuple[str, str], tuple[Workspace, Follower]] = {}
         self._places: dict[str, tuple[str, str]] = {}
         """Key of the workspace that is asked about a run key."""
-        self._unguarded: dict[tuple[str, str, str], dict[str, RunAddress]] = {}
-        """Runs of owners that have no finalizer, by kind, namespace and name, then by run key."""
+        self._owned: dict[tuple[str, str, str], dict[str, RunAddress]] = {}
+        """Runs that are followed, by their owner's kind, namespace and name, then by run key.
+
+        A finalizer may be taken away by force, and the owner be gone before anybody has looked.
+        """
+        self._owners: dict[str, tuple[str, str, str]] = {}
 
     def workspace(self, namespace: str, target: CmlTarget) -> Workspace:
         """The workspace that a target names, with the credentials of a namespace."""
@@ -77,6 +86,8 @@ class CmlBackend:
         workspace, follower = self._at(address)
         follower.check(address.owner, address.run_key)
         followed = follower.get(address.run_key)
+        if followed:
+            self._note(address)
         # Inspections are not doubted: there are many at a start, and a double costs little.
         guarded = address.owner.kind in GUARDED_KINDS
         doubted = guarded and not (followed and followed.states)
@@ -184,23 +195,61 @@ class CmlBackend:
         except (CmlError, BackendError) as error:
             raise follower.failed(error, address.owner, address.run_key) from error
         self.forget(run_key)
-        owner = address.owner
-        self._unguarded.get((owner.kind, owner.namespace, owner.name), {}).pop(run_key, None)
 
-    async def abandon(self, kind: str, namespace: str, name: str) -> None:
+    async def abandon(
+        self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
+    ) -> None:
         """See kubetune.backends.base.Backend."""
-        for address in list(self._unguarded.get((kind, namespace, name), {}).values()):
+        for address in list(self._owned.get((kind, namespace, name), {}).values()):
+            if address.owner.uid == uid or address.run_key in claimed:
+                continue
+            if address.kept:
+                await self.orphan(address)
+            else:
+                await self._delete_if_there(address)
+
+    async def _delete_if_there(self, address: RunAddress) -> None:
+        try:
             await self.delete(address)
-        self._unguarded.pop((kind, namespace, name), None)
+        except BackendError as error:
+            if error.reason != Reason.PROJECT_MISSING:
+                raise
+            self.forget(address.run_key)
 
     async def orphan(self, address: RunAddress) -> None:
-        """Nothing ties a job of CML to the cluster: just look at it no more."""
+        """Look at it no more, and have it say so: nobody shall take it for left behind."""
+        try:
+            workspace, _ = self._at(address)
+            owner, run_key = address.owner, address.run_key
+            now = time.monotonic()
+            for job in await self._submission.find_all(workspace, owner, run_key, now):
+                await workspace.write(UPDATE_JOB, job.id, body=with_deletion(job, kept=True))
+        except (CmlError, BackendError) as error:
+            # Whoever lets a job go may do so because nobody reaches its workspace.
+            logger.warning("the job of %s isn't marked as let go: %s", address.run_key, error)
         self.forget(address.run_key)
+
+    async def made_for(
+        self, namespace: str, target: ComputeTargetSpec, install_id: str
+    ) -> list[Made]:
+        """See kubetune.backends.base.Backend."""
+        if target.cml is None:
+            return []
+        workspace = self.workspace(namespace, target.cml)
+        try:
+            jobs = await workspace.all_jobs(time.monotonic() - LOOKUP_SECONDS)
+        except CmlError as error:
+            raise refused(error, target.cml.url) from error
+        return [found for job in jobs if (found := made(job, install_id))]
 
     def forget(self, run_key: str) -> None:
         """See kubetune.backends.base.Backend."""
         self._submission.forget(run_key)
         self._absent.discard(run_key)
+        if name := self._owners.pop(run_key, None):
+            self._owned[name].pop(run_key, None)
+            if not self._owned[name]:
+                del self._owned[name]
         self._places.pop(run_key, None)
         if timer := self._again.pop(run_key, None):
             timer.cancel()
@@ -242,9 +291,9 @@ class CmlBackend:
 
     def _note(self, address: RunAddress) -> None:
         owner = address.owner
-        if owner.kind not in GUARDED_KINDS:
-            name = (owner.kind, owner.namespace, owner.name)
-            self._unguarded.setdefault(name, {})[address.run_key] = address
+        name = (owner.kind, owner.namespace, owner.name)
+        self._owned.setdefault(name, {})[address.run_key] = address
+        self._owners[address.run_key] = name
 
     def _of(self, key: tuple[str, str], target: CmlTarget) -> tuple[Workspace, Follower]:
         if key not in self._workspaces:

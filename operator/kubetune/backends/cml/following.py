@@ -51,6 +51,8 @@ class Followed:
     states: list[RunState] = field(default_factory=list[RunState])
     endings: dict[str, Ending] = field(default_factory=dict[str, Ending])
     """What ended runs left, by run id: read once."""
+    unexplained: set[str] = field(default_factory=set[str])
+    """Ids of runs that failed without a word, and were looked for once in the usage list."""
     given_up: set[str] = field(default_factory=set[str])
     """Ids of runs that were overdue."""
     unknown_since: datetime | None = None
@@ -269,12 +271,15 @@ class Follower:
         """Take in what a listing shows; whether it is news. Raises CmlError."""
         now = datetime.now(UTC)
         attempts = numbered(runs)
+        newest = next(reversed(attempts.values()), None)
         for attempt, run in attempts.items():
             if has_ended(run) and run.id not in followed.endings:
-                followed.endings[run.id] = await self._ending(followed, attempt, run, runs)
-        newest = next(reversed(attempts.values()), None)
+                ending = await self._ending(followed, attempt, run, runs, patient=run is newest)
+                if ending is not None:
+                    followed.endings[run.id] = ending
         active = newest is not None and is_active(newest)
         doubtful = newest is not None and active and not is_live(newest)
+        waits = newest is not None and has_ended(newest) and newest.id not in followed.endings
         if not doubtful:
             followed.unknown_since = None
         elif followed.unknown_since is None:
@@ -290,6 +295,7 @@ class Follower:
                 ending=followed.endings.get(run.id),
                 unknown_since=followed.unknown_since if run is newest else None,
                 given_up=run.id in followed.given_up,
+                unexplained=waits and run is newest,
             )
             for attempt, run in attempts.items()
         ]
@@ -299,7 +305,7 @@ class Follower:
             # What nobody sees may still run, and cost.
             await stop_run(self._workspace, followed.job.id, states[-1].name)
         followed.states = states
-        followed.active = active and bool(states) and states[-1].phase not in FINISHED
+        followed.active = (active or waits) and states[-1].phase not in FINISHED
         quiet = newest is not None and status_word(newest) == QUIET_STATUS
         slower = min(max(followed.pause, self._fastest) * SLOWER, self._slowest)
         followed.pause = slower if quiet and not news else self._fastest
@@ -307,8 +313,15 @@ class Follower:
         return news
 
     async def _ending(
-        self, followed: Followed, attempt: int, run: JobRun, runs: list[JobRun]
-    ) -> Ending:
+        self,
+        followed: Followed,
+        attempt: int,
+        run: JobRun,
+        runs: list[JobRun],
+        *,
+        patient: bool,
+    ) -> Ending | None:
+        """What a run left; None when why it failed may be told at the next look."""
         word = status_word(run)
         if word == "TIMEDOUT" and run.finished_at is None:
             # Without an end it may go on, and cost.
@@ -317,18 +330,26 @@ class Follower:
         outcome = Outcome.from_message(content.decode(errors="replace")) if content else None
         if outcome is not None or word not in ("FAILED", "TIMEDOUT"):
             return Ending(outcome)
-        return Ending(usage=await self._usage(followed.job, run, runs))
+        usage, told = await self._usage(followed.job, run, runs)
+        looked = run.id in followed.unexplained
+        if patient and told and usage is None and word == "FAILED" and not looked:
+            # The list of workloads is filled by another part of CML than ends them.
+            followed.unexplained.add(run.id)
+            return None
+        return Ending(usage=usage)
 
-    async def _usage(self, job: Job, run: JobRun, runs: list[JobRun]) -> UsageResponse | None:
-        """The usage row of a run, where the workspace tells."""
+    async def _usage(
+        self, job: Job, run: JobRun, runs: list[JobRun]
+    ) -> tuple[UsageResponse | None, bool]:
+        """The usage row of a run, and whether the workspace tells any."""
         try:
             rows = await self._workspace.usage(run.created_at)
         except CredentialsError:
             raise
         except CmlError as error:
             logger.info("no usage rows of %s: %s", self._workspace.target.url, error)
-            return None
-        return usage_row(job, run, runs, rows)
+            return None, False
+        return usage_row(job, run, runs, rows), True
 
     def _external(self, job: Job) -> dict[str, str]:
         target = self._workspace.target

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any, TypedDict
 
-from kubetune.api import plan
+from kubetune.api import API_VERSION, plan
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
-from kubetune.backends.base import BackendError, Owner, RunRequest
+from kubetune.backends.base import BackendError, Made, Owner, RunRequest
 from kubetune.backends.cml.offers import Offer
 from kubetune.backends.environment import OWN_PREFIX
 from kubetune.backends.quantities import amount
@@ -40,6 +40,8 @@ _SHORTER: dict[str, str] = {
 INSPECTION_TIMEOUT_SECONDS = 3600
 ENV_INSTALL = "KUBETUNE_INSTALL"
 ENV_OWNER = "KUBETUNE_OWNER"
+ENV_DELETION = "KUBETUNE_DELETION"
+"""What becomes of the job when its owner is deleted, in the words of spec.deletionPolicy."""
 
 
 class JobResources(TypedDict, total=False):
@@ -59,6 +61,31 @@ def job_name(owner: Owner, run_key: str) -> str:
 def is_ours(job: Job, run_key: str) -> bool:
     """Whether a job carries the run key's mark."""
     return variables(job.environment).get(plan.ENV_RUN_KEY) == run_key
+
+
+def made(job: Job, install_id: str) -> Made | None:
+    """For whom this installation has made a job; None when it is another's, or doesn't tell."""
+    told = variables(job.environment)
+    run_key, deletion = told.get(plan.ENV_RUN_KEY, ""), told.get(ENV_DELETION, "")
+    if told.get(ENV_INSTALL) != install_id or not (run_key and deletion):
+        return None
+    try:
+        kind, namespace, name = told.get(ENV_OWNER, "").split("/")
+        uid = plan.decode_plan(told.get(plan.ENV_PLAN_DATA, ""))["run"]["uid"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    owner = Owner(API_VERSION, kind, namespace, name, str(uid))
+    return Made(owner, run_key, kept=deletion != "Delete")
+
+
+def with_deletion(job: Job, *, kept: bool) -> JobChange:
+    """The change that says what becomes of a job when its owner is deleted."""
+    told = variables(job.environment)
+    return JobChange(environment=json.dumps(told | {ENV_DELETION: _deletion(kept=kept)}))
+
+
+def _deletion(*, kept: bool) -> str:
+    return "Orphan" if kept else "Delete"
 
 
 def build_job(
@@ -103,6 +130,7 @@ def changes(job: Job, request: RunRequest, offer: Offer) -> JobChange | None:
     if _workers_in(there) != request.workers:
         # Training starts over, with a plan of its own.
         environment[plan.ENV_PLAN_DATA] = _encoded(request)
+    environment[ENV_DELETION] = _deletion(kept=request.kept)
     if environment != there:
         changed["environment"] = json.dumps(environment)
     return JobChange.model_validate(changed) if changed else None
@@ -198,6 +226,7 @@ def _environment(request: RunRequest, target: CmlTarget, archive: str | None) ->
         plan.ENV_RUN_KEY: request.run_key,
         plan.ENV_PLAN_DATA: encoded,
         ENV_OWNER: f"{owner.kind}/{owner.namespace}/{owner.name}",
+        ENV_DELETION: _deletion(kept=request.kept),
         ENV_INSTALL: str((request.plan.get("run") or {}).get("installId", "")),
         "MLFLOW_TRACKING_URI": request.target.tracking.run_uri,
     }

@@ -93,11 +93,23 @@ def run_state(
     ending: Ending | None = None,
     unknown_since: datetime | None = None,
     given_up: bool = False,
+    unexplained: bool = False,
 ) -> RunState:
     """The attempt's state; ``ending`` is what an ended run left.
 
-    ``given_up``: it was overdue before, and so it was us who had it stopped.
+    ``given_up``: it was overdue before, and so it was us who had it stopped. ``unexplained``: why
+    it failed may become known yet, and its verdict depends on that.
     """
+    if unexplained:
+        return RunState(
+            attempt=attempt,
+            name=run.id,
+            phase="running",
+            started_at=run.running_at or run.starting_at,
+            reason=str(Reason.ENDING),
+            message="The run has ended; CML is asked once more why.",
+            external={**external, "runId": run.id},
+        )
     phase, reason, message, overdue = _phase(run, now, limits, unknown_since, given_up)
     left = ending or Ending()
     outcome = left.outcome if phase in ("succeeded", "failed", "preempted", "stopped") else None

@@ -131,6 +131,21 @@ class Workspace:
 
     async def jobs(self, name: str, since: float) -> list[Job]:
         """Jobs with exactly this name, from a listing begun at ``since`` (monotonic) or later."""
+        await self._list(since)
+        return list(self._jobs.get(name, ()))
+
+    async def all_jobs(self, since: float) -> list[Job]:
+        """All jobs that may be ours, with their environment, from such a listing."""
+        await self._list(since)
+        listed = [job for jobs in self._jobs.values() for job in jobs]
+        found: list[Job] = []
+        for job in listed:
+            # Gone meanwhile is fine.
+            with contextlib.suppress(NotFoundError):
+                found.append(job if job.environment else await self.read(api.GET_JOB, job.id))
+        return found
+
+    async def _list(self, since: float) -> None:
         async with self._listing:
             # Whoever waited here meanwhile shares the listing.
             if self._listed_at < since:
@@ -147,7 +162,6 @@ class Workspace:
                     if job.name.startswith(f"{NAME_PREFIX}-"):
                         found.setdefault(job.name, []).append(job)
                 self._jobs, self._listed_at = found, begun
-        return list(self._jobs.get(name, ()))
 
     def relist(self) -> None:
         """What was listed is known to be out of date."""

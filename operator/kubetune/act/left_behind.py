@@ -1,0 +1,109 @@
+"""What goes on in CML of objects that are gone: ended once, some time after the operator's start.
+
+An object whose finalizer was taken away, as a PUT does, goes at once when it is deleted. While the
+operator runs it knows what that had; what happens while none runs is told by the jobs in CML.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.backends.base import Backend, BackendError, Made, RunAddress
+from kubetune.clients.kubernetes import REFUSALS, KubernetesClient, NotFoundError
+from kubetune.names import RUN_KEY
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.needs import RUNNING_KINDS
+from kubetune.queue import Key
+
+logger = logging.getLogger(__name__)
+
+
+class LeftBehind:
+    """Looks once into each project that a target leads to."""
+
+    def __init__(
+        self,
+        cache: ObjectCache,
+        client: KubernetesClient,
+        backend: Backend,
+        install_id: str,
+        settle_seconds: float,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._cache = cache
+        self._client = client
+        self._backend = backend
+        self._install_id = install_id
+        self._clock = clock
+        # Not at once: objects may be on their way, as from a backup.
+        self._begin = clock() + timedelta(seconds=settle_seconds)
+        self._done: set[tuple[Key, str, str]] = set()
+
+    async def end(
+        self, key: Key, target: ComputeTargetSpec | None, namespace: str, *, away: bool
+    ) -> bool:
+        """End what goes on; False while it is too early for that.
+
+        What can't be ended now, as when the workspace is ``away``, is left to the next call.
+        ``key`` is the target's, ``namespace`` the one whose credentials are used to look.
+        """
+        if target is None or target.cml is None:
+            return True
+        place = (key, target.cml.url, target.cml.project)
+        if place in self._done:
+            return True
+        if self._clock() < self._begin:
+            return False
+        if away:
+            return True
+        try:
+            for made in await self._backend.made_for(namespace, target, self._install_id):
+                owner = made.owner
+                # Others' jobs in the project are for targets of their own namespaces.
+                ours = key.namespace in ("", owner.namespace) and owner.kind in RUNNING_KINDS
+                if made.kept or not ours or await self._is_there(made):
+                    continue
+                logger.warning(
+                    "%s %s/%s is gone, and its runs with run key %s are ended in project %s of %s",
+                    *(owner.kind, owner.namespace, owner.name, made.run_key),
+                    *(target.cml.project, target.cml.url),
+                )
+                address = RunAddress(owner, made.run_key, target, settled=True)
+                await self._backend.delete(address)
+        except BackendError as error:
+            logger.info("what is left in project %s isn't known: %s", target.cml.project, error)
+            return True
+        self._done.add(place)
+        return True
+
+    async def _is_there(self, made: Made) -> bool:
+        owner = made.owner
+        known = self._cache.get(owner.kind, owner.namespace, owner.name)
+        if known is not None and _has(known, made):
+            return True
+        # A watch may be down, or not show everything.
+        try:
+            found = await self._client.get(owner.kind, owner.namespace, owner.name)
+        except NotFoundError:
+            return False
+        except REFUSALS:
+            return True
+        return _has(found, made)
+
+
+def _has(body: dict[str, Any], made: Made) -> bool:
+    """Whether it is the owner, or one that has taken the run over, as from a backup."""
+    return body["metadata"]["uid"] == made.owner.uid or made.run_key in claimed_by(body)
+
+
+def claimed_by(body: dict[str, Any]) -> set[str]:
+    """The run key that a FineTuneJob says to be its own."""
+    told = (
+        (body.get("status") or {}).get("runKey"),
+        (body["metadata"].get("annotations") or {}).get(RUN_KEY),
+    )
+    return {key for key in told if key}
