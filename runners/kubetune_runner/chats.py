@@ -16,9 +16,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from kubetune_runner.data.turns import REASONING, REASONING_NAMES
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import Message, Tool
+from kubetune_runner.shown import as_taken
 
 IGNORED = -100
 """The label of a token that no loss is computed on."""
@@ -50,7 +50,7 @@ def chat_text(
         )
     try:
         return tokenizer.apply_chat_template(
-            _as_taken(messages, tokenizer),
+            as_taken(messages, str(tokenizer.chat_template)),
             tools=list(tools) if tools else None,
             tokenize=False,
             add_generation_prompt=answer_follows,
@@ -62,16 +62,6 @@ def chat_text(
             f"the chat template refuses the data: {text}: change the order of roles in the"
             " messages, set another tokenizer.chatTemplate, or use prompt and completion",
         ) from error
-
-
-def _as_taken(messages: Sequence[Message], tokenizer: Any) -> list[Message]:
-    """The turns, with what was thought under the name by which the template takes it."""
-    template = str(tokenizer.chat_template)
-    taken = next((name for name in REASONING_NAMES if name in template), REASONING)
-    return [
-        {taken if name == REASONING else name: value for name, value in turn.items()}
-        for turn in messages
-    ]
 
 
 def last_answer(
@@ -246,7 +236,7 @@ def _label_marked(
 ) -> tuple[list[int], list[int]]:
     """Label what the template itself marks with {% generation %}."""
     encoded = tokenizer.apply_chat_template(
-        _as_taken(messages, tokenizer),
+        as_taken(messages, str(tokenizer.chat_template)),
         tools=list(tools) if tools else None,
         tokenize=True,
         return_dict=True,

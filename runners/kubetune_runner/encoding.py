@@ -6,7 +6,8 @@ where generation starts. Those of chats are made in ``chats``.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import logging
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -14,11 +15,20 @@ from typing import Any, Generic, TypeVar
 from kubetune.api.training import LongRows
 
 from kubetune_runner.answers import shape_of
-from kubetune_runner.chats import IGNORED, TEMPLATE_REFUSES, label_answers, last_answer
+from kubetune_runner.chats import (
+    IGNORED,
+    TEMPLATE_REFUSES,
+    chat_text,
+    label_answers,
+    last_answer,
+)
 from kubetune_runner.data.verdicts import Place
 from kubetune_runner.errors import RunError
 from kubetune_runner.loader import view
-from kubetune_runner.prompts import Example
+from kubetune_runner.prompts import Example, Message
+from kubetune_runner.shown import hidden_parts
+
+log = logging.getLogger(__name__)
 
 __all__ = ["IGNORED", "EncodedRow", "EncodedRows", "encode", "end_of", "naming", "prompt_token_ids"]
 
@@ -56,6 +66,8 @@ class EncodedRows(Generic[EncodedT]):
     """Rows left out since nothing to learn from was left within maxLength."""
     dropped: int = 0
     """Rows longer than maxLength that are left out by data.longRows."""
+    hidden: int = 0
+    """Chats with parts that the chat template doesn't show."""
 
     def counts(self) -> dict[str, int]:
         """What became of the rows, as status.result.rows has it."""
@@ -66,21 +78,30 @@ class EncodedRows(Generic[EncodedT]):
             "cut": self.cut,
             "cutAway": self.cut_away,
             "dropped": self.dropped,
+            "hidden": self.hidden,
         }
 
 
 def encode(
-    examples: list[Example], tokenizer: Any, max_length: int, long_rows: LongRows = "truncate"
+    examples: list[Example],
+    tokenizer: Any,
+    max_length: int,
+    long_rows: LongRows = "truncate",
+    *,
+    refuse_hidden: bool = False,
 ) -> EncodedRows[EncodedRow]:
     """Encode the examples of a split, none of them longer than ``max_length`` tokens.
 
-    Raises RunError ChatTemplateMissing, ChatTemplateUnsupported or RowsTooLong.
+    With ``refuse_hidden`` chats of which the template doesn't show everything raise RunError.
+
+    Raises RunError ChatTemplateMissing, ChatTemplateUnsupported, PartsHidden or RowsTooLong.
     """
     result = EncodedRows[EncodedRow]()
     longest = too_long = 0
     filled = [example for example in examples if not (example.empty or example.unusable)]
     result.empty = sum(example.empty for example in examples)
     result.unusable = sum(example.unusable for example in examples)
+    result.hidden = _hidden(filled, tokenizer, refuse=refuse_hidden)
     for row in _encoded(filled, tokenizer):
         if len(row.input_ids) > max_length and long_rows != "truncate":
             too_long += 1
@@ -102,6 +123,33 @@ def encode(
         )
     result.dropped = too_long
     return result
+
+
+def _hidden(examples: list[Example], tokenizer: Any, *, refuse: bool) -> int:
+    """How many chats have parts that the template doesn't show. Raises RunError PartsHidden."""
+
+    def render(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
+        return chat_text(messages, tokenizer, tools)
+
+    count = 0
+    for example in examples:
+        if example.messages is None:
+            continue
+        with naming(example.place):
+            parts = hidden_parts(example.messages, example.tools, example.unread, render)
+        if not parts:
+            continue
+        count += 1
+        told = f"{example.place or 'a row'}: the chat template doesn't show {', '.join(parts)}"
+        if refuse:
+            raise RunError(
+                "PartsHidden",
+                f"{told}: set another tokenizer.chatTemplate, take it out of the rows, or set"
+                " spec.checks.hiddenParts of the Dataset to Warn",
+            )
+        if count == 1:
+            log.warning("%s, so nothing is learned from that", told)
+    return count
 
 
 def prompt_token_ids(tokenizer: Any, prompts: list[str]) -> list[list[int]]:

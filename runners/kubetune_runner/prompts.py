@@ -18,7 +18,7 @@ from kubetune.api.plan import DatasetPlan, PromptPlan
 from kubetune.api.prompt_template import as_text, render, slots
 
 from kubetune_runner.data.findings import listing, quote
-from kubetune_runner.data.turns import REASONING, answers, tools_of, turn_of
+from kubetune_runner.data.turns import REASONING, answers, tools_of, turn_of, unread
 from kubetune_runner.data.verdicts import Fault, Place, fault_of
 from kubetune_runner.errors import RunError
 
@@ -40,6 +40,8 @@ class Example:
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
     """What the assistant of the chat may call."""
+    unread: tuple[str, ...] = field(default=(), compare=False)
+    """Fields of the row's turns that nobody reads."""
     fault: Fault | None = None
     """Why the row is left out; then nothing else is set."""
     place: Place | None = field(default=None, compare=False)
@@ -157,6 +159,7 @@ def _from_columns(row: Row, dataset: DatasetPlan) -> Example:
             return Example(
                 messages=[turn_of(turn) for turn in turns],
                 tools=tools_of(row.get(columns.of("tools"))),
+                unread=tuple(unread(turns)),
             )
         case _:
             return Example(

@@ -259,7 +259,8 @@ def _encode(
     if plan.training.objective == "sft":
         examples = make_examples(rows, dataset, plan.prompt, places, known)
         chat = any(example.messages is not None for example in examples)
-        return encode(examples, tokenizer, limit, plan.training.long_rows), chat
+        policy, refuses = plan.training.long_rows, bool(dataset.refuse_hidden)
+        return encode(examples, tokenizer, limit, policy, refuse_hidden=refuses), chat
     answer = dataset.columns.of("chosen" if dataset.format == "preference" else "completion")
     chat = any(isinstance(row.get(answer), list) for row in rows)
     if dataset.format == "unpairedPreference":

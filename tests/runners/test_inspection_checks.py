@@ -53,6 +53,7 @@ def test_what_is_wrong_is_counted_and_named_by_row(tmp_path: Path) -> None:
         "leakedPrompts": 2,
         "emptyRows": 1,
         "unusableRows": 0,
+        "hiddenPartRows": 0,
         "trainableRows": 7,
         "longRows": 0,
     }

@@ -52,6 +52,7 @@ def test_a_run_reports_evaluates_and_uploads(
         "cut": 0,
         "cutAway": 0,
         "dropped": 0,
+        "hidden": 0,
     }
     assert summary["steps"] == 8
     metrics = summary["metrics"]

@@ -279,6 +279,7 @@ def test_a_dpo_run_of_chats_from_plan_to_outcome(
         "cut": 0,
         "cutAway": 0,
         "dropped": 0,
+        "hidden": 0,
     }
     assert summary["metrics"]["eval_rewards/accuracies"] == 1
     assert summary["metrics"]["train_loss"] < LN_2

@@ -38,6 +38,7 @@ def test_long_rows(make_plan: PlanFactory, policy: str, used: int, cut: int, dro
         "cut": cut,
         "cutAway": 0,
         "dropped": dropped,
+        "hidden": 0,
     }
     assert inputs.evaluation.counts()["dropped"] == (policy == "drop")
 

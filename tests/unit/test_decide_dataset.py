@@ -24,6 +24,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.decide.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.decision import StartRun
 from kubetune.decide.resources import Resource
+from kubetune.decide.sources import dataset_source
 
 JsonObject = dict[str, Any]
 
@@ -279,3 +280,12 @@ def test_a_delimiter_reaches_the_run(source: JsonObject) -> None:
     found = plan.dataset.files or plan.dataset.http or plan.dataset.hub
     assert found is not None
     assert found.delimiter == ";"
+
+
+@pytest.mark.parametrize("policy", ["Ignore", "Warn", "Refuse"])
+def test_jobs_refuse_hidden_parts_by_policy_and_inspections_only_count(policy: str) -> None:
+    spec = dataset({"format": "messages", "checks": {"hiddenParts": policy}}).spec
+    assert spec is not None
+    assert dataset_source("d", spec)[0].refuse_hidden is None
+    plan, _ = dataset_source("d", spec, DATASET_FOUND)
+    assert plan.refuse_hidden == (True if policy == "Refuse" else None)

@@ -90,6 +90,22 @@ CASES = [
         ["correct them, or set spec.checks.unusable to Warn"],
     ),
     Case(
+        "hidden parts",
+        "the model learns nothing from them",
+        {"hiddenPartRows": 5},
+        ("False", "PartsHidden"),
+        says=["5 of 100 (5%) chats have parts that the chat template doesn't show"],
+    ),
+    Case(
+        "hidden parts refused",
+        "only other rows or another model help",
+        {"hiddenPartRows": 5},
+        ("False", "PartsHidden"),
+        {"hiddenParts": "Refuse"},
+        ("False", "PartsHidden"),
+        ["or set spec.checks.hiddenParts to Warn"],
+    ),
+    Case(
         "none trains as it is",
         "a PromptTemplate may make text of them, and the message says so",
         {"trainableRows": 0},

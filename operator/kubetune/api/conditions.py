@@ -70,6 +70,7 @@ class Reason(StrEnum):
     # Checks of rows
     ROWS_CLEAN = "RowsClean"
     ROWS_UNUSABLE = "RowsUnusable"
+    PARTS_HIDDEN = "PartsHidden"
     ROWS_DUPLICATED = "RowsDuplicated"
     COLUMN_MISSING = "ColumnMissing"
     ROWS_LEAKED = "RowsLeaked"

@@ -268,6 +268,12 @@ class Checks(Value):
         description="Rows that don't fit the format and are left out: Ignore, Warn or Refuse."
         " Default Warn.",
     )
+    hidden_parts: CheckPolicy = Field(
+        default="Warn",
+        description="Chats with parts that the chat template doesn't show, such as a system turn:"
+        " Ignore, Warn or Refuse. The template is that of tokenizerRef, in a job its own. Default"
+        " Warn.",
+    )
     leakage: CheckPolicy = Field(
         default="Warn",
         description="Held-out rows that also train: Ignore, Warn or Refuse. Default Warn.",

@@ -81,6 +81,10 @@ class RowChecks(Value):
     unusable_rows: int = Field(
         default=0, description="Rows that don't fit the format; left out without a PromptTemplate."
     )
+    hidden_part_rows: int = Field(
+        default=0,
+        description="Chats with parts that the chat template of tokenizerRef doesn't show.",
+    )
     trainable_rows: int | None = Field(
         default=None, description="Training rows that train without a PromptTemplate."
     )

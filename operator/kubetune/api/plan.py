@@ -209,6 +209,8 @@ class DatasetPlan(PlanValue):
     files: FilesSource | None = None
     """Volume, ConfigMap and inline rows."""
     http: HttpSource | None = None
+    refuse_hidden: bool | None = None
+    """Whether chats end a run of which the chat template doesn't show everything."""
     format: DatasetFormat
     columns: ColumnMapping
     splits: Splits

@@ -381,6 +381,9 @@ class RowCounts(Value):
     dropped: int = Field(
         default=0, description="Rows longer than maxLength, left out by data.longRows."
     )
+    hidden: int = Field(
+        default=0, description="Chats with parts that the chat template doesn't show."
+    )
     answered: int | None = Field(
         default=None,
         description="Rows that exact_match and token_f1 are of: at most evaluation.maxRows of those"

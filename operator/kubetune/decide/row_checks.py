@@ -44,11 +44,15 @@ _FIELDS = {
     Reason.ROWS_LEAKED: "leakage",
     Reason.PROMPTS_LEAKED: "promptLeakage",
     Reason.ROWS_UNUSABLE: "unusable",
+    Reason.PARTS_HIDDEN: "hiddenParts",
     Reason.ROWS_DUPLICATED: "duplicates",
 }
 
 
-_WAYS_OUT = {Reason.ROWS_UNUSABLE: "correct them"}
+_WAYS_OUT = {
+    Reason.ROWS_UNUSABLE: "correct them",
+    Reason.PARTS_HIDDEN: "take these parts out, or another model",
+}
 
 
 def _faults(
@@ -67,6 +71,9 @@ def _faults(
     if count := counts.get("unusableRows"):
         text = f"{_of(count, everything)} rows don't fit the format and are left out"
         found.append((policies.unusable, Reason.ROWS_UNUSABLE, text))
+    if count := counts.get("hiddenPartRows"):
+        text = f"{_of(count, everything)} chats have parts that the chat template doesn't show"
+        found.append((policies.hidden_parts, Reason.PARTS_HIDDEN, text))
     if count := counts["duplicateRows"]:
         text = f"{_of(count, everything)} rows repeat an earlier one of their split"
         found.append((policies.duplicates, Reason.ROWS_DUPLICATED, text))

@@ -82,6 +82,9 @@ def dataset_source(
         # An inspection's key is made of its plan, and asks for nothing new.
         "source": dataset_line(spec) if status else None,
     }
+    # An inspection only counts, so that another policy needs no other one.
+    if status and spec.checks and spec.checks.hidden_parts == "Refuse":
+        common["refuseHidden"] = True
     common = {key: value for key, value in common.items() if value is not None}
     if hub := source.hugging_face:
         place = HubSource(

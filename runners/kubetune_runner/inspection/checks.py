@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+from kubetune.api.dataset import DatasetFormat
 from kubetune.api.inspection import Problem, RowChecks
 from kubetune.api.plan import DatasetPlan
 
@@ -21,7 +22,9 @@ from kubetune_runner.data.findings import Findings, quote
 from kubetune_runner.data.readers import Row
 from kubetune_runner.data.reading import Reading
 from kubetune_runner.data.splits import HASH_BYTES
-from kubetune_runner.data.turns import turn_of, turns_fault
+from kubetune_runner.data.turns import tools_of, turn_of, turns_fault, unread
+from kubetune_runner.data.verdicts import fault_of
+from kubetune_runner.shown import Render, hidden_parts
 
 NAMED_ROWS = 10
 """Rows that a problem names; the rest is counted."""
@@ -34,14 +37,34 @@ _NO_PROMPT = 0
 class RowCheck:
     """Sees each row once, in the order of the reading."""
 
-    def __init__(self, plan: DatasetPlan) -> None:
-        self._format = plan.format
+    def __init__(self, plan: DatasetPlan, render: Render | None = None) -> None:
+        """``render`` makes text of chats by the chat template that is known."""
+        self._render = render if plan.format == "messages" else None
+        self._hidden, self._refused = array("Q"), array("Q")
+        self._parts: dict[str, None] = {}
+        self._refusal = ""
+        self._format: DatasetFormat = plan.format
         self._mapping = plan.columns
         self._prompts = array("Q")
 
     def add(self, row: Row) -> None:
-        """Note the row's prompt."""
+        """Note the row's prompt, and what its text wouldn't have."""
+        if self._render is not None and fault_of(row, self._format, self._mapping) is None:
+            self._look(row, self._render)
         self._prompts.append(self._prompt(row))
+
+    def _look(self, row: Row, render: Render) -> None:
+        turns: Any = row[self._mapping.of("messages", row)]
+        tools = tools_of(row.get(self._mapping.of("tools")))
+        try:
+            parts = hidden_parts([turn_of(turn) for turn in turns], tools, unread(turns), render)
+        except ValueError as error:
+            self._refused.append(len(self._prompts))
+            self._refusal = self._refusal or str(error)
+            return
+        if parts:
+            self._hidden.append(len(self._prompts))
+            self._parts |= dict.fromkeys(parts)
 
     def finish(self, reading: Reading, lengths: array[int], limit: int, unit: str) -> RowChecks:
         """Compare all rows; ``lengths`` are theirs in order, ``limit`` says which are long.
@@ -72,6 +95,13 @@ class RowCheck:
         )
         notes.add(repeated, "repeat an earlier row of their split; remove them")
         notes.add(long, f"have more than {limit:,} {unit}; training cuts at maxLength")
+        notes.add(
+            self._hidden,
+            f"have parts that the chat template doesn't show ({', '.join(self._parts)})",
+        )
+        notes.add(
+            self._refused, f"the chat template refuses ({self._refusal}), where a job would end"
+        )
         return RowChecks.model_validate(
             {
                 "duplicateRows": len(repeated),
@@ -80,6 +110,7 @@ class RowCheck:
                 "emptyRows": reading.empty,
                 "unusableRows": reading.unusable,
                 "trainableRows": reading.trainable,
+                "hiddenPartRows": len(self._hidden),
                 "longRows": len(long),
                 "longLimit": limit,
             }

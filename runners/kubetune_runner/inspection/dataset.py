@@ -12,6 +12,7 @@ from kubetune_runner.data.reading import Reading, RowsRefusedError, read
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.checks import CHARACTERS_PER_TOKEN, LONG_TOKENS, RowCheck
 from kubetune_runner.inspection.lengths import Lengths
+from kubetune_runner.shown import Render
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,8 +31,9 @@ def inspect_dataset(
     report, not a failure: the dataset is usable without.
     """
     tokenizer, context, unreadable = _tokenizer(model, tracking)
+    render = _renderer(plan, model, tracking)
     lengths = Lengths(plan, tokenizer, model.name if model else None)
-    check = RowCheck(plan)
+    check = RowCheck(plan, render)
 
     def visit(row: Row) -> None:
         lengths.add(row)
@@ -75,6 +77,22 @@ def _check_training(plan: DatasetPlan, reading: Reading) -> None:
         " that are held out; see the problems",
     )
     raise RowsRefusedError(refusal, reading.findings, reading.columns)
+
+
+def _renderer(
+    plan: DatasetPlan, model: ModelPlan | None, tracking: TrackingPlan | None
+) -> Render | None:
+    """The chat template of the model whose tokenizer counts; None where it can't be read."""
+    if model is None or plan.format != "messages":
+        return None
+    from kubetune_runner.inspection.model import read_chat_template
+
+    try:
+        return read_chat_template(model, tracking)
+    except RunError as error:
+        if error.retryable:
+            raise
+        return None
 
 
 def _tokenizer(

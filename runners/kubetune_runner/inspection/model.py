@@ -27,11 +27,13 @@ from kubetune_runner.data.findings import listing, quote
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import vocabulary
 from kubetune_runner.inspection.adapter import check_fits
+from kubetune_runner.inspection.chat_template import renderer
 from kubetune_runner.inspection.mlflow_api import MlflowError, open_api
 from kubetune_runner.inspection.model_files import ModelFiles, open_model
 from kubetune_runner.inspection.model_shape import first_number as _first_number
 from kubetune_runner.inspection.model_shape import shape_facts
 from kubetune_runner.inspection.safetensors import DTYPES, Tensors
+from kubetune_runner.shown import Render
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -146,6 +148,24 @@ def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> tuple[Toke
             config = _json(files, "config.json", missing={})
             return tokenizer, _first_number(_text_part(config), CONTEXT_NAMES)
     raise RunError("TokenizerMissing", f"model {quote(plan.name)} has no tokenizer.json")
+
+
+def read_chat_template(plan: ModelPlan, tracking: TrackingPlan | None) -> Render | None:
+    """Renders chats by the model's template, or by that which its family gets without one.
+
+    Raises RunError as ``open_model`` does.
+    """
+    files = _open(plan, tracking, ENV_MODEL_TOKEN)
+    base = files
+    if plan.base is not None:
+        base = _open(plan.base, tracking, ENV_BASE_MODEL_TOKEN)
+        if "tokenizer_config.json" not in files.sizes:
+            files = base
+    special = _json(files, "special_tokens_map.json", missing={})
+    config = {**special, **_present(_json(files, "tokenizer_config.json", missing={}))}
+    name = "chat_template.jinja"
+    jinja = _text(files, name) if name in files.sizes else None
+    return renderer(config, jinja, _json(base, "config.json", missing={}).get("model_type"))
 
 
 def _open(plan: ModelPlan, tracking: TrackingPlan | None, variable: str) -> ModelFiles:
