@@ -71,8 +71,8 @@ class Ledger:
         whose = run.owner if run.purpose == "train" else run.run_key
         live = self._live[whose]
         for other in live:
-            if run.outside and other.outside:
-                # CML has no fencing: doubles are removed once they show.
+            if run.outside and other.outside and run.run_key == other.run_key:
+                # CML has no fencing: a second job of one run key is removed once it shows.
                 self._world.later(DOUBLE_SECONDS, lambda other=other: self._one_ended(run, other))
             else:
                 self.violated("at most one live run", f"{run.name} starts while {other.name} runs")
@@ -121,7 +121,8 @@ class Ledger:
     def _nothing_runs(self, body: JsonObject, phase: str) -> None:
         """What says that nothing runs has nothing that runs untold to stop."""
         uid = body["metadata"]["uid"]
-        if uid in self.let_go or not self._world.operator_sees(STOP_SECONDS):
+        orphans = phase == "gone" and body["spec"].get("deletionPolicy") == "Orphan"
+        if orphans or uid in self.let_go or not self._world.operator_sees(STOP_SECONDS):
             return
         now = self._world.now_seconds()
         for run in self.live_runs(uid):

@@ -39,6 +39,29 @@ def test_older_version_never_replaces_a_newer() -> None:
     assert (cache.get(*JOB) or {})["spec"]["modelRef"]["name"] == "c"
 
 
+def test_our_write_tells_what_it_has_overtaken() -> None:
+    """Its event comes after our answer, and looks old: nobody else would look at the object."""
+    cache = ObjectCache()
+    told: list[tuple[int, bool]] = []
+    cache.on_change = lambda item, ours: told.append(
+        (int(item["metadata"]["resourceVersion"]), ours)
+    )
+
+    def written(version: int, uid: str, **metadata: Any) -> JsonObject:
+        return tuning(version, "a", metadata={"uid": uid, "generation": 1} | metadata)
+
+    cache.put(written(1, "first"), ours=False)
+    cache.put(written(2, "first"))
+    cache.put(written(4, "second"))
+    cache.put(written(6, "second", generation=2))
+    cache.put(written(7, "second", generation=2))
+    cache.remove(written(7, "second", generation=2))
+    cache.put(written(9, "third"))
+    cache.put(child(10, "third"))
+    news = [version for version, ours in told if not ours]
+    assert news == [1, 4, 6, 9]
+
+
 def test_late_news_of_a_predecessor_changes_nothing() -> None:
     """Deleted and made again: events of the first arrive after our create was answered."""
     cache = ObjectCache()

@@ -105,6 +105,9 @@ class ObjectCache:
         if version_of(body) <= self._gone.get(body["metadata"]["uid"], -1):
             return False
         body["metadata"].pop("managedFields", None)
+        if ours and key.kind not in CHILD_KINDS:
+            # The answer may have overtaken somebody's change, whose event will look old.
+            ours = known is not None and _declared(known) == _declared(body)
         if known is not None:
             self._unlink(key, known)
         self._objects[key] = body
@@ -192,6 +195,12 @@ def owner_key(body: JsonObject) -> Key | None:
     kind = metadata.get("labels", {}).get(OWNER_KIND)
     name = metadata.get("annotations", {}).get(OWNER_NAME)
     return Key(kind, metadata.get("namespace", ""), name) if kind and name else None
+
+
+def _declared(body: JsonObject) -> tuple[Any, ...]:
+    """What others decide about an object: which one it is, what it wants, and that it goes."""
+    metadata = body["metadata"]
+    return tuple(metadata.get(field) for field in ("uid", "generation", "deletionTimestamp"))
 
 
 def _place_of_live(body: JsonObject) -> tuple[str, str]:
