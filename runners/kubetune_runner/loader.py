@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
@@ -402,7 +402,7 @@ def requests_of(given: Any) -> list[Request]:
         given = [given]
     if not isinstance(given, (list, tuple)):
         raise TypeError(f"{_TAKEN}; this is a {type(given).__name__}")
-    return [_request(one) for one in given]
+    return [_request(one) for one in cast("Sequence[Any]", given)]
 
 
 _TAKEN = "give a text, a list of turns with role and content, {'messages': [...]}, or several"
@@ -427,11 +427,10 @@ def _cells(table: Any) -> list[Any]:
 
 
 def _are_turns(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and bool(value)
-        and all(isinstance(turn, dict) and "role" in turn for turn in value)
-    )
+    if not isinstance(value, (list, tuple)):
+        return False
+    turns = cast("Sequence[Any]", value)
+    return bool(turns) and all(isinstance(turn, dict) and "role" in turn for turn in turns)
 
 
 def _request(one: Any) -> Request:
@@ -443,6 +442,7 @@ def _request(one: Any) -> Request:
         return Request(turns=_turns(one))
     if not isinstance(one, dict):
         raise TypeError(f"{_TAKEN}; this one is a {type(one).__name__}")
+    one = cast("dict[str, Any]", one)
     others = [name for name, value in one.items() if _counts(name, value)]
     if others or ("messages" in one) == ("prompt" in one):
         what = f"{', '.join(others)}: not taken; " if others else ""
@@ -466,16 +466,24 @@ def _json(text: str) -> Any:
         return text
 
 
+def _joined(parts: Sequence[Any]) -> str:
+    """The text of a content that is in parts."""
+    texts: list[str] = []
+    for part in parts:
+        text = cast("dict[str, Any]", part).get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str):
+            raise ValueError("a turn has a part that isn't text, which this model can't read")
+        texts.append(text)
+    return "".join(texts)
+
+
 def _turns(given: Sequence[Any]) -> list[dict[str, Any]]:
     """The turns as chat templates read them: content as text, arguments of calls as maps."""
     turns: list[dict[str, Any]] = []
     for turn in given:
         content = turn.get("content")
         if isinstance(content, (list, tuple)) or hasattr(content, "tolist"):
-            parts = [part.get("text") if isinstance(part, dict) else None for part in content]
-            if not all(isinstance(part, str) for part in parts):
-                raise ValueError("a turn has a part that isn't text, which this model can't read")
-            content = "".join(parts)
+            content = _joined(cast("Sequence[Any]", content))
         if not isinstance(content, str) and not turn.get("tool_calls"):
             raise ValueError(f"a turn of {turn['role']} has no content that is text")
         calls = [

@@ -68,7 +68,7 @@ def renderer(config: Mapping[str, Any], jinja: str | None, model_type: str | Non
 def _own(given: Any) -> str | None:
     """The template of a configuration; of several, the default one."""
     if isinstance(given, list):
-        named = [one for one in cast("list[Any]", given) if isinstance(one, dict)]
+        named = cast("list[dict[str, Any]]", given)
         given = next((one.get("template") for one in named if one.get("name") == "default"), None)
     return given if isinstance(given, str) and given else None
 
