@@ -10,9 +10,9 @@ jumps to whatever is due next, so a day takes milliseconds.
 
 How it works
     A seed draws a *schedule*: what users, controllers, networks and clocks do, and when
-    (``steps``). It is carried out in a ``World``; afterwards every fault heals, nobody touches
-    anything any more and time runs on until the world is quiet. ``invariants`` hold then; some
-    are checked all the way. What fails is shrunk by leaving steps out, and told in time order.
+    (``steps``, ``faults``). It is carried out in a ``World``; afterwards every fault heals, nobody
+    touches anything any more and time runs on until the world is quiet. ``invariants`` hold then;
+    some are checked all the way. What fails is shrunk by leaving steps out, and told in time order.
 
 What is modelled
     * the API server (``api_server``): versions, generations, the status subresource, merge and

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.simulation import invariants
+from tests.simulation.faults import heal
 from tests.simulation.ledger import Violation
 from tests.simulation.prepared import prepared
-from tests.simulation.steps import Step, heal, perform
+from tests.simulation.schedule import Step, perform
 
 SETTLE_SECONDS = 300.0
 MAX_SETTLES = 24

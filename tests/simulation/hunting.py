@@ -15,7 +15,7 @@ from tests.simulation import mendings
 from tests.simulation.explorer import Result, carry_out, shrink
 from tests.simulation.ledger import Violation
 from tests.simulation.prepared import prepared
-from tests.simulation.steps import Step
+from tests.simulation.schedule import Step
 
 CHUNK, FEW = 50, 10
 """Schedules in one task: of many that are all carried out, and where the first find ends it."""

@@ -29,7 +29,8 @@ from kubetune.observe import evaluation as evaluations
 from kubetune.observe import fine_tune_job as jobs
 from kubetune.observe.run_keys import RunKeys
 
-from tests.simulation.steps import Step, draw_schedule
+from tests.simulation.drawing import draw_schedule
+from tests.simulation.schedule import Step
 from tests.simulation.watches import EndedError
 
 
