@@ -70,9 +70,8 @@ class Crds:
 def crds(cluster: LocalCluster) -> Iterator[Crds]:
     crds = Crds(cluster)
     yield crds
-    crds.apply()
-    names = [f"crd/{_name(kind)}" for kind in BY_KIND]
-    cluster.kubectl("wait", "--for=condition=Established", *names)
+    # The target of the cluster, which other tests use, went with its kind.
+    cluster.up()
 
 
 def _name(kind: str) -> str:
