@@ -27,6 +27,9 @@ CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 
+_GONE = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
+"""What a registry says of a version that was deleted, and will say again."""
+
 
 def fetch(model: ModelPlan, token_variable: str = ENV_MODEL_TOKEN) -> Path:
     """Folder with the files of a model or an adapter, downloaded when they aren't here yet.
@@ -224,6 +227,12 @@ def _from_registry(uri: str) -> Path:
     try:
         return Path(mlflow_client.retried(lambda: download_artifacts(artifact_uri=uri)))
     except Exception as error:
+        if getattr(error, "error_code", None) in _GONE:
+            raise RunError(
+                "RegistryNotFound",
+                f"{uri} is not there any more: {_first_line(error)}; name another version in the"
+                " Model",
+            ) from error
         raise RunError(
             "RegistryUnavailable",
             f"{uri} can't be read from the tracking server: {_first_line(error)}",

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from kubetune.api import plan as names
 from kubetune.api.plan import RunPlan
+from kubetune_runner import evaluate
+from kubetune_runner.errors import RunError
 
 from tests.runners.conftest import PlanFactory, Runner
 from tests.runners.evaluation_fixtures import EvaluationFactory
@@ -197,3 +199,14 @@ def test_a_deleted_experiment_ends_the_run_with_the_way_out(
     code, outcome = runner.wait(SECONDS)
     assert (code, outcome.reason) == (64, "ExperimentDeleted"), (outcome, runner.log)
     assert "mlflow experiments restore -x" in outcome.message
+
+
+@pytest.mark.usefixtures("plain_process")
+def test_a_version_that_was_deleted_is_not_asked_for_again(
+    make_evaluation: EvaluationFactory, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubetune_runner.train.CLOSE_SECONDS", 0.0)
+    gone = {"directory": None, "registryUri": "models:/nothing/1"}
+    with pytest.raises(RunError) as caught:
+        evaluate.run(make_evaluation(model=gone, tracking={"uri": mlflow_server}))
+    assert (caught.value.reason, caught.value.retryable) == ("RegistryNotFound", False)
