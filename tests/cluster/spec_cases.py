@@ -91,7 +91,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Dataset", source(inline={"rows": []}), "should have at least 1 items"),
     ("Dataset", source(volume=JSONL | {"csv": {"delimiter": ";"}}), "csv is for files of format"),
     ("Dataset", source(http=HTTP | {"csv": {"delimiter": '"'}}), "should match"),
-    ("Dataset", source(http=HTTP | {"csv": {"delimiter": ";;"}}), "should match"),
+    ("Dataset", source(http=HTTP | {"csv": {"delimiter": ";;"}}), "may not be more than 1"),
     ("Model", source(), "give exactly one of huggingFace, volume, project, registry"),
     ("Model", source(huggingFace=HUB, fineTuneJob={"name": "j"}), "give exactly one of hugging"),
     ("Model", source(registry={"name": "r"}), "give exactly one of version, alias"),

@@ -1,0 +1,50 @@
+"""Rows that can't train, from kubectl apply on: left out with words, or nothing is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cluster.workspace import ROWS, Workspace, condition
+
+pytestmark = pytest.mark.cluster
+
+
+def inline(rows: list[Any], **spec: Any) -> dict[str, Any]:
+    return {"source": {"inline": {"rows": rows}}, **spec}
+
+
+def test_rows_that_are_left_out_are_said(jobs: Workspace) -> None:
+    odd = [*ROWS, {"prompt": "a", "completion": ""}, {"prompt": {"a": 1}, "completion": "b"}]
+    jobs.create("Dataset", "odd", inline(odd))
+    status = jobs.ready("Dataset", "odd")
+    checks = status["checks"]
+    assert (checks["emptyRows"], checks["unusableRows"]) == (1, 1)
+    body = jobs.get("Dataset", "odd")
+    assert "left out: 1 are empty and 1 don't fit the format" in condition(body, "Ready")[2]
+    assert condition(body, "ChecksPassed")[:2] == ("False", "RowsUnusable")
+    named = {problem.get("row") for problem in status["problems"]}
+    assert named >= {len(odd) - 1, len(odd)}
+    # What kubectl shows tells it, too.
+    shown = jobs.cluster.kubectl("get", "dset", "odd", "-o", "wide", "-n", jobs.namespace)
+    assert "MESSAGE" in shown
+    assert "left out" in shown
+    jobs.create("Dataset", "strict", inline(odd, checks={"unusable": "Refuse"}))
+    assert "spec.checks.unusable" in jobs.stalls("Dataset", "strict", "RowsUnusable")
+
+
+def test_files_of_other_kinds_and_delimiters(space: Workspace) -> None:
+    (space.files / "rows.zst").write_bytes(b"\x28\xb5\x2f\xfd\x04\x58")
+    (space.files / "rows.csv").write_text("prompt;completion\na, b;c\nd;e\nf;g\n")
+    packed = {"claimName": "files", "glob": "rows.zst", "format": "jsonl"}
+    space.create("Dataset", "packed", {"source": {"volume": packed}})
+    assert "zstd -d" in space.stalls("Dataset", "packed", "InvalidRows")
+    plain = {"claimName": "files", "glob": "rows.csv", "format": "csv"}
+    space.create("Dataset", "found", {"source": {"volume": plain}})
+    status = space.ready("Dataset", "found")
+    assert [column["name"] for column in status["columns"]] == ["prompt", "completion"]
+    assert any("csv.delimiter" in problem["message"] for problem in status["problems"])
+    stated = plain | {"csv": {"delimiter": ";"}}
+    space.create("Dataset", "stated", {"source": {"volume": stated}})
+    assert space.ready("Dataset", "stated").get("problems", []) == []
