@@ -10,6 +10,7 @@ import pytest
 from inspection_fixtures import files_plan, inspection_plan, jsonl, write
 from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.inspection import DatasetInspection
+from kubetune.api.plan import RunPlan
 from kubetune_runner import data, train
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run
@@ -151,14 +152,17 @@ def test_a_template_that_refuses_names_the_row_of_the_file(
     """The number is that of the file, whatever was held out before it."""
     chats = [chat(("user", f"q{at}"), ("assistant", f"a{at}")) for at in range(20)]
     chats[17] = chat(("system", "s"), *((t["role"], t["content"]) for t in chats[17]["messages"]))
-    dataset = {"format": "messages", "splits": {"evaluationFraction": 0.3, "seed": 1}}
     training = {"tokenizer": {"chatTemplate": REFUSING}}
-    for seed in range(100):
-        dataset["splits"] = {"evaluationFraction": 0.3, "seed": seed}
-        plan = make_plan(rows=chats, held_out=[], dataset=dataset, training=training)
-        loaded = data.load(plan.dataset, None)
-        if (chats[17] in loaded.train) == (split == "train"):
-            break
+
+    def planned(seed: int) -> RunPlan:
+        splits = {"evaluationFraction": 0.3, "seed": seed}
+        dataset = {"format": "messages", "splits": splits}
+        return make_plan(rows=chats, held_out=[], dataset=dataset, training=training)
+
+    def trains(seed: int) -> bool:
+        return chats[17] in data.load(planned(seed).dataset, None).train
+
+    plan = planned(next(seed for seed in range(100) if trains(seed) == (split == "train")))
     with pytest.raises(RunError, match=r"row 18 of file 'train\.jsonl': .*no system") as caught:
         train._prepare(plan)
     assert caught.value.reason == "ChatTemplateUnsupported"
@@ -191,7 +195,8 @@ def test_rows_of_which_only_held_out_ones_fit_are_refused(tmp_path: Path) -> Non
     outcome = run(inspection_plan("inspectDataset", dataset=plan.to_json()))
     assert (outcome.status, outcome.reason) == ("failed", "NoUsableRows")
     assert "only some that are held out" in outcome.message
-    assert outcome.summary["problems"][0]["row"] == 1
+    problems: Any = outcome.summary["problems"]
+    assert problems[0]["row"] == 1
 
 
 SHAREGPT = [

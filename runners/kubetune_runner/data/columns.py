@@ -99,7 +99,8 @@ class FormatCheck:
 
     def _missing(self) -> dict[Role, str]:
         """Roles whose column no row has, and its name."""
-        names = {role: self._mapping.of(role, self._present) for role in FORMAT_ROLES[self._format]}
+        roles = FORMAT_ROLES[self._format]
+        names: dict[Role, str] = {role: self._mapping.of(role, self._present) for role in roles}
         return {role: name for role, name in names.items() if name not in self._present}
 
     def _note(self, file: str, number: int, column: str, message: str) -> None:

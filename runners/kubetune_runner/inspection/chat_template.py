@@ -39,12 +39,12 @@ def renderer(config: Mapping[str, Any], jinja: str | None, model_type: str | Non
     def as_json(value: Any, indent: int | None = None) -> str:
         return json.dumps(value, ensure_ascii=False, indent=indent)
 
-    environment = ImmutableSandboxedEnvironment(
+    environment: Any = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
     )
     environment.filters["tojson"] = as_json
     environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = _now
     try:
         template = environment.from_string(_MARKS.sub("", text))
     except TemplateError:
@@ -63,6 +63,10 @@ def renderer(config: Mapping[str, Any], jinja: str | None, model_type: str | Non
             raise ValueError(str(error).splitlines()[0][:200] if str(error) else "error") from error
 
     return render
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
 
 
 def _own(given: Any) -> str | None:
