@@ -396,7 +396,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("FineTuneJob", job(objective="kto", kto={"desirableWeight": 2})),
     ("FineTuneJob", job(objective="reward", reward={}, evaluation={"baseline": True})),
     ("TuningProfile", {"dpo": {"beta": 0.2}, "kto": {"beta": 0.1}}),
-    ("FineTuneJob", promoted({"metric": "loss", "max": 1}, alias="champion")),
+    ("FineTuneJob", promoted({"metric": "eval_loss", "max": 1}, alias="champion")),
     ("Evaluation", evaluation()),
     ("Evaluation", evaluation(functions=[FUNCTION], metrics=["words", "loss"])),
     (

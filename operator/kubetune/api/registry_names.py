@@ -6,6 +6,7 @@ MLflow tells only when a version is made, which is after the training.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -48,7 +49,7 @@ def registrable(field: str = "name") -> Rule:
     name = to_camel(field)
     return Rule(
         cel=f"!has(self.{name}) || (self.{name} != '.' && !self.{name}.startsWith('..')"
-        f" && self.{name}.matches('[^\\\\s\\\\p{{Z}}]')"
+        f" && self.{name}.matches('[^\\\\x00-\\\\x20\\\\x7f-\\\\xa0\\\\p{{Z}}]')"
         f" && !(self.{name}.contains('\"') && self.{name}.contains(\"'\")))",
         message="MLflow registers no model of this name: it must not be blank, be a dot, begin with"
         " two, or hold both kinds of quotes",
@@ -61,4 +62,10 @@ def _is_registrable(name: str | None) -> bool:
     if name is None:
         return True
     path = name == "." or name.startswith("..")
-    return not path and bool(name.strip()) and not ('"' in name and "'" in name)
+    return not path and any(map(_is_shown, name)) and not ('"' in name and "'" in name)
+
+
+def _is_shown(character: str) -> bool:
+    """Neither white space nor a control character, as the rule for the API server has it."""
+    control = character <= "\x20" or "\x7f" <= character <= "\xa0"
+    return not control and not unicodedata.category(character).startswith("Z")

@@ -203,12 +203,10 @@ class MlflowTracker:
         if registration.source.startswith(LOGGED_MODEL):
             body["model_id"] = registration.source.removeprefix(LOGGED_MODEL)
         try:
-            answer = await self._rest.call("POST", "model-versions/create", body)
-        except MlflowError as error:
-            if not error.missing:
-                raise
-            await self._create_registered_model(registration.name)
-            answer = await self._rest.call("POST", "model-versions/create", body)
+            answer = await self._make(body)
+        except MlflowError:
+            await self._check_source(registration)
+            raise
         created = _version(answer["model_version"])
         first = await self._version_of_run(registration)
         if first is None or first.version >= created.version:
@@ -218,6 +216,26 @@ class MlflowTracker:
         body = {"name": created.name, "version": str(created.version)}
         await self._rest.call("DELETE", "model-versions/delete", body)
         return first
+
+    async def _make(self, body: JsonObject) -> JsonObject:
+        try:
+            return await self._rest.call("POST", "model-versions/create", body)
+        except MlflowError as error:
+            if not error.missing:
+                raise
+        await self._create_registered_model(body["name"])
+        return await self._rest.call("POST", "model-versions/create", body)
+
+    async def _check_source(self, registration: Registration) -> None:
+        """Raise TrackingError when the logged model is gone, for which MLflow answers 500."""
+        model_id = registration.source.removeprefix(LOGGED_MODEL)
+        if model_id == registration.source:
+            return
+        try:
+            await self._rest.call("GET", f"logged-models/{quote(model_id)}")
+        except MlflowError as error:
+            if error.missing:
+                raise TrackingError(str(error), missing=True, refused=True) from error
 
     async def _create_registered_model(self, name: str) -> None:
         try:
