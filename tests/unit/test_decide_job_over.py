@@ -68,6 +68,13 @@ class TestOver:
         decision = decide(observed_job(job(status=status), runs=[]), NOW)
         assert (decision.actions, decision.status, decision.requeue_after) == ((), None, None)
 
+    def test_deleted_while_a_run_still_shows(self, status: JsonObject) -> None:
+        """It is stopped all the same, and the verdict stays."""
+        deleted = job(status=status, deleting=True)
+        decision = decide(observed_job(deleted, runs=[run(1, "running")]), NOW)
+        assert [type(action) for action in decision.actions] == [StopRuns]
+        assert (decision.status or {})["phase"] == status["phase"]
+
     def test_operator_restarted(self, status: JsonObject) -> None:
         observed = observed_job(job(status=status), runs=[run(1, "failed", CRASHED)])
         assert decide(observed, NOW + timedelta(days=1)).actions == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.backends.base import FINISHED
 from kubetune.decide import limits
 from kubetune.decide.decision import (
@@ -49,9 +49,11 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
         return let_go((observed.run_key,), "they were told to stop, and go on")
     conditions = conditions_of(job.status, job.generation, now)
     conditions.waiting(Reason.DELETED, "the job is deleted: waiting for its run to stop")
+    phase = job.status.get("phase")
     status = job.status | {
         "observedGeneration": job.generation,
-        "phase": str(Phase.STOPPING),
+        # A verdict stays, also when a run shows that was believed to have ended.
+        "phase": phase if phase in TERMINAL_PHASES else str(Phase.STOPPING),
         "conditions": conditions.current,
     }
     again = [run.look_again_seconds for run in live if run.look_again_seconds]
