@@ -1,14 +1,13 @@
 """What is deleted while the operator can't see it is noticed when it can see again."""
 
 import json
-import os
-import signal
 import ssl
 import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from kubetune import names
 from kubetune.api.kinds import BY_KIND
@@ -349,7 +348,9 @@ def test_a_restarted_api_server_whose_history_is_gone(one: Distant, cluster: Loc
 def restart_api_server(cluster: LocalCluster) -> None:
     """Kill it, compact what its store remembers of the past, and start it again."""
     found = {part.name: part for part in cluster.status().components}
-    os.kill(found["kube-apiserver"].pid or 0, signal.SIGKILL)
+    server = psutil.Process(found["kube-apiserver"].pid)
+    server.kill()
+    server.wait(30)
     pki = cluster.home / "pki"
     context = ssl.create_default_context(cafile=str(pki / "etcd-ca.crt"))
     context.load_cert_chain(pki / "etcd.crt", pki / "etcd.key")
