@@ -207,7 +207,8 @@ class Reconciler:
                         await self._holds.renew(users)
                     # Before anything lets the Secret go that is needed for it.
                     namespace = key.namespace or self._operator_namespace
-                    away = bool(observed.workspace and observed.workspace.reason)
+                    workspace = observed.workspace
+                    away = bool(observed.secret_problem or (workspace and workspace.reason))
                     settled = await self._left_behind.end(
                         key, observed.target.spec, namespace, away=away
                     )

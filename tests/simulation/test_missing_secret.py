@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
+from kubetune.decide.waiting import SECRET_MAX_SECONDS
 
 from tests.simulation import manifests
 from tests.simulation.invariants import MAX_QUIET_REQUESTS, ready_of
@@ -54,6 +55,20 @@ def test_a_run_goes_on_whose_secret_was_taken_by_force(world: World) -> None:
     world.server.create(manifests.secret())
     _pass_until(world, lambda: _job(world)["status"]["phase"] == "Succeeded", every=10.0)
     assert len(world.ledger.runs) == 1
+
+
+def test_each_target_asks_for_its_secret_once_a_look(world: World) -> None:
+    world.server.delete("FineTuneJob", TEAM, "tune")
+    for name in ("cloud-2", "cloud-3"):
+        world.server.create(manifests.cloud(name))
+    world.run_for(60.0)
+    world.server.delete("Secret", TEAM, "cml-key")
+    world.run_for(700.0)
+    before = world.ledger.requests
+    world.run_for(600.0)
+
+    looks = 600 / SECRET_MAX_SECONDS
+    assert world.ledger.requests - before <= 3 * looks + MAX_QUIET_REQUESTS / 4
 
 
 def test_nothing_is_held_for_a_job_that_is_suspended(world: World) -> None:

@@ -166,6 +166,14 @@ def test_when_a_deleted_job_goes(actions: list[str], decided: list[str]) -> None
     assert decided == actions
 
 
+@pytest.mark.parametrize(("before", "after"), [("Running", "Stopping"), ("Failed", "Failed")])
+def test_deletion_takes_no_verdict_back(before: str, after: str) -> None:
+    given = job(status=tried(phase=before), deleting=True, deleted=NOW)
+    decision = decide(observed_job(given, target=at({}), runs=[run(1, "running")]), NOW)
+    assert names(decision) == ["StopRuns"]
+    assert (decision.status or {})["phase"] == after
+
+
 def test_whoever_waits_says_how_to_let_it_go() -> None:
     given = job(status=tried(), deleting=True, deleted=NOW)
     decision = decide(observed_job(given, target=at({}), target_problem=AWAY), NOW)
