@@ -50,6 +50,8 @@ class Shortcuts:
     """trl's head instead of the model's own."""
     checkpointing: bool
     """Activations are computed again instead of kept."""
+    balance: bool
+    """The model gives a loss of how evenly its experts are used, where that is asked for."""
 
 
 def add(model: Any) -> None:
@@ -96,6 +98,7 @@ def settle(
             recomputes = plain.agree(expected, plain.own(1.0), 1.0)
             model.gradient_checkpointing_disable()
         fused = not _has_adapted_head(base) and _agrees(plain, plain.fused)
+        balance = plain.balances()
     if checkpointing is not None and not recomputes:
         log.warning(
             "models of type %s give other losses with gradient checkpointing, which stays off",
@@ -108,7 +111,7 @@ def settle(
             _kind(model),
         )
         use_own(base)
-    return Shortcuts(fused, recomputes)
+    return Shortcuts(fused, recomputes, balance)
 
 
 def probe(tokenizer: Any, device: Any) -> dict[str, torch.Tensor]:
@@ -216,6 +219,10 @@ class _Probe:
         """By trl's head."""
         with self._scaled(scale):
             return self._run({**self._batch, "fused_lm_head": True}).log_probs
+
+    def balances(self) -> bool:
+        """Whether there is a loss of how evenly the experts of a mixture are used."""
+        return getattr(self._run(self._texts), "aux_loss", None) is not None
 
     def agree(self, one: torch.Tensor, other: torch.Tensor, scale: float) -> bool:
         """Whether they are equal but for rounding."""

@@ -183,6 +183,9 @@ class RunTrainer(Trainer):
             checkpointing=options,
         )
         self.args.gradient_checkpointing = found.checkpointing
+        if not found.balance:
+            # Some mixtures of experts have a weight for such a loss, but not the loss.
+            self.aux_loss_enabled = False
         reference: Any = getattr(self, "ref_model", None)
         if reference is not None and not found.head:
             heads.use_own(reference)

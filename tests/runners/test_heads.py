@@ -19,7 +19,7 @@ from tests.runners.fitting import fitted
 pytestmark = pytest.mark.training
 
 STEPS = {"hyperparameters": {"maxSteps": 3}}
-OTHERS = ("modernbert-decoder", "recurrent_gemma")
+OTHERS = ("modernbert-decoder", "recurrent_gemma", "llama4_text")
 """Architectures of which trl's head knows too little."""
 
 
