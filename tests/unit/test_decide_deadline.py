@@ -354,3 +354,24 @@ def test_the_limit_of_a_job(
     began = parse_time(JOB_STARTED)
     assert began is not None
     assert new_limit(job, left, began + timedelta(seconds=after), started=started) == wanted
+
+
+def test_who_ordered_the_stop_is_known_when_the_tracking_server_has_answered() -> None:
+    """The clock of the workspace may show that no time has passed."""
+    late = NOW + timedelta(seconds=31)
+    stopping = decide(in_cml([run(1, "running")]), late).status or {}
+    stopped = run(1, "stopped", reason="StoppedByHand", started_at=NOW, ended_at=NOW)
+    asking = observed_job(
+        job({"activeDeadlineSeconds": 60}, status=stopping),
+        runs=[stopped],
+        target=target(**IN_CML),
+    )
+    asked = decide(asking, late)
+    assert names(asked) == ["FindRun"]
+    answered = observed_job(
+        job({"activeDeadlineSeconds": 60}, status=asked.status),
+        runs=[stopped],
+        target=target(**IN_CML),
+        learned=NONE_FINISHED,
+    )
+    assert condition_of(decide(answered, late).status, "Failed") == ("True", "DeadlineExceeded")

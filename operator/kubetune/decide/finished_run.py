@@ -12,6 +12,7 @@ from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.plan import TAG_PHASE
 from kubetune.decide import fine_tune_result
 from kubetune.decide.decision import Decision, FindRun, condition_is
+from kubetune.decide.fine_tune_follow import stopped_in_time
 from kubetune.decide.fine_tune_observed import ObservedJob, merged_name, registry_name
 from kubetune.decide.fine_tune_progress import result_of
 from kubetune.decide.target_away import tracker_away
@@ -49,7 +50,10 @@ def seek_finished(draft: Draft) -> Decision | None:
     )
     if away:
         reason, message = away[0], f"{away[1]}; {asking}"
-    draft.conditions.set(ConditionType.RUNNING, False, reason, message)
+    newest = (draft.status.get("attempts") or [None])[-1]
+    if not stopped_in_time(observed.job.status, newest):
+        # Else that the deadline ordered the stop must be known when the answer has come.
+        draft.conditions.set(ConditionType.RUNNING, False, reason, message)
     draft.conditions.waiting(reason, message)
     draft.actions.append(FindRun(observed.run_key))
     return draft.decision(RETRY_SECONDS)
