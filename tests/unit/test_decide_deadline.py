@@ -360,6 +360,16 @@ def test_who_ordered_the_stop_is_known_when_the_tracking_server_has_answered() -
     """The clock of the workspace may show that no time has passed."""
     late = NOW + timedelta(seconds=31)
     stopping = decide(in_cml([run(1, "running")]), late).status or {}
+    again = decide(
+        observed_job(
+            job({"activeDeadlineSeconds": 60}, status=stopping),
+            runs=[run(1, "running", started_at=NOW - timedelta(hours=1))],
+            target=target(**IN_CML),
+        ),
+        late + timedelta(seconds=1),
+    )
+    assert names(again) == ["StopRuns"], "the stop may not have arrived"
+    assert condition_of(again.status, "Running") == ("False", "DeadlineExceeded")
     stopped = run(1, "stopped", reason="StoppedByHand", started_at=NOW, ended_at=NOW)
     asking = observed_job(
         job({"activeDeadlineSeconds": 60}, status=stopping),

@@ -28,11 +28,16 @@ def was_suspended(status: JsonObject) -> bool:
 
 def stopped_in_time(status: JsonObject, newest: JsonObject | None) -> bool:
     """Whether the deadline had the newest attempt stopped; the target's clock may not show it."""
-    return (newest or {}).get("result") == "Stopped" and any(
-        condition["type"] == ConditionType.RUNNING
-        and condition["reason"] == Reason.DEADLINE_EXCEEDED
-        for condition in status.get("conditions") or ()
-    )
+    return (newest or {}).get("result") == "Stopped" and ended_by_deadline(status) is not None
+
+
+def ended_by_deadline(status: JsonObject) -> int | None:
+    """The generation whose deadline has ordered the last stop; None when it was something else."""
+    for condition in status.get("conditions") or ():
+        running = condition["type"] == ConditionType.RUNNING
+        if running and condition["reason"] == Reason.DEADLINE_EXCEEDED:
+            return int(condition.get("observedGeneration") or 0)
+    return None
 
 
 def expire(draft: Draft) -> Decision:

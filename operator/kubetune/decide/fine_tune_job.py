@@ -37,7 +37,13 @@ from kubetune.decide.decision import (
     shorten,
 )
 from kubetune.decide.fine_tune_deletion import after_end, delete
-from kubetune.decide.fine_tune_follow import expire, follow, stopped_in_time, was_suspended
+from kubetune.decide.fine_tune_follow import (
+    ended_by_deadline,
+    expire,
+    follow,
+    stopped_in_time,
+    was_suspended,
+)
 from kubetune.decide.fine_tune_inputs import Inputs, freeze, resolve
 from kubetune.decide.fine_tune_observed import (
     ObservedJob,
@@ -90,7 +96,11 @@ class Draft:
     @property
     def left(self) -> float | None:
         """Seconds for which runs may still run; None without a deadline."""
-        return self.clock.left(self.spec.active_deadline_seconds)
+        left, job = self.clock.left(self.spec.active_deadline_seconds), self.observed.job
+        if left is None or not self.live or ended_by_deadline(job.status) != job.generation:
+            return left
+        # Since when the run goes on by our clock was told by the condition that now says this.
+        return min(left, 0.0)
 
     def decision(self, requeue_after: float | None = None) -> Decision:
         """The decision; a deadline or a time to live may ask to look again earlier."""
