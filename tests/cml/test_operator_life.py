@@ -119,9 +119,9 @@ def test_a_reason_that_is_told_late_is_found(cml_jobs: CmlSpace) -> None:
         return answer | {"usage_response": []}
 
     cml_jobs.stand_in.behaviour.distort = late
-    cml_jobs.scripts["late-word"] = failed(**OUT_OF_MEMORY)
-    cml_jobs.job("late-word", backoffLimit=0)
-    body = cml_jobs.phase("late-word", "Failed")
+    cml_jobs.scripts["word-comes"] = failed(**OUT_OF_MEMORY)
+    cml_jobs.job("word-comes", backoffLimit=0)
+    body = cml_jobs.phase("word-comes", "Failed")
     assert early
     assert attempts(body) == [("Failed", "OutOfMemory")]
 
