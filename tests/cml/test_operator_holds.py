@@ -259,7 +259,7 @@ def test_what_a_cluster_wide_target_holds_is_let_go_of_who_went_unseen(
             cml.delete("FineTuneJob", "forced")
             cml.patch("FineTuneJob", "forced", {"metadata": {"finalizers": None}})
             cml.delete("Secret", "everyones-key")
-        eventually(lambda: cml.find("Secret", "everyones-key") is None)
+        eventually(lambda: cml.find("Secret", "everyones-key") is None, 180)
         assert [run.active for run in cml.cml_runs("forced")] == [False]
         assert IN_USE not in finalizers(cml, "ClusterComputeTarget", name)
         cml.delete("ClusterComputeTarget", name)

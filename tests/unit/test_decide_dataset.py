@@ -217,7 +217,7 @@ def test_deleted_dataset_is_left_alone() -> None:
 )
 def test_a_column_that_is_named_must_be_there(columns: JsonObject, format: str, says: str) -> None:
     spec = {"columns": columns, "format": format}
-    found = DATASET_FOUND | {
+    found: JsonObject = DATASET_FOUND | {
         "columns": [{"name": name, "type": "string"} for name in ("prompt", "completion", "answer")]
     }
     outcome = Outcome(status="succeeded", reason="Inspected", message="", summary=found)
