@@ -25,6 +25,8 @@ def test_the_time_to_live_waits_until_the_output_was_read(cluster: LocalCluster,
     jobs.end("brief-output", outcome=Outcome(status="succeeded", reason="Trained", summary=summary))
     eventually(lambda: jobs.find("FineTuneJob", "brief-output") is None)
     status = jobs.get("Model", "brief-output")["status"]
+    (rows,) = status["jobOutput"].pop("trainedOn")
+    assert rows["by"] == "brief-output"
     assert status["jobOutput"] == {"name": "brief-output", "uri": f"models:/{model_id}"}
     assert status["inspection"]["reason"] == "ModelFilesMissing"
 
