@@ -197,6 +197,9 @@ def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Worksp
     there = train(cml, IN_CML, ALIASED)["status"]
     evaluate(cml, IN_CML)
 
+    # Without a claim a pod keeps no checkpoint, and a status shows what acts.
+    assert there["effective"].pop("checkpoint")
+    assert "checkpoint" not in here["effective"]
     expected, found = told(in_cluster, here), told(cml, there)
     assert found.keys() == expected.keys()
     for field in expected:
