@@ -110,6 +110,14 @@ def waits_for(space: Workspace, kind: str, name: str, reason: str, told: str) ->
     assert condition(body, "Reconciling")[0] == "True"
 
 
+def all_wait(space: Workspace, subjects: Subjects, name: str, reason: str, told: str) -> None:
+    """Make an object of each kind, and see each wait."""
+    for kind in KINDS:
+        subjects.make(kind, name)
+    for kind in KINDS:
+        waits_for(space, kind, name, reason, told)
+
+
 def go_on(subjects: Subjects, name: str, seconds: float = 60) -> None:
     for kind in KINDS:
         subjects.end(kind, subjects.running(kind, name, seconds=seconds))
@@ -119,10 +127,7 @@ def go_on(subjects: Subjects, name: str, seconds: float = 60) -> None:
 
 def test_a_webhook_that_refuses(cluster: LocalCluster, jobs: Workspace, subjects: Subjects) -> None:
     with Webhook(cluster) as webhook, hooked(jobs, webhook):
-        for kind in KINDS:
-            subjects.make(kind, "closed")
-        for kind in KINDS:
-            waits_for(jobs, kind, "closed", "TargetRefused", MESSAGE)
+        all_wait(jobs, subjects, "closed", "TargetRefused", MESSAGE)
         names = [f"{kind}/closed" for kind in KINDS]
         eventually(lambda: all(webhook.denied[name] >= 2 for name in names))
         versions = [jobs.get(kind, "closed")["metadata"]["resourceVersion"] for kind in KINDS]
@@ -137,19 +142,13 @@ def test_a_webhook_that_refuses(cluster: LocalCluster, jobs: Workspace, subjects
 def test_a_webhook_that_is_away(cluster: LocalCluster, jobs: Workspace, subjects: Subjects) -> None:
     with Webhook(cluster) as webhook, hooked(jobs, webhook):
         webhook.go()
-        for kind in KINDS:
-            subjects.make(kind, "unanswered")
-        for kind in KINDS:
-            waits_for(jobs, kind, "unanswered", "TargetRefused", "failed calling webhook")
+        all_wait(jobs, subjects, "unanswered", "TargetRefused", "failed calling webhook")
     go_on(subjects, "unanswered")
 
 
 def test_the_operator_may_make_no_jobs(jobs: Workspace, subjects: Subjects) -> None:
     with without_right(jobs, "jobs", "create"):
-        for kind in KINDS:
-            subjects.make(kind, "powerless")
-        for kind in KINDS:
-            waits_for(jobs, kind, "powerless", "TargetRefused", "cannot create resource")
+        all_wait(jobs, subjects, "powerless", "TargetRefused", "cannot create resource")
     go_on(subjects, "powerless")
 
 
@@ -163,29 +162,20 @@ def test_the_operator_may_not_change_jobs_of_its_own(jobs: Workspace, subjects: 
 
 def test_a_quota_on_jobs(jobs: Workspace, subjects: Subjects) -> None:
     with no_room(jobs, "count/jobs.batch"):
-        for kind in KINDS:
-            subjects.make(kind, "crowded")
-        for kind in KINDS:
-            waits_for(jobs, kind, "crowded", "QuotaExceeded", "none")
+        all_wait(jobs, subjects, "crowded", "QuotaExceeded", "none")
     go_on(subjects, "crowded")
 
 
 def test_a_quota_on_pods(jobs: Workspace, subjects: Subjects) -> None:
     with no_room(jobs, "pods"):
-        for kind in KINDS:
-            subjects.make(kind, "cramped")
-        for kind in KINDS:
-            waits_for(jobs, kind, "cramped", "QuotaExceeded", "exceeded quota: none")
+        all_wait(jobs, subjects, "cramped", "QuotaExceeded", "exceeded quota: none")
     # Kubernetes' Job controller asks again after a minute at the latest.
     go_on(subjects, "cramped", seconds=120)
 
 
 def test_a_service_account_that_is_missing(jobs: Workspace, subjects: Subjects) -> None:
     nobody = Subjects(jobs, jobs.scripted_target("nobody", serviceAccountName="nobody"))
-    for kind in KINDS:
-        nobody.make(kind, "nobody")
-    for kind in KINDS:
-        waits_for(jobs, kind, "nobody", "PodsRefused", 'serviceaccount "nobody" not found')
+    all_wait(jobs, nobody, "nobody", "PodsRefused", 'serviceaccount "nobody" not found')
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}}
     jobs.request("POST", f"/api/v1/namespaces/{jobs.namespace}/serviceaccounts", account)
     go_on(subjects, "nobody", seconds=120)

@@ -193,15 +193,15 @@ class KubernetesBackend:
         """
         # Listed, not from the cache: afterwards nobody looks again.
         for kind in ("Job", "ConfigMap"):
-            for item in await self._list(kind, address):
+            for item in await self._owned(kind, address):
                 if not item["metadata"].get("deletionTimestamp"):
                     await self._delete(item, "Foreground" if kind == "Job" else "Background")
         await self.stop_strays(address)
 
     async def orphan(self, address: RunAddress) -> None:
         """Take the owner references off, so that the garbage collector leaves what a run needs."""
-        jobs = await self._list("Job", address)
-        found = [*jobs, *await self._list("ConfigMap", address)]
+        jobs = await self._owned("Job", address)
+        found = [*jobs, *await self._owned("ConfigMap", address)]
         if any(workers_of(job) > 1 for job in jobs):
             found += await self._service(address)
         for item in found:
@@ -240,7 +240,7 @@ class KubernetesBackend:
             return strays
         # The garbage collector ends the rest, and may have done so unseen: a watch that doesn't
         # show it would have the job wait for ever.
-        there = {pod["metadata"]["uid"] for pod in await self._pods(address)}
+        there = {pod["metadata"]["uid"] for pod in await self._list("Pod", address)}
         for pod in strays:
             if pod["metadata"]["uid"] not in there:
                 self._cache.drop(pod)
@@ -290,15 +290,9 @@ class KubernetesBackend:
         known = self._cache.pods(uid)
         if known and not any(is_live(pod) for pod in known):
             return
-        for pod in await self._pods(address):
-            owners = pod["metadata"].get("ownerReferences") or ()
-            if any(owner["uid"] == uid for owner in owners):
-                self._cache.put({"apiVersion": "v1", "kind": "Pod", **pod})
-
-    async def _pods(self, address: RunAddress) -> list[JsonObject]:
-        path = self._client.path("Pod", address.owner.namespace)
-        query = {"labelSelector": f"{names.RUN_KEY}={address.run_key}"}
-        return (await self._client.request("GET", path, query=query))["items"]
+        for pod in await self._list("Pod", address):
+            if _refers_to(pod, uid):
+                self._cache.put({"apiVersion": "v1", **pod})
 
     def _state(self, job: JsonObject) -> RunState:
         return run_state(job, self._cache.pods(job["metadata"]["uid"]))
@@ -322,14 +316,18 @@ class KubernetesBackend:
             )
         return found
 
+    async def _owned(self, kind: str, address: RunAddress) -> list[JsonObject]:
+        """What was made for a run key and is the owner's."""
+        return [item for item in await self._list(kind, address) if _is_owned(item, address.owner)]
+
     async def _list(self, kind: str, address: RunAddress) -> list[JsonObject]:
+        """What has the label of a run key, whosever it is."""
         path = self._client.path(kind, address.owner.namespace)
         answer = await self._client.request(
             "GET", path, query={"labelSelector": f"{names.RUN_KEY}={address.run_key}"}
         )
         # Items of a list don't say their kind.
-        items = [{"kind": kind, **item} for item in answer["items"]]
-        return [item for item in items if _is_owned(item, address.owner)]
+        return [{"kind": kind, **item} for item in answer["items"]]
 
     async def _delete(self, item: JsonObject, propagation: str) -> None:
         """Foreground keeps the object until its pods are gone, so that it can be seen stopping."""
@@ -358,5 +356,9 @@ class KubernetesBackend:
 
 
 def _is_owned(item: JsonObject, owner: Owner) -> bool:
+    return _refers_to(item, owner.uid)
+
+
+def _refers_to(item: JsonObject, uid: str) -> bool:
     references = item["metadata"].get("ownerReferences") or ()
-    return any(reference["uid"] == owner.uid for reference in references)
+    return any(reference["uid"] == uid for reference in references)

@@ -16,7 +16,14 @@ from typing import Any
 
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.backends.base import FINISHED, RunState
-from kubetune.decide.decision import Action, LimitRuns, StopRuns, parse_time, rfc3339
+from kubetune.decide.decision import (
+    Action,
+    LimitRuns,
+    StopRuns,
+    condition_in,
+    parse_time,
+    rfc3339,
+)
 
 JsonObject = dict[str, Any]
 
@@ -108,10 +115,9 @@ def read_clock(counted: JsonObject | None, found: Sequence[Span], now: datetime)
 
 def seen_running(status: JsonObject, now: datetime) -> datetime:
     """Since when the status says that a run is under way: by our clock, unlike the target's."""
-    for condition in status.get("conditions") or ():
-        if condition["type"] == ConditionType.RUNNING and condition["status"] == "True":
-            return parse_time(condition["lastTransitionTime"]) or now
-    return now
+    running = condition_in(status, ConditionType.RUNNING)
+    seen = running["lastTransitionTime"] if running.get("status") == "True" else None
+    return parse_time(seen) or now
 
 
 def is_over(left: float | None, newest: JsonObject | None) -> bool:

@@ -285,19 +285,20 @@ def conditions_of(status: Mapping[str, Any], generation: int, now: datetime) -> 
     return Conditions(generation, now, [dict(old) for old in status.get("conditions") or ()])
 
 
+def condition_in(status: Mapping[str, Any], kind: ConditionType) -> JsonObject:
+    """The condition of a kind; empty where there is none."""
+    return next((old for old in status.get("conditions") or () if old["type"] == kind), {})
+
+
 def condition_is(status: Mapping[str, Any], kind: ConditionType, wanted: str = "True") -> bool:
     """Whether a condition has a status, for the object's present generation or an older one."""
-    return any(
-        old["type"] == kind and old["status"] == wanted for old in status.get("conditions") or ()
-    )
+    return condition_in(status, kind).get("status") == wanted
 
 
 def condition_text(status: Mapping[str, Any], kind: ConditionType) -> str:
     """Reason and message of a condition, for a sentence about another object."""
-    for old in status.get("conditions") or ():
-        if old["type"] == kind:
-            return f"{old['reason']}: {old['message']}"
-    return "it has not been looked at yet"
+    found = condition_in(status, kind)
+    return f"{found['reason']}: {found['message']}" if found else "it has not been looked at yet"
 
 
 def shorten(text: str, limit: int = MAX_MESSAGE) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.backends.base import RunState
 from kubetune.decide.deadline import enforce
-from kubetune.decide.decision import Decision, StartRun, StopRuns
+from kubetune.decide.decision import Decision, StartRun, StopRuns, condition_in
 from kubetune.decide.fine_tune_inputs import freeze, resolve
 from kubetune.decide.kept_steps import may_lose
 from kubetune.decide.waiting import NotReady
@@ -20,10 +20,7 @@ JsonObject = dict[str, Any]
 
 def was_suspended(status: JsonObject) -> bool:
     """Whether the last stop was ordered by a suspension."""
-    return any(
-        condition["type"] == ConditionType.RUNNING and condition["reason"] == Reason.SUSPENDED
-        for condition in status.get("conditions") or ()
-    )
+    return condition_in(status, ConditionType.RUNNING).get("reason") == Reason.SUSPENDED
 
 
 def stopped_in_time(status: JsonObject, newest: JsonObject | None) -> bool:
@@ -33,11 +30,10 @@ def stopped_in_time(status: JsonObject, newest: JsonObject | None) -> bool:
 
 def ended_by_deadline(status: JsonObject) -> int | None:
     """The generation whose deadline has ordered the last stop; None when it was something else."""
-    for condition in status.get("conditions") or ():
-        running = condition["type"] == ConditionType.RUNNING
-        if running and condition["reason"] == Reason.DEADLINE_EXCEEDED:
-            return int(condition.get("observedGeneration") or 0)
-    return None
+    running = condition_in(status, ConditionType.RUNNING)
+    if running.get("reason") != Reason.DEADLINE_EXCEEDED:
+        return None
+    return int(running.get("observedGeneration") or 0)
 
 
 def expire(draft: Draft) -> Decision:

@@ -10,7 +10,12 @@ from kubetune.api.base import Value
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType
 from kubetune.backends.base import Owner
-from kubetune.decide.decision import condition_is, condition_text, parse_time
+from kubetune.decide.decision import (
+    condition_in,
+    condition_is,
+    condition_text,
+    parse_time,
+)
 
 JsonObject = dict[str, Any]
 Spec = TypeVar("Spec", bound=Value)
@@ -59,10 +64,7 @@ class Resource(Generic[Spec]):
     @property
     def waiting_since(self) -> datetime | None:
         """When Ready last changed."""
-        for condition in self.status.get("conditions") or ():
-            if condition["type"] == ConditionType.READY:
-                return parse_time(condition["lastTransitionTime"])
-        return None
+        return parse_time(condition_in(self.status, ConditionType.READY).get("lastTransitionTime"))
 
 
 @dataclass(frozen=True)

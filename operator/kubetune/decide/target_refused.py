@@ -7,7 +7,7 @@ from typing import Any
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.backends.base import BackendError
-from kubetune.decide.decision import Conditions, conditions_of, parse_time
+from kubetune.decide.decision import Conditions, condition_in, conditions_of, parse_time
 from kubetune.decide.evaluation_candidate import say
 
 JsonObject = dict[str, Any]
@@ -87,12 +87,10 @@ def _retry_wait(conditions: Conditions, now: datetime) -> float:
 
 def _keep_refused(conditions: Conditions, before: JsonObject) -> None:
     """Still not submitted: since when stays, or each try would be a change."""
-    old = [
-        item for item in before.get("conditions") or () if item["type"] == ConditionType.SUBMITTED
-    ]
-    if old and old[0]["status"] == "False":
+    old = condition_in(before, ConditionType.SUBMITTED)
+    if old.get("status") == "False":
         conditions.remove(ConditionType.SUBMITTED)
-        conditions.current.append(dict(old[0]))
+        conditions.current.append(dict(old))
 
 
 def _unsubmit(status: JsonObject, error: BackendError) -> None:
