@@ -17,6 +17,17 @@ PROBE_TOKENS = 32
 TRAIN_AGAIN = "lower hyperparameters.learningRate, or use precision fp32"
 
 
+def finite_number(value: Any) -> float | None:
+    """A finite number, also one written as text; what isn't one says nothing."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def check_metrics(metrics: Mapping[str, float], when: str, way_out: str = TRAIN_AGAIN) -> None:
     """Raise RunError LossNotFinite naming the metrics that are no numbers.
 

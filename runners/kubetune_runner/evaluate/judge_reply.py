@@ -7,12 +7,12 @@ never read, nor one that stands in the texts of the row, nor any where several a
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kubetune_runner.evaluate.judge_request import SCORE
+from kubetune_runner.finite import finite_number
 
 THOUGHTS_END = "</think>"
 """What models that think aloud end their thoughts with."""
@@ -52,7 +52,7 @@ def grade_of(reply: str, given: Sequence[str] = ()) -> float:
     except (ValueError, RecursionError):
         found = _beside_words(said, given)
     else:
-        found = [_number(whole.get(SCORE) if isinstance(whole, dict) else whole)]
+        found = [finite_number(whole.get(SCORE) if isinstance(whole, dict) else whole)]
     grades = {grade for grade in found if grade is not None}
     if len(grades) > 1:
         raise ReplyError("its reply has several grades")
@@ -65,7 +65,7 @@ def _beside_words(said: str, given: Sequence[str]) -> list[float | None]:
     """Grades of the objects between words, but for those that the row has."""
     quoted = {_canonical(item) for text in given for item in _anywhere(text)}
     return [
-        _number(item[SCORE])
+        finite_number(item[SCORE])
         for item in _outermost(said)
         if SCORE in item and _canonical(item) not in quoted
     ]
@@ -116,13 +116,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _canonical(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None

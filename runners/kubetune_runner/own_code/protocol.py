@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-import math
 import secrets
 import threading
 from collections.abc import Callable
@@ -18,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from kubetune_runner.finite import finite_number
 
 ENV_URL = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"
@@ -71,25 +72,14 @@ def read(body: bytes) -> Posted:
     for item in listed:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise ValueError("a metric has no name")
-        value = _number(item.get("value"))
+        value = finite_number(item.get("value"))
         if value is not None:
             metrics[item["name"]] = value
     return Posted(
-        _number(status.get("progressPercentage")),
-        _number(status.get("estimatedRemainingSeconds")),
+        finite_number(status.get("progressPercentage")),
+        finite_number(status.get("estimatedRemainingSeconds")),
         metrics,
     )
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, also one written as text; what isn't one says nothing."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _handler(token: str, receive: Callable[[Posted], None]) -> type[BaseHTTPRequestHandler]:
