@@ -51,7 +51,7 @@ from kubetune.observe.compute_target import TargetObserver
 from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.inspected import InspectedObserver
-from kubetune.observe.needs import RUNNING_KINDS, may_run, needs_of
+from kubetune.observe.needs import INSPECTED_KINDS, RUNNING_KINDS, may_run, needs_of
 from kubetune.observe.objects import parse
 from kubetune.observe.references import TARGET_KINDS
 from kubetune.observe.trackers import Trackers
@@ -145,6 +145,7 @@ class Reconciler:
             if run_key := (body.get("status") or {}).get("runKey"):
                 self._backend.forget(run_key)
             self._jobs.run_keys.forget(key.namespace, key.name)
+            await self._let_go(body)
             return
         started = time.perf_counter()
         try:
@@ -224,6 +225,7 @@ class Reconciler:
             status, requeue_after = refused.status, refused.requeue_after
         await self._hold(self._cache.get(*key) or body, status)
         await self._write(key, body, status)
+        await self._let_go(self._cache.get(*key) or body)
         return requeue_after
 
     async def _inspect(self, key: Key, body: JsonObject) -> tuple[JsonObject, float | None]:
@@ -332,15 +334,26 @@ class Reconciler:
                     self._holds.note(key_of(body), needs_of(self._cache, body, status))
 
     async def _hold(self, body: JsonObject, status: JsonObject) -> None:
-        """Hold what an object needs, or no longer: before the status says that it is over."""
+        """Hold what an object needs by the status that is about to be written."""
         key = key_of(body)
         if key.kind not in RUNNING_KINDS:
             return
         if not may_run(body, status):
-            await self._holds.leave(key)
+            if key.kind in INSPECTED_KINDS:
+                # With the status goes the record of what is held, and nothing waits without it.
+                await self._holds.leave(key)
         elif "deletionTimestamp" not in body["metadata"]:
             # One that is deleted has held it since its start, and may have let go just now.
             await self._holds.keep(key, needs_of(self._cache, body, status))
+
+    async def _let_go(self, body: JsonObject) -> None:
+        """Hold nothing for an object whose status, as it is written, says that nothing runs.
+
+        Not before: whoever looks next would need it to see the same again.
+        """
+        status: JsonObject = body.get("status") or {}
+        if body["kind"] in RUNNING_KINDS and not may_run(body, status):
+            await self._holds.leave(key_of(body), needs_of(self._cache, body, status))
 
     def _needed(self, key: Key) -> None:
         """Who needs an object has changed; a target that is deleted says so."""

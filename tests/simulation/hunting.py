@@ -31,10 +31,6 @@ class Hunt:
     failed: dict[int, list[Violation]]
     """What is violated, by seed."""
 
-    def first(self, invariants: Sequence[str]) -> int | None:
-        """The first seed that violates one of these."""
-        return next((seed for seed in self.failed if self.names(seed) & set(invariants)), None)
-
     def names(self, seed: int) -> set[str]:
         """The invariants that a seed violates."""
         return {violation.invariant for violation in self.failed[seed]}

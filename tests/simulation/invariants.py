@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from kubetune.api.conditions import TERMINAL_PHASES, Reason
+from kubetune.api.conditions import AT_REST, TERMINAL_PHASES, ConditionType, Reason
+from kubetune.decide.decision import condition_in
 from kubetune.names import FINALIZER, JOB, RUN_KEY
 
 from tests.simulation.manifests import TEAM
@@ -32,7 +33,7 @@ def ready_of(body: JsonObject) -> JsonObject:
 
 def is_settled(world: World) -> bool:
     """Whether nothing goes on any more, as far as statuses tell."""
-    if any("deletionTimestamp" in body["metadata"] for body in world.server.objects.values()):
+    if any(_hangs(world, body) for body in world.server.objects.values()):
         return False
     if any(run.ended is None for run in world.ledger.runs):
         return False
@@ -46,7 +47,7 @@ def is_settled(world: World) -> bool:
 def check(world: World) -> None:
     """Note in the ledger what doesn't hold."""
     for body in world.server.objects.values():
-        if "deletionTimestamp" in body["metadata"]:
+        if _hangs(world, body):
             world.ledger.violated("deletion ends", f"{_named(body)} is being deleted for ever")
     for kind in (*RUN_KINDS, *INPUT_KINDS):
         for body in world.server.of_kind(kind):
@@ -66,6 +67,46 @@ def check_quiet(world: World, writes: int, requests: int) -> None:
         )
     if requests > MAX_QUIET_REQUESTS:
         world.ledger.violated("little is asked in vain", f"{requests} requests in ten minutes")
+
+
+# --- deletion ends
+
+
+def _hangs(world: World, body: JsonObject) -> bool:
+    """Whether it is being deleted, and nothing says what that waits for."""
+    if "deletionTimestamp" not in body["metadata"]:
+        return False
+    name = body["metadata"]["name"]
+    match body["kind"]:
+        case "ComputeTarget":
+            return not _is_held(world, body)
+        case "Secret":
+            targets = world.server.of_kind("ComputeTarget")
+            named = [item for item in targets if name in str(item["spec"].get("cml"))]
+            return not any(_is_held(world, target) for target in named)
+        case _:
+            return True
+
+
+def _is_held(world: World, target: JsonObject) -> bool:
+    """Whether a job that tries again once it can has begun there, as the target says.
+
+    It may wait for something else, as for its Dataset, as long as that takes: then it isn't the
+    deletion that hangs, and the target's condition names who holds it and the way out.
+    """
+    users = [
+        f"{body['kind']} {TEAM}/{body['metadata']['name']}"
+        for kind in RUN_KINDS
+        for body in world.server.of_kind(kind)
+        if "deletionTimestamp" not in body["metadata"]
+        and (status := body.get("status") or {}).get("phase") not in AT_REST
+        and (status.get("external") or {}).get("target") == f"ComputeTarget/{_name(target)}"
+    ]
+    told = condition_in(target.get("status") or {}, ConditionType.IN_USE)
+    said = told.get("message", "") if told.get("status") == "True" else ""
+    if "deletionTimestamp" not in target["metadata"]:
+        return bool(users)
+    return bool(users) and all(user in said for user in users)
 
 
 # --- a verdict or a stated wait
@@ -201,8 +242,12 @@ def _check_versions(world: World) -> None:
             world.ledger.violated("registered exactly once", f"{name} has versions of {runs}")
 
 
+def _name(body: JsonObject) -> str:
+    return str(body["metadata"]["name"])
+
+
 def _named(body: JsonObject) -> str:
-    return f"{body['kind']} {body['metadata']['name']}"
+    return f"{body['kind']} {_name(body)}"
 
 
 def _standing(body: JsonObject) -> str:

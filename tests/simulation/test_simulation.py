@@ -1,4 +1,4 @@
-"""Many schedules, and nothing that should hold is violated.
+"""Many schedules, and no invariant is violated.
 
 As many as two cores carry out in three minutes, while they do other things beside; a machine that
 is busier ends earlier. ``make chaos`` carries out a million.
@@ -16,16 +16,6 @@ from tests.simulation.hunting import hunt, processes, tell
 
 SCHEDULES = int(os.environ.get("KUBETUNE_SCHEDULES", "10000"))
 MAX_SECONDS = 240.0
-HOLDS = (
-    "registered exactly once",
-    "finished stays finished",
-    "what succeeded is not repeated",
-    "a success counts",
-    "a verdict has its reason",
-    "marks come back",
-    "no reconcile fails by itself",
-)
-"""Invariants that a violation of fails the test."""
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +25,12 @@ def pool() -> Iterator[ProcessPoolExecutor]:
         yield started
 
 
-def test_what_holds_in_many_schedules(pool: ProcessPoolExecutor) -> None:
+def test_invariants_hold_in_many_schedules(pool: ProcessPoolExecutor) -> None:
     found = hunt(pool, 0, SCHEDULES, seconds=MAX_SECONDS)
     print(f"{found.schedules} schedules")
 
-    seed = found.first(HOLDS)
-    if seed is not None:
+    if found.failed:
+        seed = min(found.failed)
         result = tell(pool, seed, None, shorter=True)
         story = "\n".join([*result.story, *map(str, result.violations)])
         raise AssertionError(f"python -m tests.simulation --seed {seed}\n{story}")

@@ -155,6 +155,12 @@ def deleted(phase: str, problem: TargetProblem | None = None, **fields: Any) -> 
         (["AbandonRuns", "ReleaseFinalizer"], deleted("Suspended", GONE)),
         (["DeleteRuns", "ReleaseFinalizer"], deleted("Suspended")),
         (["DeleteRuns", "ReleaseFinalizer"], deleted("Succeeded")),
+        # What its runs can't be reached without goes first: from then on it is over.
+        (["DeleteRuns", "Record", "ReleaseFinalizer"], deleted("Running")),
+        (
+            ["DeleteRuns", "Record", "ReleaseFinalizer"],
+            deleted("Stopping", runs=[run(1, "stopped")]),
+        ),
         (["StopRuns"], deleted("Running", runs=[run(1, "running")], forced=True)),
         (
             ["AbandonRuns", "ReleaseFinalizer"],
@@ -172,6 +178,14 @@ def test_deletion_takes_no_verdict_back(before: str, after: str) -> None:
     decision = decide(observed_job(given, target=at({}), runs=[run(1, "running")]), NOW)
     assert names(decision) == ["StopRuns"]
     assert (decision.status or {})["phase"] == after
+
+
+def test_a_deleted_job_says_that_it_is_over_before_it_lets_go() -> None:
+    given = job(status=tried(phase="Stopping"), deleting=True, deleted=NOW)
+    decision = decide(observed_job(given, target=at({}), runs=[run(1, "stopped")]), NOW)
+    assert decision.actions[-2:] == (Record("phase", "Cancelled"), ReleaseFinalizer())
+    # Or the write of the status would take it back.
+    assert (decision.status or {})["phase"] == "Cancelled"
 
 
 def test_whoever_waits_says_how_to_let_it_go() -> None:

@@ -157,7 +157,8 @@ class Actor:
                 case DeleteSelf():
                     await self._client.delete(*key, uid=body["metadata"]["uid"])
                 case ReleaseFinalizer():
-                    await self._holds.leave(key)
+                    held = needs_of(self._cache, body, body.get("status") or {})
+                    await self._holds.leave(key, held)
                     await self._release(body)
                 case ReleaseTarget(forced):
                     await self._release_target(body, forced=forced)

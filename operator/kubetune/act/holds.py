@@ -2,8 +2,9 @@
 
 As ``kubernetes.io/pvc-protection`` does for claims: a finalizer keeps an object that is deleted
 until nothing needs it any more. It is added before a run is started and taken away by the last
-object that needs it, before that object says that it is over or goes itself; so a crash at any
-point is repeated, and nothing is held for what has ended.
+object that needs it, once the status of that says that nothing of it runs: until then an operator
+that starts anew would need it again. What a crash in between leaves is taken away by the next
+operator, which knows from the same status what was held.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Holds:
         """Objects that were seen with the finalizer."""
         self._missing: set[Key] = set()
         """Objects that are needed and were not there: whoever uses them says so, and waits."""
+        self._free: set[Key] = set()
+        """Objects that were seen without the finalizer, or are gone."""
         self._noted: defaultdict[Key, set[str]] = defaultdict(set)
         """Namespaces that a cluster-wide object was seen to name as those of its users."""
 
@@ -88,12 +91,13 @@ class Holds:
         self._needs[user] = needed
         return missing
 
-    async def leave(self, user: Key) -> None:
-        """An object needs nothing any more. Raises ApiError and its like; may be repeated."""
-        needed = self._needs.get(user)
-        if needed is None:
-            return
-        await self._drop(user, needed)
+    async def leave(self, user: Key, needed: Iterable[Key] = ()) -> None:
+        """An object needs nothing any more. Raises ApiError and its like; may be repeated.
+
+        ``needed`` is what it needed by its record: an operator before this one may have ended
+        before it could let go of that.
+        """
+        await self._drop(user, {*self._needs.get(user, ()), *needed})
         self._needs.pop(user, None)
 
     async def renew(self, users: Iterable[Key]) -> None:
@@ -121,19 +125,22 @@ class Holds:
 
     async def _drop(self, user: Key, keys: Iterable[Key]) -> None:
         for key in sorted(keys):
-            if user in self._users[key]:
+            if user in self._users.get(key, ()):
                 self._users[key].discard(user)
                 self._changed(key)
             async with self._locks[key]:
                 # Another one may have come while this waited.
-                if not self._users[key]:
-                    await self._remove(key)
+                if not self._users.get(key):
+                    if key not in self._free:
+                        await self._remove(key)
                     self._users.pop(key, None)
 
     async def _add(self, key: Key) -> bool:
         """Whether the object is there."""
         async with self._locks[key]:
             if self._users.get(key) and (key not in self._held or self._unnoted(key)):
+                # Also when no answer comes.
+                self._free.discard(key)
                 if not await self._write(key, held=True):
                     self._missing.add(key)
                     return False
@@ -144,6 +151,7 @@ class Holds:
     async def _remove(self, key: Key) -> None:
         await self._write(key, held=False)
         self._held.discard(key)
+        self._free.add(key)
         self._noted.pop(key, None)
 
     def _change(self, key: Key, metadata: JsonObject, *, held: bool) -> JsonObject | None:

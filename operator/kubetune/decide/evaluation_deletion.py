@@ -6,7 +6,7 @@ from datetime import datetime
 
 from kubetune.decide.decision import Decision, DeleteRuns, OrphanRuns, ReleaseFinalizer
 from kubetune.decide.evaluation_observed import ObservedEvaluation
-from kubetune.decide.letting_go import is_over, without_target
+from kubetune.decide.letting_go import ended, is_over, without_target
 from kubetune.names import FINALIZER
 
 
@@ -25,5 +25,4 @@ def delete(observed: ObservedEvaluation, now: datetime) -> Decision:
     if observed.target_problem:
         return without_target(evaluation, observed.target_problem, run_keys, now)
     needed = not is_over(evaluation)
-    jobs = tuple(DeleteRuns(run_key, needed=needed) for run_key in run_keys)
-    return Decision((*jobs, ReleaseFinalizer()))
+    return ended(evaluation, [DeleteRuns(run_key, needed=needed) for run_key in run_keys])

@@ -19,7 +19,7 @@ from kubetune.decide.decision import (
     conditions_of,
 )
 from kubetune.decide.fine_tune_observed import ObservedJob
-from kubetune.decide.letting_go import is_forced, is_over, let_go, without_target
+from kubetune.decide.letting_go import ended, is_forced, is_over, let_go, without_target
 from kubetune.decide.resources import Resource
 from kubetune.names import FINALIZER
 
@@ -42,9 +42,10 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
         return without_target(job, observed.target_problem, (observed.run_key,), now)
     if not live:
         # Kubernetes collects what belongs to the job; elsewhere nobody does.
+        if not observed.outlives_owner:
+            return Decision((ReleaseFinalizer(),))
         over = is_over(job)
-        clean_up = DeleteRuns(observed.run_key, settled=over, needed=not over)
-        return Decision((*((clean_up,) if observed.outlives_owner else ()), ReleaseFinalizer()))
+        return ended(job, [DeleteRuns(observed.run_key, settled=over, needed=not over)])
     if is_forced(job) and all(run.phase == "stopping" for run in live):
         return let_go((observed.run_key,), "they were told to stop, and go on")
     conditions = conditions_of(job.status, job.generation, now)

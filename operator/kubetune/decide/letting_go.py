@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from kubetune.api.conditions import AT_REST, Reason
-from kubetune.decide.decision import AbandonRuns, Decision, ReleaseFinalizer
+from kubetune.api.conditions import AT_REST, Phase, Reason
+from kubetune.decide.decision import AbandonRuns, Action, Decision, Record, ReleaseFinalizer
 from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.decide.target_away import target_away
 from kubetune.names import ABANDON_RUNS
@@ -32,6 +32,19 @@ def is_forced(resource: Resource[Any]) -> bool:
 def is_over(resource: Resource[Any]) -> bool:
     """Whether nothing of it runs any more; what is left is no more than entries and files."""
     return resource.status.get("phase") in AT_REST
+
+
+def ended(resource: Resource[Any], clean_up: Sequence[Action]) -> Decision:
+    """Let a deleted object go of which nothing runs in CML any more, and say that first.
+
+    What its runs can't be reached without is let go before itself. An operator that ends in
+    between would leave behind what seems to run in a place that nobody can ask.
+    """
+    if is_over(resource):
+        return Decision((*clean_up, ReleaseFinalizer()))
+    over = {"phase": str(Phase.CANCELLED)}
+    say = Record("phase", over["phase"])
+    return Decision((*clean_up, say, ReleaseFinalizer()), resource.status | over)
 
 
 def without_target(

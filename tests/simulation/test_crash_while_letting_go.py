@@ -1,0 +1,133 @@
+"""The operator ends at any effect of the end of a run in CML, and then the namespace goes.
+
+Target and Secret go with it as soon as nobody holds them: who would still need them afterwards, to
+see that its run has ended, would be stuck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.simulation import manifests
+from tests.simulation.manifests import TEAM
+from tests.simulation.prepared import prepared
+from tests.simulation.runs import Script
+from tests.simulation.world import World
+
+JsonObject = dict[str, Any]
+
+MOST_EFFECTS = 60
+"""Of the end of a run: more than there are."""
+HELD = (("ComputeTarget", "cloud"), ("Secret", "cml-key"), ("Secret", "other-key"))
+IN_CML: JsonObject = {"computeTargetRef": {"name": "cloud"}}
+
+
+def _job(end: str, **spec: Any) -> Callable[[World], None]:
+    def make(world: World) -> None:
+        world.scripts = [Script(20.0, end)]
+        world.server.create(manifests.job("work", **IN_CML, **spec))
+
+    return make
+
+
+def _evaluation(world: World) -> None:
+    world.scripts = [Script(20.0, "succeed")]
+    world.server.create(manifests.evaluation("work", **IN_CML))
+
+
+def _nothing(world: World) -> None:
+    """The run ends by itself."""
+
+
+def _suspend(world: World) -> None:
+    world.server.patch(_kind(world), TEAM, "work", {"spec": {"suspend": True}})
+
+
+def _delete(world: World) -> None:
+    world.server.delete(_kind(world), TEAM, "work")
+
+
+def _kind(world: World) -> str:
+    kinds = ("FineTuneJob", "Evaluation")
+    return next(kind for kind in kinds if world.server.find(kind, TEAM, "work"))
+
+
+@pytest.mark.parametrize("change", [_nothing, _suspend, _delete])
+@pytest.mark.parametrize(
+    "begin",
+    [_job("succeed", output={"registry": {}}), _job("refuse"), _evaluation],
+    ids=["succeeds", "fails", "evaluation"],
+)
+def test_a_namespace_goes_whenever_the_operator_ended(
+    begin: Callable[[World], None], change: Callable[[World], None]
+) -> None:
+    def check(world: World) -> None:
+        world.server.delete("Namespace", "", TEAM)
+        world.run_for(60.0)
+        world.start_operator()
+        world.run_for(600.0)
+        assert not [key for key in world.server.objects if key[1] == TEAM]
+
+    _at_each_effect(begin, change, check)
+
+
+@pytest.mark.parametrize("change", [_nothing, _suspend, _delete])
+@pytest.mark.parametrize("begin", [_job("refuse"), _evaluation], ids=["job", "evaluation"])
+def test_nothing_stays_held_whenever_the_operator_ended(
+    begin: Callable[[World], None], change: Callable[[World], None]
+) -> None:
+    def rotate(world: World) -> None:
+        """From now on only the record of the run names the Secret that it was started with."""
+        world.server.create(_other_secret())
+        spec = {"cml": {"apiKeySecretRef": {"name": "other-key"}}}
+        world.server.patch("ComputeTarget", TEAM, "cloud", {"spec": spec})
+        world.run_for(5.0)
+        change(world)
+
+    def check(world: World) -> None:
+        world.start_operator()
+        world.run_for(60.0)
+        for kind, name in HELD:
+            world.server.delete(kind, TEAM, name)
+        world.run_for(600.0)
+        assert not [name for kind, name in HELD if world.server.find(kind, TEAM, name)]
+
+    _at_each_effect(begin, rotate, check)
+
+
+def _at_each_effect(
+    begin: Callable[[World], None], change: Callable[[World], None], check: Callable[[World], None]
+) -> None:
+    """Have the operator end after no effect of what comes of a change, after one, after two ..."""
+    for effects in range(MOST_EFFECTS):
+        world = prepared(1)
+        try:
+            world.start_operator()
+            begin(world)
+            while not world.ledger.runs:
+                world.run_for(0.5)
+            world.run_for(5.0)
+            world.crash_after = effects
+            change(world)
+            world.run_for(120.0)
+            ended = world.operator is None
+            world.crash_after = None
+            check(world)
+            assert not world.ledger.violations
+        except AssertionError as error:
+            error.add_note(f"after {effects} effects")
+            raise
+        finally:
+            world.close()
+        if not ended:
+            assert effects > 3
+            return
+    raise AssertionError("it never comes to rest")
+
+
+def _other_secret() -> JsonObject:
+    there = manifests.secret()
+    return there | {"metadata": there["metadata"] | {"name": "other-key"}}
