@@ -65,7 +65,9 @@ def check_quiet(world: World, writes: int, requests: int) -> None:
         world.ledger.violated(
             "no write without a change", f"{writes} writes while nothing happened"
         )
-    if requests > MAX_QUIET_REQUESTS:
+    # A missing Secret is read for each target that names it: nothing tells when it comes.
+    workspaces = [item for item in world.server.of_kind("ComputeTarget") if "cml" in item["spec"]]
+    if requests > MAX_QUIET_REQUESTS * max(len(workspaces), 1):
         world.ledger.violated("little is asked in vain", f"{requests} requests in ten minutes")
 
 
@@ -125,7 +127,8 @@ def _explains(world: World, body: JsonObject) -> bool:
             return True
         if status.get("phase") == "Suspended" and body["spec"].get("suspend"):
             return True
-        if body["spec"].get("suspend"):
+        if body["spec"].get("suspend") and status.get("phase") != "Registering":
+            # No suspension takes back that a run has succeeded.
             return False
     elif ready["status"] == "True":
         return True
@@ -152,6 +155,14 @@ def _not_ready(kind: str) -> Callable[[World, JsonObject], bool]:
     return lambda world, body: any(
         ready_of(item).get("status") != "True" for item in world.server.of_kind(kind)
     )
+
+
+def _plan_is_missing(world: World, body: JsonObject) -> bool:
+    """Inputs of the plan lack, or the target leads elsewhere than where the run waits for it."""
+    began = ((body.get("status") or {}).get("external") or {}).get("type")
+    targets = world.server.of_kind("ComputeTarget")
+    moved = any(("cml" if "cml" in item["spec"] else "kubernetes") != began for item in targets)
+    return moved or _input_is_missing(world, body)
 
 
 def _model_is_missing(world: World, body: JsonObject) -> bool:
@@ -182,7 +193,7 @@ _WAITS: dict[str, Callable[[World, JsonObject], bool]] = {
     Reason.TARGET_NOT_READY: _not_ready("ComputeTarget"),
     Reason.DATASET_NOT_READY: _not_ready("Dataset"),
     Reason.MODEL_NOT_READY: _not_ready("Model"),
-    Reason.PLAN_MISSING: _input_is_missing,
+    Reason.PLAN_MISSING: _plan_is_missing,
     Reason.OUTPUT_MODEL_TAKEN: _model_is_taken,
 }
 """What may be waited for in a quiet world, and whether it is so."""

@@ -34,6 +34,7 @@ from kubetune.decide.decision import (
     Decision,
     DeleteRuns,
     DeleteSelf,
+    Record,
     ReleaseFinalizer,
     StopRuns,
     rfc3339,
@@ -240,8 +241,9 @@ def test_jobs_of_cml_go_before_the_evaluation() -> None:
     started = AT_CML.spec
     there = observed(deleted, target=MISSING_TARGET, started=started, around=around)
     keys = ("key-of-base", "key-of-tuned")
-    removed = Decision((*map(DeleteRuns, keys), ReleaseFinalizer()))
-    assert decide(there, NOW) == removed
+    over = {"phase": "Cancelled"}
+    go = (Record("phase", over["phase"]), ReleaseFinalizer())
+    assert decide(there, NOW) == Decision((*map(DeleteRuns, keys), *go), given.status | over)
     away = replace(there, target_problem=TargetProblem("TargetUnreachable", "it is away"))
     assert decide(away, NOW).actions == ()
     # One that never submitted anything waits for nobody.

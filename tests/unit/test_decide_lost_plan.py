@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from builders import (
     DATASET_FOUND,
     NOW,
@@ -14,6 +15,7 @@ from builders import (
     observed_job,
     ready,
     run,
+    target,
     tried,
 )
 from evaluation_objects import candidate, decided, evaluation, not_found, observed
@@ -54,6 +56,36 @@ def test_another_plan_is_not_made() -> None:
     decision = again(model=model())
     assert "StartRun" not in names(decision)
     assert "can't be made again" in message(decision)
+
+
+IN_CML = {
+    "url": "https://cml.example",
+    "project": "tuning",
+    "apiKeySecretRef": {"name": "key"},
+    "runtime": {"kernel": "Python 3.11"},
+}
+MOVED = [
+    {"kubernetes": None, "cml": IN_CML},
+    {"tracking": {"uri": "http://another:5000"}},
+    {"tracking": {"uri": "http://mlflow:5000", "experiment": "another"}},
+]
+
+
+@pytest.mark.parametrize("present", MOVED, ids=["to CML", "another server", "experiment"])
+def test_no_plan_of_another_place_is_made(present: dict[str, Any]) -> None:
+    """A second run would start there, or report where nobody looks."""
+    began, now = target().spec, target(True, **present)
+    decision = again(started=began, target=now)
+    assert "StartRun" not in names(decision)
+    assert "leads elsewhere by now" in message(decision)
+    assert "StartRun" in names(again(started=began, target=target()))
+
+    status = decided(not_found(observed(evaluation("base")))).status
+    submitted = evaluation("base", status=status)
+    there = observed(submitted, runs={"base": [LACKING]}, started=began, target=now)
+    decision = decided(there)
+    assert "StartRun" not in names(decision)
+    assert "leads elsewhere by now" in candidate(decision.status, "base")["message"]
 
 
 def test_a_candidates_plan_is_made_again() -> None:

@@ -155,12 +155,6 @@ def deleted(phase: str, problem: TargetProblem | None = None, **fields: Any) -> 
         (["AbandonRuns", "ReleaseFinalizer"], deleted("Suspended", GONE)),
         (["DeleteRuns", "ReleaseFinalizer"], deleted("Suspended")),
         (["DeleteRuns", "ReleaseFinalizer"], deleted("Succeeded")),
-        # What its runs can't be reached without goes first: from then on it is over.
-        (["DeleteRuns", "Record", "ReleaseFinalizer"], deleted("Running")),
-        (
-            ["DeleteRuns", "Record", "ReleaseFinalizer"],
-            deleted("Stopping", runs=[run(1, "stopped")]),
-        ),
         (["StopRuns"], deleted("Running", runs=[run(1, "running")], forced=True)),
         (
             ["AbandonRuns", "ReleaseFinalizer"],

@@ -10,6 +10,7 @@ from kubetune.backends.base import RunState
 from kubetune.decide.decision import DeleteRuns, FindEvaluation, StartRun, StopRuns
 from kubetune.decide.evaluation_candidate import CandidateDraft, follow, settle, summary_of
 from kubetune.decide.evaluation_inputs import CandidateInputs, candidate_inputs, shared_inputs
+from kubetune.decide.place import moved_from
 from kubetune.decide.target_away import tracker_away
 from kubetune.decide.waiting import NotReady
 
@@ -61,8 +62,11 @@ def _make_again(draft: Draft, candidate: CandidateDraft, run: RunState) -> None:
         else candidate_inputs(draft.observed, candidate.observed, shared)
     )
     reason, said = run.reason, f"{run.message}; it is made again"
-    if isinstance(inputs, NotReady):
-        said = f"{run.message}; it can't be made again: {inputs.message}"
+    observed = draft.observed
+    moved = moved_from(observed.started, observed.target, observed.evaluation.owner.namespace)
+    if isinstance(inputs, NotReady) or moved:
+        why = inputs.message if isinstance(inputs, NotReady) else moved
+        said = f"{run.message}; it can't be made again: {why}"
     elif inputs.plan.digest != candidate.status["digest"]:
         said = f"{run.message}; its inputs have changed since: make a new Evaluation"
     else:

@@ -10,6 +10,7 @@ from kubetune.decide.deadline import enforce
 from kubetune.decide.decision import Decision, StartRun, StopRuns, condition_in
 from kubetune.decide.fine_tune_inputs import freeze, resolve
 from kubetune.decide.kept_steps import may_lose
+from kubetune.decide.place import moved_from
 from kubetune.decide.waiting import NotReady
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def _make_again(draft: Draft, run: RunState) -> str:
     inputs = resolve(observed)
     if isinstance(inputs, NotReady):
         return f"it can't be made again: {inputs.message}"
+    if moved := moved_from(observed.started, observed.target, observed.job.owner.namespace):
+        return f"it can't be made again: {moved}"
     made_of = ("datasetDigest", "splitDigest", "modelRevision", "configDigest", "worldSize")
     changed = [key for key in made_of if inputs.lineage.get(key) != known.get(key)]
     if changed:

@@ -115,6 +115,16 @@ def has_moved(started: ComputeTargetSpec, target: ComputeTargetSpec, namespace: 
     )
 
 
+def moved_from(started: ComputeTargetSpec | None, target: Target, namespace: str) -> str:
+    """A sentence where what waits at ``started`` would get the plan of another place; else empty.
+
+    The target was changed, or made anew as another one.
+    """
+    if started is None or target.spec is None or not has_moved(started, target.spec, namespace):
+        return ""
+    return f"{target.label} leads elsewhere by now: suspend it and resume it, to start there"
+
+
 def same_place(one: ComputeTargetSpec, other: ComputeTargetSpec) -> bool:
     """Whether two targets are of the same type and, in CML, the same project."""
     return _project(one.cml) == _project(other.cml)
