@@ -14,7 +14,7 @@ from typing import Any, cast
 import kopf
 
 from kubetune.api import GROUP, VERSION
-from kubetune.api.kinds import BY_KIND, KINDS
+from kubetune.api.kinds import BY_KIND, KINDS, RECONCILED
 from kubetune.clients.watching import WatchSession, open_watch_session
 from kubetune.metrics import LAST_EVENT
 from kubetune.names import RUN_KEY
@@ -22,7 +22,6 @@ from kubetune.observe.cache import ObjectCache, key_of, owner_key
 from kubetune.observe.references import DEFAULT_TARGETS, TARGET_KINDS
 from kubetune.observe.watches import Scope, Watches
 from kubetune.queue import Key, WorkQueue
-from kubetune.reconciler import RECONCILED_KINDS
 
 JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -121,9 +120,9 @@ class Feed:
     def _wake(self, body: JsonObject, ours: bool) -> None:
         key = key_of(body)
         if not ours:
-            if key.kind in RECONCILED_KINDS:
+            if key.kind in RECONCILED:
                 self._queue.add(key)
-            elif (owner := owner_key(body)) and owner.kind in RECONCILED_KINDS:
+            elif (owner := owner_key(body)) and owner.kind in RECONCILED:
                 # Anybody may put our labels on an object.
                 self._queue.add(owner)
         for dependent in self._dependents(key):
@@ -142,7 +141,7 @@ class Feed:
         named_by = set(self._cache.dependents(key))
         for between in [other for other in named_by if other.kind in PASSED_ON]:
             named_by.update(self._cache.dependents(between))
-        return {other for other in named_by if other.kind in RECONCILED_KINDS}
+        return {other for other in named_by if other.kind in RECONCILED}
 
 
 def build_registry(feed: Feed) -> kopf.OperatorRegistry:

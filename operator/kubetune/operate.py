@@ -80,7 +80,7 @@ async def operate(
 
     async def work() -> None:
         await feed.watches.complete.wait()
-        reconciler.restore()
+        reconciler.needs.restore()
         logger.info("everything is listed; %d objects to look at", len(queue))
         # Modules and listed objects stay: the collector need not walk them again and again.
         gc.freeze()

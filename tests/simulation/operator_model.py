@@ -105,7 +105,7 @@ class OperatorProcess:
 
     async def _work(self) -> None:
         await self.feed.watches.complete.wait()
-        self._reconciler.restore()
+        self._reconciler.needs.restore()
         await self._queue.run(self._reconcile, SETTINGS.workers)
 
     async def _reconcile(self, key: Key) -> None:

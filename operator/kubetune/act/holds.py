@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kubetune.clients.kubernetes import (
@@ -34,9 +34,9 @@ ATTEMPTS = 5
 """Of a patch that others' writes overtake."""
 
 
-def users_namespaces(metadata: JsonObject) -> set[str]:
+def users_namespaces(annotations: Mapping[str, str]) -> set[str]:
     """Where Secrets are held for a cluster-wide target, by its own word."""
-    told = (metadata.get("annotations") or {}).get(IN_USE_FROM, "")
+    told = annotations.get(IN_USE_FROM, "")
     return {namespace for namespace in told.split(",") if namespace}
 
 
@@ -162,7 +162,7 @@ class Holds:
             wanted = [name for name in finalizers if name != IN_USE]
             change["finalizers"] = [*wanted, IN_USE] if held else wanted
         if not key.namespace:
-            known = users_namespaces(metadata)
+            known = users_namespaces(metadata.get("annotations") or {})
             now = {user.namespace for user in self._users.get(key, ())} if held else set[str]()
             self._noted[key] = known | now
             if held and not now <= known:

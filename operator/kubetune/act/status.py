@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
+from kubetune.observe.cache import ObjectCache
+from kubetune.queue import Key, WorkQueue
+
 JsonObject = dict[str, Any]
 
 
@@ -26,3 +30,44 @@ def _difference(old: JsonObject, new: JsonObject) -> JsonObject:
         else:
             changes[key] = value
     return changes
+
+
+class StatusWriter:
+    """Writes a status over what is there."""
+
+    def __init__(self, cache: ObjectCache, client: KubernetesClient, queue: WorkQueue) -> None:
+        self._cache = cache
+        self._client = client
+        self._queue = queue
+
+    async def write(self, key: Key, uid: str, status: JsonObject) -> None:
+        """Write it if it says something new, to the object with this uid. Raises ApiError."""
+        before = self._cache.get(*key)
+        if before is None or before["metadata"]["uid"] != uid:
+            # Gone, or another object has taken its name.
+            return
+        # To what is there by now: an effect may have written before.
+        patch = status_patch(before.get("status") or {}, status)
+        if patch is None:
+            return
+        # The version: a patch that comes late, after we gave up on its answer, must not undo
+        # a later one, nor reach another object of this name (a uid in it would be ignored).
+        patch["metadata"] = {"resourceVersion": before["metadata"]["resourceVersion"]}
+        try:
+            written = await self._client.patch(*key, patch, subresource="status")
+        except NotFoundError:
+            # Deleted while we looked: nobody is left to tell, but runs may be left to end.
+            self._cache.drop(before)
+            return
+        unseen = _declared(written) != _declared(before)
+        self._cache.put(written)
+        if unseen:
+            # Our answer overtook somebody's change, whose event will now look old.
+            self._queue.add(key)
+
+
+def _declared(body: JsonObject) -> tuple[Any, ...]:
+    """What others decide about an object."""
+    metadata = body["metadata"]
+    fields = ("uid", "generation", "deletionTimestamp", "annotations", "finalizers")
+    return tuple(metadata.get(field) for field in fields)

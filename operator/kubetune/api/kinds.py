@@ -196,3 +196,5 @@ KINDS: tuple[Kind, ...] = (
 )
 
 BY_KIND = {kind.kind: kind for kind in KINDS}
+RECONCILED = frozenset(kind.kind for kind in KINDS if kind.status)
+"""Kinds whose objects the operator brings closer to their specs; the others are only read."""

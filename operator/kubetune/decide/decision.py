@@ -186,7 +186,7 @@ class ReleaseFinalizer:
     """Let a deleted object go."""
 
 
-Action = (
+Effect = (
     Stamp
     | TieToJob
     | Record
@@ -197,17 +197,17 @@ Action = (
     | DeleteRuns
     | AbandonRuns
     | OrphanRuns
-    | FindIdentical
-    | FindRun
-    | Register
-    | FindEvaluation
-    | FindAlias
-    | MoveAlias
     | CreateModel
     | DeleteSelf
     | ReleaseTarget
     | ReleaseFinalizer
 )
+"""What changes the cluster or the target."""
+
+Question = FindIdentical | FindRun | Register | FindEvaluation | FindAlias | MoveAlias
+"""What the tracker is asked to find or to do: the next observation has its answer."""
+
+Action = Effect | Question
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,16 @@ class Decision:
     status: JsonObject | None = None
     requeue_after: float | None = None
     """Seconds until the object must be looked at again without an event."""
+
+    @property
+    def effects(self) -> list[Effect]:
+        """The actions that change something here, in order; they come before the questions."""
+        return [action for action in self.actions if not isinstance(action, Question)]
+
+    @property
+    def questions(self) -> list[Question]:
+        """The actions that the tracker answers, in order."""
+        return [action for action in self.actions if isinstance(action, Question)]
 
 
 @dataclass

@@ -1,17 +1,17 @@
-"""Runs the actions of a decision.
+"""Carries out the effects of a decision.
 
-Each action may be repeated after a crash at any point: runs are found by their deterministic
-names, versions by their run, and the run key is written before anything else.
+Each may be repeated after a crash at any point: runs are found by their deterministic names, and
+the run key is written before anything else.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from kubetune.act.holds import Holds, users_namespaces
+from kubetune.act.holds import Holds
+from kubetune.act.release import Release
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
@@ -19,19 +19,13 @@ from kubetune.backends.base import Backend, BackendError, RunAddress, RunRequest
 from kubetune.clients.kubernetes import REFUSALS, ApiError, ConflictError, KubernetesClient
 from kubetune.decide.decision import (
     AbandonRuns,
-    Action,
     CreateModel,
     DeleteRuns,
     DeleteSelf,
-    FindAlias,
-    FindEvaluation,
-    FindIdentical,
-    FindRun,
+    Effect,
     LimitRuns,
-    MoveAlias,
     OrphanRuns,
     Record,
-    Register,
     ReleaseFinalizer,
     ReleaseTarget,
     Stamp,
@@ -40,15 +34,12 @@ from kubetune.decide.decision import (
     StopStrays,
     TieToJob,
 )
-from kubetune.decide.fine_tune_observed import Learned, ObservedJob
 from kubetune.names import FINALIZER, JOB, MANAGED_BY, RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of
-from kubetune.observe.needs import named_by, needs_of
+from kubetune.observe.needs import needs_of
 from kubetune.observe.objects import made_by, parse
 from kubetune.observe.references import TARGET_KINDS
-from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
-from kubetune.tracking.base import Registration, Tracker, TrackingError
 
 JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -77,47 +68,46 @@ def refusal(body: JsonObject, error: ApiError) -> BackendError:
     return BackendError(Reason.TARGET_REFUSED, message, retryable=True)
 
 
-class Actor:
-    """Runs actions against the API server, the target and the tracker."""
+class Effects:
+    """Carries effects out, against the API server and the target."""
 
     def __init__(
         self,
         cache: ObjectCache,
         client: KubernetesClient,
         backend: Backend,
-        trackers: Trackers,
         holds: Holds,
+        release: Release,
     ) -> None:
         self._holds = holds
-        self._looked_through: set[Key] = set()
+        self._release = release
         self._cache = cache
         self._client = client
         self._backend = backend
-        self._trackers = trackers
 
     async def run(
         self,
         body: JsonObject,
-        actions: Sequence[Action],
+        effects: Sequence[Effect],
         status: JsonObject,
         target: ComputeTargetSpec | None,
     ) -> bool:
-        """Run actions that need no tracker; True when the target must be observed anew.
+        """Carry effects out, in order; True when the target must be observed anew.
 
         ``status`` is what was decided with them, ``target`` where the object's runs are.
         Raises StartRefusedError, BackendError.
         """
         changed = False
         key, owner = key_of(body), None
-        for action in actions:
-            match action:
+        for effect in effects:
+            match effect:
                 case Stamp():
-                    body = await self._stamp(body, action, status)
+                    body = await self._stamp(body, effect, status)
                 case TieToJob(job):
                     tie = {"annotations": {JOB: job}, "labels": MANAGED_BY}
                     self._cache.put(await self._client.patch(*key, {"metadata": tie}))
                 case Record():
-                    body = await self._record(body, action)
+                    body = await self._record(body, effect)
                 case StartRun(request):
                     if needed := needs_of(self._cache, body, body.get("status") or {}):
                         missing = await self._holds.keep(key, needed, starting=True)
@@ -159,40 +149,11 @@ class Actor:
                 case ReleaseFinalizer():
                     held = needs_of(self._cache, body, body.get("status") or {})
                     await self._holds.leave(key, held)
-                    await self._release(body)
+                    await self._release_finalizer(body)
                 case ReleaseTarget(forced):
-                    await self._release_target(body, forced=forced)
-                case FindIdentical() | FindRun() | Register():
-                    continue
-                case FindEvaluation() | FindAlias() | MoveAlias():
-                    continue
-            logger.debug("%s %s/%s: %s", key.kind, key.namespace, key.name, action)
+                    await self._release.target(parse(body), forced=forced)
+            logger.debug("%s %s/%s: %s", key.kind, key.namespace, key.name, effect)
         return changed
-
-    async def learn(
-        self, observed: ObservedJob, learned: Learned, actions: Sequence[Action]
-    ) -> Learned:
-        """Run the actions that ask or tell the tracker; what they found out."""
-        for action in actions:
-            if not isinstance(action, FindIdentical | FindRun | Register):
-                continue
-            # A version with the same lineage is sought before there is a run.
-            before = isinstance(action, FindIdentical)
-            target = observed.target.spec if before else observed.place
-            if target is None:
-                return replace(
-                    learned,
-                    tracking_error=observed.target.why_not,
-                    tracking_reason=Reason.TRACKING_UNREACHABLE,
-                )
-            try:
-                namespace = observed.job.owner.namespace
-                found = await self._trackers.of(target, namespace)
-                experiment = target.tracking.experiment_in(namespace)
-                learned = await _ask(found.tracker, experiment, learned, action)
-            except TrackingError as error:
-                return replace(learned, tracking_error=str(error), tracking_reason=error.reason)
-        return learned
 
     async def _start(self, request: RunRequest) -> None:
         try:
@@ -251,32 +212,7 @@ class Actor:
         self._cache.put(stamped)
         return stamped
 
-    async def _release_target(self, body: JsonObject, *, forced: bool) -> None:
-        key, target = key_of(body), parse(body)
-        spaces = {key.namespace} if key.namespace else users_namespaces(body["metadata"])
-        named: set[Key] = set()
-        if target.spec is not None:
-            for namespace in spaces:
-                named |= named_by(target.spec, namespace)
-        if users := self._holds.users(key):
-            logger.warning("%s %s/%s: let go by force; runs may be left behind of %s", *key, users)
-            named |= self._holds.needed_by(users) if forced else set()
-        # Itself last: who repeats this after a crash finds the others by it.
-        await self._holds.release([*sorted(named - {key}), key], forced=forced)
-
-    async def release_unused(self, body: JsonObject) -> None:
-        """Let Secrets go that a cluster-wide target holds for who went while nobody looked."""
-        key, target = key_of(body), parse(body)
-        if key.namespace or key in self._looked_through or target.spec is None:
-            return
-        users = {user.namespace for user in self._holds.users(key)}
-        unused: set[Key] = set()
-        for namespace in users_namespaces(body["metadata"]) - users:
-            unused |= named_by(target.spec, namespace)
-        await self._holds.release(sorted(unused), forced=False)
-        self._looked_through.add(key)
-
-    async def _release(self, body: JsonObject) -> None:
+    async def _release_finalizer(self, body: JsonObject) -> None:
         key, metadata = key_of(body), body["metadata"]
         kept = [name for name in metadata.get("finalizers") or () if name != FINALIZER]
         change = {"resourceVersion": metadata["resourceVersion"], "finalizers": kept}
@@ -338,29 +274,3 @@ def left_behind(address: RunAddress) -> str:
         f"{owner.kind} {owner.namespace}/{owner.name}: its runs with run key {address.run_key} in"
         f" {where} are"
     )
-
-
-async def _ask(
-    tracker: Tracker,
-    experiment: str,
-    learned: Learned,
-    action: FindIdentical | FindRun | Register,
-) -> Learned:
-    learned = replace(learned, tracking_error="")
-    match action:
-        case FindIdentical(name, lineage_digest):
-            identical = await tracker.find_identical(name, lineage_digest)
-            if identical and action.alias:
-                # Found by its run, the version is there: only the alias moves.
-                same = Registration(name, action.alias, "", identical.run_id, identical.source, {})
-                identical = await tracker.register(same)
-            if action.merged:
-                return replace(learned, identical_merged=identical, identical_merged_sought=True)
-            return replace(learned, identical=identical, identical_sought=True)
-        case FindRun(run_key):
-            run = await tracker.find_run(run_key, experiment)
-            return replace(learned, run=run, run_sought=True)
-        case Register(registration, merged):
-            version = await tracker.register(registration)
-            field = "merged" if merged else "registered"
-            return replace(learned, **{field: version})

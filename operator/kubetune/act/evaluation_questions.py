@@ -1,26 +1,25 @@
-"""The actions of an Evaluation that ask or tell the tracking server."""
+"""Puts the questions of an Evaluation to its tracker. Each may be repeated after a crash."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kubetune.decide.decision import Action, FindAlias, FindEvaluation, MoveAlias
+from kubetune.decide.decision import FindAlias, FindEvaluation, MoveAlias
 from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Tracker, TrackingError
 
+EvaluationQuestion = FindEvaluation | FindAlias | MoveAlias
 
-async def learn(
+
+async def ask(
     trackers: Trackers,
     observed: ObservedEvaluation,
     learned: EvaluationLearned,
-    actions: Sequence[Action],
+    questions: Sequence[EvaluationQuestion],
 ) -> EvaluationLearned:
-    """Run these actions; what they found out. May be repeated after a crash at any point."""
-    questions = [
-        action for action in actions if isinstance(action, FindEvaluation | FindAlias | MoveAlias)
-    ]
+    """What is known with the answers, up to the first question that wasn't answered."""
     target = observed.place
     if not questions:
         return learned
@@ -38,10 +37,7 @@ async def learn(
 
 
 async def _ask(
-    tracker: Tracker,
-    experiment: str,
-    learned: EvaluationLearned,
-    question: FindEvaluation | FindAlias | MoveAlias,
+    tracker: Tracker, experiment: str, learned: EvaluationLearned, question: EvaluationQuestion
 ) -> EvaluationLearned:
     match question:
         case FindEvaluation(digest, asked):

@@ -1,0 +1,63 @@
+"""Puts the questions of a FineTuneJob to its tracker. Each may be repeated after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kubetune.api.conditions import Reason
+from kubetune.decide.decision import FindIdentical, FindRun, Register
+from kubetune.decide.fine_tune_observed import Learned, ObservedJob
+from kubetune.observe.trackers import Trackers
+from kubetune.tracking.base import Registration, Tracker, TrackingError
+
+JobQuestion = FindIdentical | FindRun | Register
+
+
+async def ask(
+    trackers: Trackers, observed: ObservedJob, learned: Learned, questions: Sequence[JobQuestion]
+) -> Learned:
+    """What is known with the answers, up to the first question that wasn't answered."""
+    for question in questions:
+        # A version with the same lineage is sought before there is a run.
+        before = isinstance(question, FindIdentical)
+        target = observed.target.spec if before else observed.place
+        if target is None:
+            return replace(
+                learned,
+                tracking_error=observed.target.why_not,
+                tracking_reason=Reason.TRACKING_UNREACHABLE,
+            )
+        try:
+            namespace = observed.job.owner.namespace
+            found = await trackers.of(target, namespace)
+            experiment = target.tracking.experiment_in(namespace)
+            learned = await _ask(found.tracker, experiment, learned, question)
+        except TrackingError as error:
+            return replace(learned, tracking_error=str(error), tracking_reason=error.reason)
+    return learned
+
+
+async def _ask(
+    tracker: Tracker, experiment: str, learned: Learned, question: JobQuestion
+) -> Learned:
+    learned = replace(learned, tracking_error="")
+    match question:
+        case FindIdentical(name, lineage_digest):
+            identical = await tracker.find_identical(name, lineage_digest)
+            if identical and question.alias:
+                # Found by its run, the version is there: only the alias moves.
+                same = Registration(
+                    name, question.alias, "", identical.run_id, identical.source, {}
+                )
+                identical = await tracker.register(same)
+            if question.merged:
+                return replace(learned, identical_merged=identical, identical_merged_sought=True)
+            return replace(learned, identical=identical, identical_sought=True)
+        case FindRun(run_key):
+            run = await tracker.find_run(run_key, experiment)
+            return replace(learned, run=run, run_sought=True)
+        case Register(registration, merged):
+            version = await tracker.register(registration)
+            field = "merged" if merged else "registered"
+            return replace(learned, **{field: version})

@@ -1,0 +1,64 @@
+"""ComputeTarget and ClusterComputeTarget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from kubetune.act.holds import Holds
+from kubetune.act.left_behind import LeftBehind
+from kubetune.act.release import Release
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.controllers.base import Forgetful
+from kubetune.decide import compute_target
+from kubetune.decide.compute_target import ObservedTarget
+from kubetune.decide.decision import Decision
+from kubetune.decide.resources import Resource
+from kubetune.observe.compute_target import TargetObserver
+from kubetune.queue import Key
+
+
+class ComputeTargetController(Forgetful[ObservedTarget]):
+    """What a target leads to is asked; what went unseen is ended there, and its holds renewed."""
+
+    kinds = frozenset({"ComputeTarget", "ClusterComputeTarget"})
+
+    def __init__(
+        self,
+        observer: TargetObserver,
+        holds: Holds,
+        release: Release,
+        left_behind: LeftBehind,
+        operator_namespace: str,
+    ) -> None:
+        self._observer = observer
+        self._holds = holds
+        self._release = release
+        self._left_behind = left_behind
+        self._operator_namespace = operator_namespace
+
+    async def observe(self, resource: Resource[Any], kept: None) -> ObservedTarget:
+        """A target and the newest probe, once what went unseen is seen to."""
+        key = Key(resource.owner.kind, resource.owner.namespace, resource.owner.name)
+        users = self._holds.users(key)
+        observed = await self._observer.observe(resource, users)
+        if users and not observed.secret_problem:
+            # Else there is nothing to hold until it is made again.
+            await self._holds.renew(users)
+        # Before anything lets the Secret go that is needed for it.
+        namespace = key.namespace or self._operator_namespace
+        workspace = observed.workspace
+        away = bool(observed.secret_problem or (workspace and workspace.reason))
+        settled = await self._left_behind.end(key, resource.spec, namespace, away=away)
+        if settled:
+            await self._release.unused(resource)
+        return replace(observed, settling=not settled)
+
+    def decide(self, observed: ObservedTarget, now: datetime) -> Decision:
+        """See kubetune.decide.compute_target."""
+        return compute_target.decide(observed, now)
+
+    def place(self, observed: ObservedTarget) -> ComputeTargetSpec | None:
+        """A target has no runs of its own."""
+        return None

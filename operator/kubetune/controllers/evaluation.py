@@ -1,0 +1,80 @@
+"""Evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from kubetune.act import evaluation_questions
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.backends.base import FINISHED
+from kubetune.controllers.base import Controller
+from kubetune.decide import evaluation
+from kubetune.decide.decision import (
+    Decision,
+    FindAlias,
+    FindEvaluation,
+    FindIdentical,
+    FindRun,
+    MoveAlias,
+    Question,
+    Register,
+)
+from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.resources import Resource
+from kubetune.observe.evaluation import EvaluationObserver
+from kubetune.observe.trackers import Trackers
+from kubetune.queue import Key
+
+
+class EvaluationController(Controller[ObservedEvaluation, EvaluationLearned]):
+    """One run for each candidate; the best one may get an alias."""
+
+    kinds = frozenset({"Evaluation"})
+
+    def __init__(self, observer: EvaluationObserver, trackers: Trackers) -> None:
+        self._observer = observer
+        self._trackers = trackers
+
+    def begin(self, key: Key, kept: EvaluationLearned | None) -> EvaluationLearned:
+        """Nothing: who has an alias may have changed."""
+        return EvaluationLearned()
+
+    async def observe(self, resource: Resource[Any], kept: EvaluationLearned) -> ObservedEvaluation:
+        """An Evaluation and everything around it."""
+        return await self._observer.observe(resource, kept)
+
+    def decide(self, observed: ObservedEvaluation, now: datetime) -> Decision:
+        """See kubetune.decide.evaluation."""
+        return evaluation.decide(observed, now)
+
+    def place(self, observed: ObservedEvaluation) -> ComputeTargetSpec | None:
+        """Where its runs are; before the first one, where they will be."""
+        return observed.place
+
+    async def ask(
+        self,
+        observed: ObservedEvaluation,
+        kept: EvaluationLearned,
+        questions: Sequence[Question],
+    ) -> EvaluationLearned:
+        """Look for measurements or an alias, or move one."""
+        asked: list[evaluation_questions.EvaluationQuestion] = []
+        for question in questions:
+            match question:
+                case FindEvaluation() | FindAlias() | MoveAlias():
+                    asked.append(question)
+                case FindIdentical() | FindRun() | Register():
+                    raise TypeError(f"a question of FineTuneJobs: {question}")
+        return await evaluation_questions.ask(self._trackers, observed, kept, asked)
+
+    def followed_runs(self, observed: ObservedEvaluation) -> set[str]:
+        """The runs of its candidates that live."""
+        if observed.place is None or observed.evaluation.deleting:
+            return set()
+        return {
+            item.run_key
+            for item in observed.candidates
+            if any(run.phase not in FINISHED for run in item.runs)
+        }

@@ -1,0 +1,129 @@
+"""FineTuneJob."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from kubetune.act import job_questions
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
+from kubetune.backends.base import FINISHED, Backend
+from kubetune.controllers.base import Controller
+from kubetune.decide import fine_tune_job
+from kubetune.decide.decision import (
+    Decision,
+    FindAlias,
+    FindEvaluation,
+    FindIdentical,
+    FindRun,
+    MoveAlias,
+    Question,
+    Register,
+)
+from kubetune.decide.fine_tune_observed import Learned, ObservedJob
+from kubetune.decide.resources import Resource
+from kubetune.names import FINALIZER
+from kubetune.observe.fine_tune_job import FineTuneJobObserver
+from kubetune.observe.trackers import Trackers
+from kubetune.queue import Key
+from kubetune.tracking.poller import ProgressPoller
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class JobMemory:
+    """What is known of a job beside its status."""
+
+    fresh_run_key: str
+    """Used when the job has none yet."""
+    learned: Learned = field(default_factory=Learned)
+
+
+class FineTuneJobController(Controller[ObservedJob, JobMemory]):
+    """One run after the other until one succeeds; its result is registered."""
+
+    kinds = frozenset({"FineTuneJob"})
+
+    def __init__(
+        self,
+        observer: FineTuneJobObserver,
+        trackers: Trackers,
+        poller: ProgressPoller[Key],
+        backend: Backend,
+    ) -> None:
+        self._observer = observer
+        self._trackers = trackers
+        self._poller = poller
+        self._backend = backend
+
+    def begin(self, key: Key, kept: JobMemory | None) -> JobMemory:
+        """What the tracker has answered stays known; whether it answers is found out anew."""
+        fresh = self._observer.run_keys.new(key.namespace, key.name)
+        learned = kept.learned if kept else Learned()
+        return JobMemory(fresh, replace(learned, tracking_error="", run_sought=False))
+
+    async def observe(self, resource: Resource[Any], kept: JobMemory) -> ObservedJob:
+        """A job and everything around it."""
+        learned = kept.learned
+        run_key = self._observer.run_keys.of(resource) or kept.fresh_run_key
+        if error := self._poller.error(run_key):
+            away = Reason.TRACKING_UNREACHABLE
+            learned = replace(learned, tracking_error=error, tracking_reason=away)
+        tracked = self._poller.tracked(run_key)
+        return await self._observer.observe(resource, kept.fresh_run_key, learned, tracked)
+
+    def decide(self, observed: ObservedJob, now: datetime) -> Decision:
+        """See kubetune.decide.fine_tune_job."""
+        return fine_tune_job.decide(observed, now)
+
+    def place(self, observed: ObservedJob) -> ComputeTargetSpec | None:
+        """Where its runs are; before the first one, where it will be."""
+        return observed.place
+
+    def is_settled(self, body: JsonObject) -> bool:
+        """Whether it is finished and nothing more has to happen to it."""
+        metadata, status = body["metadata"], body.get("status") or {}
+        released = FINALIZER not in (metadata.get("finalizers") or ())
+        # In CML its jobs wait to be deleted with it, which needs the finalizer.
+        unguarded = released and "workspace" in (status.get("external") or {})
+        return (
+            status.get("phase") in TERMINAL_PHASES
+            and not unguarded
+            and "deletionTimestamp" not in metadata
+            and status.get("observedGeneration") == metadata["generation"]
+            and "ttlSecondsAfterFinished" not in body["spec"]
+            and status.get("phase") != Phase.FAILED
+        ) or ("deletionTimestamp" in metadata and released)
+
+    async def ask(
+        self, observed: ObservedJob, kept: JobMemory, questions: Sequence[Question]
+    ) -> JobMemory:
+        """Look for a run or a version, or register one."""
+        asked: list[job_questions.JobQuestion] = []
+        for question in questions:
+            match question:
+                case FindIdentical() | FindRun() | Register():
+                    asked.append(question)
+                case FindEvaluation() | FindAlias() | MoveAlias():
+                    raise TypeError(f"a question of Evaluations: {question}")
+        learned = await job_questions.ask(self._trackers, observed, kept.learned, asked)
+        return replace(kept, learned=learned)
+
+    def followed_runs(self, observed: ObservedJob) -> set[str] | None:
+        """Its run while it lives; what was last seen of it stays until it is registered."""
+        if not any(run.phase not in FINISHED for run in observed.runs):
+            registering = observed.job.status.get("phase") == Phase.REGISTERING
+            return None if registering else set()
+        if observed.place is None or observed.job.deleting:
+            return None
+        return {observed.run_key}
+
+    def forget(self, key: Key, body: JsonObject | None) -> None:
+        """Its run key, and what the backend knows of its runs."""
+        if run_key := ((body or {}).get("status") or {}).get("runKey"):
+            self._backend.forget(run_key)
+        self._observer.run_keys.forget(key.namespace, key.name)

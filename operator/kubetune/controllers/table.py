@@ -1,0 +1,87 @@
+"""The controllers of all kinds, from the parts that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kubetune.act.holds import Holds
+from kubetune.act.left_behind import LeftBehind
+from kubetune.act.release import Release
+from kubetune.api.kinds import RECONCILED
+from kubetune.backends.base import Backend
+from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.controllers.base import Controller
+from kubetune.controllers.compute_target import ComputeTargetController
+from kubetune.controllers.evaluation import EvaluationController
+from kubetune.controllers.fine_tune_job import FineTuneJobController
+from kubetune.controllers.inspected import (
+    DatasetController,
+    ModelController,
+    PromptTemplateController,
+)
+from kubetune.observe.cache import ObjectCache
+from kubetune.observe.compute_target import TargetObserver
+from kubetune.observe.evaluation import EvaluationObserver
+from kubetune.observe.fine_tune_job import FineTuneJobObserver
+from kubetune.observe.inspected import InspectedObserver
+from kubetune.observe.trackers import Trackers
+from kubetune.observe.workspaces import Workspaces
+from kubetune.queue import Key
+from kubetune.settings import Settings
+from kubetune.tracking.poller import ProgressPoller
+
+Controllers = Mapping[str, Controller[Any, Any]]
+"""By kind."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What controllers are made of: one of each in an operator."""
+
+    cache: ObjectCache
+    client: KubernetesClient
+    backend: Backend
+    workspaces: Workspaces
+    trackers: Trackers
+    settings: Settings
+    install_id: str
+    clock: Callable[[], datetime]
+
+
+def controllers(
+    services: Services, poller: ProgressPoller[Key], holds: Holds, release: Release
+) -> Controllers:
+    """A controller for each kind that is reconciled. Raises LookupError when one has none."""
+    cache, client, backend = services.cache, services.client, services.backend
+    trackers, settings, install_id = services.trackers, services.settings, services.install_id
+    clock, seconds = services.clock, settings.progress_write_seconds
+    inspected = InspectedObserver(cache, client, backend, install_id)
+    made: list[Controller[Any, Any]] = [
+        DatasetController(inspected),
+        ModelController(inspected),
+        PromptTemplateController(inspected),
+        FineTuneJobController(
+            FineTuneJobObserver(cache, client, backend, install_id, seconds, clock()),
+            trackers,
+            poller,
+            backend,
+        ),
+        EvaluationController(
+            EvaluationObserver(cache, client, backend, install_id, seconds, poller.tracked),
+            trackers,
+        ),
+        ComputeTargetController(
+            TargetObserver(cache, client, services.workspaces, trackers, settings),
+            holds,
+            release,
+            LeftBehind(cache, client, backend, install_id, settings.cml_settle_seconds, clock),
+            settings.operator_namespace,
+        ),
+    ]
+    by_kind = {kind: controller for controller in made for kind in controller.kinds}
+    if missing := RECONCILED ^ by_kind.keys():
+        raise LookupError(f"kinds without a controller, or unknown to the API: {sorted(missing)}")
+    return by_kind
