@@ -73,6 +73,7 @@ generate: $(ENVIRONMENT) ## Render what is made from the models: CRDs, argument 
 	@.venv/bin/python tools/generate_trl_arguments.py
 	@.venv/bin/python -m kubetune.api.crd
 	@.venv/bin/python tools/generate_reference.py
+	@.venv/bin/python tools/generate_cluster_role.py
 	@.venv/bin/python tools/generate_chart.py
 
 lint: $(ENVIRONMENT) ## Check format, style, types, import contracts and rendered files
@@ -83,6 +84,7 @@ lint: $(ENVIRONMENT) ## Check format, style, types, import contracts and rendere
 	@.venv/bin/python tools/generate_trl_arguments.py --check
 	@.venv/bin/python -m kubetune.api.crd --check
 	@.venv/bin/python tools/generate_reference.py --check
+	@.venv/bin/python tools/generate_cluster_role.py --check
 	@.venv/bin/python tools/generate_chart.py --check
 
 format: $(ENVIRONMENT) ## Format the code and repair what can be repaired

@@ -18,6 +18,7 @@ from kubetune.act.needs import Needs
 from kubetune.act.release import Release
 from kubetune.act.status import StatusWriter
 from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds import RUNNING
 from kubetune.backends.base import Backend, BackendError
 from kubetune.clients.kubernetes import (
     REFUSALS,
@@ -36,7 +37,6 @@ from kubetune.decide.target_refused import (
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.following import FollowedRuns
-from kubetune.observe.needs import RUNNING_KINDS
 from kubetune.observe.objects import parse
 from kubetune.observe.trackers import Trackers
 from kubetune.observe.workspaces import Workspaces
@@ -196,7 +196,7 @@ class Reconciler:
 
         ``body`` is the one that has the name now, and doesn't wait for it.
         """
-        if key.kind not in RUNNING_KINDS:
+        if key.kind not in RUNNING:
             return
         try:
             if body is None:

@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds import RUNNING
 from kubetune.backends.base import Backend, BackendError, Made, RunAddress
 from kubetune.clients.kubernetes import REFUSALS, KubernetesClient, NotFoundError
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.needs import RUNNING_KINDS
 from kubetune.queue import Key
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class LeftBehind:
             for made in await self._backend.made_for(namespace, target, self._install_id):
                 owner = made.owner
                 # Others' jobs in the project are for targets of their own namespaces.
-                ours = key.namespace in ("", owner.namespace) and owner.kind in RUNNING_KINDS
+                ours = key.namespace in ("", owner.namespace) and owner.kind in RUNNING
                 if made.kept or not ours or await self._is_there(made):
                     continue
                 logger.warning(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.act.holds import Holds
+from kubetune.api.kinds import INSPECTED, RUNNING
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.observe.cache import ObjectCache, key_of
-from kubetune.observe.needs import INSPECTED_KINDS, RUNNING_KINDS, may_run, needs_of
+from kubetune.observe.needs import may_run, needs_of
 from kubetune.observe.references import TARGET_KINDS
 from kubetune.queue import Key, WorkQueue
 
@@ -24,7 +25,7 @@ class Needs:
 
     def restore(self) -> None:
         """Know who needs what, by what is listed; before the first object is looked at."""
-        for kind in RUNNING_KINDS:
+        for kind in RUNNING:
             for body in self._cache.of_kind(kind):
                 status: JsonObject = body.get("status") or {}
                 if may_run(body, status):
@@ -33,10 +34,10 @@ class Needs:
     async def hold(self, body: JsonObject, status: JsonObject) -> None:
         """Hold what an object needs by the status that is about to be written."""
         key = key_of(body)
-        if key.kind not in RUNNING_KINDS:
+        if key.kind not in RUNNING:
             return
         if not may_run(body, status):
-            if key.kind in INSPECTED_KINDS:
+            if key.kind in INSPECTED:
                 # With the status goes the record of what is held, and nothing waits without it.
                 await self.holds.leave(key)
         elif "deletionTimestamp" not in body["metadata"]:
@@ -49,7 +50,7 @@ class Needs:
         Not before: whoever looks next would need it to see the same again.
         """
         status: JsonObject = body.get("status") or {}
-        if body["kind"] in RUNNING_KINDS and not may_run(body, status):
+        if body["kind"] in RUNNING and not may_run(body, status):
             await self.holds.leave(key_of(body), needs_of(self._cache, body, status))
 
     def _changed(self, key: Key) -> None:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.alias_generators import to_camel, to_snake
 from pydantic.config import JsonDict
 
+from kubetune.api.referenced import Reference
 from kubetune.api.rules import Rule, RulesError, TransitionRule
 
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
@@ -48,6 +49,9 @@ class Value(BaseModel):
         # Of 150 classes a process uses few, and each costs milliseconds.
         defer_build=True,
     )
+
+    references: ClassVar[tuple[Reference, ...]] = ()
+    """Of a whole spec: fields that name other objects."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Rules across fields; enforced here and, as CEL, by the API server."""

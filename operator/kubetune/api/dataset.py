@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from kubetune.api.base import ConfigKey, LocalRef, ObjectName, SecretKeyRef, Value
+from kubetune.api.referenced import Reference
 from kubetune.api.references import ComputeTargetRef
 from kubetune.api.rules import Rule, exactly_one
 
@@ -287,6 +288,12 @@ class Checks(Value):
 
 class DatasetSpec(Value):
     """What the user declares."""
+
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference("computeTargetRef", "ComputeTarget", or_default=True),
+        Reference("tokenizerRef", "Model"),
+        Reference("source.configMap", "ConfigMap"),
+    )
 
     source: DatasetSource = Field(description="Where rows come from; exactly one.")
     format: DatasetFormat = Field(

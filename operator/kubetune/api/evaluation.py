@@ -20,6 +20,7 @@ from kubetune.api.metric import (
     AnyMetric,
     MetricFunction,
 )
+from kubetune.api.referenced import Reference
 from kubetune.api.references import ComputeTargetRef
 from kubetune.api.registry_names import RegistryAlias, RegistryName, not_reserved, registrable
 from kubetune.api.rules import Rule, TransitionRule, exactly_one, unchanged
@@ -172,6 +173,15 @@ _FROZEN = (
 
 class EvaluationSpec(Value):
     """What the user declares. It can't be changed, but for the fields that say so."""
+
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference("computeTargetRef", "ComputeTarget", or_default=True),
+        Reference("datasetRef", "Dataset"),
+        Reference("promptRef", "PromptTemplate"),
+        Reference("candidates[].modelRef", "Model"),
+        Reference("functions[].configMapRef", "ConfigMap"),
+        Reference("tasks[].configMapRef", "ConfigMap"),
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -9,6 +9,7 @@ from pydantic import Field
 from kubetune.api.base import LocalRef, ObjectName, Value
 from kubetune.api.model import PROVIDER, RegistryProvider
 from kubetune.api.objectives import Objective, objective_rules
+from kubetune.api.referenced import Reference
 from kubetune.api.references import ComputeTargetRef, TuningProfileRef
 from kubetune.api.registry_names import RegistryAlias, RegistryName, not_reserved, registrable
 from kubetune.api.rules import (
@@ -157,6 +158,16 @@ def _other(spec: FineTuneJobSpec) -> bool:
 
 class FineTuneJobSpec(TrainingSettings):
     """What the user declares. It can't be changed, but for the fields that say so."""
+
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference("computeTargetRef", "ComputeTarget", or_default=True),
+        Reference("modelRef", "Model"),
+        Reference("datasetRef", "Dataset"),
+        Reference("promptRef", "PromptTemplate"),
+        Reference("profileRef", "TuningProfile"),
+        Reference("output.modelName", "Model"),
+        *TrainingSettings.references,
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -56,6 +56,10 @@ class Kind:
     description: str
     """What `kubectl explain` says about the kind."""
     namespaced: bool = True
+    verbs: tuple[str, ...] = ()
+    """What the operator may do with its objects beside reading them and writing their status."""
+    why: str = ""
+    """What it needs these verbs for."""
 
     @property
     def singular(self) -> str:
@@ -80,6 +84,8 @@ KINDS: tuple[Kind, ...] = (
         short_names=("dset",),
         spec=DatasetSpec,
         status=DatasetStatus,
+        verbs=("patch",),
+        why="finalizer during an inspection in CML",
         columns=(
             READY,
             REASON,
@@ -98,6 +104,8 @@ KINDS: tuple[Kind, ...] = (
         short_names=("mdl",),
         spec=ModelSpec,
         status=ModelStatus,
+        verbs=("create", "patch"),
+        why="output.modelName; finalizer during an inspection in CML",
         columns=(
             READY,
             REASON,
@@ -116,6 +124,8 @@ KINDS: tuple[Kind, ...] = (
         short_names=("pt",),
         spec=PromptTemplateSpec,
         status=PromptTemplateStatus,
+        verbs=("patch",),
+        why="finalizer during an inspection in CML",
         columns=(READY, REASON, Column("Dataset", ".spec.datasetRef.name"), MESSAGE, AGE),
     ),
     Kind(
@@ -125,6 +135,8 @@ KINDS: tuple[Kind, ...] = (
         short_names=("ftj",),
         spec=FineTuneJobSpec,
         status=FineTuneJobStatus,
+        verbs=("patch", "delete"),
+        why="finalizer and run key; ttlSecondsAfterFinished",
         columns=(
             Column("Phase", ".status.phase"),
             Column("Progress", ".status.progress.percent", "integer"),
@@ -145,6 +157,8 @@ KINDS: tuple[Kind, ...] = (
         short_names=("eval",),
         spec=EvaluationSpec,
         status=EvaluationStatus,
+        verbs=("patch", "delete"),
+        why="finalizer; ttlSecondsAfterFinished",
         columns=(
             Column("Phase", ".status.phase"),
             Column("Winner", ".status.winner"),
@@ -162,6 +176,8 @@ KINDS: tuple[Kind, ...] = (
         short_names=("ct",),
         spec=ComputeTargetSpec,
         status=ComputeTargetStatus,
+        verbs=("patch",),
+        why="held while runs in CML need it",
         columns=_TARGET_COLUMNS,
     ),
     Kind(
@@ -171,6 +187,8 @@ KINDS: tuple[Kind, ...] = (
         short_names=("cct",),
         spec=ComputeTargetSpec,
         status=ComputeTargetStatus,
+        verbs=("patch",),
+        why="held while runs in CML need it",
         columns=_TARGET_COLUMNS,
         namespaced=False,
     ),
@@ -198,3 +216,11 @@ KINDS: tuple[Kind, ...] = (
 BY_KIND = {kind.kind: kind for kind in KINDS}
 RECONCILED = frozenset(kind.kind for kind in KINDS if kind.status)
 """Kinds whose objects the operator brings closer to their specs; the others are only read."""
+INSPECTED = frozenset(
+    kind.kind for kind in KINDS if kind.status and "inspection" in kind.status.model_fields
+)
+"""Kinds that are looked into by a run of their own."""
+RUNNING = INSPECTED | {
+    kind.kind for kind in KINDS if kind.status and "external" in kind.status.model_fields
+}
+"""Kinds whose objects have runs."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from kubetune.api.base import LocalRef, ObjectName, SecretKeyRef, Value
 from kubetune.api.dataset import HubRepo
+from kubetune.api.referenced import Reference
 from kubetune.api.references import ComputeTargetRef
 from kubetune.api.registry_names import RegistryAlias, RegistryName, not_reserved, registrable
 from kubetune.api.rules import Rule, exactly_one
@@ -105,6 +106,12 @@ class ModelSource(Value):
 
 class ModelSpec(Value):
     """What the user declares."""
+
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference("computeTargetRef", "ComputeTarget", or_default=True),
+        Reference("baseModelRef", "Model"),
+        Reference("source.fineTuneJob", "FineTuneJob"),
+    )
 
     source: ModelSource = Field(description="Where the model is kept; exactly one.")
     base_model_ref: LocalRef | None = Field(

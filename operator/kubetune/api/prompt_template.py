@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.base import LocalRef, Value
+from kubetune.api.referenced import Reference
 from kubetune.api.rules import Rule, at_most_one
 
 SLOT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -28,6 +29,11 @@ class TemplateMessage(Value):
 
 class PromptTemplateSpec(Value):
     """What the user declares: prompt and completion, or chat messages; neither asks for a guess."""
+
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference("computeTargetRef", "ComputeTarget", or_default=True),
+        Reference("datasetRef", "Dataset"),
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         at_most_one("prompt", "messages", hint="a template makes text or a chat"),

@@ -17,6 +17,7 @@ from kubetune.api.kubernetes_values import Labels, Quantity
 from kubetune.api.method import Method
 from kubetune.api.objectives import ObjectiveSettings
 from kubetune.api.own_code import ScriptTrainer
+from kubetune.api.referenced import Reference
 from kubetune.api.rules import Rule, at_most_one
 from kubetune.api.trl_arguments import TrainerArguments
 
@@ -295,6 +296,11 @@ class Trainer(Value):
 
 class TrainingSettings(ObjectiveSettings):
     """All settings that a profile may give and a job may override."""
+
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference("trainer.script.configMapRef", "ConfigMap"),
+        Reference("trainer.axolotl.configMapRef", "ConfigMap"),
+    )
 
     method: Method | None = Field(default=None, description="How weights change.")
     data: Data | None = Field(default=None, description="Which part of the dataset trains.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import AT_REST
+from kubetune.api.kinds import INSPECTED
 from kubetune.decide.place import place_of
 from kubetune.names import FINALIZER
 from kubetune.observe.cache import ObjectCache
@@ -14,14 +15,10 @@ from kubetune.queue import Key
 
 JsonObject = dict[str, Any]
 
-INSPECTED_KINDS = frozenset({"Dataset", "Model", "PromptTemplate"})
-RUNNING_KINDS = INSPECTED_KINDS | {"FineTuneJob", "Evaluation"}
-"""Kinds whose objects have runs."""
-
 
 def external_of(kind: str, status: JsonObject) -> JsonObject:
     """The record of where runs were started."""
-    holder = status.get("inspection") or {} if kind in INSPECTED_KINDS else status
+    holder = status.get("inspection") or {} if kind in INSPECTED else status
     external: JsonObject = holder.get("external") or {}
     return external
 
@@ -33,7 +30,7 @@ def may_run(body: JsonObject, status: JsonObject) -> bool:
     if FINALIZER not in (body["metadata"].get("finalizers") or ()):
         # Nothing is started without it.
         return False
-    return body["kind"] in INSPECTED_KINDS or status.get("phase") not in AT_REST
+    return body["kind"] in INSPECTED or status.get("phase") not in AT_REST
 
 
 def needs_of(cache: ObjectCache, body: JsonObject, status: JsonObject) -> frozenset[Key]:
