@@ -6,18 +6,14 @@ Each candidate goes its own way (``evaluation_candidate``); once all have ended 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
-from kubetune.api.evaluation import EvaluationSpec
 from kubetune.backends.base import FINISHED
 from kubetune.decide import evaluation_deadline, evaluation_deletion, evaluation_end
-from kubetune.decide.deadline import Clock, read_clock, spans
 from kubetune.decide.decision import (
     Action,
-    Conditions,
     Decision,
     FindEvaluation,
     Record,
@@ -25,19 +21,16 @@ from kubetune.decide.decision import (
     StartRun,
     StopRuns,
     conditions_of,
-    copy_of,
-    parse_time,
     rfc3339,
 )
 from kubetune.decide.evaluation_candidate import (
     CandidateDraft,
-    begin,
     settle,
     show_progress,
     summary_of,
     take_inputs,
-    with_deltas,
 )
+from kubetune.decide.evaluation_draft import Draft, draft_of
 from kubetune.decide.evaluation_inputs import (
     CandidateInputs,
     Shared,
@@ -58,41 +51,6 @@ from kubetune.names import FINALIZER
 JsonObject = dict[str, Any]
 
 ELSEWHERE_RETRY_SECONDS = 15.0
-
-
-@dataclass
-class Draft:
-    """The status in the making, and the actions so far."""
-
-    observed: ObservedEvaluation
-    spec: EvaluationSpec
-    now: datetime
-    status: JsonObject
-    conditions: Conditions
-    candidates: list[CandidateDraft]
-    clock: Clock
-    """How long runs were under way; activeDeadlineSeconds is about that."""
-    actions: list[Action] = field(default_factory=list[Action])
-    waits: list[float] = field(default_factory=list[float])
-    """Seconds until something must be looked at again."""
-
-    @property
-    def left(self) -> float | None:
-        """Seconds for which runs may still run; None without a deadline."""
-        return self.clock.left(self.spec.active_deadline_seconds)
-
-    def decision(self) -> Decision:
-        """The decision as it stands."""
-        statuses = [candidate.status for candidate in self.candidates]
-        with_deltas(statuses)
-        self.status["candidates"] = statuses
-        self.status["conditions"] = self.conditions.current
-        return Decision(tuple(self.actions), self.status, min(self.waits, default=None))
-
-    def run_key(self, candidate: CandidateDraft) -> str:
-        """The run key of a candidate whose digest is known."""
-        uid = self.observed.evaluation.owner.uid
-        return candidate_run_key(uid, candidate.name, candidate.status["digest"])
 
 
 def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
@@ -123,7 +81,7 @@ def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:
         return target_away(evaluation, observed.target_problem, now)
 
     # 4. What became of the attempts.
-    draft = _draft(observed, evaluation.spec, now)
+    draft = draft_of(observed, evaluation.spec, now)
     for candidate in draft.candidates:
         if not candidate.settled and "attempt" in candidate.status:
             bring_forward(draft, candidate)
@@ -183,43 +141,6 @@ def _suspend(draft: Draft) -> Decision:
     conditions.remove(ConditionType.STALLED)
     conditions.set(ConditionType.READY, False, Reason.SUSPENDED, message)
     return draft.decision()
-
-
-def _draft(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) -> Draft:
-    evaluation = observed.evaluation
-    old = copy_of(evaluation.status)
-    known = {item["name"]: item for item in old.pop("candidates", None) or ()}
-    conditions = conditions_of(old, evaluation.generation, now)
-    conditions.remove(ConditionType.TARGET_AVAILABLE)
-    target = observed.place
-    # The clock of a workspace may be another than ours; a cluster has one.
-    submitted = parse_time(old.get("startTime")) if target and target.cml else None
-    found = [
-        span
-        for item in observed.candidates
-        for span in spans(
-            item.runs, _attempts_of(known.get(item.name, {})), now, not_before=submitted
-        )
-    ]
-    clock = read_clock(old.get("runTime"), found, now)
-    if clock.counted:
-        old["runTime"] = clock.counted
-    return Draft(
-        observed=observed,
-        spec=spec,
-        now=now,
-        status=old | {"observedGeneration": evaluation.generation},
-        conditions=conditions,
-        candidates=[
-            begin(item, known.get(item.name, {}), now, suspended=spec.suspend)
-            for item in observed.candidates
-        ],
-        clock=clock,
-    )
-
-
-def _attempts_of(candidate: JsonObject) -> list[JsonObject]:
-    return [candidate["attempt"]] if "attempt" in candidate else []
 
 
 def _start_more(draft: Draft) -> Decision:

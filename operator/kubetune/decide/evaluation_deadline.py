@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kubetune.api.conditions import Reason
 from kubetune.decide import evaluation_end
 from kubetune.decide.deadline import TOLD, enforce, is_over, look_again
 from kubetune.decide.decision import Decision
-
-if TYPE_CHECKING:
-    from kubetune.decide.evaluation import Draft
+from kubetune.decide.evaluation_draft import Draft
 
 JsonObject = dict[str, Any]
 

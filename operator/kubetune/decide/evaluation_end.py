@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.evaluation import Promotion
@@ -15,12 +15,10 @@ from kubetune.decide.decision import (
     parse_time,
     rfc3339,
 )
+from kubetune.decide.evaluation_draft import Draft
 from kubetune.decide.evaluation_verdict import Verdict, judge, rows_differ
 from kubetune.decide.target_away import tracker_away
 from kubetune.tracking.base import AliasMove, RegisteredVersion
-
-if TYPE_CHECKING:
-    from kubetune.decide.evaluation import Draft
 
 JsonObject = dict[str, Any]
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kubetune.api.conditions import Reason
 from kubetune.api.evaluation_plan import EvaluationSummary
 from kubetune.backends.base import RunState
 from kubetune.decide.decision import DeleteRuns, FindEvaluation, StartRun, StopRuns
 from kubetune.decide.evaluation_candidate import CandidateDraft, follow, settle, summary_of
+from kubetune.decide.evaluation_draft import Draft
 from kubetune.decide.evaluation_inputs import CandidateInputs, candidate_inputs, shared_inputs
 from kubetune.decide.place import moved_from
 from kubetune.decide.target_away import tracker_away
 from kubetune.decide.waiting import NotReady
-
-if TYPE_CHECKING:
-    from kubetune.decide.evaluation import Draft
 
 TRACKING_RETRY_SECONDS = 10.0
 

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.backends.base import RunState
 from kubetune.decide.deadline import enforce
-from kubetune.decide.decision import Decision, StartRun, StopRuns, condition_in
+from kubetune.decide.decision import Decision, StartRun, StopRuns
+from kubetune.decide.fine_tune_draft import Draft, fail
 from kubetune.decide.fine_tune_inputs import freeze, resolve
+from kubetune.decide.fine_tune_orders import was_suspended
 from kubetune.decide.kept_steps import may_lose
 from kubetune.decide.place import moved_from
 from kubetune.decide.waiting import NotReady
 
-if TYPE_CHECKING:
-    from kubetune.decide.fine_tune_job import Draft
-
 JsonObject = dict[str, Any]
-
-
-def was_suspended(status: JsonObject) -> bool:
-    """Whether the last stop was ordered by a suspension."""
-    return condition_in(status, ConditionType.RUNNING).get("reason") == Reason.SUSPENDED
-
-
-def stopped_in_time(status: JsonObject, newest: JsonObject | None) -> bool:
-    """Whether the deadline had the newest attempt stopped; the target's clock may not show it."""
-    return (newest or {}).get("result") == "Stopped" and ended_by_deadline(status) is not None
-
-
-def ended_by_deadline(status: JsonObject) -> int | None:
-    """The generation whose deadline has ordered the last stop; None when it was something else."""
-    running = condition_in(status, ConditionType.RUNNING)
-    if running.get("reason") != Reason.DEADLINE_EXCEEDED:
-        return None
-    return int(running.get("observedGeneration") or 0)
 
 
 def expire(draft: Draft) -> Decision:
     """No attempt has time left: the job fails."""
-    from kubetune.decide.fine_tune_job import fail
-
     return fail(draft, Reason.DEADLINE_EXCEEDED, f"{_too_long(draft)}: make a new job with more")
 
 

@@ -6,43 +6,29 @@ once the job is over nothing starts it again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide import fine_tune_result
 from kubetune.decide.deadline import (
     TOLD,
-    Clock,
     is_over,
-    look_again,
-    read_clock,
-    seen_running,
-    spans,
 )
 from kubetune.decide.decision import (
-    Action,
-    Conditions,
     Decision,
     FindIdentical,
     Stamp,
     StartRun,
     StopRuns,
     conditions_of,
-    copy_of,
     rfc3339,
-    shorten,
 )
 from kubetune.decide.fine_tune_deletion import after_end, delete
+from kubetune.decide.fine_tune_draft import Draft, begin, fail
 from kubetune.decide.fine_tune_follow import (
-    ended_by_deadline,
     expire,
     follow,
-    stopped_in_time,
-    was_suspended,
 )
 from kubetune.decide.fine_tune_inputs import Inputs, freeze, resolve
 from kubetune.decide.fine_tune_observed import (
@@ -52,19 +38,13 @@ from kubetune.decide.fine_tune_observed import (
     registry_alias,
     registry_name,
 )
-from kubetune.decide.fine_tune_progress import (
-    merge_attempts,
-    mlflow_link,
-    progress,
-    progress_due,
-    tells_of,
-)
+from kubetune.decide.fine_tune_orders import stopped_in_time
 from kubetune.decide.finished_run import seek_finished
 from kubetune.decide.fit import weigh
 from kubetune.decide.identity import with_identity
 from kubetune.decide.kept_steps import keeps_steps, lost
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
-from kubetune.decide.place import before_start, record
+from kubetune.decide.place import before_start
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target_away import target_away
 from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
@@ -73,54 +53,6 @@ from kubetune.decide.waiting import NotReady, evicted_too_often, retry_wait, sec
 JsonObject = dict[str, Any]
 
 TRACKING_RETRY_SECONDS = 10.0
-
-
-@dataclass
-class Draft:
-    """The status in the making, and the actions so far."""
-
-    observed: ObservedJob
-    spec: FineTuneJobSpec
-    now: datetime
-    status: JsonObject
-    conditions: Conditions
-    clock: Clock
-    """How long runs were under way; activeDeadlineSeconds is about that."""
-    actions: list[Action] = field(default_factory=list[Action])
-
-    @property
-    def live(self) -> list[RunState]:
-        """Runs that have not ended."""
-        return [run for run in self.observed.runs if run.phase not in FINISHED]
-
-    @property
-    def left(self) -> float | None:
-        """Seconds for which runs may still run; None without a deadline."""
-        left, job = self.clock.left(self.spec.active_deadline_seconds), self.observed.job
-        if left is None or not self.live or ended_by_deadline(job.status) != job.generation:
-            return left
-        # Since when the run goes on by our clock was told by the condition that now says this.
-        return min(left, 0.0)
-
-    def decision(self, requeue_after: float | None = None) -> Decision:
-        """The decision; a deadline or a time to live may ask to look again earlier."""
-        self.status["conditions"] = self.conditions.current
-        if "progress" in self.status and self.status.get("phase") != Phase.RUNNING:
-            # Nothing comes nearer while nothing runs.
-            shown = self.status["progress"]
-            kept = {key: shown[key] for key in shown if key not in ("etaSeconds", "eta")}
-            self.status["progress"] = kept
-        if self.status.get("phase") in TERMINAL_PHASES:
-            limit = self.spec.ttl_seconds_after_finished
-        else:
-            limit = look_again(self.left, self.clock, self.live)
-        again = [run.look_again_seconds for run in self.live]
-        times = [seconds for seconds in (requeue_after, limit, *again) if seconds is not None]
-        return Decision(tuple(self.actions), self.status, min(times) if times else None)
-
-    def phase(self, phase: Phase) -> None:
-        """Set the phase."""
-        self.status["phase"] = str(phase)
 
 
 def decide(observed: ObservedJob, now: datetime) -> Decision:
@@ -159,7 +91,7 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
         return seeking
     observed = with_memory_advice(with_told_outcome(observed))
 
-    draft = _draft(observed, job.spec, now)
+    draft = begin(observed, job.spec, now)
     if draft.status["counts"]["total"] and "lineage" not in draft.status:
         # A run was started, and the operator ended before it could write what it froze.
         freeze(draft.status, resolve(observed))
@@ -196,58 +128,6 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
 
     # 10. Nothing runs: submit, when everything is there.
     return _submit(draft, int(draft.status["counts"]["total"]) + 1)
-
-
-def fail(draft: Draft, reason: str, message: str, *, retryable: bool = False) -> Decision:
-    """End the job as failed."""
-    draft.phase(Phase.FAILED)
-    draft.status["failure"] = {
-        "reason": reason,
-        "message": shorten(message),
-        "retryable": retryable,
-    }
-    draft.status["completionTime"] = rfc3339(draft.now)
-    draft.conditions.set(ConditionType.RUNNING, False, reason, "no run is active")
-    draft.conditions.set(ConditionType.FAILED, True, reason, message)
-    draft.conditions.stalled(reason, message)
-    return draft.decision()
-
-
-def _draft(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
-    job = observed.job
-    old = copy_of(job.status)
-    attempts, counts = merge_attempts(
-        old.get("attempts") or [],
-        old.get("counts") or {},
-        observed.runs,
-        stopped=spec.suspend or old.get("phase") == Phase.SUSPENDED or was_suspended(old),
-    )
-    status = {key: value for key, value in old.items() if key not in ("conditions", "attempts")}
-    status |= {"observedGeneration": job.generation, "counts": counts}
-    if attempts:
-        status["attempts"] = attempts
-        known: JsonObject = old.get("external") or {}
-        if observed.started is None and observed.target.spec:
-            # Found by a run key that a backup has brought back.
-            known = known | record(observed.target, job.owner.namespace)
-        newest = max(observed.runs, key=lambda run: run.attempt, default=None)
-        status["external"] = known | dict(newest.external if newest else {})
-    # The clock of a workspace may be another than ours; a cluster has one.
-    seen = seen_running(old, now) if observed.outlives_owner else None
-    found = spans(observed.runs, old.get("attempts") or (), now, not_before=seen)
-    clock = read_clock(old.get("runTime"), found, now)
-    if clock.counted:
-        status["runTime"] = clock.counted
-    draft = Draft(observed, spec, now, status, conditions_of(old, job.generation, now), clock)
-    draft.conditions.remove(ConditionType.TARGET_AVAILABLE)
-    run = observed.tracked
-    if run is not None:
-        if observed.place:
-            status["mlflow"] = mlflow_link(run, observed.place)
-        due = progress_due(old.get("progress"), run, now, observed.progress_seconds)
-        if due and tells_of(run, attempts):
-            status["progress"] = progress(run, now)
-    return draft
 
 
 def _suspend(draft: Draft) -> Decision:

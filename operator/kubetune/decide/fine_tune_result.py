@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kubetune.api import API_VERSION
 from kubetune.api.conditions import ConditionType, Phase, Reason
@@ -17,6 +17,7 @@ from kubetune.api.plan import (
 )
 from kubetune.decide.continuation import leaves_adapter
 from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
+from kubetune.decide.fine_tune_draft import Draft, fail
 from kubetune.decide.fine_tune_observed import (
     merged_name,
     promotion_demands,
@@ -40,9 +41,6 @@ from kubetune.decide.trained_rows import of_lineage
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
 
-if TYPE_CHECKING:
-    from kubetune.decide.fine_tune_job import Draft
-
 JsonObject = dict[str, Any]
 
 RETRY_SECONDS = 10.0
@@ -51,8 +49,6 @@ RIVAL_RETRY_SECONDS = 30.0
 
 def finish(draft: Draft) -> Decision:
     """What is left to do after the newest attempt succeeded."""
-    from kubetune.decide.fine_tune_job import fail
-
     observed, learned = draft.observed, draft.observed.learned
     newest = max((item["number"] for item in draft.status.get("attempts") or ()), default=0)
     run = next((run for run in observed.runs if run.attempt == newest), None)
@@ -236,8 +232,6 @@ def _registering(draft: Draft, action: FindRun | Register) -> Decision:
 
 def _refused(draft: Draft, error: str) -> Decision:
     """The registry doesn't take the result, and would say so for ever."""
-    from kubetune.decide.fine_tune_job import fail
-
     uri = (draft.status.get("result") or {}).get("modelUri")
     message = f"the run has ended well, but its result can't be registered: {error}"
     if uri:

@@ -6,20 +6,16 @@ may bring back a job without its status. What the run has tracked and uploaded s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.plan import TAG_PHASE
 from kubetune.decide import fine_tune_result
 from kubetune.decide.decision import Decision, FindRun, condition_is
-from kubetune.decide.fine_tune_follow import stopped_in_time
+from kubetune.decide.fine_tune_draft import Draft, fail
 from kubetune.decide.fine_tune_observed import ObservedJob, merged_name, registry_name
+from kubetune.decide.fine_tune_orders import stopped_in_time
 from kubetune.decide.fine_tune_progress import result_of
 from kubetune.decide.target_away import tracker_away
 from kubetune.tracking.base import TrackedRun
-
-if TYPE_CHECKING:
-    from kubetune.decide.fine_tune_job import Draft
 
 RETRY_SECONDS = 10.0
 
@@ -38,8 +34,6 @@ def seek_finished(draft: Draft) -> Decision | None:
         _count_as_succeeded(draft)
         return fine_tune_result.finish(draft)
     if learned.tracking_refused:
-        from kubetune.decide.fine_tune_job import fail
-
         message = f"whether a run had finished can't be found out: {learned.tracking_refused}"
         return fail(draft, Reason.TRACKING_REFUSED, message)
     draft.phase(Phase.QUEUED)

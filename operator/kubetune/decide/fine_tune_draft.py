@@ -1,0 +1,142 @@
+"""The status of a FineTuneJob in the making."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase
+from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.backends.base import FINISHED, RunState
+from kubetune.decide.deadline import (
+    Clock,
+    look_again,
+    read_clock,
+    seen_running,
+    spans,
+)
+from kubetune.decide.decision import (
+    Action,
+    Conditions,
+    Decision,
+    conditions_of,
+    copy_of,
+    rfc3339,
+    shorten,
+)
+from kubetune.decide.fine_tune_observed import (
+    ObservedJob,
+)
+from kubetune.decide.fine_tune_orders import ended_by_deadline, was_suspended
+from kubetune.decide.fine_tune_progress import (
+    merge_attempts,
+    mlflow_link,
+    progress,
+    progress_due,
+    tells_of,
+)
+from kubetune.decide.place import record
+
+JsonObject = dict[str, Any]
+
+
+@dataclass
+class Draft:
+    """The status in the making, and the actions so far."""
+
+    observed: ObservedJob
+    spec: FineTuneJobSpec
+    now: datetime
+    status: JsonObject
+    conditions: Conditions
+    clock: Clock
+    """How long runs were under way; activeDeadlineSeconds is about that."""
+    actions: list[Action] = field(default_factory=list[Action])
+
+    @property
+    def live(self) -> list[RunState]:
+        """Runs that have not ended."""
+        return [run for run in self.observed.runs if run.phase not in FINISHED]
+
+    @property
+    def left(self) -> float | None:
+        """Seconds for which runs may still run; None without a deadline."""
+        left, job = self.clock.left(self.spec.active_deadline_seconds), self.observed.job
+        if left is None or not self.live or ended_by_deadline(job.status) != job.generation:
+            return left
+        # Since when the run goes on by our clock was told by the condition that now says this.
+        return min(left, 0.0)
+
+    def decision(self, requeue_after: float | None = None) -> Decision:
+        """The decision; a deadline or a time to live may ask to look again earlier."""
+        self.status["conditions"] = self.conditions.current
+        if "progress" in self.status and self.status.get("phase") != Phase.RUNNING:
+            # Nothing comes nearer while nothing runs.
+            shown = self.status["progress"]
+            kept = {key: shown[key] for key in shown if key not in ("etaSeconds", "eta")}
+            self.status["progress"] = kept
+        if self.status.get("phase") in TERMINAL_PHASES:
+            limit = self.spec.ttl_seconds_after_finished
+        else:
+            limit = look_again(self.left, self.clock, self.live)
+        again = [run.look_again_seconds for run in self.live]
+        times = [seconds for seconds in (requeue_after, limit, *again) if seconds is not None]
+        return Decision(tuple(self.actions), self.status, min(times) if times else None)
+
+    def phase(self, phase: Phase) -> None:
+        """Set the phase."""
+        self.status["phase"] = str(phase)
+
+
+def begin(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
+    """The status as it was, with what is seen of the runs."""
+    job = observed.job
+    old = copy_of(job.status)
+    attempts, counts = merge_attempts(
+        old.get("attempts") or [],
+        old.get("counts") or {},
+        observed.runs,
+        stopped=spec.suspend or old.get("phase") == Phase.SUSPENDED or was_suspended(old),
+    )
+    status = {key: value for key, value in old.items() if key not in ("conditions", "attempts")}
+    status |= {"observedGeneration": job.generation, "counts": counts}
+    if attempts:
+        status["attempts"] = attempts
+        known: JsonObject = old.get("external") or {}
+        if observed.started is None and observed.target.spec:
+            # Found by a run key that a backup has brought back.
+            known = known | record(observed.target, job.owner.namespace)
+        newest = max(observed.runs, key=lambda run: run.attempt, default=None)
+        status["external"] = known | dict(newest.external if newest else {})
+    # The clock of a workspace may be another than ours; a cluster has one.
+    seen = seen_running(old, now) if observed.outlives_owner else None
+    found = spans(observed.runs, old.get("attempts") or (), now, not_before=seen)
+    clock = read_clock(old.get("runTime"), found, now)
+    if clock.counted:
+        status["runTime"] = clock.counted
+    draft = Draft(observed, spec, now, status, conditions_of(old, job.generation, now), clock)
+    draft.conditions.remove(ConditionType.TARGET_AVAILABLE)
+    run = observed.tracked
+    if run is not None:
+        if observed.place:
+            status["mlflow"] = mlflow_link(run, observed.place)
+        due = progress_due(old.get("progress"), run, now, observed.progress_seconds)
+        if due and tells_of(run, attempts):
+            status["progress"] = progress(run, now)
+    return draft
+
+
+def fail(draft: Draft, reason: str, message: str, *, retryable: bool = False) -> Decision:
+    """End the job as failed."""
+    draft.phase(Phase.FAILED)
+    draft.status["failure"] = {
+        "reason": reason,
+        "message": shorten(message),
+        "retryable": retryable,
+    }
+    draft.status["completionTime"] = rfc3339(draft.now)
+    draft.conditions.set(ConditionType.RUNNING, False, reason, "no run is active")
+    draft.conditions.set(ConditionType.FAILED, True, reason, message)
+    draft.conditions.stalled(reason, message)
+    return draft.decision()
