@@ -11,6 +11,7 @@ from typing import Any
 
 import kopf
 
+from kubetune.act.left_behind import taken_over
 from kubetune.backends.base import Owner
 from kubetune.backends.cml.backend import CmlBackend
 from kubetune.backends.dispatch import Backends
@@ -58,6 +59,7 @@ async def operate(
         notify,
         settle_seconds=settings.cml_settle_seconds,
         unknown_seconds=settings.cml_unknown_seconds,
+        taken_over=partial(taken_over, client),
     )
     reconciler = Reconciler(
         cache,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kubetune.act.effects import Effects, OutputRefusedError, StartRefusedError, refusal
-from kubetune.act.left_behind import claimed_by
+from kubetune.act.left_behind import LeftBehind, claimed_by
 from kubetune.act.needs import Needs
 from kubetune.act.release import Release
 from kubetune.act.status import StatusWriter
@@ -79,7 +79,10 @@ class Reconciler:
         self.needs = Needs(cache, client, queue)
         holds = self.needs.holds
         release = Release(holds)
-        self._effects = Effects(cache, client, backend, holds, release)
+        left_behind = LeftBehind(
+            cache, client, backend, install_id, settings.cml_settle_seconds, clock
+        )
+        self._effects = Effects(cache, client, backend, holds, release, left_behind)
         self._status = StatusWriter(cache, client, queue)
         self.poller: ProgressPoller[Key] = ProgressPoller(
             install_id, settings.tracking_poll_seconds, queue.add
@@ -88,7 +91,7 @@ class Reconciler:
         services = Services(
             cache, client, backend, workspaces, trackers, settings, install_id, clock
         )
-        self._controllers = controllers(services, self.poller, holds, release)
+        self._controllers = controllers(services, self.poller, holds, release, left_behind)
         self._kept: dict[Key, Any] = {}
         """What controllers remember of objects that aren't settled."""
 

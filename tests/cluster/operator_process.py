@@ -75,6 +75,25 @@ class Operator:
         finally:
             self.start(environment=self._environment)
 
+    @contextlib.contextmanager
+    def crashed(self) -> Generator[None]:
+        """The same for one that had no time to end in order."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start(environment=self._environment)
+
+    @contextlib.contextmanager
+    def without(self, *variables: str) -> Generator[None]:
+        """Another one within the block, which lacks these settings."""
+        before = self._environment or {}
+        self.start(environment={key: before[key] for key in before.keys() - set(variables)})
+        try:
+            yield
+        finally:
+            self.start(environment=before)
+
     def metrics(self) -> str:
         """The text of /metrics."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:

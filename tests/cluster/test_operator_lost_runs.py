@@ -1,5 +1,8 @@
 """Measurements and inspections whose Job is taken away: their pods are stopped and waited for."""
 
+import contextlib
+from typing import Any
+
 import pytest
 from kubetune import names
 
@@ -20,44 +23,50 @@ def subjects(module_space: Workspace) -> Subjects:
     return Subjects(module_space, module_space.scripted_target("all-scripted"))
 
 
+def begin(subjects: Subjects, name: str) -> dict[str, dict[str, Any]]:
+    """An object of each kind with a run that goes on; the pods by kind."""
+    for kind in KINDS:
+        subjects.make(kind, name)
+    return {kind: subjects.running(kind, name) for kind in KINDS}
+
+
 def lose_the_job(jobs: Workspace, kind: str, name: str) -> None:
     (job,) = jobs.runs(name, kind)
     jobs.delete("Job", job["metadata"]["name"], "Orphan")
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("away", [False, True], ids=["operator-runs", "operator-away"])
 def test_the_next_run_waits_for_a_pod_without_a_job(
-    jobs: Workspace, subjects: Subjects, operator: Operator, kind: str, away: bool
+    jobs: Workspace, subjects: Subjects, operator: Operator, away: bool
 ) -> None:
     name = "stray-unseen" if away else "stray"
-    subjects.make(kind, name)
-    pod = subjects.running(kind, name)
-    waits = pod["metadata"]["name"]
-    with frozen(subjects.run_key(pod)):
-        if away:
-            with operator.stopped():
+    pods = begin(subjects, name)
+    with contextlib.ExitStack() as ice:
+        for pod in pods.values():
+            ice.enter_context(frozen(subjects.run_key(pod)))
+        with operator.stopped() if away else contextlib.nullcontext():
+            for kind in KINDS:
                 lose_the_job(jobs, kind, name)
-                eventually(lambda: jobs.runs(name, kind) == [])
-        else:
-            lose_the_job(jobs, kind, name)
-        jobs.until(kind, name, lambda o: waits in condition(o, "Ready")[2])
-        jobs.until("Pod", waits, lambda o: o["metadata"].get("deletionTimestamp"))
-        assert jobs.runs(name, kind) == []
-    subjects.end(kind, subjects.running(kind, name, NEXT[kind]))
-    subjects.done(kind, name)
+            eventually(lambda: not any(jobs.runs(name, kind) for kind in KINDS))
+        for kind, pod in pods.items():
+            waits = pod["metadata"]["name"]
+            jobs.until(kind, name, lambda o, waits=waits: waits in condition(o, "Ready")[2])
+            jobs.until("Pod", waits, lambda o: o["metadata"].get("deletionTimestamp"))
+            assert jobs.runs(name, kind) == []
+    for kind in KINDS:
+        subjects.end(kind, subjects.running(kind, name, NEXT[kind]))
+    for kind in KINDS:
+        subjects.done(kind, name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_deleted_leaves_no_pod_without_a_job(
-    jobs: Workspace, subjects: Subjects, kind: str
-) -> None:
-    subjects.make(kind, "dropped")
-    subjects.running(kind, "dropped")
-    lose_the_job(jobs, kind, "dropped")
-    jobs.delete(kind, "dropped")
-    eventually(lambda: jobs.find(kind, "dropped") is None)
-    eventually(lambda: subjects.pods(kind, "dropped") == [])
+def test_what_is_deleted_leaves_no_pod_without_a_job(jobs: Workspace, subjects: Subjects) -> None:
+    begin(subjects, "dropped")
+    for kind in KINDS:
+        lose_the_job(jobs, kind, "dropped")
+        jobs.delete(kind, "dropped")
+    for kind in KINDS:
+        eventually(lambda kind=kind: jobs.find(kind, "dropped") is None)
+        eventually(lambda kind=kind: subjects.pods(kind, "dropped") == [])
 
 
 def test_suspension_waits_for_a_pod_without_a_job(jobs: Workspace, subjects: Subjects) -> None:
@@ -72,37 +81,14 @@ def test_suspension_waits_for_a_pod_without_a_job(jobs: Workspace, subjects: Sub
     assert subjects.pods("Evaluation", "paused") == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_job_without_its_owner_is_waited_for(
-    jobs: Workspace, subjects: Subjects, kind: str
-) -> None:
-    """Somebody has taken the owner reference away: it is nobody's to stop, but it runs."""
-    subjects.make(kind, "cut-loose")
-    pod = subjects.running(kind, "cut-loose")
-    (job,) = jobs.runs("cut-loose", kind)
-    jobs.patch("Job", job["metadata"]["name"], {"metadata": {"ownerReferences": None}})
-    told = pod["metadata"]["name"]
-    jobs.until(kind, "cut-loose", lambda o: told in condition(o, "Ready")[2])
-    assert len(subjects.pods(kind, "cut-loose")) == 1
-    subjects.end(kind, pod)
-    if kind != "Evaluation":
-        # Its name is the next try's.
-        assert job["metadata"]["name"] in jobs.waits(kind, "cut-loose", "NameTaken")
-        jobs.delete("Job", job["metadata"]["name"])
-    else:
-        subjects.end(kind, subjects.running(kind, "cut-loose", attempt=2))
-    subjects.done(kind, "cut-loose")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_job_without_its_labels_is_found(jobs: Workspace, subjects: Subjects, kind: str) -> None:
-    subjects.make(kind, "unlabelled")
-    pod = subjects.running(kind, "unlabelled")
-    (job,) = jobs.runs("unlabelled", kind)
+def test_a_job_without_its_labels_is_found(jobs: Workspace, subjects: Subjects) -> None:
+    pods = begin(subjects, "unlabelled")
     labels = dict.fromkeys((names.RUN_KEY, names.OWNER_KIND, names.OWNER_NAME))
-    jobs.patch("Job", job["metadata"]["name"], {"metadata": {"labels": labels}})
-    subjects.end(kind, pod)
-    body = subjects.done(kind, "unlabelled")
-    if kind == "Evaluation":
-        (candidate,) = body["status"]["candidates"]
-        assert candidate["counts"]["total"] == 1
+    for kind, pod in pods.items():
+        (job,) = jobs.runs("unlabelled", kind)
+        jobs.patch("Job", job["metadata"]["name"], {"metadata": {"labels": labels}})
+        subjects.end(kind, pod)
+    for kind in KINDS:
+        subjects.done(kind, "unlabelled")
+    (candidate,) = jobs.get("Evaluation", "unlabelled")["status"]["candidates"]
+    assert candidate["counts"]["total"] == 1

@@ -1,7 +1,5 @@
 """Evaluations in CML by the real operator: attempts, results, and what is tidied up."""
 
-from pathlib import Path
-
 import pytest
 from kubetune.api.outcome import Outcome
 
@@ -58,7 +56,7 @@ def test_a_failed_attempt_is_repeated_and_the_job_removed_in_the_end(cml_jobs: C
 
 
 def test_deletion_stops_the_run_also_when_no_operator_sees_it(
-    cml_jobs: CmlSpace, cml_operator: Operator, cmlapi_path: Path
+    cml_jobs: CmlSpace, cml_operator: Operator
 ) -> None:
     for name in ("dropped", "unseen"):
         cml_jobs.scripts[name] = staying(RUNNING)
@@ -67,9 +65,8 @@ def test_deletion_stops_the_run_also_when_no_operator_sees_it(
     (dropped,), (unseen,) = (cml_jobs.cml_jobs(name) for name in ("dropped", "unseen"))
     cml_jobs.delete("Evaluation", "dropped")
     eventually(lambda: dropped.deleted is not None)
-    cml_operator.kill()
-    cml_jobs.delete("Evaluation", "unseen")
-    assert unseen.deleted is None
-    cml_operator.start(environment={"PYTHONPATH": str(cmlapi_path)})
+    with cml_operator.crashed():
+        cml_jobs.delete("Evaluation", "unseen")
+        assert unseen.deleted is None
     eventually(lambda: cml_jobs.find("Evaluation", "unseen") is None)
     assert unseen.deleted is not None

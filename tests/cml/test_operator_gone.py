@@ -1,5 +1,6 @@
 """Objects that go while nobody can see to their runs, and what becomes of these in CML."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,12 +9,13 @@ from kubetune.api import GROUP
 from kubetune.api.kinds import BY_KIND
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.objects import packaged
-from kubetune.names import FINALIZER, IN_USE, RUN_KEY
+from kubetune.names import ABANDON_RUNS, FINALIZER, IN_USE, RUN_KEY
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.workspace import annotations, phase_of
 from tests.cml.lives import RUNNING, attempts, staying
+from tests.cml.server import ManualClock
 from tests.cml.server.records import Job
 from tests.cml.space import SECRET, CmlSpace
 
@@ -64,8 +66,6 @@ def ended(space: CmlSpace, job: Job) -> None:
 def test_a_finalizer_that_is_taken_by_force_leaves_no_run(
     cml_jobs: CmlSpace, cml_operator: Operator, kind: str, seen: bool
 ) -> None:
-    if seen and kind == "Model":
-        pytest.skip("an inspection lets go of a workspace that is away, and says what it leaves")
     name = f"forced-{kind.lower()}" if seen else f"forced-unseen-{kind.lower()}"
     job = make(cml_jobs, kind, name)
     if seen:
@@ -79,6 +79,19 @@ def test_a_finalizer_that_is_taken_by_force_leaves_no_run(
             cml_jobs.delete(kind, name)
             strip(cml_jobs, kind, name)
     ended(cml_jobs, job)
+
+
+def test_what_was_let_go_while_its_workspace_was_away_is_ended_later(cml_jobs: CmlSpace) -> None:
+    jobs = {kind: make(cml_jobs, kind, f"let-go-{kind.lower()}") for kind in KINDS}
+    cml_jobs.stand_in.stop()
+    for kind in KINDS:
+        name = f"let-go-{kind.lower()}"
+        cml_jobs.patch(kind, name, {"metadata": {"annotations": {ABANDON_RUNS: "true"}}})
+        cml_jobs.delete(kind, name)
+        eventually(lambda kind=kind, name=name: cml_jobs.find(kind, name) is None)
+    cml_jobs.stand_in.start()
+    for job in jobs.values():
+        ended(cml_jobs, job)
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["operator-runs", "operator-down"])
@@ -107,25 +120,89 @@ def test_an_object_that_is_made_again_has_runs_of_its_own(
     assert [run.active for run in cml_jobs.stand_in.runs(second.id)] == [True]
 
 
+def restore(space: CmlSpace, name: str, saved: dict[str, Any]) -> None:
+    """Have a job that is being deleted go by force, and bring it back from a backup."""
+    strip(space, "FineTuneJob", name)
+    space.create("FineTuneJob", name, saved["spec"], annotations=annotations(saved))
+
+
+def keeps_its_run(space: CmlSpace, name: str, job: Job) -> None:
+    body = space.phase(name, "Running", seconds=120)
+    assert attempts(body) == [("Running", None)]
+    assert [found.id for found in space.cml_jobs(name)] == [job.id]
+    assert [run.active for run in space.stand_in.runs(job.id)] == [True]
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["operator-runs", "operator-down"])
 def test_a_job_that_a_backup_brings_back_keeps_its_run(
-    cml_jobs: CmlSpace, cml_operator: Operator
+    cml_jobs: CmlSpace, cml_operator: Operator, seen: bool
 ) -> None:
-    job = make(cml_jobs, "FineTuneJob", "restored")
-    saved = cml_jobs.get("FineTuneJob", "restored")
-    with cml_operator.stopped():
-        cml_jobs.delete("FineTuneJob", "restored")
-        strip(cml_jobs, "FineTuneJob", "restored")
-        given = annotations(saved)
-        cml_jobs.create("FineTuneJob", "restored", saved["spec"], annotations=given)
-    # That this one is ended shows that the other was looked at.
+    name = "restored" if seen else "restored-unseen"
+    job = make(cml_jobs, "FineTuneJob", name)
+    saved = cml_jobs.get("FineTuneJob", name)
+    if seen:
+        cml_jobs.stand_in.stop()
+        cml_jobs.delete("FineTuneJob", name)
+        restore(cml_jobs, name, saved)
+        cml_jobs.stand_in.start()
+        keeps_its_run(cml_jobs, name, job)
+        return
     left = make(cml_jobs, "FineTuneJob", "lost-in-backup")
     with cml_operator.stopped():
-        cml_jobs.delete("FineTuneJob", "lost-in-backup")
+        for gone in (name, "lost-in-backup"):
+            cml_jobs.delete("FineTuneJob", gone)
+        restore(cml_jobs, name, saved)
         strip(cml_jobs, "FineTuneJob", "lost-in-backup")
+    # That this one is ended shows that the other was looked at.
     ended(cml_jobs, left)
-    body = cml_jobs.phase("restored", "Running", seconds=120)
-    assert attempts(body) == [("Running", None)]
-    assert [found.id for found in cml_jobs.cml_jobs("restored")] == [job.id]
+    keeps_its_run(cml_jobs, name, job)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["stopping", "gone"])
+def test_a_run_is_not_ended_for_who_has_it_no_more(cml_jobs: CmlSpace, gone: bool) -> None:
+    """The workspace takes its time with the list, and the job is back before it has answered."""
+    name = "back-in-time" if gone else "back-in-no-time"
+    job = make(cml_jobs, "FineTuneJob", name)
+    saved = cml_jobs.get("FineTuneJob", name)
+    answered, faults = threading.Event(), cml_jobs.stand_in.faults
+    refused = faults.add("list_jobs", times=1, status=503) if gone else None
+    slow = None if gone else faults.add("list_jobs", times=None, hold=answered)
+    cml_jobs.delete("FineTuneJob", name)
+    if refused:
+        # Nothing is under way when the job goes, so that what it has left is looked for.
+        eventually(lambda: refused.hits)
+        slow = faults.add("list_jobs", times=None, hold=answered)
+        strip(cml_jobs, "FineTuneJob", name)
+    assert slow is not None
+    eventually(lambda: slow.hits)
+    if not gone:
+        strip(cml_jobs, "FineTuneJob", name)
+    cml_jobs.create("FineTuneJob", name, saved["spec"], annotations=annotations(saved))
+    # Jobs are watched in their order: when this one is seen the other was.
+    marker = f"after-{name}"
+    cml_jobs.job(marker, datasetRef={"name": "nobody-made-it"})
+    cml_jobs.waits("FineTuneJob", marker, "DatasetMissing")
+    answered.set()
+    faults.remove(slow)
+    keeps_its_run(cml_jobs, name, job)
+
+
+def test_a_restored_job_goes_on_after_a_run_that_its_deletion_has_stopped(
+    cml_jobs: CmlSpace,
+) -> None:
+    """Nobody has stopped it by hand, which would have cancelled the job."""
+    job = make(cml_jobs, "FineTuneJob", "stopped-before")
+    saved = cml_jobs.get("FineTuneJob", "stopped-before")
+    cml_jobs.stand_in.behaviour.stop_seconds = 60
+    cml_jobs.delete("FineTuneJob", "stopped-before")
+    eventually(lambda: cml_jobs.stand_in.runs(job.id)[0].stop_asked is not None)
+    restore(cml_jobs, "stopped-before", saved)
+    cml_jobs.phase("stopped-before", "Stopping")
+    clock = cml_jobs.stand_in.clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(61)
+    body = cml_jobs.phase("stopped-before", "Running")
+    assert attempts(body) == [("Stopped", None), ("Running", None)]
     assert cml_jobs.stand_in.most_active(job.id) == 1
 
 

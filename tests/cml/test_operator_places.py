@@ -1,6 +1,5 @@
 """Runs are followed, stopped and deleted where they were started, whatever became of the target."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,16 +199,15 @@ def test_an_inspection_leaves_nothing_where_it_began(cml: CmlSpace) -> None:
 
 
 def test_an_inspection_is_gone_before_its_object_when_nobody_saw_the_deletion(
-    cml: CmlSpace, cml_operator: Operator, cmlapi_path: Path
+    cml: CmlSpace, cml_operator: Operator
 ) -> None:
     cml.scripts["unseen"] = staying(RUNNING)
     cml.create("Dataset", "unseen", {"source": {"inline": {"rows": [{"text": "unseen"}]}}})
     eventually(lambda: cml.cml_runs("unseen"))
-    cml_operator.kill()
-    cml.request("DELETE", f"/api/v1/namespaces/{cml.namespace}")
-    for kind, name in (("Secret", SECRET), ("Dataset", "unseen")):
-        cml.until(kind, name, lambda o: "deletionTimestamp" in o["metadata"])
-    cml_operator.start(environment={"PYTHONPATH": str(cmlapi_path)})
+    with cml_operator.crashed():
+        cml.request("DELETE", f"/api/v1/namespaces/{cml.namespace}")
+        for kind, name in (("Secret", SECRET), ("Dataset", "unseen")):
+            cml.until(kind, name, lambda o: "deletionTimestamp" in o["metadata"])
     path = f"/api/v1/namespaces/{cml.namespace}"
     eventually(lambda: cml.try_request("GET", path)[0] == 404, 120)
     assert [job.deleted is not None for job in cml.cml_jobs("unseen")] == [True]

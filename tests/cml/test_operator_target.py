@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -262,15 +261,14 @@ def test_jobs_end_though_their_target_is_gone(cml: CmlSpace) -> None:
 
 
 def test_without_the_package_the_target_says_how_to_install_it(
-    cml_jobs: CmlSpace, cml_operator: Operator, cmlapi_path: Path
+    cml_jobs: CmlSpace, cml_operator: Operator
 ) -> None:
     cml_jobs.job("stranded")
     cml_jobs.phase("stranded", "Running")
-    cml_operator.start()
-    message = away(cml_jobs, "ComputeTarget", TARGET, "PackageMissing")
-    assert f"pip install {cml_jobs.stand_in.url}/api/v2/python.tar.gz" in message
-    away(cml_jobs, "FineTuneJob", "stranded", "PackageMissing")
-    cml_operator.start(environment={"PYTHONPATH": str(cmlapi_path)})
+    with cml_operator.without("PYTHONPATH"):
+        message = away(cml_jobs, "ComputeTarget", TARGET, "PackageMissing")
+        assert f"pip install {cml_jobs.stand_in.url}/api/v2/python.tar.gz" in message
+        away(cml_jobs, "FineTuneJob", "stranded", "PackageMissing")
     cml_jobs.ready("ComputeTarget", TARGET)
     (run,) = cml_jobs.cml_runs("stranded")
     cml_jobs.stand_in.set_status(run.id, "ENGINE_SUCCEEDED")

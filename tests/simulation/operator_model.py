@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
+from kubetune.act.left_behind import taken_over
 from kubetune.backends.base import BackendError, Owner
 from kubetune.backends.cml.backend import CmlBackend
 from kubetune.backends.dispatch import Backends
@@ -60,7 +61,11 @@ class OperatorProcess:
             queue.add(Key(owner.kind, owner.namespace, owner.name))
 
         cml = CmlBackend(
-            clients, partial(cml_access, client), partial(config_map_value, client), notify
+            clients,
+            partial(cml_access, client),
+            partial(config_map_value, client),
+            notify,
+            taken_over=partial(taken_over, client),
         )
         pool = cast("Any", ModelPool(ModelTracker(world.tracker)))
         self._reconciler = Reconciler(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kubetune.act.holds import Holds
+from kubetune.act.left_behind import LeftBehind
 from kubetune.act.release import Release
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
@@ -78,9 +79,11 @@ class Effects:
         backend: Backend,
         holds: Holds,
         release: Release,
+        left_behind: LeftBehind,
     ) -> None:
         self._holds = holds
         self._release = release
+        self._left_behind = left_behind
         self._cache = cache
         self._client = client
         self._backend = backend
@@ -131,8 +134,7 @@ class Effects:
                 case AbandonRuns(run_key, why):
                     owner = owner or parse(body).owner
                     address = RunAddress(owner, run_key, target)
-                    logger.warning("%s left behind: %s", left_behind(address), why)
-                    self._backend.forget(run_key)
+                    self._leave(address, why)
                 case OrphanRuns(run_key):
                     owner = owner or parse(body).owner
                     await self._backend.orphan(RunAddress(owner, run_key, target))
@@ -167,8 +169,12 @@ class Effects:
         except BackendError as error:
             if needed:
                 raise
-            logger.warning("%s left behind: %s", left_behind(address), error)
-            self._backend.forget(address.run_key)
+            self._leave(address, str(error))
+
+    def _leave(self, address: RunAddress, why: str) -> None:
+        logger.warning("%s left behind: %s", _told(address), why)
+        self._backend.forget(address.run_key)
+        self._left_behind.note(address)
 
     async def _record(self, body: JsonObject, record: Record) -> JsonObject:
         status: JsonObject = body.get("status") or {}
@@ -265,8 +271,8 @@ def _says_the_same(old: Any, record: Record) -> bool:
     return told == new
 
 
-def left_behind(address: RunAddress) -> str:
-    """What nobody will look at again, for the log."""
+def _told(address: RunAddress) -> str:
+    """What its owner doesn't wait for, for the log."""
     owner = address.owner
     cml = address.target.cml if address.target else None
     where = f"project {cml.project} of {cml.url}" if cml else f"namespace {owner.namespace}"

@@ -1,20 +1,23 @@
-"""What goes on in CML of objects that are gone: ended once, some time after the operator's start.
+"""What goes on in CML of objects that are gone: ended some time after the operator's start.
 
 An object whose finalizer was taken away, as a PUT does, goes at once when it is deleted. While the
-operator runs it knows what that had; what happens while none runs is told by the jobs in CML.
+operator runs it knows what that had; what happens while none runs is told by the jobs in CML. What
+was left there since, as its workspace was away, is ended when that is back.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.kinds import RUNNING
+from kubetune.api.kinds import INSPECTED, RUNNING
 from kubetune.backends.base import Backend, BackendError, Made, RunAddress
 from kubetune.clients.kubernetes import REFUSALS, KubernetesClient, NotFoundError
+from kubetune.decide.inspection import inspection_run_key
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.queue import Key
@@ -23,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class LeftBehind:
-    """Looks once into each project that a target leads to."""
+    """Looks once into each project that a target leads to, and again when something was left."""
 
     def __init__(
         self,
@@ -41,7 +44,15 @@ class LeftBehind:
         self._clock = clock
         # Not at once: objects may be on their way, as from a backup.
         self._begin = clock() + timedelta(seconds=settle_seconds)
-        self._done: set[tuple[Key, str, str]] = set()
+        self._done: dict[tuple[Key, str, str], int] = {}
+        """What was left in a project by the time that it was looked through for a target."""
+        self._left: Counter[tuple[str, str]] = Counter()
+        """How often something was left in a project."""
+
+    def note(self, address: RunAddress) -> None:
+        """Runs are let go that may go on: look through their project once it answers."""
+        if address.target is not None and (cml := address.target.cml) is not None:
+            self._left[cml.url, cml.project] += 1
 
     async def end(
         self, key: Key, target: ComputeTargetSpec | None, namespace: str, *, away: bool
@@ -53,8 +64,9 @@ class LeftBehind:
         """
         if target is None or target.cml is None:
             return True
-        place = (key, target.cml.url, target.cml.project)
-        if place in self._done:
+        project = (target.cml.url, target.cml.project)
+        left = self._left[project]
+        if self._done.get((key, *project)) == left:
             return True
         if self._clock() < self._begin:
             return False
@@ -77,7 +89,7 @@ class LeftBehind:
         except BackendError as error:
             logger.info("what is left in project %s isn't known: %s", target.cml.project, error)
             return True
-        self._done.add(place)
+        self._done[key, *project] = left
         return True
 
     async def _is_there(self, made: Made) -> bool:
@@ -97,7 +109,23 @@ class LeftBehind:
 
 def _has(body: dict[str, Any], made: Made) -> bool:
     """Whether it is the owner, or one that has taken the run over, as from a backup."""
-    return body["metadata"]["uid"] == made.owner.uid or made.run_key in claimed_by(body)
+    if body["metadata"]["uid"] != made.owner.uid:
+        return made.run_key in claimed_by(body)
+    if made.owner.kind not in INSPECTED:
+        return True
+    # Another source, or another target, has an inspection of its own.
+    state: dict[str, Any] = (body.get("status") or {}).get("inspection") or {}
+    return made.run_key == inspection_run_key(made.owner, state.get("key", ""))
+
+
+async def taken_over(client: KubernetesClient, address: RunAddress) -> bool:
+    """Whether another object of the owner's name has the runs by now, as one from a backup."""
+    owner = address.owner
+    try:
+        body = await client.get(owner.kind, owner.namespace, owner.name)
+    except (NotFoundError, *REFUSALS):
+        return False
+    return body["metadata"]["uid"] != owner.uid and address.run_key in claimed_by(body)
 
 
 def claimed_by(body: dict[str, Any]) -> set[str]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import Reason
 from kubetune.api.outcome import Outcome, last_lines
 from kubetune.api.training import Resources
 
@@ -34,6 +35,17 @@ class BackendError(Exception):
         self.retryable = retryable
         self.retry_after = retry_after
         """Seconds, when the target or the backend knows better than the caller."""
+
+
+class CutLooseError(BackendError):
+    """The attempt's name belongs to a run that isn't its owner's any more, and has ended.
+
+    The attempt counts as lost: another one has another name.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(Reason.NAME_TAKEN, f"{what}; delete it", retryable=True)
+        self.what = what
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from kubetune.backends.base import (
     FINISHED,
     BackendError,
     Made,
-    Owner,
     RunAddress,
     RunRequest,
     RunState,
@@ -32,6 +31,14 @@ from kubetune.backends.manifests import (
     build_job,
     build_plan_config_map,
     build_service,
+)
+from kubetune.backends.ownership import (
+    cut_loose,
+    is_owned,
+    name_taken,
+    refers_to,
+    taken_by_loose,
+    was_made_for,
 )
 from kubetune.backends.pod_refusals import PodRefusals, is_quota
 from kubetune.backends.pods import is_live
@@ -47,6 +54,9 @@ from kubetune.clients.kubernetes import (
 
 JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
+
+METADATA = ("ownerReferences", "labels", "annotations")
+"""What we give to everything that we make."""
 
 
 class JobCache(Protocol):
@@ -101,18 +111,22 @@ class KubernetesBackend:
         One that was seen to run and isn't shown any more is asked for: our watches show what has
         our label, which a user may have removed.
         """
-        jobs = self._jobs(address)
+        jobs, loose = self._jobs(address), list[RunState]()
         for name in set(address.running) - {job["metadata"]["name"] for job in jobs}:
-            if found := await self._unseen(name, address):
+            found = await self._unseen(name, address)
+            if found and is_owned(found, address.owner):
                 jobs.append(found)
+            elif found and (attempt := attempt_of(found, address.owner, address.run_key)):
+                loose.append(cut_loose(found, attempt))
         for job in jobs:
             if has_ended(job):
                 await self._catch_up(job, address)
         states = [await self._told(job, address) for job in jobs]
-        live = {state.attempt for state in states if state.phase not in FINISHED}
         pods = await self._strays(address, jobs)
-        strays = stray_states(pods, address.run_key, await self._jobs_there(pods))
-        states += [state for state in strays if state.attempt not in live]
+        for other in (*stray_states(pods, address.run_key, await self._jobs_there(pods)), *loose):
+            live = {state.attempt for state in states if state.phase not in FINISHED}
+            if other.attempt not in live:
+                states.append(other)
         return sorted(states, key=lambda state: state.attempt)
 
     def introduce(self, run_key: str) -> None:
@@ -141,11 +155,11 @@ class KubernetesBackend:
         """Make the attempt's plan and Job, or adopt those that are there."""
         # The plan comes first: a pod whose ConfigMap is missing would wait, but a plan without
         # a Job costs nothing. An existing one stays as it is, it was frozen at first submission.
-        await self._create_or_adopt(build_plan_config_map(request), request.owner)
+        await self._create_or_adopt(build_plan_config_map(request), request)
         if request.workers > 1:
             # It too comes before the Job, after which nobody would look for it.
-            await self._create_or_adopt(build_service(request), request.owner)
-        job = await self._labelled(await self._create_or_adopt(build_job(request), request.owner))
+            await self._create_or_adopt(build_service(request), request)
+        job = await self._labelled(await self._create_or_adopt(build_job(request), request))
         self._lost_plans.made(job)
         self._cache.put(job)
         return self._state(job)
@@ -217,7 +231,7 @@ class KubernetesBackend:
             service = await self._client.get("Service", address.owner.namespace, name)
         except NotFoundError:
             return []
-        return [service] if _is_owned(service, address.owner) else []
+        return [service] if is_owned(service, address.owner) else []
 
     def _jobs(self, address: RunAddress) -> list[JsonObject]:
         return [
@@ -260,11 +274,15 @@ class KubernetesBackend:
         return found
 
     async def _unseen(self, name: str, address: RunAddress) -> JsonObject | None:
-        """A Job that no watch shows, with its labels again; None when it is gone or not ours."""
+        """A Job of ours that no watch shows, with its labels again, or one that was cut loose.
+
+        None when it is gone, has ended without us, or was never ours.
+        """
         try:
             job = await self._client.get("Job", address.owner.namespace, name)
-            if not _is_owned(job, address.owner):
-                return None
+            if not is_owned(job, address.owner):
+                loose = was_made_for(job, address.owner, address.run_key) and not has_ended(job)
+                return job if loose else None
             job = await self._labelled(job)
         except (NotFoundError, ConflictError):
             return None
@@ -291,34 +309,41 @@ class KubernetesBackend:
         if known and not any(is_live(pod) for pod in known):
             return
         for pod in await self._list("Pod", address):
-            if _refers_to(pod, uid):
+            if refers_to(pod, uid):
                 self._cache.put({"apiVersion": "v1", **pod})
 
     def _state(self, job: JsonObject) -> RunState:
         return run_state(job, self._cache.pods(job["metadata"]["uid"]))
 
-    async def _create_or_adopt(self, manifest: JsonObject, owner: Owner) -> JsonObject:
+    async def _create_or_adopt(self, manifest: JsonObject, request: RunRequest) -> JsonObject:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         try:
             return await self._client.create(manifest)
         except ConflictError:
-            found = await self._client.get(kind, owner.namespace, name)
+            found = await self._client.get(kind, request.owner.namespace, name)
         except REFUSALS as error:
             # A policy refuses by 422, as the schema does: an admin may change what it asks for.
             reason = Reason.QUOTA_EXCEEDED if is_quota(str(error)) else Reason.TARGET_REFUSED
             raise BackendError(reason, f"{kind} {name}: {error}", retryable=True) from error
-        if not _is_owned(found, owner):
-            raise BackendError(
-                Reason.NAME_TAKEN,
-                f"{kind} {owner.namespace}/{name} exists and does not belong to"
-                f" {owner.kind} {owner.name}; delete it",
-                retryable=True,
-            )
-        return found
+        if is_owned(found, request.owner):
+            return found
+        if not was_made_for(found, request.owner, request.run_key):
+            raise name_taken(found, request.owner)
+        if kind == "Job":
+            raise taken_by_loose(found, request)
+        return await self._claim(found, manifest)
+
+    async def _claim(self, found: JsonObject, manifest: JsonObject) -> JsonObject:
+        """What our runs read, with owner and labels again: nobody else has a use for it."""
+        there = found["metadata"]
+        change = {key: manifest["metadata"][key] for key in METADATA}
+        change |= {"uid": there["uid"], "resourceVersion": there["resourceVersion"]}
+        where = (found["kind"], there["namespace"], there["name"])
+        return await self._client.patch(*where, {"metadata": change})
 
     async def _owned(self, kind: str, address: RunAddress) -> list[JsonObject]:
         """What was made for a run key and is the owner's."""
-        return [item for item in await self._list(kind, address) if _is_owned(item, address.owner)]
+        return [item for item in await self._list(kind, address) if is_owned(item, address.owner)]
 
     async def _list(self, kind: str, address: RunAddress) -> list[JsonObject]:
         """What has the label of a run key, whosever it is."""
@@ -353,12 +378,3 @@ class KubernetesBackend:
         except NotFoundError:
             return False
         return found["metadata"]["uid"] == metadata["uid"]
-
-
-def _is_owned(item: JsonObject, owner: Owner) -> bool:
-    return _refers_to(item, owner.uid)
-
-
-def _refers_to(item: JsonObject, uid: str) -> bool:
-    references = item["metadata"].get("ownerReferences") or ()
-    return any(reference["uid"] == uid for reference in references)

@@ -52,7 +52,11 @@ class Services:
 
 
 def controllers(
-    services: Services, poller: ProgressPoller[Key], holds: Holds, release: Release
+    services: Services,
+    poller: ProgressPoller[Key],
+    holds: Holds,
+    release: Release,
+    left_behind: LeftBehind,
 ) -> Controllers:
     """A controller for each kind that is reconciled. Raises LookupError when one has none."""
     cache, client, backend = services.cache, services.client, services.backend
@@ -77,7 +81,7 @@ def controllers(
             TargetObserver(cache, client, services.workspaces, trackers, settings),
             holds,
             release,
-            LeftBehind(cache, client, backend, install_id, settings.cml_settle_seconds, clock),
+            left_behind,
             settings.operator_namespace,
         ),
     ]

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
-from kubetune.backends.base import BackendError
-from kubetune.decide.decision import Conditions, condition_in, conditions_of, parse_time
+from kubetune.backends.base import BackendError, CutLooseError
+from kubetune.decide.decision import Conditions, condition_in, conditions_of, parse_time, rfc3339
 from kubetune.decide.evaluation_candidate import say
+from kubetune.decide.inspection import retry_seconds
 
 JsonObject = dict[str, Any]
 
@@ -38,6 +39,8 @@ def start_refused(
         if not status.get("attempts"):
             status.pop("startTime", None)
         conditions.set(ConditionType.SUBMITTED, False, error.reason, str(error))
+    if isinstance(error, CutLooseError) and (state := status.get("inspection")) is not None:
+        return _lost_try(status, state, conditions, error, now)
     if error.retryable:
         conditions.waiting(error.reason, str(error))
         return status, error.retry_after or _retry_wait(conditions, now)
@@ -75,6 +78,26 @@ def change_refused(
     begun = status.get("attempts") or any("attempt" in item for item in candidates)
     told = stop_refused if begun else start_refused
     return told(status, error, generation, now)
+
+
+def _lost_try(
+    status: JsonObject,
+    state: JsonObject,
+    conditions: Conditions,
+    error: CutLooseError,
+    now: datetime,
+) -> tuple[JsonObject, float]:
+    """A try of an inspection whose result nobody can read any more: the next one follows."""
+    attempts = int(state.get("attempts", 0)) + 1
+    wait = float(retry_seconds(attempts))
+    message = f"{error.what}; it is tried again in {wait:.0f} s"
+    status["inspection"] = state | {
+        "attempts": attempts,
+        "time": rfc3339(now),
+        "message": message,
+    }
+    conditions.waiting(Reason.RUN_LOST, message)
+    return status, wait
 
 
 def _retry_wait(conditions: Conditions, now: datetime) -> float:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 
 from kubetune.api.cml_target import CmlTarget
@@ -39,12 +39,21 @@ LOOKUP_SECONDS = 10.0
 """A listing of this age answers who asks for a run key the first time."""
 
 
+TakenOver = Callable[[RunAddress], Awaitable[bool]]
+"""Whether another object of the owner's name has the runs by now, as one from a backup."""
+
+
+async def nobody(address: RunAddress) -> bool:
+    """Nothing is taken over."""
+    return False
+
+
 class CmlBackend:
     """Runs as jobs of CML workspaces; see kubetune.backends.base.Backend.
 
     ``notify`` is called with an owner whose runs have news. ``settle_seconds`` is how long a
     create without an answer may take to show in a listing, ``unknown_seconds`` how long a run may
-    have a status that nobody knows.
+    have a status that nobody knows. ``taken_over`` asks before anything is ended.
     """
 
     def __init__(
@@ -56,7 +65,9 @@ class CmlBackend:
         *,
         settle_seconds: float = 90.0,
         unknown_seconds: float = 300.0,
+        taken_over: TakenOver = nobody,
     ) -> None:
+        self._taken_over = taken_over
         self._clients = clients
         self._read_access = read_access
         self._notify = notify
@@ -164,6 +175,7 @@ class CmlBackend:
                 return
             for run in await follower.runs(run_key, job):
                 if is_active(run):
+                    await self._check_owner(address)
                     await stop_run(workspace, job.id, run.id)
         except (CmlError, BackendError) as error:
             raise follower.failed(error, owner, run_key) from error
@@ -188,6 +200,7 @@ class CmlBackend:
             # An inspection that shows after its end has cost little and goes with its object.
             found = bool(runs) or address.settled or address.owner.kind not in GUARDED_KINDS
             self._submission.wait_for_answers(run_key, now, found=found)
+            await self._check_owner(address)
             for job_id, of_job in runs.items():
                 await remove_job(workspace, job_id, of_job)
             with contextlib.suppress(NotFoundError):
@@ -270,6 +283,19 @@ class CmlBackend:
         if address.run_key not in self._again:
             loop = asyncio.get_running_loop()
             self._again[address.run_key] = loop.call_later(LOOK_AGAIN_SECONDS, look)
+
+    async def _check_owner(self, address: RunAddress) -> None:
+        """Raise when another object has the runs: what was decided for the owner is out of date.
+
+        A watch may be behind, and finding the runs takes its time.
+        """
+        owner = address.owner
+        if owner.kind in GUARDED_KINDS and await self._taken_over(address):
+            raise BackendError(
+                Reason.STOPPING,
+                f"another {owner.kind} {owner.name} has its runs by now, and they are left to it",
+                retryable=True,
+            )
 
     def _at(self, address: RunAddress) -> tuple[Workspace, Follower]:
         target = address.target.cml if address.target else None

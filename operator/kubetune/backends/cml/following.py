@@ -296,6 +296,7 @@ class Follower:
                 unknown_since=followed.unknown_since if run is newest else None,
                 given_up=run.id in followed.given_up,
                 unexplained=waits and run is newest,
+                ordered=run.id in self._workspace.stopped,
             )
             for attempt, run in attempts.items()
         ]

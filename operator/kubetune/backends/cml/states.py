@@ -94,11 +94,13 @@ def run_state(
     unknown_since: datetime | None = None,
     given_up: bool = False,
     unexplained: bool = False,
+    ordered: bool = False,
 ) -> RunState:
     """The attempt's state; ``ending`` is what an ended run left.
 
     ``given_up``: it was overdue before, and so it was us who had it stopped. ``unexplained``: why
-    it failed may become known yet, and its verdict depends on that.
+    it failed may become known yet, and its verdict depends on that. ``ordered``: that it stops was
+    our order, whatever for.
     """
     if unexplained:
         return RunState(
@@ -116,6 +118,8 @@ def run_state(
     if phase in ("failed", "stopped") and outcome and outcome.status == "succeeded":
         # It had done its work when its time was over, or when somebody stopped it.
         phase, reason, message = "succeeded", outcome.reason, outcome.message
+    if phase == "stopped" and ordered:
+        reason, message = "", ""
     if phase == "failed":
         if outcome and outcome.status == "interrupted":
             phase = "preempted"

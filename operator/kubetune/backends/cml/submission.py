@@ -26,7 +26,13 @@ from kubetune.backends.cml.manifests import (
 )
 from kubetune.backends.cml.states import is_active, is_live, numbered, status_word
 from kubetune.backends.cml.workspace import Workspace
-from kubetune.clients.cml import ConflictError, InvalidError, NotFoundError, UnknownOutcomeError
+from kubetune.clients.cml import (
+    CmlError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    UnknownOutcomeError,
+)
 from kubetune.clients.cml_models import Job, JobRun
 from kubetune.clients.cml_operations import (
     CREATE_JOB_RUN,
@@ -328,13 +334,23 @@ async def remove_job(workspace: Workspace, job_id: str, runs: list[JobRun]) -> N
 
 async def stop_run(workspace: Workspace, job_id: str, run_id: str) -> None:
     """Stop one run; an ended one may stay as it is."""
+    ours = run_id in workspace.stopped
+    # Before the answer, which a look may overtake.
+    workspace.stopped.add(run_id)
     try:
         await workspace.write(STOP_JOB_RUN, job_id, run_id)
-    except NotFoundError:
-        return
-    except (ConflictError, InvalidError):
-        if is_live(await workspace.read(GET_JOB_RUN, job_id, run_id)):
-            raise
+    except CmlError as error:
+        if not (ours or isinstance(error, UnknownOutcomeError)):
+            # It goes on, or ended without us.
+            workspace.stopped.discard(run_id)
+        match error:
+            case NotFoundError():
+                return
+            case ConflictError() | InvalidError():
+                if is_live(await workspace.read(GET_JOB_RUN, job_id, run_id)):
+                    raise
+            case _:
+                raise
 
 
 async def _named(

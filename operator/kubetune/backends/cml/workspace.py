@@ -88,6 +88,8 @@ class Workspace:
         """Id of the project that has the runner; another of the same name has nothing."""
         self._remembered = False
         self._experiments: set[tuple[str, str]] = set()
+        self.stopped: set[str] = set()
+        """Ids of runs that we have ordered to stop: nobody did it by hand."""
 
     async def client(self) -> CmlClient:
         """The client with the key that the Secret holds now. Raises BackendError."""
