@@ -4,11 +4,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from kubetune.api import GROUP
-from kubetune.api.kinds import BY_KIND, KINDS
+from kubetune.api.kinds import KINDS
 from kubetune.local.cluster import LocalCluster
-from kubetune.local.objects import packaged
 
+from tests.cluster.crds import Crds
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.workspace import DEFAULT_TARGET, Workspace, condition
@@ -40,42 +39,12 @@ REASONS = {
 }
 
 
-class Crds:
-    """The CRDs of a cluster."""
-
-    def __init__(self, cluster: LocalCluster) -> None:
-        self._cluster = cluster
-        self._folder = packaged("crds", "crds")
-
-    def delete(self, *kinds: str) -> None:
-        """Delete those of some kinds, or all, and wait until they are gone."""
-        names = [_name(kind) for kind in kinds or BY_KIND]
-        self._cluster.kubectl("delete", "crd", "--ignore-not-found", "--timeout=60s", *names)
-
-    def apply(self, *kinds: str) -> None:
-        """Make those of some kinds, or all."""
-        for kind in kinds or BY_KIND:
-            file = str(self._folder / f"{GROUP}_{BY_KIND[kind].plural}.yaml")
-            self._cluster.kubectl(
-                "apply",
-                "--server-side",
-                "--force-conflicts",
-                "--field-manager=kubetune-local",
-                "-f",
-                file,
-            )
-
-
 @pytest.fixture
 def crds(cluster: LocalCluster) -> Iterator[Crds]:
     crds = Crds(cluster)
     yield crds
     # The target of the cluster, which other tests use, went with its kind.
     cluster.up()
-
-
-def _name(kind: str) -> str:
-    return f"{BY_KIND[kind].plural}.{GROUP}"
 
 
 def make(space: Workspace, kind: str, name: str) -> None:

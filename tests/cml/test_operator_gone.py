@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kubetune.api import GROUP
-from kubetune.api.kinds import BY_KIND
 from kubetune.local.cluster import LocalCluster
-from kubetune.local.objects import packaged
 from kubetune.names import ABANDON_RUNS, FINALIZER, IN_USE, RUN_KEY
 
+from tests.cluster.crds import Crds, crd_name
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.workspace import annotations, phase_of
@@ -22,6 +20,7 @@ from tests.cml.space import SECRET, CmlSpace
 pytestmark = pytest.mark.cluster
 
 KINDS = ("FineTuneJob", "Evaluation", "Model")
+WITH_CRDS = ("FineTuneJob", "Evaluation")
 
 
 def make(space: CmlSpace, kind: str, name: str, **spec: Any) -> Job:
@@ -289,30 +288,23 @@ def test_a_job_that_says_nothing_of_its_run_finds_it_again(
 
 
 @pytest.fixture
-def crds(cluster: LocalCluster, cml: CmlSpace) -> Iterator[None]:
+def crds(cluster: LocalCluster, cml: CmlSpace) -> Iterator[Crds]:
     """Made again before the namespace is tidied up."""
-    assert cml.find("ComputeTarget", "workspace")
-    yield
-    folder = packaged("crds", "crds")
-    for kind in ("FineTuneJob", "Evaluation"):
-        file = str(folder / f"{GROUP}_{BY_KIND[kind].plural}.yaml")
-        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", file)
-        name = f"crd/{BY_KIND[kind].plural}.{GROUP}"
-        cluster.kubectl("wait", "--for=condition=Established", name)
-        eventually(lambda kind=kind: cml.try_request("GET", cml.path(kind))[0] == 200)
+    crds = Crds(cluster)
+    yield crds
+    crds.apply(*WITH_CRDS)
+    crds.served(cml, *WITH_CRDS)
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["operator-runs", "operator-down"])
-@pytest.mark.usefixtures("crds")
 def test_a_crd_that_is_deleted_takes_its_runs_along(
-    cml: CmlSpace, cml_operator: Operator, cluster: LocalCluster, seen: bool
+    cml: CmlSpace, cml_operator: Operator, cluster: LocalCluster, crds: Crds, seen: bool
 ) -> None:
     cml.inputs()
-    jobs = [make(cml, kind, "going") for kind in ("FineTuneJob",)]
-    jobs.append(make(cml, "Evaluation", "gone-too"))
-    names = [f"{BY_KIND[kind].plural}.{GROUP}" for kind in ("FineTuneJob", "Evaluation")]
+    jobs = [make(cml, "FineTuneJob", "going"), make(cml, "Evaluation", "gone-too")]
+    names = [crd_name(kind) for kind in WITH_CRDS]
     if seen:
-        cluster.kubectl("delete", "crd", "--timeout=90s", *names)
+        crds.delete(*WITH_CRDS)
     else:
         with cml_operator.stopped():
             cluster.kubectl("delete", "crd", "--wait=false", *names)
