@@ -71,7 +71,6 @@ _TARGET_COLUMNS = (
     READY,
     REASON,
     Column("Tracking", ".spec.tracking.uri"),
-    Column("GPUs", ".status.gpus", "integer", wide=True),
     MESSAGE,
     AGE,
 )

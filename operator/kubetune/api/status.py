@@ -216,9 +216,6 @@ class ComputeTargetStatus(ObjectStatus):
     """Status of a ComputeTarget or ClusterComputeTarget."""
 
     tracking_version: str | None = Field(default=None, description="Version of the MLflow server.")
-    gpus: int | None = Field(
-        default=None, description="Allocatable GPUs on nodes that the target selects."
-    )
     workspace: CmlWorkspaceStatus | None = Field(
         default=None, description="What the CML workspace offers."
     )
