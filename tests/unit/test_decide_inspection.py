@@ -21,7 +21,8 @@ from kubetune.api.outcome import Outcome
 from kubetune.backends.base import RunState
 from kubetune.decide.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.decision import Decision, DeleteRuns, StartRun
-from kubetune.decide.inspection import inspection_key, inspection_run_key, retry_seconds
+from kubetune.decide.inspection import inspection_key, inspection_run_key
+from kubetune.decide.retries import after_inspection
 
 JsonObject = dict[str, Any]
 
@@ -104,7 +105,7 @@ def test_the_end_of_the_log_is_in_the_status() -> None:
 
 
 def test_pause_between_tries_grows_to_five_minutes() -> None:
-    assert [retry_seconds(n) for n in range(1, 9)] == [5, 10, 20, 40, 80, 160, 300, 300]
+    assert [after_inspection(n) for n in range(1, 9)] == [5, 10, 20, 40, 80, 160, 300, 300]
 
 
 def test_run_that_left_nothing_is_tried_again() -> None:

@@ -11,7 +11,7 @@ from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTarget
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.decide.decision import Conditions, Decision, ReleaseTarget, conditions_of
 from kubetune.decide.resources import Resource
-from kubetune.decide.waiting import secret_wait
+from kubetune.decide.retries import PROBE_SECONDS, until_secret
 from kubetune.decide.workspace import WorkspaceProbe, assess, describe
 from kubetune.names import ABANDON_RUNS, IN_USE
 from kubetune.tracking.base import StorageCheck
@@ -20,7 +20,6 @@ JsonObject = dict[str, Any]
 
 MOST_USERS = 5
 """So many are named."""
-RETRY_SECONDS = 10.0
 MOST_NAMES = 5
 
 
@@ -83,19 +82,19 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
     # 2. The credentials must be there.
     if observed.secret_problem:
         conditions.waiting(Reason.SECRET_MISSING, observed.secret_problem)
-        return Decision(status=status, requeue_after=secret_wait(target.waiting_since, now))
+        return Decision(status=status, requeue_after=until_secret(target.waiting_since, now))
 
     # 3. A workspace of CML must have what runs need.
     if spec.cml is not None and observed.workspace is not None:
         status["workspace"] = describe(observed.workspace)
         if not assess(spec.cml, observed.workspace, conditions):
-            return Decision(status=status, requeue_after=RETRY_SECONDS)
+            return Decision(status=status, requeue_after=PROBE_SECONDS)
 
     # 4. The tracking server must answer and accept them.
     in_cml = spec.cml if spec.tracking.type == "cml" else None
     uri = in_cml.url if in_cml else spec.tracking.run_uri
     if probe is None:
-        return Decision(status=status, requeue_after=RETRY_SECONDS)
+        return Decision(status=status, requeue_after=PROBE_SECONDS)
     if probe.error:
         refused = probe.credentials_refused
         reason = Reason.TRACKING_CREDENTIALS if refused else Reason.TRACKING_UNREACHABLE
@@ -109,7 +108,7 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
         conditions.waiting(reason, message)
         if version := target.status.get("trackingVersion"):
             status["trackingVersion"] = version
-        return Decision(status=status, requeue_after=RETRY_SECONDS)
+        return Decision(status=status, requeue_after=PROBE_SECONDS)
     status["trackingVersion"] = probe.version
     server = f"{probe.version} answer" if in_cml else f"MLflow {probe.version} answers"
     conditions.set(
@@ -125,7 +124,7 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
         message = f"artifacts can't be written: {storage.message}"
         conditions.set(ConditionType.STORAGE_WRITABLE, False, Reason.STORAGE_NOT_WRITABLE, message)
         conditions.waiting(Reason.STORAGE_NOT_WRITABLE, message)
-        return Decision(status=status, requeue_after=RETRY_SECONDS)
+        return Decision(status=status, requeue_after=PROBE_SECONDS)
     if storage:
         conditions.set(
             ConditionType.STORAGE_WRITABLE,

@@ -43,14 +43,13 @@ from kubetune.decide.evaluation_observed import ObservedEvaluation
 from kubetune.decide.identity import with_finalizer
 from kubetune.decide.limits import after_end
 from kubetune.decide.place import before_start, has_moved
+from kubetune.decide.retries import ELSEWHERE_SECONDS, until_secret
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target_away import target_away
-from kubetune.decide.waiting import NotReady, secret_wait
+from kubetune.decide.waiting import NotReady
 from kubetune.names import FINALIZER
 
 JsonObject = dict[str, Any]
-
-ELSEWHERE_RETRY_SECONDS = 15.0
 
 
 def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
@@ -213,7 +212,7 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
             if other := busy.get(digest) or draft.observed.elsewhere.get(digest):
                 message = f"waiting for {other}, which is measured with the same inputs"
                 candidate.say("Pending", Reason.SEEKING_EQUAL, message)
-                draft.waits.append(ELSEWHERE_RETRY_SECONDS)
+                draft.waits.append(ELSEWHERE_SECONDS)
                 continue
             if free <= 0:
                 message = f"waiting for its turn; spec.parallelism is {draft.spec.parallelism}"
@@ -304,7 +303,7 @@ def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> No
     if hindrance:
         conditions.set(ConditionType.INPUTS_READY, False, hindrance.reason, hindrance.message)
         if hindrance.reason == Reason.SECRET_MISSING:
-            draft.waits.append(secret_wait(draft.observed.evaluation.waiting_since, draft.now))
+            draft.waits.append(until_secret(draft.observed.evaluation.waiting_since, draft.now))
     else:
         message = "all inputs are there and fit"
         conditions.set(ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, message)

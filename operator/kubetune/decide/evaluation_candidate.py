@@ -25,7 +25,8 @@ from kubetune.decide.fine_tune_progress import (
     run_link,
 )
 from kubetune.decide.model import registered_version as job_version
-from kubetune.decide.waiting import evicted_too_often, retry_wait
+from kubetune.decide.retries import after_attempt
+from kubetune.decide.waiting import evicted_too_often
 from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]
@@ -159,7 +160,7 @@ def follow(draft: CandidateDraft, backoff_limit: int) -> float | None:
         draft.say("Failed", Reason.DISRUPTED, problem)
         return None
     newest.setdefault("endTime", rfc3339(draft.now))
-    wait = retry_wait(newest, draft.status["counts"], draft.now)
+    wait = after_attempt(newest, draft.status["counts"], draft.now)
     draft.say("Retrying", Reason.RETRYING, f"{message}; the next one follows")
     draft.resting = wait > 0
     return wait

@@ -17,12 +17,12 @@ from kubetune.decide.decision import (
 )
 from kubetune.decide.evaluation_draft import Draft
 from kubetune.decide.evaluation_verdict import Verdict, judge, rows_differ
+from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target_away import tracker_away
 from kubetune.tracking.base import AliasMove, RegisteredVersion
 
 JsonObject = dict[str, Any]
 
-RETRY_SECONDS = 10.0
 TAG_PROMOTED = "kubetune.promoted"
 """Prefix of tags that keep the moves of aliases to a version on record."""
 
@@ -179,7 +179,7 @@ def _asking(draft: Draft, action: FindAlias | MoveAlias) -> Decision:
     draft.status["phase"] = str(Phase.REGISTERING)
     draft.conditions.waiting(*(away or going_on))
     draft.actions.append(action)
-    draft.waits.append(RETRY_SECONDS)
+    draft.waits.append(TRACKER_SECONDS)
     return draft.decision()
 
 

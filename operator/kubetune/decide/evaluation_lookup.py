@@ -10,10 +10,9 @@ from kubetune.decide.evaluation_candidate import CandidateDraft, follow, settle,
 from kubetune.decide.evaluation_draft import Draft
 from kubetune.decide.evaluation_inputs import CandidateInputs, candidate_inputs, shared_inputs
 from kubetune.decide.place import moved_from
+from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target_away import tracker_away
 from kubetune.decide.waiting import NotReady
-
-TRACKING_RETRY_SECONDS = 10.0
 
 
 def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
@@ -124,4 +123,4 @@ def _say_sought(draft: Draft, candidate: CandidateDraft, phase: str, message: st
 
 def ask(draft: Draft, question: FindEvaluation) -> None:
     draft.actions.append(question)
-    draft.waits.append(TRACKING_RETRY_SECONDS)
+    draft.waits.append(TRACKER_SECONDS)

@@ -38,6 +38,7 @@ from kubetune.decide.own_code import (
 from kubetune.decide.prompt_template import slot_problem
 from kubetune.decide.registry import provider_problem
 from kubetune.decide.resources import Resource
+from kubetune.decide.retries import CONFIG_MAP_SECONDS
 from kubetune.decide.sources import (
     Mounts,
     dataset_source,
@@ -51,7 +52,6 @@ from kubetune.decide.workers import workers_problem
 
 JsonObject = dict[str, Any]
 
-CONFIG_MAP_RETRY_SECONDS = 15.0
 """A job isn't told of a ConfigMap that a ClusterTuningProfile names: each namespace has its own."""
 
 
@@ -165,7 +165,7 @@ def _missing(observed: ObservedJob) -> NotReady | None:
             Phase.PENDING,
             Reason.CONFIG_MAP_MISSING,
             problem,
-            look_again_seconds=CONFIG_MAP_RETRY_SECONDS,
+            look_again_seconds=CONFIG_MAP_SECONDS,
         )
     return None
 

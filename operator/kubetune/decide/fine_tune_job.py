@@ -45,14 +45,19 @@ from kubetune.decide.identity import with_identity
 from kubetune.decide.kept_steps import keeps_steps, lost
 from kubetune.decide.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.place import before_start
+from kubetune.decide.retries import (
+    BACKOFF_LIMIT,
+    RIVAL_SECONDS,
+    TRACKER_SECONDS,
+    after_attempt,
+    until_secret,
+)
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target_away import target_away
 from kubetune.decide.told_outcome import seek_outcome, with_told_outcome
-from kubetune.decide.waiting import NotReady, evicted_too_often, retry_wait, secret_wait
+from kubetune.decide.waiting import NotReady, evicted_too_often
 
 JsonObject = dict[str, Any]
-
-TRACKING_RETRY_SECONDS = 10.0
 
 
 def decide(observed: ObservedJob, now: datetime) -> Decision:
@@ -122,7 +127,7 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
     if newest and newest["result"] in ("Failed", "Preempted"):
         if problem := evicted_too_often(newest, draft.status["counts"]):
             return fail(draft, Reason.DISRUPTED, problem, retryable=True)
-        wait = _retry_wait(draft, newest)
+        wait = after_attempt(newest, draft.status["counts"], draft.now)
         if wait > 0:
             return _wait_for_retry(draft, newest, wait)
 
@@ -186,11 +191,7 @@ def _backoff_limit(draft: Draft) -> int:
     effective = draft.status.get("effective") or {}
     if "backoffLimit" in effective:
         return int(effective["backoffLimit"])
-    return draft.spec.backoff_limit if draft.spec.backoff_limit is not None else 3
-
-
-def _retry_wait(draft: Draft, newest: JsonObject) -> float:
-    return retry_wait(newest, draft.status["counts"], draft.now)
+    return draft.spec.backoff_limit if draft.spec.backoff_limit is not None else BACKOFF_LIMIT
 
 
 def _wait_for_retry(draft: Draft, newest: JsonObject, wait: float) -> Decision:
@@ -254,11 +255,11 @@ def _wait_for_inputs(draft: Draft, missing: NotReady) -> Decision:
         draft.conditions.stalled(missing.reason, missing.message)
         # Nothing tells of a rival job that fails or is deleted.
         taken = missing.reason == Reason.OUTPUT_MODEL_TAKEN
-        return draft.decision(fine_tune_result.RIVAL_RETRY_SECONDS if taken else None)
+        return draft.decision(RIVAL_SECONDS if taken else None)
     draft.conditions.waiting(missing.reason, missing.message)
     wait = missing.look_again_seconds
     if missing.reason == Reason.SECRET_MISSING:
-        wait = secret_wait(draft.observed.job.waiting_since, draft.now)
+        wait = until_secret(draft.observed.job.waiting_since, draft.now)
     return draft.decision(wait)
 
 
@@ -294,4 +295,4 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
         draft.actions.append(FindIdentical(merged, digest, alias, merged=True))
     else:
         draft.actions.append(FindIdentical(name, digest, alias))
-    return draft.decision(TRACKING_RETRY_SECONDS)
+    return draft.decision(TRACKER_SECONDS)

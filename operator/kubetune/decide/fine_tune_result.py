@@ -36,15 +36,13 @@ from kubetune.decide.fine_tune_progress import (
     tracked_metrics,
 )
 from kubetune.decide.gate import misses
+from kubetune.decide.retries import RIVAL_SECONDS, TRACKER_SECONDS
 from kubetune.decide.target_away import tracker_away
 from kubetune.decide.trained_rows import of_lineage
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
 
 JsonObject = dict[str, Any]
-
-RETRY_SECONDS = 10.0
-RIVAL_RETRY_SECONDS = 30.0
 
 
 def finish(draft: Draft) -> Decision:
@@ -227,7 +225,7 @@ def _registering(draft: Draft, action: FindRun | Register) -> Decision:
     draft.conditions.set(ConditionType.REGISTERED, False, reason, message)
     draft.conditions.waiting(reason, message)
     draft.actions.append(action)
-    return draft.decision(RETRY_SECONDS)
+    return draft.decision(TRACKER_SECONDS)
 
 
 def _refused(draft: Draft, error: str) -> Decision:
@@ -262,7 +260,7 @@ def _complete(draft: Draft, message: str) -> Decision:
             # Made by somebody else while the run was under way.
             draft.phase(Phase.REGISTERING)
             draft.conditions.stalled(Reason.OUTPUT_MODEL_TAKEN, rival)
-            return draft.decision(RIVAL_RETRY_SECONDS)
+            return draft.decision(RIVAL_SECONDS)
         draft.actions.append(CreateModel(_output_model(draft, output.model_name)))
         draft.status.setdefault("result", {})["modelRef"] = {"name": output.model_name}
     draft.phase(Phase.SUCCEEDED)

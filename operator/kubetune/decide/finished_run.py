@@ -14,10 +14,9 @@ from kubetune.decide.fine_tune_draft import Draft, fail
 from kubetune.decide.fine_tune_observed import ObservedJob, merged_name, registry_name
 from kubetune.decide.fine_tune_orders import stopped_in_time
 from kubetune.decide.fine_tune_progress import result_of
+from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target_away import tracker_away
 from kubetune.tracking.base import TrackedRun
-
-RETRY_SECONDS = 10.0
 
 
 def seek_finished(draft: Draft) -> Decision | None:
@@ -50,7 +49,7 @@ def seek_finished(draft: Draft) -> Decision | None:
         draft.conditions.set(ConditionType.RUNNING, False, reason, message)
     draft.conditions.waiting(reason, message)
     draft.actions.append(FindRun(observed.run_key))
-    return draft.decision(RETRY_SECONDS)
+    return draft.decision(TRACKER_SECONDS)
 
 
 def _may_have_run(draft: Draft) -> bool:

@@ -15,8 +15,8 @@ from kubetune.decide import inspection
 from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns
 from kubetune.decide.place import record, same_place
 from kubetune.decide.resources import Target, TargetProblem
+from kubetune.decide.retries import TARGET_SECONDS, until_secret
 from kubetune.decide.sources import Mounts, unreachable
-from kubetune.decide.waiting import TARGET_RETRY_SECONDS, secret_wait
 
 JsonObject = dict[str, Any]
 
@@ -101,7 +101,7 @@ def inspect(
     # 3. What the run would need.
     if facts.secret_problem:
         waiting = inspection.Waiting(Reason.SECRET_MISSING, facts.secret_problem)
-        return inspection.Step(waiting, state, requeue_after=secret_wait(waiting_since, now))
+        return inspection.Step(waiting, state, requeue_after=until_secret(waiting_since, now))
     if target.spec is None:
         return inspection.Step(inspection.Waiting(Reason.TARGET_MISSING, target.why_not), state)
     if not target.ready:
@@ -114,7 +114,7 @@ def inspect(
     if facts.target_problem and not moved:
         trouble = facts.target_problem
         waiting = inspection.Waiting(trouble.reason, trouble.message)
-        return inspection.Step(waiting, state, requeue_after=TARGET_RETRY_SECONDS)
+        return inspection.Step(waiting, state, requeue_after=TARGET_SECONDS)
     # 4. What waits on the target that was the default before is of no use.
     if facts.left is not None:
         message = (

@@ -28,14 +28,13 @@ from kubetune.decide.decision import (
     rfc3339,
     shorten,
 )
+from kubetune.decide.retries import INSPECTION_FIRST_SECONDS, after_inspection
 from kubetune.decide.sources import Mounts
 from kubetune.names import digest
 
 JsonObject = dict[str, Any]
 
 INSPECTION_RESOURCES = Resources(cpu="500m", memory="1Gi", gpu=0)
-FIRST_RETRY_SECONDS = 5
-MAX_RETRY_SECONDS = 300
 KEPT_SECONDS = 3600
 """A failed run and its log stay so long, or until the next try."""
 DELETION_SECONDS = 60
@@ -151,11 +150,6 @@ def kept_seconds(state: JsonObject, now: datetime) -> float:
     return max(0.0, KEPT_SECONDS - (now - ended).total_seconds())
 
 
-def retry_seconds(attempts: int) -> int:
-    """Seconds between the end of the n-th failed try and the next: 5, 10, 20 ... 300."""
-    return min(FIRST_RETRY_SECONDS * 2 ** max(attempts - 1, 0), MAX_RETRY_SECONDS)
-
-
 def _start(
     request: RunRequest,
     run_key: str,
@@ -166,14 +160,14 @@ def _start(
     attempts = int(state.get("attempts", 0))
     ended = parse_time(state.get("time"))
     if attempts and ended:
-        wait = retry_seconds(attempts) - (now - ended).total_seconds()
+        wait = after_inspection(attempts) - (now - ended).total_seconds()
         if wait > 0:
             message = state.get("message") or "the last inspection failed and is tried again"
             return Step(Waiting(Reason.INSPECTION_RETRYING, message), state, requeue_after=wait)
         if runs and wait > -DELETION_SECONDS:
             # The failed try was kept for its log until now.
             retrying = Waiting(Reason.INSPECTION_RETRYING, "the next try starts")
-            return Step(retrying, state, (DeleteRuns(run_key),), float(FIRST_RETRY_SECONDS))
+            return Step(retrying, state, (DeleteRuns(run_key),), float(INSPECTION_FIRST_SECONDS))
     started = _run_of(request, run_key, attempts + 1)
     waiting = Waiting(Reason.INSPECTING, "an inspection reads the source")
     return Step(waiting, state, (StartRun(started),))
@@ -206,7 +200,7 @@ def _finished(run: RunState, run_key: str, state: JsonObject, attempts: int, now
         verdict = {"result": "refused", "reason": outcome.reason, "message": outcome.message}
         return Step(refused, failed | verdict, requeue_after=float(KEPT_SECONDS))
     message = _failure_text(run, outcome)
-    wait = float(retry_seconds(attempts + 1))
+    wait = float(after_inspection(attempts + 1))
     way_on = f"; it is tried again in {wait:.0f} s"
     retry = shorten(message, MAX_MESSAGE - len(way_on)) + way_on
     reason = outcome.reason if outcome else run.reason or Reason.INSPECTION_FAILED

@@ -9,7 +9,7 @@ from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.resources import Resource, Target, TargetProblem
-from kubetune.decide.waiting import TARGET_RETRY_SECONDS
+from kubetune.decide.retries import TARGET_SECONDS
 
 
 def target_away(job: Resource[Any], problem: TargetProblem, now: datetime) -> Decision:
@@ -23,7 +23,7 @@ def target_away(job: Resource[Any], problem: TargetProblem, now: datetime) -> De
     }
     if job.owner.kind in ("FineTuneJob", "Evaluation"):
         status.setdefault("phase", str(Phase.PENDING))
-    return Decision(status=status, requeue_after=TARGET_RETRY_SECONDS)
+    return Decision(status=status, requeue_after=TARGET_SECONDS)
 
 
 def tracker_away(

@@ -9,13 +9,9 @@ from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.backends.base import BackendError, CutLooseError
 from kubetune.decide.decision import Conditions, condition_in, conditions_of, parse_time, rfc3339
 from kubetune.decide.evaluation_candidate import say
-from kubetune.decide.inspection import retry_seconds
+from kubetune.decide.retries import REFUSED_STOP_SECONDS, after_inspection, after_refusal
 
 JsonObject = dict[str, Any]
-
-FIRST_RETRY_SECONDS = 10.0
-MAX_RETRY_SECONDS = 120.0
-REFUSED_RETRY_SECONDS = 30.0
 
 
 def start_refused(
@@ -55,7 +51,7 @@ def stop_refused(
     conditions = conditions_of(status, generation, now)
     status = status | {"conditions": conditions.current}
     conditions.set(ConditionType.TARGET_AVAILABLE, False, error.reason, str(error))
-    return status, error.retry_after or REFUSED_RETRY_SECONDS
+    return status, error.retry_after or REFUSED_STOP_SECONDS
 
 
 def output_refused(
@@ -89,7 +85,7 @@ def _lost_try(
 ) -> tuple[JsonObject, float]:
     """A try of an inspection whose result nobody can read any more: the next one follows."""
     attempts = int(state.get("attempts", 0)) + 1
-    wait = float(retry_seconds(attempts))
+    wait = float(after_inspection(attempts))
     message = f"{error.what}; it is tried again in {wait:.0f} s"
     status["inspection"] = state | {
         "attempts": attempts,
@@ -101,11 +97,9 @@ def _lost_try(
 
 
 def _retry_wait(conditions: Conditions, now: datetime) -> float:
-    """Seconds until what was refused is tried again: 10 at first, then growing to 120."""
     ready = next((item for item in conditions.current if item["type"] == ConditionType.READY), None)
     since = parse_time(ready["lastTransitionTime"]) if ready else None
-    age = (now - since).total_seconds() if since else 0.0
-    return min(max(FIRST_RETRY_SECONDS, age / 4), MAX_RETRY_SECONDS)
+    return after_refusal(since, now)
 
 
 def _keep_refused(conditions: Conditions, before: JsonObject) -> None:
