@@ -4,7 +4,7 @@ often the generated one is right."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from kubetune.api.training_plan import EvaluationPlan
 
@@ -12,9 +12,6 @@ from kubetune_runner.answers import shape_of
 from kubetune_runner.encoding import EncodedRow
 from kubetune_runner.loader import generate, read
 from kubetune_runner.scores import exact_match, perplexity, token_f1
-
-if TYPE_CHECKING:
-    from kubetune_runner.objectives.sft import SftRun
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,24 @@ class Evaluation:
         return {f"baseline_{name}": value for name, value in self.metrics.items()}
 
 
+class Measured(Protocol):
+    """What is measured: a model, and its loss on the held-out rows as it is now."""
+
+    @property
+    def model(self) -> Any:
+        """The model that answers."""
+
+    @property
+    def args(self) -> Any:
+        """``per_device_eval_batch_size`` of it is used."""
+
+    def held_out_loss(self) -> float:
+        """Mean negative log-likelihood of the labelled tokens."""
+        ...
+
+
 def evaluate(
-    trainer: SftRun,
+    trainer: Measured,
     tokenizer: Any,
     rows: list[EncodedRow],
     plan: EvaluationPlan,

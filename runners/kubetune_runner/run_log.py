@@ -167,3 +167,15 @@ class _Tee:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def quieten() -> None:
+    """Keep the libraries' progress bars and deprecations out of the run's log."""
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|trl)\\..*")
+    # MLflow's advice for authors of predict functions and examples.
+    warnings.filterwarnings("ignore", message=".*(Add type hints|An input example was not)")

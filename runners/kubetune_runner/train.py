@@ -42,6 +42,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.preferences import encode_pairs, encode_rated
 from kubetune_runner.prompts import choose, make_examples
 from kubetune_runner.results import save_results, upload_results
+from kubetune_runner.run_log import quieten
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.starts import Start
 from kubetune_runner.tracking import Silent, Tracker
@@ -381,15 +382,3 @@ def _mean_loss(trainer: RunTrainer) -> float | None:
     from kubetune_runner.trainer import mean_loss
 
     return mean_loss(trainer.state.log_history)
-
-
-def quieten() -> None:
-    """Keep the libraries' progress bars and deprecations out of the run's log."""
-    import warnings
-
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="(transformers|trl)\\..*")
-    # MLflow's advice for authors of predict functions and examples.
-    warnings.filterwarnings("ignore", message=".*(Add type hints|An input example was not)")

@@ -19,8 +19,7 @@ from kubetune.api.plan import HubSource
 
 from kubetune_runner.data.file_kinds import PACKED
 from kubetune_runner.data.findings import Findings, listing, quote
-from kubetune_runner.data.readers import SourceFile
-from kubetune_runner.data.sources import Source
+from kubetune_runner.data.items import Source, SourceFile
 from kubetune_runner.data.splits import TRAIN, choose_splits, same_split, split_in_name
 from kubetune_runner.errors import RunError
 from kubetune_runner.hub import HubRepo, open_repo

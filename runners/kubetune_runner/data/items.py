@@ -24,6 +24,15 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Files by split, sorted by name, so that equal sources read in equal order."""
+
+    splits: dict[str, list[SourceFile]]
+    revision: str | None = None
+    """Commit of a hub source."""
+
+
+@dataclass(frozen=True)
 class Note:
     """A problem that leaves the rows usable."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -18,18 +17,9 @@ from kubetune.api.plan import (
 )
 
 from kubetune_runner.data.findings import Findings, listing, quote
-from kubetune_runner.data.readers import SourceFile
+from kubetune_runner.data.items import Source, SourceFile
 from kubetune_runner.data.splits import TRAIN, split_in_name
 from kubetune_runner.errors import RunError
-
-
-@dataclass(frozen=True)
-class Source:
-    """Files by split, sorted by name, so that equal sources read in equal order."""
-
-    splits: dict[str, list[SourceFile]]
-    revision: str | None = None
-    """Commit of a hub source."""
 
 
 @contextmanager

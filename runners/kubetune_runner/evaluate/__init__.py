@@ -21,7 +21,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.training_plan import TokenizerPlan
 
-from kubetune_runner import finite, loading, outcomes, quantization, records, train
+from kubetune_runner import finite, loading, outcomes, quantization, records, run_log, train
 from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluate.harness import Benchmarks
@@ -105,7 +105,7 @@ def _measure(
     """Load the candidate and run it over the rows, then over the tasks."""
     if not _is_quantized(found):
         quantization.leave_out()
-    train.quieten()
+    run_log.quieten()
     from kubetune_runner import precision
     from kubetune_runner.evaluate import measuring
 

@@ -10,8 +10,10 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
+
+from kubetune_runner.inspection.tracking_api import MlflowError, TrackingApi
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -20,27 +22,6 @@ if TYPE_CHECKING:
 
 TIMEOUTS = (5.0, 20.0)
 """Seconds to connect, and without an answer."""
-
-
-class MlflowError(Exception):
-    """The server didn't do it; ``status`` is its answer, None where there was none."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class TrackingApi(Protocol):
-    """What an inspection needs of any tracking server; all of it raises MlflowError."""
-
-    def experiment(self, name: str) -> str: ...
-    def find_run(self, experiment: str, tag: str, value: str) -> tuple[str, str] | None: ...
-    def create_run(self, experiment: str, name: str, tags: dict[str, str]) -> tuple[str, str]: ...
-    def finish_run(self, run_id: str) -> None: ...
-    def put_artifact(self, root: str, name: str, document: Any) -> None: ...
-    def put_text(self, root: str, name: str, text: str) -> None: ...
-    def version(self, name: str, version: str | None, alias: str | None) -> str: ...
-    def version_tags(self, name: str, version: str) -> dict[str, str]: ...
 
 
 def open_api(uri: str) -> TrackingApi:

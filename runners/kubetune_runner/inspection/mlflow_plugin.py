@@ -9,7 +9,7 @@ from kubetune.api.plan import TAG_RUN_KEY
 
 from kubetune_runner import mlflow_client
 from kubetune_runner.errors import RunError
-from kubetune_runner.inspection.mlflow_api import MlflowError
+from kubetune_runner.inspection.tracking_api import MlflowError
 
 T = TypeVar("T")
 

@@ -178,7 +178,7 @@ def _finish(
     rows, chat = _encoded(plan, held_out, tokenizer)
 
     from kubetune_runner.own_code.measure import measure
-    from kubetune_runner.train import quieten
+    from kubetune_runner.run_log import quieten
 
     quieten()
     measured = measure(plan, job.start, result, tokenizer, rows.rows)

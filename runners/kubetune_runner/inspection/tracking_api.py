@@ -1,0 +1,26 @@
+"""What an inspection needs of a tracking server, whatever speaks to it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class MlflowError(Exception):
+    """The server didn't do it; ``status`` is its answer, None where there was none."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TrackingApi(Protocol):
+    """What an inspection needs of any tracking server; all of it raises MlflowError."""
+
+    def experiment(self, name: str) -> str: ...
+    def find_run(self, experiment: str, tag: str, value: str) -> tuple[str, str] | None: ...
+    def create_run(self, experiment: str, name: str, tags: dict[str, str]) -> tuple[str, str]: ...
+    def finish_run(self, run_id: str) -> None: ...
+    def put_artifact(self, root: str, name: str, document: Any) -> None: ...
+    def put_text(self, root: str, name: str, text: str) -> None: ...
+    def version(self, name: str, version: str | None, alias: str | None) -> str: ...
+    def version_tags(self, name: str, version: str) -> dict[str, str]: ...
