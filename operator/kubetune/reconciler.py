@@ -33,6 +33,7 @@ from kubetune.decide.target_refused import (
     output_refused,
     start_refused,
     stop_refused,
+    without_record,
 )
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.observe.cache import ObjectCache
@@ -92,8 +93,9 @@ class Reconciler:
             cache, client, backend, workspaces, trackers, settings, install_id, clock
         )
         self._controllers = controllers(services, self.poller, holds, release, left_behind)
-        self._kept: dict[Key, Any] = {}
-        """What controllers remember of objects that aren't settled."""
+        self._kept: dict[Key, tuple[str, Any]] = {}
+        """What controllers remember of objects that aren't settled, with the uid of each: another
+        object may have taken the name."""
 
     async def __call__(self, key: Key) -> None:
         """Reconcile one object. Raises what should bring the key back after a delay."""
@@ -151,7 +153,9 @@ class Reconciler:
     ) -> tuple[JsonObject, float | None]:
         """What the status says in the end, and seconds until the object is looked at again."""
         status: JsonObject = body.get("status") or {}
-        kept = controller.begin(key, self._kept.get(key))
+        uid = body["metadata"]["uid"]
+        known_uid, known = self._kept.get(key, (uid, None))
+        kept = controller.begin(key, known if known_uid == uid else None)
         decision, observed = Decision(), None
         for _ in range(MAX_ROUNDS):
             # What an earlier round has written is in the cache by now.
@@ -165,7 +169,7 @@ class Reconciler:
             if not changed and kept == before:
                 break
         if kept is not None:
-            self._kept[key] = kept
+            self._kept[key] = uid, kept
         if observed is not None and (run_keys := controller.followed_runs(observed)) is not None:
             await self._followed.follow(key, controller.place(observed), run_keys)
         return status, decision.requeue_after
@@ -183,6 +187,8 @@ class Reconciler:
             return await self._effects.run(body, decision.effects, status, place)
         except StartRefusedError as refused:
             before: JsonObject = body.get("status") or {}
+            if not refused.recorded:
+                status = without_record(status, before)
             told = start_refused(status, refused.error, generation, now, before)
             raise _RefusedError(*told) from refused
         except OutputRefusedError as refused:

@@ -12,6 +12,10 @@ from tests.simulation.explorer import Result
 from tests.simulation.hunting import hunt, processes, tell
 from tests.simulation.mendings import MENDINGS, schedule
 
+BEGINNING = """there are, all Ready: Dataset tickets, Model base, ComputeTarget main (this cluster;
+the default), ComputeTarget cloud (CML, with the API key in Secret cml-key)
+     time    who        what (STEP: what the schedule does, and then what comes of it)"""
+
 
 def main() -> int:
     """1 when something is violated."""
@@ -44,7 +48,7 @@ def _hunt(pool: ProcessPoolExecutor, options: argparse.Namespace) -> int:
 
 def show(result: Result, without: str) -> None:
     """A schedule as a story in time order, and how to have it told again."""
-    print(f"\nseed {result.seed}")
+    print(f"\nseed {result.seed}: {BEGINNING}")
     print("\n".join(result.story))
     for violation in result.violations:
         print(f"VIOLATED  {violation}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from tests.simulation import invariants
 from tests.simulation.faults import heal
-from tests.simulation.ledger import Violation
+from tests.simulation.ledger import VIOLATION, Violation
+from tests.simulation.operator_model import SETTINGS
 from tests.simulation.prepared import prepared
 from tests.simulation.schedule import Step, perform
 
@@ -47,17 +48,25 @@ def carry_out(seed: int, steps: Sequence[Step], *, tell: bool = False) -> Result
             if invariants.is_settled(world) or world.ledger.violations:
                 break
         if not world.ledger.violations:
-            # Time to stop what should not run, and for the books to be closed.
-            world.run_for(SETTLE_SECONDS)
+            # Time to stop what should not run, for the books to be closed, and for each target to
+            # have looked for its Secret.
+            seen = world.ledger.secrets_changed_at + SETTINGS.target_probe_seconds
+            world.run_for(SETTLE_SECONDS + max(seen - world.now_seconds(), 0.0))
             invariants.check(world)
         if not world.ledger.violations:
             ledger = world.ledger
             writes, requests = ledger.writes, ledger.requests
             world.run_for(QUIET_SECONDS)
             invariants.check_quiet(world, ledger.writes - writes, ledger.requests - requests)
-        return Result(seed, steps, world.ledger.violations, story)
+        return Result(seed, steps, world.ledger.violations, _until_violated(story))
     finally:
         world.close()
+
+
+def _until_violated(story: list[str]) -> list[str]:
+    """A story up to its last violation: what comes later explains nothing."""
+    marked = [at for at, line in enumerate(story) if VIOLATION in line]
+    return story[: marked[-1] + 1] if marked else story
 
 
 def shrink(found: Result, invariants: Sequence[str]) -> Result:

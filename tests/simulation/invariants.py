@@ -127,8 +127,9 @@ def _explains(world: World, body: JsonObject) -> bool:
             return True
         if status.get("phase") == "Suspended" and body["spec"].get("suspend"):
             return True
-        if body["spec"].get("suspend") and status.get("phase") != "Registering":
-            # No suspension takes back that a run has succeeded.
+        # No suspension takes back that a run has succeeded, or tells what runs where nobody looks.
+        told = status.get("phase") == "Registering" or ready["reason"] in _UNKNOWING
+        if body["spec"].get("suspend") and not told:
             return False
     elif ready["status"] == "True":
         return True
@@ -197,6 +198,8 @@ _WAITS: dict[str, Callable[[World, JsonObject], bool]] = {
     Reason.OUTPUT_MODEL_TAKEN: _model_is_taken,
 }
 """What may be waited for in a quiet world, and whether it is so."""
+_UNKNOWING = (Reason.TARGET_MISSING, Reason.CREDENTIALS_INVALID)
+"""Why nothing is known of a run."""
 
 
 # --- results

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 JsonObject = dict[str, Any]
 
+VIOLATION = "VIOLATION"
+"""What a line of a story that tells of one begins with."""
 STOP_SECONDS = 90.0
 """What was ordered to stop has at least got its signal by then."""
 DOUBLE_SECONDS = 300.0
@@ -47,6 +49,8 @@ class Ledger:
         """Phase and time of the end of FineTuneJobs and Evaluations, by uid."""
         self.blind_verdicts: dict[str, bool] = {}
         """Whether watches didn't show everything as the end was decided."""
+        self.secrets_changed_at = 0.0
+        """When a Secret was made, changed or deleted last: nothing tells the operator of it."""
         self.let_go: set[str] = set()
         """Uids of objects whose runs were left alone on purpose."""
         self._live: dict[str, list[Run]] = defaultdict(list)
@@ -56,7 +60,7 @@ class Ledger:
 
     def violated(self, invariant: str, what: str) -> None:
         """Note a violation."""
-        self._world.tell("VIOLATION", f"{invariant}: {what}")
+        self._world.tell(VIOLATION, f"{invariant}: {what}")
         self.violations.append(Violation(invariant, what))
 
     def requested(self, method: str, path: str) -> None:
@@ -91,6 +95,8 @@ class Ledger:
         return [run for runs in self._live.values() for run in runs if run.owner == owner]
 
     def _seen(self, event: str, body: JsonObject, old: JsonObject | None) -> None:
+        if body["kind"] == "Secret":
+            self.secrets_changed_at = self._world.now_seconds()
         if body["kind"] not in ("FineTuneJob", "Evaluation"):
             return
         uid = body["metadata"]["uid"]

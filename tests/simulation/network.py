@@ -120,6 +120,8 @@ def _named(path: str) -> str:
 
 
 def _told(method: str, body: Any) -> str:
+    if method == "POST":
+        return str(body["metadata"]["name"])
     if method != "PATCH" or not isinstance(body, dict):
         return ""
     status: JsonObject = body.get("status") or {}
@@ -129,4 +131,5 @@ def _told(method: str, body: Any) -> str:
     ready = [
         f"{item['reason']}: {item['message']}" for item in conditions if item["type"] == "Ready"
     ]
-    return " ".join([str(status.get("phase") or ""), *ready]).strip()
+    said = " ".join([str(status.get("phase") or ""), *ready]).strip()
+    return said or f"({', '.join(sorted(status))})"

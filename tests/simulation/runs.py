@@ -28,6 +28,17 @@ class Script:
     """succeed, silent (succeeds, and its message is lost), fail, refuse, memory, mute, evict."""
 
 
+_ENDS = {
+    "succeed": "succeeds",
+    "silent": "succeeds without a word of it",
+    "fail": "fails",
+    "refuse": "refuses its inputs",
+    "memory": "is killed for its memory",
+    "mute": "fails without a word of why",
+    "evict": "is evicted",
+}
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a run's container ended."""
@@ -88,7 +99,8 @@ class Run:
         """The process has started."""
         world = self._world
         self.started = world.now_seconds()
-        world.tell("run", f"{self.name} runs: {self._script.end} in {self._script.seconds:.0f} s")
+        end = f"{_ENDS[self._script.end]} after {self._script.seconds:.0f} s"
+        world.tell("run", f"{self.name} of {self.owner_name} starts, and left alone {end}")
         world.ledger.run_started(self)
         if self.purpose != "inspect":
             self._open()
@@ -106,7 +118,9 @@ class Run:
         if self.ended is not None:
             return
         self.ended, self.ended_at = ended, self._world.now_seconds()
-        self._world.tell("run", f"{self.name} has {ended.result} (exit code {ended.exit_code})")
+        is_cut = "was" if ended.result == "interrupted" else "has"
+        told = f"{self.name} {is_cut} {ended.result} (exit code {ended.exit_code})"
+        self._world.tell("run", told)
         if self.tracked and ended.exit_code != 137:
             self._world.tracker.close_run(self.tracked, ended.result == "succeeded")
         self._world.ledger.run_ended(self)

@@ -57,8 +57,10 @@ def step(
 
 def perform(world: World, step: Step) -> None:
     """Have a step happen; refusals by the API server are the users' problem."""
-    world.tell("STEP", str(step))
+    act = STEP_KINDS[step.name].act
+    said = (act.__doc__ or "").partition("\n")[0]
+    world.tell("STEP", f"{step}   # {said}" if said else str(step))
     try:
-        STEP_KINDS[step.name].act(world, **step.arguments)
+        act(world, **step.arguments)
     except ApiError as refused:
         world.tell("users", f"are refused: {refused}")

@@ -45,6 +45,7 @@ def _draw_job(draw: random.Random) -> JsonObject:
 
 @step(6, _draw_job)
 def create_job(world: World, name: str, spec: JsonObject, script: list[Any]) -> None:
+    """The script is of the next run: its seconds, and how it ends."""
     world.server.create(manifests.job(name, **spec))
     world.scripts.append(Script(*script))
 

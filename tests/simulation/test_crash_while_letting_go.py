@@ -1,7 +1,7 @@
-"""The operator ends at any effect of the end of a run in CML, and then the namespace goes.
+"""The operator ends at any effect of a run's start or end in CML, and then the namespace goes.
 
 Target and Secret go with it as soon as nobody holds them: who would still need them afterwards, to
-see that its run has ended, would be stuck.
+see that no run is under way, would be stuck.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ JsonObject = dict[str, Any]
 MOST_EFFECTS = 60
 """Of the end of a run: more than there are."""
 HELD = (("ComputeTarget", "cloud"), ("Secret", "cml-key"), ("Secret", "other-key"))
+GOES = ("work", "cloud", "cml-key")
 IN_CML: JsonObject = {"computeTargetRef": {"name": "cloud"}}
 
 
@@ -74,6 +75,29 @@ def test_a_namespace_goes_whenever_the_operator_ended(
     _at_each_effect(begin, change, check)
 
 
+@pytest.mark.parametrize("how", ["namespace", "job"])
+@pytest.mark.parametrize(
+    "begin",
+    [_job("succeed", output={"registry": {}}), _job("succeed"), _evaluation],
+    ids=["registers", "job", "evaluation"],
+)
+def test_what_goes_with_its_secret_goes_whenever_the_operator_ended_at_a_start(
+    begin: Callable[[World], None], how: str
+) -> None:
+    def check(world: World) -> None:
+        if how == "namespace":
+            world.server.delete("Namespace", "", TEAM)
+        else:
+            for kind, name in (*HELD[:2], (_kind(world), "work")):
+                world.server.delete(kind, TEAM, name)
+        world.run_for(60.0)
+        world.start_operator()
+        world.run_for(600.0)
+        assert not [key for key in world.server.objects if key[1] == TEAM and key[2] in GOES]
+
+    _at_each_effect(_nothing, begin, check, seconds=15.0)
+
+
 @pytest.mark.parametrize("change", [_nothing, _suspend, _delete])
 @pytest.mark.parametrize("begin", [_job("refuse"), _evaluation], ids=["job", "evaluation"])
 def test_nothing_stays_held_whenever_the_operator_ended(
@@ -99,7 +123,10 @@ def test_nothing_stays_held_whenever_the_operator_ended(
 
 
 def _at_each_effect(
-    begin: Callable[[World], None], change: Callable[[World], None], check: Callable[[World], None]
+    begin: Callable[[World], None],
+    change: Callable[[World], None],
+    check: Callable[[World], None],
+    seconds: float = 120.0,
 ) -> None:
     """Have the operator end after no effect of what comes of a change, after one, after two ..."""
     for effects in range(MOST_EFFECTS):
@@ -107,12 +134,12 @@ def _at_each_effect(
         try:
             world.start_operator()
             begin(world)
-            while not world.ledger.runs:
+            while begin is not _nothing and not world.ledger.runs:
                 world.run_for(0.5)
             world.run_for(5.0)
             world.crash_after = effects
             change(world)
-            world.run_for(120.0)
+            world.run_for(seconds)
             ended = world.operator is None
             world.crash_after = None
             check(world)

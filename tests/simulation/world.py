@@ -194,8 +194,8 @@ class World:
             self.story.append(f"{self.now_seconds():9.2f} s  {who:<10} {what}")
 
     def close(self) -> None:
-        """The end of this world."""
-        self.restart_after = None
+        """The end of this world, which is no part of its story."""
+        self.story = self.restart_after = None
         self.crash()
         left = asyncio.all_tasks(self.loop)
         for task in left:

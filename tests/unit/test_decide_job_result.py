@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from builders import (
     observed_job,
     run,
     target,
+    told,
     tried,
 )
 from kubetune.api.outcome import Outcome
@@ -199,6 +201,18 @@ def test_rival_that_came_while_it_ran_keeps_the_job_open() -> None:
     assert status_of(decision)["phase"] == "Registering"
     assert condition_of(decision.status, "Stalled") == ("True", "OutputModelTaken")
     assert decision.requeue_after == 30
+
+
+def test_a_job_that_waits_after_its_run_writes_nothing_more() -> None:
+    """The tracked run shows another step than the run's last word: that is no news."""
+    spec: JsonObject = {"output": {"modelName": "out"}}
+    tracked = replace(TRACKED, tags=TRACKED.tags | told(1, kubetune_step=10))
+    around: JsonObject = {"output_rival": "Model out exists already", "tracked": tracked}
+    first = status_of(ended(spec, **around))
+    assert "progress" in first
+    later = NOW + timedelta(minutes=5)
+    again = observed_job(job(spec, status=first), runs=SUCCEEDED, **around)
+    assert status_of(decide(again, later)) == first
 
 
 def test_registers_a_run_s_artifacts() -> None:

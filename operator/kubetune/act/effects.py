@@ -49,9 +49,11 @@ logger = logging.getLogger(__name__)
 class StartRefusedError(Exception):
     """The target doesn't take the run, now or ever."""
 
-    def __init__(self, error: BackendError) -> None:
+    def __init__(self, error: BackendError, *, recorded: bool = True) -> None:
         super().__init__(str(error))
         self.error = error
+        self.recorded = recorded
+        """Whether the place and the run key were written before."""
 
 
 class OutputRefusedError(Exception):
@@ -102,6 +104,8 @@ class Effects:
         """
         changed = False
         key, owner = key_of(body), None
+        if any(isinstance(effect, StartRun) for effect in effects):
+            await self._take(body, status)
         for effect in effects:
             match effect:
                 case Stamp():
@@ -113,9 +117,8 @@ class Effects:
                     body = await self._record(body, effect)
                 case StartRun(request):
                     if needed := needs_of(self._cache, body, body.get("status") or {}):
-                        missing = await self._holds.keep(key, needed, starting=True)
-                        if missing:
-                            raise StartRefusedError(_unreachable(missing[0]))
+                        # No longer what was needed to clean up elsewhere.
+                        await self._holds.keep(key, needed)
                     await self._start(request)
                     changed = True
                 case StopRuns(run_key):
@@ -156,6 +159,16 @@ class Effects:
                     await self._release.target(parse(body), forced=forced)
             logger.debug("%s %s/%s: %s", key.kind, key.namespace, key.name, effect)
         return changed
+
+    async def _take(self, body: JsonObject, status: JsonObject) -> None:
+        """Hold what a run needs, before the status records that it may be there.
+
+        An operator that ends in between leaves nothing that waits for what is gone by then.
+        """
+        if needed := needs_of(self._cache, body, status):
+            missing = await self._holds.take(key_of(body), needed)
+            if missing:
+                raise StartRefusedError(_unreachable(missing[0]), recorded=False)
 
     async def _start(self, request: RunRequest) -> None:
         try:

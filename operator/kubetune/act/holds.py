@@ -1,10 +1,10 @@
 """Holds what runs in CML can't be reached without: their target, its Secrets and certificates.
 
 As ``kubernetes.io/pvc-protection`` does for claims: a finalizer keeps an object that is deleted
-until nothing needs it any more. It is added before a run is started and taken away by the last
-object that needs it, once the status of that says that nothing of it runs: until then an operator
-that starts anew would need it again. What a crash in between leaves is taken away by the next
-operator, which knows from the same status what was held.
+until nothing needs it any more. It is added before a run is even recorded, and taken away by the
+last object that needs it, once the status of that says that nothing of it runs: so whatever a
+status records is held, and an operator that starts anew finds what it needs. What one that ended
+in between leaves is taken away by the next, which knows from the same status what was held.
 """
 
 from __future__ import annotations
@@ -75,21 +75,29 @@ class Holds:
             self._changed(key)
         self._needs[user] = self._needs.get(user, frozenset()) | needed
 
-    async def keep(self, user: Key, needed: frozenset[Key], *, starting: bool = False) -> list[Key]:
-        """Hold what an object needs, and nothing else for it; what was found to be missing.
+    async def take(self, user: Key, needed: frozenset[Key]) -> list[Key]:
+        """Hold what a run needs that is about to start; what of it is missing.
 
-        ``starting``: a run is about to start, so what was missing is looked for again. Raises
-        ApiError and its like.
+        What the object needs already stays held. Raises ApiError and its like.
         """
         self.note(user, needed)
-        known = frozenset() if starting else self._missing
-        unseen = {key for key in needed - known if key not in self._held or self._unnoted(key)}
-        # What is cluster-wide first: it says in which namespaces Secrets are held.
-        order = sorted(unseen, key=lambda key: (key.namespace, key))
-        missing = [key for key in order if not await self._add(key)]
+        return await self._hold(needed)
+
+    async def keep(self, user: Key, needed: frozenset[Key]) -> None:
+        """Hold what an object needs, and nothing else for it. Raises ApiError and its like.
+
+        What was found to be missing is not looked for again.
+        """
+        self.note(user, needed)
+        await self._hold(needed - self._missing)
         await self._drop(user, self._needs[user] - needed)
         self._needs[user] = needed
-        return missing
+
+    async def _hold(self, needed: frozenset[Key]) -> list[Key]:
+        unseen = {key for key in needed if key not in self._held or self._unnoted(key)}
+        # What is cluster-wide first: it says in which namespaces Secrets are held.
+        order = sorted(unseen, key=lambda key: (key.namespace, key))
+        return [key for key in order if not await self._add(key)]
 
     async def leave(self, user: Key, needed: Iterable[Key] = ()) -> None:
         """An object needs nothing any more. Raises ApiError and its like; may be repeated.

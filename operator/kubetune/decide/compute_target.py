@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -55,15 +55,21 @@ class ObservedTarget:
 
 def decide(observed: ObservedTarget, now: datetime) -> Decision:
     """What to do for a target."""
-    target, probe = observed.target, observed.probe
+    target = observed.target
     held = IN_USE in target.finalizers
     if target.deleting and held and target.annotations.get(ABANDON_RUNS) == "true":
         return Decision((ReleaseTarget(forced=True),))
-    if held and not observed.users and not observed.settling:
-        # Whoever needed it is gone without a word: a finalizer that somebody removed by hand.
-        return Decision((ReleaseTarget(),))
-    if target.deleting and not held:
-        return Decision()
+    # Whoever needed it is gone without a word: a finalizer that somebody removed by hand.
+    unused = held and not observed.users and not observed.settling
+    release = (ReleaseTarget(),) if unused else ()
+    if target.deleting and (unused or not held):
+        return Decision(release)
+    return replace(_assessed(observed, now), actions=release)
+
+
+def _assessed(observed: ObservedTarget, now: datetime) -> Decision:
+    """Whether runs would find what they need."""
+    target, probe = observed.target, observed.probe
     conditions = conditions_of(target.status, target.generation, now)
     if target.deleting:
         conditions.set(ConditionType.IN_USE, True, Reason.RUNS_LEFT, _held_by(observed))

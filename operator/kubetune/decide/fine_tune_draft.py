@@ -122,6 +122,8 @@ def begin(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
         if observed.place:
             status["mlflow"] = mlflow_link(run, observed.place)
         due = progress_due(old.get("progress"), run, now, observed.progress_seconds)
+        # Once it has ended well, its last word stands there already.
+        due = due and old.get("phase") != Phase.REGISTERING
         if due and tells_of(run, attempts):
             status["progress"] = progress(run, now)
     return draft

@@ -44,6 +44,16 @@ def start_refused(
     return status, None
 
 
+def without_record(status: JsonObject, before: JsonObject) -> JsonObject:
+    """The status of a start that came to nothing before its place and its run key were written.
+
+    Where something is recorded, something may run; and nobody waits for that.
+    """
+    recorded = ("external", "runKey")
+    kept = {key: value for key, value in status.items() if key not in recorded}
+    return kept | {key: before[key] for key in recorded if key in before}
+
+
 def stop_refused(
     status: JsonObject, error: BackendError, generation: int, now: datetime
 ) -> tuple[JsonObject, float | None]:
