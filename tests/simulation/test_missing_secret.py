@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from kubetune.decide.waiting import SECRET_MAX_SECONDS
+from kubetune.decide.retries import until_secret
 
 from tests.simulation import manifests
 from tests.simulation.invariants import MAX_QUIET_REQUESTS, ready_of
@@ -67,7 +68,8 @@ def test_each_target_asks_for_its_secret_once_a_look(world: World) -> None:
     before = world.ledger.requests
     world.run_for(600.0)
 
-    looks = 600 / SECRET_MAX_SECONDS
+    now = world.loop.now()
+    looks = 600 / until_secret(now - timedelta(days=1), now)
     assert world.ledger.requests - before <= 3 * looks + MAX_QUIET_REQUESTS / 4
 
 

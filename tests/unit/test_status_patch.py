@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kubetune.act.status import status_patch
+from kubetune.act.status import status_patch, with_times_kept
 
 JsonObject = dict[str, Any]
 
@@ -52,3 +52,34 @@ def test_only_what_changed_is_sent() -> None:
     old = {"phase": "Running", "progress": {"step": 1, "eta": "3s"}, "effective": {"a": 1}}
     new = {"phase": "Running", "progress": {"step": 2}, "effective": {"a": 1}}
     assert status_patch(old, new) == {"status": {"progress": {"step": 2, "eta": None}}}
+
+
+def condition(kind: str, status: str, time: str, reason: str = "A") -> JsonObject:
+    return {"type": kind, "status": status, "reason": reason, "lastTransitionTime": time}
+
+
+def test_a_condition_that_came_back_as_it_was_has_not_changed() -> None:
+    """Decisions in between took it away, and set it again with their time, at the end."""
+    old = {
+        "conditions": [
+            condition("Stalled", "True", "old"),
+            condition("Ready", "False", "old"),
+            condition("Running", "True", "old"),
+        ]
+    }
+    new = {
+        "conditions": [
+            condition("Submitted", "True", "new"),
+            condition("Ready", "False", "old"),
+            condition("Running", "False", "new"),
+            condition("Stalled", "True", "new", "B"),
+        ]
+    }
+    assert with_times_kept(old, new)["conditions"] == [
+        condition("Stalled", "True", "old", "B"),
+        condition("Ready", "False", "old"),
+        condition("Running", "False", "new"),
+        condition("Submitted", "True", "new"),
+    ]
+    same = {"conditions": list(reversed([dict(item) for item in old["conditions"]]))}
+    assert status_patch(old, with_times_kept(old, same)) is None

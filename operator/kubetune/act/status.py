@@ -32,6 +32,26 @@ def _difference(old: JsonObject, new: JsonObject) -> JsonObject:
     return changes
 
 
+def with_times_kept(old: JsonObject, new: JsonObject) -> JsonObject:
+    """The new status, whose conditions say since when they have been as they are.
+
+    Several decisions may stand between both: a condition that one of them took away, and another
+    one has set as it was, hasn't changed. Nor has the order of conditions.
+    """
+    if not isinstance(new.get("conditions"), list):
+        return new
+    known: dict[str, JsonObject] = {item["type"]: item for item in old.get("conditions") or ()}
+    places = {kind: place for place, kind in enumerate(known)}
+    kept: list[JsonObject] = []
+    for item in new["conditions"]:
+        before = known.get(item["type"])
+        same = before is not None and before["status"] == item["status"]
+        time = before["lastTransitionTime"] if before and same else item["lastTransitionTime"]
+        kept.append(item | {"lastTransitionTime": time})
+    kept.sort(key=lambda item: places.get(item["type"], len(places)))
+    return new | {"conditions": kept}
+
+
 class StatusWriter:
     """Writes a status over what is there."""
 
@@ -47,7 +67,8 @@ class StatusWriter:
             # Gone, or another object has taken its name.
             return
         # To what is there by now: an effect may have written before.
-        patch = status_patch(before.get("status") or {}, status)
+        there: JsonObject = before.get("status") or {}
+        patch = status_patch(there, with_times_kept(there, status))
         if patch is None:
             return
         # The version: a patch that comes late, after we gave up on its answer, must not undo
