@@ -131,8 +131,8 @@ def _loading(folder: Path, base: str, plan: RunPlan, *, adapter: bool, chat: boo
     if adapter and source.hub is None:
         where = "the registry" if source.registry_uri else "a volume or project"
         text += (
-            f"\n\nThe base model is in {where}, which `adapter_config.json` names as the run saw it"
-            f" ({_code(base)}): load it first, from where you have it, as above."
+            f"\n\nThe base model is in {where}, and `adapter_config.json` names it {_code(base)}:"
+            " load it first, from where you have it, as above."
         )
     return text
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
+from kubetune_runner.data.verdicts import Place
 from kubetune_runner.errors import RunError
 from kubetune_runner.prompts import Message, Tool
 from kubetune_runner.shown import as_taken
@@ -72,7 +73,7 @@ def last_answer(
     It is what the turn says and not what was thought; calls of tools are as the template has them.
     """
     turn = max(_answers(messages))
-    prompt = chat_text(messages[:turn], tokenizer, tools, answer_follows=True)
+    prompt = prompt_text(messages, turn, tokenizer, tools)
     said = messages[turn]
     if not said.get("tool_calls"):
         return prompt, said["content"]
@@ -81,6 +82,34 @@ def last_answer(
         return prompt, _calls(said)
     ids = tokenizer(through[len(prompt) :], add_special_tokens=False)["input_ids"]
     return prompt, tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def prompt_text(
+    messages: Sequence[Message], turn: int, tokenizer: Any, tools: Sequence[Tool] | None = None
+) -> str:
+    """What stands before an answer when it is generated.
+
+    A template may refuse a chat that is cut short there, such as one without any turn: then it's
+    what stands before the answer in the text.
+    """
+    try:
+        return chat_text(messages[:turn], tokenizer, tools, answer_follows=True)
+    except RunError as error:
+        if error.reason != TEMPLATE_REFUSES:
+            raise
+    whole = chat_text(messages, tokenizer, tools)
+    return whole[: _changed(whole, messages, turn, tokenizer, tools)[0]]
+
+
+@contextlib.contextmanager
+def naming(place: Place | None) -> Generator[None]:
+    """Have a refusal of the chat template say which row it refuses."""
+    try:
+        yield
+    except RunError as error:
+        if place is None or error.reason != TEMPLATE_REFUSES:
+            raise
+        raise RunError(error.reason, f"{place}: {error.message}") from error
 
 
 def label_answers(

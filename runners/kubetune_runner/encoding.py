@@ -6,9 +6,7 @@ where generation starts. Those of chats are made in ``chats``.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -17,20 +15,17 @@ from kubetune.api.training import LongRows
 from kubetune_runner.answers import shape_of
 from kubetune_runner.chats import (
     IGNORED,
-    TEMPLATE_REFUSES,
-    chat_text,
     label_answers,
     last_answer,
+    naming,
 )
-from kubetune_runner.data.verdicts import Place
+from kubetune_runner.data.spoken import Chat
 from kubetune_runner.errors import RunError
+from kubetune_runner.hidden import count_hidden
 from kubetune_runner.loader import view
-from kubetune_runner.prompts import Example, Message
-from kubetune_runner.shown import hidden_parts
+from kubetune_runner.prompts import Example
 
-log = logging.getLogger(__name__)
-
-__all__ = ["IGNORED", "EncodedRow", "EncodedRows", "encode", "end_of", "naming", "prompt_token_ids"]
+__all__ = ["IGNORED", "EncodedRow", "EncodedRows", "closed", "encode", "end_of", "prompt_token_ids"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class EncodedRows(Generic[EncodedT]):
     dropped: int = 0
     """Rows longer than maxLength that are left out by data.longRows."""
     hidden: int = 0
-    """Chats with parts that the chat template doesn't show."""
+    """Rows with parts that the chat template doesn't show."""
 
     def counts(self) -> dict[str, int]:
         """What became of the rows, as status.result.rows has it."""
@@ -101,7 +96,12 @@ def encode(
     filled = [example for example in examples if not (example.empty or example.unusable)]
     result.empty = sum(example.empty for example in examples)
     result.unusable = sum(example.unusable for example in examples)
-    result.hidden = _hidden(filled, tokenizer, refuse=refuse_hidden)
+    spoken = (
+        (each.place, [Chat(each.messages, each.tools, each.unread)])
+        for each in filled
+        if each.messages is not None
+    )
+    result.hidden = count_hidden(spoken, tokenizer, refuse=refuse_hidden)
     for row in _encoded(filled, tokenizer):
         if len(row.input_ids) > max_length and long_rows != "truncate":
             too_long += 1
@@ -125,40 +125,21 @@ def encode(
     return result
 
 
-def _hidden(examples: list[Example], tokenizer: Any, *, refuse: bool) -> int:
-    """How many chats have parts that the template doesn't show. Raises RunError PartsHidden."""
-
-    def render(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
-        return chat_text(messages, tokenizer, tools)
-
-    count = 0
-    for example in examples:
-        if example.messages is None:
-            continue
-        with naming(example.place):
-            parts = hidden_parts(example.messages, example.tools, example.unread, render)
-        if not parts:
-            continue
-        count += 1
-        told = f"{example.place or 'a row'}: the chat template doesn't show {', '.join(parts)}"
-        if refuse:
-            raise RunError(
-                "PartsHidden",
-                f"{told}: set another tokenizer.chatTemplate, take it out of the rows, or set"
-                " spec.checks.hiddenParts of the Dataset to Warn",
-            )
-        if count == 1:
-            log.warning("%s, so nothing is learned from that", told)
-    return count
-
-
 def prompt_token_ids(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
-    """Prompts as generation reads them: with the start token, without an end token."""
+    """Prompts as generation reads them: with the start token, without an end token of the
+    tokenizer's own. One that the text has stays, such as that between two turns.
+    """
     if not prompts:
         return []
-    end = tokenizer.eos_token_id
     encoded: list[list[int]] = tokenizer(prompts)["input_ids"]
-    return [ids[:-1] if ids and ids[-1] == end else ids for ids in encoded]
+    adds_end = tokenizer("a")["input_ids"][-1:] == end_of(tokenizer) != []
+    return [ids[:-1] if adds_end else ids for ids in encoded]
+
+
+def closed(ids: list[int], tokenizer: Any) -> list[int]:
+    """Token ids with the end token behind them, which the text may have itself."""
+    end = end_of(tokenizer)
+    return ids if ids[-1:] == end else [*ids, *end]
 
 
 def _encoded(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
@@ -173,13 +154,12 @@ def _encoded(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
 
 
 def _texts(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
-    end = end_of(tokenizer)
     for ids in prompt_token_ids(tokenizer, [example.text or "" for example in examples]):
-        yield EncodedRow([*ids, *end], [*ids, *end])
+        whole = closed(ids, tokenizer)
+        yield EncodedRow(whole, list(whole))
 
 
 def _pairs(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
-    end = end_of(tokenizer)
     prompts = prompt_token_ids(tokenizer, [e.prompt for e in examples])
     answers = [e.completion or "" for e in examples]
     whole = prompt_token_ids(tokenizer, [f"{e.prompt}{e.completion}" for e in examples])
@@ -188,9 +168,10 @@ def _pairs(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
         # Tokens of the joint text are more natural, but generation starts from the prompt's own
         # tokens: where the two disagree the answer is encoded by itself.
         answer = joint[len(prompt) :] if joint[: len(prompt)] == prompt else separate
+        answer = closed(answer, tokenizer)
         yield EncodedRow(
-            [*prompt, *answer, *end],
-            [*[IGNORED] * len(prompt), *answer, *end],
+            [*prompt, *answer],
+            [*[IGNORED] * len(prompt), *answer],
             prompt,
             example.prompt,
             example.completion or "",
@@ -210,17 +191,6 @@ def _chats(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
             ids, labels = [*ids, *end], [*labels, *end]
         prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         yield EncodedRow(ids, labels, prompt_ids, prompt, view(reference, shape), chat=True)
-
-
-@contextmanager
-def naming(place: Place | None) -> Generator[None]:
-    """Have a refusal of the chat template say which row it refuses."""
-    try:
-        yield
-    except RunError as error:
-        if place is None or error.reason != TEMPLATE_REFUSES:
-            raise
-        raise RunError(error.reason, f"{place}: {error.message}") from error
 
 
 def end_of(tokenizer: Any) -> list[int]:

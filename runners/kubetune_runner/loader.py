@@ -24,6 +24,8 @@ ENV_BASE_MODEL = "KUBETUNE_BASE_MODEL"
 """Folder or repository of the base model, instead of the one the adapter names."""
 CONFIG_BASE_MODEL = "base_model"
 """The same, as a key of MLflow's model_config."""
+IN_CLUSTER = ("pvc://", "project://")
+"""How addresses begin that lead to a volume or a project, which only runs see."""
 DESCRIPTION = "kubetune.json"
 """File beside the weights: {"dtype", "chat"} with "maxNewTokens" and "answer" (of a chat, the
 fields of ``Shape``), or "scores" when it's true."""
@@ -316,11 +318,10 @@ class FineTunedModel(PythonModel):
     def predict(self, context, model_input, params=None):  # pyright: ignore
         """Answers to what ``requests_of`` takes: texts, chats, tables of either.
 
-        Of a reward model the scores of answers: a table with the columns prompt and completion.
+        Of a reward model the scores of what ``answered_of`` takes: chats, prompts with answers.
         """
         if self.scores:
-            texts = zip(model_input["prompt"], model_input["completion"], strict=True)
-            rows = [self._whole(str(prompt), str(answer)) for prompt, answer in texts]
+            rows = [self._whole(one) for one in answered_of(model_input)]
             return score(self.model, rows, self.tokenizer.pad_token_id, batch=8)
         asked = requests_of(model_input)
         limit = (params or {}).get("max_new_tokens") or self.description["maxNewTokens"]
@@ -356,25 +357,102 @@ class FineTunedModel(PythonModel):
             )
         return self._ids([asked.text])[0]
 
-    def _whole(self, prompt: str, answer: str) -> list[int]:
+    def _whole(self, given: Answered) -> list[int]:
         """A prompt with its answer, as in training."""
+        prompt, answer = given.prompt, given.answer
         if self.description["chat"]:
-            turns = [
+            turns = given.turns or [
                 {"role": "user", "content": prompt},
                 {"role": "assistant", "content": answer},
             ]
             text = self.tokenizer.apply_chat_template(turns, tokenize=False)
             return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if given.turns:
+            raise ValueError(
+                "this reward model was trained on texts and not on chats: give prompt and"
+                " completion as texts"
+            )
         before, ids = self._ids([prompt, f"{prompt}{answer}"])
         if ids[: len(before)] != before:
             ids = before + self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         end = self.tokenizer.eos_token_id
-        return ids if end is None else [*ids, end]
+        return ids if end is None or ids[-1:] == [end] else [*ids, end]
 
     def _ids(self, prompts: list[str]) -> list[list[int]]:
-        end = self.tokenizer.eos_token_id
         encoded = self.tokenizer(prompts)["input_ids"]
-        return [ids[:-1] if ids and ids[-1] == end else ids for ids in encoded]
+        end = self.tokenizer.eos_token_id
+        # One that the text has stays; only the tokenizer's own goes.
+        adds_end = end is not None and self.tokenizer("a")["input_ids"][-1:] == [end]
+        return [ids[:-1] if adds_end else ids for ids in encoded]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a score is asked for: a prompt with its answer, or a chat that ends with one."""
+
+    prompt: str = ""
+    answer: str = ""
+    turns: list[dict[str, Any]] | None = None
+
+
+_ANSWERED = (
+    "a score belongs to an answer: give {'messages': [...]} or a list of turns that ends with the"
+    " assistant's, {'prompt': ..., 'completion': ...}, several of them, or a table of either"
+)
+
+
+def answered_of(given: Any) -> list[Answered]:
+    """What scores are asked for.
+
+    Raises ValueError or TypeError with what is taken.
+    """
+    if hasattr(given, "columns"):
+        names = [str(name) for name in given.columns]
+        wanted = ["messages"] if "messages" in names else ["prompt", "completion"]
+        if not set(wanted) <= set(names):
+            raise ValueError(f"{_ANSWERED}; this one has the columns {', '.join(names)}")
+        cells = zip(*(given[name] for name in wanted), strict=True)
+        given = [dict(zip(wanted, row, strict=True)) for row in cells]
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    if isinstance(given, dict) or _are_turns(given):
+        given = [given]
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"{_ANSWERED}; this is a {type(given).__name__}")
+    return [_answered(one) for one in cast("Sequence[Any]", given)]
+
+
+def _answered(one: Any) -> Answered:
+    one = _chat_or_text(one)
+    if _are_turns(one):
+        return Answered(turns=_turns(one, answered=True))
+    if not isinstance(one, dict):
+        raise TypeError(f"{_ANSWERED}; this one is a {type(one).__name__}")
+    items = cast("dict[str, Any]", one).items()
+    fields = {name: value for name, value in items if value is not None}
+    if set(fields) == {"messages"}:
+        chat = _chat_or_text(fields["messages"])
+        if not _are_turns(chat):
+            raise ValueError(f"{_ANSWERED}; these messages are no list of turns with role")
+        return Answered(turns=_turns(chat, answered=True))
+    if set(fields) != {"prompt", "completion"}:
+        raise ValueError(f"{_ANSWERED}; this one has {', '.join(fields) or 'nothing'}")
+    prompt, answer = (_chat_or_text(fields[name]) for name in ("prompt", "completion"))
+    if not (_are_turns(prompt) or _are_turns(answer)):
+        return Answered(str(prompt), str(answer))
+    before = prompt if _are_turns(prompt) else [{"role": "user", "content": str(prompt)}]
+    after = answer if _are_turns(answer) else [{"role": "assistant", "content": str(answer)}]
+    return Answered(turns=_turns([*before, *after], answered=True))
+
+
+def _chat_or_text(value: Any) -> Any:
+    """A cell: a list of turns, also as JSON or as an array, else what it is."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        found = _json(value)
+        return found if _are_turns(found) else value
+    return value
 
 
 @dataclass(frozen=True)
@@ -477,8 +555,11 @@ def _joined(parts: Sequence[Any]) -> str:
     return "".join(texts)
 
 
-def _turns(given: Sequence[Any]) -> list[dict[str, Any]]:
-    """The turns as chat templates read them: content as text, arguments of calls as maps."""
+def _turns(given: Sequence[Any], *, answered: bool = False) -> list[dict[str, Any]]:
+    """The turns as chat templates read them: content as text, arguments of calls as maps.
+
+    The last one is the assistant's if ``answered``, and nobody else's.
+    """
     turns: list[dict[str, Any]] = []
     for turn in given:
         content = turn.get("content")
@@ -494,8 +575,11 @@ def _turns(given: Sequence[Any]) -> list[dict[str, Any]]:
         ]
         rest = {name: value for name, value in turn.items() if value is not None}
         turns.append(rest | {"content": content or ""} | ({"tool_calls": calls} if calls else {}))
-    if turns[-1]["role"] == "assistant":
+    ends = turns[-1]["role"] == "assistant"
+    if ends and not answered:
         raise ValueError("the last turn is the assistant's already; end with a question")
+    if answered and not ends:
+        raise ValueError(f"{_ANSWERED}; the last turn here is of {turns[-1]['role']}")
     return turns
 
 
@@ -512,12 +596,13 @@ def _base_model(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
         root = Path(download_artifacts(artifact_uri=name))
         return str(next(root.glob("**/config.json")).parent), "main"
     rooted = Path(os.environ.get("KUBETUNE_ROOT", "/")) / name.lstrip("/")
-    if name.startswith("/") and not Path(name).is_dir() and not rooted.is_dir():
+    is_path = name.startswith("/")
+    if name.startswith(IN_CLUSTER) or (is_path and not Path(name).is_dir() and not rooted.is_dir()):
         raise FileNotFoundError(
             f"base model {name} is not here: load the model with model_config="
             f"{{'{CONFIG_BASE_MODEL}': FOLDER_OR_REPOSITORY}}, or set {ENV_BASE_MODEL}"
         )
-    if name.startswith("/"):
+    if is_path:
         return name if Path(name).is_dir() else str(rooted), "main"
     return name, revision or "main"
 

@@ -52,10 +52,12 @@ def fetch(model: ModelPlan, token_variable: str = ENV_MODEL_TOKEN) -> Path:
 
 
 def reference(model: ModelPlan) -> tuple[str, str | None]:
-    """What an adapter's files name as its base: repository, path or registry URI; revision."""
+    """What an adapter's files name as its base: repository, registry URI or, as a path means
+    nothing outside of the run, the place in the cluster (``pvc://claim/path``); and a revision.
+    """
     if model.hub is not None:
         return model.hub.repo, model.revision or model.hub.revision
-    return model.registry_uri or model.directory or "", None
+    return model.registry_uri or model.source or model.directory or "", None
 
 
 def shown(model: ModelPlan) -> str:

@@ -6,16 +6,18 @@ rows, and what becomes of each row is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kubetune.api.dataset import ColumnMapping, DatasetFormat
 
-from kubetune_runner.chats import chat_text
+from kubetune_runner.chats import chat_text, naming, prompt_text
 from kubetune_runner.data.preferences import Row, Text, pair_of, rated_of
+from kubetune_runner.data.spoken import chats_of
 from kubetune_runner.data.verdicts import Place, fault_of
-from kubetune_runner.encoding import EncodedRows, end_of, naming, prompt_token_ids
+from kubetune_runner.encoding import EncodedRows, closed, prompt_token_ids
+from kubetune_runner.hidden import count_hidden
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,18 @@ def encode_pairs(
     places: Sequence[Place] | None = None,
     *,
     cut: bool,
+    refuse_hidden: bool = False,
 ) -> EncodedRows[EncodedPair]:
     """Encode rows of format preference.
 
     Answers are cut to ``max_length`` tokens with their prompt or, without ``cut``, pairs with a
-    longer one left out. Raises RunError ChatTemplateMissing or ChatTemplateUnsupported.
+    longer one left out. With ``refuse_hidden`` rows of which the template doesn't show everything
+    raise RunError. Raises RunError ChatTemplateMissing, ChatTemplateUnsupported or PartsHidden.
     """
     result = EncodedRows[EncodedPair]()
-    for row, place in zip(rows, places or [None] * len(rows), strict=True):
+    where = places or [None] * len(rows)
+    result.hidden = _hidden(rows, "preference", columns, tokenizer, where, refuse_hidden)
+    for row, place in zip(rows, where, strict=True):
         if _left_out(row, "preference", columns, result):
             continue
         pair = pair_of(row, columns)
@@ -80,10 +86,14 @@ def encode_rated(
     tokenizer: Any,
     max_length: int,
     places: Sequence[Place] | None = None,
+    *,
+    refuse_hidden: bool = False,
 ) -> EncodedRows[EncodedRated]:
     """Encode rows of format unpairedPreference, as ``encode_pairs`` does pairs."""
     result = EncodedRows[EncodedRated]()
-    for row, place in zip(rows, places or [None] * len(rows), strict=True):
+    where = places or [None] * len(rows)
+    result.hidden = _hidden(rows, "unpairedPreference", columns, tokenizer, where, refuse_hidden)
+    for row, place in zip(rows, where, strict=True):
         if _left_out(row, "unpairedPreference", columns, result):
             continue
         rated = rated_of(row, columns)
@@ -96,6 +106,23 @@ def encode_rated(
         result.cut += len(answer) > room
         result.rows.append(EncodedRated(prompt, answer[:room], rated.label))
     return result
+
+
+def _hidden(
+    rows: Sequence[Row],
+    format: DatasetFormat,
+    columns: ColumnMapping,
+    tokenizer: Any,
+    places: Sequence[Place | None],
+    refuse: bool,
+) -> int:
+    """How many rows have parts that the chat template doesn't show."""
+    spoken = (
+        (place, chats_of(row, format, columns))
+        for row, place in zip(rows, places, strict=True)
+        if fault_of(row, format, columns) is None
+    )
+    return count_hidden(spoken, tokenizer, refuse=refuse)
 
 
 def _left_out(
@@ -112,29 +139,25 @@ def _left_out(
 
 def _split(prompt: Text, answers: list[Text], tokenizer: Any) -> tuple[list[int], list[list[int]]]:
     """Token ids of the prompt, and of each answer that follows it."""
-    if isinstance(prompt, str):
+    is_text = isinstance(prompt, str)
+    if is_text:
         start, wholes = prompt, [f"{prompt}{answer}" for answer in answers]
         ids, *joint = prompt_token_ids(tokenizer, [start, *wholes])
-        joint = [[*each, *end_of(tokenizer)] for each in joint]
     else:
-        start = chat_text(prompt, tokenizer, answer_follows=True)
-        wholes = [chat_text([*prompt, *answer], tokenizer) for answer in _chats(answers)]
+        chats = [[*prompt, *answer] for answer in answers if not isinstance(answer, str)]
+        start = prompt_text(chats[0], len(prompt), tokenizer)
+        wholes = [chat_text(chat, tokenizer) for chat in chats]
         ids, *joint = tokenizer([start, *wholes], add_special_tokens=False)["input_ids"]
-    if all(each[: len(ids)] == ids for each in joint):
-        return ids, [each[len(ids) :] for each in joint]
-    if all(whole.startswith(start) for whole in wholes):
+    if not all(each[: len(ids)] == ids for each in joint):
+        if not all(whole.startswith(start) for whole in wholes):
+            # A chat template that renders a prompt differently once it is answered.
+            shared = min(_common(ids, each) for each in joint)
+            return ids[:shared], [each[shared:] for each in joint]
         # Joint text has other tokens at the border; generation starts from the prompt's own.
         rests = [whole[len(start) :] for whole in wholes]
-        alone: list[list[int]] = tokenizer(rests, add_special_tokens=False)["input_ids"]
-        end = end_of(tokenizer) if isinstance(prompt, str) else []
-        return ids, [[*each, *end] for each in alone]
-    # A chat template that renders a prompt differently once it is answered.
-    shared = min(_common(ids, each) for each in joint)
-    return ids[:shared], [each[shared:] for each in joint]
-
-
-def _chats(answers: list[Text]) -> Iterator[list[dict[str, str]]]:
-    return (answer for answer in answers if not isinstance(answer, str))
+        joint = [[*ids, *each] for each in tokenizer(rests, add_special_tokens=False)["input_ids"]]
+    found = [each[len(ids) :] for each in joint]
+    return ids, [closed(each, tokenizer) for each in found] if is_text else found
 
 
 def _common(ours: list[int], theirs: list[int]) -> int:

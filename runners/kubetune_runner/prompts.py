@@ -18,7 +18,8 @@ from kubetune.api.plan import DatasetPlan, PromptPlan
 from kubetune.api.prompt_template import as_text, render, slots
 
 from kubetune_runner.data.findings import listing, quote
-from kubetune_runner.data.turns import REASONING, answers, tools_of, turn_of, unread
+from kubetune_runner.data.spoken import chats_of
+from kubetune_runner.data.turns import REASONING, answers
 from kubetune_runner.data.verdicts import Fault, Place, fault_of
 from kubetune_runner.errors import RunError
 
@@ -41,7 +42,7 @@ class Example:
     tools: list[Tool] | None = None
     """What the assistant of the chat may call."""
     unread: tuple[str, ...] = field(default=(), compare=False)
-    """Fields of the row's turns that nobody reads."""
+    """What the row has and nobody reads, in words."""
     fault: Fault | None = None
     """Why the row is left out; then nothing else is set."""
     place: Place | None = field(default=None, compare=False)
@@ -155,12 +156,8 @@ def _from_columns(row: Row, dataset: DatasetPlan) -> Example:
         case "text":
             return Example(text=as_text(row[columns.text]))
         case "messages":
-            turns = row[columns.of("messages", row)]
-            return Example(
-                messages=[turn_of(turn) for turn in turns],
-                tools=tools_of(row.get(columns.of("tools"))),
-                unread=tuple(unread(turns)),
-            )
+            (chat,) = chats_of(row, dataset.format, columns)
+            return Example(messages=chat.messages, tools=chat.tools, unread=chat.unread)
         case _:
             return Example(
                 prompt=as_text(row[columns.prompt]), completion=as_text(row[columns.completion])

@@ -257,18 +257,23 @@ def _encode(
             f" has format {dataset.format}: it needs {' or '.join(facts.formats)}",
         )
     rows, places = [row for row, _ in placed], [place for _, place in placed]
+    refuses = bool(dataset.refuse_hidden)
     if plan.training.objective == "sft":
         examples = make_examples(rows, dataset, plan.prompt, places, known)
         chat = any(example.messages is not None for example in examples)
-        policy, refuses = plan.training.long_rows, bool(dataset.refuse_hidden)
+        policy = plan.training.long_rows
         return encode(examples, tokenizer, limit, policy, refuse_hidden=refuses), chat
     answer = dataset.columns.of("chosen" if dataset.format == "preference" else "completion")
     chat = any(isinstance(row.get(answer), list) for row in rows)
     if dataset.format == "unpairedPreference":
-        return encode_rated(rows, dataset.columns, tokenizer, limit, places), chat
+        rated = encode_rated(rows, dataset.columns, tokenizer, limit, places, refuse_hidden=refuses)
+        return rated, chat
     # A score belongs to a whole text.
     cut = not facts.scores
-    return encode_pairs(rows, dataset.columns, tokenizer, limit, places, cut=cut), chat
+    pairs = encode_pairs(
+        rows, dataset.columns, tokenizer, limit, places, cut=cut, refuse_hidden=refuses
+    )
+    return pairs, chat
 
 
 def _make_trainer(

@@ -242,13 +242,10 @@ def _flavor(folder: Path) -> dict[str, Any]:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
+    # Without a schema of its inputs, which would turn chats into text.
     if json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("scores"):
-        signature = ModelSignature(
-            inputs=Schema([ColSpec("string", "prompt"), ColSpec("string", "completion")]),
-            outputs=Schema([ColSpec("double")]),
-        )
+        signature = ModelSignature(outputs=Schema([ColSpec("double")]))
     else:
-        # Without a schema of its inputs, which would turn chats into text.
         signature = ModelSignature(
             outputs=Schema([ColSpec("string")]),
             params=ParamSchema([ParamSpec("max_new_tokens", "integer", 0)]),

@@ -48,3 +48,32 @@ def test_files_of_other_kinds_and_delimiters(space: Workspace) -> None:
     stated = plain | {"csv": {"delimiter": ";"}}
     space.create("Dataset", "stated", {"source": {"volume": stated}})
     assert space.ready("Dataset", "stated").get("problems", []) == []
+
+
+def test_a_dataset_without_usable_rows_starts_nothing(jobs: Workspace) -> None:
+    """It waits for its rows to be corrected; then the same job trains."""
+    useless = inline([{"prompt": "a", "completion": ""}, {"prompt": "b"}, {"text": [1]}])
+    jobs.create("Dataset", "useless", useless | {"format": "text"})
+    assert "none of the 3 rows fits format text" in jobs.stalls(
+        "Dataset", "useless", "NoUsableRows"
+    )
+    body = jobs.get("Dataset", "useless")
+    named = {problem.get("row") for problem in body["status"]["problems"]}
+    assert named >= {1, 2, 3}
+    shown = jobs.cluster.kubectl("get", "dset", "useless", "-o", "wide", "-n", jobs.namespace)
+    assert "none of the 3 rows" in shown
+    # Pairs may become text by a PromptTemplate, so these are Ready, but not for a job without one.
+    jobs.create("Dataset", "lean", inline([{"prompt": "a", "completion": ""}, {"prompt": "b"}]))
+    assert jobs.ready("Dataset", "lean")["checks"]["trainableRows"] == 0
+    jobs.job("patient", datasetRef={"name": "useless"}, promptRef=None)
+    jobs.job("barred", datasetRef={"name": "lean"}, promptRef=None)
+    waited = jobs.waits("FineTuneJob", "patient", "DatasetNotReady")
+    assert "useless" in waited
+    assert "NoUsableRows" in waited
+    assert "lean" in jobs.stalls("FineTuneJob", "barred", "InputsRefused")
+    assert jobs.runs("patient") == jobs.runs("barred") == []
+    texts = [{"text": f"text {at}"} for at in range(20)]
+    jobs.patch("Dataset", "useless", {"spec": inline(texts)})
+    jobs.phase("patient", "Running")
+    jobs.end("patient")
+    assert jobs.runs("barred") == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kubetune import names
-from kubetune.api.plan import TAG_LINEAGE
+from kubetune.api.plan import DATASET_DIRECTORY, MODEL_DIRECTORY, TAG_LINEAGE
 from mlflow.tracking import MlflowClient
 
 from tests.cluster.support import eventually
@@ -126,6 +126,29 @@ def test_from_apply_to_a_registered_adapter(space: Workspace):
     again = space.phase("router", "Succeeded")
     assert again["status"]["result"]["reused"] is True
     assert space.runs("router") == []
+
+
+def test_the_tracking_server_shows_sources_and_has_inspections_apart(space: Workspace):
+    sample(space)
+    manifests, _, _ = MANIFESTS.replace("STEPS", "1").partition("  output:")
+    space.cluster.kubectl("apply", "-n", space.namespace, "-f", "-", input=manifests)
+    status = space.phase("router", "Succeeded", 240)["status"]
+    client: Any = MlflowClient(space.cluster.mlflow_url)
+    run = client.get_run(status["mlflow"]["runId"])
+    shown = run.data.params
+    assert shown["kubetune.model"] == "pvc://files/model"
+    assert shown["kubetune.dataset.source"] == "pvc://files/tickets.jsonl"
+    (used,) = {given.dataset.source for given in run.inputs.dataset_inputs}
+    assert used == "pvc://files/tickets.jsonl"
+    for folder in (DATASET_DIRECTORY, MODEL_DIRECTORY, str(space.files)):
+        assert not [name for name, value in shown.items() if folder in value]
+    trained = client.get_experiment(run.info.experiment_id).name
+    assert trained == f"kubetune-{space.namespace}"
+    apart = client.get_experiment_by_name(f"{trained}-inspections")
+    found = client.search_runs([apart.experiment_id])
+    assert {each.data.tags["kubetune.inspection"] for each in found} == {"inspectDataset"}
+    others = client.search_runs([run.info.experiment_id])
+    assert [each.info.run_id for each in others] == [run.info.run_id]
 
 
 def without_progress(body: dict[str, Any]) -> list[Any]:

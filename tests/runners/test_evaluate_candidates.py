@@ -190,6 +190,7 @@ def test_an_adapter_on_another_base_is_refused(
         # Others may name a copy of the same model.
         ("org/another", False, False),
         ("/kubetune/model", True, False),
+        ("pvc://models/base", True, False),
         ("models:/model/3", True, False),
     ],
 )

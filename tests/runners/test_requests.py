@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.plan import RunPlan
 from kubetune_runner import card
-from kubetune_runner.loader import Request, requests_of
+from kubetune_runner.loader import Answered, FineTunedModel, Request, answered_of, requests_of
 from kubetune_runner.results import save_results
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import upload
+from kubetune_runner.upload import save, upload
 
 from tests.runners.conftest import PlanFactory
 from tests.runners.fitting import fitted
@@ -216,3 +217,86 @@ def test_a_registered_chat_model_takes_chats(
     code = code.replace("FOLDER_OF_THE_BASE_MODEL", str(moved)).replace("FOLDER", str(folder))
     exec(code, names)
     assert names["model"].peft_config["default"].r == 4
+
+
+ANSWER = {"role": "assistant", "content": "Rome"}
+ANSWERED: dict[str, tuple[Any, list[Answered]]] = {
+    "a table of texts": (
+        frame(prompt=["a"], completion=["b"], other=["c"]), [Answered("a", "b")]
+    ),
+    "texts": ([{"prompt": "a", "completion": "b"}] * 2, [Answered("a", "b")] * 2),
+    "a number": ({"prompt": "1+1", "completion": 2}, [Answered("1+1", "2")]),
+    "a text that looks like a list": (
+        {"prompt": "[1]", "completion": "[2]"}, [Answered("[1]", "[2]")]
+    ),
+    "a chat": ([ASK, ANSWER], [Answered(turns=[ASK, ANSWER])]),
+    "chats": ([[ASK, ANSWER], [SYSTEM, ASK, ANSWER]],
+              [Answered(turns=[ASK, ANSWER]), Answered(turns=[SYSTEM, ASK, ANSWER])]),
+    "messages": ({"messages": [ASK, ANSWER]}, [Answered(turns=[ASK, ANSWER])]),
+    "a table of chats": (
+        frame(messages=[[ASK, ANSWER], json.dumps([ASK, ANSWER])]),
+        [Answered(turns=[ASK, ANSWER])] * 2,
+    ),
+    "a chat and a text": (
+        {"prompt": [SYSTEM, ASK], "completion": "Rome"}, [Answered(turns=[SYSTEM, ASK, ANSWER])]
+    ),
+    "a text and a turn": (
+        {"prompt": "Which town?", "completion": [ANSWER]}, [Answered(turns=[ASK, ANSWER])]
+    ),
+    "a table of chats and answers": (
+        frame(prompt=[array(SYSTEM, ASK)], completion=["Rome"]),
+        [Answered(turns=[SYSTEM, ASK, ANSWER])],
+    ),
+}  # fmt: skip
+UNANSWERED: dict[str, Any] = {
+    "a text": "a",
+    "texts": ["a", "b"],
+    "a question": [ASK],
+    "a question in a request": {"messages": [ASK]},
+    "a prompt alone": {"prompt": "a"},
+    "a request with a limit": {"messages": [ASK, ANSWER], "max_tokens": 3},
+    "other columns": frame(question=["a"], answer=["b"]),
+    "an answer that is none": {"prompt": "a", "completion": None},
+    "messages that are a text": {"messages": "Rome"},
+    "a number": 3,
+}
+
+
+@pytest.mark.parametrize("case", ANSWERED)
+def test_what_a_score_is_asked_for(case: str) -> None:
+    given, expected = ANSWERED[case]
+    assert answered_of(given) == expected
+
+
+@pytest.mark.parametrize("case", UNANSWERED)
+def test_what_has_no_answer_gets_no_score(case: str) -> None:
+    with pytest.raises((ValueError, TypeError), match="a score belongs to an answer"):
+        answered_of(UNANSWERED[case])
+
+
+def test_an_adapter_names_its_base_by_its_place(
+    make_plan: PlanFactory, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A path of the run would say nothing to anybody else."""
+    place = "pvc://models/base"
+    plan = make_plan(model={"source": place}, training={"hyperparameters": {"maxSteps": 1}})
+    trainer, inputs = fitted(plan)
+    folder = tmp_path / "adapter"
+    save(trainer.model, inputs.tokenizer, plan.model, folder, chat=False, max_new_tokens=4)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == place
+    assert str(tiny_model) not in (folder / "adapter_config.json").read_text()
+    loaded = FineTunedModel()
+    context = SimpleNamespace(artifacts={"adapter": str(folder)}, model_config={})
+    with pytest.raises(FileNotFoundError, match=f"{place} is not here.*model_config="):
+        loaded.load_context(context)
+    context.model_config = {"base_model": str(tiny_model)}
+    loaded.load_context(context)
+    assert len(loaded.predict(None, ["a"])) == 1
+    from peft import AutoPeftModelForCausalLM, PeftModel
+    from transformers import AutoModelForCausalLM
+
+    with pytest.raises(Exception, match=place):
+        AutoPeftModelForCausalLM.from_pretrained(folder)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert PeftModel.from_pretrained(base, folder)

@@ -10,6 +10,7 @@ import pytest
 from inspection_fixtures import files_plan, inspection_plan, jsonl, write
 from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.inspection import DatasetInspection
+from kubetune.api.own_code import ENV_TRAIN_DATA
 from kubetune.api.plan import RunPlan
 from kubetune_runner import data, train
 from kubetune_runner.errors import RunError
@@ -119,9 +120,10 @@ def test_what_an_inspection_lets_pass_trains(
     assert len(rows) not in named
     # A script gets the same rows.
     loaded = data.load(plan.dataset, None)
-    files = handover.write_rows(tmp_path, plan, loaded, loaded.train)
-    written = next(Path(path) for name, path in files.items() if name.endswith("TRAIN_DATA"))
-    assert len(written.read_text().splitlines()) == 2
+    placed = list(zip(loaded.train, loaded.train_places, strict=True))
+    written = handover.write_rows(tmp_path, plan, "train", placed, [], inputs.tokenizer)
+    assert len(Path(written.files[ENV_TRAIN_DATA]).read_text().splitlines()) == 2
+    assert written.rows.counts() == counts
 
 
 def test_a_template_may_use_what_does_not_fit(make_plan: PlanFactory) -> None:

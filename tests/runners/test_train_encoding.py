@@ -36,6 +36,22 @@ def test_only_the_completion_and_the_end_are_learned(tokenizer: Any) -> None:
     assert row.prompt_ids == row.input_ids[: len(row.prompt_ids or [])]
 
 
+def test_an_end_within_a_prompt_is_no_answer(tokenizer: Any) -> None:
+    """Texts of several turns have the mark between them."""
+    [row] = encode([Example("a<eos>", "b"), Example("c", "d<eos>")], tokenizer, 100).rows[:1]
+    assert tokenizer.decode(row.input_ids) == "<bos>a<eos>b<eos>"
+    assert labelled(row, tokenizer) == "b<eos>"
+    [row] = encode([Example("c", "d<eos>")], tokenizer, 100).rows
+    assert labelled(row, tokenizer) == "d<eos>"
+
+
+def test_a_chat_that_begins_with_an_answer(tokenizer: Any) -> None:
+    chat = Example(messages=[{"role": "assistant", "content": "Hello."}])
+    [row] = encode([chat], tokenizer, 100).rows
+    assert "Hello.<eos>" in labelled(row, tokenizer)
+    assert row.reference == "Hello."
+
+
 def test_a_prompt_that_merges_with_its_completion_keeps_its_own_tokens(tokenizer: Any) -> None:
     # "the" is one token, "t" and "he" are how generation sees it.
     [row] = encode([Example("t", "he")], tokenizer, 100).rows

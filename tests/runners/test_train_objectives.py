@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kubetune.api.plan import RunPlan
 from kubetune_runner import objectives, train
+from kubetune_runner.loader import FineTunedModel
 from kubetune_runner.objectives.base import Measure
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
@@ -27,6 +29,7 @@ OWN: dict[str, dict[str, Any]] = {
     "kto": {"beta": 0.1, "lossType": "kto", "desirableWeight": 1.0, "undesirableWeight": 1.0},
     "reward": {},
 }
+ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
 LN_2 = math.log(2)
 
 
@@ -159,6 +162,31 @@ def test_kto_pairs_each_prompt_with_another_answer(make_plan: PlanFactory) -> No
     answers, others = table["completion_ids"], table["KL_completion_ids"]
     assert list(others[:4]) == [answers[3], *answers[:3]]
     assert others[4] == answers[3], "the last batch has one row"
+
+
+def test_a_reward_model_of_chats_scores_chats(make_plan: PlanFactory, tmp_path: Path) -> None:
+    def chat(row: dict[str, Any]) -> dict[str, Any]:
+        turns = {name: [{"role": role, "content": row[name]}] for name, role in ROLES.items()}
+        return {side: turns["prompt"] + turns[side] for side in ("chosen", "rejected")}
+
+    rows = [chat(row) for row in pairs(8)]
+    plan = plan_for(make_plan, "reward", "lora", rows=rows, held_out=rows[:4])
+    trainer, inputs, _ = fitted(plan)
+    after = measured(plan, trainer, inputs)
+    folder = tmp_path / "adapter"
+    save(
+        trainer.model, inputs.tokenizer, plan.model, folder,
+        chat=True, max_new_tokens=0, scores=True,
+    )  # fmt: skip
+    loaded = FineTunedModel()
+    loaded.load_context(SimpleNamespace(artifacts={"adapter": str(folder)}, model_config={}))
+    chats = [row[side] for row in rows[:4] for side in ("chosen", "rejected")]
+    scores = loaded.predict(None, [{"messages": turns} for turns in chats])
+    assert sum(scores) / len(scores) == pytest.approx(after["eval_mean_reward"], abs=1e-3)
+    split = [{"prompt": turns[:-1], "completion": turns[-1]["content"]} for turns in chats]
+    assert loaded.predict(None, split) == pytest.approx(scores, abs=1e-3)
+    with pytest.raises(ValueError, match="a score belongs to an answer"):
+        loaded.predict(None, [turns[:-1] for turns in chats])
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -83,7 +83,7 @@ class RowChecks(Value):
     )
     hidden_part_rows: int = Field(
         default=0,
-        description="Chats with parts that the chat template of tokenizerRef doesn't show.",
+        description="Rows with parts that the chat template of tokenizerRef doesn't show.",
     )
     trainable_rows: int | None = Field(
         default=None, description="Training rows that train without a PromptTemplate."

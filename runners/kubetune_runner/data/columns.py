@@ -78,18 +78,19 @@ class FormatCheck:
         """Check a row; rows that lack a column are summed up by ``finish``."""
         names = [self._mapping.of(role, row) for role in FORMAT_ROLES[self._format]]
         self._present.update(name for name in (*names, self._prompt) if name in row)
-        missing = next((name for name in names if name not in row), None)
-        fault = None if missing else fault_of(row, self._format, self._mapping)
-        self.usable.append(missing is None and fault is None)
-        if missing is not None:
+        fault = fault_of(row, self._format, self._mapping)
+        self.usable.append(fault is None)
+        if fault is None:
+            return
+        if fault.empty and fault.column not in row:
             self._lacks += 1
             self._blank += all(text_fault(value) == EMPTY for value in row.values())
             if len(self._lacking) < KEPT:
-                self._lacking.append((file, number, missing))
-        elif fault is not None:
-            self._empty += fault.empty
-            self.unusable += not fault.empty
-            self._note(file, number, fault.column, f"{fault}{self._left_out}")
+                self._lacking.append((file, number, fault.column))
+            return
+        self._empty += fault.empty
+        self.unusable += not fault.empty
+        self._note(file, number, fault.column, f"{fault}{self._left_out}")
 
     @property
     def _left_out(self) -> str:

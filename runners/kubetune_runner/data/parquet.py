@@ -7,17 +7,20 @@ column of whole numbers one of floats, with NaN or null where it is missing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from kubetune.api.inspection import Problem
 
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.items import Item, Note, SourceFile
+from kubetune_runner.data.values import without_nulls
 
 BATCH_ROWS = 256
 LARGEST_WHOLE = 2.0**53
 """Beyond it a float doesn't hold each whole number."""
+NAME, ARGUMENTS = "name", "arguments"
+"""What a call of a tool has."""
 
 
 def read(file: SourceFile) -> Iterator[Item]:
@@ -27,36 +30,76 @@ def read(file: SourceFile) -> Iterator[Item]:
 
     try:
         table = pq.ParquetFile(file.path)
-        schema = table.schema_arrow
-        binary = [field.name for field in schema if _holds_bytes(field.type)]
-        for name in binary:
-            yield _note(file, name, "holds bytes, which can't become text; it is left out")
-        columns = [name for name in schema.names if name not in binary]
-        whole = {name for name in columns if _is_whole(table, name)}
-        infinite: set[str] = set()
-        number = 0
-        for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                for name in row:
-                    if name not in infinite and _is_infinite(row[name]):
-                        infinite.add(name)
-                        yield _note(
-                            file,
-                            name,
-                            f"holds an infinite number in row {number:,}, which isn't JSON; such"
-                            " ones are read as null",
-                        )
-                yield (
-                    number,
-                    {
-                        name: int(value) if name in whole and value is not None else value
-                        for name, value in ((key, plain(value)) for key, value in row.items())
-                    },
-                )
+        names = list(table.schema_arrow.names)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield Problem(
+                file=file.name,
+                field=twice[0][:256],
+                message=f"the file has {names.count(twice[0])} columns {quote(twice[0])}; rename"
+                " them",
+            )
+            return
+        yield from _rows(file, table)
     except (pa.ArrowException, OSError) as error:
-        message = str(error).splitlines()[0][:200]
+        message = (str(error).splitlines() or [type(error).__name__])[0][:200]
         yield Problem(file=file.name, message=f"the file can't be read as parquet: {message}")
+
+
+def _rows(file: SourceFile, table: Any) -> Iterator[Item]:
+    fields = [field for field in table.schema_arrow if not _holds_bytes(field.type)]
+    for field in table.schema_arrow:
+        if field not in fields:
+            yield _note(file, field.name, "holds bytes, which can't become text; it is left out")
+    converters = {
+        field.name: int if _is_whole(table, field.name) else converter(field.type)
+        for field in fields
+    }
+    infinite: set[str] = set()
+    number = 0
+    for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=list(converters)):
+        columns: dict[str, list[Any]] = {}
+        for name in converters:
+            try:
+                columns[name] = batch.column(name).to_pylist()
+            # Python's dates and times end with the year 9999.
+            except (ValueError, OverflowError) as error:
+                at, fault = number + _first_unreadable(batch.column(name)), str(error)[:200]
+                yield Problem(
+                    file=file.name,
+                    row=at,
+                    field=name[:256],
+                    message=f"column {quote(name)} holds what can't be read in row {at:,}: {fault};"
+                    " store it as text",
+                )
+                return
+        for at in range(batch.num_rows):
+            number += 1
+            row = {name: cells[at] for name, cells in columns.items()}
+            for name in row:
+                if name not in infinite and _is_infinite(row[name]):
+                    infinite.add(name)
+                    what = (
+                        f"holds an infinite number in row {number:,}, which isn't JSON; such ones"
+                        " are read as null"
+                    )
+                    yield _note(file, name, what)
+            yield (
+                number,
+                {
+                    name: None if _is_missing(value) else converters[name](value)
+                    for name, value in row.items()
+                },
+            )
+
+
+def _first_unreadable(cells: Any) -> int:
+    """The first cell that can't be read, from 1."""
+    for at, cell in enumerate(cells, 1):
+        try:
+            cell.as_py()
+        except (ValueError, OverflowError):
+            return at
+    return len(cells)
 
 
 def _note(file: SourceFile, column: str, what: str) -> Note:
@@ -118,8 +161,60 @@ def _is_infinite(value: Any) -> bool:
     return False
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
+def converter(kind: Any) -> Callable[[Any], Any]:
+    """What makes JSON of a value of a type: no number is null, and what isn't one of JSON's kinds
+    becomes text. Narrow floats get the digits that tell them apart, as their writer had them.
+    """
+    import pyarrow as pa
+
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain if isinstance(kind, pa.UuidType) else converter(kind.storage_type)
+    if types.is_dictionary(kind):
+        return converter(kind.value_type)
+    if types.is_float16(kind) or types.is_float32(kind):
+        return _narrow(types.is_float16(kind))
+    if types.is_map(kind):
+        key, item = converter(kind.key_type), converter(kind.item_type)
+        return lambda pairs: [[_or_null(key, name), _or_null(item, value)] for name, value in pairs]
+    if types.is_struct(kind):
+        fields = {kind.field(at).name: kind.field(at).type for at in range(kind.num_fields)}
+        return _struct({name: converter(each) for name, each in fields.items()})
+    if types.is_nested(kind) and hasattr(kind, "value_type"):
+        item = converter(kind.value_type)
+        return lambda values: [_or_null(item, value) for value in values]
+    return plain
+
+
+def _or_null(convert: Callable[[Any], Any], value: Any) -> Any:
+    return None if _is_missing(value) else convert(value)
+
+
+def _narrow(half: bool) -> Callable[[float], float]:
+    import numpy as np
+
+    kind = np.float16 if half else np.float32
+    return lambda value: float(str(kind(value)))
+
+
+def _struct(fields: dict[str, Callable[[Any], Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def convert(value: dict[str, Any]) -> dict[str, Any]:
+        found = {name: _or_null(fields[name], item) for name, item in value.items()}
+        given = found.get(ARGUMENTS)
+        if NAME in found and isinstance(given, dict):
+            # Of all calls the file has the same arguments, and null where one doesn't give it.
+            found[ARGUMENTS] = without_nulls(given)
+        return found
+
+    return convert
+
+
 def plain(value: Any) -> Any:
-    """A value as JSON has it: no number is null, and what isn't one of its kinds becomes text."""
+    """A value as JSON has it, by its own type alone."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -128,6 +223,4 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in cast("dict[Any, Any]", value).items()}
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
     return value.isoformat() if hasattr(value, "isoformat") else str(value)

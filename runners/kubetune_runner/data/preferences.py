@@ -5,14 +5,14 @@ A row that can't be used says why; the inspection reports it and training leaves
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from kubetune.api.dataset import ColumnMapping
 from kubetune.api.prompt_template import as_text
 
 from kubetune_runner.data.findings import quote
-from kubetune_runner.data.turns import REASONING, turn_of, turns_fault
+from kubetune_runner.data.turns import REASONING, turn_of, turns_fault, unread
 from kubetune_runner.data.values import text_fault
 
 Row = dict[str, Any]
@@ -30,6 +30,8 @@ class Pair:
     prompt: Text
     chosen: Text
     rejected: Text
+    unread: tuple[str, ...] = field(default=(), compare=False)
+    """What the row has and nobody reads, in words."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Rated:
     prompt: Text
     completion: Text
     label: bool
+    unread: tuple[str, ...] = field(default=(), compare=False)
+    """As of a Pair."""
 
 
 class UnusableRowError(ValueError):
@@ -55,6 +59,31 @@ def pair_of(row: Row, columns: ColumnMapping) -> Pair:
     Without a prompt column, and in chats that begin before the answer, what both answers begin
     with is the prompt.
     """
+    pair = _pair_of(row, columns)
+    names = [columns.of("prompt"), columns.of("chosen"), columns.of("rejected")]
+    found = _unread(row, names)
+    if _is_lost(_prompt(row, names[0]), pair.prompt):
+        found[f"column {quote(names[0])}"] = None
+    return replace(pair, unread=tuple(found))
+
+
+def _unread(row: Row, names: list[str]) -> dict[str, None]:
+    """What nobody reads of the chats in columns, each once."""
+    cells = [row.get(name) for name in names]
+    chats = [cast("list[Any]", cell) for cell in cells if isinstance(cell, list)]
+    return dict.fromkeys(part for chat in chats for part in unread(chat))
+
+
+def _is_lost(given: Text, prompt: Text) -> bool:
+    """Whether a prompt beside chats that have one says what theirs doesn't."""
+    if isinstance(prompt, str) or not given:
+        return False
+    if isinstance(given, list):
+        return any(turn not in prompt for turn in given)
+    return not any(given.strip() in turn["content"] for turn in prompt)
+
+
+def _pair_of(row: Row, columns: ColumnMapping) -> Pair:
     name = columns.of("chosen")
     other = columns.of("rejected")
     chosen, rejected = _answer(row, name), _answer(row, other)
@@ -82,6 +111,12 @@ def pair_of(row: Row, columns: ColumnMapping) -> Pair:
 
 def rated_of(row: Row, columns: ColumnMapping) -> Rated:
     """The answer of a row of format unpairedPreference. Raises UnusableRowError."""
+    rated = _rated_of(row, columns)
+    found = _unread(row, [columns.of("prompt"), columns.of("completion")])
+    return replace(rated, unread=tuple(found))
+
+
+def _rated_of(row: Row, columns: ColumnMapping) -> Rated:
     name, label = columns.of("completion"), columns.of("label")
     completion = _answer(row, name)
     prompt = _prompt(row, columns.of("prompt"))

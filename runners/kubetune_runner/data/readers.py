@@ -18,6 +18,7 @@ from kubetune_runner.data import parquet
 from kubetune_runner.data.file_kinds import COMMA, DELIMITERS, delimiter_of, named, wrong_kind
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.items import Item, Note, Row, SourceFile
+from kubetune_runner.data.strict_json import loads
 
 __all__ = ["ROW_LIMIT_BYTES", "Item", "Note", "Row", "SourceFile", "read_file"]
 
@@ -26,6 +27,7 @@ JSON_LIMIT_BYTES = 256 * 1024 * 1024
 """A json array is read as a whole; longer ones belong into jsonl."""
 
 _TOO_LONG = f"is longer than the {ROW_LIMIT_BYTES:,} bytes a row may have; split or shorten it"
+_TOO_DEEP = "has too many lists and maps in each other; write them as text"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -72,14 +74,6 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
         yield number, None
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON; use null")
-
-
-def _parse(text: str) -> Any:
-    return json.loads(text, parse_constant=_refuse_constant)
-
-
 def _read_jsonl(file: SourceFile) -> Iterator[Item]:
     with file.path.open("rb") as stream:
         for number, line in _lines(stream):
@@ -89,7 +83,7 @@ def _read_jsonl(file: SourceFile) -> Iterator[Item]:
             try:
                 text = line.decode().strip()
                 if text:
-                    yield _object(file, number, _parse(text))
+                    yield _object(file, number, loads(text))
             except UnicodeDecodeError as error:
                 yield _problem(file, number, _not_utf8(number, error.start))
             except json.JSONDecodeError as error:
@@ -98,8 +92,10 @@ def _read_jsonl(file: SourceFile) -> Iterator[Item]:
                     number,
                     f"line {number:,} isn't JSON: {_fault(error)} at column {error.colno}",
                 )
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 yield _problem(file, number, f"line {number:,} isn't JSON: {error}")
+            except RecursionError:
+                yield _problem(file, number, f"line {number:,} {_TOO_DEEP}")
 
 
 def _fault(error: json.JSONDecodeError) -> str:
@@ -136,7 +132,7 @@ def _read_json(file: SourceFile) -> Iterator[Item]:
     if not data.strip():
         return
     try:
-        document = _parse(data.decode())
+        document = loads(data.decode())
     except UnicodeDecodeError as error:
         start = data.rfind(b"\n", 0, error.start) + 1
         yield _problem(file, None, _not_utf8(data.count(b"\n", 0, start) + 1, error.start - start))
@@ -145,8 +141,11 @@ def _read_json(file: SourceFile) -> Iterator[Item]:
         where = f"line {error.lineno:,}, column {error.colno}"
         yield _problem(file, None, f"the file isn't JSON: {_fault(error)} at {where}")
         return
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         yield _problem(file, None, f"the file isn't JSON: {error}")
+        return
+    except RecursionError:
+        yield _problem(file, None, f"the file {_TOO_DEEP}")
         return
     rows = _rows_of(document)
     if rows is None:
@@ -165,7 +164,7 @@ def _holds_json_lines(path: Path) -> bool:
         if not first.startswith(b"{") or not first.endswith(b"}"):
             return False
         try:
-            document = _parse(first.decode())
+            document = json.loads(first)
         except ValueError:
             return False
         return bool(stream.read(4096).strip()) or _rows_of(document) is None

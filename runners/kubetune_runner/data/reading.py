@@ -12,8 +12,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+from kubetune.api.dataset import DEFAULT_EVALUATION_FRACTION
 from kubetune.api.inspection import MAX_PROBLEMS, Column, Problem
 from kubetune.api.plan import DatasetPlan
 
@@ -26,6 +27,9 @@ from kubetune_runner.data.verdicts import Place
 from kubetune_runner.errors import RunError
 
 ALL_ROWS = sys.maxsize
+NESTING = 100
+"""Lists and maps in each other: libraries that meet deeper ones later on end with an error."""
+_TOO_DEEP = f"the row has more than {NESTING} lists and maps in each other; write them as text"
 
 Visitor = Callable[[Row], None]
 
@@ -150,6 +154,8 @@ def read(
     train = splits[0]
     evaluation = splits[1] if len(splits) > 1 else None
     fraction = 0.0 if evaluation else plan.splits.evaluation_fraction
+    if evaluation and plan.splits.evaluation_fraction != DEFAULT_EVALUATION_FRACTION:
+        _note_unused_fraction(plan, evaluation.name, findings)
     held_out = hold_out(train.hashes, fraction, plan.splits.seed)
     try:
         _refuse_unusable(plan, train, findings)
@@ -167,6 +173,17 @@ def read(
         unusable=check.unusable,
         trainable=sum(check.usable[at] for at, held in enumerate(held_out) if not held),
     )
+
+
+def _note_unused_fraction(plan: DatasetPlan, split: str, findings: Findings) -> None:
+    """A share that was asked for isn't taken where the source has a split to hold out."""
+    fraction = plan.splits.evaluation_fraction
+    if plan.splits.evaluation is None:
+        message = (
+            f"spec.splits.evaluationFraction {fraction:g} isn't used: the source has a split"
+            f" {quote(split)}, which is held out"
+        )
+        findings.note(Problem(message=message))
 
 
 class RowsRefusedError(RunError):
@@ -229,6 +246,8 @@ def _canonical(row: Row) -> bytes | str:
     """
     present: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
     try:
+        # Of the columns that are null the names alone are to be text.
+        "".join(row).encode()
         data = json.dumps(
             present, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
         ).encode()
@@ -236,12 +255,30 @@ def _canonical(row: Row) -> bytes | str:
         return "the row has half of a surrogate pair, which isn't Unicode text; remove it"
     except ValueError:
         return "the row has a number too large for a float, such as 1e999; write it as text"
+    except RecursionError:
+        return _TOO_DEEP
     if len(data) > ROW_LIMIT_BYTES:
         return (
             f"the row has {len(data):,} bytes; at most {ROW_LIMIT_BYTES:,} are allowed."
             " Split or shorten it"
         )
+    # What can't be so deep isn't looked at.
+    if data.count(b"[") + data.count(b"{") > NESTING and _depth(present) > NESTING:
+        return _TOO_DEEP
     return data
+
+
+def _depth(value: Any) -> int:
+    """How many lists and maps stand in each other."""
+    deepest, waiting = 0, [(value, 0)]
+    while waiting:
+        each, depth = waiting.pop()
+        deepest = max(deepest, depth)
+        if isinstance(each, dict):
+            waiting += [(item, depth + 1) for item in cast("dict[str, Any]", each).values()]
+        elif isinstance(each, list):
+            waiting += [(item, depth + 1) for item in cast("list[Any]", each)]
+    return deepest
 
 
 def _refuse_unusable(plan: DatasetPlan, train: SplitReading, findings: Findings) -> None:

@@ -5,11 +5,11 @@ A fault is half a sentence that follows the column's name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from kubetune_runner.data.values import type_of
+from kubetune_runner.data.strict_json import loads_text
+from kubetune_runner.data.values import type_of, without_nulls
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 _SPEAKERS = {
@@ -27,8 +27,12 @@ _CALL = "function_call"
 REASONING = "reasoning_content"
 REASONING_NAMES = (REASONING, "thinking", "reasoning")
 """What datasets and chat templates call that which the assistant thinks before it speaks."""
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
+"""Types of the parts of a content that are text."""
 _READ = {"role", "content", "from", "value", "tool_calls", _CALL}
 """Fields of any turn that are read."""
+_READ_OF_CALLS = {"id", "type", "index", "function"}
+_READ_OF_FUNCTIONS = {"name", "arguments"}
 
 
 def turns_fault(value: Any) -> str | None:
@@ -44,7 +48,7 @@ def turns_fault(value: Any) -> str | None:
         fields = cast("dict[str, Any]", turn)
         role = _role(fields)
         if role is None:
-            names = "from" if "from" in fields and "role" not in fields else "role"
+            names = "from" if fields.get("from") and not fields.get("role") else "role"
             return f"has a turn {at} whose {names} isn't one of {', '.join(ROLES)}"
         try:
             calls = _calls_of(fields, role)
@@ -70,9 +74,8 @@ def turn_of(value: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("name", "tool_call_id"):
         if value.get(name) and role == "tool":
             turn[name] = value[name]
-    thought = next((value[name] for name in REASONING_NAMES if value.get(name)), None)
-    if isinstance(thought, str) and role == "assistant":
-        turn[REASONING] = thought
+    if role == "assistant" and (taken := _taken(value)):
+        turn[REASONING] = value[taken]
     if calls:
         turn["tool_calls"] = calls
     return turn
@@ -94,13 +97,65 @@ def unread(turns: Sequence[Mapping[str, Any]]) -> list[str]:
         if role == "tool":
             read |= {"name", "tool_call_id"}
         if role == "assistant":
-            read |= {name for name in REASONING_NAMES if isinstance(turn.get(name), str)}
-        found.update({name: None for name, value in turn.items() if value and name not in read})
+            taken = _taken(turn)
+            read |= {name for name in REASONING_NAMES if taken and turn.get(name) == turn[taken]}
+        names = [name for name, value in turn.items() if _holds(value) and name not in read]
+        found |= dict.fromkeys(f"field {name} of a turn" for name in names + _outdone(turn))
+        found |= dict.fromkeys(_unread_within(turn))
     return list(found)
 
 
+def _holds(value: Any) -> bool:
+    """Whether a field says something; 0 and false do, such as the weight of a turn."""
+    return value is not None and value != "" and value != [] and value != {}
+
+
+def _outdone(turn: Mapping[str, Any]) -> list[str]:
+    """Fields of one shape that say something else than those of the other beside them."""
+    found: list[str] = []
+    role, speaker = turn.get("role"), turn.get("from")
+    if role is not None and _holds(speaker) and _role({"from": speaker}) != _role(turn):
+        found.append("from")
+    if turn.get("content") is not None and turn.get("value") not in (None, "", turn["content"]):
+        found.append("value")
+    if _holds(turn.get("tool_calls")):
+        if _given(turn, "role", "from") == _CALL:
+            found.append("tool_calls")
+        elif _holds(turn.get(_CALL)):
+            found.append(_CALL)
+    return found
+
+
+def _unread_within(turn: Mapping[str, Any]) -> list[str]:
+    """Fields that nobody reads of the parts of a content, and of calls."""
+    found: list[str] = []
+    content = _given(turn, "content", "value")
+    for part in cast("list[dict[str, Any]]", content if isinstance(content, list) else []):
+        names = [name for name, value in part.items() if _holds(value)]
+        found += [f"field {name} of a part" for name in names if name not in ("type", "text")]
+    calls = turn.get("tool_calls") if _given(turn, "role", "from") != _CALL else None
+    for call in cast("list[dict[str, Any]]", calls or []):
+        function: dict[str, Any] = call["function"]
+        for fields, read in ((call, _READ_OF_CALLS), (function, _READ_OF_FUNCTIONS)):
+            names = [name for name, value in fields.items() if _holds(value) and name not in read]
+            found += [f"field {name} of a call" for name in names]
+    return found
+
+
+def _taken(turn: Mapping[str, Any]) -> str | None:
+    """The field with the turn's thoughts; of several the first one."""
+    return next(
+        (name for name in REASONING_NAMES if isinstance(turn.get(name), str) and turn[name]), None
+    )
+
+
+def _given(turn: Mapping[str, Any], *names: str) -> Any:
+    """The first field that there is: Parquet has the fields of all shapes in each row."""
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
+
+
 def _role(turn: Mapping[str, Any]) -> str | None:
-    given = turn.get("role", turn.get("from"))
+    given = _given(turn, "role", "from")
     if given in ROLES:
         return str(given)
     if given == _CALL:
@@ -110,17 +165,21 @@ def _role(turn: Mapping[str, Any]) -> str | None:
 
 def _content(turn: Mapping[str, Any]) -> str | None:
     """The text of a turn; parts of OpenAI's form are joined. Raises ValueError with words."""
-    if turn.get("role", turn.get("from")) == _CALL:
+    if _given(turn, "role", "from") == _CALL:
         return None
-    value = turn.get("content", turn.get("value"))
+    value = _given(turn, "content", "value")
+    if value is None or isinstance(value, str):
+        return value
     if not isinstance(value, list):
-        return value if isinstance(value, str) else None
+        raise ValueError("whose content isn't text")
     texts: list[str] = []
     for part in cast("list[Any]", value):
         fields = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-        if not isinstance(fields.get("text"), str):
-            kind = fields.get("type") or type_of(part)
-            raise ValueError(f"whose content isn't text: it has a part of type {str(kind)[:40]}")
+        kind = fields.get("type")
+        if not isinstance(fields.get("text"), str) or kind not in _TEXT_PARTS:
+            raise ValueError(
+                f"whose content isn't text: it has a part of type {str(kind or type_of(part))[:40]}"
+            )
         texts.append(fields["text"])
     return "".join(texts)
 
@@ -130,9 +189,10 @@ def tools_of(value: Any) -> list[dict[str, Any]] | None:
 
     Raises ValueError with half a sentence.
     """
-    if isinstance(value, str) and value.strip():
+    is_text = isinstance(value, str)
+    if is_text and value.strip():
         try:
-            value = json.loads(value)
+            value = loads_text(value)
         except ValueError:
             raise ValueError("is neither a list of tools nor JSON of one") from None
     if not value:
@@ -146,8 +206,10 @@ def tools_of(value: Any) -> list[dict[str, Any]] | None:
             raise ValueError(
                 f"has a tool {at} without a name: give a function with its JSON schema"
             )
+    if is_text:
+        return cast("list[dict[str, Any]]", value)
     # Parquet has the same fields in all rows, and null where one has none.
-    return [_without_nulls(tool) for tool in cast("list[Any]", value)]
+    return [without_nulls(tool) for tool in cast("list[Any]", value)]
 
 
 def tools_fault(value: Any) -> str | None:
@@ -162,8 +224,8 @@ def tools_fault(value: Any) -> str | None:
 def _calls_of(turn: Mapping[str, Any], role: str | None) -> list[dict[str, Any]]:
     """The calls of a turn, with arguments as maps. Raises ValueError with words on the turn."""
     given: Any = turn.get("tool_calls")
-    if turn.get("role", turn.get("from")) == _CALL:
-        given = [{"function": _older_call(turn.get("content", turn.get("value")))}]
+    if _given(turn, "role", "from") == _CALL:
+        given = [{"function": _older_call(_given(turn, "content", "value"))}]
     elif turn.get(_CALL) and not given:
         given = [{"function": _older_call(turn[_CALL])}]
     if not given:
@@ -199,7 +261,7 @@ def _older_call(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return loads_text(value)
     except ValueError:
         raise ValueError("with a function_call that isn't JSON of name and arguments") from None
 
@@ -207,16 +269,9 @@ def _older_call(value: Any) -> Any:
 def _arguments(function: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call, which many data sets have as JSON text."""
     given = function.get("arguments")
-    value: Any = json.loads(given) if isinstance(given, str) and given.strip() else given or {}
+    if given is None or given in ("", []):
+        return {}
+    value: Any = loads_text(given) if isinstance(given, str) else given
     if not isinstance(value, dict):
         raise ValueError("no map")
     return cast("dict[str, Any]", value)
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        items = cast("dict[str, Any]", value).items()
-        return {key: _without_nulls(item) for key, item in items if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in cast("list[Any]", value)]
-    return value

@@ -34,3 +34,13 @@ def _looks_like_messages(value: list[Any]) -> bool:
         and (("role" in turn and "content" in turn) or ("from" in turn and "value" in turn))
         for turn in value
     )
+
+
+def without_nulls(value: Any) -> Any:
+    """A value without the fields of its maps that hold nothing."""
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {key: without_nulls(item) for key, item in items if item is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in cast("list[Any]", value)]
+    return value

@@ -16,7 +16,7 @@ from kubetune_runner import models
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
-from kubetune_runner.loader import fit_embeddings
+from kubetune_runner.loader import IN_CLUSTER, fit_embeddings
 
 MAX_ERROR = 500
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -100,7 +100,7 @@ def _check_base(plan: ModelPlan, base: ModelPlan, adapter: Path) -> None:
     config = _json(adapter / "adapter_config.json")
     named, given = str(config.get("base_model_name_or_path") or ""), models.reference(base)[0]
     # A folder is mounted wherever it is needed: its path says nothing.
-    if not named or named.startswith("/") or base.directory is not None:
+    if not named or named.startswith(("/", *IN_CLUSTER)) or base.directory is not None:
         return
     if _comparable(named) == _comparable(given):
         return

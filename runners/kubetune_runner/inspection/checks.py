@@ -22,9 +22,10 @@ from kubetune_runner.data.findings import Findings, quote
 from kubetune_runner.data.readers import Row
 from kubetune_runner.data.reading import Reading
 from kubetune_runner.data.splits import HASH_BYTES
-from kubetune_runner.data.turns import tools_of, turn_of, turns_fault, unread
+from kubetune_runner.data.spoken import chats_of
+from kubetune_runner.data.turns import turn_of, turns_fault
 from kubetune_runner.data.verdicts import fault_of
-from kubetune_runner.shown import Render, hidden_parts
+from kubetune_runner.shown import Render, hidden_in
 
 NAMED_ROWS = 10
 """Rows that a problem names; the rest is counted."""
@@ -39,7 +40,7 @@ class RowCheck:
 
     def __init__(self, plan: DatasetPlan, render: Render | None = None) -> None:
         """``render`` makes text of chats by the chat template that is known."""
-        self._render = render if plan.format == "messages" else None
+        self._render = render
         self._hidden, self._refused = array("Q"), array("Q")
         self._parts: dict[str, None] = {}
         self._refusal = ""
@@ -54,10 +55,8 @@ class RowCheck:
         self._prompts.append(self._prompt(row))
 
     def _look(self, row: Row, render: Render) -> None:
-        turns: Any = row[self._mapping.of("messages", row)]
-        tools = tools_of(row.get(self._mapping.of("tools")))
         try:
-            parts = hidden_parts([turn_of(turn) for turn in turns], tools, unread(turns), render)
+            parts = hidden_in(chats_of(row, self._format, self._mapping), render)
         except ValueError as error:
             self._refused.append(len(self._prompts))
             self._refusal = self._refusal or str(error)

@@ -83,7 +83,7 @@ def _renderer(
     plan: DatasetPlan, model: ModelPlan | None, tracking: TrackingPlan | None
 ) -> Render | None:
     """The chat template of the model whose tokenizer counts; None where it can't be read."""
-    if model is None or plan.format != "messages":
+    if model is None or plan.format in ("promptCompletion", "text"):
         return None
     from kubetune_runner.inspection.model import read_chat_template
 

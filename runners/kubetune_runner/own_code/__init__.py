@@ -47,7 +47,7 @@ class _Job:
     """Folder of this attempt."""
     command: list[str]
     """Empty for axolotl, whose configuration needs everything else."""
-    train: list[data.Row]
+    train: EncodedRows[data.Row] = field(default_factory=EncodedRows[data.Row])
     """The rows that train."""
     rows: dict[str, str] = field(default_factory=dict[str, str])
     """Variables that name the rows' files."""
@@ -81,13 +81,10 @@ def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[st
         start = starts.fetch(plan.model, plan.training)
         loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
         data.check_unchanged(plan.dataset, loaded)
-        share = (plan.training.data_fraction, plan.training.data_seed)
-        train = prompts.choose(loaded.train, *share)
-        job = _Job(plan, start, scratch, command, train)
-        job.rows = handover.write_rows(scratch, plan, loaded, train)
+        job = _Job(plan, start, scratch, command)
+        _write(job, loaded)
         loading.over()
-        counts = {"train_rows_used": float(len(train))}
-        tracker.metrics(counts, 0)
+        tracker.metrics({"train_rows_used": float(len(job.train.rows))}, 0)
         result = found.earlier(job.results, plan.lineage_digest)
         if result is None:
             result, steps = _train(job, stop, tracker, inherited)
@@ -97,6 +94,24 @@ def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[st
         return _finish(job, result, steps, tracker, loaded.evaluation)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(job: _Job, loaded: data.LoadedDataset) -> None:
+    """Write the rows of both splits; those that train are counted."""
+    plan = job.plan
+    try:
+        tokenizer = models.load_tokenizer(plan.model, job.start.tokenizer, plan.training.tokenizer)
+    except RunError as error:
+        # The code may know better.
+        log.warning("what a chat template shows isn't known: %s", error)
+        tokenizer = None
+    share = (plan.training.data_fraction, plan.training.data_seed)
+    train = prompts.choose(list(zip(loaded.train, loaded.train_places, strict=True)), *share)
+    held_out = list(zip(loaded.evaluation, loaded.evaluation_places, strict=True))
+    known = [column.name for column in loaded.columns]
+    written = handover.write_rows(job.scratch, plan, "train", train, known, tokenizer)
+    others = handover.write_rows(job.scratch, plan, "eval", held_out, known, tokenizer)
+    job.rows, job.train = written.files | others.files, written.rows
 
 
 def _train(
@@ -200,7 +215,7 @@ def _finish(
         dtype = merging.merge(job.start.base, job.start.folder, result.folder, whole)
         describe(tokenizer, dtype, whole, **about)
     saved = Saved(result.folder, whole)
-    splits: dict[str, EncodedRows[Any]] = {"train": EncodedRows(job.train), "evaluation": rows}
+    splits: dict[str, EncodedRows[Any]] = {"train": job.train, "evaluation": rows}
     summary: dict[str, Any] = {
         "metrics": metrics,
         **upload_results(plan, tracker, saved, splits, measured.baseline, measured.tuned, metrics),

@@ -4,40 +4,86 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kubetune.api import own_code as names
 from kubetune.api.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, DatasetPlan, RunPlan
 
 from kubetune_runner import checkpoints
-from kubetune_runner.data import LoadedDataset, Row
-from kubetune_runner.data.preferences import UnusableRowError, pair_of, rated_of
-from kubetune_runner.prompts import make_examples
+from kubetune_runner.chats import TEMPLATE_REFUSES
+from kubetune_runner.data import Row
+from kubetune_runner.data.preferences import pair_of, rated_of
+from kubetune_runner.data.spoken import Chat, chats_of
+from kubetune_runner.data.verdicts import Fault, Place, fault_of
+from kubetune_runner.encoding import EncodedRows
+from kubetune_runner.errors import RunError
+from kubetune_runner.hidden import count_hidden, tell
+from kubetune_runner.prompts import Example, make_examples
 
 TRAINER_STATE = "trainer_state.json"
 """transformers writes it last."""
 _KEPT = (ENV_ATTEMPT, ENV_RUN_KEY)
 _LOOPBACK = "127.0.0.1"
+_VARIABLES = {
+    "train": (names.ENV_TRAIN_DATA, names.ENV_TRAIN_ROWS),
+    "eval": (names.ENV_EVAL_DATA, names.ENV_EVAL_ROWS),
+}
+Split = Literal["train", "eval"]
+Placed = tuple[Row, Place]
+"""A row and where it stands."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A row as the code gets it, and its chats."""
+
+    row: Row
+    chats: list[Chat] = field(default_factory=list[Chat])
+    place: Place | None = None
+
+
+@dataclass
+class Written:
+    """The rows of a split in files, and what became of them."""
+
+    files: dict[str, str]
+    """Variables that name the files."""
+    rows: EncodedRows[Row]
 
 
 def write_rows(
-    folder: Path, plan: RunPlan, loaded: LoadedDataset, train: list[Row]
-) -> dict[str, str]:
-    """Write the rows of each split; returns the variables that name the files.
+    folder: Path,
+    plan: RunPlan,
+    split: Split,
+    placed: list[Placed],
+    known: list[str],
+    tokenizer: Any,
+) -> Written:
+    """Write the rows of a split, in full and as they train by the runner itself.
 
-    Raises RunError ColumnMissing.
+    What the chat template of ``tokenizer`` doesn't show of them is counted: code that renders chats
+    mostly does it by that. Without one, or a tokenizer, it is what nobody reads. Raises RunError
+    ColumnMissing and, where the Dataset asks for it, PartsHidden.
     """
-    found: dict[str, str] = {}
-    for rows, name, rendered, raw in (
-        (train, "train", names.ENV_TRAIN_DATA, names.ENV_TRAIN_ROWS),
-        (loaded.evaluation, "eval", names.ENV_EVAL_DATA, names.ENV_EVAL_ROWS),
-    ):
-        if not rows:
-            continue
-        found[rendered] = _write(folder / f"{name}.jsonl", _rendered(rows, plan))
-        found[raw] = _write(folder / f"{name}-rows.jsonl", rows)
-    return found
+    rendered, raw = _VARIABLES[split]
+    made = _made(plan, placed, known)
+    kept = [one for one in made if not isinstance(one, Fault)]
+    faults = [one for one in made if isinstance(one, Fault)]
+    result = EncodedRows(
+        rows=[one.row for one in kept],
+        empty=sum(fault.empty for fault in faults),
+        unusable=sum(not fault.empty for fault in faults),
+    )
+    result.hidden = _hidden(kept, tokenizer, refuse=bool(plan.dataset.refuse_hidden))
+    if not placed:
+        return Written({}, result)
+    files = {
+        rendered: _write(folder / f"{split}.jsonl", result.rows),
+        raw: _write(folder / f"{split}-rows.jsonl", (row for row, _ in placed)),
+    }
+    return Written(files, result)
 
 
 def environment(
@@ -82,41 +128,55 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _rendered(rows: list[Row], plan: RunPlan) -> Iterable[Row]:
-    """The rows under the column names of trl's formats, as they train there."""
+def _made(plan: RunPlan, placed: list[Placed], known: list[str]) -> list[_Made | Fault]:
+    """Each row under the column names of trl's formats, or why it is left out."""
     dataset = plan.dataset
     if plan.prompt is None and dataset.format in ("preference", "unpairedPreference"):
-        yield from _preferences(rows, dataset)
-        return
-    for example in make_examples(rows, dataset, plan.prompt):
-        if example.fault is not None:
-            # The inspection has reported it.
-            continue
-        if example.messages is not None:
-            tools = {"tools": example.tools} if example.tools else {}
-            yield {"messages": example.messages, **tools}
-        elif example.text is not None:
-            yield {"text": example.text}
-        else:
-            yield {"prompt": example.prompt, "completion": example.completion}
+        return [_preference(row, place, dataset) for row, place in placed]
+    rows, places = [row for row, _ in placed], [place for _, place in placed]
+    examples = make_examples(rows, dataset, plan.prompt, places, known)
+    return [each.fault or _example(each) for each in examples]
 
 
-def _preferences(rows: list[Row], dataset: DatasetPlan) -> Iterable[Row]:
-    for row in rows:
-        try:
-            if dataset.format == "preference":
-                pair = pair_of(row, dataset.columns)
-                yield {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+def _example(example: Example) -> _Made:
+    if example.messages is not None:
+        tools = {"tools": example.tools} if example.tools else {}
+        chat = Chat(example.messages, example.tools, example.unread)
+        return _Made({"messages": example.messages, **tools}, [chat], example.place)
+    if example.text is not None:
+        return _Made({"text": example.text})
+    return _Made({"prompt": example.prompt, "completion": example.completion})
+
+
+def _preference(row: Row, place: Place, dataset: DatasetPlan) -> _Made | Fault:
+    columns = dataset.columns
+    if fault := fault_of(row, dataset.format, columns):
+        return fault
+    made = pair_of(row, columns) if dataset.format == "preference" else rated_of(row, columns)
+    columns_of_trl = {name: value for name, value in vars(made).items() if name != "unread"}
+    return _Made(columns_of_trl, chats_of(row, dataset.format, columns), place)
+
+
+def _hidden(made: list[_Made], tokenizer: Any, *, refuse: bool) -> int:
+    """How many rows have what nobody will see."""
+    count = 0
+    for one in made:
+        if getattr(tokenizer, "chat_template", None):
+            try:
+                found = count_hidden(
+                    [(one.place, one.chats)], tokenizer, refuse=refuse, quiet=count > 0
+                )
+            except RunError as error:
+                if error.reason != TEMPLATE_REFUSES:
+                    raise
             else:
-                rated = rated_of(row, dataset.columns)
-                yield {
-                    "prompt": rated.prompt,
-                    "completion": rated.completion,
-                    "label": rated.label,
-                }
-        # The inspection has reported it.
-        except UnusableRowError:
-            continue
+                count += found
+                continue
+        # The code has a template of its own.
+        if parts := [part for chat in one.chats for part in chat.unread]:
+            count += 1
+            tell(one.place, list(dict.fromkeys(parts)), first=count == 1, refuse=refuse)
+    return count
 
 
 def _write(path: Path, rows: Iterable[Any]) -> str:
