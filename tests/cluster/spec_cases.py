@@ -92,6 +92,15 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Dataset", source(volume=JSONL | {"csv": {"delimiter": ";"}}), "csv is for files of format"),
     ("Dataset", source(http=HTTP | {"csv": {"delimiter": '"'}}), "should match"),
     ("Dataset", source(http=HTTP | {"csv": {"delimiter": ";;"}}), "may not be more than 1"),
+    ("Dataset", INLINE | {"columns": {"text": "body"}}, "columns.text is for format text"),
+    ("Dataset", INLINE | {"columns": {"tools": "t"}}, "columns.tools is for format messages"),
+    ("Dataset", INLINE | {"splits": {"evaluation": "t", "evaluationFraction": 0.3}}, "remove one"),
+    ("Dataset", INLINE | {"splits": {"evaluation": "t", "seed": 3}}, "nothing is to be drawn"),
+    (
+        "Dataset",
+        INLINE | {"splits": {"evaluationFraction": 0, "seed": 3}},
+        "nothing is to be drawn",
+    ),
     ("Model", source(), "give exactly one of huggingFace, volume, project, registry"),
     ("Model", source(huggingFace=HUB, fineTuneJob={"name": "j"}), "give exactly one of hugging"),
     ("Model", source(registry={"name": "r"}), "give exactly one of version, alias"),
@@ -349,6 +358,11 @@ REFUSED: list[tuple[str, Spec, str]] = [
 
 ACCEPTED: list[tuple[str, Spec]] = [
     ("Dataset", INLINE),
+    ("Dataset", INLINE | {"columns": {"prompt": "question", "completion": "answer"}}),
+    ("Dataset", INLINE | {"format": "preference", "columns": {"prompt": "q", "chosen": "a"}}),
+    ("Dataset", INLINE | {"format": "messages", "columns": {"messages": "chat", "tools": "t"}}),
+    ("Dataset", INLINE | {"splits": {"evaluation": "t", "evaluationFraction": 0}}),
+    ("Dataset", INLINE | {"splits": {"evaluationFraction": 0.3, "seed": 3}}),
     ("Dataset", source(volume=VOLUME)),
     ("Dataset", source(project={"glob": "data/*.csv", "format": "csv"})),
     ("Dataset", source(http=HTTP)),

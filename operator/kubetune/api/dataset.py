@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, JsonValue
 
@@ -43,6 +43,8 @@ RelativeGlob = Annotated[
     str, Field(min_length=1, max_length=1024, pattern=r"^[^/]", description="Relative path.")
 ]
 INLINE_LIMIT_BYTES = 128 * 1024
+DEFAULT_EVALUATION_FRACTION = 0.1
+DEFAULT_SPLIT_SEED = 42
 
 
 class CsvOptions(Value):
@@ -176,6 +178,25 @@ class DatasetSource(Value):
     )
 
 
+def _about(role: Role) -> Rule:
+    """A column of a role that no row of the format has would be named in vain."""
+    formats = [format for format, roles in FORMAT_ROLES.items() if role in roles]
+    formats += [format for format, roles in OPTIONAL_ROLES.items() if role in roles]
+    asked = " || ".join(f"self.format == '{format}'" for format in formats)
+    is_open = role in ("label", "tools")
+    silent = f"!has(self.columns.{role})" if is_open else f"self.columns.{role} == '{role}'"
+    return Rule(
+        cel=f"!has(self.columns) || {silent} || {asked}",
+        message=f"columns.{role} is for format {' or '.join(formats)}; remove it, or set format",
+        check=lambda spec: (
+            spec.columns is None
+            or getattr(spec.columns, role) in (None, role)
+            or spec.format in formats
+        ),
+        field=f"columns.{role}",
+    )
+
+
 class ColumnMapping(Value):
     """Which columns play which role. Defaults are the role's own name."""
 
@@ -225,6 +246,29 @@ class ColumnMapping(Value):
 class Splits(Value):
     """Which rows train and which are held out."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.evaluation) || self.evaluationFraction in [0.0, 0.1]",
+            message="evaluationFraction is of the training split, and evaluation names another one"
+            " to hold out: remove one of them",
+            check=lambda splits: (
+                splits.evaluation is None
+                or splits.evaluation_fraction in (0, DEFAULT_EVALUATION_FRACTION)
+            ),
+            field="evaluationFraction",
+        ),
+        Rule(
+            cel="self.seed == 42 || (!has(self.evaluation) && self.evaluationFraction > 0.0)",
+            message="seed draws the share evaluationFraction of the training split, and nothing is"
+            " to be drawn: remove it",
+            check=lambda splits: (
+                splits.seed == DEFAULT_SPLIT_SEED
+                or (splits.evaluation is None and splits.evaluation_fraction > 0)
+            ),
+            field="seed",
+        ),
+    )
+
     train: str | None = Field(
         default=None,
         min_length=1,
@@ -239,14 +283,17 @@ class Splits(Value):
         " has one beside the training split, else a fraction of the training split.",
     )
     evaluation_fraction: float = Field(
-        default=0.1,
+        default=DEFAULT_EVALUATION_FRACTION,
         ge=0,
         le=0.9,
         description="Share of the training split that is held out when the source has no split"
         " for it; 0 holds out nothing. Default 0.1.",
     )
     seed: int = Field(
-        default=42, ge=0, le=2**31 - 1, description="Seed of the random split. Default 42."
+        default=DEFAULT_SPLIT_SEED,
+        ge=0,
+        le=2**31 - 1,
+        description="Seed of the random split. Default 42.",
     )
 
 
@@ -294,6 +341,7 @@ class DatasetSpec(Value):
         Reference("tokenizerRef", "Model"),
         Reference("source.configMap", "ConfigMap"),
     )
+    rules: ClassVar[tuple[Rule, ...]] = tuple(_about(role) for role in get_args(Role))
 
     source: DatasetSource = Field(description="Where rows come from; exactly one.")
     format: DatasetFormat = Field(
