@@ -186,10 +186,9 @@ class Reconciler:
         try:
             return await self._effects.run(body, decision.effects, status, place)
         except StartRefusedError as refused:
-            before: JsonObject = body.get("status") or {}
             if not refused.recorded:
-                status = without_record(status, before)
-            told = start_refused(status, refused.error, generation, now, before)
+                status = without_record(status, body.get("status") or {})
+            told = start_refused(status, refused.error, generation, now)
             raise _RefusedError(*told) from refused
         except OutputRefusedError as refused:
             told = output_refused(status, refused.error, generation, now)

@@ -155,7 +155,7 @@ MENDINGS: dict[str, Mending] = {
         "What a run did counts before what the clock says.",
         ("a success counts",),
         ("tracker", "crash", "set_deadline", "clean_up"),
-        157,
+        333,
         lambda: [replaced(fine_tune_result, "finish", _deadline_first)],
     ),
     "holds": Mending(

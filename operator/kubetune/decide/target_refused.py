@@ -7,7 +7,7 @@ from typing import Any
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.backends.base import BackendError, CutLooseError
-from kubetune.decide.decision import Conditions, condition_in, conditions_of, parse_time, rfc3339
+from kubetune.decide.decision import Conditions, conditions_of, parse_time, rfc3339
 from kubetune.decide.evaluation_candidate import say
 from kubetune.decide.retries import REFUSED_STOP_SECONDS, after_inspection, after_refusal
 
@@ -19,14 +19,9 @@ def start_refused(
     error: BackendError,
     generation: int,
     now: datetime,
-    before: JsonObject | None = None,
 ) -> tuple[JsonObject, float | None]:
-    """The target doesn't take a run, now or ever; seconds until it is asked again.
-
-    ``before`` is the status as it was written last.
-    """
+    """The target doesn't take a run, now or ever; seconds until it is asked again."""
     conditions = conditions_of(status, generation, now)
-    _keep_refused(conditions, before or {})
     status = status | {"conditions": conditions.current}
     if "candidates" in status:
         _unsubmit(status, error)
@@ -110,14 +105,6 @@ def _retry_wait(conditions: Conditions, now: datetime) -> float:
     ready = next((item for item in conditions.current if item["type"] == ConditionType.READY), None)
     since = parse_time(ready["lastTransitionTime"]) if ready else None
     return after_refusal(since, now)
-
-
-def _keep_refused(conditions: Conditions, before: JsonObject) -> None:
-    """Still not submitted: since when stays, or each try would be a change."""
-    old = condition_in(before, ConditionType.SUBMITTED)
-    if old.get("status") == "False":
-        conditions.remove(ConditionType.SUBMITTED)
-        conditions.current.append(dict(old))
 
 
 def _unsubmit(status: JsonObject, error: BackendError) -> None:
