@@ -75,6 +75,7 @@ generate: $(ENVIRONMENT) ## Render what is made from the models: CRDs, argument 
 	@.venv/bin/python tools/generate_reference.py
 	@.venv/bin/python tools/generate_cluster_role.py
 	@.venv/bin/python tools/generate_chart.py
+	@.venv/bin/python tools/generate_architectures.py
 
 lint: $(ENVIRONMENT) ## Check format, style, types, import contracts and rendered files
 	@.venv/bin/ruff format --check $(CODE)
@@ -86,6 +87,7 @@ lint: $(ENVIRONMENT) ## Check format, style, types, import contracts and rendere
 	@.venv/bin/python tools/generate_reference.py --check
 	@.venv/bin/python tools/generate_cluster_role.py --check
 	@.venv/bin/python tools/generate_chart.py --check
+	@.venv/bin/python tools/generate_architectures.py --check
 
 format: $(ENVIRONMENT) ## Format the code and repair what can be repaired
 	@.venv/bin/ruff check --fix --quiet $(CODE) || true

@@ -19,6 +19,7 @@ import torch
 from trl.trainer import utils as _trl_utils
 
 from kubetune_runner.encoding import IGNORED
+from kubetune_runner.errors import RunError
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ def settle(
     recomputes = checkpointing is not None
     with _as_it_was(model), torch.no_grad(), context():
         model.train(training)
-        plain = _Probe(model, base, probe(tokenizer, model.device))
+        plain = _probed(model, base, tokenizer)
+        _check_direction(plain, _kind(model))
         if checkpointing is not None:
             expected = plain.own(1.0)
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(checkpointing))
@@ -112,6 +114,50 @@ def settle(
         )
         use_own(base)
     return Shortcuts(fused, recomputes, balance)
+
+
+def _check_direction(probe: _Probe, kind: str) -> None:
+    """Refuse models that don't say the next token from those before it."""
+    if probe.sees_ahead():
+        raise RunError(
+            "ModelNotCausal",
+            f"models of type {kind} see what follows a token, so they would copy it instead of"
+            " learning to say it: name a model that was made to generate text, or set is_decoder"
+            " in config.json where it is one",
+        )
+    if probe.fills_gaps():
+        raise RunError(
+            "ModelNotCausal",
+            f"models of type {kind} put a token of their own behind a text to say what stands in"
+            " its place, which isn't what training on texts teaches: name a model that says the"
+            " next token",
+        )
+
+
+def _probed(model: Any, base: Any, tokenizer: Any) -> _Probe:
+    """The probe, of which the model's forward has read the texts.
+
+    Raises RunError ModelFails.
+    """
+    batch = probe(tokenizer, model.device)
+    config = base.config.get_text_config()
+    try:
+        return _Probe(model, base, batch)
+    except torch.OutOfMemoryError:
+        raise
+    # It may be anything that an architecture asks of its texts.
+    except Exception as error:
+        if getattr(config, "output_router_logits", False):
+            # Nor does every mixture of experts have layers with some.
+            log.info("without the scores of experts, which the model fails to give: %s", error)
+            config.output_router_logits = False
+            return _probed(model, base, tokenizer)
+        width = batch["input_ids"].shape[1]
+        raise RunError(
+            "ModelFails",
+            f"models of type {_kind(model)} can't read texts of any length (of {width} tokens:"
+            f" {' '.join(str(error).split())[:300]}): name another model",
+        ) from error
 
 
 def probe(tokenizer: Any, device: Any) -> dict[str, torch.Tensor]:
@@ -197,6 +243,7 @@ class _Probe:
 
     def __init__(self, model: Any, base: Any, batch: dict[str, torch.Tensor]) -> None:
         self._model = model
+        self._base = base
         self._backbone = base.base_model if base.base_model is not base else None
         self._batch = batch
         self._texts = {name: value for name, value in batch.items() if name != "labels"}
@@ -220,14 +267,42 @@ class _Probe:
         with self._scaled(scale):
             return self._run({**self._batch, "fused_lm_head": True}).log_probs
 
+    def sees_ahead(self) -> bool:
+        """Whether the score of a token depends on those behind it."""
+        texts = {name: value[:1].clone() for name, value in self._texts.items()}
+        before = self._run(texts).logits[:, :-1].float()
+        ids = texts["input_ids"]
+        ids[0, -1] = next((token for token in ids[0] if token != ids[0, -1]), 0)
+        apart = (before - self._run(texts).logits[:, :-1].float()).abs()
+        # What is no number is told elsewhere.
+        apart = apart[apart.isfinite()]
+        return bool(apart.numel() and apart.max() > self._tolerance(1.0))
+
+    def fills_gaps(self) -> bool:
+        """Whether generation asks the model for something else than what follows a text."""
+        ids = self._texts["input_ids"][:1]
+        mask = self._texts["attention_mask"][:1]
+        try:
+            asked = self._base.prepare_inputs_for_generation(
+                ids, attention_mask=mask, use_cache=False, is_first_iteration=True
+            )
+        # Whether it generates at all is seen where it does.
+        except Exception as error:
+            log.info("inputs for generation: %s: %s", type(error).__name__, error)
+            return False
+        found = asked.get("input_ids")
+        return found is not None and not torch.equal(found, ids)
+
     def balances(self) -> bool:
         """Whether there is a loss of how evenly the experts of a mixture are used."""
         return getattr(self._run(self._texts), "aux_loss", None) is not None
 
     def agree(self, one: torch.Tensor, other: torch.Tensor, scale: float) -> bool:
         """Whether they are equal but for rounding."""
-        tolerance = TOLERANCES.get(self.dtype, COARSE) * self.largest * scale
-        return bool((one - other).abs().max() <= tolerance)
+        return bool((one - other).abs().max() <= self._tolerance(scale))
+
+    def _tolerance(self, scale: float) -> float:
+        return TOLERANCES.get(self.dtype, COARSE) * self.largest * scale
 
     def _logits(self) -> torch.Tensor:
         return self._run(self._texts).logits

@@ -125,11 +125,13 @@ def fit_embeddings(model: Any, adapter: Path) -> None:
         return
     from safetensors import safe_open
 
-    kept = re.compile(rf"(^|\.){re.escape(own)}(\.[a-z_]+)*\.weight$")
+    # Some embeddings have a norm within.
+    within = r"(\.(base_layer|modules_to_save|original_module|default))*"
+    kept = re.compile(rf"(^|\.){re.escape(own)}{within}\.weight$")
     with safe_open(str(weights), framework="pt") as file:
         names: list[str] = file.keys()
-        sizes = [file.get_slice(name).get_shape()[0] for name in names if kept.search(name)]
-    for size in set(sizes) - {embeddings.weight.shape[0]}:
+        sizes = {file.get_slice(name).get_shape()[0] for name in names if kept.search(name)}
+    for size in sizes - {embeddings.weight.shape[0]}:
         log.info("the adapter brings %d embeddings, the base has others", size)
         model.resize_token_embeddings(size, mean_resizing=False)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,6 +22,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.quantization import compute_plainly
 
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
+_TOKENIZER = re.compile(r"\.(model|tiktoken)$|vocab|merges|^tokenizer\.json$")
 SCORE_LAYERS = ("score", "classifier")
 """Names of the last layer of a model that scores, as transformers and peft know them."""
 CONFIG = "config.json"
@@ -99,11 +101,13 @@ def load_tokenizer(model: ModelPlan, folder: Path, change: TokenizerPlan | None 
             folder, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise RunError(
-            "TokenizerUnreadable",
-            f"model {model.name}: its tokenizer can't be loaded: {_first_line(error)}",
+        raise _without_vocabulary(
+            model, folder, f"can't be loaded: {_first_line(error)}"
         ) from error
     vocabulary: dict[str, int] = tokenizer.get_vocab()
+    # What transformers makes of a file that it doesn't know: every text would be empty.
+    if not set(vocabulary) - set(tokenizer.all_special_tokens):
+        raise _without_vocabulary(model, folder, "has special tokens alone")
     wanted = change.pad_token if change else None
     if wanted is not None and wanted not in vocabulary:
         raise RunError(
@@ -128,6 +132,17 @@ def load_tokenizer(model: ModelPlan, folder: Path, change: TokenizerPlan | None 
     if change and change.chat_template is not None:
         tokenizer.chat_template = change.chat_template
     return tokenizer
+
+
+def _without_vocabulary(model: ModelPlan, folder: Path, what: str) -> RunError:
+    found = sorted(path.name for path in folder.iterdir() if _TOKENIZER.search(path.name))
+    return RunError(
+        "TokenizerUnreadable",
+        f"model {model.name}: its tokenizer {what}; of its files {', '.join(found) or 'none'} could"
+        " hold a vocabulary, which transformers reads from tokenizer.json, tokenizer.model (of"
+        " SentencePiece or tiktoken) or a file that the tokenizer's class names: load it where it"
+        " works, save it by `save_pretrained`, and put tokenizer.json beside the weights",
+    )
 
 
 def _model_type(folder: Path) -> str | None:
@@ -161,10 +176,16 @@ def load_model(
             loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
         else:
             loaded = _scoring(folder, score_seed, options)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except MemoryError:
+        raise
+    # Each architecture, and each way to quantize it, fails in its own way.
+    except Exception as error:
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            raise
+        how = "" if quantization is None else " quantized (method lora may work)"
         raise RunError(
             "ModelUnreadable",
-            f"model {model.name} can't be loaded: {_first_line(error)}",
+            f"model {model.name} can't be loaded{how}: {_first_line(error)}",
         ) from error
     return compute_plainly(loaded) if getattr(loaded, "is_quantized", False) else loaded
 

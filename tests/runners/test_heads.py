@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kubetune.api.plan import RunPlan
 from kubetune_runner import train
+from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
@@ -104,6 +105,24 @@ def test_steps_follow_the_models_own_gradient(make_model_plan: Any, kind: str) -
     for name, parameter in trainer.model.named_parameters():
         if parameter.grad is not None:
             assert torch.allclose(found[name], parameter.grad, rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_a_model_that_sees_what_follows_is_refused(make_model_plan: Any, kind: str) -> None:
+    """It would learn to copy the next token, and its losses would be next to nothing."""
+    with pytest.raises(RunError, match="see what follows a token") as caught:
+        begun(make_model_plan(kind, training=STEPS))
+    assert caught.value.reason == "ModelNotCausal"
+    # The same layers with a mask that hides what follows.
+    begun(make_model_plan(kind, {"is_decoder": True}, training=STEPS))
+
+
+def test_a_candidate_that_sees_what_follows_is_refused(make_model_plan: Any) -> None:
+    import torch
+
+    found = candidate.find(make_model_plan("bert").model)
+    with pytest.raises(RunError, match="see what follows a token"):
+        candidate.load(found, torch.float32)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto"])

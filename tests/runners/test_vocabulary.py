@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from inspection_fixtures import inspection_plan, model_files, write
 from kubetune.api.plan import ModelPlan
-from kubetune_runner import models, train
+from kubetune_runner import evaluate, models, train
 from kubetune_runner.errors import RunError
+from kubetune_runner.evaluate import candidate, rows
 from kubetune_runner.inspection import run
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.tracking import Tracker
 
 from tests.runners.conftest import PlanFactory
+from tests.runners.evaluation_fixtures import EvaluationFactory
 
 ROWS = 32
 """Of the embeddings."""
@@ -62,24 +66,38 @@ def test_other_tokens_count_where_the_template_has_them(tmp_path: Path) -> None:
     assert "chat template" in outcome.message
 
 
-def test_rows_with_a_token_without_embedding(
-    make_plan: PlanFactory, tmp_path: Path, tiny_model: Path
-) -> None:
+@pytest.fixture
+def with_picture(tmp_path: Path, tiny_model: Path) -> Path:
+    """A model whose tokenizer has a token for which there is no embedding."""
     from transformers import AutoTokenizer
 
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
     tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
-    size = len(tokenizer)
     tokenizer.add_tokens(["<picture>"])
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in tiny_model.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
     tokenizer.save_pretrained(folder)
-    rows = [{"prompt": "a <picture>", "completion": "b"}]
-    plan = make_plan(rows=rows, held_out=[], model={"directory": str(folder)})
+    return folder
+
+
+PICTURES = [{"prompt": "a <picture>", "completion": "b"}]
+
+
+def test_rows_with_a_token_without_embedding(make_plan: PlanFactory, with_picture: Path) -> None:
+    plan = make_plan(rows=PICTURES, held_out=[], model={"directory": str(with_picture)})
     inputs = train._prepare(plan)
-    with pytest.raises(RunError, match=f"'<picture>', number {size:,}") as caught:
+    with pytest.raises(RunError, match=r"'<picture>', number [\d,]+") as caught:
         train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    assert caught.value.reason == "TokenBeyondVocabulary"
+
+
+@pytest.mark.usefixtures("plain_process")
+def test_measured_rows_with_a_token_without_embedding(
+    make_evaluation: EvaluationFactory, with_picture: Path
+) -> None:
+    plan = make_evaluation(held_out=PICTURES, model={"directory": str(with_picture)})
+    found = candidate.find(plan.model)
+    asked = rows.ask(rows.choose(plan), plan, found.tokenizer, found.context, answers=True)
+    with pytest.raises(RunError, match=r"'<picture>', number [\d,]+") as caught:
+        evaluate._measure(plan, Tracker(plan), found, asked, True)
     assert caught.value.reason == "TokenBeyondVocabulary"
 
 
@@ -103,3 +121,35 @@ def test_a_tokenizer_that_is_a_sentencepiece_model_alone(tmp_path: Path, name: s
     ids = tokenizer("the row number 7 of a small text")["input_ids"]
     assert "small text" in tokenizer.decode(ids)
     assert tokenizer.unk_token_id not in ids
+
+
+WORDS = [bytes([byte]) for byte in range(256)] + [b"th", b"the", b" t", b" the", b"er"]
+"""A vocabulary as tiktoken keeps it."""
+
+
+def tiktoken_model(folder: Path, name: str, tokenizer_class: str) -> ModelPlan:
+    files = model_files(vocabulary=300)
+    lines = (f"{base64.b64encode(word).decode()} {at}" for at, word in enumerate(WORDS))
+    files[name] = "\n".join(lines).encode()
+    config = {"eos_token": "<|end|>", "tokenizer_class": tokenizer_class}
+    files["tokenizer_config.json"] = json.dumps(config).encode()
+    write(folder, files)
+    return ModelPlan.model_validate({"name": "m", "directory": str(folder)})
+
+
+@pytest.mark.parametrize("tokenizer_class", ["PreTrainedTokenizerFast", "LlamaTokenizer"])
+def test_a_tokenizer_that_is_a_tiktoken_file_alone(tmp_path: Path, tokenizer_class: str) -> None:
+    plan = tiktoken_model(tmp_path / "model", "tokenizer.model", tokenizer_class)
+    tokenizer = models.load_tokenizer(plan, tmp_path / "model")
+    ids = tokenizer("the other")["input_ids"]
+    assert ids == [257, 32, 111, 257, 114]
+    assert tokenizer.decode(ids) == "the other"
+
+
+@pytest.mark.parametrize("tokenizer_class", ["PreTrainedTokenizerFast", "LlamaTokenizer"])
+def test_a_vocabulary_that_nothing_reads_is_refused(tmp_path: Path, tokenizer_class: str) -> None:
+    """transformers makes a tokenizer of three tokens of it, for which every text is empty."""
+    plan = tiktoken_model(tmp_path / "model", "qwen.tiktoken", tokenizer_class)
+    with pytest.raises(RunError, match=r"qwen\.tiktoken could.*save_pretrained") as caught:
+        models.load_tokenizer(plan, tmp_path / "model")
+    assert caught.value.reason == "TokenizerUnreadable"

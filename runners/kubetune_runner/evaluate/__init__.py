@@ -21,7 +21,16 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.training_plan import TokenizerPlan
 
-from kubetune_runner import finite, loading, outcomes, quantization, records, run_log, train
+from kubetune_runner import (
+    finite,
+    loading,
+    models,
+    outcomes,
+    quantization,
+    records,
+    run_log,
+    train,
+)
 from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluate.harness import Benchmarks
@@ -111,6 +120,8 @@ def _measure(
 
     dtype = precision.DTYPES[precision.chosen(plan.precision, "precision")]
     model: Any = candidate.load(found, dtype)
+    rows_of = (ids for row in asked.rows for ids in (row.encoded.input_ids, row.encoded.prompt_ids))
+    models.check_tokens(plan.candidate, model, found.tokenizer, (ids or () for ids in rows_of))
     finite.check_weights(model, f"weights of candidate {plan.candidate}", OTHER, trained_only=False)
     probe = [row.encoded.input_ids for row in asked.rows[:1]]
     finite.check_scores(model, probe, f"candidate {plan.candidate}", OTHER_FORMAT)

@@ -45,14 +45,35 @@ def check_fits(adapter: Tensors, base: Tensors, base_name: str) -> None:
                 f" {_show(base_shape)}. Set spec.baseModelRef to the model it was trained on",
             )
     # lm_head may be tied to the embedding and so absent; a whole layer can't be.
+    # transformers may keep weights under other names than those of the modules they go to.
+    renamed = not matched and _sizes(adapter) <= {
+        size for _, shape in base.values() for size in shape
+    }
     for module in missing:
-        if not matched or _pattern(module) in matched:
+        if _shared(module, base):
+            continue
+        if not renamed and (not matched or _pattern(module) in matched):
             raise RunError(
                 "BaseModelMismatch",
                 f"the adapter doesn't fit base model {quote(base_name)}: it changes"
                 f" {quote(module)}, which the base doesn't have. Set spec.baseModelRef to the"
                 " model it was trained on",
             )
+
+
+def _shared(module: str, base: Tensors) -> bool:
+    """Whether the module's layer is there, so that it has the weights of another layer's."""
+    layer = re.match(r"(.*\.)?(\w+\.\d+\.)", module)
+    return layer is not None and any(layer[2] in f".{name}" for name in base)
+
+
+def _sizes(adapter: Tensors) -> set[int]:
+    """What the LoRA matrices read and give."""
+    return {
+        shape[1] if match["side"].endswith("A") else shape[0]
+        for name, (_, shape) in adapter.items()
+        if (match := _LORA.match(name)) and len(shape) == 2
+    }
 
 
 def _weight(module: str, base: Tensors) -> str | None:
