@@ -50,7 +50,7 @@ def check_fits(adapter: Tensors, base: Tensors, base_name: str) -> None:
         size for _, shape in base.values() for size in shape
     }
     for module in missing:
-        if _shared(module, base):
+        if matched and _shared(module, base):
             continue
         if not renamed and (not matched or _pattern(module) in matched):
             raise RunError(
