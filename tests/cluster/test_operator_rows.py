@@ -65,8 +65,9 @@ def test_a_dataset_without_usable_rows_starts_nothing(jobs: Workspace) -> None:
     # Pairs may become text by a PromptTemplate, so these are Ready, but not for a job without one.
     jobs.create("Dataset", "lean", inline([{"prompt": "a", "completion": ""}, {"prompt": "b"}]))
     assert jobs.ready("Dataset", "lean")["checks"]["trainableRows"] == 0
-    jobs.job("patient", datasetRef={"name": "useless"}, promptRef=None)
-    jobs.job("barred", datasetRef={"name": "lean"}, promptRef=None)
+    for name, rows in (("patient", "useless"), ("barred", "lean")):
+        spec = {"modelRef": {"name": "base"}, "datasetRef": {"name": rows}}
+        jobs.create("FineTuneJob", name, spec)
     waited = jobs.waits("FineTuneJob", "patient", "DatasetNotReady")
     assert "useless" in waited
     assert "NoUsableRows" in waited
