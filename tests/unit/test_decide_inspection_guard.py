@@ -65,6 +65,16 @@ def test_one_that_began_elsewhere_leaves_nothing_there() -> None:
     assert (decision.status or {})["inspection"]["external"]["type"] == "kubernetes"
 
 
+@pytest.mark.parametrize("phase", ["pending", "running", "stopping", "succeeded"])
+def test_nothing_runs_beside_one_that_began_elsewhere(phase: Any) -> None:
+    decision = going_on({"target": target(), "runs": [run(1, phase)]})
+    assert names(decision) == ["DeleteRuns"]
+    state = (decision.status or {})["inspection"]
+    assert state["external"]["type"] == "cml", "there it is looked for until it is gone"
+    assert decision.requeue_after
+    assert "StartRun" in names(going_on({"target": target(), "runs": []}))
+
+
 @pytest.mark.parametrize(
     ("actions", "around", "fields"),
     [

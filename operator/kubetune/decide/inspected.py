@@ -115,24 +115,24 @@ def inspect(
         trouble = facts.target_problem
         waiting = inspection.Waiting(trouble.reason, trouble.message)
         return inspection.Step(waiting, state, requeue_after=TARGET_SECONDS)
-    # 4. What waits on the target that was the default before is of no use.
-    if facts.left is not None:
-        message = (
-            f"{target.label} reads the source, once nothing waits on {state['external']['target']}"
-        )
+    # 4. What waits on the target that was the default before is of no use, and neither is what was
+    # started on one that is another by now. Nothing of it may run beside the next one.
+    left = facts.left or (facts.started if moved and facts.runs else None)
+    if left is not None:
+        before = (external or {}).get("target")
+        message = f"{target.label} reads the source, once nothing is left of the run on {before}"
         waiting = inspection.Waiting(Reason.INSPECTING, message)
-        return inspection.Step(
-            waiting, state, (DeleteRuns(run_key, elsewhere=facts.left),), MOVE_SECONDS
-        )
-    # 5. The run; of one that was started elsewhere nothing stays.
+        gone = DeleteRuns(run_key, elsewhere=left, needed=not moved)
+        return inspection.Step(waiting, state, (gone,), MOVE_SECONDS)
+    # 5. The run; of one that was started elsewhere, and can't be seen, nothing stays.
     runs = () if moved else facts.runs
-    left = (DeleteRuns(run_key, elsewhere=facts.started, needed=False),) if moved else ()
+    clear = (DeleteRuns(run_key, elsewhere=facts.started, needed=False),) if moved else ()
     wanted = record(target, owner.namespace)
     state = state | {"external": external if runs and external else wanted}
     plan = plan.model_copy(update={"tracking": inspections_plan(target.spec, owner.namespace)})
     request = inspection.request(owner, plan, mounts, target.spec)
     step = inspection.step(request, key, state, runs, now)
-    return replace(step, actions=(*left, *step.actions))
+    return replace(step, actions=(*clear, *step.actions))
 
 
 def _is_elsewhere(started: ComputeTargetSpec, external: JsonObject, target: Target) -> bool:
