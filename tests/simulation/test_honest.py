@@ -16,7 +16,7 @@ from tests.simulation.rehearsal import Model, Rehearsal, draw_requests
 
 pytestmark = pytest.mark.cluster
 
-SCHEDULES = 300
+SCHEDULES = 200
 REQUESTS = 6
 SETTLE_SECONDS = 30.0
 
