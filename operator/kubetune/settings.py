@@ -27,6 +27,10 @@ class Settings:
     progress_write_seconds: float = 10.0
     """At least so many seconds between two progress writes of one job."""
 
+    retry_seconds: float = 10.0
+    """Seconds between a first failed attempt of a FineTuneJob or candidate and the next; the pause
+    doubles up to 6 minutes."""
+
     tracking_timeout_seconds: float = 5.0
     """Time-out of one MLflow request."""
 

@@ -47,6 +47,7 @@ class Operator:
                     # Seconds of the defaults that tests would only wait for.
                     "KUBETUNE_TRACKING_POLL_SECONDS": "1",
                     "KUBETUNE_TARGET_PROBE_SECONDS": "5",
+                    "KUBETUNE_RETRY_SECONDS": "1",
                     **(environment or {}),
                 },
                 stdout=log,

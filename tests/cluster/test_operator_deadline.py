@@ -12,11 +12,19 @@ from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay
+from tests.cluster.subjects import Subjects
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
 from tests.cluster.workspace import Workspace, condition, phase_of
 
 pytestmark = pytest.mark.cluster
+
+LIMITED = ("FineTuneJob", "Evaluation")
+
+
+@pytest.fixture(scope="module")
+def subjects(module_space: Workspace) -> Subjects:
+    return Subjects(module_space, module_space.scripted_target("all-scripted"))
 
 
 @pytest.fixture
@@ -32,8 +40,8 @@ def until_past(body: dict[str, Any], seconds: float) -> None:
     eventually(lambda: time.time() > began + seconds)
 
 
-def only_run(jobs: Workspace, job: str) -> dict[str, Any]:
-    (run,) = jobs.runs(job)
+def only_run(jobs: Workspace, name: str, kind: str = "FineTuneJob") -> dict[str, Any]:
+    (run,) = jobs.runs(name, kind)
     return run
 
 
@@ -51,16 +59,20 @@ def elapsed(jobs: Workspace, job: str) -> float:
 
 
 def test_a_success_that_no_operator_saw_counts_after_the_deadline(
-    jobs: Workspace, operator: Operator
+    jobs: Workspace, subjects: Subjects, operator: Operator
 ):
-    jobs.job("in-time", activeDeadlineSeconds=20)
+    for kind in ("Evaluation", "FineTuneJob"):
+        subjects.make(kind, "in-time", activeDeadlineSeconds=20)
+    pods = {kind: subjects.running(kind, "in-time") for kind in LIMITED}
     body = jobs.phase("in-time", "Running")
     with operator.stopped():
-        jobs.end("in-time")
-        name = only_run(jobs, "in-time")["metadata"]["name"]
-        jobs.until("Job", name, lambda job: job["status"].get("succeeded") == 1)
+        for kind, pod in pods.items():
+            subjects.end(kind, pod)
+            name = only_run(jobs, "in-time", kind)["metadata"]["name"]
+            jobs.until("Job", name, lambda job: job["status"].get("succeeded") == 1)
         until_past(body, 21)
-    assert phase_of(jobs.phase("in-time", "Succeeded")) == "Succeeded"
+    for kind in LIMITED:
+        subjects.done(kind, "in-time")
 
 
 def test_registration_is_not_training(cluster: LocalCluster, jobs: Workspace, relay: Relay):
@@ -85,28 +97,34 @@ def test_registration_is_not_training(cluster: LocalCluster, jobs: Workspace, re
     assert body["status"]["result"]["registered"]["version"] == 1
 
 
-def test_waiting_in_a_queue_takes_no_time(jobs: Workspace):
+def test_waiting_in_a_queue_takes_no_time(jobs: Workspace, subjects: Subjects):
     """As Kueue does it: the Job is suspended, let go when there is room, and sent back."""
-    jobs.job("queued", activeDeadlineSeconds=10)
-    eventually(lambda: jobs.runs("queued"))
-    name = only_run(jobs, "queued")["metadata"]["name"]
-    jobs.patch("Job", name, {"spec": {"suspend": True}})
+    held_back: dict[str, str] = {}
+    for kind in LIMITED:
+        subjects.make(kind, "queued", activeDeadlineSeconds=10)
+        eventually(lambda kind=kind: jobs.runs("queued", kind))
+        (job,) = jobs.runs("queued", kind)
+        held_back[kind] = job["metadata"]["name"]
+        jobs.patch("Job", held_back[kind], {"spec": {"suspend": True}})
     held = time.monotonic()
 
     def waits(body: dict[str, Any]) -> bool:
-        return phase_of(body) == "Queued" and condition(body, "Ready")[1] == "Queued"
+        if phase_of(body) != "Queued":
+            return False
+        said = body["status"].get("candidates") or [{"message": condition(body, "Running")[2]}]
+        return "spec.suspend is true" in said[0]["message"]
 
-    def told(body: dict[str, Any]) -> bool:
-        return waits(body) and "spec.suspend is true" in condition(body, "Running")[2]
-
-    jobs.until("FineTuneJob", "queued", told)
+    for kind in LIMITED:
+        jobs.until(kind, "queued", waits)
     eventually(lambda: time.monotonic() > held + 15)
-    assert waits(jobs.get("FineTuneJob", "queued"))
-    jobs.patch("Job", name, {"spec": {"suspend": False}})
-    jobs.phase("queued", "Running")
-    jobs.end("queued")
-    body = jobs.phase("queued", "Succeeded")
-    assert body["status"]["runTime"]["seconds"] < 10
+    for kind in LIMITED:
+        assert waits(jobs.get(kind, "queued"))
+        jobs.patch("Job", held_back[kind], {"spec": {"suspend": False}})
+    for kind in LIMITED:
+        subjects.end(kind, subjects.running(kind, "queued"))
+    for kind in LIMITED:
+        body = subjects.done(kind, "queued")
+        assert body["status"]["runTime"]["seconds"] < 10
 
 
 def test_a_pod_that_waits_takes_no_time(jobs: Workspace):
@@ -121,18 +139,24 @@ def test_a_pod_that_waits_takes_no_time(jobs: Workspace):
     assert len(jobs.runs("unplaced")) == 1
 
 
-def test_the_deadline_holds_while_no_operator_looks(jobs: Workspace, operator: Operator):
-    jobs.job("unwatched", activeDeadlineSeconds=12)
-    jobs.phase("unwatched", "Running")
+def test_the_deadline_holds_while_no_operator_looks(
+    jobs: Workspace, subjects: Subjects, operator: Operator
+):
+    for kind in LIMITED:
+        subjects.make(kind, "unwatched", activeDeadlineSeconds=12)
+    for kind in LIMITED:
+        jobs.until(kind, "unwatched", lambda o: phase_of(o) == "Running")
     wanted = 12 + elapsed(jobs, "unwatched")
     eventually(lambda: abs((deadline_of(jobs, "unwatched") or 0) - wanted) <= 1)
     with operator.stopped():
-        name = only_run(jobs, "unwatched")["metadata"]["name"]
-        ended = jobs.until("Job", name, lambda job: condition_of(job, "Failed"))
-        assert condition_of(ended, "Failed") == "DeadlineExceeded"
-    body = jobs.phase("unwatched", "Failed")
-    assert condition(body, "Failed")[1] == "DeadlineExceeded"
-    assert body["status"]["counts"]["total"] == 1
+        for kind in LIMITED:
+            name = only_run(jobs, "unwatched", kind)["metadata"]["name"]
+            ended = jobs.until("Job", name, lambda job: condition_of(job, "Failed"))
+            assert condition_of(ended, "Failed") == "DeadlineExceeded"
+    for kind in LIMITED:
+        body = jobs.until(kind, "unwatched", lambda o: phase_of(o) in ("Succeeded", "Failed"))
+        assert condition(body, "Failed")[1] == "DeadlineExceeded"
+        assert len(jobs.runs("unwatched", kind)) == 1
 
 
 def test_a_deadline_that_is_edited_reaches_the_run(jobs: Workspace):
@@ -149,6 +173,24 @@ def test_a_deadline_that_is_edited_reaches_the_run(jobs: Workspace):
         eventually(follows)
     jobs.patch("FineTuneJob", "edited", {"spec": {"activeDeadlineSeconds": 1}})
     body = jobs.phase("edited", "Failed")
+    assert condition(body, "Failed")[1] == "DeadlineExceeded"
+
+
+def test_suspension_keeps_what_is_left_of_an_evaluation(jobs: Workspace, subjects: Subjects):
+    """Of 12 seconds some are used, then it rests for longer than all of them."""
+    subjects.make("Evaluation", "paused", activeDeadlineSeconds=12)
+    subjects.running("Evaluation", "paused")
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() > began + 3)
+    jobs.patch("Evaluation", "paused", {"spec": {"suspend": True}})
+    body = jobs.until("Evaluation", "paused", lambda o: phase_of(o) == "Suspended")
+    used = body["status"]["runTime"]["seconds"]
+    assert 3 <= used < 12
+    rests = time.monotonic()
+    eventually(lambda: time.monotonic() > rests + 12 - used + 1)
+    jobs.patch("Evaluation", "paused", {"spec": {"suspend": False}})
+    subjects.running("Evaluation", "paused", attempt=2)
+    body = jobs.until("Evaluation", "paused", lambda o: phase_of(o) in ("Succeeded", "Failed"))
     assert condition(body, "Failed")[1] == "DeadlineExceeded"
 
 

@@ -173,6 +173,23 @@ def test_a_quota_on_pods(jobs: Workspace, subjects: Subjects) -> None:
     go_on(subjects, "cramped", seconds=120)
 
 
+def test_a_quota_on_config_maps(jobs: Workspace, subjects: Subjects) -> None:
+    with no_room(jobs, "count/configmaps"):
+        all_wait(jobs, subjects, "unplanned", "QuotaExceeded", "none")
+    go_on(subjects, "unplanned")
+
+
+def test_a_limit_range(jobs: Workspace, subjects: Subjects) -> None:
+    path = f"/api/v1/namespaces/{jobs.namespace}/limitranges"
+    limit = {"type": "Container", "max": {"memory": "1Mi"}}
+    body = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "tiny"}}
+    jobs.request("POST", path, body | {"spec": {"limits": [limit]}})
+    all_wait(jobs, subjects, "too-large", "PodsRefused", "maximum memory usage per Container")
+    jobs.request("DELETE", f"{path}/tiny")
+    # Kubernetes' Job controller asks again after a minute at the latest.
+    go_on(subjects, "too-large", seconds=120)
+
+
 def test_a_service_account_that_is_missing(jobs: Workspace, subjects: Subjects) -> None:
     nobody = Subjects(jobs, jobs.scripted_target("nobody", serviceAccountName="nobody"))
     all_wait(jobs, nobody, "nobody", "PodsRefused", 'serviceaccount "nobody" not found')

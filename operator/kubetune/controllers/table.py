@@ -61,20 +61,21 @@ def controllers(
     """A controller for each kind that is reconciled. Raises LookupError when one has none."""
     cache, client, backend = services.cache, services.client, services.backend
     trackers, settings, install_id = services.trackers, services.settings, services.install_id
-    clock, seconds = services.clock, settings.progress_write_seconds
+    clock = services.clock
+    pace = (settings.progress_write_seconds, settings.retry_seconds)
     inspected = InspectedObserver(cache, client, backend, install_id)
     made: list[Controller[Any, Any]] = [
         DatasetController(inspected),
         ModelController(inspected),
         PromptTemplateController(inspected),
         FineTuneJobController(
-            FineTuneJobObserver(cache, client, backend, install_id, seconds, clock()),
+            FineTuneJobObserver(cache, client, backend, install_id, *pace, clock()),
             trackers,
             poller,
             backend,
         ),
         EvaluationController(
-            EvaluationObserver(cache, client, backend, install_id, seconds, poller.tracked),
+            EvaluationObserver(cache, client, backend, install_id, *pace, poller.tracked),
             trackers,
         ),
         ComputeTargetController(

@@ -130,8 +130,11 @@ def begin(
     return draft
 
 
-def follow(draft: CandidateDraft, backoff_limit: int) -> float | None:
-    """Say how the newest attempt stands; seconds until the next one, when there is to be one."""
+def follow(draft: CandidateDraft, backoff_limit: int, retry_seconds: float) -> float | None:
+    """Say how the newest attempt stands; seconds until the next one, when there is to be one.
+
+    ``retry_seconds`` is the first pause.
+    """
     newest = draft.status["attempt"]
     number = newest["number"]
     if draft.live:
@@ -160,7 +163,7 @@ def follow(draft: CandidateDraft, backoff_limit: int) -> float | None:
         draft.say("Failed", Reason.DISRUPTED, problem)
         return None
     newest.setdefault("endTime", rfc3339(draft.now))
-    wait = after_attempt(newest, draft.status["counts"], draft.now)
+    wait = after_attempt(newest, draft.status["counts"], retry_seconds, draft.now)
     draft.say("Retrying", Reason.RETRYING, f"{message}; the next one follows")
     draft.resting = wait > 0
     return wait

@@ -19,7 +19,7 @@ def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
     """Follow a candidate's newest attempt, and take its results over when it has ended well."""
     if candidate.unsure(suspended=draft.spec.suspend) and _looked_up(draft, candidate):
         return
-    wait = follow(candidate, draft.spec.backoff_limit)
+    wait = follow(candidate, draft.spec.backoff_limit, draft.observed.retry_seconds)
     if candidate.resting and wait:
         draft.waits.append(wait)
     draft.waits += [run.look_again_seconds for run in candidate.live if run.look_again_seconds]

@@ -86,6 +86,7 @@ class ObservedEvaluation:
     elsewhere: Mapping[str, str] = field(default_factory=dict[str, str])
     """Digests that another Evaluation of the namespace is measuring now -> its name."""
     progress_seconds: float = 10.0
+    retry_seconds: float = 10.0
     learned: EvaluationLearned = field(default_factory=EvaluationLearned)
     lets_runs_go: bool = False
     """Whether it was deleted with ``--cascade=orphan``."""

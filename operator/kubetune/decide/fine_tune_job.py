@@ -127,7 +127,8 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
     if newest and newest["result"] in ("Failed", "Preempted"):
         if problem := evicted_too_often(newest, draft.status["counts"]):
             return fail(draft, Reason.DISRUPTED, problem, retryable=True)
-        wait = after_attempt(newest, draft.status["counts"], draft.now)
+        first = draft.observed.retry_seconds
+        wait = after_attempt(newest, draft.status["counts"], first, draft.now)
         if wait > 0:
             return _wait_for_retry(draft, newest, wait)
 

@@ -87,6 +87,7 @@ class ObservedJob:
     """Newest progress, from the batched read."""
     learned: Learned = field(default_factory=Learned)
     progress_seconds: float = 10.0
+    retry_seconds: float = 10.0
 
     @property
     def outlives_owner(self) -> bool:

@@ -32,9 +32,11 @@ TARGET_SECONDS = 60.0
 INSPECTION_FIRST_SECONDS = 5
 
 
-def after_attempt(newest: dict[str, Any], counts: dict[str, Any], now: datetime) -> float:
-    """Seconds until the next attempt: 10, 20 ... 360 after failures, and after all evictions but
-    the first.
+def after_attempt(
+    newest: dict[str, Any], counts: dict[str, Any], first: float, now: datetime
+) -> float:
+    """Seconds until the next attempt: ``first``, twice as many ... 360 after failures, and after
+    all evictions but the first.
 
     ``newest`` is the attempt that ended, ``counts`` are all of its kind, as in status.
     """
@@ -44,10 +46,10 @@ def after_attempt(newest: dict[str, Any], counts: dict[str, Any], now: datetime)
         if failed < 1:
             return 0
     ended = parse_time(newest.get("endTime")) or now
-    return _doubled(10, failed, 360) - (now - ended).total_seconds()
+    return _doubled(first, failed, 360) - (now - ended).total_seconds()
 
 
-def after_inspection(attempts: int) -> int:
+def after_inspection(attempts: int) -> float:
     """Seconds between the end of the n-th failed try of an inspection and the next: 5 ... 300."""
     return _doubled(INSPECTION_FIRST_SECONDS, max(attempts, 1), 300)
 
@@ -65,7 +67,7 @@ def until_secret(since: datetime | None, now: datetime) -> float:
     return _with_age(2.0, since, now, 25.0)
 
 
-def _doubled(first: int, number: int, longest: int) -> int:
+def _doubled(first: float, number: int, longest: float) -> float:
     return min(first * 2 ** (number - 1), longest)
 
 

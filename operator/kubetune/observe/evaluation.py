@@ -72,6 +72,7 @@ class EvaluationObserver:
         backend: Backend,
         install_id: str,
         progress_seconds: float,
+        retry_seconds: float,
         tracked: Callable[[str], TrackedRun | None],
     ) -> None:
         self._cache = cache
@@ -79,6 +80,7 @@ class EvaluationObserver:
         self._backend = backend
         self._install_id = install_id
         self._progress_seconds = progress_seconds
+        self._retry_seconds = retry_seconds
         self._tracked = tracked
 
     async def observe(
@@ -99,6 +101,7 @@ class EvaluationObserver:
             target,
             started=started,
             progress_seconds=self._progress_seconds,
+            retry_seconds=self._retry_seconds,
             learned=learned,
             lets_runs_go=self._cache.lets_dependents_go(evaluation.owner.uid),
         )

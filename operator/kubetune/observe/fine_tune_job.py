@@ -47,6 +47,7 @@ class FineTuneJobObserver:
         backend: Backend,
         install_id: str,
         progress_seconds: float,
+        retry_seconds: float,
         began: datetime,
     ) -> None:
         self._cache = cache
@@ -54,6 +55,7 @@ class FineTuneJobObserver:
         self._backend = backend
         self._install_id = install_id
         self._progress_seconds = progress_seconds
+        self._retry_seconds = retry_seconds
         self.run_keys = RunKeys(cache, install_id)
         self._began = began
         """When this operator did: what it has made since it knows."""
@@ -103,6 +105,7 @@ class FineTuneJobObserver:
             "tracked": tracked,
             "learned": learned,
             "progress_seconds": self._progress_seconds,
+            "retry_seconds": self._retry_seconds,
         }
         going = [run for run in runs if run.phase not in FINISHED and not run.lacks_plan]
         if spec is None or going:
