@@ -63,19 +63,37 @@ def test_a_replacement_keeps_the_run(
     end(jobs, subjects, name, pods)
 
 
+@pytest.mark.parametrize("how", ["Background", "Foreground"])
 def test_what_is_made_again_at_once_has_a_run_of_its_own(
+    jobs: Workspace, subjects: Subjects, how: str
+) -> None:
+    name = f"again-{how.lower()}"
+    pods = begin(subjects, name)
+    for kind in KINDS:
+        jobs.delete(kind, name, how)
+    for kind in KINDS:
+        eventually(lambda kind=kind: jobs.find(kind, name) is None)
+        subjects.make(kind, name)
+    second = {kind: another(subjects, kind, name, pods[kind]) for kind in KINDS}
+    for kind in KINDS:
+        eventually(lambda kind=kind: len(subjects.pods(kind, name)) == 1)
+        eventually(lambda kind=kind: len(jobs.runs(name, kind)) == 1)
+    end(jobs, subjects, name, second)
+
+
+def test_a_run_goes_on_when_its_target_is_made_again_as_another_one(
     jobs: Workspace, subjects: Subjects
 ) -> None:
-    pods = begin(subjects, "again")
+    there = Subjects(jobs, jobs.scripted_target("changes"))
+    pods = begin(there, "moving")
+    jobs.delete("ComputeTarget", "changes")
+    eventually(lambda: jobs.find("ComputeTarget", "changes") is None)
     for kind in KINDS:
-        jobs.delete(kind, "again")
+        looked_at(jobs, kind, "moving")
+    jobs.scripted_target("changes", resources={"cpu": "60m", "memory": "96Mi"})
     for kind in KINDS:
-        eventually(lambda kind=kind: jobs.find(kind, "again") is None)
-        subjects.make(kind, "again")
-    second = {kind: another(subjects, kind, "again", pods[kind]) for kind in KINDS}
-    for kind in KINDS:
-        eventually(lambda kind=kind: len(subjects.pods(kind, "again")) == 1)
-    end(jobs, subjects, "again", second)
+        looked_at(jobs, kind, "moving")
+    end(jobs, there, "moving", pods)
 
 
 def test_an_orphaning_deletion_leaves_the_run(jobs: Workspace, subjects: Subjects) -> None:
