@@ -27,7 +27,16 @@ BASE_MODEL: JsonObject = {
     "contextLength": 2048,
     "sizeBytes": 4000,
 }
-INSPECTED = Outcome(status="succeeded", reason="Inspected", summary=BASE_MODEL)
+READ_ROWS: JsonObject = {
+    "digest": "sha256:0d",
+    "splitDigest": "sha256:0d",
+    "rows": {"train": 18, "evaluation": 2},
+    "columns": [{"name": name, "type": "string"} for name in ROWS[0]],
+}
+INSPECTED = {
+    kind: Outcome(status="succeeded", reason="Inspected", summary=summary)
+    for kind, summary in (("Model", BASE_MODEL), ("Dataset", READ_ROWS))
+}
 QUICK = (("ENGINE_SCHEDULING", 0.1), ("ENGINE_RUNNING", 0.1))
 
 
@@ -60,10 +69,9 @@ class CmlSpace(Workspace):
     def inputs(self) -> None:
         """A Dataset ``rows``, a Model ``base`` and a PromptTemplate ``ask``, all Ready.
 
-        The rows are inspected in the cluster, the model is one of the project.
+        What inspections find in the project is scripted.
         """
-        in_cluster = {"computeTargetRef": {"name": "scripted"}}
-        self.create("Dataset", "rows", {"source": {"inline": {"rows": ROWS}}, **in_cluster})
+        self.create("Dataset", "rows", {"source": {"inline": {"rows": ROWS}}})
         self.create("Model", "base", {"source": {"project": {"path": "base"}}})
         self.create("PromptTemplate", "ask", {"prompt": "{prompt}", "completion": "{completion}"})
         for kind, name in (("Dataset", "rows"), ("Model", "base"), ("PromptTemplate", "ask")):
@@ -112,8 +120,8 @@ class CmlSpace(Workspace):
             return given
         if given:
             return given[int(run.environment["KUBETUNE_ATTEMPT"]) - 1]
-        if kind == "Model":
-            return Script(steps=QUICK, outcome=INSPECTED.to_json())
+        if kind == "Model" or (kind, name) == ("Dataset", "rows"):
+            return Script(steps=QUICK, outcome=INSPECTED[kind].to_json())
         return Script(steps=(("ENGINE_RUNNING", FOREVER),))
 
 

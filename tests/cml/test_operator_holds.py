@@ -231,10 +231,10 @@ def test_a_hold_that_a_replacement_dropped_is_taken_again(cml: CmlSpace) -> None
 
 def test_a_cluster_wide_target_is_held_with_secrets_of_its_users_namespaces(cml: CmlSpace) -> None:
     name = f"everyones-{cml.namespace}"
-    cml.create("ClusterComputeTarget", name, cml.cml_target())
-    cml.inputs()
-    cml.job("running", computeTargetRef={"kind": "ClusterComputeTarget", "name": name})
     with in_operators_namespace(cml, SECRET) as path:
+        cml.create("ClusterComputeTarget", name, cml.cml_target())
+        cml.inputs()
+        cml.job("running", computeTargetRef={"kind": "ClusterComputeTarget", "name": name})
         cml.phase("running", "Running")
         assert IN_USE in finalizers(cml, "ClusterComputeTarget", name)
         assert IN_USE in finalizers(cml, "Secret", SECRET)
@@ -249,21 +249,20 @@ def test_a_cluster_wide_target_is_held_with_secrets_of_its_users_namespaces(cml:
 def test_what_a_cluster_wide_target_holds_is_let_go_of_who_went_unseen(
     cml: CmlSpace, cml_operator: Operator
 ) -> None:
-    name = f"everyones-{cml.namespace}"
-    cml.create("ClusterComputeTarget", name, cml.cml_target())
-    cml.inputs()
-    cml.create("Secret", "everyones-key", stringData={"apiKey": cml.stand_in.api_key})
-    own = {"cml": {"apiKeySecretRef": {"name": "everyones-key"}}}
-    cml.patch("ClusterComputeTarget", name, {"spec": own})
-    with in_operators_namespace(cml, "everyones-key"):
+    name, secret = f"everyones-{cml.namespace}", "everyones-key"
+    with in_operators_namespace(cml, secret):
+        own = cml.cml_target(apiKeySecretRef={"name": secret})
+        cml.create("ClusterComputeTarget", name, own)
+        cml.create("Secret", secret, stringData={"apiKey": cml.stand_in.api_key})
+        cml.inputs()
         cml.job("forced", computeTargetRef={"kind": "ClusterComputeTarget", "name": name})
         cml.phase("forced", "Running")
-        assert IN_USE in finalizers(cml, "Secret", "everyones-key")
+        assert IN_USE in finalizers(cml, "Secret", secret)
         with cml_operator.stopped():
             cml.delete("FineTuneJob", "forced")
             cml.patch("FineTuneJob", "forced", {"metadata": {"finalizers": None}})
-            cml.delete("Secret", "everyones-key")
-        eventually(lambda: cml.find("Secret", "everyones-key") is None)
+            cml.delete("Secret", secret)
+        eventually(lambda: cml.find("Secret", secret) is None)
         assert [run.active for run in cml.cml_runs("forced")] == [False]
         assert IN_USE not in finalizers(cml, "ClusterComputeTarget", name)
         cml.delete("ClusterComputeTarget", name)

@@ -62,7 +62,7 @@ def test_inspections_need_no_gpu_and_leave_nothing(cml_jobs: CmlSpace) -> None:
     there = {"computeTargetRef": {"name": "gpus"}}
     cml_jobs.scripts |= {
         "corpus": ended("ENGINE_SUCCEEDED", FOUND),
-        "weights": ended("ENGINE_SUCCEEDED", INSPECTED),
+        "weights": ended("ENGINE_SUCCEEDED", INSPECTED["Model"]),
     }
     cml_jobs.create("Dataset", "corpus", rows("corpus") | there)
     cml_jobs.create("Model", "weights", {"source": {"project": {"path": "weights"}}, **there})

@@ -26,7 +26,7 @@ def replace_target(space: CmlSpace, name: str, spec: dict[str, Any]) -> None:
 def hub_model(space: CmlSpace) -> dict[str, Any]:
     """Inputs that every target reaches, and how a job names them."""
     space.inputs()
-    space.scripts["hub"] = ended("ENGINE_SUCCEEDED", INSPECTED)
+    space.scripts["hub"] = ended("ENGINE_SUCCEEDED", INSPECTED["Model"])
     space.create("Model", "hub", {"source": {"huggingFace": {"repo": "org/base"}}})
     space.ready("Model", "hub")
     return {"modelRef": {"name": "hub"}}
