@@ -32,7 +32,7 @@ TRAINED = Outcome(status="succeeded", reason="Trained")
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
-OPTIONS = ("unknown_since", "given_up", "unexplained")
+OPTIONS = ("unknown_since", "given_up", "unexplained", "ordered")
 
 
 def state(status: str | None, ending: Ending | None = None, **fields: Any) -> RunState:
@@ -207,3 +207,12 @@ def test_an_outcome_counts_more_than_anything() -> None:
     assert state("succeeded", Ending(TRAINED)).exit_code == 0
     # The kernel counts any exit as failed; what the status says of a live run stays.
     assert state("running", Ending(TRAINED)).outcome is None
+
+
+def test_a_stop_that_we_have_ordered_was_nobodys_by_hand() -> None:
+    ours = state("ENGINE_STOPPED", ordered=True)
+    assert (ours.phase, ours.reason, ours.message) == ("stopped", "", "")
+    # That it waited too long for room is a reason of its own.
+    waited = state("ENGINE_STOPPED", ordered=True, given_up=True)
+    assert (waited.phase, waited.reason) == ("failed", "SchedulingTimedOut")
+    assert state("ENGINE_STOPPED", Ending(TRAINED), ordered=True).phase == "succeeded"
