@@ -186,21 +186,23 @@ def test_a_run_is_not_ended_for_who_has_it_no_more(cml_jobs: CmlSpace, gone: boo
     keeps_its_run(cml_jobs, name, job)
 
 
-def test_a_restored_job_goes_on_after_a_run_that_its_deletion_has_stopped(
+def test_a_stop_of_ours_was_nobodys_by_hand_though_the_status_has_lost_it(
     cml_jobs: CmlSpace,
 ) -> None:
-    """Nobody has stopped it by hand, which would have cancelled the job."""
-    job = make(cml_jobs, "FineTuneJob", "stopped-before")
-    saved = cml_jobs.get("FineTuneJob", "stopped-before")
+    """A run that somebody has stopped cancels the job; this one goes on."""
+    name = "forgetful"
+    job = make(cml_jobs, "FineTuneJob", name)
     cml_jobs.stand_in.behaviour.stop_seconds = 60
-    cml_jobs.delete("FineTuneJob", "stopped-before")
+    cml_jobs.patch("FineTuneJob", name, {"spec": {"suspend": True}})
     eventually(lambda: cml_jobs.stand_in.runs(job.id)[0].stop_asked is not None)
-    restore(cml_jobs, "stopped-before", saved)
-    cml_jobs.phase("stopped-before", "Stopping")
+    cml_jobs.patch("FineTuneJob", name, {"spec": {"suspend": False}})
+    fields = dict.fromkeys(cml_jobs.get("FineTuneJob", name)["status"])
+    cml_jobs.patch("FineTuneJob", name, {"status": fields}, "status")
+    cml_jobs.phase(name, "Stopping")
     clock = cml_jobs.stand_in.clock
     assert isinstance(clock, ManualClock)
     clock.advance(61)
-    body = cml_jobs.phase("stopped-before", "Running")
+    body = cml_jobs.phase(name, "Running")
     assert attempts(body) == [("Stopped", None), ("Running", None)]
     assert cml_jobs.stand_in.most_active(job.id) == 1
 

@@ -127,8 +127,9 @@ def test_nothing_is_held_for_what_is_over_or_never_began(cml: CmlSpace) -> None:
     cml.patch("FineTuneJob", "paused", {"spec": {"suspend": True}})
     cml.phase("paused", "Suspended")
     cml.waits("FineTuneJob", "waiting", "DatasetMissing")
-    assert IN_USE not in finalizers(cml, "ComputeTarget", TARGET)
-    assert IN_USE not in finalizers(cml, "Secret", SECRET)
+    for kind, name in HELD:
+        # It is let go when the status has said that they are over.
+        eventually(lambda kind=kind, name=name: IN_USE not in finalizers(cml, kind, name))
     # Their target and Secret are gone: they go all the same.
     cml.delete("ComputeTarget", TARGET)
     cml.delete("Secret", SECRET)

@@ -73,7 +73,9 @@ class LeftBehind:
         if away:
             return True
         try:
-            for made in await self._backend.made_for(namespace, target, self._install_id):
+            # What was left may have been made since the last look.
+            found = await self._backend.made_for(namespace, target, self._install_id, fresh=True)
+            for made in found:
                 owner = made.owner
                 # Others' jobs in the project are for targets of their own namespaces.
                 ours = key.namespace in ("", owner.namespace) and owner.kind in RUNNING

@@ -223,11 +223,12 @@ class Backend(Protocol):
         ...
 
     async def made_for(
-        self, namespace: str, target: ComputeTargetSpec, install_id: str
+        self, namespace: str, target: ComputeTargetSpec, install_id: str, *, fresh: bool = False
     ) -> list[Made]:
         """What this installation has made in a target outside of the cluster.
 
-        ``namespace`` is the one whose credentials are used.
+        ``namespace`` is the one whose credentials are used; ``fresh``: a list of some seconds ago
+        won't do.
         """
         ...
 

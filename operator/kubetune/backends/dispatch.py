@@ -57,10 +57,10 @@ class Backends:
         await self._kubernetes.abandon(kind, namespace, name, uid, claimed)
 
     async def made_for(
-        self, namespace: str, target: ComputeTargetSpec, install_id: str
+        self, namespace: str, target: ComputeTargetSpec, install_id: str, *, fresh: bool = False
     ) -> list[Made]:
         """What this installation has made in a target outside of the cluster."""
-        return await self._of(target).made_for(namespace, target, install_id)
+        return await self._of(target).made_for(namespace, target, install_id, fresh=fresh)
 
     def forget(self, run_key: str) -> None:
         """Nobody will ask for the key's runs again."""

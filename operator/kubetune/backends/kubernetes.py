@@ -143,7 +143,7 @@ class KubernetesBackend:
                 await self._delete(pod, "Background")
 
     async def made_for(
-        self, namespace: str, target: ComputeTargetSpec, install_id: str
+        self, namespace: str, target: ComputeTargetSpec, install_id: str, *, fresh: bool = False
     ) -> list[Made]:
         """Nothing is outside of the cluster."""
         return []

@@ -243,14 +243,14 @@ class CmlBackend:
         self.forget(address.run_key)
 
     async def made_for(
-        self, namespace: str, target: ComputeTargetSpec, install_id: str
+        self, namespace: str, target: ComputeTargetSpec, install_id: str, *, fresh: bool = False
     ) -> list[Made]:
         """See kubetune.backends.base.Backend."""
         if target.cml is None:
             return []
         workspace = self.workspace(namespace, target.cml)
         try:
-            jobs = await workspace.all_jobs(time.monotonic() - LOOKUP_SECONDS)
+            jobs = await workspace.all_jobs(time.monotonic() - (0 if fresh else LOOKUP_SECONDS))
         except CmlError as error:
             raise refused(error, target.cml.url) from error
         return [found for job in jobs if (found := made(job, install_id))]
