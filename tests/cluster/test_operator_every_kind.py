@@ -101,12 +101,11 @@ def test_an_orphaning_deletion_leaves_the_run(jobs: Workspace, subjects: Subject
     for kind in KINDS:
         jobs.delete(kind, "orphaned", "Orphan")
     for kind in KINDS:
+        # One after the other: the node has no room for all of them twice.
         eventually(lambda kind=kind: jobs.find(kind, "orphaned") is None)
         subjects.make(kind, "orphaned")
-    # Its namesake has nothing to do with it.
-    for kind in KINDS:
+        # Its namesake has nothing to do with it.
         subjects.end(kind, another(subjects, kind, "orphaned", pods[kind]))
-    for kind in KINDS:
         subjects.done(kind, "orphaned")
         (alive,) = subjects.pods(kind, "orphaned")
         assert alive["metadata"]["uid"] == pods[kind]["metadata"]["uid"]
