@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,9 +36,8 @@ SAMPLE = (
 @pytest.fixture(scope="module", autouse=True)
 def _few_collections() -> Iterator[None]:
     """Each training collects garbage several times, and the libraries' objects are millions."""
-    import mlflow  # noqa: F401
-    import trl  # noqa: F401
-
+    for name in ("mlflow", "trl", "peft"):
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()
     yield

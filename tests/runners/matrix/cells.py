@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +141,7 @@ def _method(method: str, base: Path, work: Path) -> dict[str, Cell]:
 
 
 @contextmanager
-def _cell(cells: dict[str, Cell], name: str, also: bool = True) -> Iterator[None]:
+def _cell(cells: dict[str, Cell], name: str, also: bool = True) -> Generator[None]:
     """Note how a check ended; one that isn't a column of its own counts for that around it."""
     try:
         yield
@@ -268,9 +268,9 @@ class Trained:
     def __init__(self, plan: RunPlan) -> None:
         self.plan = plan
         self.inputs = train._prepare(plan)
-        self.trainer, self._progress = train._make_trainer(
-            plan, self.inputs, StopSignal(), Tracker(plan)
-        )
+        made = train._make_trainer(plan, self.inputs, StopSignal(), Tracker(plan))
+        self.trainer: Any = made[0]
+        self._progress = made[1]
         base = self.trainer.model
         base = base.get_base_model() if hasattr(base, "get_base_model") else base
         self.quantization = getattr(base.config, "quantization_config", None)
