@@ -147,7 +147,7 @@ def shrunk(given: Mapping[str, Any], vocabulary: int, special: Mapping[str, int]
                 for one in (value[at] for at in places)
             ]
         elif name == "per_layer_config":
-            known = {str(at): one for at, one in (value or {}).items()}
+            known = {str(at): one for at, one in dict(value or ()).items()}
             chosen = [known.get(str(at)) for at in places]
             small[name] = {
                 str(at): shrunk(one, vocabulary, special) for at, one in enumerate(chosen) if one
