@@ -92,8 +92,23 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Dataset", source(volume=JSONL | {"csv": {"delimiter": ";"}}), "csv is for files of format"),
     ("Dataset", source(http=HTTP | {"csv": {"delimiter": '"'}}), "should match"),
     ("Dataset", source(http=HTTP | {"csv": {"delimiter": ";;"}}), "may not be more than 1"),
-    ("Dataset", INLINE | {"columns": {"text": "body"}}, "columns.text is for format text"),
-    ("Dataset", INLINE | {"columns": {"tools": "t"}}, "columns.tools is for format messages"),
+    *(
+        (
+            "Dataset",
+            INLINE | {"format": format, "columns": {role: "other"}},
+            f"columns.{role} is for format",
+        )
+        for role, format in {
+            "prompt": "text",
+            "completion": "text",
+            "text": "messages",
+            "messages": "text",
+            "chosen": "text",
+            "rejected": "text",
+            "label": "text",
+            "tools": "text",
+        }.items()
+    ),
     ("Dataset", INLINE | {"splits": {"evaluation": "t", "evaluationFraction": 0.3}}, "remove one"),
     ("Dataset", INLINE | {"splits": {"evaluation": "t", "seed": 3}}, "nothing is to be drawn"),
     (

@@ -71,7 +71,7 @@ def test_a_dataset_without_usable_rows_starts_nothing(jobs: Workspace) -> None:
     waited = jobs.waits("FineTuneJob", "patient", "DatasetNotReady")
     assert "useless" in waited
     assert "NoUsableRows" in waited
-    assert "lean" in jobs.stalls("FineTuneJob", "barred", "InputsRefused")
+    assert "lean" in jobs.stalls("FineTuneJob", "barred", "FormatMismatch")
     assert jobs.runs("patient") == jobs.runs("barred") == []
     texts = [{"text": f"text {at}"} for at in range(20)]
     jobs.patch("Dataset", "useless", {"spec": inline(texts)})
