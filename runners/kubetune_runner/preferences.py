@@ -140,7 +140,7 @@ def _left_out(
 def _split(prompt: Text, answers: list[Text], tokenizer: Any) -> tuple[list[int], list[list[int]]]:
     """Token ids of the prompt, and of each answer that follows it."""
     is_text = isinstance(prompt, str)
-    if is_text:
+    if isinstance(prompt, str):
         start, wholes = prompt, [f"{prompt}{answer}" for answer in answers]
         ids, *joint = prompt_token_ids(tokenizer, [start, *wholes])
     else:

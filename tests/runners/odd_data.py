@@ -254,7 +254,7 @@ def json_document(draw: st.DrawFn, rows: Sequence[Row]) -> tuple[bytes, list[int
 def table(draw: st.DrawFn, rows: Sequence[Row], delimiter: str = ",") -> tuple[bytes, list[int]]:
     """csv of cells that are text, in all the same columns."""
     stream = io.StringIO(newline="")
-    quoting = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+    quoting: Any = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
     if any("\r" in cell for row in rows for cell in row.values()):
         # The writer leaves it bare, where it would be an end of line.
         quoting = csv.QUOTE_ALL

@@ -28,8 +28,9 @@ def files(draw: st.DrawFn) -> tuple[Any, ...]:
     rows: list[dict[str, Any]] = []
     for _ in range(draw(st.integers(1, 4))):
         if draw(st.integers(0, 5)):
-            drawn.append(draw(chats()))
-            rows.append(drawn[-1].row)
+            chat = draw(chats())
+            drawn.append(chat)
+            rows.append(chat.row)
         else:
             drawn.append(None)
             rows.append({"messages": draw(BROKEN)})

@@ -181,7 +181,7 @@ def test_a_reward_model_of_chats_scores_chats(make_plan: PlanFactory, tmp_path: 
     loaded = FineTunedModel()
     loaded.load_context(SimpleNamespace(artifacts={"adapter": str(folder)}, model_config={}))
     chats = [row[side] for row in rows[:4] for side in ("chosen", "rejected")]
-    scores = loaded.predict(None, [{"messages": turns} for turns in chats])
+    scores: Any = loaded.predict(None, [{"messages": turns} for turns in chats])
     assert sum(scores) / len(scores) == pytest.approx(after["eval_mean_reward"], abs=1e-3)
     split = [{"prompt": turns[:-1], "completion": turns[-1]["content"]} for turns in chats]
     assert loaded.predict(None, split) == pytest.approx(scores, abs=1e-3)

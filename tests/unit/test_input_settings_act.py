@@ -428,7 +428,9 @@ EFFECTS: dict[str, Callable[[JsonObject], Any]] = {
     ],
 )
 def test_a_setting_changes_what_is_asked(kind: str, path: str) -> None:
-    value, around = TABLES[kind][path]
+    proof = TABLES[kind][path]
+    assert not isinstance(proof, str)
+    value, around = proof
     effect = EFFECTS[kind]
     assert effect(laid(path, value, around)) != effect(around)
 
