@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 WIDTH, HEADS, HEAD, INNER = 32, 4, 8, 64
 POSITIONS = 256
@@ -147,7 +147,8 @@ def shrunk(given: Mapping[str, Any], vocabulary: int, special: Mapping[str, int]
                 for one in (value[at] for at in places)
             ]
         elif name == "per_layer_config":
-            known = {str(at): one for at, one in dict(value or ()).items()}
+            layers = cast("dict[Any, Any]", value or {})
+            known = {str(at): one for at, one in layers.items()}
             chosen = [known.get(str(at)) for at in places]
             small[name] = {
                 str(at): shrunk(one, vocabulary, special) for at, one in enumerate(chosen) if one
