@@ -12,10 +12,6 @@ from typing import Any
 import kopf
 
 from kubetune.act.left_behind import taken_over
-from kubetune.backends.base import Owner
-from kubetune.backends.cml.backend import CmlBackend
-from kubetune.backends.dispatch import Backends
-from kubetune.backends.kubernetes import KubernetesBackend
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
@@ -28,6 +24,10 @@ from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import Reconciler
 from kubetune.settings import Settings
+from kubetune.targets.cml.backend import CmlBackend
+from kubetune.targets.contract import Owner
+from kubetune.targets.dispatch import Backends
+from kubetune.targets.kubernetes.backend import KubernetesBackend
 from kubetune.tracking.pool import TrackerPool
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,6 @@ from kubetune.act.release import Release
 from kubetune.act.status import StatusWriter
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.kinds import RUNNING
-from kubetune.backends.base import Backend, BackendError
 from kubetune.clients.kubernetes import (
     REFUSALS,
     ConflictError,
@@ -28,7 +27,7 @@ from kubetune.clients.kubernetes import (
 )
 from kubetune.controllers import Controller, Services, controllers
 from kubetune.decide.decision import Decision
-from kubetune.decide.target_refused import (
+from kubetune.decide.target.refused import (
     change_refused,
     output_refused,
     start_refused,
@@ -43,6 +42,7 @@ from kubetune.observe.trackers import Trackers
 from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key, WorkQueue
 from kubetune.settings import Settings
+from kubetune.targets.contract import Backend, BackendError
 from kubetune.tracking.poller import ProgressPoller
 
 JsonObject = dict[str, Any]

@@ -26,9 +26,11 @@ from kubetune.api.plan import (
 )
 from pydantic import ValidationError
 
-from kubetune_runner import loading, log_upload, outcomes
+from kubetune_runner import outcomes
+from kubetune_runner import startup_gc as loading
 from kubetune_runner.errors import RunError
-from kubetune_runner.log_upload import AnyPlan
+from kubetune_runner.mlflow import log_upload
+from kubetune_runner.mlflow.log_upload import AnyPlan
 from kubetune_runner.run_log import RunLog
 from kubetune_runner.signals import Interrupted, StopSignal
 
@@ -136,7 +138,7 @@ def _outcome(
         plans.append(plan)
         if isinstance(plan, RunPlan):
             loading.begin(plan)
-            from kubetune_runner.train import run as train
+            from kubetune_runner.training.run import run as train
 
             return train(plan, stop)
         if isinstance(plan, EvaluationRunPlan):

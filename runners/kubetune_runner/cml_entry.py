@@ -70,7 +70,7 @@ def start(project: Path) -> Any:
         if runner is not None:
             sys.path[:0] = runner
             importlib.invalidate_caches()
-        from kubetune_runner.cml import main as run
+        from kubetune_runner.cml.project import main as run
     except ImportError as error:
         raise missing(error) from error
     except NotStartedError:
@@ -93,7 +93,7 @@ def runner_folder(project: Path) -> list[str] | None:
     script = globals().get("__file__")
     places = [Path(script).resolve().parent.parent] if script else []
     for place in [*places, project, project / "runners"]:
-        if (place / "kubetune_runner" / "cml.py").is_file():
+        if (place / "kubetune_runner" / "cml" / "project.py").is_file():
             # In a checkout the API is beside, in operator/.
             return [str(place), str(place.parent / "operator")]
     return None

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kubetune_runner.chats import chat_text, naming
 from kubetune_runner.data.spoken import Chat
 from kubetune_runner.data.verdicts import Place
 from kubetune_runner.errors import RunError
-from kubetune_runner.shown import Message, hidden_in
+from kubetune_runner.text.chats import chat_text, naming
+from kubetune_runner.text.shown import Message, hidden_in
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import ENV_PLAN_DATA
 
 from kubetune_runner.errors import RunError
-from kubetune_runner.out_of_memory import REASON, out_of_memory
 from kubetune_runner.signals import Interrupted
+from kubetune_runner.training.out_of_memory import REASON, out_of_memory
 
 log = logging.getLogger(__name__)
 
 
 def on_cml() -> bool:
-    """Whether this run was started by ``kubetune_runner.cml``."""
+    """Whether this run was started by ``kubetune_runner.cml.project``."""
     return ENV_PLAN_DATA in os.environ
 
 

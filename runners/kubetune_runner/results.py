@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from kubetune.api.objectives import OBJECTIVES
 from kubetune.api.plan import RunPlan, in_container
 
-from kubetune_runner import card, merging, records
-from kubetune_runner.encoding import EncodedRows
-from kubetune_runner.starts import Start
-from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import MERGED, describe, save, upload
+from kubetune_runner.mlflow import card, records
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import MERGED, describe, save, upload
+from kubetune_runner.model import merging
+from kubetune_runner.model.starting import Start
+from kubetune_runner.text.encoding import EncodedRows
 
 if TYPE_CHECKING:
-    from kubetune_runner.evaluation import Evaluation
+    from kubetune_runner.training.held_out import Evaluation
 
 MAX_SAMPLES = 8
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.decide.effective import effective_settings, training_plan
-from kubetune.decide.memory import MIB, memory, sizes_of
+from kubetune.decide.memory.peak import MIB, memory, sizes_of
+from kubetune.decide.settings.effective import effective_settings, training_plan
 from kubetune_runner.own_code.axolotl import has_gpu
 
 from .report import Figure

@@ -9,15 +9,16 @@ from typing import Any
 
 from kubetune.api import API_VERSION
 from kubetune.api.outcome import Outcome
-from kubetune.backends.manifests import build_job, build_plan_config_map
-from kubetune.backends.states import run_state
-from kubetune.decide import dataset, fine_tune_job, inspection
 from kubetune.decide.decision import StartRun, rfc3339
-from kubetune.decide.fine_tune_observed import ObservedJob
-from kubetune.decide.inspected import InspectionFacts
+from kubetune.decide.fine_tune_job import states as fine_tune_job
+from kubetune.decide.fine_tune_job.observed import ObservedJob
+from kubetune.decide.inspected import dataset, inspection
+from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import Target
 from kubetune.names import FINALIZER, RUN_KEY, new_run_key
 from kubetune.observe.objects import parse
+from kubetune.targets.kubernetes.manifests import build_job, build_plan_config_map
+from kubetune.targets.kubernetes.states import run_state
 
 JsonObject = dict[str, Any]
 

@@ -33,11 +33,12 @@ def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     import torch
     from kubetune.api.plan import ModelPlan
     from kubetune.api.training_plan import TrainingPlan
-    from kubetune_runner import adapters, models, quantization
-    from kubetune_runner import trainer as training
-    from kubetune_runner.encoding import EncodedRow
     from kubetune_runner.inspection.model import inspect_model
-    from kubetune_runner.objectives.sft import OBJECTIVE, SftRun
+    from kubetune_runner.model import adapters, quantization
+    from kubetune_runner.model import loading as models
+    from kubetune_runner.text.encoding import EncodedRow
+    from kubetune_runner.training import trainer as training
+    from kubetune_runner.training.objectives.sft import OBJECTIVE, SftRun
 
     make_model(folder / "model", case["sizes"])
     plan = TrainingPlan.model_validate(case["training"])
@@ -106,8 +107,8 @@ def warm_up(folder: Path, plan: Any, tokenizer: Any, arguments: Any) -> None:
     """Train a model of no size, so that what the libraries allocate once is in the base."""
     import dataclasses
 
-    from kubetune_runner.encoding import EncodedRow
-    from kubetune_runner.objectives.sft import OBJECTIVE, SftRun
+    from kubetune_runner.text.encoding import EncodedRow
+    from kubetune_runner.training.objectives.sft import OBJECTIVE, SftRun
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

@@ -65,7 +65,7 @@ def main() -> None:
 
 def random_rows(case: dict[str, Any]) -> list[Any]:
     """Rows of tokens by chance, about as long as asked."""
-    from kubetune_runner.encoding import EncodedRow
+    from kubetune_runner.text.encoding import EncodedRow
 
     chance = random.Random(SEED)
     rows: list[Any] = []
@@ -150,8 +150,8 @@ def trained(folder: Path, rows: list[Any], case: dict[str, Any], name: str) -> T
     """Seconds and losses of the steps of ``train()``, by the runner's trainer or trl's own."""
     import torch
     from datasets import Dataset
-    from kubetune_runner import heads
-    from kubetune_runner.objectives.sft import SftRun
+    from kubetune_runner.model import heads
+    from kubetune_runner.training.objectives.sft import SftRun
     from transformers.trainer_callback import TrainerCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer

@@ -16,12 +16,17 @@ from kubetune import names
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.training import Resources
-from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
-from kubetune.backends.kubernetes import KubernetesBackend
-from kubetune.backends.manifests import build_job, build_plan_config_map, job_name, plan_name
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.local.cluster import LocalCluster
 from kubetune.observe.cache import ObjectCache
+from kubetune.targets.contract import BackendError, Owner, RunAddress, RunRequest, RunState
+from kubetune.targets.kubernetes.backend import KubernetesBackend
+from kubetune.targets.kubernetes.manifests import (
+    build_job,
+    build_plan_config_map,
+    job_name,
+    plan_name,
+)
 
 pytestmark = pytest.mark.cluster
 

@@ -11,11 +11,11 @@ import pytest
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.status import CmlWorkspaceStatus
 from kubetune.api.training import Resources
-from kubetune.backends.base import BackendError, Owner, RunAddress, RunRequest, RunState
-from kubetune.backends.cml.backend import CmlBackend
 from kubetune.clients.cml import CmlClients
-from kubetune.decide.workspace import WorkspaceProbe, describe
+from kubetune.decide.target.workspace import WorkspaceProbe, describe
 from kubetune.observe.workspaces import Workspaces
+from kubetune.targets.cml.backend import CmlBackend
+from kubetune.targets.contract import BackendError, Owner, RunAddress, RunRequest, RunState
 from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
 

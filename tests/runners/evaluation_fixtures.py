@@ -55,7 +55,7 @@ def adapter_of(base: Path) -> dict[str, Any]:
 @pytest.fixture
 def plain_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation in the tests' own process hides no package from the tests that follow."""
-    monkeypatch.setattr("kubetune_runner.quantization.leave_out", lambda: None)
+    monkeypatch.setattr("kubetune_runner.model.quantization.leave_out", lambda: None)
 
 
 def make_adapter(base: Path, folder: Path, targets: list[str], seed: int = 1) -> Path:

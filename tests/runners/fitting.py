@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.api.plan import RunPlan
-from kubetune_runner import train
+from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.tracking import Tracker
+from kubetune_runner.training import run as train
 
 
 def fitted(plan: RunPlan, tracker: Tracker | None = None) -> tuple[Any, Any]:

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from inspection_fixtures import inspection_plan
 from kubetune.api.outcome import Outcome
-from kubetune_runner import train
-from kubetune_runner.encoding import IGNORED
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run
+from kubetune_runner.text.encoding import IGNORED
+from kubetune_runner.training import run as train
 
 from tests.runners.conftest import PlanFactory
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from kubetune.api.plan import ModelPlan
-from kubetune.decide.effective import effective_settings
-from kubetune.decide.memory import Memory, memory, sizes_of
+from kubetune.decide.memory.peak import Memory, memory, sizes_of
+from kubetune.decide.settings.effective import effective_settings
 from kubetune_runner.inspection.model import inspect_model
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting

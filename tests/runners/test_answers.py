@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from kubetune.api.chat_templates import CHAT_TEMPLATES
-from kubetune_runner.answers import shape_of
-from kubetune_runner.chats import label_answers
-from kubetune_runner.encoding import encode
-from kubetune_runner.evaluation import evaluate
-from kubetune_runner.loader import FineTunedModel, Ways, generate, read, ways
-from kubetune_runner.prompts import Example
+from kubetune_runner.mlflow.loader import FineTunedModel, Ways, generate, read, ways
 from kubetune_runner.results import save_results
+from kubetune_runner.text.answers import shape_of
+from kubetune_runner.text.chats import label_answers
+from kubetune_runner.text.encoding import encode
+from kubetune_runner.text.prompts import Example
+from kubetune_runner.training.held_out import evaluate
 
 from tests.runners import architectures
 from tests.runners.conftest import PlanFactory

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.training_plan import TokenizerPlan
-from kubetune_runner import models
-from kubetune_runner.chats import IGNORED, label_answers, last_answer
 from kubetune_runner.errors import RunError
+from kubetune_runner.model import loading as models
+from kubetune_runner.text.chats import IGNORED, label_answers, last_answer
 
 CHAT: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},

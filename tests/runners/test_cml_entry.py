@@ -268,5 +268,5 @@ def test_extraction_by_many_at_once(project: Project) -> None:
     with ThreadPoolExecutor(8) as pool:
         [folder] = set(pool.map(extract, range(8)))
     assert own_files(project) == {"run-0.py", project.archive.name, folder.name, "runs"}
-    assert (folder / "kubetune_runner" / "cml.py").is_file()
+    assert (folder / "kubetune_runner" / "cml" / "project.py").is_file()
     assert os.access(folder, os.R_OK | os.X_OK)

@@ -18,10 +18,10 @@ import pytest
 from kubetune.api import plan as names
 from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary
 from kubetune.api.outcome import Outcome
-from kubetune_runner.loader import ENV_BASE_MODEL
+from kubetune_runner.mlflow.loader import ENV_BASE_MODEL
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import upload
 from kubetune_runner.sample.tickets import tickets
-from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import upload
 
 from tests.runners.cml_project import PACKAGES, Project, inline_rows
 from tests.runners.conftest import PlanFactory

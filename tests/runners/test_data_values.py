@@ -16,7 +16,7 @@ from kubetune.api.plan import DatasetPlan, PromptPlan
 from kubetune_runner.data import load
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.prompt import render_sample
-from kubetune_runner.prompts import make_examples
+from kubetune_runner.text.prompts import make_examples
 
 VALUES: dict[str, tuple[Any, str]] = {
     "object": ({"a": True, "b": None}, '{"a": true, "b": null}'),

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune_runner import evaluate, losses
+from kubetune_runner import evaluate
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate, measuring, rows
 from kubetune_runner.evaluate.metrics import MeasuredRow
-from kubetune_runner.loader import DESCRIPTION
+from kubetune_runner.mlflow.loader import DESCRIPTION
 from kubetune_runner.sample.tickets import tickets
+from kubetune_runner.training import losses
 
 from tests.runners.evaluation_fixtures import (
     EvaluationFactory,
@@ -39,7 +40,7 @@ TEXT = [{"text": f"Text number {number}."} for number in range(4)]
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """No MLflow server is there: don't wait for it at the end."""
-    monkeypatch.setattr("kubetune_runner.train.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("kubetune_runner.training.run.CLOSE_SECONDS", 0.0)
     monkeypatch.setenv("KUBETUNE_UPLOAD_PATIENCE_SECONDS", "0")
 
 

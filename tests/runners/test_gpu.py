@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from kubetune.api.plan import RunPlan
-from kubetune_runner import heads as head
 from kubetune_runner import outcomes
-from kubetune_runner.encoding import IGNORED
-from kubetune_runner.evaluation import evaluate
-from kubetune_runner.upload import save
+from kubetune_runner.mlflow.upload import save
+from kubetune_runner.model import heads as head
+from kubetune_runner.text.encoding import IGNORED
+from kubetune_runner.training.held_out import evaluate
 
 from tests.runners.conftest import PlanFactory, Runner
 from tests.runners.evaluation_fixtures import EvaluationFactory

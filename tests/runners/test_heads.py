@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from kubetune.api.plan import RunPlan
-from kubetune_runner import train
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate
+from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.tracking import Tracker
+from kubetune_runner.training import run as train
 
 from tests.runners import architectures
 from tests.runners.conftest import PlanFactory
@@ -74,7 +74,7 @@ def test_the_held_out_loss_is_the_models_own(make_model_plan: Any, kind: str) ->
 @pytest.mark.parametrize("kind", architectures.KINDS)
 def test_a_candidates_loss_is_the_models_own(make_model_plan: Any, kind: str) -> None:
     import torch
-    from kubetune_runner import losses
+    from kubetune_runner.training import losses
 
     plan = make_model_plan(kind)
     found = candidate.find(plan.model)

@@ -17,10 +17,11 @@ from inspection_fixtures import (
 )
 from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.inspection import DatasetInspection
-from kubetune_runner import data, train
+from kubetune_runner import data
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run
 from kubetune_runner.own_code import handover
+from kubetune_runner.training import run as train
 
 from tests.runners.conftest import PlanFactory
 

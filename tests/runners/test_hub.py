@@ -16,9 +16,9 @@ from inspection_fixtures import (
     jsonl,
     model_files,
 )
-from kubetune_runner import hub as runner_hub
 from kubetune_runner.data import load
 from kubetune_runner.errors import RunError
+from kubetune_runner.model import hub as runner_hub
 
 from tests.hub.server import Hub
 

@@ -24,7 +24,7 @@ from inspection_fixtures import (
 )
 from kubetune.api.inspection import DatasetInspection, ModelInspection
 from kubetune_runner.inspection import run
-from kubetune_runner.inspection.mlflow_api import MlflowApi
+from kubetune_runner.mlflow.rest import MlflowApi
 
 LOADER = """
 import mlflow

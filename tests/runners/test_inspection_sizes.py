@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from inspection_fixtures import inspection_plan
 from kubetune.api.training_plan import LoraPlan
-from kubetune.decide.effective import effective_settings
-from kubetune.decide.memory import Sizes, memory, sizes_of, trainable_parameters
-from kubetune_runner import adapters
+from kubetune.decide.memory.peak import Sizes, memory, sizes_of, trainable_parameters
+from kubetune.decide.settings.effective import effective_settings
 from kubetune_runner.inspection import run
+from kubetune_runner.model import adapters
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from kubetune.api.plan import ModelPlan
-from kubetune_runner import merging
 from kubetune_runner.errors import RunError
+from kubetune_runner.model import merging
 from kubetune_runner.results import save_results
 
 from tests.runners import architectures

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from kubetune.api.plan import ModelPlan
-from kubetune_runner import models, outcomes
+from kubetune_runner import outcomes
 from kubetune_runner.errors import RunError
-from kubetune_runner.out_of_memory import out_of_memory
+from kubetune_runner.model import loading as models
+from kubetune_runner.training.out_of_memory import out_of_memory
 
 PETABYTES = 2**53
 

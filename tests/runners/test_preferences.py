@@ -13,7 +13,7 @@ from kubetune_runner.data import load
 from kubetune_runner.data.preferences import Pair, Rated, UnusableRowError, pair_of, rated_of
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.dataset import inspect_dataset
-from kubetune_runner.preferences import encode_pairs, encode_rated
+from kubetune_runner.text.preferences import encode_pairs, encode_rated
 
 NAMES = ColumnMapping()
 

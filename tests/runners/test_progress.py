@@ -13,8 +13,8 @@ import pytest
 from kubetune.api import plan as names
 from kubetune.api.outcome import ExitCode
 from kubetune.api.plan import RunPlan
+from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.sample.tickets import tickets
-from kubetune_runner.tracking import Tracker
 
 from tests.cluster.relay import Relay
 from tests.runners.conftest import PlanFactory, Runner
@@ -45,7 +45,7 @@ def relay(mlflow_server: str) -> Iterator[Relay]:
 def test_reports_are_kept_while_mlflow_is_away(
     make_plan: PlanFactory, mlflow_server: str, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kubetune_runner.tracking.FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr("kubetune_runner.mlflow.tracking.FLUSH_SECONDS", 0.1)
     relay.mode = "refuse"
     plan = make_plan(tracking={"uri": relay.url})
     tracker = Tracker(plan)
@@ -87,7 +87,7 @@ def test_what_is_told_belongs_to_the_attempt_and_its_last_step(
     """MLflow itself shows the metrics of the highest step, which an earlier attempt has made."""
     plan = make_plan(tracking={"uri": mlflow_server})
     # No flush comes between the start and the end of either.
-    monkeypatch.setattr("kubetune_runner.tracking.FLUSH_SECONDS", 600.0)
+    monkeypatch.setattr("kubetune_runner.mlflow.tracking.FLUSH_SECONDS", 600.0)
     for attempt, step, loss in ((1, 200, 0.25), (2, 136, 0.5)):
         monkeypatch.setenv(names.ENV_ATTEMPT, str(attempt))
         tracker = Tracker(plan)

@@ -11,12 +11,18 @@ from typing import Any
 import pytest
 from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.plan import RunPlan
-from kubetune_runner import card
-from kubetune_runner.loader import Answered, FineTunedModel, Request, answered_of, requests_of
+from kubetune_runner.mlflow import card
+from kubetune_runner.mlflow.loader import (
+    Answered,
+    FineTunedModel,
+    Request,
+    answered_of,
+    requests_of,
+)
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import save, upload
 from kubetune_runner.results import save_results
 from kubetune_runner.sample.tickets import tickets
-from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import save, upload
 
 from tests.runners.conftest import PlanFactory
 from tests.runners.fitting import fitted

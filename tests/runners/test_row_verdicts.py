@@ -12,10 +12,11 @@ from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.inspection import DatasetInspection
 from kubetune.api.own_code import ENV_TRAIN_DATA
 from kubetune.api.plan import RunPlan
-from kubetune_runner import data, train
+from kubetune_runner import data
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run
 from kubetune_runner.own_code import handover
+from kubetune_runner.training import run as train
 
 from tests.runners.conftest import PlanFactory
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from kubetune.api.outcome import MAX_LOG_BYTES, Outcome, last_lines
 from kubetune.api.plan import InspectionPlan, RunPlan
-from kubetune_runner import log_upload, outcomes, run_log
+from kubetune_runner import outcomes, run_log
+from kubetune_runner.mlflow import log_upload
 from kubetune_runner.run_log import RunLog
 
 from tests.runners.conftest import PlanFactory, Runner
@@ -141,7 +142,7 @@ def test_a_run_that_succeeds(
 def test_each_worker_has_a_log_of_its_own(
     make_plan: PlanFactory, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kubetune_runner import mlflow_client
+    from kubetune_runner.mlflow import client as mlflow_client
 
     plan = make_plan(tracking={"uri": mlflow_server})
     monkeypatch.setenv("KUBETUNE_WORKER", "2")

@@ -168,7 +168,7 @@ def test_an_adapter_that_does_not_fit_says_all_of_it(
 
 def test_refused_reports_cost_no_others(mlflow_server: str, make_plan: PlanFactory) -> None:
     """MLflow refuses a batch as a whole."""
-    from kubetune_runner.tracking import Tracker
+    from kubetune_runner.mlflow.tracking import Tracker
 
     first = Tracker(make_plan(tracking={"uri": mlflow_server}))
     first.start()
@@ -205,7 +205,7 @@ def test_a_deleted_experiment_ends_the_run_with_the_way_out(
 def test_a_version_that_was_deleted_is_not_asked_for_again(
     make_evaluation: EvaluationFactory, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kubetune_runner.train.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("kubetune_runner.training.run.CLOSE_SECONDS", 0.0)
     gone = {"directory": None, "registryUri": "models:/nothing/1"}
     with pytest.raises(RunError) as caught:
         evaluate.run(make_evaluation(model=gone, tracking={"uri": mlflow_server}))

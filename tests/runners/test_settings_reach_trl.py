@@ -9,8 +9,9 @@ import pytest
 from kubetune.api.objectives import OBJECTIVES, TRAINING_LOSS
 from kubetune.api.training import merge
 from kubetune.api.training_plan import TrainingPlan
-from kubetune_runner import adapters, objectives, quantization, trainer
-from kubetune_runner.objectives.base import PreferenceObjective
+from kubetune_runner.model import adapters, quantization
+from kubetune_runner.training import objectives, trainer
+from kubetune_runner.training.objectives.base import PreferenceObjective
 
 from tests.runners.conftest import PlanFactory
 

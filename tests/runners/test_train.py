@@ -12,10 +12,10 @@ import pytest
 from kubetune.api import plan as names
 from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.plan import RunPlan
-from kubetune_runner.loader import ENV_BASE_MODEL, generate
+from kubetune_runner.mlflow.loader import ENV_BASE_MODEL, generate
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import save, upload
 from kubetune_runner.sample.tickets import tickets
-from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import save, upload
 
 from tests.runners.conftest import PlanFactory, Runner
 from tests.runners.fitting import fitted, losses
@@ -242,7 +242,7 @@ def test_losses_are_those_of_stock_trl(
 ) -> None:
     """Own labels and the quick head on CPUs change speed, not numbers."""
     from datasets import Dataset
-    from kubetune_runner.heads import trl_utils
+    from kubetune_runner.model.heads import trl_utils
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.sft_config import SFTConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kubetune_runner import checkpoints
+from kubetune_runner.training import checkpoints
 
 
 def make(directory: Path, step: int, lineage: str | None = "a") -> Path:

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from kubetune.api.plan import TAG_MERGED_MODEL_ID, RunPlan
 from kubetune.api.training import merge as laid
-from kubetune_runner import train
 from kubetune_runner.errors import RunError
-from kubetune_runner.loader import generate
+from kubetune_runner.mlflow.loader import generate
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import save
 from kubetune_runner.results import save_results
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import save
+from kubetune_runner.training import run as train
 
 from tests.runners.conftest import PlanFactory, Runner
 from tests.runners.fitting import fitted

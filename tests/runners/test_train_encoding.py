@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune_runner.encoding import IGNORED, EncodedRow, encode
 from kubetune_runner.errors import RunError
-from kubetune_runner.prompts import Example
+from kubetune_runner.text.encoding import IGNORED, EncodedRow, encode
+from kubetune_runner.text.prompts import Example
 
 CHAT = Example(
     messages=[
@@ -89,7 +89,7 @@ def test_rows_are_cut_counted_and_left_out(tokenizer: Any) -> None:
 def test_an_end_token_that_pads_is_still_learned(tiny_model: Path, tmp_path: Path) -> None:
     from kubetune.api.plan import ModelPlan
     from kubetune.api.training_plan import TokenizerPlan
-    from kubetune_runner import models
+    from kubetune_runner.model import loading as models
     from transformers import AutoTokenizer
 
     stripped: Any = AutoTokenizer.from_pretrained(tiny_model)

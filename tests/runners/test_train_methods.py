@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 from kubetune.api.plan import RunPlan
 from kubetune.api.training_plan import LoraPlan
-from kubetune_runner import adapters, train
 from kubetune_runner.errors import RunError
-from kubetune_runner.evaluation import evaluate
-from kubetune_runner.loader import generate
-from kubetune_runner.quantization import compute_plainly
+from kubetune_runner.mlflow.loader import generate
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import save
+from kubetune_runner.model import adapters
+from kubetune_runner.model.quantization import compute_plainly
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import save
+from kubetune_runner.training import run as train
+from kubetune_runner.training.held_out import evaluate
 
 from tests.runners.conftest import PlanFactory, Runner
 from tests.runners.fitting import fitted, losses
@@ -184,7 +185,7 @@ def test_in_16_bits_adapters_read_what_their_layers_read(
     ours, read = trained(folder)
     assert read == {torch.bfloat16}
     monkeypatch.setattr(
-        "kubetune_runner.trainer.disable_input_dtype_casting",
+        "kubetune_runner.training.trainer.disable_input_dtype_casting",
         lambda model, active: contextlib.nullcontext(),
     )
     with_casts, read = trained(f"{folder}-2")
@@ -342,7 +343,7 @@ def test_a_plan_without_quantization_is_refused(make_plan: PlanFactory) -> None:
 
 
 def test_a_model_that_is_walked_over_once_changes_its_mode_as_a_whole(tiny_model: Path) -> None:
-    from kubetune_runner.walks import WalkOnce
+    from kubetune_runner.model.parameter_lists import WalkOnce
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from kubetune.api.plan import RunPlan
-from kubetune_runner import objectives, train
-from kubetune_runner.loader import FineTunedModel
-from kubetune_runner.objectives.base import Measure
+from kubetune_runner.mlflow.loader import FineTunedModel
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import save, upload
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import save, upload
+from kubetune_runner.training import objectives
+from kubetune_runner.training import run as train
+from kubetune_runner.training.objectives.base import Measure
 
 from tests.runners.conftest import PlanFactory, Runner
 

@@ -9,7 +9,7 @@ import pytest
 from kubetune.api.plan import DatasetPlan, PromptPlan
 from kubetune_runner.data.verdicts import Fault
 from kubetune_runner.errors import RunError
-from kubetune_runner.prompts import Example, choose, make_examples
+from kubetune_runner.text.prompts import Example, choose, make_examples
 
 
 def dataset(format: str = "promptCompletion", **columns: str) -> DatasetPlan:

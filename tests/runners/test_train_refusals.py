@@ -12,7 +12,7 @@ from kubetune_runner import __main__ as entry
 from kubetune_runner.errors import RunError
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.train import run
+from kubetune_runner.training.run import run
 
 from tests.runners.conftest import PlanFactory
 from tests.runners.evaluation_fixtures import without_numbers
@@ -96,7 +96,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """No MLflow server is there: don't wait for it at the end."""
-    monkeypatch.setattr("kubetune_runner.train.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("kubetune_runner.training.run.CLOSE_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("case", REFUSALS)

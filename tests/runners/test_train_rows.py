@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune_runner import packing, train
-from kubetune_runner.encoding import EncodedRow
 from kubetune_runner.errors import RunError
+from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.tracking import Tracker
+from kubetune_runner.text.encoding import EncodedRow
+from kubetune_runner.training import packing
+from kubetune_runner.training import run as train
 
 from tests.runners.conftest import PlanFactory
 
@@ -129,8 +130,8 @@ def test_a_model_that_mixes_packed_rows_is_refused(tiny_model: Path) -> None:
 
 @pytest.mark.training
 def test_rows_whose_answers_are_not_graded_are_counted(make_plan: PlanFactory) -> None:
-    from kubetune_runner import objectives
-    from kubetune_runner.objectives.base import Measure
+    from kubetune_runner.training import objectives
+    from kubetune_runner.training.objectives.base import Measure
 
     long = [{"prompt": "word " * 60, "completion": "yes"} for _ in range(9)]
     held_out = [{"prompt": "short", "completion": "yes"}, *long]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import RunPlan
-from kubetune_runner import objectives
+from kubetune_runner.training import objectives
 from safetensors.torch import load_file
 
 from tests.runners.conftest import PlanFactory

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune_runner import mlflow_client
 from kubetune_runner.errors import RunError
-from kubetune_runner.upload import ENV_PATIENCE, patiently
+from kubetune_runner.mlflow import client as mlflow_client
+from kubetune_runner.mlflow.upload import ENV_PATIENCE, patiently
 
 
 class Run:

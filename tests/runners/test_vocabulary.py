@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from inspection_fixtures import inspection_plan, model_files, write
 from kubetune.api.plan import ModelPlan
-from kubetune_runner import evaluate, models, train
+from kubetune_runner import evaluate
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate, rows
 from kubetune_runner.inspection import run
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.model import loading as models
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.tracking import Tracker
+from kubetune_runner.training import run as train
 
 from tests.runners.conftest import PlanFactory
 from tests.runners.evaluation_fixtures import EvaluationFactory

@@ -11,9 +11,10 @@ from typing import Any
 
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import RunPlan
-from kubetune_runner import outcomes, train
-from kubetune_runner.progress import Progress
+from kubetune_runner import outcomes
 from kubetune_runner.signals import StopSignal
+from kubetune_runner.training import run as train
+from kubetune_runner.training.progress import Progress
 
 SECONDS = 400
 AtStep = Callable[[int, int], None]

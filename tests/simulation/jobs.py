@@ -7,8 +7,8 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from kubetune import names
-from kubetune.backends.strays import JOB_NAME
 from kubetune.clients.kubernetes import ApiError
+from kubetune.targets.kubernetes.strays import JOB_NAME
 
 from tests.simulation.runs import Ended, Run, RunFacts
 

@@ -14,20 +14,23 @@ from typing import Any
 from unittest.mock import patch
 
 from kubetune.act.holds import Holds
-from kubetune.backends import kubernetes
-from kubetune.backends.base import BackendError, RunState
-from kubetune.backends.kubernetes import KubernetesBackend
-from kubetune.backends.strays import is_loose
 from kubetune.clients.watching import Refusals
-from kubetune.decide import fine_tune_deletion, fine_tune_job, fine_tune_result, model
 from kubetune.decide.decision import Decision, parse_time
-from kubetune.decide.fine_tune_follow import expire
+from kubetune.decide.fine_tune_job import deletion as fine_tune_deletion
+from kubetune.decide.fine_tune_job import result as fine_tune_result
+from kubetune.decide.fine_tune_job import states as fine_tune_job
+from kubetune.decide.fine_tune_job.running import expire
+from kubetune.decide.inspected import model
 from kubetune.decide.resources import Resource
 from kubetune.handlers import Feed
 from kubetune.names import RUN_KEY
 from kubetune.observe import evaluation as evaluations
 from kubetune.observe import fine_tune_job as jobs
 from kubetune.observe.run_keys import RunKeys
+from kubetune.targets.contract import BackendError, RunState
+from kubetune.targets.kubernetes import backend as kubernetes
+from kubetune.targets.kubernetes.backend import KubernetesBackend
+from kubetune.targets.kubernetes.strays import is_loose
 
 from tests.simulation.drawing import draw_schedule
 from tests.simulation.schedule import Step

@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 from kubetune.act.left_behind import taken_over
-from kubetune.backends.base import BackendError, Owner
-from kubetune.backends.cml.backend import CmlBackend
-from kubetune.backends.dispatch import Backends
-from kubetune.backends.kubernetes import KubernetesBackend
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import ApiError
 from kubetune.handlers import WATCHED, Feed
@@ -22,6 +18,10 @@ from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import Reconciler
 from kubetune.settings import Settings
+from kubetune.targets.cml.backend import CmlBackend
+from kubetune.targets.contract import BackendError, Owner
+from kubetune.targets.dispatch import Backends
+from kubetune.targets.kubernetes.backend import KubernetesBackend
 
 from tests.simulation.cml_workspace import ModelCmlClients
 from tests.simulation.network import ModelClient

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, tzinfo
 from typing import Any
 
-from kubetune.backends.cml import backend, following, submission, workspace
+from kubetune.targets.cml import backend, following, submission, workspace
 
 
 def _epoch() -> datetime:

@@ -5,7 +5,7 @@ from typing import Any
 from kubetune import names
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.training import Resources
-from kubetune.backends.base import Owner, RunRequest
+from kubetune.targets.contract import Owner, RunRequest
 
 JsonObject = dict[str, Any]
 

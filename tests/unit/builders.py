@@ -11,13 +11,13 @@ from kubetune.api import API_VERSION
 from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.outcome import Outcome
-from kubetune.backends.base import FINISHED, Owner, RunPhase, RunState
 from kubetune.decide.decision import Decision, Record, rfc3339
-from kubetune.decide.fine_tune_observed import Learned, ObservedJob
-from kubetune.decide.inspected import InspectionFacts
-from kubetune.decide.place import place_of, record
+from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
+from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import Resource, Target
+from kubetune.decide.target.place import place_of, record
 from kubetune.names import FINALIZER
+from kubetune.targets.contract import FINISHED, Owner, RunPhase, RunState
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 JsonObject = dict[str, Any]

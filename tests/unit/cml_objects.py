@@ -5,8 +5,8 @@ from typing import Any
 
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.training import Resources
-from kubetune.backends.base import Owner, RunRequest
 from kubetune.clients.cml_models import JobRun
+from kubetune.targets.contract import Owner, RunRequest
 
 JsonObject = dict[str, Any]
 

@@ -27,12 +27,12 @@ from kubetune.decide.decision import (
     MoveAlias,
     StartRun,
 )
-from kubetune.decide.evaluation import decide
-from kubetune.decide.evaluation_observed import (
+from kubetune.decide.evaluation.observed import (
     EvaluationLearned,
     ObservedCandidate,
     ObservedEvaluation,
 )
+from kubetune.decide.evaluation.states import decide
 from kubetune.decide.resources import Resource
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 

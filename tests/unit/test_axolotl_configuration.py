@@ -9,10 +9,10 @@ from builders import NOW, condition_of, job, names, observed_job, target
 from kubetune.api.axolotl import OWNED, OWNED_PREFIXES, TYPED
 from kubetune.api.plan import RunPlan
 from kubetune.api.training import TrainingSettings
-from kubetune.backends.manifests import build_job
 from kubetune.decide.decision import StartRun
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import ObservedJob
+from kubetune.decide.fine_tune_job.observed import ObservedJob
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.targets.kubernetes.manifests import build_job
 from kubetune_runner.errors import RunError
 from kubetune_runner.own_code import axolotl
 

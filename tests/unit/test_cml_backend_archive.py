@@ -6,7 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from kubetune.backends.cml.archive import runner
+from kubetune.targets.cml.archive import runner
 
 
 def test_the_archive_is_the_same_twice() -> None:
@@ -21,7 +21,7 @@ def test_the_archive_holds_what_runs_import_and_nothing_of_the_operator(tmp_path
     names = zipfile.ZipFile(io.BytesIO(runner().archive)).namelist()
     assert "kubetune/__init__.py" in names
     assert "kubetune/api/plan.py" in names
-    assert "kubetune_runner/train.py" in names
+    assert "kubetune_runner/training/run.py" in names
     assert not [name for name in names if name.startswith("kubetune/") and "/api/" not in name][1:]
     # Each module of the contract imports from the archive alone.
     archive = tmp_path / "kubetune.zip"

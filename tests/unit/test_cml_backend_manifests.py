@@ -11,8 +11,8 @@ from cml_objects import OWNER, RUN_KEY, request
 from kubetune.api import plan
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.training import Resources
-from kubetune.backends.base import BackendError
-from kubetune.backends.cml.manifests import (
+from kubetune.clients.cml_models import Body, Job, variables
+from kubetune.targets.cml.manifests import (
     build_job,
     build_run,
     changes,
@@ -22,8 +22,8 @@ from kubetune.backends.cml.manifests import (
     made,
     with_deletion,
 )
-from kubetune.backends.cml.offers import Offer
-from kubetune.clients.cml_models import Body, Job, variables
+from kubetune.targets.cml.offers import Offer
+from kubetune.targets.contract import BackendError
 
 JsonObject = dict[str, Any]
 

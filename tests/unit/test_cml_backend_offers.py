@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from kubetune.api.cml_target import RuntimeSelection
 from kubetune.api.training import Resources
-from kubetune.backends.cml.offers import (
+from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime, RuntimeAddon
+from kubetune.targets.cml.offers import (
     OfferError,
     check_addons,
     choose_accelerator,
     choose_runtime,
     whole,
 )
-from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime, RuntimeAddon
 
 JsonObject = dict[str, Any]
 

@@ -9,8 +9,8 @@ from cml_objects import NOW, ago, run
 from hypothesis import given
 from hypothesis import strategies as st
 from kubetune.api.outcome import Outcome
-from kubetune.backends.base import RunState
-from kubetune.backends.cml.states import (
+from kubetune.clients.cml_models import Job, JobRun, UsageResponse
+from kubetune.targets.cml.states import (
     Ending,
     Limits,
     has_ended,
@@ -21,7 +21,7 @@ from kubetune.backends.cml.states import (
     status_word,
     usage_row,
 )
-from kubetune.clients.cml_models import Job, JobRun, UsageResponse
+from kubetune.targets.contract import RunState
 
 JsonObject = dict[str, Any]
 

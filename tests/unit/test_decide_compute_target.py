@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from builders import NOW, ago, condition, condition_of, kstatus, resource
-from kubetune.decide.compute_target import ObservedTarget, TrackingProbe, decide
+from kubetune.decide.target.states import ObservedTarget, TrackingProbe, decide
 from kubetune.tracking.base import StorageCheck
 
 TARGET: dict[str, Any] = {

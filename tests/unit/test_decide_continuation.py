@@ -27,9 +27,9 @@ from builders import (
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import RunPlan
 from kubetune.decide.decision import CreateModel, FindIdentical, Register, StartRun
-from kubetune.decide.fine_tune_inputs import Inputs, resolve
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.inputs import Inputs, resolve
+from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.states import decide
 
 JsonObject = dict[str, Any]
 

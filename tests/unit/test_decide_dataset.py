@@ -21,8 +21,8 @@ from builders import (
     target,
 )
 from kubetune.api.outcome import Outcome
-from kubetune.decide.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.decision import StartRun
+from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import dataset_source
 

@@ -27,12 +27,12 @@ from builders import (
     target,
     tried,
 )
-from kubetune.backends.base import RunState
-from kubetune.backends.job_limits import WAITING_SECONDS, Limit, new_limit
 from kubetune.decide.deadline import Span, read_clock, spans
 from kubetune.decide.decision import LimitRuns, StartRun, parse_time, rfc3339
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import Learned
+from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.targets.contract import RunState
+from kubetune.targets.kubernetes.job_limits import WAITING_SECONDS, Limit, new_limit
 
 JsonObject = dict[str, Any]
 

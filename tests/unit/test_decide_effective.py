@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kubetune.api.chat_templates import CHAT_TEMPLATES
-from kubetune.decide.effective import BUILT_IN, effective_settings, training_plan
+from kubetune.decide.settings.effective import BUILT_IN, effective_settings, training_plan
 
 JsonObject = dict[str, Any]
 

@@ -11,11 +11,11 @@ from builders import NOW, assert_fits, condition_of, job, model, observed_job, r
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubetune.api.training import merge
-from kubetune.backends.quantities import amount
-from kubetune.decide.effective import effective_settings
-from kubetune.decide.estimate import advice, estimate, misfit, quantity, savings
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.memory import MIB, memory, sizes_of, trainable_parameters
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.decide.memory.estimate import advice, estimate, misfit, quantity, savings
+from kubetune.decide.memory.peak import MIB, memory, sizes_of, trainable_parameters
+from kubetune.decide.settings.effective import effective_settings
+from kubetune.targets.kubernetes.quantities import amount
 
 JsonObject = dict[str, Any]
 

@@ -36,8 +36,8 @@ from evaluation_objects import (
     tracked,
 )
 from kubetune.decide.decision import FindEvaluation, StartRun, rfc3339
-from kubetune.decide.evaluation import decide
-from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation.observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation.states import decide
 from kubetune.decide.resources import TargetProblem
 
 JsonObject = dict[str, Any]

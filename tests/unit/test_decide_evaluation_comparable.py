@@ -19,8 +19,8 @@ from evaluation_objects import (
 )
 from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY
 from kubetune.decide.decision import FindEvaluation, StartRun
-from kubetune.decide.evaluation import decide
-from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation.observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation.states import decide
 from kubetune.tracking.base import TrackedRun
 from kubetune.tracking.values import best_evaluation
 

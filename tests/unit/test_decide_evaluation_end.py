@@ -22,8 +22,8 @@ from evaluation_objects import (
 )
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import FindEvaluation, MoveAlias
-from kubetune.decide.evaluation import decide
-from kubetune.decide.evaluation_observed import EvaluationLearned
+from kubetune.decide.evaluation.observed import EvaluationLearned
+from kubetune.decide.evaluation.states import decide
 from kubetune.decide.gate import Demand, Rival, misses
 
 JsonObject = dict[str, Any]

@@ -9,7 +9,7 @@ from evaluation_objects import decided, evaluation, not_found, observed
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.judge import DEFAULT_RUBRIC
 from kubetune.decide.decision import StartRun
-from kubetune.decide.evaluation_judges import judge_keys
+from kubetune.decide.evaluation.judges import judge_keys
 
 URL = "https://llm.example.com/v1/"
 JUDGES: list[dict[str, Any]] = [

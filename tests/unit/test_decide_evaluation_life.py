@@ -29,7 +29,6 @@ from evaluation_objects import (
 )
 from evaluation_objects import tracked as measured
 from kubetune.api.plan import METRIC_ETA, METRIC_STEP, TAG_PHASE, TAG_TOTAL_STEPS
-from kubetune.backends.base import BackendError
 from kubetune.decide.decision import (
     Decision,
     DeleteRuns,
@@ -39,11 +38,12 @@ from kubetune.decide.decision import (
     StopRuns,
     rfc3339,
 )
-from kubetune.decide.evaluation import decide
-from kubetune.decide.evaluation_observed import EvaluationLearned
+from kubetune.decide.evaluation.observed import EvaluationLearned
+from kubetune.decide.evaluation.states import decide
 from kubetune.decide.resources import TargetProblem
-from kubetune.decide.target_refused import start_refused
+from kubetune.decide.target.refused import start_refused
 from kubetune.names import FINALIZER
+from kubetune.targets.contract import BackendError
 from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]

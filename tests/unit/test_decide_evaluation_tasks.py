@@ -9,7 +9,7 @@ import pytest
 from builders import DATASET_FOUND, condition_of, dataset, ready, ready_reason
 from evaluation_objects import decided, evaluation, not_found, observed
 from kubetune.decide.decision import StartRun
-from kubetune.decide.evaluation_observed import ObservedEvaluation
+from kubetune.decide.evaluation.observed import ObservedEvaluation
 
 OWN: dict[str, Any] = {"name": "capitals", "task": "capitals", "configMapRef": {"name": "tasks"}}
 BROUGHT: dict[str, Any] = {

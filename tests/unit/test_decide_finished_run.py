@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from builders import NOW, TRACKED, attempt, condition, job, names, observed_job, tried
 from kubetune.decide.decision import Decision
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import Learned
+from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.states import decide
 from kubetune.tracking.base import TrackedRun
 
 MODEL = {"kubetune.model_id": "m-1"}

@@ -7,11 +7,11 @@ import pytest
 from builders import NOW, RUN_KEY, attempt, facts, job, observed_job, run, target, tried
 from builders import model as a_model
 from evaluation_objects import evaluation
-from kubetune.decide import fine_tune_job
 from kubetune.decide.decision import Decision, Stamp, TieToJob
-from kubetune.decide.evaluation_observed import ObservedCandidate, ObservedEvaluation
+from kubetune.decide.evaluation.observed import ObservedCandidate, ObservedEvaluation
+from kubetune.decide.fine_tune_job import states as fine_tune_job
 from kubetune.decide.identity import with_finalizer
-from kubetune.decide.model import ObservedModel, decide
+from kubetune.decide.inspected.model import ObservedModel, decide
 from kubetune.names import JOB, new_run_key
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.run_keys import RunKeys

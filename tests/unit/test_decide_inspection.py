@@ -18,11 +18,11 @@ from builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 from kubetune.api.outcome import Outcome
-from kubetune.backends.base import RunState
-from kubetune.decide.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.decision import Decision, DeleteRuns, StartRun
-from kubetune.decide.inspection import inspection_key, inspection_run_key
+from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
+from kubetune.decide.inspected.inspection import inspection_key, inspection_run_key
 from kubetune.decide.retries import after_inspection
+from kubetune.targets.contract import RunState
 
 JsonObject = dict[str, Any]
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from builders import NOW, dataset, facts, names, run, target
 from kubetune.api.outcome import Outcome
-from kubetune.decide.dataset import ObservedDataset, decide
 from kubetune.decide.decision import Decision, DeleteRuns, Record, Stamp, StartRun
-from kubetune.decide.place import place_of, record
+from kubetune.decide.inspected.dataset import ObservedDataset, decide
 from kubetune.decide.resources import TargetProblem
+from kubetune.decide.target.place import place_of, record
 from kubetune.names import ABANDON_RUNS, FINALIZER
 
 JsonObject = dict[str, Any]

@@ -24,9 +24,9 @@ from builders import (
     told,
     tried,
 )
-from kubetune.backends.base import RunState
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import Learned
+from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.targets.contract import RunState
 
 JsonObject = dict[str, Any]
 

@@ -25,12 +25,12 @@ from builders import (
 )
 from kubetune.api.outcome import Outcome
 from kubetune.api.status import MAX_ATTEMPTS
-from kubetune.backends.base import BackendError, RunState
 from kubetune.decide.decision import Decision, StartRun
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_progress import merge_attempts
-from kubetune.decide.place import record
-from kubetune.decide.target_refused import start_refused
+from kubetune.decide.fine_tune_job.progress import merge_attempts
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.decide.target.place import record
+from kubetune.decide.target.refused import start_refused
+from kubetune.targets.contract import BackendError, RunState
 
 JsonObject = dict[str, Any]
 

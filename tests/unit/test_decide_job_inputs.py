@@ -25,8 +25,8 @@ from builders import (
 )
 from kubetune.api.plan import RunPlan
 from kubetune.decide.decision import Record, Stamp, StartRun
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.place import record
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.decide.target.place import record
 from kubetune.names import FINALIZER
 
 PROMPT: dict[str, Any] = {"promptRef": {"name": "plain"}}

@@ -39,7 +39,6 @@ from hypothesis import strategies as st
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.outcome import Outcome
-from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide.decision import (
     Action,
     Decision,
@@ -50,9 +49,10 @@ from kubetune.decide.decision import (
     StartRun,
     StopRuns,
 )
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import Learned
+from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target, TargetProblem
+from kubetune.targets.contract import FINISHED, RunState
 
 JsonObject = dict[str, Any]
 

@@ -19,7 +19,7 @@ from builders import (
     tried,
 )
 from kubetune.decide.decision import OrphanRuns, ReleaseFinalizer, StopRuns
-from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_job.states import decide
 
 JsonObject = dict[str, Any]
 

@@ -26,8 +26,8 @@ from builders import (
 )
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import CreateModel, Decision, FindIdentical, FindRun, Register
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import Learned
+from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.states import decide
 from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]

@@ -16,9 +16,9 @@ from builders import (
     target,
     tried,
 )
-from kubetune.backends.base import RunPhase
 from kubetune.decide.decision import StartRun
-from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.targets.contract import RunPhase
 
 JsonObject = dict[str, Any]
 

@@ -18,10 +18,10 @@ from builders import (
     target,
 )
 from kubetune.api.plan import DatasetPlan, ModelPlan
-from kubetune.decide.effective import effective_settings, training_plan
-from kubetune.decide.fine_tune_inputs import Inputs, resolve
-from kubetune.decide.fine_tune_observed import ObservedJob
+from kubetune.decide.fine_tune_job.inputs import Inputs, resolve
+from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.lineage import lineage
+from kubetune.decide.settings.effective import effective_settings, training_plan
 
 
 def digest(observed: ObservedJob) -> str:

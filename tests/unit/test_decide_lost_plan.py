@@ -20,7 +20,7 @@ from builders import (
 )
 from evaluation_objects import candidate, decided, evaluation, not_found, observed
 from kubetune.decide.decision import Decision, StartRun
-from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_job.states import decide
 
 LACKING = run(
     1, "pending", reason="PlanMissing", message="ConfigMap a was deleted", lacks_plan=True

@@ -21,8 +21,8 @@ from builders import (
     target,
 )
 from kubetune.api.outcome import Outcome
-from kubetune.decide.inspection import inspection_key
-from kubetune.decide.model import ObservedModel, decide, inspection_of, registered_version
+from kubetune.decide.inspected.inspection import inspection_key
+from kubetune.decide.inspected.model import ObservedModel, decide, inspection_of, registered_version
 from kubetune.decide.resources import Resource
 
 JsonObject = dict[str, Any]

@@ -9,7 +9,7 @@ from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.objectives import OBJECTIVES, ObjectiveSettings
 from kubetune.api.trl_names import GOES_WITH
-from kubetune.decide.effective import effective_settings
+from kubetune.decide.settings.effective import effective_settings
 from pydantic import ValidationError
 
 PROFILE: dict[str, Any] = {
@@ -23,7 +23,7 @@ PROFILE: dict[str, Any] = {
 
 
 def test_each_objective_has_one_module_in_the_runner() -> None:
-    modules = Path(kubetune_runner.__file__).parent / "objectives"
+    modules = Path(kubetune_runner.__file__).parent / "training" / "objectives"
     assert {path.stem for path in modules.glob("[a-z]*.py")} - {"base"} == set(OBJECTIVES)
 
 

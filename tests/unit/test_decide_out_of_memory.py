@@ -17,9 +17,9 @@ from builders import (
     tried,
 )
 from kubetune.api.outcome import Outcome
-from kubetune.backends.sentences import out_of_memory
-from kubetune.decide.effective import effective_settings
-from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.decide.settings.effective import effective_settings
+from kubetune.targets.sentences import out_of_memory
 from test_decide_estimate import SMOL
 
 JsonObject = dict[str, Any]

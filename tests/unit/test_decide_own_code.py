@@ -21,9 +21,9 @@ from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.own_code import MAX_SCRIPT_CHARACTERS
 from kubetune.api.plan import RunPlan
 from kubetune.decide.decision import StartRun
-from kubetune.decide.effective import effective_settings
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import ObservedJob
+from kubetune.decide.fine_tune_job.observed import ObservedJob
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.decide.settings.effective import effective_settings
 from pydantic import ValidationError
 
 REF: dict[str, Any] = {"configMapRef": {"name": "code", "key": "train.py"}}

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from builders import NOW, condition_of, job, names, observed_job, resource, run, target, tried
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.decide.compute_target import ObservedTarget, TrackingProbe
-from kubetune.decide.compute_target import decide as decide_target
 from kubetune.decide.decision import AbandonRuns, DeleteRuns, Record, ReleaseFinalizer
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.place import before_start, has_moved, place_of, record
+from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target, TargetProblem
+from kubetune.decide.target.place import before_start, has_moved, place_of, record
+from kubetune.decide.target.states import ObservedTarget, TrackingProbe
+from kubetune.decide.target.states import decide as decide_target
 from kubetune.names import ABANDON_RUNS, IN_USE
 
 JsonObject = dict[str, Any]

@@ -20,9 +20,9 @@ from builders import (
     told,
     tried,
 )
-from kubetune.backends.base import RunState
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_progress import progress, told_progress
+from kubetune.decide.fine_tune_job.progress import progress, told_progress
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.targets.contract import RunState
 from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]

@@ -19,7 +19,7 @@ from builders import (
 )
 from kubetune.api.outcome import Outcome
 from kubetune.api.prompt_template import PromptTemplateSpec
-from kubetune.decide.prompt_template import ObservedPromptTemplate, decide, slot_problem
+from kubetune.decide.inspected.prompt_template import ObservedPromptTemplate, decide, slot_problem
 from kubetune.decide.resources import Resource
 
 REF: dict[str, Any] = {"datasetRef": {"name": "tickets"}}

@@ -17,7 +17,7 @@ from builders import (
     run,
 )
 from kubetune.api.outcome import Outcome
-from kubetune.decide.dataset import ObservedDataset, decide
+from kubetune.decide.inspected.dataset import ObservedDataset, decide
 
 JsonObject = dict[str, Any]
 

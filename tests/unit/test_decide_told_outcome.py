@@ -21,8 +21,8 @@ from cml_objects import request
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import outcome_tag
 from kubetune.decide.decision import Decision, FindRun
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target
 
 JsonObject = dict[str, Any]

@@ -29,10 +29,10 @@ from evaluation_objects import (
     tracked,
 )
 from kubetune.api.conditions import Reason
-from kubetune.decide import fine_tune_job
 from kubetune.decide.decision import Decision, FindAlias, FindEvaluation, MoveAlias
-from kubetune.decide.evaluation_observed import EvaluationLearned
-from kubetune.decide.fine_tune_observed import Learned
+from kubetune.decide.evaluation.observed import EvaluationLearned
+from kubetune.decide.fine_tune_job import states as fine_tune_job
+from kubetune.decide.fine_tune_job.observed import Learned
 
 JsonObject = dict[str, Any]
 

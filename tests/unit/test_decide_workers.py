@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from builders import NOW, job, observed_job, resource, target
 from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.decide.effective import effective_settings
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.workers import workers_problem
+from kubetune.decide.fine_tune_job.states import decide
+from kubetune.decide.settings.effective import effective_settings
+from kubetune.decide.settings.workers import workers_problem
 
 JsonObject = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
 from kubetune.decide.decision import Conditions
-from kubetune.decide.workspace import WorkspaceProbe, assess, describe
+from kubetune.decide.target.workspace import WorkspaceProbe, assess, describe
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -29,17 +29,17 @@ from builders import (
 from kubetune.api.crd import structural_schema
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.training import merge
-from kubetune.backends import manifests
-from kubetune.backends.cml import manifests as cml_manifests
-from kubetune.backends.cml.offers import Offer, choose_runtime
 from kubetune.clients.cml_models import Runtime
-from kubetune.decide import dataset as datasets
-from kubetune.decide import fine_tune_job
-from kubetune.decide import model as models
 from kubetune.decide.decision import Decision, StartRun
-from kubetune.decide.fine_tune_inputs import Inputs, resolve
-from kubetune.decide.fine_tune_progress import run_link
+from kubetune.decide.fine_tune_job import states as fine_tune_job
+from kubetune.decide.fine_tune_job.inputs import Inputs, resolve
+from kubetune.decide.fine_tune_job.progress import run_link
+from kubetune.decide.inspected import dataset as datasets
+from kubetune.decide.inspected import model as models
 from kubetune.decide.resources import Target
+from kubetune.targets.cml import manifests as cml_manifests
+from kubetune.targets.cml.offers import Offer, choose_runtime
+from kubetune.targets.kubernetes import manifests
 from pydantic import ValidationError
 
 JsonObject = dict[str, Any]

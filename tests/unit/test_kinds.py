@@ -81,7 +81,7 @@ def test_profiles_are_only_read() -> None:
 
 
 RULES = Path(kubetune.__file__).parent
-WRITERS = [RULES / folder for folder in ("decide", "observe", "act", "backends")]
+WRITERS = [RULES / folder for folder in ("decide", "observe", "act", "targets")]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)

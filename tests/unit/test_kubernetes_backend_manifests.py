@@ -9,16 +9,16 @@ from backend_objects import OWNER, RUN_KEY, request
 from kubetune.api import plan
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.training import Resources
-from kubetune.backends.base import Owner
-from kubetune.backends.manifests import (
+from kubetune.names import label_value
+from kubetune.targets.contract import Owner
+from kubetune.targets.kubernetes.manifests import (
     build_job,
     build_plan_config_map,
     build_service,
     job_name,
     plan_name,
 )
-from kubetune.backends.quantities import whole_cpus
-from kubetune.names import label_value
+from kubetune.targets.kubernetes.quantities import whole_cpus
 
 JsonObject = dict[str, Any]
 

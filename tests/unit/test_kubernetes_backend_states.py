@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from backend_objects import condition, job, pod, terminated, waiting
 from kubetune.api.outcome import Outcome
-from kubetune.backends.states import run_state
+from kubetune.targets.kubernetes.states import run_state
 
 JsonObject = dict[str, Any]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from kubetune.api import API_VERSION
-from kubetune.backends.base import CutLooseError, Owner
-from kubetune.backends.ownership import was_made_for
-from kubetune.decide.target_refused import start_refused
+from kubetune.decide.target.refused import start_refused
 from kubetune.names import RUN_KEY
+from kubetune.targets.contract import CutLooseError, Owner
+from kubetune.targets.kubernetes.ownership import was_made_for
 
 JsonObject = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kubetune.decide.prompt_suggestion import suggest, suggestion_sentence
+from kubetune.decide.inspected.prompt_suggestion import suggest, suggestion_sentence
 
 
 def columns(*names: str, **types: str) -> list[dict[str, Any]]:

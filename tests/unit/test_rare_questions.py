@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kubetune.backends import rare_questions
-from kubetune.backends.rare_questions import RareQuestions
+from kubetune.targets.kubernetes import rare_questions
+from kubetune.targets.kubernetes.rare_questions import RareQuestions
 
 
 class Asking:

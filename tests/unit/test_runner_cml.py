@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from kubetune.api import plan as names
-from kubetune_runner import cml, mlflow_client, outcomes
+from kubetune_runner import outcomes
+from kubetune_runner.cml import project as cml
 from kubetune_runner.errors import RunError
-from kubetune_runner.mlflow_client import ENV_REGISTRY_URI
+from kubetune_runner.mlflow import client as mlflow_client
+from kubetune_runner.mlflow.client import ENV_REGISTRY_URI
 from kubetune_runner.signals import Interrupted, StopSignal
 
 

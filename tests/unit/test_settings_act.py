@@ -9,8 +9,8 @@ import pytest
 from builders import DATASET_FOUND, NOW, dataset, job, observed_job, ready
 from kubetune.api.crd import structural_schema
 from kubetune.api.training import TrainingSettings, merge
-from kubetune.decide import fine_tune_job
-from kubetune.decide.fine_tune_inputs import Inputs, resolve
+from kubetune.decide.fine_tune_job import states as fine_tune_job
+from kubetune.decide.fine_tune_job.inputs import Inputs, resolve
 from kubetune.decide.waiting import NotReady
 from pydantic import ValidationError
 

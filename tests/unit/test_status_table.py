@@ -25,11 +25,11 @@ from builders import (
     tried,
 )
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
-from kubetune.backends.base import BackendError
-from kubetune.decide.fine_tune_job import decide
-from kubetune.decide.fine_tune_observed import Learned
+from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import TargetProblem
-from kubetune.decide.target_refused import start_refused
+from kubetune.decide.target.refused import start_refused
+from kubetune.targets.contract import BackendError
 
 JsonObject = dict[str, Any]
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 from builders import NOW, RUN_KEY, attempt, job, names, observed_job, run, tried
-from kubetune.backends.strays import is_loose, stray_states, without_job
-from kubetune.decide.fine_tune_job import decide
+from kubetune.decide.fine_tune_job.states import decide
 from kubetune.names import OWNER_KIND, OWNER_NAME
 from kubetune.names import RUN_KEY as KEY_LABEL
 from kubetune.observe.cache import ObjectCache
+from kubetune.targets.kubernetes.strays import is_loose, stray_states, without_job
 
 OWNER = job().owner
 RUNNING = tried(attempt(1, "Running"))

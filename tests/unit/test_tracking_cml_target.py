@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 from builders import NOW, condition_of, resource
-from kubetune.decide.compute_target import ObservedTarget, TrackingProbe, decide
-from kubetune.decide.workspace import WorkspaceProbe
+from kubetune.decide.target.states import ObservedTarget, TrackingProbe, decide
+from kubetune.decide.target.workspace import WorkspaceProbe
 from kubetune.tracking.base import StorageCheck
 
 TARGET: dict[str, Any] = {

@@ -16,7 +16,6 @@ from kubetune.act.release import Release
 from kubetune.act.status import status_patch
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
-from kubetune.backends.base import Backend, BackendError, RunAddress, RunRequest
 from kubetune.clients.kubernetes import REFUSALS, ApiError, ConflictError, KubernetesClient
 from kubetune.decide.decision import (
     AbandonRuns,
@@ -41,6 +40,7 @@ from kubetune.observe.needs import needs_of
 from kubetune.observe.objects import made_by, parse
 from kubetune.observe.references import TARGET_KINDS
 from kubetune.queue import Key
+from kubetune.targets.contract import Backend, BackendError, RunAddress, RunRequest
 
 JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)

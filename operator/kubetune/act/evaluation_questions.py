@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kubetune.decide.decision import FindAlias, FindEvaluation, MoveAlias
-from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation.observed import EvaluationLearned, ObservedEvaluation
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Tracker, TrackingError
 

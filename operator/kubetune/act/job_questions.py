@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kubetune.api.conditions import Reason
 from kubetune.decide.decision import FindIdentical, FindRun, Register
-from kubetune.decide.fine_tune_observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Registration, Tracker, TrackingError
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.kinds import INSPECTED, RUNNING
-from kubetune.backends.base import Backend, BackendError, Made, RunAddress
 from kubetune.clients.kubernetes import REFUSALS, KubernetesClient, NotFoundError
-from kubetune.decide.inspection import inspection_run_key
+from kubetune.decide.inspected.inspection import inspection_run_key
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.queue import Key
+from kubetune.targets.contract import Backend, BackendError, Made, RunAddress
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What differs by model family: the one table of defaults below profile and job.
 
 A family is known by transformers' model type, which the inspection of a Model finds. What doesn't
-differ stands in kubetune.decide.effective, learning rates by objective and method in
+differ stands in kubetune.decide.settings.effective, learning rates by objective and method in
 kubetune.api.objectives.
 """
 

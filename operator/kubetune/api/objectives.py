@@ -1,6 +1,6 @@
 """What can be optimised: one table, from which the API, the operator and the runner take the rest.
 
-The runner has a module of the same name for each, in ``kubetune_runner/objectives``.
+The runner has a module of the same name for each, in ``kubetune_runner/training/objectives``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Settings of a training run, shared by FineTuneJob, TuningProfile and the run plan.
 
 A field that a profile may set has no default here: a default written by the API server
-would look like the user's own value. Built-in defaults stand in kubetune.decide.effective.
+would look like the user's own value. Built-in defaults stand in kubetune.decide.settings.effective.
 """
 
 from __future__ import annotations

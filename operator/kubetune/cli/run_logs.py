@@ -109,7 +109,7 @@ class _Cluster:
             names.OWNER_NAME: names.label_value(wanted.name),
         }
         if wanted.kind.kind == "Evaluation":
-            from kubetune.decide.evaluation_inputs import candidate_run_key
+            from kubetune.decide.evaluation.inputs import candidate_run_key
 
             uid, digest = body["metadata"]["uid"], str(part.get("digest", ""))
             labels[names.RUN_KEY] = candidate_run_key(uid, part["name"], digest)

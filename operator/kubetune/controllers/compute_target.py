@@ -11,10 +11,10 @@ from kubetune.act.left_behind import LeftBehind
 from kubetune.act.release import Release
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.controllers.base import Forgetful
-from kubetune.decide import compute_target
-from kubetune.decide.compute_target import ObservedTarget
 from kubetune.decide.decision import Decision
 from kubetune.decide.resources import Resource
+from kubetune.decide.target import states
+from kubetune.decide.target.states import ObservedTarget
 from kubetune.observe.compute_target import TargetObserver
 from kubetune.queue import Key
 
@@ -56,8 +56,8 @@ class ComputeTargetController(Forgetful[ObservedTarget]):
         return replace(observed, settling=not settled)
 
     def decide(self, observed: ObservedTarget, now: datetime) -> Decision:
-        """See kubetune.decide.compute_target."""
-        return compute_target.decide(observed, now)
+        """See kubetune.decide.target.states."""
+        return states.decide(observed, now)
 
     def place(self, observed: ObservedTarget) -> ComputeTargetSpec | None:
         """A target has no runs of its own."""

@@ -8,9 +8,7 @@ from typing import Any
 
 from kubetune.act import evaluation_questions
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.backends.base import FINISHED
 from kubetune.controllers.base import Controller
-from kubetune.decide import evaluation
 from kubetune.decide.decision import (
     Decision,
     FindAlias,
@@ -21,11 +19,13 @@ from kubetune.decide.decision import (
     Question,
     Register,
 )
-from kubetune.decide.evaluation_observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation import states
+from kubetune.decide.evaluation.observed import EvaluationLearned, ObservedEvaluation
 from kubetune.decide.resources import Resource
 from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
+from kubetune.targets.contract import FINISHED
 
 
 class EvaluationController(Controller[ObservedEvaluation, EvaluationLearned]):
@@ -46,8 +46,8 @@ class EvaluationController(Controller[ObservedEvaluation, EvaluationLearned]):
         return await self._observer.observe(resource, kept)
 
     def decide(self, observed: ObservedEvaluation, now: datetime) -> Decision:
-        """See kubetune.decide.evaluation."""
-        return evaluation.decide(observed, now)
+        """See kubetune.decide.evaluation.states."""
+        return states.decide(observed, now)
 
     def place(self, observed: ObservedEvaluation) -> ComputeTargetSpec | None:
         """Where its runs are; before the first one, where they will be."""

@@ -10,9 +10,7 @@ from typing import Any
 from kubetune.act import job_questions
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
-from kubetune.backends.base import FINISHED, Backend
 from kubetune.controllers.base import Controller
-from kubetune.decide import fine_tune_job
 from kubetune.decide.decision import (
     Decision,
     FindAlias,
@@ -23,12 +21,14 @@ from kubetune.decide.decision import (
     Question,
     Register,
 )
-from kubetune.decide.fine_tune_observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job import states
+from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
 from kubetune.decide.resources import Resource
 from kubetune.names import FINALIZER
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
+from kubetune.targets.contract import FINISHED, Backend
 from kubetune.tracking.poller import ProgressPoller
 
 JsonObject = dict[str, Any]
@@ -77,8 +77,8 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         return await self._observer.observe(resource, kept.fresh_run_key, learned, tracked)
 
     def decide(self, observed: ObservedJob, now: datetime) -> Decision:
-        """See kubetune.decide.fine_tune_job."""
-        return fine_tune_job.decide(observed, now)
+        """See kubetune.decide.fine_tune_job.states."""
+        return states.decide(observed, now)
 
     def place(self, observed: ObservedJob) -> ComputeTargetSpec | None:
         """Where its runs are; before the first one, where it will be."""

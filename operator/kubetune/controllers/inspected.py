@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.controllers.base import Forgetful
-from kubetune.decide import dataset, model, prompt_template
 from kubetune.decide.decision import Decision
+from kubetune.decide.inspected import dataset, model, prompt_template
 from kubetune.decide.resources import Resource
 from kubetune.observe.inspected import InspectedObserver
 
@@ -41,7 +41,7 @@ class DatasetController(InspectedController[dataset.ObservedDataset]):
         return await self._observer.dataset(resource)
 
     def decide(self, observed: dataset.ObservedDataset, now: datetime) -> Decision:
-        """See kubetune.decide.dataset."""
+        """See kubetune.decide.inspected.dataset."""
         return dataset.decide(observed, now)
 
 
@@ -55,7 +55,7 @@ class ModelController(InspectedController[model.ObservedModel]):
         return await self._observer.model(resource)
 
     def decide(self, observed: model.ObservedModel, now: datetime) -> Decision:
-        """See kubetune.decide.model."""
+        """See kubetune.decide.inspected.model."""
         return model.decide(observed, now)
 
 
@@ -71,5 +71,5 @@ class PromptTemplateController(InspectedController[prompt_template.ObservedPromp
         return await self._observer.prompt_template(resource)
 
     def decide(self, observed: prompt_template.ObservedPromptTemplate, now: datetime) -> Decision:
-        """See kubetune.decide.prompt_template."""
+        """See kubetune.decide.inspected.prompt_template."""
         return prompt_template.decide(observed, now)

@@ -11,7 +11,6 @@ from kubetune.act.holds import Holds
 from kubetune.act.left_behind import LeftBehind
 from kubetune.act.release import Release
 from kubetune.api.kinds import RECONCILED
-from kubetune.backends.base import Backend
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.controllers.base import Controller
 from kubetune.controllers.compute_target import ComputeTargetController
@@ -31,6 +30,7 @@ from kubetune.observe.trackers import Trackers
 from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key
 from kubetune.settings import Settings
+from kubetune.targets.contract import Backend
 from kubetune.tracking.poller import ProgressPoller
 
 Controllers = Mapping[str, Controller[Any, Any]]

@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api.conditions import ConditionType, Reason
-from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide.decision import (
     Action,
     LimitRuns,
@@ -24,6 +23,7 @@ from kubetune.decide.decision import (
     parse_time,
     rfc3339,
 )
+from kubetune.targets.contract import FINISHED, RunState
 
 JsonObject = dict[str, Any]
 

@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Reason
-from kubetune.backends.base import RunRequest
+from kubetune.targets.contract import RunRequest
 from kubetune.tracking.base import AliasMove, Registration
 
 JsonObject = dict[str, Any]

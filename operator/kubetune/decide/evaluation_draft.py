@@ -17,15 +17,15 @@ from kubetune.decide.decision import (
     copy_of,
     parse_time,
 )
-from kubetune.decide.evaluation_candidate import (
+from kubetune.decide.evaluation.candidate import (
     CandidateDraft,
     begin,
     with_deltas,
 )
-from kubetune.decide.evaluation_inputs import (
+from kubetune.decide.evaluation.inputs import (
     candidate_run_key,
 )
-from kubetune.decide.evaluation_observed import ObservedEvaluation
+from kubetune.decide.evaluation.observed import ObservedEvaluation
 
 JsonObject = dict[str, Any]
 

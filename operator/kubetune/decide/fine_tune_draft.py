@@ -8,7 +8,6 @@ from typing import Any
 
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase
 from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.backends.base import FINISHED, RunState
 from kubetune.decide.deadline import (
     Clock,
     look_again,
@@ -25,18 +24,19 @@ from kubetune.decide.decision import (
     rfc3339,
     shorten,
 )
-from kubetune.decide.fine_tune_observed import (
+from kubetune.decide.fine_tune_job.observed import (
     ObservedJob,
 )
-from kubetune.decide.fine_tune_orders import ended_by_deadline, was_suspended
-from kubetune.decide.fine_tune_progress import (
+from kubetune.decide.fine_tune_job.progress import (
     merge_attempts,
     mlflow_link,
     progress,
     progress_due,
     tells_of,
 )
-from kubetune.decide.place import record
+from kubetune.decide.fine_tune_orders import ended_by_deadline, was_suspended
+from kubetune.decide.target.place import record
+from kubetune.targets.contract import FINISHED, RunState
 
 JsonObject = dict[str, Any]
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.model import ModelSpec
-from kubetune.backends.base import FINISHED
 from kubetune.decide.decision import Decision, Stamp, TieToJob
-from kubetune.decide.evaluation_observed import ObservedEvaluation
-from kubetune.decide.fine_tune_observed import ObservedJob
+from kubetune.decide.evaluation.observed import ObservedEvaluation
+from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.resources import Resource
 from kubetune.names import FINALIZER, JOB
+from kubetune.targets.contract import FINISHED
 
 
 def with_identity(observed: ObservedJob, decision: Decision) -> Decision:

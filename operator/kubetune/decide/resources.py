@@ -9,13 +9,13 @@ from typing import Any, Generic, TypeVar
 from kubetune.api.base import Value
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType
-from kubetune.backends.base import Owner
 from kubetune.decide.decision import (
     condition_in,
     condition_is,
     condition_text,
     parse_time,
 )
+from kubetune.targets.contract import Owner
 
 JsonObject = dict[str, Any]
 Spec = TypeVar("Spec", bound=Value)

@@ -32,7 +32,7 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True)
 class Mounts:
-    """What a run needs beside its plan; fields as in backends.base.RunRequest."""
+    """What a run needs beside its plan; fields as in targets.contract.RunRequest."""
 
     inline_rows: list[JsonObject] | None = None
     dataset_claim: str | None = None

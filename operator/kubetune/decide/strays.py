@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from kubetune.backends.base import RunState
 from kubetune.decide.decision import Decision, ReleaseFinalizer, StopStrays
+from kubetune.targets.contract import RunState
 
 
 def with_strays_stopped(

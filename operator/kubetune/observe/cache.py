@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kubetune.backends.pods import is_live
 from kubetune.names import OWNER_KIND, OWNER_NAME, RUN_KEY
 from kubetune.observe.references import references
 from kubetune.queue import Key
+from kubetune.targets.kubernetes.pods import is_live
 
 JsonObject = dict[str, Any]
 CHILD_KINDS = frozenset({"Job", "Pod"})

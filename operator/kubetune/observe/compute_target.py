@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.clients.kubernetes import KubernetesClient
-from kubetune.decide.compute_target import ObservedTarget
 from kubetune.decide.resources import Resource
+from kubetune.decide.target.states import ObservedTarget
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.objects import default_targets
 from kubetune.observe.secrets import named_secrets, secret_problem

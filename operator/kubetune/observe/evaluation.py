@@ -9,12 +9,11 @@ from typing import Any
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.evaluation import Candidate, EvaluationSpec
-from kubetune.backends.base import Backend, BackendError, RunAddress
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
-from kubetune.decide.evaluation_candidate import SETTLED
-from kubetune.decide.evaluation_inputs import candidate_run_key
-from kubetune.decide.evaluation_judges import judge_keys
-from kubetune.decide.evaluation_observed import (
+from kubetune.decide.evaluation.candidate import SETTLED
+from kubetune.decide.evaluation.inputs import candidate_run_key
+from kubetune.decide.evaluation.judges import judge_keys
+from kubetune.decide.evaluation.observed import (
     EvaluationLearned,
     ObservedCandidate,
     ObservedEvaluation,
@@ -32,6 +31,7 @@ from kubetune.observe.objects import (
     source_job,
 )
 from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
+from kubetune.targets.contract import Backend, BackendError, RunAddress
 from kubetune.tracking.base import TrackedRun
 
 JsonObject = dict[str, Any]

@@ -9,11 +9,10 @@ from typing import Any
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.tuning_profile import TuningProfileSpec
-from kubetune.backends.base import FINISHED, Backend, BackendError, RunAddress, RunState
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
-from kubetune.decide.fine_tune_observed import Learned, ObservedJob
-from kubetune.decide.own_code import other_trainer
+from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
 from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.settings.own_code import other_trainer
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
@@ -29,6 +28,7 @@ from kubetune.observe.objects import (
 from kubetune.observe.run_keys import RunKeys
 from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
 from kubetune.queue import Key
+from kubetune.targets.contract import FINISHED, Backend, BackendError, RunAddress, RunState
 from kubetune.tracking.base import TrackedRun
 
 

@@ -8,13 +8,12 @@ from typing import Any, TypeVar
 
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.plan import InspectionPlan
-from kubetune.backends.base import Backend, BackendError, RunAddress
 from kubetune.clients.kubernetes import KubernetesClient
-from kubetune.decide import dataset, inspection, model, prompt_template
-from kubetune.decide.inspected import InspectionFacts
-from kubetune.decide.place import same_place
+from kubetune.decide.inspected import dataset, inspection, model, prompt_template
+from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import Resource, TargetProblem
 from kubetune.decide.sources import Mounts
+from kubetune.decide.target.place import same_place
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
     find,
@@ -25,6 +24,7 @@ from kubetune.observe.objects import (
     source_job,
 )
 from kubetune.observe.secrets import secret_problem
+from kubetune.targets.contract import Backend, BackendError, RunAddress
 
 JsonObject = dict[str, Any]
 IN_THIS_CLUSTER = ComputeTargetSpec.model_construct(kubernetes=None, cml=None)

@@ -7,7 +7,7 @@ from typing import Any
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import AT_REST
 from kubetune.api.kinds import INSPECTED
-from kubetune.decide.place import place_of
+from kubetune.decide.target.place import place_of
 from kubetune.names import FINALIZER
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import recorded_target, resolve_target

@@ -14,13 +14,13 @@ from kubetune.api.base import Value
 from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.references import ComputeTargetRef
-from kubetune.backends.base import FINISHED, Owner, RunState
 from kubetune.decide.decision import parse_time
-from kubetune.decide.place import place_of
 from kubetune.decide.resources import Resource, Target
+from kubetune.decide.target.place import place_of
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.references import TARGET_KINDS
+from kubetune.targets.contract import FINISHED, Owner, RunState
 
 JsonObject = dict[str, Any]
 

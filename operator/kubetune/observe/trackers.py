@@ -8,7 +8,7 @@ from kubetune.api.cml_target import CmlTarget
 from kubetune.api.compute_target import ComputeTargetSpec, Tracking
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
-from kubetune.decide.compute_target import TrackingProbe
+from kubetune.decide.target.states import TrackingProbe
 from kubetune.observe.secrets import certificates, cml_access, credentials
 from kubetune.tracking.base import Tracker, TrackingError
 from kubetune.tracking.pool import CmlTrackers, TrackerPool

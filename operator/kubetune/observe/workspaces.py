@@ -9,17 +9,6 @@ from typing import Any
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
 from kubetune.api.training import Resources
-from kubetune.backends.base import BackendError
-from kubetune.backends.cml.backend import CmlBackend
-from kubetune.backends.cml.offers import (
-    OfferError,
-    check_addons,
-    choose_accelerator,
-    choose_runtime,
-    whole,
-)
-from kubetune.backends.cml.workspace import Workspace, refused
-from kubetune.backends.sentences import short
 from kubetune.clients.cml import CmlError, UnknownOutcomeError
 from kubetune.clients.cml_models import (
     AcceleratorNodeLabel,
@@ -28,7 +17,18 @@ from kubetune.clients.cml_models import (
     variables,
 )
 from kubetune.clients.cml_operations import CREATE_PROJECT
-from kubetune.decide.workspace import WorkspaceProbe
+from kubetune.decide.target.workspace import WorkspaceProbe
+from kubetune.targets.cml.backend import CmlBackend
+from kubetune.targets.cml.offers import (
+    OfferError,
+    check_addons,
+    choose_accelerator,
+    choose_runtime,
+    whole,
+)
+from kubetune.targets.cml.workspace import Workspace, refused
+from kubetune.targets.contract import BackendError
+from kubetune.targets.sentences import short
 
 JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)

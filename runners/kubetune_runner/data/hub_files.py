@@ -22,7 +22,7 @@ from kubetune_runner.data.findings import Findings, listing, quote
 from kubetune_runner.data.items import Source, SourceFile
 from kubetune_runner.data.splits import TRAIN, choose_splits, same_split, split_in_name
 from kubetune_runner.errors import RunError
-from kubetune_runner.hub import HubRepo, open_repo
+from kubetune_runner.model.hub import HubRepo, open_repo
 
 FORMATS: dict[str, FileFormat] = {
     ".parquet": "parquet",

@@ -21,23 +21,19 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.training_plan import TokenizerPlan
 
-from kubetune_runner import (
-    finite,
-    loading,
-    models,
-    outcomes,
-    quantization,
-    records,
-    run_log,
-    train,
-)
+from kubetune_runner import finite, outcomes, run_log
+from kubetune_runner import startup_gc as loading
 from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluate.harness import Benchmarks
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.rows import AskedRows
 from kubetune_runner.evaluate.table import Column
-from kubetune_runner.tracking import Tracker
+from kubetune_runner.mlflow import records
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.model import loading as models
+from kubetune_runner.model import quantization
+from kubetune_runner.training import run as train
 
 if TYPE_CHECKING:
     from kubetune_runner.evaluate.measuring import Progress
@@ -115,8 +111,8 @@ def _measure(
     if not _is_quantized(found):
         quantization.leave_out()
     run_log.quieten()
-    from kubetune_runner import precision
     from kubetune_runner.evaluate import measuring
+    from kubetune_runner.model import precision
 
     dtype = precision.DTYPES[precision.chosen(plan.precision, "precision")]
     model: Any = candidate.load(found, dtype)

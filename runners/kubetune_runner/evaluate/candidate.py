@@ -12,11 +12,11 @@ from typing import Any
 from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
 from kubetune.api.training_plan import TokenizerPlan
 
-from kubetune_runner import models
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
-from kubetune_runner.loader import IN_CLUSTER, fit_embeddings
+from kubetune_runner.mlflow.loader import IN_CLUSTER, fit_embeddings
+from kubetune_runner.model import loading as models
 
 MAX_ERROR = 500
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -77,7 +77,7 @@ def load(candidate: Candidate, dtype: Any, quantized: Any = None) -> Any:
     """
     import torch
 
-    from kubetune_runner import heads
+    from kubetune_runner.model import heads
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = models.load_model(candidate.model, candidate.folder, dtype, quantized)

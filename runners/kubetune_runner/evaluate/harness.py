@@ -25,8 +25,8 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import table
 from kubetune_runner.evaluate.metrics import MetricError
 from kubetune_runner.evaluate.table import Column
-from kubetune_runner.loader import ways
-from kubetune_runner.mlflow_client import first_line
+from kubetune_runner.mlflow.client import first_line
+from kubetune_runner.mlflow.loader import ways
 from kubetune_runner.outcomes import packages_hint
 
 RESAMPLES = 1000

@@ -12,12 +12,13 @@ from kubetune.api.evaluation_plan import EvaluationRunPlan
 from kubetune.api.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SECOND
 from transformers import set_seed
 
-from kubetune_runner import finite, losses
-from kubetune_runner.answers import shape_of
+from kubetune_runner import finite
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.rows import Asked
-from kubetune_runner.loader import generate, read
+from kubetune_runner.mlflow.loader import generate, read
+from kubetune_runner.text.answers import shape_of
+from kubetune_runner.training import losses
 
 log = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import WORK_DIRECTORY, in_container
 from pydantic import ValidationError
 
-from kubetune_runner import models
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.table import Column, shortened
-from kubetune_runner.records import prefixed
-from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import patiently
+from kubetune_runner.mlflow.records import prefixed
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import patiently
+from kubetune_runner.model import loading as models
 
 ERROR_LENGTHS = (200, 120, 60, 30)
 """How long an error may be; shorter ones where many are long."""

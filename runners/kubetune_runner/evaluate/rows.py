@@ -15,9 +15,9 @@ from kubetune.api.plan import ENV_DATASET_TOKEN
 
 from kubetune_runner import data
 from kubetune_runner.data import Row
-from kubetune_runner.encoding import IGNORED, EncodedRow, encode
 from kubetune_runner.errors import RunError
-from kubetune_runner.prompts import make_examples
+from kubetune_runner.text.encoding import IGNORED, EncodedRow, encode
+from kubetune_runner.text.prompts import make_examples
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, cast
 from kubetune.api.chat_templates import chat_template_text
 from kubetune.api.families import family_of
 
-from kubetune_runner.shown import Render, as_taken
+from kubetune_runner.text.shown import Render, as_taken
 
 _MARKS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """A tag of transformers' own, which adds nothing to the text."""

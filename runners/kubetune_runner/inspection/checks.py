@@ -25,7 +25,7 @@ from kubetune_runner.data.splits import HASH_BYTES
 from kubetune_runner.data.spoken import chats_of
 from kubetune_runner.data.turns import turn_of, turns_fault
 from kubetune_runner.data.verdicts import fault_of
-from kubetune_runner.shown import Render, hidden_in
+from kubetune_runner.text.shown import Render, hidden_in
 
 NAMED_ROWS = 10
 """Rows that a problem names; the rest is counted."""

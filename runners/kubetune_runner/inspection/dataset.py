@@ -12,7 +12,7 @@ from kubetune_runner.data.reading import Reading, RowsRefusedError, read
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.checks import CHARACTERS_PER_TOKEN, LONG_TOKENS, RowCheck
 from kubetune_runner.inspection.lengths import Lengths
-from kubetune_runner.shown import Render
+from kubetune_runner.text.shown import Render
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

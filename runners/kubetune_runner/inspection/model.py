@@ -28,13 +28,13 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import vocabulary
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.chat_template import renderer
-from kubetune_runner.inspection.mlflow_api import open_api
 from kubetune_runner.inspection.model_files import ModelFiles, open_model
 from kubetune_runner.inspection.model_shape import first_number as _first_number
 from kubetune_runner.inspection.model_shape import shape_facts
 from kubetune_runner.inspection.safetensors import DTYPES, Tensors
-from kubetune_runner.inspection.tracking_api import MlflowError
-from kubetune_runner.shown import Render
+from kubetune_runner.mlflow.rest import open_api
+from kubetune_runner.mlflow.tracking_api import MlflowError
+from kubetune_runner.text.shown import Render
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

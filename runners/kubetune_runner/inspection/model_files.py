@@ -16,13 +16,13 @@ from kubetune.api.plan import (
     in_container,
 )
 
-from kubetune_runner import mlflow_client
 from kubetune_runner.data.findings import quote
 from kubetune_runner.errors import RunError
-from kubetune_runner.hub import HubRepo, open_repo
-from kubetune_runner.inspection.mlflow_api import MlflowApi, is_proxied, open_api
 from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
-from kubetune_runner.inspection.tracking_api import MlflowError
+from kubetune_runner.mlflow import client as mlflow_client
+from kubetune_runner.mlflow.rest import MlflowApi, is_proxied, open_api
+from kubetune_runner.mlflow.tracking_api import MlflowError
+from kubetune_runner.model.hub import HubRepo, open_repo
 
 TEXT_LIMIT_BYTES = 128 * 1024 * 1024
 SAMPLE_BYTES = 64 * 1024

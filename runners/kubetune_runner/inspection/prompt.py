@@ -12,7 +12,7 @@ from kubetune_runner.data import Row
 from kubetune_runner.data.reading import read
 from kubetune_runner.data.verdicts import fault_of
 from kubetune_runner.errors import RunError
-from kubetune_runner.prompts import make_examples
+from kubetune_runner.text.prompts import make_examples
 
 LIMIT = 1000
 """Characters of each text."""

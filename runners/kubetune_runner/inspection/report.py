@@ -8,8 +8,8 @@ from typing import Any
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import TAG_RUN_KEY, RunIdentity, TrackingPlan
 
-from kubetune_runner.inspection.mlflow_api import open_api
-from kubetune_runner.inspection.tracking_api import MlflowError, TrackingApi
+from kubetune_runner.mlflow.rest import open_api
+from kubetune_runner.mlflow.tracking_api import MlflowError, TrackingApi
 
 logger = logging.getLogger(__name__)
 

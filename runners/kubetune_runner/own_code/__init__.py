@@ -20,9 +20,16 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import ENV_DATASET_TOKEN, TAG_METRICS, RunPlan, in_container
 from kubetune.api.redact import redactor
 
-from kubetune_runner import data, loading, merging, models, prompts, records, starts
-from kubetune_runner.encoding import EncodedRow, EncodedRows, encode
+from kubetune_runner import data
+from kubetune_runner import startup_gc as loading
 from kubetune_runner.errors import RunError
+from kubetune_runner.mlflow import records
+from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import describe, patiently
+from kubetune_runner.model import loading as models
+from kubetune_runner.model import merging
+from kubetune_runner.model import starting as starts
+from kubetune_runner.model.starting import Start
 from kubetune_runner.own_code import axolotl, ending, found, handover, script
 from kubetune_runner.own_code.child import GRACE_SECONDS, Child
 from kubetune_runner.own_code.found import Found
@@ -30,9 +37,8 @@ from kubetune_runner.own_code.protocol import ProgressServer
 from kubetune_runner.own_code.watch import Watch
 from kubetune_runner.results import Saved, folder_of, upload_results
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.starts import Start
-from kubetune_runner.tracking import Tracker
-from kubetune_runner.upload import describe, patiently
+from kubetune_runner.text import prompts
+from kubetune_runner.text.encoding import EncodedRow, EncodedRows, encode
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from kubetune.api.own_code import EXIT_RETRY
 
 from kubetune_runner.errors import RunError
-from kubetune_runner.out_of_memory import REASON
+from kubetune_runner.training.out_of_memory import REASON
 
 MAX_WORDS = 700
 """Characters of the last lines in a message."""

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from kubetune.api.own_code import ENV_OUTPUT
 from kubetune.api.plan import ModelPlan
 
-from kubetune_runner import models
 from kubetune_runner.errors import RunError
+from kubetune_runner.model import loading as models
 
 Kind = Literal["adapter", "model"]
 

@@ -11,16 +11,16 @@ from typing import Any, Literal
 from kubetune.api import own_code as names
 from kubetune.api.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, DatasetPlan, RunPlan
 
-from kubetune_runner import checkpoints
-from kubetune_runner.chats import TEMPLATE_REFUSES
 from kubetune_runner.data import Row
 from kubetune_runner.data.preferences import pair_of, rated_of
 from kubetune_runner.data.spoken import Chat, chats_of
 from kubetune_runner.data.verdicts import Fault, Place, fault_of
-from kubetune_runner.encoding import EncodedRows
 from kubetune_runner.errors import RunError
 from kubetune_runner.hidden import count_hidden, tell
-from kubetune_runner.prompts import Example, make_examples
+from kubetune_runner.text.chats import TEMPLATE_REFUSES
+from kubetune_runner.text.encoding import EncodedRows
+from kubetune_runner.text.prompts import Example, make_examples
+from kubetune_runner.training import checkpoints
 
 TRAINER_STATE = "trainer_state.json"
 """transformers writes it last."""

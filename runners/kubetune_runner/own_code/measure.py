@@ -9,14 +9,17 @@ from typing import Any
 
 from kubetune.api.plan import ModelPlan, RunPlan
 
-from kubetune_runner import finite, losses, models, precision, quantization
-from kubetune_runner.encoding import EncodedRow
+from kubetune_runner import finite
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate
 from kubetune_runner.evaluate.candidate import Candidate
-from kubetune_runner.evaluation import Evaluation, evaluate
+from kubetune_runner.model import loading as models
+from kubetune_runner.model import precision, quantization
+from kubetune_runner.model.starting import Start
 from kubetune_runner.own_code.found import Found
-from kubetune_runner.starts import Start
+from kubetune_runner.text.encoding import EncodedRow
+from kubetune_runner.training import losses
+from kubetune_runner.training.held_out import Evaluation, evaluate
 
 PROBE = (0, 1, 2, 3)
 """Tokens of every vocabulary."""

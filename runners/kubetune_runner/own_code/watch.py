@@ -12,8 +12,8 @@ from typing import Any
 from kubetune.api.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SECOND, TAG_TOTAL_STEPS
 from kubetune.api.training_plan import HyperparametersPlan
 
+from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.own_code.protocol import Posted
-from kubetune_runner.tracking import Tracker
 
 STEP, TOTAL, EPOCH = "current_step", "total_steps", "current_epoch"
 """Names of the protocol among its metrics."""

@@ -26,7 +26,7 @@ def main() -> int:
     warnings.filterwarnings("ignore")
     import torch
     import transformers
-    from kubetune_runner import train
+    from kubetune_runner.training import run as train
 
     from tests.runners.matrix import cells, record
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from kubetune.api.plan import ModelPlan, RunPlan
-from kubetune_runner import finite, inspection, train
+from kubetune_runner import finite, inspection
 from kubetune_runner.errors import RunError
+from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.results import save_results
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.tracking import Tracker
+from kubetune_runner.training import run as train
 
 from tests.runners.inspection_fixtures import inspection_plan
 from tests.runners.matrix import shrink, vocabularies
@@ -207,7 +208,7 @@ def _input_layer(base: Path) -> str:
 def stock(folder: Path, quantization: Any = None) -> Any:
     """A model as transformers loads it."""
     import torch
-    from kubetune_runner.quantization import compute_plainly
+    from kubetune_runner.model.quantization import compute_plainly
     from transformers import AutoModelForCausalLM
 
     options = {"quantization_config": quantization} if quantization else {}
@@ -332,7 +333,7 @@ class Trained:
 
     def scored(self) -> None:
         """Score rows as an evaluation does, padded."""
-        from kubetune_runner import losses as ours
+        from kubetune_runner.training import losses as ours
 
         model, tokenizer = self._candidate()
         batch = ours.padded(self.held_out, tokenizer.pad_token_id, "cpu")
@@ -341,7 +342,7 @@ class Trained:
             same("loss of a row", loss / count, mean_loss(self.loaded, [row]))
 
     def _answers(self, size: int) -> None:
-        from kubetune_runner.loader import generate
+        from kubetune_runner.mlflow.loader import generate
 
         model, tokenizer = self._candidate()
         prompts = [row.prompt_ids for row in self.held_out]
@@ -426,7 +427,7 @@ class Trained:
 
         A mixture of experts has it with a weight of its own.
         """
-        from kubetune_runner import losses as ours
+        from kubetune_runner.training import losses as ours
 
         if not self.trainer.aux_loss_enabled:
             return 0.0

@@ -1,0 +1,1 @@
+"""Evaluation: its states in order, its candidates, the verdict, its deletion."""

@@ -1,0 +1,306 @@
+"""One candidate of an Evaluation: its attempts, its results, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import Reason
+from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary, MeasuredValue
+from kubetune.api.metric import BITS_PER_BYTE, PER_TOKEN
+from kubetune.decide.deadline import TOLD
+from kubetune.decide.decision import rfc3339, shorten
+from kubetune.decide.evaluation.inputs import CandidateInputs
+from kubetune.decide.evaluation.observed import ObservedCandidate
+from kubetune.decide.fine_tune_job.progress import (
+    merge_attempts,
+    progress,
+    progress_due,
+    run_link,
+)
+from kubetune.decide.inspected.model import registered_version as job_version
+from kubetune.decide.retries import after_attempt
+from kubetune.decide.waiting import evicted_too_often
+from kubetune.targets.contract import FINISHED, RunState
+from kubetune.tracking.base import TrackedRun
+
+JsonObject = dict[str, Any]
+
+MAX_CANDIDATE_MESSAGE = 512
+SETTLED = frozenset({"Succeeded", "Failed"})
+
+
+@dataclass
+class CandidateDraft:
+    """A candidate's status in the making."""
+
+    observed: ObservedCandidate
+    status: JsonObject
+    now: datetime
+    resting: bool = False
+    """Whether the pause before its next attempt goes on."""
+    sought: bool = False
+    """Whether the tracking server is asked what the newest attempt has left."""
+
+    @property
+    def name(self) -> str:
+        """Name of the candidate."""
+        return self.observed.name
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has ended for good, either way."""
+        return self.status["phase"] in SETTLED
+
+    @property
+    def live(self) -> list[RunState]:
+        """Runs that have not ended."""
+        return [run for run in self.observed.runs if run.phase not in FINISHED]
+
+    @property
+    def due(self) -> bool:
+        """Whether it waits for nothing of its own before its next attempt."""
+        measured = (self.status.get("attempt") or {}).get("result") == "Succeeded"
+        return not (self.settled or self.live or self.resting or measured)
+
+    @property
+    def started(self) -> bool:
+        """Whether an attempt was made."""
+        return bool(self.status.get("counts", {}).get("total"))
+
+    def unsure(self, *, suspended: bool) -> bool:
+        """Whether the newest attempt is over and was not seen to end with a word of its own."""
+        attempt = self.status["attempt"]
+        run = next((run for run in self.observed.runs if run.attempt == attempt["number"]), None)
+        if self.live or (run and run.outcome):
+            return False
+        if run and run.exit_code and attempt.get("reason") in TOLD:
+            # Interrupted by the clock.
+            return False
+        if attempt["result"] == "Stopped":
+            # By somebody in CML, which is final; or on our order, which matters when it goes on.
+            return not attempt.get("reason") and not suspended
+        return attempt["result"] in ("Failed", "Preempted")
+
+    def count_as_succeeded(self) -> None:
+        """The newest attempt has ended well after all."""
+        attempt, counts = self.status["attempt"], self.status["counts"]
+        for result, count in (("Failed", "failed"), ("Preempted", "preempted")):
+            if attempt["result"] == result:
+                counts[count] -= 1
+        attempt["result"] = "Succeeded"
+        for field in ("reason", "message", "exitCode"):
+            attempt.pop(field, None)
+
+    def say(self, phase: str, reason: Reason | str, message: str) -> None:
+        """Set phase, reason and message."""
+        say(self.status, phase, reason, message)
+
+
+def say(status: JsonObject, phase: str, reason: Reason | str, message: str) -> None:
+    """Set phase, reason and message of a candidate's status."""
+    status |= {
+        "phase": phase,
+        "reason": str(reason),
+        "message": shorten(message, MAX_CANDIDATE_MESSAGE),
+    }
+
+
+def begin(
+    observed: ObservedCandidate, old: JsonObject, now: datetime, *, suspended: bool = False
+) -> CandidateDraft:
+    """The candidate after what the target shows; ``old`` is its part of the status."""
+    draft = CandidateDraft(observed, {"name": observed.name, "phase": "Pending"} | old, now)
+    if draft.settled or not (old.get("attempt") or observed.runs):
+        return draft
+    # Who ordered a stop must be known when it has happened, maybe after the suspension.
+    ordered = suspended or old.get("reason") == Reason.SUSPENDED
+    known = [old["attempt"]] if "attempt" in old else []
+    attempts, counts = merge_attempts(
+        known, old.get("counts") or {}, observed.runs, stopped=ordered
+    )
+    if attempts:
+        draft.status["attempt"] = attempts[-1]
+    draft.status["counts"] = counts
+    return draft
+
+
+def follow(draft: CandidateDraft, backoff_limit: int, retry_seconds: float) -> float | None:
+    """Say how the newest attempt stands; seconds until the next one, when there is to be one.
+
+    ``retry_seconds`` is the first pause.
+    """
+    newest = draft.status["attempt"]
+    number = newest["number"]
+    if draft.live:
+        _follow_live(draft, draft.live[-1])
+        return None
+    if newest["result"] == "Succeeded":
+        return None
+    run = next((run for run in draft.observed.runs if run.attempt == number), None)
+    reason = newest.get("reason") or Reason.RUN_FAILED
+    message = f"attempt {number}: {newest.get('message') or reason}"
+    if newest["result"] == "Stopped" and newest.get("reason"):
+        draft.say("Failed", reason, message)
+        return None
+    if newest["result"] == "Stopped":
+        draft.say("Pending", Reason.SUSPENDED, f"attempt {number} was stopped by suspend")
+        return None
+    if run and run.outcome and run.outcome.status == "failed" and not run.outcome.retryable:
+        draft.say("Failed", reason, message)
+        return None
+    failed = draft.status["counts"]["failed"]
+    if failed > backoff_limit:
+        note = f" ({failed} failed attempts, spec.backoffLimit is {backoff_limit})"
+        draft.say("Failed", reason, shorten(message, MAX_CANDIDATE_MESSAGE - len(note)) + note)
+        return None
+    if problem := evicted_too_often(newest, draft.status["counts"]):
+        draft.say("Failed", Reason.DISRUPTED, problem)
+        return None
+    newest.setdefault("endTime", rfc3339(draft.now))
+    wait = after_attempt(newest, draft.status["counts"], retry_seconds, draft.now)
+    draft.say("Retrying", Reason.RETRYING, f"{message}; the next one follows")
+    draft.resting = wait > 0
+    return wait
+
+
+def show_progress(
+    candidates: Sequence[CandidateDraft], at_least_seconds: float, now: datetime
+) -> None:
+    """Progress of those that are measured now.
+
+    One write shows that of all, so the newest counts for whether another one is due.
+    """
+    for item in candidates:
+        if not item.live:
+            item.status.pop("progress", None)
+    shown = [item.status["progress"] for item in candidates if "progress" in item.status]
+    newest = max(shown, key=lambda value: value["updatedAt"], default=None)
+    moving = [(item, item.observed.tracked) for item in candidates if item.live]
+    if any(
+        run is not None
+        and progress_due(
+            newest and item.status.get("progress", {}) | {"updatedAt": newest["updatedAt"]},
+            run,
+            now,
+            at_least_seconds,
+            rows_done,
+        )
+        for item, run in moving
+    ):
+        for item, run in moving:
+            if run is not None:
+                item.status["progress"] = rows_done(run, now)
+
+
+def rows_done(run: TrackedRun, now: datetime) -> JsonObject:
+    """A candidate's progress from the newest metrics of its run, which counts rows as steps."""
+    given = progress(run, now)
+    names = {"step": "rows", "totalSteps": "totalRows"}
+    kept = ("stage", "step", "totalSteps", "percent", "etaSeconds", "eta", "updatedAt")
+    return {names.get(key, key): given[key] for key in kept if key in given}
+
+
+def summary_of(draft: CandidateDraft, tracked: TrackedRun | None) -> EvaluationSummary | None:
+    """Results by the run's own word, else by its tag."""
+    newest = (draft.status.get("attempt") or {}).get("number")
+    for run in draft.observed.runs:
+        if run.attempt == newest and run.outcome and run.outcome.status == "succeeded":
+            try:
+                return EvaluationSummary.model_validate(run.outcome.summary, extra="ignore")
+            except ValidationError:
+                break
+    return EvaluationSummary.of_tag(tracked.tags.get(TAG_EVALUATION_SUMMARY) if tracked else None)
+
+
+def settle(
+    draft: CandidateDraft,
+    summary: EvaluationSummary,
+    metrics: Sequence[str],
+    target: ComputeTargetSpec | None,
+    *,
+    reused: bool,
+) -> None:
+    """The candidate is measured: take its results over."""
+    status = draft.status
+    if reused:
+        status["reused"] = True
+    beside = [BITS_PER_BYTE] if BITS_PER_BYTE in summary.metrics.keys() - set(metrics) else []
+    found = "measured before with the same inputs" if reused else "measured"
+    draft.say("Succeeded", Reason.REUSED if reused else Reason.EVALUATED, found)
+    if target:
+        status["mlflow"] = run_link(summary.experiment_id, summary.run_id, target)
+    status |= {
+        "rows": summary.rows,
+        "rowsDigest": summary.rows_digest,
+        "skipped": summary.skipped,
+        **({"tokens": summary.tokens} if summary.tokens else {}),
+        "samples": summary.samples_artifact is not None,
+        "metrics": [_result(name, summary.metrics.get(name)) for name in (*metrics, *beside)],
+    }
+
+
+def registered_version(candidate: ObservedCandidate) -> JsonObject | None:
+    """The registered version that the candidate is, when it is one."""
+    model = candidate.model
+    source = model.spec.source if model and model.spec else None
+    if model is None or source is None:
+        return None
+    if source.registry:
+        version = str(source.registry.version or model.status.get("revision") or "")
+        if not version.isdigit():
+            return None
+        return {"name": source.registry.name, "version": int(version)}
+    return job_version(model, candidate.job) if source.fine_tune_job else None
+
+
+def take_inputs(draft: CandidateDraft, inputs: CandidateInputs) -> None:
+    """Keep what is frozen with the first attempt."""
+    draft.status["digest"] = inputs.plan.digest
+    if inputs.chat_template:
+        draft.status["chatTemplate"] = inputs.chat_template
+    if version := registered_version(draft.observed):
+        draft.status["registered"] = version
+
+
+def with_deltas(candidates: Sequence[JsonObject]) -> None:
+    """Add the differences to the first candidate, as far as both have a value."""
+    first = {
+        item["name"]: item["value"]
+        for item in (candidates[0].get("metrics") if candidates else None) or ()
+        if "value" in item
+    }
+    for candidate in candidates[1:]:
+        other_tokens = candidate.get("tokens") != candidates[0].get("tokens")
+        for item in candidate.get("metrics") or ():
+            if other_tokens and item["name"] in PER_TOKEN:
+                continue
+            if "value" in item and item["name"] in first:
+                item["delta"] = f"{float(item['value']) - float(first[item['name']]):+.4g}"
+
+
+def _follow_live(draft: CandidateDraft, run: RunState) -> None:
+    number = run.attempt
+    if run.phase == "running":
+        draft.say("Running", run.reason or Reason.STARTED, f"attempt {number} is running")
+    elif run.phase == "stopping":
+        ordered = draft.status.get("reason") == Reason.SUSPENDED
+        why = Reason.SUSPENDED if ordered else Reason.STOPPING
+        draft.say("Running", why, run.message or f"attempt {number} is being stopped")
+    else:
+        message = run.message or f"attempt {number} waits to be started"
+        draft.say("Queued", run.reason or Reason.QUEUED, message)
+
+
+def _result(name: str, measured: MeasuredValue | None) -> JsonObject:
+    if measured is None:
+        return {"name": name, "error": "the run left no word of it"}
+    values = {"value": measured.value, "low": measured.low, "high": measured.high}
+    texts = {key: f"{value:.6g}" for key, value in values.items() if value is not None}
+    error = {"error": measured.error} if measured.error else {}
+    return {"name": name, **texts, **error}

@@ -1,0 +1,126 @@
+"""What became of an attempt of a candidate, by its own word or by what it has tracked."""
+
+from __future__ import annotations
+
+from kubetune.api.conditions import Reason
+from kubetune.api.evaluation_plan import EvaluationSummary
+from kubetune.decide.decision import DeleteRuns, FindEvaluation, StartRun, StopRuns
+from kubetune.decide.evaluation.candidate import CandidateDraft, follow, settle, summary_of
+from kubetune.decide.evaluation.inputs import CandidateInputs, candidate_inputs, shared_inputs
+from kubetune.decide.evaluation_draft import Draft
+from kubetune.decide.retries import TRACKER_SECONDS
+from kubetune.decide.target.place import moved_from
+from kubetune.decide.target.unreachable import tracker_away
+from kubetune.decide.waiting import NotReady
+from kubetune.targets.contract import RunState
+
+
+def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
+    """Follow a candidate's newest attempt, and take its results over when it has ended well."""
+    if candidate.unsure(suspended=draft.spec.suspend) and _looked_up(draft, candidate):
+        return
+    wait = follow(candidate, draft.spec.backoff_limit, draft.observed.retry_seconds)
+    if candidate.resting and wait:
+        draft.waits.append(wait)
+    draft.waits += [run.look_again_seconds for run in candidate.live if run.look_again_seconds]
+    if any(run.overdue for run in candidate.live):
+        draft.actions.append(StopRuns(draft.run_key(candidate)))
+    for run in candidate.live:
+        if run.lacks_plan:
+            _make_again(draft, candidate, run)
+    attempt = candidate.status["attempt"]
+    if attempt["result"] != "Succeeded" or candidate.settled:
+        return
+    learned = draft.observed.learned
+    asked = f"{candidate.name}/{attempt['number']}"
+    summary = summary_of(candidate, learned.found.get(asked))
+    if summary:
+        _take_over(draft, candidate, summary)
+    elif asked in learned.found:
+        candidate.say(
+            "Failed",
+            Reason.RESULT_MISSING,
+            "the run ended well but left no results: look at its log, and at spec.tracking of the"
+            " compute target",
+        )
+    elif not lookup_refused(draft, candidate):
+        _say_sought(draft, candidate, "Running", "the run has ended well; it is looked up")
+        ask(draft, FindEvaluation(candidate.status["digest"], asked))
+
+
+def _make_again(draft: Draft, candidate: CandidateDraft, run: RunState) -> None:
+    """Make what a waiting run was given once more, if it would be the same."""
+    shared = shared_inputs(draft.observed)
+    inputs: CandidateInputs | NotReady = (
+        shared
+        if isinstance(shared, NotReady)
+        else candidate_inputs(draft.observed, candidate.observed, shared)
+    )
+    reason, said = run.reason, f"{run.message}; it is made again"
+    observed = draft.observed
+    moved = moved_from(observed.started, observed.target, observed.evaluation.owner.namespace)
+    if isinstance(inputs, NotReady) or moved:
+        why = inputs.message if isinstance(inputs, NotReady) else moved
+        said = f"{run.message}; it can't be made again: {why}"
+    elif inputs.plan.digest != candidate.status["digest"]:
+        said = f"{run.message}; its inputs have changed since: make a new Evaluation"
+    else:
+        request = inputs.request(draft.observed, draft.run_key(candidate), run.attempt, draft.left)
+        draft.actions.append(StartRun(request))
+    candidate.say("Queued", reason, said)
+
+
+def _take_over(draft: Draft, candidate: CandidateDraft, summary: EvaluationSummary) -> None:
+    target = draft.observed.place
+    settle(candidate, summary, draft.spec.metrics, target, reused=False)
+    if target and target.cml:
+        # Nothing else removes a job of CML; in a cluster it goes with the Evaluation.
+        draft.actions.append(DeleteRuns(draft.run_key(candidate), settled=True))
+
+
+def lookup_refused(draft: Draft, candidate: CandidateDraft) -> bool:
+    """Whether the tracking server refuses what is asked of it, for good: the candidate fails."""
+    error = draft.observed.learned.tracking_refused
+    if error:
+        candidate.say("Failed", Reason.TRACKING_REFUSED, f"its results can't be looked up: {error}")
+    return bool(error)
+
+
+def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
+    """Whether an attempt that left no word is being looked up, or was found to have finished.
+
+    Its Job may have been cleaned up, or its pod's last word lost; what it measured was tracked.
+    """
+    learned, attempt = draft.observed.learned, candidate.status["attempt"]
+    asked = f"{candidate.name}/{attempt['number']}"
+    if asked in learned.found:
+        summary = summary_of(candidate, learned.found[asked])
+        if summary is None:
+            return False
+        candidate.count_as_succeeded()
+        _take_over(draft, candidate, summary)
+        return True
+    if lookup_refused(draft, candidate):
+        return True
+    message = f"attempt {attempt['number']} left no word: its results are looked up"
+    _say_sought(draft, candidate, "Retrying", message)
+    candidate.resting = candidate.sought = True
+    ask(draft, FindEvaluation(candidate.status["digest"], asked))
+    return True
+
+
+def _say_sought(draft: Draft, candidate: CandidateDraft, phase: str, message: str) -> None:
+    """Say that results are looked up, or why that has to wait."""
+    observed, reason = draft.observed, Reason.SEEKING_EQUAL
+    learned = observed.learned
+    away = tracker_away(
+        observed.place, observed.target, learned.tracking_error, learned.tracking_reason
+    )
+    if away:
+        reason, message = away[0], f"{away[1]}; {message}"
+    candidate.say(phase, reason, message)
+
+
+def ask(draft: Draft, question: FindEvaluation) -> None:
+    draft.actions.append(question)
+    draft.waits.append(TRACKER_SECONDS)

@@ -1,0 +1,97 @@
+"""What decide needs to know of an Evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import Reason
+from kubetune.api.dataset import DatasetSpec
+from kubetune.api.evaluation import EvaluationSpec
+from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.api.model import ModelSpec
+from kubetune.api.prompt_template import PromptTemplateSpec
+from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.targets.contract import RunState
+from kubetune.tracking.base import AliasMove, RegisteredVersion, TrackedRun
+
+
+@dataclass(frozen=True)
+class EvaluationLearned:
+    """What actions of this reconcile have found out."""
+
+    found: Mapping[str, TrackedRun | None] = field(default_factory=dict[str, TrackedRun | None])
+    """Complete runs by what they were asked for; None where there is none."""
+    alias_sought: bool = False
+    holder: RegisteredVersion | None = None
+    """The version that has the alias of spec.promote."""
+    move: AliasMove | None = None
+    tracking_error: str = ""
+    """A sentence when the tracker could not be asked, else empty."""
+    tracking_reason: Reason = Reason.TRACKING_UNREACHABLE
+    """What a condition says of the error."""
+
+    @property
+    def tracking_refused(self) -> str:
+        """The error, when no further try can change it; else empty."""
+        refused = self.tracking_reason == Reason.TRACKING_REFUSED
+        return self.tracking_error if refused else ""
+
+
+@dataclass(frozen=True)
+class ObservedCandidate:
+    """A candidate and what its Model depends on."""
+
+    name: str
+    model_name: str
+    model: Resource[ModelSpec] | None = None
+    base: Resource[ModelSpec] | None = None
+    """The base model of an adapter."""
+    base_job: Resource[FineTuneJobSpec] | None = None
+    """The job whose output the base model is."""
+    job: Resource[FineTuneJobSpec] | None = None
+    """The job that has made the model, when it is known."""
+    runs: Sequence[RunState] = ()
+    run_key: str = ""
+    """Of its runs, once its digest is known."""
+    tracked: TrackedRun | None = None
+    """Newest progress, from the batched read."""
+    secret_problem: str = ""
+
+
+@dataclass(frozen=True)
+class ObservedEvaluation:
+    """An Evaluation and everything around it."""
+
+    evaluation: Resource[EvaluationSpec]
+    install_id: str
+    target: Target
+    """Where new attempts go."""
+    candidates: Sequence[ObservedCandidate] = ()
+    """In the order of the spec; none when the spec can't be read."""
+    started: ComputeTargetSpec | None = None
+    """Where attempts were started, by the record in status."""
+    dataset: Resource[DatasetSpec] | None = None
+    prompt: Resource[PromptTemplateSpec] | None = None
+    functions: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Code of spec.functions by name, as far as it is there."""
+    task_files: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict[str, Mapping[str, str]]
+    )
+    """Files of spec.tasks by the name of their ConfigMap, as far as it is there."""
+    secret_problem: str = ""
+    target_problem: TargetProblem | None = None
+    """Why the target could not be asked about runs; then ``runs`` say nothing."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Digests that another Evaluation of the namespace is measuring now -> its name."""
+    progress_seconds: float = 10.0
+    retry_seconds: float = 10.0
+    learned: EvaluationLearned = field(default_factory=EvaluationLearned)
+    lets_runs_go: bool = False
+    """Whether it was deleted with ``--cascade=orphan``."""
+
+    @property
+    def place(self) -> ComputeTargetSpec | None:
+        """Where its runs are; before the first one, where they will be."""
+        return self.started or self.target.spec

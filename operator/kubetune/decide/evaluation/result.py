@@ -1,0 +1,214 @@
+"""The end of an Evaluation: the verdict, the alias that moves, and what the status says of both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.evaluation import Promotion
+from kubetune.decide.decision import (
+    Decision,
+    FindAlias,
+    MoveAlias,
+    StopRuns,
+    parse_time,
+    rfc3339,
+)
+from kubetune.decide.evaluation.verdict import Verdict, judge, rows_differ
+from kubetune.decide.evaluation_draft import Draft
+from kubetune.decide.retries import TRACKER_SECONDS
+from kubetune.decide.target.unreachable import tracker_away
+from kubetune.tracking.base import AliasMove, RegisteredVersion
+
+JsonObject = dict[str, Any]
+
+TAG_PROMOTED = "kubetune.promoted"
+"""Prefix of tags that keep the moves of aliases to a version on record."""
+
+
+def finish(draft: Draft) -> Decision:
+    """What is left to do once all candidates have ended."""
+    failed = [item for item in draft.candidates if item.status["phase"] == "Failed"]
+    if failed:
+        first = failed[0]
+        return fail(
+            draft,
+            Reason.CANDIDATE_FAILED,
+            f"candidate {first.name} could not be measured: {first.status['message']}",
+        )
+    statuses = [item.status for item in draft.candidates]
+    if message := rows_differ(statuses):
+        return fail(draft, Reason.ROWS_DIFFER, message)
+
+    # 1. The version that a winner would replace.
+    promote, learned = draft.spec.promote, draft.observed.learned
+    if promote and not learned.alias_sought:
+        return _asking(draft, FindAlias(promote.name, promote.alias))
+
+    # 2. The verdict.
+    before = _holder_before(draft, learned.holder)
+    verdict = judge(draft.spec, statuses, before)
+    _tell_verdict(draft, verdict)
+    if promote is None:
+        return _complete(draft, verdict, "")
+    if verdict.chosen is None:
+        message = f"alias {promote.alias} of {promote.name} stays where it is"
+        return _complete(draft, verdict, message, (Reason.NOT_PROMOTED, message))
+
+    # 3. The alias moves to the winner's version.
+    chosen = next(item for item in draft.candidates if item.name == verdict.chosen)
+    registered: JsonObject | None = chosen.status.get("registered")
+    if registered is None or registered["name"] != promote.name:
+        message = (
+            f"{chosen.name} is no version of {promote.name}, so it can't get alias {promote.alias}:"
+            " register it, or name another candidate in spec.promote.candidate"
+        )
+        return _complete(draft, verdict, message, (Reason.NOT_REGISTERED, message))
+    return _promote(draft, verdict, promote, int(registered["version"]), before)
+
+
+def fail(draft: Draft, reason: Reason, message: str) -> Decision:
+    """End the Evaluation as failed: nothing is compared, and no alias moves."""
+    for candidate in draft.candidates:
+        if candidate.live:
+            draft.actions.append(StopRuns(draft.run_key(candidate)))
+            candidate.say("Failed", reason, "stopped, since the Evaluation failed")
+    draft.status["phase"] = str(Phase.FAILED)
+    draft.status["completionTime"] = rfc3339(draft.now)
+    conditions = draft.conditions
+    conditions.set(ConditionType.FAILED, True, reason, message)
+    conditions.set(ConditionType.PASSED, False, reason, message)
+    conditions.stalled(reason, message)
+    draft.waits.clear()
+    return draft.decision()
+
+
+def _promote(
+    draft: Draft, verdict: Verdict, promote: Promotion, version: int, before: int | None
+) -> Decision:
+    learned = draft.observed.learned
+    if before == version:
+        message = f"{promote.name} version {version} has alias {promote.alias} already"
+        return _complete(draft, verdict, message, (Reason.PROMOTED, message))
+    if learned.holder and learned.holder.version == version:
+        # An operator that ended could not write what it had done.
+        return _promoted(draft, verdict, promote, version, before)
+    if learned.move is None:
+        owner = draft.observed.evaluation.owner
+        note = {
+            "from": before,
+            "by": f"Evaluation {owner.namespace}/{owner.name}",
+            "time": rfc3339(draft.now),
+        }
+        move = AliasMove(
+            promote.name, promote.alias, version, before, _tag(draft), json.dumps(note)
+        )
+        if error := learned.tracking_refused:
+            message = f"alias {promote.alias} can't be moved to version {version}: {error}"
+            return _complete(draft, verdict, message, (Reason.TRACKING_REFUSED, message))
+        return _asking(draft, MoveAlias(move))
+    if learned.move.holder != version:
+        message = (
+            f"alias {promote.alias} of {promote.name} moved from version {before or 'none'} to"
+            f" {learned.move.holder or 'none'} since the verdict, so it was left there: make a new"
+            " Evaluation"
+        )
+        return _complete(draft, verdict, message, (Reason.ALIAS_MOVED, message))
+    return _promoted(draft, verdict, promote, version, before)
+
+
+def _promoted(
+    draft: Draft, verdict: Verdict, promote: Promotion, version: int, before: int | None
+) -> Decision:
+    moved = {"name": promote.name, "alias": promote.alias, "version": version}
+    draft.status["promoted"] = moved | ({"previous": before} if before is not None else {})
+    message = f"{promote.name} version {version} has alias {promote.alias} now"
+    if before is not None:
+        message += f"; before it was version {before}"
+    return _complete(draft, verdict, message, (Reason.PROMOTED, message))
+
+
+def _tag(draft: Draft) -> str:
+    """One tag for each Evaluation and alias, so that a repeated move is the same one."""
+    promote = draft.spec.promote
+    alias = promote.alias if promote else ""
+    return f"{TAG_PROMOTED}.{alias}.{draft.observed.evaluation.owner.uid}"
+
+
+def _holder_before(draft: Draft, holder: RegisteredVersion | None) -> int | None:
+    """The version that had the alias before this Evaluation moved it, if it did."""
+    if holder is None:
+        return None
+    note = holder.tags.get(_tag(draft))
+    if note is None:
+        return holder.version
+    try:
+        before = json.loads(note).get("from")
+    except (ValueError, AttributeError):
+        return holder.version
+    return before if isinstance(before, int) else None
+
+
+def _tell_verdict(draft: Draft, verdict: Verdict) -> None:
+    for candidate in draft.candidates:
+        unmet = verdict.misses[candidate.name]
+        candidate.status["passed"] = not unmet
+        if unmet:
+            candidate.status["misses"] = unmet
+    if verdict.winner:
+        draft.status["winner"] = verdict.winner
+    reason = Reason.THRESHOLDS_MET if verdict.passed else Reason.THRESHOLDS_MISSED
+    draft.conditions.set(ConditionType.PASSED, verdict.passed, reason, verdict.message)
+
+
+def _asking(draft: Draft, action: FindAlias | MoveAlias) -> Decision:
+    observed, learned = draft.observed, draft.observed.learned
+    error = learned.tracking_error
+    if learned.tracking_refused:
+        return fail(draft, Reason.TRACKING_REFUSED, f"the alias can't be looked up: {error}")
+    if error and _waited_too_long(draft):
+        return fail(
+            draft,
+            Reason.DEADLINE_EXCEEDED,
+            "the tracking server could not be asked within spec.activeDeadlineSeconds,"
+            f" {draft.spec.active_deadline_seconds} s: {error}",
+        )
+    away = tracker_away(observed.place, observed.target, error, learned.tracking_reason)
+    going_on = Reason.PROMOTING, "all candidates are measured; the alias is looked up"
+    draft.status["phase"] = str(Phase.REGISTERING)
+    draft.conditions.waiting(*(away or going_on))
+    draft.actions.append(action)
+    draft.waits.append(TRACKER_SECONDS)
+    return draft.decision()
+
+
+def _waited_too_long(draft: Draft) -> bool:
+    """Whether the deadline is over for candidates that were all measured before.
+
+    No run of its own moves the clock of such an Evaluation, so all of its time counts.
+    """
+    limit, begun = draft.spec.active_deadline_seconds, parse_time(draft.status.get("startTime"))
+    if limit is None or begun is None or any(item.started for item in draft.candidates):
+        return False
+    return (draft.now - begun).total_seconds() >= limit
+
+
+def _complete(
+    draft: Draft, verdict: Verdict, note: str, promoted: tuple[Reason, str] | None = None
+) -> Decision:
+    conditions = draft.conditions
+    if promoted:
+        reason, message = promoted
+        conditions.set(ConditionType.PROMOTED, reason == Reason.PROMOTED, reason, message)
+    draft.status["phase"] = str(Phase.SUCCEEDED)
+    draft.status["completionTime"] = rfc3339(draft.now)
+    draft.status.setdefault("startTime", rfc3339(draft.now))
+    wins = f"{verdict.winner} is best by {draft.spec.metrics[0]}" if verdict.winner else ""
+    passed = "passed" if verdict.passed else "not passed"
+    message = "; ".join(part for part in (passed, wins, note) if part)
+    conditions.remove(ConditionType.INPUTS_READY)
+    conditions.set(ConditionType.COMPLETE, True, Reason.EVALUATED, message)
+    conditions.ready(Reason.EVALUATED, message)
+    draft.waits.clear()
+    return draft.decision()

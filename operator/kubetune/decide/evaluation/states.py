@@ -1,0 +1,336 @@
+"""Evaluation: the numbered list of its states.
+
+Each candidate goes its own way (``evaluation_candidate``); once all have ended the verdict follows
+(``evaluation_end``), and nothing starts the Evaluation again.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
+from kubetune.decide.decision import (
+    Action,
+    Decision,
+    FindEvaluation,
+    Record,
+    Stamp,
+    StartRun,
+    StopRuns,
+    conditions_of,
+    rfc3339,
+)
+from kubetune.decide.evaluation import deadline, deletion, result
+from kubetune.decide.evaluation.candidate import (
+    CandidateDraft,
+    settle,
+    show_progress,
+    summary_of,
+    take_inputs,
+)
+from kubetune.decide.evaluation.inputs import (
+    CandidateInputs,
+    Shared,
+    candidate_inputs,
+    candidate_run_key,
+    shared_inputs,
+)
+from kubetune.decide.evaluation.lookup import ask, bring_forward, lookup_refused
+from kubetune.decide.evaluation.observed import ObservedEvaluation
+from kubetune.decide.evaluation_draft import Draft, draft_of
+from kubetune.decide.identity import with_finalizer
+from kubetune.decide.limits import after_end
+from kubetune.decide.retries import ELSEWHERE_SECONDS, until_secret
+from kubetune.decide.strays import with_strays_stopped
+from kubetune.decide.target.place import before_start, has_moved
+from kubetune.decide.target.unreachable import target_away
+from kubetune.decide.waiting import NotReady
+from kubetune.names import FINALIZER
+from kubetune.targets.contract import FINISHED
+
+JsonObject = dict[str, Any]
+
+
+def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
+    """What to do for an Evaluation."""
+    decision = with_finalizer(observed, _decide(observed, now))
+    runs = [(item.run_key, item.runs) for item in observed.candidates]
+    return with_strays_stopped(decision, runs)
+
+
+def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:
+    evaluation = observed.evaluation
+
+    # 1. Deleted: its runs go with it; or over: nothing starts it again.
+    if evaluation.deleting:
+        return deletion.delete(observed, now)
+    if evaluation.status.get("phase") in TERMINAL_PHASES:
+        return _over(observed, now)
+
+    # 2. The spec can't be read.
+    if evaluation.spec is None:
+        conditions = conditions_of(evaluation.status, evaluation.generation, now)
+        conditions.stalled(Reason.INVALID_SPEC, evaluation.problem)
+        seen = {"observedGeneration": evaluation.generation, "conditions": conditions.current}
+        return Decision(status=evaluation.status | seen)
+
+    # 3. The target can't be asked: nothing is known, so nothing changes.
+    if observed.target_problem:
+        return target_away(evaluation, observed.target_problem, now)
+
+    # 4. What became of the attempts.
+    draft = draft_of(observed, evaluation.spec, now)
+    for candidate in draft.candidates:
+        if not candidate.settled and "attempt" in candidate.status:
+            bring_forward(draft, candidate)
+
+    show_progress(draft.candidates, observed.progress_seconds, now)
+
+    # 5. Suspended, while something is left to measure.
+    measured = all(candidate.settled for candidate in draft.candidates)
+    if draft.spec.suspend and not measured:
+        return _suspend(draft)
+
+    # 6. The time of a run was over, and it left nothing.
+    if deadline.ran_out(draft):
+        return deadline.expire(draft)
+
+    # 7. All have ended: the verdict. No clock takes it back.
+    if measured:
+        return result.finish(draft)
+
+    # 8. The deadline: what runs is kept within it, and nothing more is started after it.
+    deadline.keep(draft)
+    if deadline.lacks_time(draft):
+        return deadline.expire(draft)
+
+    # 9. Whoever can starts, as many at once as may.
+    return _start_more(draft)
+
+
+def _over(observed: ObservedEvaluation, now: datetime) -> Decision:
+    """Nothing may be left running, and the time to live may act."""
+    evaluation = observed.evaluation
+    known = {item["name"]: item for item in evaluation.status.get("candidates") or ()}
+    stop = tuple(
+        StopRuns(candidate_run_key(evaluation.owner.uid, item.name, known[item.name]["digest"]))
+        for item in observed.candidates
+        if any(run.phase not in FINISHED and run.phase != "stopping" for run in item.runs)
+    )
+    ttl = evaluation.spec.ttl_seconds_after_finished if evaluation.spec else None
+    return after_end(evaluation, ttl, stop, now)
+
+
+def _suspend(draft: Draft) -> Decision:
+    """Stop what runs; attempts that were stopped so count for nothing."""
+    live = [candidate for candidate in draft.candidates if candidate.live]
+    for candidate in draft.candidates:
+        if not candidate.settled:
+            phase = "Running" if candidate.live else "Pending"
+            candidate.say(phase, Reason.SUSPENDED, "the Evaluation is suspended")
+        if any(run.phase != "stopping" for run in candidate.live):
+            draft.actions.append(StopRuns(draft.run_key(candidate)))
+    message = "spec.suspend is true: nothing runs until it is false"
+    if live:
+        message = "the Evaluation is suspended: waiting for its runs to stop"
+    draft.status["phase"] = str(Phase.STOPPING if live else Phase.SUSPENDED)
+    conditions = draft.conditions
+    conditions.remove(ConditionType.RECONCILING)
+    conditions.remove(ConditionType.STALLED)
+    conditions.set(ConditionType.READY, False, Reason.SUSPENDED, message)
+    return draft.decision()
+
+
+def _start_more(draft: Draft) -> Decision:
+    if not any(item.started or item.status["phase"] != "Pending" for item in draft.candidates):
+        # Nothing was measured or submitted, but maybe refused, and that freezes nothing.
+        draft.status.pop("data", None)
+    shared = shared_inputs(draft.observed)
+    ready: list[tuple[CandidateDraft, CandidateInputs]] = []
+    missing: list[NotReady] = []
+    if isinstance(shared, NotReady):
+        missing.append(shared)
+        for candidate in (item for item in draft.candidates if item.due):
+            candidate.say("Pending", shared.reason, shared.message)
+    else:
+        ready = _startable(draft, shared, missing)
+        if any(not item.started for item, _ in ready) and _changed(draft, shared):
+            return result.fail(
+                draft,
+                Reason.DATASET_CHANGED,
+                f"Dataset {shared.data.name}, a metric function or a task has changed since the"
+                " first candidate started, so candidates can't be compared: make a new Evaluation",
+            )
+    refused = next((item for item in missing if item.refused), None)
+    if refused is None:
+        _start(draft, ready)
+    if all(candidate.settled for candidate in draft.candidates):
+        # What was measured before has come in.
+        return result.finish(draft)
+    _tell(draft, refused, missing)
+    return draft.decision()
+
+
+def _changed(draft: Draft, shared: Shared) -> bool:
+    frozen: JsonObject | None = draft.status.get("data")
+    return frozen is not None and frozen != shared.frozen
+
+
+def _startable(
+    draft: Draft, shared: Shared, missing: list[NotReady]
+) -> list[tuple[CandidateDraft, CandidateInputs]]:
+    """Candidates whose next attempt may begin; what the others lack goes to ``missing``."""
+    found: list[tuple[CandidateDraft, CandidateInputs]] = []
+    for candidate in (item for item in draft.candidates if item.due):
+        inputs = candidate_inputs(draft.observed, candidate.observed, shared)
+        if isinstance(inputs, NotReady):
+            candidate.say("Pending", inputs.reason, inputs.message)
+            missing.append(inputs)
+            continue
+        found.append((candidate, inputs))
+    return found
+
+
+def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) -> None:
+    """Start attempts in the order of the spec, but nothing that was measured before."""
+    observed, learned = draft.observed, draft.observed.learned
+    live = [candidate for candidate in draft.candidates if candidate.live]
+    busy = {candidate.status.get("digest"): f"candidate {candidate.name}" for candidate in live}
+    free = draft.spec.parallelism - len(live)
+    if ready and _is_left_behind(draft):
+        for candidate, _ in ready:
+            message = "waiting for runs that were started before the compute target changed"
+            candidate.say("Pending", Reason.QUEUED, message)
+        return
+    if draft.left is not None and draft.left <= 0:
+        free = 0
+    starts: list[Action] = []
+    for candidate, inputs in ready:
+        digest = candidate.status["digest"] if candidate.started else inputs.plan.digest
+        if not candidate.started:
+            if other := busy.get(digest) or draft.observed.elsewhere.get(digest):
+                message = f"waiting for {other}, which is measured with the same inputs"
+                candidate.say("Pending", Reason.SEEKING_EQUAL, message)
+                draft.waits.append(ELSEWHERE_SECONDS)
+                continue
+            if free <= 0:
+                message = f"waiting for its turn; spec.parallelism is {draft.spec.parallelism}"
+                candidate.say("Pending", Reason.QUEUED, message)
+                continue
+            if digest not in learned.found:
+                if lookup_refused(draft, candidate):
+                    continue
+                error = learned.tracking_error
+                message = error or "asking the tracking server for equal measurements"
+                reason = learned.tracking_reason if error else Reason.SEEKING_EQUAL
+                candidate.say("Pending", reason, message)
+                ask(draft, FindEvaluation(digest, digest))
+                continue
+            take_inputs(candidate, inputs)
+            draft.status.setdefault("data", inputs.frozen)
+            summary = summary_of(candidate, learned.found[digest])
+            if summary and summary.complete:
+                draft.status.setdefault("startTime", rfc3339(draft.now))
+                settle(candidate, summary, draft.spec.metrics, observed.place, reused=True)
+                continue
+        if free <= 0:
+            continue
+        free -= 1
+        busy[digest] = f"candidate {candidate.name}"
+        starts.append(_submit(draft, candidate, inputs))
+    if starts:
+        _settle_place(draft)
+        draft.actions += starts
+
+
+def _is_left_behind(draft: Draft) -> bool:
+    """Whether runs are under way that were started elsewhere than new ones would be."""
+    observed, target = draft.observed, draft.observed.target.spec
+    if observed.started is None or target is None:
+        return False
+    if not has_moved(observed.started, target, observed.evaluation.owner.namespace):
+        return False
+    return any(
+        candidate.live
+        or (
+            (candidate.status.get("attempt", {}).get("result") == "Succeeded")
+            and not candidate.settled
+        )
+        for candidate in draft.candidates
+    )
+
+
+def _settle_place(draft: Draft) -> None:
+    """Record where attempts will be and how they are found."""
+    observed, status = draft.observed, draft.status
+    target, owner = observed.target.spec, observed.evaluation.owner
+    if target and target.cml and FINALIZER not in observed.evaluation.finalizers:
+        # Its jobs must be gone before it is, also when no operator runs as it is deleted.
+        draft.actions.append(Stamp(finalizer=True))
+    ended = [item.observed.run_key for item in draft.candidates if item.observed.runs]
+    status["target"] = observed.target.label
+    phase = str(observed.evaluation.status.get("phase"))
+    status["external"], before = before_start(
+        status.get("external") or {},
+        observed.started,
+        observed.target,
+        owner.namespace,
+        ended,
+        phase,
+    )
+    draft.actions += before
+    # Runs are known by the digests.
+    candidates = [dict(item.status) for item in draft.candidates]
+    draft.actions.append(Record("candidates", candidates, known_by=("name", "digest")))
+
+
+def _submit(draft: Draft, candidate: CandidateDraft, inputs: CandidateInputs) -> StartRun:
+    draft.status.setdefault("startTime", rfc3339(draft.now))
+    attempt = int(candidate.status.get("counts", {}).get("total", 0)) + 1
+    request = inputs.request(draft.observed, draft.run_key(candidate), attempt, draft.left)
+    message = f"attempt {attempt} is submitted to {draft.observed.target.label}"
+    candidate.say("Queued", Reason.QUEUED, message)
+    return StartRun(request)
+
+
+def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> None:
+    """Phase and conditions of an Evaluation that goes on."""
+    conditions = draft.conditions
+    phases = [candidate.status["phase"] for candidate in draft.candidates]
+    done, total = phases.count("Succeeded"), len(phases)
+    hindrance = refused or next(iter(missing), None)
+    if hindrance:
+        conditions.set(ConditionType.INPUTS_READY, False, hindrance.reason, hindrance.message)
+        if hindrance.reason == Reason.SECRET_MISSING:
+            draft.waits.append(until_secret(draft.observed.evaluation.waiting_since, draft.now))
+    else:
+        message = "all inputs are there and fit"
+        conditions.set(ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, message)
+    said = f"{done} of {total} candidates are measured"
+    moving = [
+        candidate
+        for candidate in draft.candidates
+        if candidate.status["phase"] in ("Running", "Queued", "Retrying")
+    ]
+    if moving:
+        phase = Phase.RUNNING if "Running" in phases else Phase.QUEUED
+        draft.status["phase"] = str(phase)
+        first = next((item for item in moving if item.status["phase"] == "Running"), moving[0])
+        message = f"{said}; {first.name}: {first.status['message']}"
+        reason = first.status["reason"]
+        if hindrance:
+            message += f"; {hindrance.message}"
+        conditions.waiting(reason, message)
+        return
+    if hindrance:
+        draft.status["phase"] = str(hindrance.phase)
+        if hindrance.refused:
+            conditions.stalled(hindrance.reason, hindrance.message)
+        else:
+            conditions.waiting(hindrance.reason, hindrance.message)
+        return
+    waiting = next(item for item in draft.candidates if not item.settled)
+    draft.status["phase"] = str(Phase.PREPARING)
+    message = f"{said}; {waiting.name}: {waiting.status['message']}"
+    conditions.waiting(waiting.status["reason"], message)

@@ -1,0 +1,1 @@
+"""FineTuneJob: its states in order, its inputs, its runs, its result, its deletion."""

@@ -1,0 +1,81 @@
+"""A run that has finished although the target doesn't show it: found before it is repeated.
+
+A Job may be cleaned up while the operator is down, a pod's last word may get lost, and a backup
+may bring back a job without its status. What the run has tracked and uploaded stays.
+"""
+
+from __future__ import annotations
+
+from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.plan import TAG_PHASE
+from kubetune.decide.decision import Decision, FindRun, condition_is
+from kubetune.decide.fine_tune_draft import Draft, fail
+from kubetune.decide.fine_tune_job import result
+from kubetune.decide.fine_tune_job.observed import ObservedJob, merged_name, registry_name
+from kubetune.decide.fine_tune_job.progress import result_of
+from kubetune.decide.fine_tune_orders import stopped_in_time
+from kubetune.decide.retries import TRACKER_SECONDS
+from kubetune.decide.target.unreachable import tracker_away
+from kubetune.tracking.base import TrackedRun
+
+
+def seek_finished(draft: Draft) -> Decision | None:
+    """Ask the tracker whether a run of the job has finished; None once it is known that none has.
+
+    To be asked before every repetition, and before a lost run counts as failed for good.
+    """
+    observed, learned = draft.observed, draft.observed.learned
+    if not _may_have_run(draft):
+        return None
+    if learned.run_sought:
+        if learned.run is None or not _has_finished(observed, learned.run):
+            return None
+        _count_as_succeeded(draft)
+        return result.finish(draft)
+    if learned.tracking_refused:
+        message = f"whether a run had finished can't be found out: {learned.tracking_refused}"
+        return fail(draft, Reason.TRACKING_REFUSED, message)
+    draft.phase(Phase.QUEUED)
+    asking = "the tracking server is asked whether a run had finished before another one starts"
+    reason, message = Reason.SEEKING_RESULT, asking
+    away = tracker_away(
+        observed.place, observed.target, learned.tracking_error, learned.tracking_reason
+    )
+    if away:
+        reason, message = away[0], f"{away[1]}; {asking}"
+    newest = (draft.status.get("attempts") or [None])[-1]
+    if not stopped_in_time(observed.job.status, newest):
+        # Else that the deadline ordered the stop must be known when the answer has come.
+        draft.conditions.set(ConditionType.RUNNING, False, reason, message)
+    draft.conditions.waiting(reason, message)
+    draft.actions.append(FindRun(observed.run_key))
+    return draft.decision(TRACKER_SECONDS)
+
+
+def _may_have_run(draft: Draft) -> bool:
+    """Whether anything was ever started for the run key, as far as anybody can tell."""
+    if draft.status["counts"]["total"]:
+        return True
+    # Where the target has refused the first run, that is all that was sent.
+    refused = condition_is(draft.observed.job.status, ConditionType.SUBMITTED, "False")
+    return not draft.observed.fresh and not refused
+
+
+def _has_finished(observed: ObservedJob, run: TrackedRun) -> bool:
+    """Whether a run has all that its job wants of it."""
+    if run.status != "FINISHED" and run.tags.get(TAG_PHASE) != "succeeded":
+        return False
+    result = result_of(None, run)
+    if result is None:
+        return registry_name(observed) is None
+    return merged_name(observed) is None or bool(result.merged_source)
+
+
+def _count_as_succeeded(draft: Draft) -> None:
+    for attempt in (draft.status.get("attempts") or ())[-1:]:
+        for ended, count in (("Failed", "failed"), ("Preempted", "preempted")):
+            if attempt["result"] == ended:
+                draft.status["counts"][count] -= 1
+        attempt["result"] = "Succeeded"
+        for field in ("reason", "message", "exitCode"):
+            attempt.pop(field, None)

@@ -1,0 +1,51 @@
+"""The outcome of a failed attempt whose own file or message didn't arrive.
+
+On CML the runner leaves its outcome in a file of the project, which a full disk or an access
+rule may keep from the operator, and in a tag of the tracked run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kubetune.api.conditions import Reason
+from kubetune.api.outcome import Outcome
+from kubetune.api.plan import outcome_tag
+from kubetune.decide.decision import Decision, FindRun
+from kubetune.decide.fine_tune_job.observed import ObservedJob
+from kubetune.targets.contract import RunState
+
+
+def seek_outcome(observed: ObservedJob) -> Decision | None:
+    """Ask for the tracked run of an attempt that failed just now without a word."""
+    target, learned = observed.place, observed.learned
+    if target is None or target.cml is None or not observed.runs:
+        return None
+    run = observed.runs[-1]
+    if not _is_mute(run) or learned.run_sought or learned.tracking_error:
+        return None
+    known = observed.job.status.get("attempts") or ()
+    if any(item["number"] == run.attempt and item["result"] != "Running" for item in known):
+        # What the status says of it was decided before.
+        return None
+    return Decision(status=observed.job.status, actions=(FindRun(observed.run_key),))
+
+
+def with_told_outcome(observed: ObservedJob) -> ObservedJob:
+    """The job with the outcomes that the tags of its tracked run tell."""
+    tracked = observed.learned.run
+    if tracked is None or not any(_is_mute(run) for run in observed.runs):
+        return observed
+    return replace(observed, runs=[_told(run, tracked.tags) for run in observed.runs])
+
+
+def _told(run: RunState, tags: dict[str, str]) -> RunState:
+    outcome = Outcome.from_message(tags.get(outcome_tag(run.attempt))) if _is_mute(run) else None
+    if outcome is None or outcome.status == "succeeded":
+        return run
+    phase = "preempted" if outcome.status == "interrupted" else run.phase
+    return replace(run, outcome=outcome, phase=phase)
+
+
+def _is_mute(run: RunState) -> bool:
+    return run.phase == "failed" and run.outcome is None and run.reason == Reason.RUN_FAILED

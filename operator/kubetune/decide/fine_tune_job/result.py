@@ -1,0 +1,306 @@
+"""The end of a FineTuneJob whose run succeeded: find the result, register it, complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from kubetune.api import API_VERSION
+from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.plan import (
+    TAG_JOB,
+    TAG_LINEAGE,
+    TAG_METRICS,
+    TAG_NAMESPACE,
+    TAG_RUN_KEY,
+)
+from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
+from kubetune.decide.fine_tune_draft import Draft, fail
+from kubetune.decide.fine_tune_job.continuation import leaves_adapter
+from kubetune.decide.fine_tune_job.observed import (
+    merged_name,
+    promotion_demands,
+    registry_alias,
+    registry_name,
+)
+from kubetune.decide.fine_tune_job.progress import (
+    RunResult,
+    finished_progress,
+    mlflow_link,
+    progress,
+    result_metrics,
+    result_of,
+    row_counts,
+    tagged_metrics,
+    tracked_metrics,
+)
+from kubetune.decide.gate import misses
+from kubetune.decide.retries import RIVAL_SECONDS, TRACKER_SECONDS
+from kubetune.decide.target.unreachable import tracker_away
+from kubetune.decide.trained_rows import of_lineage
+from kubetune.names import JOB, MANAGED_BY
+from kubetune.tracking.base import RegisteredVersion, Registration
+
+JsonObject = dict[str, Any]
+
+
+def finish(draft: Draft) -> Decision:
+    """What is left to do after the newest attempt succeeded."""
+    observed, learned = draft.observed, draft.observed.learned
+    newest = max((item["number"] for item in draft.status.get("attempts") or ()), default=0)
+    run = next((run for run in observed.runs if run.attempt == newest), None)
+    tracked = learned.run or observed.tracked
+    wanted, result = registry_name(observed), result_of(run, tracked)
+    draft.conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED, "the run has ended well")
+    told: Any = run.outcome.summary.get("metrics") if run and run.outcome else None
+    metrics: JsonObject = told or tracked_metrics(tracked)
+    if (run and run.outcome) or tracked:
+        _keep_result(draft, metrics, result)
+    if run and run.outcome and (rows := row_counts(run.outcome.summary)):
+        draft.status.setdefault("result", {})["rows"] = rows
+    if tracked:
+        draft.status["progress"] = progress(tracked, draft.now) | {
+            key: value
+            for key, value in (draft.status.get("progress") or {}).items()
+            if key == "updatedAt"
+        }
+    summary: JsonObject = dict(run.outcome.summary) if run and run.outcome else {}
+    draft.status["progress"] = finished_progress(
+        draft.status.get("progress"), summary, metrics, draft.now
+    )
+    if draft.status["progress"] is None:
+        del draft.status["progress"]
+
+    # 1. Nobody asked for a version.
+    if wanted is None:
+        output = draft.spec.output
+        lacks_result = "modelUri" not in (draft.status.get("result") or {})
+        if output and output.model_name and lacks_result and not learned.run_sought:
+            # Its pod is gone, or has said nothing: the Model needs what MLflow knows.
+            return _registering(draft, FindRun(observed.run_key))
+        return _complete(draft, "the run has ended well")
+
+    # 2. The version is made: complete.
+    unmet = misses(promotion_demands(observed), _numbers(metrics))
+    if learned.registered:
+        return adopt(draft, learned.registered, learned.merged, unmet)
+
+    # 3. Registering needs to know the run's result; CML's registry the experiment too.
+    target = observed.place
+    in_cml = target is not None and target.tracking.type == "cml"
+    merged = merged_name(observed)
+    incomplete = result is not None and merged is not None and not result.merged_source
+    if result is None or incomplete or (in_cml and not result.experiment_id):
+        if learned.run_sought and not learned.tracking_error:
+            server = "the workspace's experiments" if in_cml else "MLflow"
+            return fail(
+                draft,
+                Reason.RESULT_MISSING,
+                f"the run ended well but left no model in {server}: look at its log, and at"
+                " spec.tracking of the compute target",
+            )
+        return _registering(draft, FindRun(observed.run_key))
+
+    # 4. Register: one version for the run, however often this is tried.
+    alias = None if unmet else registry_alias(observed)
+    owner = observed.job.owner
+    lineage: JsonObject = draft.status.get("lineage") or {}
+    tags = {
+        TAG_RUN_KEY: observed.run_key,
+        TAG_NAMESPACE: owner.namespace,
+        TAG_JOB: owner.name,
+        TAG_LINEAGE: str(lineage.get("digest", "")),
+        # For those who adopt the version.
+        **({TAG_METRICS: json.dumps(final)} if (final := _numbers(metrics)) else {}),
+    } | {
+        f"kubetune.{key}": json.dumps(value) if isinstance(value, list) else str(value)
+        for key, value in lineage.items()
+        if key != "digest"
+    }
+    place = (alias, result.experiment_id, result.run_id)
+    if merged and learned.merged is None:
+        # Before the adapter: its version tells that all is there.
+        return _registering(
+            draft, Register(Registration(merged, *place, result.merged_source, tags), merged=True)
+        )
+    return _registering(draft, Register(Registration(wanted, *place, result.source, tags)))
+
+
+def _numbers(metrics: JsonObject) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def adopt(
+    draft: Draft,
+    version: RegisteredVersion,
+    merged: RegisteredVersion | None = None,
+    unmet: Sequence[str] = (),
+) -> Decision:
+    """Complete with a registered version: the run's own, or an identical one from before.
+
+    ``unmet`` are the demands of promoteWhen that keep the alias where it is.
+    """
+    alias = registry_alias(draft.observed)
+    result: JsonObject = draft.status.setdefault("result", {})
+    _note(result, version, alias)
+    if merged:
+        _note(result.setdefault("merged", {}), merged, alias)
+    reused = bool(result.get("reused"))
+    if reused and (metrics := result_metrics(tagged_metrics(version.tags))):
+        result["metrics"] = metrics
+    said = f"{version.name} version {version.version}"
+    message = f"adopted {said}, which has the same lineage" if reused else f"registered as {said}"
+    target = draft.observed.place
+    if alias and target and target.tracking.type == "cml":
+        message += f"; CML's registry has no aliases, so {alias} was not set"
+    draft.conditions.set(
+        ConditionType.REGISTERED, True, Reason.REUSED if reused else Reason.REGISTERED, message
+    )
+    if alias and promotion_demands(draft.observed):
+        _tell_promotion(draft, version, alias, unmet)
+    return _complete(
+        draft, f"adopted {said} instead of training again" if reused else f"registered as {said}"
+    )
+
+
+def _note(result: JsonObject, version: RegisteredVersion, alias: str | None) -> None:
+    registered: JsonObject = {"name": version.name, "version": version.version}
+    if alias and alias in version.aliases:
+        registered["alias"] = alias
+    result["registered"] = registered
+    result.setdefault("modelUri", version.source)
+
+
+def _tell_promotion(
+    draft: Draft, version: RegisteredVersion, alias: str, unmet: Sequence[str]
+) -> None:
+    """Condition Promoted, where promoteWhen asks for it."""
+    said = f"{version.name} version {version.version}"
+    promoted = alias in version.aliases
+    target = draft.observed.place
+    reason = Reason.PROMOTED if promoted else Reason.NOT_PROMOTED
+    if promoted:
+        message = f"{said} has alias {alias}"
+    elif unmet:
+        message = f"{said} does not get alias {alias}: {', '.join(unmet)}"
+    elif target and target.tracking.type == "cml":
+        reason = Reason.REGISTRY_WITHOUT_ALIASES
+        message = f"CML's registry has no aliases, so {alias} was not set"
+    elif (draft.status.get("result") or {}).get("reused"):
+        message = f"{said} was made before, without alias {alias}: it stays where it is"
+    else:
+        message = f"alias {alias} stays with a newer version than {version.version}"
+    draft.conditions.set(ConditionType.PROMOTED, promoted, reason, message)
+
+
+def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None) -> None:
+    result: JsonObject = draft.status.setdefault("result", {})
+    if chosen := result_metrics(metrics):
+        result["metrics"] = chosen
+    if found:
+        result["modelUri"] = found.source
+        if found.merged_source:
+            result.setdefault("merged", {})["modelUri"] = found.merged_source
+    tracked = draft.observed.learned.run or draft.observed.tracked
+    if tracked and draft.observed.place:
+        draft.status["mlflow"] = mlflow_link(tracked, draft.observed.place)
+
+
+def _registering(draft: Draft, action: FindRun | Register) -> Decision:
+    learned = draft.observed.learned
+    if learned.tracking_refused:
+        return _refused(draft, learned.tracking_refused)
+    draft.phase(Phase.REGISTERING)
+    observed = draft.observed
+    away = tracker_away(
+        observed.place, observed.target, learned.tracking_error, learned.tracking_reason
+    )
+    going_on = Reason.REGISTERING, "the run has ended well; its result is being registered"
+    reason, message = away or going_on
+    draft.conditions.set(ConditionType.REGISTERED, False, reason, message)
+    draft.conditions.waiting(reason, message)
+    draft.actions.append(action)
+    return draft.decision(TRACKER_SECONDS)
+
+
+def _refused(draft: Draft, error: str) -> Decision:
+    """The registry doesn't take the result, and would say so for ever."""
+    uri = (draft.status.get("result") or {}).get("modelUri")
+    message = f"the run has ended well, but its result can't be registered: {error}"
+    if uri:
+        message += f"; the result is {uri}, which can be registered by hand"
+    draft.conditions.set(ConditionType.REGISTERED, False, Reason.TRACKING_REFUSED, message)
+    return fail(draft, Reason.TRACKING_REFUSED, message)
+
+
+def _left_out(draft: Draft) -> str:
+    """What the final metrics say nothing of, as the end of a sentence; empty for nothing."""
+    rows: JsonObject = (draft.status.get("result") or {}).get("rows") or {}
+    held_out: JsonObject = rows.get("evaluation") or {}
+    if not held_out.get("noRoom"):
+        return ""
+    answered = held_out.get("answered") or 0
+    graded = f"exact_match and token_f1 are of {answered}" if answered else "no answer is graded"
+    return (
+        f"; {graded} of {held_out['used']} held-out rows: {held_out['noRoom']} leave no room for"
+        " evaluation.maxNewTokens tokens within the model's context"
+    )
+
+
+def _complete(draft: Draft, message: str) -> Decision:
+    message += _left_out(draft)
+    output = draft.spec.output
+    if output and output.model_name:
+        if rival := draft.observed.output_rival:
+            # Made by somebody else while the run was under way.
+            draft.phase(Phase.REGISTERING)
+            draft.conditions.stalled(Reason.OUTPUT_MODEL_TAKEN, rival)
+            return draft.decision(RIVAL_SECONDS)
+        draft.actions.append(CreateModel(_output_model(draft, output.model_name)))
+        draft.status.setdefault("result", {})["modelRef"] = {"name": output.model_name}
+    draft.phase(Phase.SUCCEEDED)
+    draft.status["completionTime"] = rfc3339(draft.now)
+    draft.conditions.remove(ConditionType.TRACKING_AVAILABLE)
+    draft.conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
+    draft.conditions.ready(Reason.SUCCEEDED, message)
+    return draft.decision()
+
+
+def _output_model(draft: Draft, name: str) -> JsonObject:
+    """The Model of the result. It has no owner: deleting the job leaves it."""
+    owner = draft.observed.job.owner
+    result: JsonObject = draft.status.get("result") or {}
+    registered = result.get("registered")
+    source: JsonObject = (
+        {"registry": {"name": registered["name"], "version": registered["version"]}}
+        if registered
+        else {"fineTuneJob": {"name": owner.name}}
+    )
+    spec: JsonObject = {"source": source}
+    # The job may be deleted before anybody has looked at the Model.
+    uri = result.get("modelUri") if not registered else None
+    rows = of_lineage(draft.status.get("lineage") or {}, owner.name)
+    left = {"name": owner.name, "uri": uri} | ({"trainedOn": rows} if rows else {})
+    kept = {"status": {"jobOutput": left}} if uri else {}
+    effective: JsonObject = draft.status.get("effective") or {}
+    if leaves_adapter(effective):
+        spec["baseModelRef"] = effective.get("baseModelRef") or {"name": draft.spec.model_ref.name}
+    if draft.spec.compute_target_ref:
+        spec["computeTargetRef"] = draft.spec.compute_target_ref.to_json()
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Model",
+        "metadata": {
+            "name": name,
+            "namespace": owner.namespace,
+            "labels": dict(MANAGED_BY),
+            "annotations": {JOB: owner.name},
+        },
+        "spec": spec,
+        **kept,
+    }

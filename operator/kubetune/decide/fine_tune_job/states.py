@@ -1,0 +1,299 @@
+"""FineTuneJob: the numbered list of its states.
+
+The first state that fits decides. Once a run was submitted its inputs are frozen in the plan;
+once the job is over nothing starts it again.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
+from kubetune.decide.deadline import (
+    TOLD,
+    is_over,
+)
+from kubetune.decide.decision import (
+    Decision,
+    FindIdentical,
+    Stamp,
+    StartRun,
+    StopRuns,
+    conditions_of,
+    rfc3339,
+)
+from kubetune.decide.fine_tune_draft import Draft, begin, fail
+from kubetune.decide.fine_tune_job import result
+from kubetune.decide.fine_tune_job.deletion import after_end, delete
+from kubetune.decide.fine_tune_job.finished_run import seek_finished
+from kubetune.decide.fine_tune_job.inputs import Inputs, freeze, resolve
+from kubetune.decide.fine_tune_job.kept_steps import keeps_steps, lost
+from kubetune.decide.fine_tune_job.observed import (
+    ObservedJob,
+    merged_name,
+    promotion_demands,
+    registry_alias,
+    registry_name,
+)
+from kubetune.decide.fine_tune_job.outcome_from_tracker import seek_outcome, with_told_outcome
+from kubetune.decide.fine_tune_job.running import (
+    expire,
+    follow,
+)
+from kubetune.decide.fine_tune_orders import stopped_in_time
+from kubetune.decide.identity import with_identity
+from kubetune.decide.memory.fit import weigh
+from kubetune.decide.memory.out_of_memory import out_of_memory_again, with_memory_advice
+from kubetune.decide.retries import (
+    BACKOFF_LIMIT,
+    RIVAL_SECONDS,
+    TRACKER_SECONDS,
+    after_attempt,
+    until_secret,
+)
+from kubetune.decide.strays import with_strays_stopped
+from kubetune.decide.target.place import before_start
+from kubetune.decide.target.unreachable import target_away
+from kubetune.decide.waiting import NotReady, evicted_too_often
+
+JsonObject = dict[str, Any]
+
+
+def decide(observed: ObservedJob, now: datetime) -> Decision:
+    """What to do for a FineTuneJob."""
+    decision = with_identity(observed, _decide(observed, now))
+    return with_strays_stopped(decision, [(observed.run_key, observed.runs)])
+
+
+def _decide(observed: ObservedJob, now: datetime) -> Decision:
+    job = observed.job
+
+    # 1. Deletion: stop or cut loose what runs, then let go.
+    if job.deleting:
+        return delete(observed, now)
+
+    # 2. Over: only the time to live may act.
+    if job.status.get("phase") in TERMINAL_PHASES:
+        return after_end(observed, now)
+
+    # 3. The spec can't be read.
+    if job.spec is None:
+        conditions = conditions_of(job.status, job.generation, now)
+        conditions.stalled(Reason.INVALID_SPEC, job.problem)
+        status = job.status | {
+            "observedGeneration": job.generation,
+            "conditions": conditions.current,
+        }
+        return Decision(status=status)
+
+    # 4. The target can't be asked: nothing is known, so nothing changes.
+    if observed.target_problem:
+        return target_away(job, observed.target_problem, now)
+
+    # 5. A run failed without a word: the tracked run may tell why.
+    if (seeking := seek_outcome(observed)) is not None:
+        return seeking
+    observed = with_memory_advice(with_told_outcome(observed))
+
+    draft = begin(observed, job.spec, now)
+    if draft.status["counts"]["total"] and "lineage" not in draft.status:
+        # A run was started, and the operator ended before it could write what it froze.
+        freeze(draft.status, resolve(observed))
+
+    # 6. A run has succeeded: no clock and no suspension takes that back.
+    newest = draft.status["attempts"][-1] if draft.status.get("attempts") else None
+    if newest and newest["result"] == "Succeeded" and not draft.live:
+        return result.finish(draft)
+
+    # 7. Suspended.
+    if job.spec.suspend:
+        return _suspend(draft)
+
+    # 8. A run lives: follow it, and keep it within the deadline.
+    if draft.live:
+        return follow(draft, draft.live[-1])
+
+    # 9. The newest attempt has ended, or was lost: what it said of itself, then the deadline.
+    over = is_over(draft.left, newest) or stopped_in_time(job.status, newest)
+    told = newest is not None and newest.get("reason") in TOLD
+    failed = newest and newest["result"] == "Failed" and not (over and told)
+    if newest and failed and (verdict := _failed_for_good(draft, newest)):
+        return verdict
+    if over:
+        return (seek_finished(draft) if _left_no_word(draft, newest) else None) or expire(draft)
+    if newest and newest["result"] == "Stopped" and newest.get("reason"):
+        return _cancelled(draft, newest)
+    if newest and newest["result"] in ("Failed", "Preempted"):
+        if problem := evicted_too_often(newest, draft.status["counts"]):
+            return fail(draft, Reason.DISRUPTED, problem, retryable=True)
+        first = draft.observed.retry_seconds
+        wait = after_attempt(newest, draft.status["counts"], first, draft.now)
+        if wait > 0:
+            return _wait_for_retry(draft, newest, wait)
+
+    # 10. Nothing runs: submit, when everything is there.
+    return _submit(draft, int(draft.status["counts"]["total"]) + 1)
+
+
+def _suspend(draft: Draft) -> Decision:
+    draft.conditions.remove(ConditionType.RECONCILING)
+    draft.conditions.remove(ConditionType.STALLED)
+    if draft.live:
+        draft.phase(Phase.STOPPING)
+        message = "the job is suspended: waiting for its run to stop"
+        if any(run.phase != "stopping" for run in draft.live):
+            draft.actions.append(StopRuns(draft.observed.run_key))
+    else:
+        draft.phase(Phase.SUSPENDED)
+        message = "spec.suspend is true: nothing runs until it is false"
+    message += lost(draft.status, draft.observed.place)
+    draft.conditions.set(ConditionType.RUNNING, False, Reason.SUSPENDED, message)
+    draft.conditions.set(ConditionType.READY, False, Reason.SUSPENDED, message)
+    return draft.decision()
+
+
+def _cancelled(draft: Draft, newest: JsonObject) -> Decision:
+    """Somebody stopped the run where it ran: it was meant."""
+    message = f"attempt {newest['number']}: {newest.get('message') or 'it was stopped'}"
+    decision = fail(draft, newest["reason"], f"{message}; make a new job to train again")
+    draft.phase(Phase.CANCELLED)
+    return decision
+
+
+def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
+    run = next((run for run in draft.observed.runs if run.attempt == newest["number"]), None)
+    reason = newest.get("reason") or Reason.RUN_FAILED
+    message = newest.get("message") or f"attempt {newest['number']} failed"
+    if run and run.outcome and not run.outcome.retryable:
+        return fail(draft, reason, message)
+    if out_of_memory_again(draft.status["attempts"]):
+        return fail(draft, reason, f"{message} (twice in a row, with the same settings)")
+    failed, limit = draft.status["counts"]["failed"], _backoff_limit(draft)
+    if failed <= limit:
+        return None
+    if (run is None or run.outcome is None) and (seeking := seek_finished(draft)):
+        return seeking
+    note = f"{message} ({failed} failed attempts, spec.backoffLimit is {limit})"
+    if reason == Reason.RUN_LOST:
+        return fail(draft, Reason.BACKOFF_LIMIT_EXCEEDED, note, retryable=True)
+    return fail(draft, reason, note, retryable=True)
+
+
+def _left_no_word(draft: Draft, newest: JsonObject | None) -> bool:
+    """Whether the newest attempt may have ended well: its Job or pod went before it was seen."""
+    if newest is None:
+        return False
+    run = next((run for run in draft.observed.runs if run.attempt == newest["number"]), None)
+    return run is None or (run.outcome is None and not run.exit_code)
+
+
+def _backoff_limit(draft: Draft) -> int:
+    effective = draft.status.get("effective") or {}
+    if "backoffLimit" in effective:
+        return int(effective["backoffLimit"])
+    return draft.spec.backoff_limit if draft.spec.backoff_limit is not None else BACKOFF_LIMIT
+
+
+def _wait_for_retry(draft: Draft, newest: JsonObject, wait: float) -> Decision:
+    newest.setdefault("endTime", rfc3339(draft.now))
+    draft.phase(Phase.QUEUED)
+    why = newest.get("message") or newest.get("reason") or "it failed"
+    message = f"attempt {newest['number']}: {why}; the next one follows"
+    message += lost(draft.status, draft.observed.place)
+    reason = Reason.DISRUPTED if newest["result"] == "Preempted" else Reason.RETRYING
+    draft.conditions.set(ConditionType.RUNNING, False, reason, message)
+    draft.conditions.waiting(reason, message)
+    return draft.decision(wait)
+
+
+def _submit(draft: Draft, attempt: int) -> Decision:
+    observed, conditions = draft.observed, draft.conditions
+    if attempt > 1 and (seeking := seek_finished(draft)):
+        return seeking
+    inputs = resolve(observed)
+    if isinstance(inputs, NotReady):
+        return _wait_for_inputs(draft, inputs)
+    settings = freeze(draft.status, inputs)
+    if attempt == 1 and (seeking := seek_finished(draft)):
+        # A backup has brought back what the job was; what it has frozen is known only now.
+        return seeking
+    if too_large := weigh(observed, settings, draft.status, conditions):
+        return _wait_for_inputs(draft, too_large)
+    conditions.set(
+        ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, "all inputs are there and fit"
+    )
+    if not (observed.stamped and observed.recorded):
+        draft.status["runKey"] = observed.run_key
+        stamp = Stamp(finalizer=True, run_key=observed.run_key, fresh=observed.fresh)
+        draft.actions.append(stamp)
+    if waiting := _reuse(draft, inputs):
+        return waiting
+    draft.status["external"], before = before_start(
+        draft.status.get("external") or {},
+        observed.started,
+        observed.target,
+        observed.job.owner.namespace,
+        [observed.run_key],
+        str(observed.job.status.get("phase")),
+    )
+    draft.actions += before
+    draft.actions.append(StartRun(inputs.request(observed, attempt, settings, draft.left)))
+    draft.status.setdefault("startTime", rfc3339(draft.now))
+    draft.phase(Phase.QUEUED)
+    if attempt > 1 and observed.target.spec and not keeps_steps(settings, observed.target.spec):
+        draft.status.pop("progress", None)
+    message = f"attempt {attempt} is submitted to {observed.target.label}"
+    conditions.set(ConditionType.SUBMITTED, True, Reason.QUEUED, message)
+    conditions.waiting(Reason.QUEUED, message)
+    return draft.decision()
+
+
+def _wait_for_inputs(draft: Draft, missing: NotReady) -> Decision:
+    draft.phase(missing.phase)
+    draft.conditions.set(ConditionType.INPUTS_READY, False, missing.reason, missing.message)
+    if missing.refused:
+        draft.conditions.stalled(missing.reason, missing.message)
+        # Nothing tells of a rival job that fails or is deleted.
+        taken = missing.reason == Reason.OUTPUT_MODEL_TAKEN
+        return draft.decision(RIVAL_SECONDS if taken else None)
+    draft.conditions.waiting(missing.reason, missing.message)
+    wait = missing.look_again_seconds
+    if missing.reason == Reason.SECRET_MISSING:
+        wait = until_secret(draft.observed.job.waiting_since, draft.now)
+    return draft.decision(wait)
+
+
+def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
+    """Adopt a registered version with the same lineage instead of training again."""
+    observed, name = draft.observed, registry_name(draft.observed)
+    if name is None or draft.spec.reuse == "Never" or draft.status["counts"]["total"]:
+        return None
+    learned, merged = observed.learned, merged_name(observed)
+    # Registered last, so an adapter without its merged model was not finished.
+    if learned.identical and (merged is None or learned.identical_merged):
+        draft.status["result"] = {"reused": True}
+        return result.adopt(draft, learned.identical, learned.identical_merged)
+    if learned.identical_sought or (
+        learned.identical_merged_sought and not learned.identical_merged
+    ):
+        return None
+    if learned.tracking_refused:
+        message = f"the registry can't be asked for {name}: {learned.tracking_refused}"
+        return fail(draft, Reason.TRACKING_REFUSED, message)
+    draft.phase(Phase.PREPARING)
+    if learned.tracking_error:
+        # Training before the registry was asked could cost a GPU for nothing.
+        draft.conditions.waiting(learned.tracking_reason, learned.tracking_error)
+    else:
+        draft.conditions.waiting(
+            Reason.SEEKING_IDENTICAL, "asking the registry for an identical version"
+        )
+    digest = inputs.lineage["digest"]
+    # Metrics of that version aren't known here, so a gate leaves the alias where it is.
+    alias = None if promotion_demands(observed) else registry_alias(observed)
+    if merged and not learned.identical_merged:
+        draft.actions.append(FindIdentical(merged, digest, alias, merged=True))
+    else:
+        draft.actions.append(FindIdentical(name, digest, alias))
+    return draft.decision(TRACKER_SECONDS)

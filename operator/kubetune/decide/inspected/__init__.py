@@ -1,0 +1,1 @@
+"""What is looked into: Dataset, Model, PromptTemplate, and the life of an inspection."""

@@ -1,0 +1,74 @@
+"""What an inspection in CML needs beside itself: a record, and a finalizer until it is gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from kubetune.decide.decision import (
+    Action,
+    Decision,
+    DeleteRuns,
+    Record,
+    ReleaseFinalizer,
+    Stamp,
+    StartRun,
+)
+from kubetune.decide.inspected.inspection import inspection_run_key
+from kubetune.decide.inspected.shared import InspectionFacts
+from kubetune.decide.resources import Resource
+from kubetune.decide.target.letting_go import without_target
+from kubetune.names import FINALIZER
+
+JsonObject = dict[str, Any]
+
+
+def guarded(resource: Resource[Any], decision: Decision) -> Decision:
+    """The decision, with record and finalizer before a run, and without them after the last."""
+    held = FINALIZER in resource.finalizers
+    starts = False
+    actions: list[Action] = []
+    for action in decision.actions:
+        if isinstance(action, StartRun):
+            starts = True
+            if action.request.target.cml:
+                # Its job must be gone before it is, also when no operator runs as it is deleted.
+                actions += () if held else (Stamp(finalizer=True),)
+                actions.append(Record("inspection", (decision.status or {})["inspection"]))
+        actions.append(action)
+    status = resource.status if decision.status is None else decision.status
+    place: JsonObject = (status.get("inspection") or {}).get("external") or {}
+    if not held and not starts and place.get("type") == "cml":
+        # A PUT of the object has taken it.
+        actions.insert(0, Stamp(finalizer=True))
+    if held and not starts and not _is_recorded(status):
+        if _is_recorded(resource.status):
+            if not any(isinstance(action, DeleteRuns) for action in actions):
+                # CML shows no logs, so nothing is kept there for them.
+                state: JsonObject = resource.status["inspection"]
+                actions.append(DeleteRuns(inspection_run_key(resource.owner, state["key"])))
+            # What was found is written first: a refused patch must not lose it.
+            return replace(decision, actions=tuple(actions), requeue_after=0.0)
+        actions.append(ReleaseFinalizer())
+    return replace(decision, actions=tuple(actions))
+
+
+def _is_recorded(status: JsonObject) -> bool:
+    """Whether an inspection goes on, by the record of where."""
+    return "external" in (status.get("inspection") or {})
+
+
+def delete(resource: Resource[Any], facts: InspectionFacts, now: datetime) -> Decision:
+    """Deleted: a job of CML goes first, as nobody else collects it."""
+    if FINALIZER not in resource.finalizers:
+        # Jobs in the cluster have an owner reference; nothing else is ours.
+        return Decision()
+    state: JsonObject = resource.status.get("inspection") or {}
+    if facts.started is None or facts.started.cml is None or "key" not in state:
+        return Decision((ReleaseFinalizer(),))
+    run_key = inspection_run_key(resource.owner, state["key"])
+    if facts.target_problem:
+        # It ends by itself within the hour, and has no GPU: nothing to wait long for.
+        return without_target(resource, facts.target_problem, (run_key,), now, waits=False)
+    return Decision((DeleteRuns(run_key, needed=False), ReleaseFinalizer()))

@@ -1,0 +1,1 @@
+"""How much memory a training takes: said before it starts, and once it had too little."""

@@ -1,0 +1,1 @@
+"""Settings in force: what wins, what contradicts, and what would change nothing."""

@@ -1,0 +1,219 @@
+"""Settings in force: built-in < family < profile < job, resolved once, frozen in the plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubetune.api.chat_templates import MODEL, chat_template_text
+from kubetune.api.families import family_settings
+from kubetune.api.objectives import OBJECTIVES, Objective
+from kubetune.api.plan import CHECKPOINT_DIRECTORY, WORK_DIRECTORY
+from kubetune.api.training import Resources, TrainingSettings, merge
+from kubetune.api.training_plan import (
+    CheckpointPlan,
+    EvaluationPlan,
+    HyperparametersPlan,
+    LoraPlan,
+    TokenizerPlan,
+    TrainingPlan,
+)
+from kubetune.decide.settings.objectives import own_settings
+
+JsonObject = dict[str, Any]
+
+SETTINGS_FIELDS = tuple(
+    field.alias or name for name, field in TrainingSettings.model_fields.items()
+)
+
+BUILT_IN: JsonObject = {
+    "method": {"type": "lora"},
+    "data": {"fraction": 1.0, "seed": 42, "longRows": "truncate"},
+    "hyperparameters": {
+        "perDeviceBatchSize": 8,
+        "gradientAccumulationSteps": 1,
+        "packing": False,
+        "scheduler": "linear",
+        "warmup": 0.03,
+        "weightDecay": 0.0,
+        "maxGradNorm": 1.0,
+        "precision": "auto",
+        "loggingSteps": 10,
+        "seed": 42,
+    },
+    "evaluation": {"maxRows": 128, "maxNewTokens": 64, "baseline": False},
+    "checkpoint": {"everySteps": 100, "keep": 2},
+    "resources": {"cpu": "1", "memory": "4Gi", "gpu": 0},
+    "workers": 1,
+    "strategy": "ddp",
+    "estimate": {"whenTooLarge": "Warn"},
+    "backoffLimit": 3,
+}
+DEFAULT_EPOCHS = 3.0
+DEFAULT_MAX_LENGTH = 1024
+DEFAULT_RANK = 16
+EIGHT_BITS = 8
+
+
+def effective_settings(
+    job: JsonObject,
+    profile: JsonObject | None,
+    target_resources: JsonObject | None,
+    context_length: int | None,
+    adapter: JsonObject | None = None,
+    model: JsonObject | None = None,
+    *,
+    chat: bool = False,
+) -> JsonObject:
+    """All settings of a job as one JSON value, nothing left open but what the device decides.
+
+    ``job`` and ``profile`` are specs as JSON; ``target_resources`` are the target's defaults;
+    ``adapter`` is method.lora of an adapter that goes on training; ``model`` is the status of the
+    Model; ``chat`` tells that rows may be chats.
+    """
+    facts_of_model = model or {}
+    settings = merge(BUILT_IN, family_settings(facts_of_model.get("modelType")))
+    settings = merge(settings, _tokenizer_of(facts_of_model))
+    if target_resources:
+        settings = merge(settings, {"resources": target_resources})
+    for layer in (profile or {}, job):
+        settings = _lay(settings, {key: layer[key] for key in SETTINGS_FIELDS if key in layer})
+    objective: Objective = job.get("objective", "sft")
+    facts = OBJECTIVES[objective]
+    method = settings["method"]["type"]
+    numbers = settings["hyperparameters"]
+    if "epochs" not in numbers and "maxSteps" not in numbers:
+        numbers = numbers | {"epochs": DEFAULT_EPOCHS}
+    numbers = {
+        "learningRate": facts.full_rate if method == "full" else facts.adapter_rate,
+        "maxLength": min(DEFAULT_MAX_LENGTH, context_length or DEFAULT_MAX_LENGTH),
+    } | numbers
+    settings["hyperparameters"] = numbers
+    if settings["workers"] == 1:
+        del settings["strategy"]
+    if not chat:
+        del settings["tokenizer"]["chatTemplate"]
+    if not settings["tokenizer"]:
+        del settings["tokenizer"]
+    # Settings that a profile brings for another method have no meaning here.
+    given = settings["method"]
+    settings["method"] = {"type": method}
+    if method != "full":
+        settings["method"]["lora"] = adapter or _adapter(given.get("lora") or {})
+    if method == "qlora":
+        settings["method"]["quantization"] = _quantization(given.get("quantization") or {})
+    return own_settings(objective, settings)
+
+
+def training_plan(
+    settings: JsonObject,
+    objective: Objective,
+    run_key: str,
+    *,
+    durable: bool,
+    other: JsonObject | None = None,
+) -> TrainingPlan:
+    """The plan's part that changes the result, from effective settings.
+
+    ``durable`` tells that attempts find the checkpoints of earlier ones; ``other`` is the part
+    of a trainer other than trl's, as ``own_code.in_plan`` gives it.
+    """
+    checkpoint = settings["checkpoint"]
+    root = CHECKPOINT_DIRECTORY if durable else f"{WORK_DIRECTORY}/checkpoints"
+    lora = settings["method"].get("lora")
+    tokenizer = settings.get("tokenizer") or {}
+    quantization = settings["method"].get("quantization")
+    return TrainingPlan.model_validate(
+        {
+            "objective": objective,
+            **({objective: settings[objective]} if objective in settings else {}),
+            "method": settings["method"]["type"],
+            **({"lora": LoraPlan.model_validate(lora).to_json()} if lora else {}),
+            **({"quantization": quantization} if quantization else {}),
+            **({"continueFrom": settings["continueFrom"]} if "continueFrom" in settings else {}),
+            "hyperparameters": HyperparametersPlan.model_validate(
+                settings["hyperparameters"]
+            ).to_json(),
+            **({"tokenizer": _tokenizer_plan(tokenizer)} if tokenizer else {}),
+            "arguments": ((settings.get("trainer") or {}).get("trl") or {}).get("arguments") or {},
+            **(other or {}),
+            "dataFraction": settings["data"]["fraction"],
+            "dataSeed": settings["data"]["seed"],
+            "longRows": settings["data"]["longRows"],
+            "evaluation": EvaluationPlan.model_validate(settings["evaluation"]).to_json(),
+            "checkpoint": CheckpointPlan(
+                every_steps=checkpoint["everySteps"],
+                keep=checkpoint["keep"],
+                directory=f"{root}/{run_key}",
+            ).to_json(),
+        }
+    )
+
+
+def effective_resources(settings: JsonObject) -> Resources:
+    """The resources in force."""
+    return Resources.model_validate(settings["resources"])
+
+
+def _tokenizer_of(model: JsonObject) -> JsonObject:
+    """What the model's own tokenizer has, which goes before what its family would need."""
+    found: JsonObject = {}
+    if "padToken" in model:
+        found["padToken"] = model["padToken"]
+    if model.get("chatTemplate") is not False:
+        found["chatTemplate"] = MODEL
+    return {"tokenizer": found}
+
+
+def _tokenizer_plan(given: JsonObject) -> JsonObject:
+    template = chat_template_text(given.get("chatTemplate") or MODEL)
+    return TokenizerPlan(pad_token=given.get("padToken"), chat_template=template).to_json()
+
+
+def _adapter(given: JsonObject) -> JsonObject:
+    rank = given.get("rank", DEFAULT_RANK)
+    return {
+        "rank": rank,
+        "alpha": 2 * rank,
+        "dropout": 0.0,
+        "targetModules": ["all-linear"],
+        "bias": "none",
+        "useRslora": False,
+        "useDora": False,
+        "modulesToSave": [],
+    } | given
+
+
+def _quantization(given: JsonObject) -> JsonObject:
+    if given.get("bits") == EIGHT_BITS:
+        # The rest, from a layer below, is about 4 bits.
+        return {"bits": EIGHT_BITS}
+    return {"bits": 4, "type": "nf4", "doubleQuantization": True} | given
+
+
+def _lay(settings: JsonObject, layer: JsonObject) -> JsonObject:
+    """A layer on the settings below; epochs and maxSteps replace each other.
+
+    Who sets up an adapter wants one, whatever the layers below say; the same holds for
+    quantization, and within it for what only 4 bits have.
+    """
+    merged = merge(settings, layer)
+    if chosen := layer.get("trainer"):
+        # One trainer takes the place of another; of trl's alone single arguments are merged.
+        kept = {key: value for key, value in merged["trainer"].items() if key in chosen}
+        merged["trainer"] = kept | {key: chosen[key] for key in chosen if key != "trl"}
+    method = layer.get("method") or {}
+    if "type" not in method:
+        if "quantization" in method:
+            merged["method"] = merged["method"] | {"type": "qlora"}
+        elif "lora" in method and merged["method"]["type"] == "full":
+            merged["method"] = merged["method"] | {"type": "lora"}
+    quantization = method.get("quantization") or {}
+    if quantization and "bits" not in quantization:
+        merged["method"] = merge(merged["method"], {"quantization": {"bits": 4}})
+    numbers = layer.get("hyperparameters") or {}
+    for given, other in (("epochs", "maxSteps"), ("maxSteps", "epochs")):
+        if given in numbers:
+            merged["hyperparameters"] = {
+                key: value for key, value in merged["hyperparameters"].items() if key != other
+            }
+    return merged

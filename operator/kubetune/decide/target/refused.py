@@ -1,0 +1,120 @@
+"""What the status says when a target refuses an action that was decided."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.decide.decision import Conditions, conditions_of, parse_time, rfc3339
+from kubetune.decide.evaluation.candidate import say
+from kubetune.decide.retries import REFUSED_STOP_SECONDS, after_inspection, after_refusal
+from kubetune.targets.contract import BackendError, CutLooseError
+
+JsonObject = dict[str, Any]
+
+
+def start_refused(
+    status: JsonObject,
+    error: BackendError,
+    generation: int,
+    now: datetime,
+) -> tuple[JsonObject, float | None]:
+    """The target doesn't take a run, now or ever; seconds until it is asked again."""
+    conditions = conditions_of(status, generation, now)
+    status = status | {"conditions": conditions.current}
+    if "candidates" in status:
+        _unsubmit(status, error)
+    elif "phase" in status:
+        status["phase"] = str(Phase.PENDING)
+        if not status.get("attempts"):
+            status.pop("startTime", None)
+        conditions.set(ConditionType.SUBMITTED, False, error.reason, str(error))
+    if isinstance(error, CutLooseError) and (state := status.get("inspection")) is not None:
+        return _lost_try(status, state, conditions, error, now)
+    if error.retryable:
+        conditions.waiting(error.reason, str(error))
+        return status, error.retry_after or _retry_wait(conditions, now)
+    conditions.stalled(error.reason or Reason.TARGET_REFUSED, str(error))
+    return status, None
+
+
+def without_record(status: JsonObject, before: JsonObject) -> JsonObject:
+    """The status of a start that came to nothing before its place and its run key were written.
+
+    Where something is recorded, something may run; and nobody waits for that.
+    """
+    recorded = ("external", "runKey")
+    kept = {key: value for key, value in status.items() if key not in recorded}
+    return kept | {key: before[key] for key in recorded if key in before}
+
+
+def stop_refused(
+    status: JsonObject, error: BackendError, generation: int, now: datetime
+) -> tuple[JsonObject, float | None]:
+    """The target could not be asked to stop or delete something: say so, and try again."""
+    conditions = conditions_of(status, generation, now)
+    status = status | {"conditions": conditions.current}
+    conditions.set(ConditionType.TARGET_AVAILABLE, False, error.reason, str(error))
+    return status, error.retry_after or REFUSED_STOP_SECONDS
+
+
+def output_refused(
+    status: JsonObject, error: BackendError, generation: int, now: datetime
+) -> tuple[JsonObject, float | None]:
+    """The cluster doesn't take the Model of a result: the job isn't complete before it does."""
+    conditions = conditions_of(status, generation, now)
+    status = {key: value for key, value in status.items() if key != "completionTime"}
+    status |= {"conditions": conditions.current, "phase": str(Phase.REGISTERING)}
+    conditions.remove(ConditionType.COMPLETE)
+    conditions.waiting(error.reason, str(error))
+    return status, _retry_wait(conditions, now)
+
+
+def change_refused(
+    status: JsonObject, error: BackendError, generation: int, now: datetime
+) -> tuple[JsonObject, float | None]:
+    """The cluster doesn't take a change of the object itself, or of what was made for it."""
+    candidates: list[JsonObject] = status.get("candidates") or []
+    begun = status.get("attempts") or any("attempt" in item for item in candidates)
+    told = stop_refused if begun else start_refused
+    return told(status, error, generation, now)
+
+
+def _lost_try(
+    status: JsonObject,
+    state: JsonObject,
+    conditions: Conditions,
+    error: CutLooseError,
+    now: datetime,
+) -> tuple[JsonObject, float]:
+    """A try of an inspection whose result nobody can read any more: the next one follows."""
+    attempts = int(state.get("attempts", 0)) + 1
+    wait = float(after_inspection(attempts))
+    message = f"{error.what}; it is tried again in {wait:.0f} s"
+    status["inspection"] = state | {
+        "attempts": attempts,
+        "time": rfc3339(now),
+        "message": message,
+    }
+    conditions.waiting(Reason.RUN_LOST, message)
+    return status, wait
+
+
+def _retry_wait(conditions: Conditions, now: datetime) -> float:
+    ready = next((item for item in conditions.current if item["type"] == ConditionType.READY), None)
+    since = parse_time(ready["lastTransitionTime"]) if ready else None
+    return after_refusal(since, now)
+
+
+def _unsubmit(status: JsonObject, error: BackendError) -> None:
+    """Take back that candidates of an Evaluation were submitted; others may be running."""
+    candidates: list[JsonObject] = status["candidates"]
+    for candidate in candidates:
+        running = candidate.get("attempt", {}).get("result") == "Running"
+        if candidate["phase"] == "Queued" and not running:
+            say(candidate, "Pending", error.reason, str(error))
+    if not any(candidate["phase"] in ("Queued", "Running") for candidate in candidates):
+        status["phase"] = str(Phase.PENDING)
+    if not any("attempt" in candidate for candidate in candidates):
+        status.pop("startTime", None)

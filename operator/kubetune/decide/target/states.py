@@ -1,0 +1,175 @@
+"""ComputeTarget and ClusterComputeTarget: Ready while runs would find what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
+from kubetune.api.conditions import ConditionType, Reason
+from kubetune.decide.decision import Conditions, Decision, ReleaseTarget, conditions_of
+from kubetune.decide.resources import Resource
+from kubetune.decide.retries import PROBE_SECONDS, until_secret
+from kubetune.decide.target.workspace import WorkspaceProbe, assess, describe
+from kubetune.names import ABANDON_RUNS, IN_USE
+from kubetune.tracking.base import StorageCheck
+
+JsonObject = dict[str, Any]
+
+MOST_USERS = 5
+"""So many are named."""
+MOST_NAMES = 5
+
+
+@dataclass(frozen=True)
+class TrackingProbe:
+    """What the tracking server answered."""
+
+    version: str = ""
+    error: str = ""
+    credentials_refused: bool = False
+    storage: StorageCheck | None = None
+
+
+@dataclass(frozen=True)
+class ObservedTarget:
+    """A target and the newest probe of what it names."""
+
+    target: Resource[ComputeTargetSpec]
+    secret_problem: str
+    probe: TrackingProbe | None
+    """None when a Secret is missing, or the workspace doesn't answer: nothing was asked."""
+    probe_seconds: float
+    """Seconds between two probes of a ready target."""
+    workspace: WorkspaceProbe | None = None
+    """None for other targets than CML."""
+    users: Sequence[str] = ()
+    """Whose runs in CML can't be reached without it: kind, namespace and name."""
+    defaults: Sequence[str] = ()
+    """Names of the default targets beside which it is one, its own among them; the first counts."""
+    settling: bool = False
+    """It is too early to say that nothing is left in the workspace for which it is needed."""
+
+
+def decide(observed: ObservedTarget, now: datetime) -> Decision:
+    """What to do for a target."""
+    target = observed.target
+    held = IN_USE in target.finalizers
+    if target.deleting and held and target.annotations.get(ABANDON_RUNS) == "true":
+        return Decision((ReleaseTarget(forced=True),))
+    # Whoever needed it is gone without a word: a finalizer that somebody removed by hand.
+    unused = held and not observed.users and not observed.settling
+    release = (ReleaseTarget(),) if unused else ()
+    if target.deleting and (unused or not held):
+        return Decision(release)
+    return replace(_assessed(observed, now), actions=release)
+
+
+def _assessed(observed: ObservedTarget, now: datetime) -> Decision:
+    """Whether runs would find what they need."""
+    target, probe = observed.target, observed.probe
+    conditions = conditions_of(target.status, target.generation, now)
+    if target.deleting:
+        conditions.set(ConditionType.IN_USE, True, Reason.RUNS_LEFT, _held_by(observed))
+    _compare_defaults(observed, conditions)
+    status: JsonObject = {
+        "observedGeneration": target.generation,
+        "conditions": conditions.current,
+    }
+
+    # 1. The spec can't be read.
+    spec = target.spec
+    if spec is None:
+        conditions.stalled(Reason.INVALID_SPEC, target.problem)
+        return Decision(status=status)
+
+    # 2. The credentials must be there.
+    if observed.secret_problem:
+        conditions.waiting(Reason.SECRET_MISSING, observed.secret_problem)
+        return Decision(status=status, requeue_after=until_secret(target.waiting_since, now))
+
+    # 3. A workspace of CML must have what runs need.
+    if spec.cml is not None and observed.workspace is not None:
+        status["workspace"] = describe(observed.workspace)
+        if not assess(spec.cml, observed.workspace, conditions):
+            return Decision(status=status, requeue_after=PROBE_SECONDS)
+
+    # 4. The tracking server must answer and accept them.
+    in_cml = spec.cml if spec.tracking.type == "cml" else None
+    uri = in_cml.url if in_cml else spec.tracking.run_uri
+    if probe is None:
+        return Decision(status=status, requeue_after=PROBE_SECONDS)
+    if probe.error:
+        refused = probe.credentials_refused
+        reason = Reason.TRACKING_CREDENTIALS if refused else Reason.TRACKING_UNREACHABLE
+        if in_cml:
+            way_out = "check spec.cml.apiKeySecretRef" if refused else "check spec.cml"
+        else:
+            named = "credentialsSecretRef" if refused else "uri"
+            way_out = f"check spec.tracking.{named}"
+        message = f"{uri}: {probe.error}; {way_out}"
+        conditions.set(ConditionType.TRACKING_AVAILABLE, False, reason, message)
+        conditions.waiting(reason, message)
+        if version := target.status.get("trackingVersion"):
+            status["trackingVersion"] = version
+        return Decision(status=status, requeue_after=PROBE_SECONDS)
+    status["trackingVersion"] = probe.version
+    server = f"{probe.version} answer" if in_cml else f"MLflow {probe.version} answers"
+    conditions.set(
+        ConditionType.TRACKING_AVAILABLE,
+        True,
+        Reason.TRACKING_AVAILABLE,
+        f"{server} at {uri}",
+    )
+
+    # 5. Artifacts must be writable.
+    storage = probe.storage
+    if storage and storage.writable is False:
+        message = f"artifacts can't be written: {storage.message}"
+        conditions.set(ConditionType.STORAGE_WRITABLE, False, Reason.STORAGE_NOT_WRITABLE, message)
+        conditions.waiting(Reason.STORAGE_NOT_WRITABLE, message)
+        return Decision(status=status, requeue_after=PROBE_SECONDS)
+    if storage:
+        conditions.set(
+            ConditionType.STORAGE_WRITABLE,
+            storage.writable,
+            Reason.STORAGE_WRITABLE if storage.writable else Reason.STORAGE_NOT_PROXIED,
+            storage.message,
+        )
+    conditions.ready(Reason.READY, "runs can report and results can be registered")
+    return Decision(status=status, requeue_after=observed.probe_seconds)
+
+
+def _held_by(observed: ObservedTarget) -> str:
+    """Why a deleted target stays, and how to let it go."""
+    owner, users = observed.target.owner, observed.users
+    if not users:
+        return "it is deleted, and looked through first for runs of objects that are gone"
+    named = ", ".join(users[:MOST_USERS])
+    if len(users) > MOST_USERS:
+        named += f" and {len(users) - MOST_USERS} more"
+    scope = f" -n {owner.namespace}" if owner.namespace else ""
+    return (
+        f"it is deleted, and held with its Secrets until these have ended or are gone: {named}. To"
+        f" let it go at once, and leave their runs behind: kubectl annotate {owner.kind.lower()}"
+        f" {owner.name}{scope} {ABANDON_RUNS}=true"
+    )
+
+
+def _compare_defaults(observed: ObservedTarget, conditions: Conditions) -> None:
+    """Warn on each of several default targets which of them counts."""
+    target, names = observed.target, list(observed.defaults)
+    if len(names) < 2 or target.name not in names:
+        conditions.remove(ConditionType.DEFAULT)
+        return
+    others = ", ".join(names[1:MOST_NAMES])
+    if len(names) > MOST_NAMES:
+        others += f" and {len(names) - MOST_NAMES} more"
+    message = (
+        f"several are annotated with {DEFAULT_TARGET_ANNOTATION}: {names[0]}, {others}."
+        f" {names[0]} is used because its name comes first; remove the annotation from the others"
+    )
+    first = target.name == names[0]
+    conditions.set(ConditionType.DEFAULT, first, Reason.SEVERAL_DEFAULTS, message)

@@ -1,0 +1,1 @@
+"""Where runs run: a folder for each kind of target, behind one contract."""

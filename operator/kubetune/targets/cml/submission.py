@@ -1,0 +1,367 @@
+"""Makes the job and the run of an attempt, once, on an API without idempotency keys.
+
+A create whose answer was lost is looked up until it is known. What doesn't show in any listing
+for ``settle_seconds`` after it was last sent counts as not made. When there are several jobs of
+one run key, the one with runs wins, then the oldest; the others are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass, replace
+
+from kubetune.api.conditions import Reason
+from kubetune.clients.cml import (
+    CmlError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    UnknownOutcomeError,
+)
+from kubetune.clients.cml_models import Job, JobRun
+from kubetune.clients.cml_operations import (
+    CREATE_JOB_RUN,
+    DELETE_JOB,
+    GET_JOB,
+    GET_JOB_RUN,
+    STOP_JOB_RUN,
+    UPDATE_JOB,
+)
+from kubetune.targets.cml.manifests import (
+    build_job,
+    build_run,
+    changes,
+    input_files,
+    is_ours,
+    job_name,
+)
+from kubetune.targets.cml.states import is_active, is_live, numbered, status_word
+from kubetune.targets.cml.workspace import Workspace
+from kubetune.targets.contract import BackendError, Owner, RunRequest
+
+ReadConfigMap = Callable[[str, str, str], Awaitable[str]]
+"""Namespace, name and key of a ConfigMap -> its value."""
+logger = logging.getLogger(__name__)
+
+RECENT_SECONDS = 30.0
+LOOK_AGAIN_SECONDS = 5.0
+"""Between two listings in search of what a write without an answer has made."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A create without an answer."""
+
+    at: float
+    """Monotonic seconds."""
+    problem: str = ""
+    """What came instead of an answer; empty when an earlier operator may have sent it."""
+
+
+class Submission:
+    """Makes jobs and runs; remembers what was sent without an answer."""
+
+    def __init__(self, read_config_map: ReadConfigMap, settle_seconds: float) -> None:
+        self._read_config_map = read_config_map
+        self._settle_seconds = settle_seconds
+        self._begun = time.monotonic()
+        self._introduced: set[str] = set()
+        """Run keys that were made in this process: what was sent for them is known."""
+        self._job_ids: dict[str, str] = {}
+        """Jobs by run key that were seen or made; a listing may be behind."""
+        self._sent: dict[str, Sent] = {}
+        """The last create without an answer: by run key, or run key and attempt."""
+
+    def introduce(self, run_key: str) -> None:
+        """See kubetune.targets.contract.Backend."""
+        self._introduced.add(run_key)
+
+    def remember(self, run_key: str, job_id: str) -> None:
+        """A job of this id was seen, by whomever; one that is known already stays."""
+        self._job_ids.setdefault(run_key, job_id)
+
+    def forget(self, run_key: str) -> None:
+        """See kubetune.targets.contract.Backend."""
+        self._introduced.discard(run_key)
+        self.job_is_gone(run_key)
+
+    def job_is_gone(self, run_key: str) -> bool:
+        """CML says that there is no such job, and so no run of it; whether that is news."""
+        for key in self._unanswered(run_key):
+            del self._sent[key]
+        return self._job_ids.pop(run_key, None) is not None
+
+    def expects(self, run_key: str, *, doubted: bool) -> bool:
+        """Whether a job or run may show that no listing has shown.
+
+        ``doubted`` tells that an operator that ended may have sent something for the key.
+        """
+        sent = [self._sent[key].at for key in self._unanswered(run_key)]
+        if doubted and run_key not in self._introduced:
+            sent.append(self._begun)
+        return time.monotonic() < max(sent, default=float("-inf")) + self._settle_seconds
+
+    async def find(
+        self, workspace: Workspace, owner: Owner, run_key: str, since: float
+    ) -> Job | None:
+        """The job of a run key; see ``find_job``."""
+        job = await find_job(workspace, owner, run_key, since, self._job_ids.get(run_key))
+        if job is None:
+            self._job_ids.pop(run_key, None)
+        return job
+
+    async def find_all(
+        self, workspace: Workspace, owner: Owner, run_key: str, since: float
+    ) -> list[Job]:
+        """The job of a run key with all its doubles."""
+        ours, _ = await _named(workspace, owner, run_key, since, self._job_ids.get(run_key))
+        return ours
+
+    def found(self, run_key: str, job: Job, runs: list[JobRun]) -> None:
+        """There is a job, with these runs: what was sent for them is answered."""
+        self._job_ids[run_key] = job.id
+        self._sent.pop(run_key, None)
+        for attempt in numbered(runs):
+            self._sent.pop(f"{run_key}/{attempt}", None)
+
+    def wait_for_answers(self, run_key: str, listed: float, *, found: bool) -> None:
+        """Raise BackendError while something may have been made that no listing shows yet.
+
+        ``found`` tells whether a listing begun at ``listed`` (monotonic) shows a job.
+        """
+        if not found:
+            self._doubt(run_key, run_key)
+        for key in self._unanswered(run_key):
+            self._wait_for_answer(key, listed)
+
+    async def job(self, workspace: Workspace, request: RunRequest) -> Job:
+        """The job of the request's run key: found, or made. Raises BackendError, CmlError."""
+        run_key = request.run_key
+        now = time.monotonic()
+        # Nothing can have been sent for a key that was made just now.
+        known = run_key in self._sent or run_key in self._job_ids
+        fresh = run_key in self._introduced and not known
+        since = now - RECENT_SECONDS * fresh
+        job = await self.find(workspace, request.owner, run_key, since)
+        if job is None:
+            if request.purpose == "train":
+                self._doubt(run_key, run_key)
+            self._wait_for_answer(run_key, now)
+            job = await self._create_job(workspace, request)
+        self._sent.pop(run_key, None)
+        self._job_ids[run_key] = job.id
+        return job
+
+    async def run(
+        self, workspace: Workspace, request: RunRequest, job: Job
+    ) -> tuple[Job, list[JobRun]]:
+        """The job as it is by now, and all its runs once the attempt's is among them.
+
+        Raises BackendError, CmlError.
+        """
+        job_id = job.id
+        key = f"{request.run_key}/{request.attempt}"
+        now = time.monotonic()
+        runs = await workspace.runs(job_id)
+        if request.attempt not in numbered(runs):
+            if other := next((run for run in runs if is_live(run)), None):
+                await stop_run(workspace, job_id, other.id)
+                message = f"run {other.id} of an earlier attempt has to stop first"
+                raise BackendError(Reason.STOPPING, message, retryable=True)
+            if request.purpose == "train":
+                self._doubt(request.run_key, key)
+            self._wait_for_answer(key, now)
+            job = await self._update_job(workspace, request, job)
+            runs = await self._create_run(workspace, request, job_id, key)
+        self._sent.pop(key, None)
+        return job, runs
+
+    async def _create_job(self, workspace: Workspace, request: RunRequest) -> Job:
+        offer = await workspace.offer(request.resources)
+        script, archive = await workspace.place_runner()
+        body = build_job(request, offer, script, archive)
+        if request.target.tracking.type == "cml":
+            # Here, once: runs that make the same experiment at the same time collide.
+            await workspace.ensure_experiment(request.plan["tracking"]["experiment"])
+        for path, content in input_files(request, await self._config_map(request)).items():
+            await workspace.upload(path, content)
+        try:
+            with self._sending(request.run_key):
+                made = await workspace.create_job(body)
+        except InvalidError as error:
+            if not workspace.doubt_runner():
+                raise
+            # Somebody may have tidied up the project.
+            raise BackendError(
+                Reason.TARGET_REFUSED, str(error), retryable=True, retry_after=1.0
+            ) from error
+        logger.info("made job %s (%s)", body.name, made.id)
+        self._job_ids[request.run_key] = made.id
+        # Another operator may have made one at the same moment; all see the same list by now.
+        since = time.monotonic()
+        return await self.find(workspace, request.owner, request.run_key, since) or made
+
+    async def _update_job(self, workspace: Workspace, request: RunRequest, job: Job) -> Job:
+        """Give the job what the next run is to have. May be repeated."""
+        changed = changes(job, request, await workspace.offer(request.resources))
+        if changed is None:
+            return job
+        await workspace.write(UPDATE_JOB, job.id, body=changed)
+        return job.model_copy(update=changed.model_dump(exclude_none=True))
+
+    async def _create_run(
+        self, workspace: Workspace, request: RunRequest, job_id: str, key: str
+    ) -> list[JobRun]:
+        made = JobRun()
+        body = build_run(request)
+        # A conflict: another run of the job is active, somebody was faster.
+        with contextlib.suppress(ConflictError), self._sending(key):
+            made = await workspace.write(CREATE_JOB_RUN, job_id, body=body)
+        runs = await workspace.runs(job_id)
+        if made.id and status_word(made) != "SKIPPED" and all(run.id != made.id for run in runs):
+            # A list may be behind.
+            runs.append(made.model_copy(update={"environment": json.dumps(body.environment)}))
+        if request.attempt not in numbered(runs):
+            message = f"CML refused a run of job {job_id}, since another one is active"
+            raise BackendError(Reason.STOPPING, message, retryable=True)
+        return runs
+
+    @contextlib.contextmanager
+    def _sending(self, key: str) -> Generator[None]:
+        """Remember a create that is under way, unless the answer says that nothing was made."""
+        sent = self._sent[key] = Sent(time.monotonic())
+        try:
+            yield
+        except UnknownOutcomeError as error:
+            self._sent[key] = replace(sent, problem=str(error))
+            raise
+        except Exception:
+            del self._sent[key]
+            raise
+
+    def _doubt(self, run_key: str, key: str) -> None:
+        """Take something for sent, unless the run key was made in this process.
+
+        An operator that ended may have sent it just before this one began.
+        """
+        if run_key not in self._introduced:
+            self._sent.setdefault(key, Sent(self._begun))
+
+    def _unanswered(self, run_key: str) -> list[str]:
+        return [key for key in self._sent if key.split("/")[0] == run_key]
+
+    def _wait_for_answer(self, key: str, listed: float) -> None:
+        """Raise BackendError unless a listing begun at ``listed`` would show what was sent."""
+        sent = self._sent.get(key)
+        if sent is None:
+            return
+        left = sent.at + self._settle_seconds - listed
+        if left <= 0:
+            return
+        raise not_known(min(left, LOOK_AGAIN_SECONDS), sent.problem)
+
+    async def _config_map(self, request: RunRequest) -> str | None:
+        if request.dataset_config_map is None:
+            return None
+        return await self._read_config_map(request.owner.namespace, *request.dataset_config_map)
+
+
+def not_known(retry_after: float = LOOK_AGAIN_SECONDS, problem: str = "") -> BackendError:
+    """The error while something may have been made that no listing shows yet.
+
+    ``problem`` is what came instead of an answer, when that was seen.
+    """
+    said = problem or "it is not known whether CML has made the job or run"
+    return BackendError(
+        Reason.SUBMISSION_UNKNOWN,
+        f"{said}: the lists are read until it is known",
+        retryable=True,
+        retry_after=retry_after,
+    )
+
+
+async def find_job(
+    workspace: Workspace, owner: Owner, run_key: str, since: float, known: str | None = None
+) -> Job | None:
+    """The job of a run key, None when no listing begun since then shows one.
+
+    ``known`` is the id of one that was seen, which counts as long as it exists. Raises
+    BackendError when the name belongs to a job without the mark: it isn't ours to touch.
+    """
+    ours, taken = await _named(workspace, owner, run_key, since, known)
+    if ours:
+        return await settle(workspace, ours)
+    if taken:
+        raise BackendError(
+            Reason.NAME_TAKEN,
+            f"job {job_name(owner, run_key)} exists in CML and was not made by kubetune: rename"
+            " or delete it",
+            retryable=True,
+        )
+    return None
+
+
+async def settle(workspace: Workspace, candidates: list[Job]) -> Job:
+    """The one that stays of the jobs of one run key; the others are stopped and removed."""
+    if len(candidates) == 1:
+        return candidates[0]
+    runs = {job.id: await workspace.runs(job.id) for job in candidates}
+    winner, *others = sorted(
+        candidates, key=lambda job: (not runs[job.id], str(job.created_at), job.id)
+    )
+    for job in others:
+        logger.warning("removing job %s, a double of %s", job.id, winner.id)
+        await remove_job(workspace, job.id, runs[job.id])
+    return winner
+
+
+async def remove_job(workspace: Workspace, job_id: str, runs: list[JobRun]) -> None:
+    """Stop what runs and delete the job. Repeatable."""
+    for run in runs:
+        if is_active(run):
+            await stop_run(workspace, job_id, run.id)
+    try:
+        await workspace.write(DELETE_JOB, job_id)
+    except NotFoundError:
+        return
+    finally:
+        workspace.relist()
+
+
+async def stop_run(workspace: Workspace, job_id: str, run_id: str) -> None:
+    """Stop one run; an ended one may stay as it is."""
+    ours = run_id in workspace.stopped
+    # Before the answer, which a look may overtake.
+    workspace.stopped.add(run_id)
+    try:
+        await workspace.write(STOP_JOB_RUN, job_id, run_id)
+    except CmlError as error:
+        if not (ours or isinstance(error, UnknownOutcomeError)):
+            # It goes on, or ended without us.
+            workspace.stopped.discard(run_id)
+        match error:
+            case NotFoundError():
+                return
+            case ConflictError() | InvalidError():
+                if is_live(await workspace.read(GET_JOB_RUN, job_id, run_id)):
+                    raise
+            case _:
+                raise
+
+
+async def _named(
+    workspace: Workspace, owner: Owner, run_key: str, since: float, known: str | None
+) -> tuple[list[Job], bool]:
+    """Jobs that carry name and mark of a run key, and whether one has the name alone."""
+    named = await workspace.jobs(job_name(owner, run_key), since)
+    detailed = [job if job.environment else await workspace.read(GET_JOB, job.id) for job in named]
+    if known and all(job.id != known for job in named):
+        # Deleted, or the listing is behind.
+        with contextlib.suppress(NotFoundError):
+            detailed.append(await workspace.read(GET_JOB, known))
+    ours = [job for job in detailed if is_ours(job, run_key)]
+    return ours, len(ours) < len(detailed)

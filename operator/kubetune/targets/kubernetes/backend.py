@@ -1,0 +1,380 @@
+"""The Kubernetes backend: one batch/v1 Job per attempt in the owner's namespace.
+
+It reads from the watch's cache and writes through the API client; manifests.py says how the
+objects look and states.py what they mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection
+from datetime import datetime
+from typing import Any, Protocol
+
+from kubetune import names
+from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.conditions import Reason
+from kubetune.clients.kubernetes import (
+    REFUSALS,
+    ConflictError,
+    KubernetesClient,
+    NotFoundError,
+)
+from kubetune.targets.contract import (
+    FINISHED,
+    BackendError,
+    Made,
+    RunAddress,
+    RunRequest,
+    RunState,
+)
+from kubetune.targets.kubernetes.job_limits import new_limit
+from kubetune.targets.kubernetes.lost_plans import LostPlans
+from kubetune.targets.kubernetes.manifests import (
+    attempt_of,
+    build_job,
+    build_plan_config_map,
+    build_service,
+)
+from kubetune.targets.kubernetes.ownership import (
+    cut_loose,
+    is_owned,
+    name_taken,
+    refers_to,
+    taken_by_loose,
+    was_made_for,
+)
+from kubetune.targets.kubernetes.pod_refusals import PodRefusals, is_quota
+from kubetune.targets.kubernetes.pods import is_live
+from kubetune.targets.kubernetes.states import has_ended, run_state
+from kubetune.targets.kubernetes.strays import controlled_by, is_loose, stray_states, without_job
+from kubetune.targets.kubernetes.worker_pods import workers_of
+
+JsonObject = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+METADATA = ("ownerReferences", "labels", "annotations")
+"""What we give to everything that we make."""
+
+
+class JobCache(Protocol):
+    """What the watches have shown of our Jobs and pods."""
+
+    def jobs(self, owner_uid: str) -> list[JsonObject]:
+        """Jobs whose controller is this object."""
+        ...
+
+    def pods(self, job_uid: str) -> list[JsonObject]:
+        """Pods whose controller is this Job."""
+        ...
+
+    def live_pods(self, namespace: str, run_key: str) -> list[JsonObject]:
+        """Pods with this run key that have not ended, whoever controls them."""
+        ...
+
+    def live_pods_of(self, kind: str, namespace: str, name: str) -> list[JsonObject]:
+        """Pods that were made for an object and have not ended."""
+        ...
+
+    def put(self, body: JsonObject) -> bool:
+        """Take in an object that was just created or read, before the watch shows it."""
+        ...
+
+    def drop(self, body: JsonObject) -> None:
+        """Forget an object that turned out to be gone, and have its owner look again."""
+        ...
+
+
+class KubernetesBackend:
+    """Runs as Jobs in this cluster.
+
+    Beside BackendError its calls raise what the client raises when the API server is away:
+    ApiError, aiohttp.ClientError, TimeoutError. The caller tries again later.
+    """
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        jobs: JobCache,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._cache = jobs
+        self._refusals = PodRefusals(client, clock)
+        self._lost_plans = LostPlans(client, clock)
+
+    async def observe(self, address: RunAddress) -> list[RunState]:
+        """All attempts that the watches have shown, oldest first.
+
+        One that was seen to run and isn't shown any more is asked for: our watches show what has
+        our label, which a user may have removed.
+        """
+        jobs, loose = self._jobs(address), list[RunState]()
+        for name in set(address.running) - {job["metadata"]["name"] for job in jobs}:
+            found = await self._unseen(name, address)
+            if found and is_owned(found, address.owner):
+                jobs.append(found)
+            elif found and (attempt := attempt_of(found, address.owner, address.run_key)):
+                loose.append(cut_loose(found, attempt))
+        for job in jobs:
+            if has_ended(job):
+                await self._catch_up(job, address)
+        states = [await self._told(job, address) for job in jobs]
+        pods = await self._strays(address, jobs)
+        for other in (*stray_states(pods, address.run_key, await self._jobs_there(pods)), *loose):
+            live = {state.attempt for state in states if state.phase not in FINISHED}
+            if other.attempt not in live:
+                states.append(other)
+        return sorted(states, key=lambda state: state.attempt)
+
+    def introduce(self, run_key: str) -> None:
+        """Names are unique here: nothing to remember."""
+
+    async def abandon(
+        self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
+    ) -> None:
+        """Owner references see to what has some; the guarded kinds have seen to the rest."""
+        if kind == "FineTuneJob" or uid:
+            return
+        for pod in self._cache.live_pods_of(kind, namespace, name):
+            if is_loose(pod):
+                await self._delete(pod, "Background")
+
+    async def made_for(
+        self, namespace: str, target: ComputeTargetSpec, install_id: str, *, fresh: bool = False
+    ) -> list[Made]:
+        """Nothing is outside of the cluster."""
+        return []
+
+    def forget(self, run_key: str) -> None:
+        """Nothing was remembered."""
+
+    async def ensure(self, request: RunRequest) -> RunState:
+        """Make the attempt's plan and Job, or adopt those that are there."""
+        # The plan comes first: a pod whose ConfigMap is missing would wait, but a plan without
+        # a Job costs nothing. An existing one stays as it is, it was frozen at first submission.
+        await self._create_or_adopt(build_plan_config_map(request), request)
+        if request.workers > 1:
+            # It too comes before the Job, after which nobody would look for it.
+            await self._create_or_adopt(build_service(request), request)
+        job = await self._labelled(await self._create_or_adopt(build_job(request), request))
+        self._lost_plans.made(job)
+        self._cache.put(job)
+        return self._state(job)
+
+    async def stop(self, address: RunAddress) -> None:
+        """Delete the live Jobs. They are seen as stopping until their pods are gone."""
+        for job in self._jobs(address):
+            if job["metadata"].get("deletionTimestamp") or self._state(job).phase in FINISHED:
+                continue
+            await self._delete(job, "Foreground")
+
+    async def stop_strays(self, address: RunAddress) -> None:
+        """Delete pods that have lost their Job. Their own time of grace lets them save."""
+        for pod in await self._strays(address, self._jobs(address)):
+            if is_loose(pod):
+                await self._delete(pod, "Background")
+
+    async def limit(self, address: RunAddress, seconds: float | None, now: datetime) -> None:
+        """Set activeDeadlineSeconds of the live Jobs, where it isn't what it must be."""
+        for job in self._jobs(address):
+            state = self._state(job)
+            if state.phase not in ("pending", "running"):
+                continue
+            started = state.phase == "running" and state.started_at is not None
+            limit = new_limit(job, seconds, now, started=started)
+            if limit is None:
+                continue
+            metadata = job["metadata"]
+            change = limit.patch
+            change["metadata"]["uid"] = metadata["uid"]
+            try:
+                changed = await self._client.patch(
+                    "Job", metadata["namespace"], metadata["name"], change
+                )
+            except (*REFUSALS, NotFoundError, ConflictError) as error:
+                # The limit is for times without an operator; this one stops the run itself.
+                logger.warning("Job %s keeps its activeDeadlineSeconds: %s", state.name, error)
+                continue
+            self._cache.put(changed)
+
+    async def delete(self, address: RunAddress) -> None:
+        """Delete all Jobs, with their pods, and the plan.
+
+        A Service goes with its owner, and costs nothing until then.
+        """
+        # Listed, not from the cache: afterwards nobody looks again.
+        for kind in ("Job", "ConfigMap"):
+            for item in await self._owned(kind, address):
+                if not item["metadata"].get("deletionTimestamp"):
+                    await self._delete(item, "Foreground" if kind == "Job" else "Background")
+        await self.stop_strays(address)
+
+    async def orphan(self, address: RunAddress) -> None:
+        """Take the owner references off, so that the garbage collector leaves what a run needs."""
+        jobs = await self._owned("Job", address)
+        found = [*jobs, *await self._owned("ConfigMap", address)]
+        if any(workers_of(job) > 1 for job in jobs):
+            found += await self._service(address)
+        for item in found:
+            metadata = item["metadata"]
+            change = {"uid": metadata["uid"], "ownerReferences": None}
+            await self._client.patch(
+                item["kind"], metadata["namespace"], metadata["name"], {"metadata": change}
+            )
+
+    async def _service(self, address: RunAddress) -> list[JsonObject]:
+        name = names.service_name(address.run_key)
+        try:
+            service = await self._client.get("Service", address.owner.namespace, name)
+        except NotFoundError:
+            return []
+        return [service] if is_owned(service, address.owner) else []
+
+    def _jobs(self, address: RunAddress) -> list[JsonObject]:
+        return [
+            job
+            for job in self._cache.jobs(address.owner.uid)
+            if attempt_of(job, address.owner, address.run_key) is not None
+        ]
+
+    async def _told(self, job: JsonObject, address: RunAddress) -> RunState:
+        """The state of a Job, with what only the API server can tell of why it waits."""
+        state = await self._refusals.told(self._state(job), job)
+        pods = self._cache.pods(job["metadata"]["uid"])
+        return await self._lost_plans.told(state, job, pods, address.owner, address.run_key)
+
+    async def _strays(self, address: RunAddress, jobs: list[JsonObject]) -> list[JsonObject]:
+        owner, uids = address.owner, {job["metadata"]["uid"] for job in jobs}
+        pods = self._cache.live_pods(owner.namespace, address.run_key)
+        strays = without_job(pods, owner, address.run_key, uids)
+        if all(is_loose(pod) for pod in strays):
+            return strays
+        # The garbage collector ends the rest, and may have done so unseen: a watch that doesn't
+        # show it would have the job wait for ever.
+        there = {pod["metadata"]["uid"] for pod in await self._list("Pod", address)}
+        for pod in strays:
+            if pod["metadata"]["uid"] not in there:
+                self._cache.drop(pod)
+        return [pod for pod in strays if pod["metadata"]["uid"] in there]
+
+    async def _jobs_there(self, pods: list[JsonObject]) -> set[str]:
+        """Uids of Jobs that control these pods and exist, though they aren't their owner's."""
+        found: set[str] = set()
+        named = {(pod["metadata"]["namespace"], controlled_by(pod)) for pod in pods}
+        for namespace, controller in named:
+            if controller is None:
+                continue
+            name, uid = controller
+            with contextlib.suppress(NotFoundError):
+                job = await self._client.get("Job", namespace, name)
+                found |= {uid} & {job["metadata"]["uid"]}
+        return found
+
+    async def _unseen(self, name: str, address: RunAddress) -> JsonObject | None:
+        """A Job of ours that no watch shows, with its labels again, or one that was cut loose.
+
+        None when it is gone, has ended without us, or was never ours.
+        """
+        try:
+            job = await self._client.get("Job", address.owner.namespace, name)
+            if not is_owned(job, address.owner):
+                loose = was_made_for(job, address.owner, address.run_key) and not has_ended(job)
+                return job if loose else None
+            job = await self._labelled(job)
+        except (NotFoundError, ConflictError):
+            return None
+        self._cache.put(job)
+        return job
+
+    async def _labelled(self, job: JsonObject) -> JsonObject:
+        """A Job of ours with our labels, which somebody may have removed: by them it is watched."""
+        # Those of the template, which can't be changed, are the same.
+        ours, metadata = job["spec"]["template"]["metadata"], job["metadata"]
+        fields = {key: ours.get(key) or {} for key in ("labels", "annotations")}
+        if all(fields[key].items() <= (metadata.get(key) or {}).items() for key in fields):
+            return job
+        change = {"metadata": {"uid": metadata["uid"], **fields}}
+        return await self._client.patch("Job", metadata["namespace"], metadata["name"], change)
+
+    async def _catch_up(self, job: JsonObject, address: RunAddress) -> None:
+        """Read the pods of an ended Job that our watch of pods doesn't show as ended.
+
+        A Job ends after its pods. What the run left is in the pod: without it a result is lost.
+        """
+        uid = job["metadata"]["uid"]
+        known = self._cache.pods(uid)
+        if known and not any(is_live(pod) for pod in known):
+            return
+        for pod in await self._list("Pod", address):
+            if refers_to(pod, uid):
+                self._cache.put({"apiVersion": "v1", **pod})
+
+    def _state(self, job: JsonObject) -> RunState:
+        return run_state(job, self._cache.pods(job["metadata"]["uid"]))
+
+    async def _create_or_adopt(self, manifest: JsonObject, request: RunRequest) -> JsonObject:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        try:
+            return await self._client.create(manifest)
+        except ConflictError:
+            found = await self._client.get(kind, request.owner.namespace, name)
+        except REFUSALS as error:
+            # A policy refuses by 422, as the schema does: an admin may change what it asks for.
+            reason = Reason.QUOTA_EXCEEDED if is_quota(str(error)) else Reason.TARGET_REFUSED
+            raise BackendError(reason, f"{kind} {name}: {error}", retryable=True) from error
+        if is_owned(found, request.owner):
+            return found
+        if not was_made_for(found, request.owner, request.run_key):
+            raise name_taken(found, request.owner)
+        if kind == "Job":
+            raise taken_by_loose(found, request)
+        return await self._claim(found, manifest)
+
+    async def _claim(self, found: JsonObject, manifest: JsonObject) -> JsonObject:
+        """What our runs read, with owner and labels again: nobody else has a use for it."""
+        there = found["metadata"]
+        change = {key: manifest["metadata"][key] for key in METADATA}
+        change |= {"uid": there["uid"], "resourceVersion": there["resourceVersion"]}
+        where = (found["kind"], there["namespace"], there["name"])
+        return await self._client.patch(*where, {"metadata": change})
+
+    async def _owned(self, kind: str, address: RunAddress) -> list[JsonObject]:
+        """What was made for a run key and is the owner's."""
+        return [item for item in await self._list(kind, address) if is_owned(item, address.owner)]
+
+    async def _list(self, kind: str, address: RunAddress) -> list[JsonObject]:
+        """What has the label of a run key, whosever it is."""
+        path = self._client.path(kind, address.owner.namespace)
+        answer = await self._client.request(
+            "GET", path, query={"labelSelector": f"{names.RUN_KEY}={address.run_key}"}
+        )
+        # Items of a list don't say their kind.
+        return [{"kind": kind, **item} for item in answer["items"]]
+
+    async def _delete(self, item: JsonObject, propagation: str) -> None:
+        """Foreground keeps the object until its pods are gone, so that it can be seen stopping."""
+        metadata = item["metadata"]
+        path = self._client.path(item.get("kind", "Job"), metadata["namespace"], metadata["name"])
+        options = {"propagationPolicy": propagation, "preconditions": {"uid": metadata["uid"]}}
+        try:
+            await self._client.request("DELETE", path, body=options)
+        except NotFoundError:
+            # Its watch was down, or is slower than we are.
+            self._cache.drop(item)
+        except ConflictError:
+            if await self._has_its_name(item):
+                raise
+            self._cache.drop(item)
+
+    async def _has_its_name(self, item: JsonObject) -> bool:
+        """Whether it is still this object, and not a successor, that has its name."""
+        metadata = item["metadata"]
+        kind = item.get("kind", "Job")
+        try:
+            found = await self._client.get(kind, metadata["namespace"], metadata["name"])
+        except NotFoundError:
+            return False
+        return found["metadata"]["uid"] == metadata["uid"]

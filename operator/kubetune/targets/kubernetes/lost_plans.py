@@ -1,0 +1,86 @@
+"""Whether the plan of a run that waits on its node is still there: a user may have deleted it.
+
+A pod whose ConfigMap is missing waits without end and says little of why. Nobody watches our
+ConfigMaps, so they are asked for, when a pod has been set up for some seconds, and then rarely.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from kubetune.api.conditions import Reason
+from kubetune.clients.kubernetes import ApiError, KubernetesClient, NotFoundError
+from kubetune.names import service_name
+from kubetune.targets.contract import Owner, RunState
+from kubetune.targets.kubernetes.manifests import plan_name
+from kubetune.targets.kubernetes.pods import phase_of
+from kubetune.targets.kubernetes.rare_questions import RareQuestions
+from kubetune.targets.kubernetes.worker_pods import workers_of
+
+JsonObject = dict[str, Any]
+
+FIRST_SECONDS = 5.0
+"""So long a node may take to set a pod up."""
+NEXT_SECONDS = 30.0
+
+
+class LostPlans:
+    """Adds to the state of runs that what they were given is gone."""
+
+    def __init__(
+        self, client: KubernetesClient, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client = client
+        self._questions = RareQuestions(_pause, clock)
+
+    async def told(
+        self, state: RunState, job: JsonObject, pods: list[JsonObject], owner: Owner, run_key: str
+    ) -> RunState:
+        """The state, with what is missing for a pod that its node sets up."""
+        uid: str = job["metadata"]["uid"]
+        set_up = any(
+            phase_of(pod) == "Pending" and pod.get("spec", {}).get("nodeName") for pod in pods
+        )
+        if state.phase != "pending" or not set_up:
+            self._questions.forget(uid)
+            return state
+
+        async def ask(last: str) -> str:
+            try:
+                return await self._missing(owner, run_key, workers_of(job))
+            except ApiError:
+                # Only the reason is missing: without the right to read it, too.
+                return last
+
+        missing, wait = await self._questions.answer(uid, ask)
+        if not missing:
+            return replace(state, look_again_seconds=wait)
+        return replace(
+            state,
+            reason=str(Reason.PLAN_MISSING),
+            message=f"{missing}, which the run needs, was deleted",
+            lacks_plan=True,
+            look_again_seconds=wait,
+        )
+
+    def made(self, job: JsonObject) -> None:
+        """What the Job needs was made just now."""
+        self._questions.forget(job["metadata"]["uid"])
+
+    async def _missing(self, owner: Owner, run_key: str, workers: int) -> str:
+        wanted = [("ConfigMap", plan_name(owner, run_key, workers))]
+        if workers > 1:
+            wanted.append(("Service", service_name(run_key)))
+        for kind, name in wanted:
+            try:
+                await self._client.get(kind, owner.namespace, name)
+            except NotFoundError:
+                return f"{kind} {name}"
+        return ""
+
+
+def _pause(seconds: float) -> float:
+    return NEXT_SECONDS if seconds else FIRST_SECONDS

@@ -1,0 +1,1 @@
+"""All that goes to MLflow and comes from there."""

@@ -1,0 +1,1 @@
+"""Models: found, checked, loaded, given adapters, merged."""

@@ -1,0 +1,1 @@
+"""Rows become text, and text becomes token ids: prompts, chats, preferences."""

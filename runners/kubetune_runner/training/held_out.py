@@ -1,0 +1,90 @@
+"""How good the model is on held-out rows: loss, perplexity and, where there are answers, how
+often the generated one is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kubetune.api.training_plan import EvaluationPlan
+
+from kubetune_runner.mlflow.loader import generate, read
+from kubetune_runner.scores import exact_match, perplexity, token_f1
+from kubetune_runner.text.answers import shape_of
+from kubetune_runner.text.encoding import EncodedRow
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics and the answers behind them."""
+
+    metrics: dict[str, float]
+    rows: list[EncodedRow]
+    answers: list[str]
+    """As many as rows."""
+    no_room: int = 0
+    """Rows that were not asked about, since their prompts leave no room for an answer."""
+
+    def counts(self) -> dict[str, int]:
+        """How many rows have an answer, for status.result.rows."""
+        if not self.answers and not self.no_room:
+            return {}
+        return {"answered": len(self.answers), "noRoom": self.no_room}
+
+    def as_baseline(self) -> dict[str, float]:
+        """The metrics under the names of those before training."""
+        return {f"baseline_{name}": value for name, value in self.metrics.items()}
+
+
+class Measured(Protocol):
+    """What is measured: a model, and its loss on the held-out rows as it is now."""
+
+    @property
+    def model(self) -> Any:
+        """The model that answers."""
+
+    @property
+    def args(self) -> Any:
+        """``per_device_eval_batch_size`` of it is used."""
+
+    def held_out_loss(self) -> float:
+        """Mean negative log-likelihood of the labelled tokens."""
+        ...
+
+
+def evaluate(
+    trainer: Measured,
+    tokenizer: Any,
+    rows: list[EncodedRow],
+    plan: EvaluationPlan,
+    context: int | None,
+) -> Evaluation:
+    """Measure the trainer's model on the held-out rows as it is now."""
+    metrics: dict[str, float] = {}
+    if rows:
+        loss = trainer.held_out_loss()
+        metrics = {"eval_loss": loss, "perplexity": perplexity(loss)}
+    room = None if context is None else context - plan.max_new_tokens
+    prompted = [row for row in rows if row.prompt_ids is not None]
+    # A prompt that leaves no room for the answer can't be graded.
+    fitting = [row for row in prompted if room is None or len(row.prompt_ids or ()) <= room]
+    asked = fitting[: plan.max_rows]
+    answers: list[str] = []
+    if asked:
+        model: Any = trainer.model
+        model.eval()
+        shape = shape_of(tokenizer, chat=asked[0].chat)
+        ids = generate(
+            model,
+            tokenizer,
+            [row.prompt_ids or [] for row in asked],
+            batch=max(8, trainer.args.per_device_eval_batch_size),
+            max_new_tokens=plan.max_new_tokens,
+            shape=shape,
+        )
+        answers = read(tokenizer, ids, shape)
+        pairs = list(zip(answers, (row.reference for row in asked), strict=True))
+        metrics["exact_match"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
+        metrics["token_f1"] = sum(token_f1(*pair) for pair in pairs) / len(pairs)
+    no_room = len(prompted) - len(fitting) if plan.max_rows else 0
+    return Evaluation(metrics, asked, answers, no_room)
