@@ -208,10 +208,10 @@ class Reconciler:
             return
         try:
             if body is None:
-                await self._backend.abandon(*key)
+                await self._backend.delete_for_gone_owner(*key)
             else:
                 uid = body["metadata"]["uid"]
-                await self._backend.abandon(*key, uid, claimed_by(body))
+                await self._backend.delete_for_gone_owner(*key, uid, claimed_by(body))
         except BackendError as error:
             logger.warning("runs of %s %s/%s, which is gone, remain: %s", *key, error)
             if body is None:

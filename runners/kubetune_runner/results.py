@@ -14,7 +14,7 @@ from kubetune_runner.mlflow import card, records
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import MERGED, describe, save, upload
 from kubetune_runner.model import merging
-from kubetune_runner.model.starting import Start
+from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.text.encoding import EncodedRows
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def folder_of(plan: RunPlan) -> Path:
 
 def save_results(
     plan: RunPlan,
-    start: Start,
+    start: StartingModel,
     model: Any,
     tokenizer: Any,
     *,

@@ -16,7 +16,7 @@ from kubetune.api.conditions import ConditionType
 from kubetune.decide.decision import condition_is
 
 from tests.cml import client_package
-from tests.cml.server import FOREVER, Script, StandIn
+from tests.cml.server import FOREVER, Script, Simulator
 
 from .control_plane import CML_NAMESPACE, ControlPlane, until
 from .lives import percentile
@@ -37,11 +37,11 @@ _RUNS_OF = re.compile(r"/jobs/([^/]+)/runs$")
 async def measure(plane: ControlPlane, folder: Path, jobs: int) -> list[Figure]:
     """Figures with so many active runs, and the floor of the same operator without any."""
     package = await asyncio.to_thread(client_package.build)
-    stand_in = StandIn(folder / "cml")
-    stand_in.script_for = _endless
-    await asyncio.to_thread(stand_in.start)
+    simulator = Simulator(folder / "cml")
+    simulator.script_for = _endless
+    await asyncio.to_thread(simulator.start)
     try:
-        await _make_inputs(plane, stand_in)
+        await _make_inputs(plane, simulator)
         operator = OperatorProcess(
             plane.operator_kubeconfig,
             folder / "operator-cml.log",
@@ -55,9 +55,9 @@ async def measure(plane: ControlPlane, folder: Path, jobs: int) -> list[Figure]:
             # Until here runs are new and looked at often.
             began = time.time()
             busy = await _answer_times(operator, WATCHED_SECONDS)
-            asked = [r for r in stand_in.requests if r.time >= began]
+            asked = [r for r in simulator.requests if r.time >= began]
     finally:
-        await asyncio.to_thread(stand_in.close)
+        await asyncio.to_thread(simulator.close)
     looks: dict[str, list[float]] = defaultdict(list)
     for request in asked:
         if request.operation == "list_job_runs" and (found := _RUNS_OF.search(request.path)):
@@ -93,16 +93,16 @@ def _endless(*_: Any) -> Script:
     return Script(steps=(("ENGINE_RUNNING", FOREVER),))
 
 
-async def _make_inputs(plane: ControlPlane, stand_in: StandIn) -> None:
-    key = base64.b64encode(stand_in.api_key.encode()).decode()
+async def _make_inputs(plane: ControlPlane, simulator: Simulator) -> None:
+    key = base64.b64encode(simulator.api_key.encode()).decode()
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}}
     await plane.user.create(
         f"/api/v1/namespaces/{CML_NAMESPACE}/secrets", secret | {"data": {"apiKey": key}}
     )
     target: JsonObject = {
         "cml": {
-            "url": stand_in.url,
-            "project": stand_in.project.id,
+            "url": simulator.url,
+            "project": simulator.project.id,
             "apiKeySecretRef": {"name": "key"},
             "runtime": {"kernel": "Python 3.11"},
             "poll": {"minSeconds": FASTEST, "maxSeconds": SLOWEST},

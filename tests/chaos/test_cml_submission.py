@@ -65,7 +65,7 @@ def twin(
 
 def hang_twice(space: CmlSpace, operation: str) -> list[Fault]:
     """Two requests hang, one of them before, one after its effect."""
-    faults = space.stand_in.faults
+    faults = space.simulator.faults
     return [
         faults.add(operation, when="before", hang=LONG, close=True),
         faults.add(operation, when="after", hang=LONG),
@@ -140,7 +140,7 @@ def test_the_request_of_a_dead_operator_takes_effect_late(
 ) -> None:
     """The next operator doesn't trust its first listing."""
     go = threading.Event()
-    held = cml_jobs.stand_in.faults.add("create_job", hold=go)
+    held = cml_jobs.simulator.faults.add("create_job", hold=go)
     submit(cml_jobs, "posthumous")
     eventually(lambda: held.hits)
     cml_operator.kill()
@@ -161,21 +161,21 @@ def test_the_request_of_a_dead_operator_takes_effect_late(
 @pytest.mark.parametrize("operation", ["create_job", "create_job_run"])
 def test_what_was_not_made_is_sent_again(cml_jobs: CmlSpace, operation: str) -> None:
     """The operator can't know, so it looks until it may take it for not made."""
-    stand_in = cml_jobs.stand_in
+    simulator = cml_jobs.simulator
     bad_days: list[dict[str, Any]] = [
         {"status": 500},
         {"status": 503, "html": True},
         {"close": True},
     ]
-    faults = [stand_in.faults.add(operation, **fault) for fault in bad_days]
+    faults = [simulator.faults.add(operation, **fault) for fault in bad_days]
     names = [f"{operation.replace('_', '-')}-failed-{number}" for number in range(len(faults))]
-    before = len(stand_in.requests)
+    before = len(simulator.requests)
     submit(cml_jobs, *names)
     for name in names:
         unknown(cml_jobs, name)
     assert all(fault.hits for fault in faults)
     finish_single(cml_jobs, names)
-    asked = [request.operation for request in stand_in.requests[before:]]
+    asked = [request.operation for request in simulator.requests[before:]]
     lookup = "list_jobs" if operation == "create_job" else "list_job_runs"
     last_failed, next_sent = [at for at, name in enumerate(asked) if name == operation][2:4]
     assert lookup in asked[last_failed:next_sent]
@@ -184,7 +184,7 @@ def test_what_was_not_made_is_sent_again(cml_jobs: CmlSpace, operation: str) -> 
 def test_a_burst_of_errors(cml_jobs: CmlSpace) -> None:
     """Whatever is asked about jobs, while the target itself stays Ready."""
     operations = ("upload_file", "list_jobs", "create_job", "list_job_runs", "create_job_run")
-    faults = [cml_jobs.stand_in.faults.add(name, 3, status=503, html=True) for name in operations]
+    faults = [cml_jobs.simulator.faults.add(name, 3, status=503, html=True) for name in operations]
     names = [f"burst-{number}" for number in range(5)]
     submit(cml_jobs, *names)
     eventually(lambda: not any(fault.left() for fault in faults))
@@ -193,7 +193,7 @@ def test_a_burst_of_errors(cml_jobs: CmlSpace) -> None:
 
 def test_the_workspace_is_away_while_fifty_jobs_run(cml_jobs: CmlSpace) -> None:
     """Nothing is lost, nothing is done twice, and only one probe knocks meanwhile."""
-    stand_in = cml_jobs.stand_in
+    simulator = cml_jobs.simulator
     names = [f"many-{number}" for number in range(50)]
     for name in names:
         cml_jobs.scripts[name] = Script(
@@ -211,18 +211,18 @@ def test_the_workspace_is_away_while_fifty_jobs_run(cml_jobs: CmlSpace) -> None:
     eventually(lambda: all(cml_jobs.cml_runs(name) for name in names), 120, interval=0.5)
     advance(cml_jobs, 2)
     all_jobs(lambda job: phase_of(job) == "Running")
-    stand_in.stop()
-    with ClosedDoor(stand_in.url) as door:
+    simulator.stop()
+    with ClosedDoor(simulator.url) as door:
         away = ("False", "TargetUnreachable")
         all_jobs(lambda job: condition(job, "TargetAvailable")[:2] == away)
         # Each job may have asked when the workspace went; then they leave it to the probe.
         knocks = len(door.asked)
         assert knocks < 3 * len(names)
         eventually(lambda: len(door.asked) >= knocks + 6)
-        project = f"GET /api/v2/projects/{stand_in.project.id}"
+        project = f"GET /api/v2/projects/{simulator.project.id}"
         assert set(door.asked[knocks:]) == {project}
     advance(cml_jobs, 120)
-    stand_in.start()
+    simulator.start()
     all_jobs(lambda job: phase_of(job) == "Succeeded")
     check_single(cml_jobs, *names)
 
@@ -232,20 +232,20 @@ def test_the_workspace_is_away_while_fifty_jobs_run(cml_jobs: CmlSpace) -> None:
 
 def test_two_operators_at_once(cml_jobs: CmlSpace, twin: Operator) -> None:
     """By mistake. What both have made of one FineTuneJob is one before anything runs."""
-    stand_in = cml_jobs.stand_in
+    simulator = cml_jobs.simulator
     names = [f"shared-{number}" for number in range(10)]
     submit(cml_jobs, *names)
     finish(cml_jobs, *names)
     for name in names:
         (_,) = [job for job in cml_jobs.cml_jobs(name) if job.deleted is None]
         assert len([run for run in cml_jobs.cml_runs(name) if run.running]) == 1
-        assert stand_in.most_active_of(cml_jobs.run_key(name)) == 1
+        assert simulator.most_active_of(cml_jobs.run_key(name)) == 1
 
 
 def test_two_operators_make_the_same_job(cml_jobs: CmlSpace, twin: Operator) -> None:
     """The request of one arrives when the other has long begun."""
     go = threading.Event()
-    held = cml_jobs.stand_in.faults.add("create_job", hold=go)
+    held = cml_jobs.simulator.faults.add("create_job", hold=go)
     submit(cml_jobs, "raced")
     eventually(lambda: held.hits)
     run = started(cml_jobs, "raced")
@@ -263,7 +263,7 @@ def double(space: CmlSpace, name: str, older: float = 0.0) -> str:
     """Another operator's job of the same FineTuneJob, made now or earlier; its id."""
     first = made(space, name)
     advance(space, 1)
-    job = space.stand_in.add_job(first.name, environment=dict(first.environment))
+    job = space.simulator.add_job(first.name, environment=dict(first.environment))
     job.created -= older
     return job.id
 
@@ -272,20 +272,20 @@ def test_a_double_that_never_ran_is_removed(cml_jobs: CmlSpace) -> None:
     submit(cml_jobs, "doubled-1")
     run = started(cml_jobs, "doubled-1")
     gone = double(cml_jobs, "doubled-1", older=LONG)
-    eventually(lambda: gone not in [job.id for job in cml_jobs.stand_in.jobs()])
+    eventually(lambda: gone not in [job.id for job in cml_jobs.simulator.jobs()])
     finish(cml_jobs, "doubled-1")
     assert cml_jobs.cml_runs("doubled-1") == [run]
 
 
 @pytest.mark.parametrize("older", [True, False])
 def test_of_two_that_ran_the_oldest_stays(cml_jobs: CmlSpace, older: bool) -> None:
-    stand_in, name = cml_jobs.stand_in, f"doubled-{'older' if older else 'newer'}"
+    simulator, name = cml_jobs.simulator, f"doubled-{'older' if older else 'newer'}"
     submit(cml_jobs, name)
     ours, our_job = started(cml_jobs, name), made(cml_jobs, name)
     their_job = double(cml_jobs, name, older=LONG if older else 0)
-    theirs = stand_in.start_run(their_job, {"KUBETUNE_ATTEMPT": "1"})
+    theirs = simulator.start_run(their_job, {"KUBETUNE_ATTEMPT": "1"})
     loser, winner = (ours, theirs) if older else (theirs, ours)
-    eventually(lambda: stand_in.workspace.jobs[loser.job_id].deleted is not None)
+    eventually(lambda: simulator.workspace.jobs[loser.job_id].deleted is not None)
     assert not loser.active
     assert winner.active
     job_id = their_job if older else our_job.id

@@ -1,4 +1,4 @@
-"""``kubetune up --cml``: the stand-in of a CML workspace as a part of the local cluster."""
+"""``kubetune up --cml``: the simulator of a CML workspace as a part of the local cluster."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """A cluster of this module's own, with the stand-in and an operator that runs already."""
+    """A cluster of this module's own, with the simulator and an operator that runs already."""
     home = tmp_path_factory.mktemp("cml") / "home"
     before = LocalCluster(home, {"operator"})
     cluster = LocalCluster(home, {"operator", "cml"})

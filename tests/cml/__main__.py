@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from tests.cml import client_package
-from tests.cml.server import StandIn
+from tests.cml.server import Simulator
 from tests.cml.server.mlflow_database import prepare
 from tests.cml.server.records import new_id
 
@@ -40,18 +40,18 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     project_id = _project_id(arguments.folder / "project")
-    stand_in = StandIn(arguments.folder, port=arguments.port, key=key, project_id=project_id)
-    stand_in.mode = "process"
+    simulator = Simulator(arguments.folder, port=arguments.port, key=key, project_id=project_id)
+    simulator.mode = "process"
     try:
-        stand_in.start()
+        simulator.start()
     except OSError as error:
         print(f"error: port {arguments.port} can't be used: {error}", file=sys.stderr)
         return 1
     try:
-        print(stand_in.url, flush=True)
+        print(simulator.url, flush=True)
         ended.wait()
     finally:
-        stand_in.close()
+        simulator.close()
     return 0
 
 

@@ -24,8 +24,8 @@ def submit(space: CmlSpace, *names: str, **spec: Any) -> None:
 
 
 def advance(space: CmlSpace, seconds: float) -> None:
-    """Move the clock of the module's stand-in."""
-    cast("ManualClock", space.stand_in.clock).advance(seconds)
+    """Move the clock of the module's simulator."""
+    cast("ManualClock", space.simulator.clock).advance(seconds)
 
 
 def active(space: CmlSpace, name: str) -> Run | None:
@@ -49,7 +49,7 @@ def finish(space: CmlSpace, *names: str) -> None:
     # A run without any duration would not count.
     advance(space, 1)
     for run in runs:
-        space.stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+        space.simulator.set_status(run.id, "ENGINE_SUCCEEDED")
     for name in names:
         space.phase(name, "Succeeded")
 
@@ -64,7 +64,7 @@ def check_single(space: CmlSpace, *names: str, runs: int = 1) -> None:
         assert job["status"]["counts"]["total"] == runs
         ran = [run for run in space.cml_runs(name) if run.status != "ENGINE_SKIPPED"]
         assert len(ran) == runs
-        assert space.stand_in.most_active_of(space.run_key(name)) == 1
+        assert space.simulator.most_active_of(space.run_key(name)) == 1
 
 
 def finish_single(space: CmlSpace, names: Sequence[str]) -> None:
@@ -98,5 +98,5 @@ def suspended(body: JsonObject) -> bool:
 
 def listings(space: CmlSpace, operation: str, more: int = 2) -> None:
     """Return when an operation was asked some more times."""
-    seen = space.stand_in.count(operation)
-    eventually(lambda: space.stand_in.count(operation) >= seen + more)
+    seen = space.simulator.count(operation)
+    eventually(lambda: space.simulator.count(operation) >= seen + more)

@@ -1,4 +1,4 @@
-"""The generated client and the stand-in, for all tests of CML."""
+"""The generated client and the simulator, for all tests of CML."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from kubetune.tracking.cml import CmlTracker
 
 from tests.cluster.operator_process import Operator
 from tests.cml import client_package
-from tests.cml.server import Behaviour, ManualClock, StandIn
+from tests.cml.server import Behaviour, ManualClock, Simulator
 from tests.cml.space import CmlSpace
 from tests.cml.tracked import Experiment, experiment_in, tracking
 
@@ -28,26 +28,26 @@ def cmlapi_path() -> Path:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> Iterator[StandIn]:
-    """A running stand-in whose runs follow scripts."""
-    with StandIn(tmp_path / "cml") as stand_in:
-        yield stand_in
+def simulator(tmp_path: Path) -> Iterator[Simulator]:
+    """A running simulator whose runs follow scripts."""
+    with Simulator(tmp_path / "cml") as simulator:
+        yield simulator
 
 
 @pytest.fixture
-def clock(stand_in: StandIn) -> ManualClock:
-    """The stand-in's clock, which only moves by hand."""
+def clock(simulator: Simulator) -> ManualClock:
+    """The simulator's clock, which only moves by hand."""
     clock = ManualClock()
-    stand_in.clock = clock
+    simulator.clock = clock
     return clock
 
 
 @pytest.fixture
-def client(cmlapi_path: Path, stand_in: StandIn) -> Any:
-    """The generated client with the stand-in's key."""
+def client(cmlapi_path: Path, simulator: Simulator) -> Any:
+    """The generated client with the simulator's key."""
     import cmlapi  # pyright: ignore[reportMissingImports]
 
-    return cmlapi.default_client(stand_in.url, stand_in.api_key)
+    return cmlapi.default_client(simulator.url, simulator.api_key)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,10 @@ def cml_operator(
 
 
 @pytest.fixture
-def cml(cluster: LocalCluster, stand_in: StandIn, cml_operator: Operator) -> Iterator[CmlSpace]:
-    """A namespace whose jobs run in the stand-in; what the operator logged is shown on failure."""
+def cml(cluster: LocalCluster, simulator: Simulator, cml_operator: Operator) -> Iterator[CmlSpace]:
+    """A namespace whose jobs run in the simulator; what the operator logged is shown on failure."""
     offset = cml_operator.log_size()
-    space = CmlSpace(cluster, stand_in)
+    space = CmlSpace(cluster, simulator)
     yield space
     space.close()
     print(cml_operator.log_since(offset))
@@ -83,15 +83,15 @@ def cml(cluster: LocalCluster, stand_in: StandIn, cml_operator: Operator) -> Ite
 def cml_module(
     cluster: LocalCluster, cml_operator: Operator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[CmlSpace]:
-    """A namespace with ready inputs and a stand-in of its own, for the jobs of a module.
+    """A namespace with ready inputs and a simulator of its own, for the jobs of a module.
 
-    The stand-in's clock is an hour behind and stands still: what ended there ended long ago, so
+    The simulator's clock is an hour behind and stands still: what ended there ended long ago, so
     the next attempt is due at once.
     """
-    with StandIn(tmp_path_factory.mktemp("cml")) as stand_in:
-        space = CmlSpace(cluster, stand_in)
+    with Simulator(tmp_path_factory.mktemp("cml")) as simulator:
+        space = CmlSpace(cluster, simulator)
         space.inputs()
-        stand_in.clock = ManualClock(time.time() - 3600)
+        simulator.clock = ManualClock(time.time() - 3600)
         yield space
         space.close()
 
@@ -101,20 +101,20 @@ def cml_jobs(cml_module: CmlSpace, cml_operator: Operator) -> Iterator[CmlSpace]
     """The module's namespace; give each job a name of its own."""
     offset = cml_operator.log_size()
     yield cml_module
-    cml_module.stand_in.workspace.behaviour = Behaviour()
-    cml_module.stand_in.faults.clear()
+    cml_module.simulator.workspace.behaviour = Behaviour()
+    cml_module.simulator.faults.clear()
     print(cml_operator.log_since(offset))
 
 
 @pytest_asyncio.fixture
-async def experiment(stand_in: StandIn) -> AsyncGenerator[Experiment]:
-    """An experiment of the stand-in's project."""
-    async with experiment_in(stand_in) as experiment:
+async def experiment(simulator: Simulator) -> AsyncGenerator[Experiment]:
+    """An experiment of the simulator's project."""
+    async with experiment_in(simulator) as experiment:
         yield experiment
 
 
 @pytest_asyncio.fixture
-async def tracker(stand_in: StandIn) -> AsyncGenerator[CmlTracker]:
-    """A tracker with the stand-in's key."""
-    async with tracking(stand_in) as tracker:
+async def tracker(simulator: Simulator) -> AsyncGenerator[CmlTracker]:
+    """A tracker with the simulator's key."""
+    async with tracking(simulator) as tracker:
         yield tracker

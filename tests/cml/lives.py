@@ -1,4 +1,4 @@
-"""Lives of runs in the stand-in that tests of the operator give to FineTuneJobs."""
+"""Lives of runs in the simulator that tests of the operator give to FineTuneJobs."""
 
 from typing import Any
 

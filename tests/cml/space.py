@@ -1,4 +1,4 @@
-"""A namespace whose default target is a project of the stand-in."""
+"""A namespace whose default target is a project of the simulator."""
 
 import base64
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from kubetune.local.cluster import LocalCluster
 from kubetune.names import ABANDON_RUNS
 
 from tests.cluster.workspace import DEFAULT_TARGET, MERGE_PATCH, ROWS, Workspace
-from tests.cml.server import Script, StandIn
+from tests.cml.server import Script, Simulator
 from tests.cml.server.records import Job, Run
 from tests.cml.server.scripts import FOREVER
 
@@ -43,23 +43,23 @@ QUICK = (("ENGINE_SCHEDULING", 0.1), ("ENGINE_RUNNING", 0.1))
 class CmlSpace(Workspace):
     """A workspace of tests with a ComputeTarget in CML beside the one in the cluster."""
 
-    def __init__(self, cluster: LocalCluster, stand_in: StandIn) -> None:
+    def __init__(self, cluster: LocalCluster, simulator: Simulator) -> None:
         super().__init__(cluster)
-        self.stand_in = stand_in
+        self.simulator = simulator
         self.scripts: dict[str, Script | Sequence[Script]] = {}
         """Lives of the runs of an object, by its name: one for all attempts, or one for each.
 
         Without one a FineTuneJob's run goes on until it is stopped.
         """
-        stand_in.script_for = self._script
+        simulator.script_for = self._script
         self.patch(
             "ComputeTarget", "scripted", {"metadata": {"annotations": dict.fromkeys(_DEFAULT)}}
         )
-        self.key(stand_in.api_key)
+        self.key(simulator.api_key)
         self.create("ComputeTarget", TARGET, self.cml_target(), **DEFAULT_TARGET)
 
     def close(self) -> None:
-        """Delete the namespace; what runs in the stand-in, which ends too, is let go."""
+        """Delete the namespace; what runs in the simulator, which ends too, is let go."""
         letting_go = {"metadata": {"annotations": {ABANDON_RUNS: "true"}}}
         for kind in ("FineTuneJob", "Evaluation", "Dataset", "Model", "ComputeTarget"):
             for item in self.objects(kind):
@@ -81,8 +81,8 @@ class CmlSpace(Workspace):
         """Spec of a ComputeTarget of type cml that looks at runs every second."""
         return {
             "cml": {
-                "url": self.stand_in.url,
-                "project": self.stand_in.project.id,
+                "url": self.simulator.url,
+                "project": self.simulator.project.id,
                 "apiKeySecretRef": {"name": SECRET},
                 "runtime": {"kernel": "Python 3.11"},
                 "poll": {"minSeconds": 1, "maxSeconds": 2},
@@ -107,11 +107,11 @@ class CmlSpace(Workspace):
     def cml_jobs(self, name: str) -> list[Job]:
         """The jobs in CML that were ever made for a FineTuneJob."""
         prefix = f"kubetune-{self.namespace}-{name}-"
-        return [job for job in self.stand_in.all_jobs() if job.name.startswith(prefix)]
+        return [job for job in self.simulator.all_jobs() if job.name.startswith(prefix)]
 
     def cml_runs(self, name: str) -> list[Run]:
         """The runs in CML of a FineTuneJob, oldest first."""
-        return [run for job in self.cml_jobs(name) for run in self.stand_in.runs(job.id)]
+        return [run for job in self.cml_jobs(name) for run in self.simulator.runs(job.id)]
 
     def _script(self, job: Job, run: Run) -> Script:
         kind, _, name = run.environment["KUBETUNE_OWNER"].split("/")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cml import client_package, maven
-from tests.cml.server import StandIn
+from tests.cml.server import Simulator
 
 ARGUMENTS = {
     "list_jobs": ["project_id"],
@@ -63,18 +63,18 @@ def test_default_client_refuses_what_leads_nowhere(
         cmlapi.default_client(url, key)
 
 
-def test_cursor_reads_all_pages(client: Any, stand_in: StandIn) -> None:
+def test_cursor_reads_all_pages(client: Any, simulator: Simulator) -> None:
     import cmlapi  # pyright: ignore[reportMissingImports]
 
-    stand_in.behaviour.page_size_limit = 2
-    names = {stand_in.add_job(f"job {n}").name for n in range(5)}
-    cursor = cmlapi.Cursor(client.list_jobs, stand_in.project.id)
+    simulator.behaviour.page_size_limit = 2
+    names = {simulator.add_job(f"job {n}").name for n in range(5)}
+    cursor = cmlapi.Cursor(client.list_jobs, simulator.project.id)
     assert {job.name for job in cursor.items()} == names
-    assert stand_in.count("list_jobs") == 3
+    assert simulator.count("list_jobs") == 3
 
 
-def test_the_server_offers_the_package_for_pip(cmlapi_path: Path, stand_in: StandIn) -> None:
-    with urllib.request.urlopen(f"{stand_in.url}/api/v2/python.tar.gz", timeout=60) as answer:
+def test_the_server_offers_the_package_for_pip(cmlapi_path: Path, simulator: Simulator) -> None:
+    with urllib.request.urlopen(f"{simulator.url}/api/v2/python.tar.gz", timeout=60) as answer:
         content = answer.read()
     assert content == client_package.archive().read_bytes()
     with tarfile.open(client_package.archive()) as tar:
@@ -89,10 +89,10 @@ def test_a_missing_java_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unreachable_repository_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: StandIn
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulator: Simulator
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("MAVEN_MIRROR_URL", f"{stand_in.url}/nothing")
+    monkeypatch.setenv("MAVEN_MIRROR_URL", f"{simulator.url}/nothing")
     with pytest.raises(client_package.ClientPackageError, match="set MAVEN_MIRROR_URL"):
         client_package.build(tmp_path / "cache")
 

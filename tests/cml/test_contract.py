@@ -32,7 +32,7 @@ def contract() -> JsonObject:
 
 @cache
 def openapi() -> JsonObject:
-    """What the stand-in checks requests against, and what the package is made of."""
+    """What the simulator checks requests against, and what the package is made of."""
     return yaml.safe_load(client_package.CONTRACT.read_text())
 
 

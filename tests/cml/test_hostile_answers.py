@@ -19,7 +19,7 @@ from kubetune.targets.contract import BackendError, Owner, RunAddress, RunReques
 from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
 
-from tests.cml.server import StandIn
+from tests.cml.server import Simulator
 from tests.cml.tracked import INSTALL, Experiment
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
@@ -142,7 +142,7 @@ DISTORTIONS: dict[str, Distort] = {
 
 @dataclass
 class Site:
-    """An operator's parts that talk to the stand-in, without a cluster."""
+    """An operator's parts that talk to the simulator, without a cluster."""
 
     backend: CmlBackend
     target: ComputeTargetSpec
@@ -186,13 +186,13 @@ class Site:
 
 
 @asynccontextmanager
-async def site(stand_in: StandIn) -> AsyncGenerator[Site]:
-    stand_in.write("entry.py", "")
+async def site(simulator: Simulator) -> AsyncGenerator[Site]:
+    simulator.write("entry.py", "")
     target = ComputeTargetSpec.model_validate(
         {
             "cml": {
-                "url": stand_in.url,
-                "project": stand_in.project.name,
+                "url": simulator.url,
+                "project": simulator.project.name,
                 "apiKeySecretRef": {"name": "key"},
                 "runtime": {"kernel": "Python 3.11"},
                 "runtimeAddons": ["hadoop-cli-7.2.18-hf4"],
@@ -204,7 +204,7 @@ async def site(stand_in: StandIn) -> AsyncGenerator[Site]:
     )
 
     async def access(*_: Any) -> tuple[str, str | None]:
-        return stand_in.api_key, None
+        return simulator.api_key, None
 
     async def config_map(*_: Any) -> str:
         return ""
@@ -223,27 +223,27 @@ def running(states: list[RunState]) -> bool:
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)
-async def test_a_run_is_made_once_whatever_is_answered(stand_in: StandIn, name: str) -> None:
-    async with site(stand_in) as at:
-        stand_in.behaviour.distort = DISTORTIONS[name]
+async def test_a_run_is_made_once_whatever_is_answered(simulator: Simulator, name: str) -> None:
+    async with site(simulator) as at:
+        simulator.behaviour.distort = DISTORTIONS[name]
         for _ in range(3):
             with suppress(BackendError):
                 await at.looks()
-        stand_in.behaviour.distort = None
+        simulator.behaviour.distort = None
         await at.until(running)
-        assert len(stand_in.all_jobs()) == 1
-        assert stand_in.most_active_of(RUN_KEY) == 1
-        (job,) = stand_in.jobs()
-        assert len(stand_in.runs(job.id)) == 1
+        assert len(simulator.all_jobs()) == 1
+        assert simulator.most_active_of(RUN_KEY) == 1
+        (job,) = simulator.jobs()
+        assert len(simulator.runs(job.id)) == 1
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)
-async def test_a_run_goes_on_whatever_is_answered(stand_in: StandIn, name: str) -> None:
-    async with site(stand_in) as at:
+async def test_a_run_goes_on_whatever_is_answered(simulator: Simulator, name: str) -> None:
+    async with site(simulator) as at:
         await at.until(running)
-        (job,) = stand_in.jobs()
-        asked = stand_in.count("list_job_runs")
-        stand_in.behaviour.distort = DISTORTIONS[name]
+        (job,) = simulator.jobs()
+        asked = simulator.count("list_job_runs")
+        simulator.behaviour.distort = DISTORTIONS[name]
         for _ in range(3):
             with suppress(BackendError):
                 for state in await at.looks():
@@ -251,27 +251,27 @@ async def test_a_run_goes_on_whatever_is_answered(stand_in: StandIn, name: str) 
                     assert len(state.message) <= 1024
         # The task that follows runs sees it too.
         deadline = time.monotonic() + 10
-        while stand_in.count("list_projects") + stand_in.count("list_job_runs") <= asked:
+        while simulator.count("list_projects") + simulator.count("list_job_runs") <= asked:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        stand_in.behaviour.distort = None
+        simulator.behaviour.distort = None
         await at.until(running)
-        stand_in.stop_run_by_hand(stand_in.runs(job.id)[0].id)
+        simulator.stop_run_by_hand(simulator.runs(job.id)[0].id)
         states = await at.until(lambda states: states[-1].phase == "stopped")
-        assert len(states) == len(stand_in.all_jobs()) == 1
+        assert len(states) == len(simulator.all_jobs()) == 1
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)
-async def test_a_target_tells_what_it_found_in_few_words(stand_in: StandIn, name: str) -> None:
-    async with site(stand_in) as at:
-        stand_in.behaviour.distort = DISTORTIONS[name]
+async def test_a_target_tells_what_it_found_in_few_words(simulator: Simulator, name: str) -> None:
+    async with site(simulator) as at:
+        simulator.behaviour.distort = DISTORTIONS[name]
         found = await at.probe()
         assert found.reason is None or found.message
         assert len(found.message) <= 1024
         shown = describe(found)
         assert CmlWorkspaceStatus.model_validate(shown)
         assert len(str(shown)) < 20_000
-        stand_in.behaviour.distort = None
+        simulator.behaviour.distort = None
         deadline = time.monotonic() + 10
         while (found := await at.probe()).reason is not None:
             assert time.monotonic() < deadline, found
@@ -280,13 +280,13 @@ async def test_a_target_tells_what_it_found_in_few_words(stand_in: StandIn, name
 
 @pytest.mark.parametrize("name", DISTORTIONS)
 async def test_a_version_is_registered_once_whatever_is_answered(
-    stand_in: StandIn, experiment: Experiment, name: str
+    simulator: Simulator, experiment: Experiment, name: str
 ) -> None:
     run_id = await experiment.run("key-1")
     await experiment.log(run_id, ("loss", 1.5, 3))
-    tracker = CmlTracker(experiment.client, stand_in.project.name, settle_seconds=0.2)
+    tracker = CmlTracker(experiment.client, simulator.project.name, settle_seconds=0.2)
     registration = experiment.registration(run_id)
-    stand_in.behaviour.distort = DISTORTIONS[name]
+    simulator.behaviour.distort = DISTORTIONS[name]
     calls: list[Callable[[], Any]] = [
         lambda: tracker.running(INSTALL, [experiment.name]),
         lambda: tracker.find_run("key-1", experiment.name),
@@ -297,7 +297,7 @@ async def test_a_version_is_registered_once_whatever_is_answered(
     for call in calls:
         with suppress(TrackingError):
             await call()
-    stand_in.behaviour.distort = None
+    simulator.behaviour.distort = None
     deadline = time.monotonic() + 20
     while True:
         try:

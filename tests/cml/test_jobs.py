@@ -12,8 +12,8 @@ pytestmark = pytest.mark.cluster
 
 def test_a_job_becomes_one_cml_job_with_one_run(cml: CmlSpace) -> None:
     status = cml.ready("ComputeTarget", TARGET)
-    assert status["workspace"]["projectId"] == cml.stand_in.project.id
-    assert status["workspace"]["runtime"] == cml.stand_in.runtime_identifier()
+    assert status["workspace"]["projectId"] == cml.simulator.project.id
+    assert status["workspace"]["runtime"] == cml.simulator.runtime_identifier()
     cml.inputs()
     cml.scripts["tune"] = Script(steps=QUICK, outcome=TRAINED.to_json())
     cml.job("tune")
@@ -26,8 +26,8 @@ def test_a_job_becomes_one_cml_job_with_one_run(cml: CmlSpace) -> None:
     external = job["status"]["external"]
     assert external["target"] == f"ComputeTarget/{TARGET}"
     assert (external["workspace"], external["projectId"]) == (
-        cml.stand_in.url,
-        cml.stand_in.project.id,
+        cml.simulator.url,
+        cml.simulator.project.id,
     )
     assert (external["jobId"], external["runId"]) == (made.id, run.id)
     assert external["url"].endswith(f"/jobs/{made.id}")

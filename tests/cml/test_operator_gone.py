@@ -42,7 +42,7 @@ def make(space: CmlSpace, kind: str, name: str, **spec: Any) -> Job:
         space.create(kind, name, {"source": {"project": {"path": name}}})
     eventually(lambda: len(space.cml_jobs(name)) > before)
     job = space.cml_jobs(name)[-1]
-    eventually(lambda: space.stand_in.runs(job.id))
+    eventually(lambda: space.simulator.runs(job.id))
     if kind != "Model":
         space.until(kind, name, lambda o: phase_of(o) == "Running")
     return job
@@ -57,7 +57,7 @@ def strip(space: CmlSpace, kind: str, name: str) -> None:
 def ended(space: CmlSpace, job: Job) -> None:
     """Wait until a job is deleted, and nothing of it runs."""
     eventually(lambda: job.deleted is not None, 120)
-    assert [run.active for run in space.stand_in.runs(job.id)] == [False]
+    assert [run.active for run in space.simulator.runs(job.id)] == [False]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,10 +69,10 @@ def test_a_finalizer_that_is_taken_by_force_leaves_no_run(
     job = make(cml_jobs, kind, name)
     if seen:
         # Away, so that it has to wait, and somebody loses patience.
-        cml_jobs.stand_in.stop()
+        cml_jobs.simulator.stop()
         cml_jobs.delete(kind, name)
         strip(cml_jobs, kind, name)
-        cml_jobs.stand_in.start()
+        cml_jobs.simulator.start()
     else:
         with cml_operator.stopped():
             cml_jobs.delete(kind, name)
@@ -82,13 +82,13 @@ def test_a_finalizer_that_is_taken_by_force_leaves_no_run(
 
 def test_what_was_let_go_while_its_workspace_was_away_is_ended_later(cml_jobs: CmlSpace) -> None:
     jobs = {kind: make(cml_jobs, kind, f"let-go-{kind.lower()}") for kind in KINDS}
-    cml_jobs.stand_in.stop()
+    cml_jobs.simulator.stop()
     for kind in KINDS:
         name = f"let-go-{kind.lower()}"
         cml_jobs.patch(kind, name, {"metadata": {"annotations": {ABANDON_RUNS: "true"}}})
         cml_jobs.delete(kind, name)
         eventually(lambda kind=kind, name=name: cml_jobs.find(kind, name) is None)
-    cml_jobs.stand_in.start()
+    cml_jobs.simulator.start()
     for job in jobs.values():
         ended(cml_jobs, job)
 
@@ -106,9 +106,9 @@ def test_an_object_that_is_made_again_has_runs_of_its_own(
         cml_jobs.job(name, hyperparameters={"maxSteps": len(name)})
 
     if seen:
-        cml_jobs.stand_in.stop()
+        cml_jobs.simulator.stop()
         replace()
-        cml_jobs.stand_in.start()
+        cml_jobs.simulator.start()
     else:
         with cml_operator.stopped():
             replace()
@@ -116,7 +116,7 @@ def test_an_object_that_is_made_again_has_runs_of_its_own(
     body = cml_jobs.phase(name, "Running", seconds=120)
     assert attempts(body) == [("Running", None)]
     (second,) = [job for job in cml_jobs.cml_jobs(name) if job.deleted is None]
-    assert [run.active for run in cml_jobs.stand_in.runs(second.id)] == [True]
+    assert [run.active for run in cml_jobs.simulator.runs(second.id)] == [True]
 
 
 def restore(space: CmlSpace, name: str, saved: dict[str, Any]) -> None:
@@ -129,7 +129,7 @@ def keeps_its_run(space: CmlSpace, name: str, job: Job) -> None:
     body = space.phase(name, "Running", seconds=120)
     assert attempts(body) == [("Running", None)]
     assert [found.id for found in space.cml_jobs(name)] == [job.id]
-    assert [run.active for run in space.stand_in.runs(job.id)] == [True]
+    assert [run.active for run in space.simulator.runs(job.id)] == [True]
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["operator-runs", "operator-down"])
@@ -140,10 +140,10 @@ def test_a_job_that_a_backup_brings_back_keeps_its_run(
     job = make(cml_jobs, "FineTuneJob", name)
     saved = cml_jobs.get("FineTuneJob", name)
     if seen:
-        cml_jobs.stand_in.stop()
+        cml_jobs.simulator.stop()
         cml_jobs.delete("FineTuneJob", name)
         restore(cml_jobs, name, saved)
-        cml_jobs.stand_in.start()
+        cml_jobs.simulator.start()
         keeps_its_run(cml_jobs, name, job)
         return
     left = make(cml_jobs, "FineTuneJob", "lost-in-backup")
@@ -163,7 +163,7 @@ def test_a_run_is_not_ended_for_who_has_it_no_more(cml_jobs: CmlSpace, gone: boo
     name = "back-in-time" if gone else "back-in-no-time"
     job = make(cml_jobs, "FineTuneJob", name)
     saved = cml_jobs.get("FineTuneJob", name)
-    answered, faults = threading.Event(), cml_jobs.stand_in.faults
+    answered, faults = threading.Event(), cml_jobs.simulator.faults
     refused = faults.add("list_jobs", times=1, status=503) if gone else None
     slow = None if gone else faults.add("list_jobs", times=None, hold=answered)
     cml_jobs.delete("FineTuneJob", name)
@@ -192,19 +192,19 @@ def test_a_stop_of_ours_was_nobodys_by_hand_though_the_status_has_lost_it(
     """A run that somebody has stopped cancels the job; this one goes on."""
     name = "forgetful"
     job = make(cml_jobs, "FineTuneJob", name)
-    cml_jobs.stand_in.behaviour.stop_seconds = 60
+    cml_jobs.simulator.behaviour.stop_seconds = 60
     cml_jobs.patch("FineTuneJob", name, {"spec": {"suspend": True}})
-    eventually(lambda: cml_jobs.stand_in.runs(job.id)[0].stop_asked is not None)
+    eventually(lambda: cml_jobs.simulator.runs(job.id)[0].stop_asked is not None)
     cml_jobs.patch("FineTuneJob", name, {"spec": {"suspend": False}})
     fields = dict.fromkeys(cml_jobs.get("FineTuneJob", name)["status"])
     cml_jobs.patch("FineTuneJob", name, {"status": fields}, "status")
     cml_jobs.phase(name, "Stopping")
-    clock = cml_jobs.stand_in.clock
+    clock = cml_jobs.simulator.clock
     assert isinstance(clock, ManualClock)
     clock.advance(61)
     body = cml_jobs.phase(name, "Running")
     assert attempts(body) == [("Stopped", None), ("Running", None)]
-    assert cml_jobs.stand_in.most_active(job.id) == 1
+    assert cml_jobs.simulator.most_active(job.id) == 1
 
 
 def test_a_job_that_is_replaced_and_deleted_unseen_leaves_no_run(
@@ -247,7 +247,7 @@ def test_what_was_let_go_is_left_alone(cml_jobs: CmlSpace, cml_operator: Operato
     ended(cml_jobs, left)
     for job in kept:
         assert job.deleted is None, job.name
-        assert [run.active for run in cml_jobs.stand_in.runs(job.id)] == [True], job.name
+        assert [run.active for run in cml_jobs.simulator.runs(job.id)] == [True], job.name
 
 
 def test_an_orphaning_deletion_that_nobody_saw_is_one_as_any(
@@ -286,7 +286,7 @@ def test_a_job_that_says_nothing_of_its_run_finds_it_again(
     assert (body["status"]["runKey"], annotations(body)[RUN_KEY]) == (key, key)
     assert attempts(body) == [("Running", None)]
     assert [found.id for found in cml_jobs.cml_jobs("wiped")] == [job.id]
-    assert cml_jobs.stand_in.most_active_of(key) == 1
+    assert cml_jobs.simulator.most_active_of(key) == 1
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def in_operators_namespace(space: CmlSpace, secret: str) -> Generator[str]:
     space.try_request("POST", "/api/v1/namespaces", namespace)
     secrets = "/api/v1/namespaces/kubetune-system/secrets"
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}}
-    space.request("POST", secrets, body | {"stringData": {"apiKey": space.stand_in.api_key}})
+    space.request("POST", secrets, body | {"stringData": {"apiKey": space.simulator.api_key}})
     try:
         yield f"{secrets}/{secret}"
     finally:
@@ -107,9 +107,12 @@ def test_a_namespace_goes_when_its_runs_are_stopped(
             for kind, name in (*HELD, ("Evaluation", "measured")):
                 cml.until(kind, name, lambda o: "deletionTimestamp" in o["metadata"])
     eventually(lambda: namespace_is_gone(cml), 120)
-    left = [job.name for job in cml.stand_in.all_jobs() if job.deleted is None]
+    left = [job.name for job in cml.simulator.all_jobs() if job.deleted is None]
     active = [
-        run.id for job in cml.stand_in.all_jobs() for run in cml.stand_in.runs(job.id) if run.active
+        run.id
+        for job in cml.simulator.all_jobs()
+        for run in cml.simulator.runs(job.id)
+        if run.active
     ]
     assert active == []
     # The entry of a job of which nothing runs goes if its target's Secret is still there.
@@ -160,16 +163,16 @@ def test_target_and_secrets_stay_until_their_runs_have_ended(cml: CmlSpace) -> N
     assert "is being deleted" in cml.waits("FineTuneJob", "late", "TargetNotReady")
     # What has begun there goes on to its end, another attempt included.
     first, second = (cml.cml_runs(name)[0] for name in ("first", "second"))
-    cml.stand_in.set_status(first.id, "ENGINE_FAILED")
+    cml.simulator.set_status(first.id, "ENGINE_FAILED")
     eventually(lambda: len(cml.cml_runs("first")) == 2)
-    cml.stand_in.set_status(cml.cml_runs("first")[1].id, "ENGINE_SUCCEEDED")
+    cml.simulator.set_status(cml.cml_runs("first")[1].id, "ENGINE_SUCCEEDED")
     assert [result for result, _ in attempts(cml.phase("first", "Succeeded"))] == [
         "Failed",
         "Succeeded",
     ]
     for kind, name in held:
         assert IN_USE in finalizers(cml, kind, name)
-    cml.stand_in.set_status(second.id, "ENGINE_SUCCEEDED")
+    cml.simulator.set_status(second.id, "ENGINE_SUCCEEDED")
     cml.phase("second", "Succeeded")
     eventually(lambda: not any(cml.find(kind, name) for kind, name in held))
 
@@ -182,7 +185,7 @@ def test_force_lets_go_and_says_what_it_leaves(cml: CmlSpace, cml_operator: Oper
     cml.phase("done", "Succeeded")
     cml.phase("running", "Running")
     evaluate(cml, "measured")
-    cml.stand_in.stop()
+    cml.simulator.stop()
     offset = cml_operator.log_size()
     delete_namespace(cml)
     # Over, it doesn't wait long for a workspace that is away.
@@ -193,7 +196,7 @@ def test_force_lets_go_and_says_what_it_leaves(cml: CmlSpace, cml_operator: Oper
             kind, name, lambda o: condition(o, "TargetAvailable")[1] == "TargetUnreachable"
         )
         said = condition(body, "TargetAvailable")[2]
-        assert cml.stand_in.url in said
+        assert cml.simulator.url in said
         assert (
             f"kubectl annotate {kind.lower()} {name} -n {cml.namespace} {ABANDON_RUNS}=true" in said
         )
@@ -203,7 +206,7 @@ def test_force_lets_go_and_says_what_it_leaves(cml: CmlSpace, cml_operator: Oper
     log = cml_operator.log_since(offset)
     for kind, name in stuck:
         assert f"{kind} {cml.namespace}/{name}: its runs with run key" in log
-    cml.stand_in.start()
+    cml.simulator.start()
     assert [run.active for run in cml.cml_runs("running")] == [True]
 
 
@@ -254,7 +257,7 @@ def test_what_a_cluster_wide_target_holds_is_let_go_of_who_went_unseen(
     with in_operators_namespace(cml, secret):
         own = cml.cml_target(apiKeySecretRef={"name": secret})
         cml.create("ClusterComputeTarget", name, own)
-        cml.create("Secret", secret, stringData={"apiKey": cml.stand_in.api_key})
+        cml.create("Secret", secret, stringData={"apiKey": cml.simulator.api_key})
         cml.inputs()
         cml.job("forced", computeTargetRef={"kind": "ClusterComputeTarget", "name": name})
         cml.phase("forced", "Running")

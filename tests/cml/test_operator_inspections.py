@@ -40,7 +40,7 @@ def rows(name: str) -> dict[str, Any]:
 def files(space: CmlSpace, job: Job) -> Path:
     """The folder of a job's files in the project."""
     key = job.environment["KUBETUNE_RUN_KEY"]
-    return space.stand_in.files() / ".kubetune" / "runs" / key
+    return space.simulator.files() / ".kubetune" / "runs" / key
 
 
 def nothing_is_left(space: CmlSpace, name: str) -> bool:
@@ -53,7 +53,7 @@ def started(space: CmlSpace, name: str, jobs: int = 1) -> Job:
     """The newest job of an object once its run was made."""
     eventually(lambda: len(space.cml_jobs(name)) == jobs and space.cml_jobs(name)[-1:])
     job = space.cml_jobs(name)[-1]
-    eventually(lambda: space.stand_in.runs(job.id))
+    eventually(lambda: space.simulator.runs(job.id))
     return job
 
 
@@ -85,7 +85,7 @@ def inspection(body: dict[str, Any]) -> dict[str, Any]:
 
 def test_an_inspection_that_fails_is_repeated_after_a_pause(cml_jobs: CmlSpace) -> None:
     cml_jobs.scripts["shaky"] = [failed(CRASHED), ended("ENGINE_SUCCEEDED", FOUND)]
-    behind, cml_jobs.stand_in.clock = cml_jobs.stand_in.clock, RealClock()
+    behind, cml_jobs.simulator.clock = cml_jobs.simulator.clock, RealClock()
     try:
         cml_jobs.create("Dataset", "shaky", rows("shaky"))
         # The message stays until the next attempt has ended, however soon that begins.
@@ -93,7 +93,7 @@ def test_an_inspection_that_fails_is_repeated_after_a_pause(cml_jobs: CmlSpace) 
         assert inspection(body)["message"] == "no answer; it is tried again in 5 s"
         status = cml_jobs.ready("Dataset", "shaky", seconds=150)
     finally:
-        cml_jobs.stand_in.clock = behind
+        cml_jobs.simulator.clock = behind
     assert status["inspection"]["attempts"] == 1
     assert len(cml_jobs.cml_jobs("shaky")) >= 2
     eventually(lambda: nothing_is_left(cml_jobs, "shaky"))
@@ -103,8 +103,8 @@ def test_an_inspection_that_is_stopped_in_the_page_is_repeated(cml_jobs: CmlSpac
     cml_jobs.scripts["halted"] = [staying(RUNNING), ended("ENGINE_SUCCEEDED", FOUND)]
     cml_jobs.create("Dataset", "halted", rows("halted"))
     job = started(cml_jobs, "halted")
-    (run,) = cml_jobs.stand_in.runs(job.id)
-    cml_jobs.stand_in.stop_run_by_hand(run.id)
+    (run,) = cml_jobs.simulator.runs(job.id)
+    cml_jobs.simulator.stop_run_by_hand(run.id)
     cml_jobs.ready("Dataset", "halted")
     eventually(lambda: nothing_is_left(cml_jobs, "halted"))
 
@@ -154,6 +154,6 @@ def test_an_inspection_whose_job_is_deleted_in_the_page_is_repeated(cml_jobs: Cm
     job = started(cml_jobs, "lost")
     cml_jobs.until("Dataset", "lost", lambda o: condition(o, "Ready")[1] == "Inspecting")
     cml_jobs.scripts["lost"] = ended("ENGINE_SUCCEEDED", FOUND)
-    cml_jobs.stand_in.delete_job_by_hand(job.id)
+    cml_jobs.simulator.delete_job_by_hand(job.id)
     cml_jobs.ready("Dataset", "lost")
     eventually(lambda: nothing_is_left(cml_jobs, "lost"))

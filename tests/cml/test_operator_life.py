@@ -77,11 +77,11 @@ def test_failed_attempts_are_repeated_with_reasons_of_their_own(cml_jobs: CmlSpa
     (job,) = cml_jobs.cml_jobs("again")
     numbers = [run.environment["KUBETUNE_ATTEMPT"] for run in cml_jobs.cml_runs("again")]
     assert numbers == ["1", "2", "3", "4"]
-    assert cml_jobs.stand_in.most_active(job.id) <= 1
+    assert cml_jobs.simulator.most_active(job.id) <= 1
 
 
 def test_the_usage_row_of_a_run_is_found_by_name_and_time(cml_jobs: CmlSpace) -> None:
-    clock: Any = cml_jobs.stand_in.clock
+    clock: Any = cml_jobs.simulator.clock
     cml_jobs.scripts["named"] = [
         failed(after=100, id="first", message="disk quota exceeded"),
         failed(after=100, id="second", message="killed by an admin"),
@@ -96,7 +96,7 @@ def test_the_usage_row_of_a_run_is_found_by_name_and_time(cml_jobs: CmlSpace) ->
 
 
 def test_the_backoff_limit_ends_a_job_whose_runs_leave_no_trace(cml_jobs: CmlSpace) -> None:
-    cml_jobs.stand_in.behaviour.no_usage = True
+    cml_jobs.simulator.behaviour.no_usage = True
     cml_jobs.scripts["silent"] = failed()
     cml_jobs.job("silent", backoffLimit=1)
     body = cml_jobs.phase("silent", "Failed")
@@ -118,7 +118,7 @@ def test_a_reason_that_is_told_late_is_found(cml_jobs: CmlSpace) -> None:
         early.append(len(answer["usage_response"]))
         return answer | {"usage_response": []}
 
-    cml_jobs.stand_in.behaviour.distort = late
+    cml_jobs.simulator.behaviour.distort = late
     cml_jobs.scripts["word-comes"] = failed(**OUT_OF_MEMORY)
     cml_jobs.job("word-comes", backoffLimit=0)
     body = cml_jobs.phase("word-comes", "Failed")
@@ -135,7 +135,7 @@ def test_what_another_attempt_cannot_cure_is_not_repeated(cml_jobs: CmlSpace) ->
 
 
 def test_the_tracked_run_tells_the_outcome_when_its_file_is_missing(cml_jobs: CmlSpace) -> None:
-    clock: Any = cml_jobs.stand_in.clock
+    clock: Any = cml_jobs.simulator.clock
     cml_jobs.scripts["told"] = failed(after=100)
     cml_jobs.job("told", backoffLimit=5)
     eventually(lambda: cml_jobs.cml_runs("told"))
@@ -184,7 +184,7 @@ def test_a_status_that_nobody_knows_is_no_end(cml_jobs: CmlSpace) -> None:
     running(cml_jobs, "flapping")
     (run,) = cml_jobs.cml_runs("flapping")
     for word in ("ENGINE_UNKNOWN", "ENGINE_HIBERNATING", "ENGINE_UNKNOWN"):
-        cml_jobs.stand_in.set_status(run.id, word)
+        cml_jobs.simulator.set_status(run.id, word)
         body = cml_jobs.until(
             "FineTuneJob",
             "flapping",
@@ -192,11 +192,11 @@ def test_a_status_that_nobody_knows_is_no_end(cml_jobs: CmlSpace) -> None:
         )
         assert word.removeprefix("ENGINE_") in condition(body, "Running")[2]
         assert body["status"]["phase"] == "Running"
-        cml_jobs.stand_in.set_status(run.id, None)
+        cml_jobs.simulator.set_status(run.id, None)
         cml_jobs.until(
             "FineTuneJob", "flapping", lambda o: condition(o, "Running")[:2] == ("True", "Started")
         )
-    cml_jobs.stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    cml_jobs.simulator.set_status(run.id, "ENGINE_SUCCEEDED")
     body = cml_jobs.phase("flapping", "Succeeded")
     assert attempts(body) == [("Succeeded", "Trained")]
 
@@ -226,10 +226,10 @@ def test_endless_scheduling_is_stopped(cml_jobs: CmlSpace) -> None:
 
 
 def test_statuses_of_an_older_api_and_fields_of_a_newer_one(cml_jobs: CmlSpace) -> None:
-    behaviour = cml_jobs.stand_in.behaviour
+    behaviour = cml_jobs.simulator.behaviour
     behaviour.short_status = behaviour.extra_fields = True
     behaviour.omit_environment = "lists"
-    clock: Any = cml_jobs.stand_in.clock
+    clock: Any = cml_jobs.simulator.clock
     life = ((SCHEDULING, 10), ("ENGINE_STARTING", 10), (RUNNING, 10))
     cml_jobs.scripts["mixed"] = [
         Script(steps=life, ends="ENGINE_FAILED", outcome=CRASHED.to_json()),
@@ -271,7 +271,7 @@ def test_suspend_stops_a_run_whose_status_nobody_knows(cml_jobs: CmlSpace) -> No
     cml_jobs.job("unsure", backoffLimit=0)
     running(cml_jobs, "unsure")
     (run,) = cml_jobs.cml_runs("unsure")
-    cml_jobs.stand_in.set_status(run.id, "ENGINE_UNKNOWN")
+    cml_jobs.simulator.set_status(run.id, "ENGINE_UNKNOWN")
     cml_jobs.until("FineTuneJob", "unsure", lambda o: condition(o, "Running")[1] == "StatusUnknown")
     cml_jobs.patch("FineTuneJob", "unsure", {"spec": {"suspend": True}})
     body = cml_jobs.phase("unsure", "Suspended")
@@ -284,7 +284,7 @@ def test_deletion_removes_all_or_leaves_all(cml_jobs: CmlSpace, policy: str) -> 
     cml_jobs.job(name, deletionPolicy=policy)
     job = running(cml_jobs, name)
     (run,) = cml_jobs.cml_runs(name)
-    files = cml_jobs.stand_in.files() / ".kubetune" / "runs" / cml_jobs.run_key(name)
+    files = cml_jobs.simulator.files() / ".kubetune" / "runs" / cml_jobs.run_key(name)
     assert files.is_dir()
     cml_jobs.delete("FineTuneJob", name)
     eventually(lambda: cml_jobs.find("FineTuneJob", name) is None)
@@ -307,7 +307,7 @@ def test_a_run_that_is_stopped_in_the_page_cancels_its_job(cml_jobs: CmlSpace) -
     cml_jobs.job("by-hand", backoffLimit=3)
     running(cml_jobs, "by-hand")
     (run,) = cml_jobs.cml_runs("by-hand")
-    cml_jobs.stand_in.stop_run_by_hand(run.id)
+    cml_jobs.simulator.stop_run_by_hand(run.id)
     body = cancelled(cml_jobs, "by-hand")
     assert attempts(body) == [("Stopped", "StoppedByHand")]
     assert "stopped in CML" in condition(body, "Ready")[2]
@@ -318,7 +318,7 @@ def test_a_job_that_is_deleted_in_the_page_is_made_again(cml_jobs: CmlSpace) -> 
     cml_jobs.scripts["vanished"] = [staying(RUNNING), succeeded()]
     cml_jobs.job("vanished", backoffLimit=1)
     job = running(cml_jobs, "vanished")
-    cml_jobs.stand_in.delete_job_by_hand(job.id)
+    cml_jobs.simulator.delete_job_by_hand(job.id)
     body = cml_jobs.phase("vanished", "Succeeded")
     assert attempts(body) == [("Failed", "RunLost"), ("Succeeded", "Trained")]
     first, second = cml_jobs.cml_jobs("vanished")
@@ -336,7 +336,7 @@ def test_the_time_to_live_removes_job_and_files(cml_jobs: CmlSpace) -> None:
     eventually(lambda: cml_jobs.find("FineTuneJob", "brief") is None)
     (job,) = cml_jobs.cml_jobs("brief")
     assert job.deleted is not None
-    assert not (cml_jobs.stand_in.files() / ".kubetune" / "runs" / run_key).exists()
+    assert not (cml_jobs.simulator.files() / ".kubetune" / "runs" / run_key).exists()
 
 
 def test_finished_jobs_are_not_asked_about(cml_jobs: CmlSpace, cml_operator: Operator) -> None:
@@ -347,13 +347,13 @@ def test_finished_jobs_are_not_asked_about(cml_jobs: CmlSpace, cml_operator: Ope
     cml_jobs.phase("bad", "Failed")
     running(cml_jobs, "halted")
     (run,) = cml_jobs.cml_runs("halted")
-    cml_jobs.stand_in.stop_run_by_hand(run.id)
+    cml_jobs.simulator.stop_run_by_hand(run.id)
     cancelled(cml_jobs, "halted")
     running(cml_jobs, "paused")
     cml_jobs.patch("FineTuneJob", "paused", {"spec": {"suspend": True}})
     cml_jobs.phase("paused", "Suspended")
     ended = [cml_jobs.cml_jobs(name)[0].id for name in ("done", "bad", "halted", "paused")]
-    before = len(cml_jobs.stand_in.requests)
+    before = len(cml_jobs.simulator.requests)
 
     # By the time a later job has ended, the earlier ones were looked at several times.
     cml_jobs.job("later")
@@ -363,10 +363,10 @@ def test_finished_jobs_are_not_asked_about(cml_jobs: CmlSpace, cml_operator: Ope
             note = {"metadata": {"annotations": {"example.com/round": str(round_)}}}
             cml_jobs.patch("FineTuneJob", name, note)
         looked_at(cml_jobs, "later")
-    clock: Any = cml_jobs.stand_in.clock
+    clock: Any = cml_jobs.simulator.clock
     clock.advance(20)
     cml_jobs.phase("later", "Succeeded")
-    asked = [request.path for request in cml_jobs.stand_in.requests[before:]]
+    asked = [request.path for request in cml_jobs.simulator.requests[before:]]
     assert [path for path in asked if any(job in path for job in ended)] == []
 
 
@@ -375,7 +375,7 @@ def looked_at(space: CmlSpace, name: str) -> None:
     (job,) = space.cml_jobs(name)
 
     def count() -> int:
-        return sum(job.id in request.path for request in space.stand_in.requests)
+        return sum(job.id in request.path for request in space.simulator.requests)
 
     wanted = count() + 2
     eventually(lambda: count() >= wanted)

@@ -52,9 +52,9 @@ def test_a_run_in_cml_stays_the_jobs_own_when_the_target_is_another_one(
     if where == "kubernetes":
         spec = cml.target()
     elif where == "another project":
-        spec = cml.cml_target(project=cml.stand_in.add_project("elsewhere").id)
+        spec = cml.cml_target(project=cml.simulator.add_project("elsewhere").id)
     else:
-        spec = cml.cml_target(url=cml.stand_in.url + "/")
+        spec = cml.cml_target(url=cml.simulator.url + "/")
     replace_target(cml, TARGET, spec)
     for name in ("ends", "paused", "dropped"):
         body = looked_at(cml, "FineTuneJob", name)
@@ -71,7 +71,7 @@ def test_a_run_in_cml_stays_the_jobs_own_when_the_target_is_another_one(
     eventually(lambda: cml.find("FineTuneJob", "dropped") is None)
     assert [job.deleted is not None for job in cml.cml_jobs("dropped")] == [True]
     (run,) = cml.cml_runs("ends")
-    cml.stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    cml.simulator.set_status(run.id, "ENGINE_SUCCEEDED")
     cml.phase("ends", "Succeeded")
 
     # A new attempt goes where the target leads now, and nothing is left where it was.
@@ -137,16 +137,16 @@ def test_a_target_keeps_its_type(cml_jobs: CmlSpace) -> None:
 def test_the_record_names_secrets_and_never_tells_them(cml_jobs: CmlSpace) -> None:
     cml_jobs.job("told")
     cml_jobs.phase("told", "Running")
-    stand_in = cml_jobs.stand_in
+    simulator = cml_jobs.simulator
     body = cml_jobs.until("FineTuneJob", "told", lambda o: "jobId" in o["status"]["external"])
     external = body["status"]["external"]
     assert external["target"] == f"ComputeTarget/{TARGET}"
     assert external["type"] == "cml"
     assert external["cml"]["apiKeySecretRef"] == {"name": SECRET, "key": "apiKey"}
-    assert external["cml"]["url"] == stand_in.url
-    assert external["projectId"] == stand_in.project.id
+    assert external["cml"]["url"] == simulator.url
+    assert external["projectId"] == simulator.project.id
     assert external["tracking"]["experiment"] == f"kubetune-{cml_jobs.namespace}"
-    assert stand_in.api_key not in str(body)
+    assert simulator.api_key not in str(body)
 
 
 def test_runs_of_an_evaluation_stay_its_own(cml: CmlSpace) -> None:

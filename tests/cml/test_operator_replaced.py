@@ -44,7 +44,7 @@ def test_a_job_that_is_replaced_keeps_its_run(
     cml_jobs: CmlSpace, lose: Callable[[CmlSpace, str], None]
 ) -> None:
     name = lose.__name__.replace("_", "-")
-    clock: Any = cml_jobs.stand_in.clock
+    clock: Any = cml_jobs.simulator.clock
     cml_jobs.scripts[name] = succeeded(after=100)
     cml_jobs.job(name, backoffLimit=0)
     cml_jobs.phase(name, "Running")
@@ -78,7 +78,7 @@ def test_a_job_that_is_replaced_while_no_operator_runs(
     assert run.stop_asked is not None
     cml_jobs.replace("FineTuneJob", "unseen", suspend=False)
     cml_jobs.phase("unseen", "Running")
-    assert cml_jobs.stand_in.most_active_of(key) == 1
+    assert cml_jobs.simulator.most_active_of(key) == 1
     assert len(cml_jobs.cml_jobs("unseen")) == 1
 
 
@@ -94,7 +94,7 @@ def test_a_job_that_is_deleted_in_the_page_after_its_end_is_not_repeated(
         client: Any = MlflowClient(uri)
         client.set_tag(run_id, TAG_MODEL_ID, model_id)
         client.set_terminated(run_id, "FINISHED")
-        cml_jobs.stand_in.delete_job_by_hand(job.id)
+        cml_jobs.simulator.delete_job_by_hand(job.id)
     body = cml_jobs.phase("tidied", "Succeeded")
     assert body["status"]["result"]["modelUri"] == f"models:/{model_id}"
     assert [found.id for found in cml_jobs.cml_jobs("tidied")] == [job.id]

@@ -42,7 +42,7 @@ LOST_ANSWERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("operation", ["create_job", "create_job_run"])
 def test_an_answer_is_lost_after_the_effect(cml_jobs: CmlSpace, operation: str) -> None:
     for fault in LOST_ANSWERS.values():
-        cml_jobs.stand_in.faults.add(operation, when="after", **fault)
+        cml_jobs.simulator.faults.add(operation, when="after", **fault)
     names = [f"{operation.replace('_', '-')}-{name}" for name in LOST_ANSWERS]
     submit(cml_jobs, *names)
     finish_single(cml_jobs, names)
@@ -50,52 +50,52 @@ def test_an_answer_is_lost_after_the_effect(cml_jobs: CmlSpace, operation: str) 
 
 def test_the_workspace_asks_for_patience(cml_jobs: CmlSpace) -> None:
     for operation in ("create_job", "create_job_run"):
-        cml_jobs.stand_in.faults.add(operation, status=429, headers={"Retry-After": "1"})
+        cml_jobs.simulator.faults.add(operation, status=429, headers={"Retry-After": "1"})
     submit(cml_jobs, "patient")
     finish_single(cml_jobs, ["patient"])
     assert made(cml_jobs, "patient").settings["kill_on_timeout"] is True
 
 
 def test_a_job_whose_answer_was_lost_shows_later(cml_jobs: CmlSpace) -> None:
-    cml_jobs.stand_in.behaviour.visible_after = LONG
-    cml_jobs.stand_in.faults.add("create_job", when="after", status=500)
+    cml_jobs.simulator.behaviour.visible_after = LONG
+    cml_jobs.simulator.faults.add("create_job", when="after", status=500)
     submit(cml_jobs, "late")
     message = condition(unknown(cml_jobs, "late"), "Ready")[2]
     assert "it may have happened all the same" in message
     listings(cml_jobs, "list_jobs")
     assert len(cml_jobs.cml_jobs("late")) == 1
     advance(cml_jobs, LONG)
-    cml_jobs.stand_in.behaviour.visible_after = 0
+    cml_jobs.simulator.behaviour.visible_after = 0
     finish_single(cml_jobs, ["late"])
 
 
 def test_listings_are_far_behind(cml_jobs: CmlSpace) -> None:
     """What was made is known from its answer, and no listing shows it for an hour."""
-    stand_in = cml_jobs.stand_in
-    stand_in.behaviour.visible_after = LONG
+    simulator = cml_jobs.simulator
+    simulator.behaviour.visible_after = LONG
     # The job is made, and then looked for again, since its run can't be made yet.
-    refused = stand_in.faults.add("create_job_run", None, status=429, headers={"Retry-After": "1"})
+    refused = simulator.faults.add("create_job_run", None, status=429, headers={"Retry-After": "1"})
     submit(cml_jobs, "behind")
     eventually(lambda: refused.hits >= 2)
-    stand_in.faults.remove(refused)
+    simulator.faults.remove(refused)
     run = started(cml_jobs, "behind")
     listings(cml_jobs, "list_job_runs")
-    assert stand_in.count("get_job_run") > 0
-    stand_in.set_status(run.id, "ENGINE_STARTING")
+    assert simulator.count("get_job_run") > 0
+    simulator.set_status(run.id, "ENGINE_STARTING")
     cml_jobs.phase("behind", "Queued")
-    stand_in.set_status(run.id, None)
+    simulator.set_status(run.id, None)
     finish_single(cml_jobs, ["behind"])
 
 
 @pytest.mark.parametrize("answer", ["refuse", "skip"])
 def test_another_operator_was_faster_to_run(cml_jobs: CmlSpace, answer: Any) -> None:
-    stand_in, name = cml_jobs.stand_in, f"faster-{answer}"
-    stand_in.behaviour.second_run = answer
+    simulator, name = cml_jobs.simulator, f"faster-{answer}"
+    simulator.behaviour.second_run = answer
     go = threading.Event()
-    held = stand_in.faults.add("create_job_run", hold=go)
+    held = simulator.faults.add("create_job_run", hold=go)
     submit(cml_jobs, name)
     eventually(lambda: held.hits)
-    theirs = stand_in.start_run(made(cml_jobs, name).id, {"KUBETUNE_ATTEMPT": "1"})
+    theirs = simulator.start_run(made(cml_jobs, name).id, {"KUBETUNE_ATTEMPT": "1"})
     go.set()
     assert started(cml_jobs, name) is theirs
     finish_single(cml_jobs, [name])
@@ -105,32 +105,32 @@ def test_another_operator_was_faster_to_run(cml_jobs: CmlSpace, answer: Any) -> 
 
 def test_listings_of_a_busy_project(cml_jobs: CmlSpace) -> None:
     """Pages of two, filters that filter nothing, lists without environments, people's jobs."""
-    stand_in = cml_jobs.stand_in
-    people = [stand_in.add_job(f"theirs-{number}") for number in range(28)]
-    people.append(stand_in.add_job("kubetune"))
-    people.append(stand_in.add_job(f"kubetune-{cml_jobs.namespace}-busy-1-0a1b2c3d4e5f6071"))
+    simulator = cml_jobs.simulator
+    people = [simulator.add_job(f"theirs-{number}") for number in range(28)]
+    people.append(simulator.add_job("kubetune"))
+    people.append(simulator.add_job(f"kubetune-{cml_jobs.namespace}-busy-1-0a1b2c3d4e5f6071"))
     before = [(job.id, dict(job.settings)) for job in people]
-    behaviour = stand_in.behaviour
+    behaviour = simulator.behaviour
     behaviour.page_size_limit, behaviour.name_filter = 2, "ignored"
     behaviour.omit_environment, behaviour.extra_fields = "lists", True
-    stand_in.faults.add("create_job", when="after", status=500)
-    stand_in.faults.add("create_job_run", when="after", status=500)
+    simulator.faults.add("create_job", when="after", status=500)
+    simulator.faults.add("create_job_run", when="after", status=500)
     names = ["busy-2", "busy-3"]
     submit(cml_jobs, *names)
     finish_single(cml_jobs, names)
     assert [(job.id, job.settings) for job in people] == before
-    assert all(job.deleted is None and not stand_in.runs(job.id) for job in people)
+    assert all(job.deleted is None and not simulator.runs(job.id) for job in people)
     for job in people:
-        stand_in.delete_job_by_hand(job.id)
+        simulator.delete_job_by_hand(job.id)
 
 
 def test_a_persons_job_has_the_name(cml_jobs: CmlSpace) -> None:
-    stand_in, names = cml_jobs.stand_in, ["taken-1", "taken-2"]
+    simulator, names = cml_jobs.simulator, ["taken-1", "taken-2"]
     # The operator has chosen the names, and can't make the jobs yet.
-    refused = stand_in.faults.add("create_job", None, status=429, headers={"Retry-After": "1"})
+    refused = simulator.faults.add("create_job", None, status=429, headers={"Retry-After": "1"})
     submit(cml_jobs, *names)
     theirs = [
-        stand_in.add_job(
+        simulator.add_job(
             f"kubetune-{cml_jobs.namespace}-{name}-{cml_jobs.run_key(name)}",
             environment={"WHOSE": "mine"},
         )
@@ -140,14 +140,14 @@ def test_a_persons_job_has_the_name(cml_jobs: CmlSpace) -> None:
     for name, job in zip(names, theirs, strict=True):
         message = cml_jobs.waits("FineTuneJob", name, "NameTaken")
         assert f"job {job.name} exists in CML and was not made by kubetune" in message
-    stand_in.faults.remove(refused)
+    simulator.faults.remove(refused)
     assert [job.settings for job in theirs] == before
     theirs[0].settings["name"] = "my own"
-    stand_in.delete_job_by_hand(theirs[1].id)
+    simulator.delete_job_by_hand(theirs[1].id)
 
     def over(name: str) -> bool:
         # Nobody tells the operator of what people do there; a change of the object does.
-        change = {"look": str(len(stand_in.requests))}
+        change = {"look": str(len(simulator.requests))}
         cml_jobs.patch("FineTuneJob", name, {"metadata": {"annotations": change}})
         return phase_of(cml_jobs.get("FineTuneJob", name)) == "Running"
 
@@ -156,14 +156,14 @@ def test_a_persons_job_has_the_name(cml_jobs: CmlSpace) -> None:
     for name, job in zip(names, theirs, strict=True):
         (ours,) = [found for found in cml_jobs.cml_jobs(name) if found is not job]
         assert ours.name == before[names.index(name)]["name"]
-        assert stand_in.runs(job.id) == []
+        assert simulator.runs(job.id) == []
 
 
 def test_deleted_while_a_create_is_unknown(cml_jobs: CmlSpace) -> None:
     """What shows afterwards is removed before the FineTuneJob goes."""
-    stand_in = cml_jobs.stand_in
-    stand_in.behaviour.visible_after = LONG
-    stand_in.faults.add("create_job", when="after", status=500)
+    simulator = cml_jobs.simulator
+    simulator.behaviour.visible_after = LONG
+    simulator.faults.add("create_job", when="after", status=500)
     submit(cml_jobs, "short-lived")
     unknown(cml_jobs, "short-lived")
     cml_jobs.delete("FineTuneJob", "short-lived")
@@ -173,14 +173,14 @@ def test_deleted_while_a_create_is_unknown(cml_jobs: CmlSpace) -> None:
     eventually(lambda: cml_jobs.find("FineTuneJob", "short-lived") is None)
     (job,) = cml_jobs.cml_jobs("short-lived")
     assert job.deleted is not None
-    assert stand_in.runs(job.id) == []
+    assert simulator.runs(job.id) == []
 
 
 def test_suspended_while_a_run_is_unknown(cml_jobs: CmlSpace) -> None:
     """A run that shows while nothing should run is stopped."""
-    stand_in = cml_jobs.stand_in
-    stand_in.behaviour.visible_after = LONG
-    stand_in.faults.add("create_job_run", when="after", status=500)
+    simulator = cml_jobs.simulator
+    simulator.behaviour.visible_after = LONG
+    simulator.faults.add("create_job_run", when="after", status=500)
     submit(cml_jobs, "paused")
     unknown(cml_jobs, "paused")
     cml_jobs.patch("FineTuneJob", "paused", {"spec": {"suspend": True}})
@@ -188,8 +188,8 @@ def test_suspended_while_a_run_is_unknown(cml_jobs: CmlSpace) -> None:
     (run,) = cml_jobs.cml_runs("paused")
     assert run.active
     advance(cml_jobs, LONG)
-    stand_in.behaviour.visible_after = 0
-    eventually(lambda: not stand_in.run(run.id).active)
+    simulator.behaviour.visible_after = 0
+    eventually(lambda: not simulator.run(run.id).active)
     cml_jobs.until("FineTuneJob", "paused", suspended)
     cml_jobs.patch("FineTuneJob", "paused", {"spec": {"suspend": False}})
     again: Run = started(cml_jobs, "paused")

@@ -33,22 +33,22 @@ def target(space: CmlSpace, name: str, **cml: Any) -> None:
 
 
 def test_ready_tells_what_runs_will_find(cml_jobs: CmlSpace) -> None:
-    stand_in = cml_jobs.stand_in
-    project = stand_in.add_project("Sprachmodelle für Müller & Söhne")
-    stand_in.set_environment({"HF_TOKEN": "hf_told_to_nobody", "PROXY": "http://proxy"}, project)
+    simulator = cml_jobs.simulator
+    project = simulator.add_project("Sprachmodelle für Müller & Söhne")
+    simulator.set_environment({"HF_TOKEN": "hf_told_to_nobody", "PROXY": "http://proxy"}, project)
     target(cml_jobs, "named", project=project.name, requiredVariables=["HF_TOKEN", "WANDB_KEY"])
     status = cml_jobs.ready("ComputeTarget", "named")
     accelerator = {"key": "accelerator", "value": "nvidia-a100", "maxPerWorkload": 4, "free": 8}
     assert status["workspace"] == {
         "projectId": project.id,
-        "runtime": stand_in.runtime_identifier(),
+        "runtime": simulator.runtime_identifier(),
         "accelerators": [accelerator],
         "quota": {"cpu": "0/64", "memory": "0/512", "gpu": "0/8"},
         "variables": ["HF_TOKEN", "PROXY"],
     }
     body = cml_jobs.get("ComputeTarget", "named")
     assert "hf_told_to_nobody" not in json.dumps(body)
-    assert stand_in.api_key not in json.dumps(body)
+    assert simulator.api_key not in json.dumps(body)
     available = condition(body, "TargetAvailable")
     assert available[0] == "True"
     assert "does not set WANDB_KEY" in available[2]
@@ -65,7 +65,7 @@ def test_what_is_missing_is_named(cml_jobs: CmlSpace) -> None:
     target(cml_jobs, "no-addon", runtimeAddons=["hadoop-cli-7.2.18-hf4", "spark-9"])
     message = away(cml_jobs, "ComputeTarget", "wrong-key", "CredentialsInvalid")
     assert "no-key-of-this-workspace" not in message
-    assert cml_jobs.stand_in.url in message
+    assert cml_jobs.simulator.url in message
     assert "nobody-made-it" in cml_jobs.waits("ComputeTarget", "no-secret", "SecretMissing")
     assert "nobody-made-it" in away(cml_jobs, "ComputeTarget", "no-project", "ProjectMissing")
     assert "Python 3.11" in away(cml_jobs, "ComputeTarget", "no-runtime", "RuntimeMissing")
@@ -81,7 +81,7 @@ def test_the_quota_is_that_of_the_keys_owner(cml: CmlSpace) -> None:
     """An administrator's key sees everybody's; who its owner is shows when it made a job."""
     none: dict[str, str] = {"cpu": "0", "memory": "0", "nvidia_gpu": "0"}
     rows = [quota_row(name, none, none | {"cpu": "7"}) for name in ("alice", "bob", "carol")]
-    cml.stand_in.catalog.other_quotas += rows
+    cml.simulator.catalog.other_quotas += rows
     target(cml, "before")
     assert "quota" not in cml.ready("ComputeTarget", "before")["workspace"]
     cml.create("Model", "base", {"source": {"project": {"path": "base"}}})
@@ -95,12 +95,12 @@ def test_the_quota_is_that_of_the_keys_owner(cml: CmlSpace) -> None:
 
 def test_a_project_is_made_from_git_once(cml_jobs: CmlSpace) -> None:
     source = {"url": "https://git.example.com/team/runners.git", "ref": "main"}
-    before = cml_jobs.stand_in.count("create_project")
+    before = cml_jobs.simulator.count("create_project")
     target(cml_jobs, "made", project="made-from-git", createProject=source)
     cml_jobs.ready("ComputeTarget", "made")
-    projects = cml_jobs.stand_in.workspace.projects.values()
+    projects = cml_jobs.simulator.workspace.projects.values()
     assert [project.name for project in projects].count("made-from-git") == 1
-    assert cml_jobs.stand_in.count("create_project") == before + 1
+    assert cml_jobs.simulator.count("create_project") == before + 1
 
 
 def test_an_address_or_project_never_changes(cml_jobs: CmlSpace) -> None:
@@ -150,7 +150,7 @@ def test_sources_that_a_target_cannot_reach_are_refused(cml_jobs: CmlSpace) -> N
 def test_a_runner_that_somebody_removed_is_uploaded_again(cml_jobs: CmlSpace) -> None:
     cml_jobs.job("before")
     cml_jobs.phase("before", "Running")
-    shutil.rmtree(cml_jobs.stand_in.files() / ".kubetune")
+    shutil.rmtree(cml_jobs.simulator.files() / ".kubetune")
     cml_jobs.job("after", hyperparameters={"maxSteps": 2})
     cml_jobs.phase("after", "Running")
 
@@ -162,10 +162,10 @@ def test_a_key_that_is_revoked_stops_nothing_and_storms_nothing(cml: CmlSpace) -
     cml.inputs()
     cml.job("tune")
     cml.phase("tune", "Running")
-    stand_in = cml.stand_in
+    simulator = cml.simulator
     (run,) = cml.cml_runs("tune")
-    old = stand_in.api_key
-    stand_in.revoke_key()
+    old = simulator.api_key
+    simulator.revoke_key()
     assert old not in away(cml, "FineTuneJob", "tune", "CredentialsInvalid")
     away(cml, "ComputeTarget", TARGET, "CredentialsInvalid")
 
@@ -175,17 +175,17 @@ def test_a_key_that_is_revoked_stops_nothing_and_storms_nothing(cml: CmlSpace) -
         cml.patch("FineTuneJob", "tune", note)
         cml.create("PromptTemplate", f"note-{at}", {"prompt": "{q}", "completion": "{q}"})
         cml.ready("PromptTemplate", f"note-{at}")
-    refused = [request for request in stand_in.requests if request.status == 401]
+    refused = [request for request in simulator.requests if request.status == 401]
     assert len(refused) < 15
 
-    cml.key(stand_in.add_key())
+    cml.key(simulator.add_key())
     body = cml.until(
         "FineTuneJob", "tune", lambda o: condition(o, "TargetAvailable") == ("", "", "")
     )
     assert attempts(body) == [("Running", None)]
     assert [active.id for active in cml.cml_runs("tune") if active.active] == [run.id]
     cml.ready("ComputeTarget", TARGET)
-    stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    simulator.set_status(run.id, "ENGINE_SUCCEEDED")
     cml.phase("tune", "Succeeded")
     assert len(cml.cml_runs("tune")) == 1
 
@@ -194,8 +194,8 @@ def test_a_target_that_changes_is_followed_by_its_new_spec_alone(cml: CmlSpace) 
     cml.inputs()
     cml.job("tune")
     cml.phase("tune", "Running")
-    stand_in = cml.stand_in
-    cml.create("Secret", "rotated", stringData={"apiKey": stand_in.add_key()})
+    simulator = cml.simulator
+    cml.create("Secret", "rotated", stringData={"apiKey": simulator.add_key()})
     change = {"spec": {"cml": {"apiKeySecretRef": {"name": "rotated"}}}}
     cml.patch("ComputeTarget", TARGET, change)
     # The spec decides: the new one is in use when the target is Ready with it, and the job asked.
@@ -203,37 +203,37 @@ def test_a_target_that_changes_is_followed_by_its_new_spec_alone(cml: CmlSpace) 
     cml.patch("FineTuneJob", "tune", {"metadata": {"annotations": {"example.com/look": "1"}}})
     (run,) = cml.cml_runs("tune")
     polled(cml, times=2)
-    stand_in.revoke_key()
-    before = len(stand_in.requests)
+    simulator.revoke_key()
+    before = len(simulator.requests)
     polled(cml, times=3)
-    assert [one.path for one in stand_in.requests[before:] if one.status == 401] == []
-    stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    assert [one.path for one in simulator.requests[before:] if one.status == 401] == []
+    simulator.set_status(run.id, "ENGINE_SUCCEEDED")
     cml.phase("tune", "Succeeded")
 
 
 def polled(space: CmlSpace, times: int) -> None:
     """Return when runs were listed so many times more."""
-    wanted = space.stand_in.count("list_job_runs") + times
-    eventually(lambda: space.stand_in.count("list_job_runs") >= wanted)
+    wanted = space.simulator.count("list_job_runs") + times
+    eventually(lambda: space.simulator.count("list_job_runs") >= wanted)
 
 
 def test_a_project_that_disappears_counts_nothing_as_lost(cml: CmlSpace) -> None:
-    stand_in = cml.stand_in
-    target(cml, "by-name", project=stand_in.project.name)
+    simulator = cml.simulator
+    target(cml, "by-name", project=simulator.project.name)
     cml.inputs()
     cml.job("tune", backoffLimit=1, computeTargetRef={"name": "by-name"})
     cml.phase("tune", "Running")
-    stand_in.delete_project(stand_in.project.id)
-    assert stand_in.project.name in away(cml, "FineTuneJob", "tune", "ProjectMissing")
+    simulator.delete_project(simulator.project.id)
+    assert simulator.project.name in away(cml, "FineTuneJob", "tune", "ProjectMissing")
     body = cml.get("FineTuneJob", "tune")
     assert attempts(body) == [("Running", None)]
     assert body["status"]["counts"]["failed"] == 0
     # Another project of the same name has neither the job nor the runner.
     cml.scripts["tune"] = succeeded()
-    again = stand_in.add_project(stand_in.project.name)
+    again = simulator.add_project(simulator.project.name)
     body = cml.phase("tune", "Succeeded")
     assert attempts(body) == [("Failed", "RunLost"), ("Succeeded", "Trained")]
-    assert [job.project_id for job in cml.cml_jobs("tune")] == [stand_in.project.id, again.id]
+    assert [job.project_id for job in cml.cml_jobs("tune")] == [simulator.project.id, again.id]
 
 
 def test_jobs_end_though_their_target_is_gone(cml: CmlSpace) -> None:
@@ -254,7 +254,7 @@ def test_jobs_end_though_their_target_is_gone(cml: CmlSpace) -> None:
     eventually(lambda: cml.find("FineTuneJob", "orphan") is None)
     assert [run.active for run in cml.cml_runs("orphan")] == [True]
     (run,) = cml.cml_runs("tune")
-    cml.stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    cml.simulator.set_status(run.id, "ENGINE_SUCCEEDED")
     body = cml.phase("tune", "Succeeded")
     assert attempts(body)[0][0] == "Succeeded"
     assert len(cml.cml_runs("tune")) == 1
@@ -267,9 +267,9 @@ def test_without_the_package_the_target_says_how_to_install_it(
     cml_jobs.phase("stranded", "Running")
     with cml_operator.without("PYTHONPATH"):
         message = away(cml_jobs, "ComputeTarget", TARGET, "PackageMissing")
-        assert f"pip install {cml_jobs.stand_in.url}/api/v2/python.tar.gz" in message
+        assert f"pip install {cml_jobs.simulator.url}/api/v2/python.tar.gz" in message
         away(cml_jobs, "FineTuneJob", "stranded", "PackageMissing")
     cml_jobs.ready("ComputeTarget", TARGET)
     (run,) = cml_jobs.cml_runs("stranded")
-    cml_jobs.stand_in.set_status(run.id, "ENGINE_SUCCEEDED")
+    cml_jobs.simulator.set_status(run.id, "ENGINE_SUCCEEDED")
     cml_jobs.phase("stranded", "Succeeded")

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture
 def ticking(cml_jobs: CmlSpace) -> CmlSpace:
-    """The stand-in's clock is the real one."""
-    cml_jobs.stand_in.clock = RealClock()
+    """The simulator's clock is the real one."""
+    cml_jobs.simulator.clock = RealClock()
     return cml_jobs
 
 

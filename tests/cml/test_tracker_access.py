@@ -17,7 +17,7 @@ from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
 from kubetune.tracking.pool import TrackerPool
 
-from tests.cml.server import PROJECT, StandIn
+from tests.cml.server import PROJECT, Simulator
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
 
@@ -59,9 +59,9 @@ async def connected(cluster: Cluster) -> AsyncGenerator[KubernetesClient]:
 
 
 @pytest.fixture
-def cluster(stand_in: StandIn) -> Cluster:
+def cluster(simulator: Simulator) -> Cluster:
     cluster = Cluster()
-    cluster.put_key(stand_in.api_key)
+    cluster.put_key(simulator.api_key)
     return cluster
 
 
@@ -74,11 +74,11 @@ async def trackers(cluster: Cluster) -> AsyncGenerator[Trackers]:
     await clients.close()
 
 
-def target(stand_in: StandIn, **cml: Any) -> ComputeTargetSpec:
+def target(simulator: Simulator, **cml: Any) -> ComputeTargetSpec:
     return ComputeTargetSpec.model_validate(
         {
             "cml": {
-                "url": stand_in.url,
+                "url": simulator.url,
                 "project": PROJECT,
                 "apiKeySecretRef": {"name": "cml"},
                 "runtime": {"kernel": "Python 3.11"},
@@ -89,35 +89,37 @@ def target(stand_in: StandIn, **cml: Any) -> ComputeTargetSpec:
     )
 
 
-async def test_a_target_is_probed_with_the_key_of_its_secret(stand_in: StandIn, trackers: Trackers):
-    probe = await trackers.probe(target(stand_in), NAMESPACE)
+async def test_a_target_is_probed_with_the_key_of_its_secret(
+    simulator: Simulator, trackers: Trackers
+):
+    probe = await trackers.probe(target(simulator), NAMESPACE)
     assert (probe.version, probe.error) == ("Cloudera AI experiments", "")
     assert probe.storage
     assert probe.storage.writable is None
 
 
 async def test_the_same_project_and_key_are_the_same_tracker(
-    stand_in: StandIn, cluster: Cluster, trackers: Trackers
+    simulator: Simulator, cluster: Cluster, trackers: Trackers
 ):
-    first = await trackers.of(target(stand_in), NAMESPACE)
-    assert await trackers.of(target(stand_in), NAMESPACE) == first
+    first = await trackers.of(target(simulator), NAMESPACE)
+    assert await trackers.of(target(simulator), NAMESPACE) == first
     assert isinstance(first.tracker, CmlTracker)
-    other = await trackers.of(target(stand_in, project="another"), NAMESPACE)
-    cluster.put_key(stand_in.add_key())
-    renewed = await trackers.of(target(stand_in), NAMESPACE)
+    other = await trackers.of(target(simulator, project="another"), NAMESPACE)
+    cluster.put_key(simulator.add_key())
+    renewed = await trackers.of(target(simulator), NAMESPACE)
     assert len({first.key, other.key, renewed.key}) == 3
-    assert stand_in.api_key not in first.key
+    assert simulator.api_key not in first.key
 
 
 async def test_a_renewed_key_is_used_at_once(
-    stand_in: StandIn, cluster: Cluster, trackers: Trackers
+    simulator: Simulator, cluster: Cluster, trackers: Trackers
 ):
-    stand_in.revoke_key()
-    probe = await trackers.probe(target(stand_in), NAMESPACE)
+    simulator.revoke_key()
+    probe = await trackers.probe(target(simulator), NAMESPACE)
     assert probe.credentials_refused
     assert "refuses the API key" in probe.error
-    cluster.put_key(stand_in.add_key())
-    assert (await trackers.probe(target(stand_in), NAMESPACE)).error == ""
+    cluster.put_key(simulator.add_key())
+    assert (await trackers.probe(target(simulator), NAMESPACE)).error == ""
 
 
 @pytest.mark.parametrize(
@@ -131,28 +133,32 @@ async def test_a_renewed_key_is_used_at_once(
     ],
 )
 async def test_a_secret_without_a_key(
-    stand_in: StandIn,
+    simulator: Simulator,
     cluster: Cluster,
     trackers: Trackers,
     secret: dict[str, str] | None,
     says: str,
 ):
     cluster.secrets = {"cml": secret} if secret is not None else {}
-    assert says in (await trackers.probe(target(stand_in), NAMESPACE)).error
+    assert says in (await trackers.probe(target(simulator), NAMESPACE)).error
     with pytest.raises(TrackingError, match=says) as info:
-        await trackers.of(target(stand_in), NAMESPACE)
-    assert stand_in.url in str(info.value)
-    assert stand_in.count("list_projects") == 0
+        await trackers.of(target(simulator), NAMESPACE)
+    assert simulator.url in str(info.value)
+    assert simulator.count("list_projects") == 0
 
 
-async def test_another_key_of_the_secret(stand_in: StandIn, cluster: Cluster, trackers: Trackers):
-    cluster.put_key(stand_in.api_key, "production")
-    given = target(stand_in, apiKeySecretRef={"name": "cml", "key": "production"})
+async def test_another_key_of_the_secret(
+    simulator: Simulator, cluster: Cluster, trackers: Trackers
+):
+    cluster.put_key(simulator.api_key, "production")
+    given = target(simulator, apiKeySecretRef={"name": "cml", "key": "production"})
     assert (await trackers.probe(given, NAMESPACE)).error == ""
 
 
-async def test_certificates_are_looked_for(stand_in: StandIn, cluster: Cluster, trackers: Trackers):
-    given = target(stand_in, caBundle={"configMapName": "authority"})
+async def test_certificates_are_looked_for(
+    simulator: Simulator, cluster: Cluster, trackers: Trackers
+):
+    given = target(simulator, caBundle={"configMapName": "authority"})
     probe = await trackers.probe(given, NAMESPACE)
     assert "no ConfigMap authority in namespace team" in probe.error
     cluster.config_maps["authority"] = {"other": "x"}

@@ -1,4 +1,4 @@
-"""Registration in a workspace against the stand-in: one version for one run on every bad day."""
+"""Registration in a workspace against the simulator: one version for one run on every bad day."""
 
 import asyncio
 from typing import Any
@@ -10,7 +10,7 @@ from kubetune.clients.cml_operations import CREATE_REGISTERED_MODEL
 from kubetune.tracking.base import RegisteredVersion, Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
 
-from tests.cml.server import StandIn
+from tests.cml.server import Simulator
 from tests.cml.tracked import Experiment, tags_of_version, tracking
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
@@ -44,9 +44,9 @@ async def test_register_twice_is_one_version(experiment: Experiment, tracker: Cm
 
 
 async def test_each_run_is_a_version_of_its_own(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker
 ):
-    stand_in.behaviour.page_size_limit = 2
+    simulator.behaviour.page_size_limit = 2
     for number in range(1, 6):
         registration = experiment.registration(await experiment.run(f"key-{number}"))
         assert (await tracker.register(registration)).version == number
@@ -69,74 +69,74 @@ async def test_a_name_in_any_script_is_compared_exactly(
 )
 @pytest.mark.parametrize("lose_tags", [False, True])
 async def test_a_lost_answer_is_looked_up(
-    stand_in: StandIn,
+    simulator: Simulator,
     experiment: Experiment,
     tracker: CmlTracker,
     fault: dict[str, Any],
     lose_tags: bool,
 ):
-    stand_in.behaviour.lose_tags = lose_tags
+    simulator.behaviour.lose_tags = lose_tags
     registration = experiment.registration(await experiment.run("key-1"))
-    stand_in.faults.add("create_registered_model", when="after", **fault)
+    simulator.faults.add("create_registered_model", when="after", **fault)
     assert (await tracker.register(registration)).version == 1
     assert await experiment.numbers() == [1]
-    assert stand_in.count("create_registered_model") == 1
+    assert simulator.count("create_registered_model") == 1
 
 
 async def test_an_operator_that_is_restarted_after_the_create_finds_the_version(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker
 ):
     registration = experiment.registration(await experiment.run("key-1"))
-    fault = stand_in.faults.add("create_registered_model", when="after", hang=30)
+    fault = simulator.faults.add("create_registered_model", when="after", hang=30)
     dying = asyncio.create_task(tracker.register(registration))
     async with asyncio.timeout(30):
         while not await experiment.numbers():  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.05)
     dying.cancel()
     await asyncio.gather(dying, return_exceptions=True)
-    stand_in.faults.remove(fault)
-    async with tracking(stand_in) as next_one:
+    simulator.faults.remove(fault)
+    async with tracking(simulator) as next_one:
         assert (await next_one.register(registration)).version == 1
     assert await experiment.numbers() == [1]
 
 
 async def test_what_does_not_show_is_sent_again_only_after_a_while(
-    stand_in: StandIn, experiment: Experiment
+    simulator: Simulator, experiment: Experiment
 ):
     """Also by an operator that was started in between, which knows it from the run."""
     registration = experiment.registration(await experiment.run("key-1"))
-    stand_in.faults.add("create_registered_model", status=500)
-    async with tracking(stand_in, settle_seconds=3600) as tracker:
+    simulator.faults.add("create_registered_model", status=500)
+    async with tracking(simulator, settle_seconds=3600) as tracker:
         # Gives up looking before the test's patience ends; the outcome stays unknown.
         with pytest.raises(TrackingError, match=UNFOUNDED):
             await tracker.register(registration)
         with pytest.raises(TrackingError, match=UNFOUNDED):
             await tracker.register(registration)
-    async with tracking(stand_in, settle_seconds=3600) as restarted:
+    async with tracking(simulator, settle_seconds=3600) as restarted:
         with pytest.raises(TrackingError, match=UNFOUNDED):
             await restarted.register(registration)
-    assert stand_in.count("create_registered_model") == 1
-    async with tracking(stand_in, settle_seconds=0.5) as patient:
+    assert simulator.count("create_registered_model") == 1
+    async with tracking(simulator, settle_seconds=0.5) as patient:
         assert (await registered(patient, registration)).version == 1
     assert await experiment.numbers() == [1]
 
 
 async def test_a_refused_create_needs_no_wait(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker
 ):
     registration = experiment.registration(await experiment.run("key-1"))
-    stand_in.faults.add("create_registered_model", status=400, message="not today")
+    simulator.faults.add("create_registered_model", status=400, message="not today")
     with pytest.raises(TrackingError, match="not today"):
         await tracker.register(registration)
     assert (await tracker.register(registration)).version == 1
 
 
 async def test_throttled_calls_change_nothing(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker
 ):
     registration = experiment.registration(await experiment.run("key-1"))
     for operation in ("create_registered_model", "log_experiment_run_batch"):
-        stand_in.faults.add(operation, status=429, headers={"Retry-After": "0"})
+        simulator.faults.add(operation, status=429, headers={"Retry-After": "0"})
         with pytest.raises(TrackingError, match="429"):
             await tracker.register(registration)
     assert (await tracker.register(registration)).version == 1
@@ -144,36 +144,36 @@ async def test_throttled_calls_change_nothing(
 
 
 async def test_operators_that_register_at_once_leave_one_version(
-    stand_in: StandIn, experiment: Experiment
+    simulator: Simulator, experiment: Experiment
 ):
     registration = experiment.registration(await experiment.run("key-2"))
-    async with tracking(stand_in) as before:
+    async with tracking(simulator) as before:
         await before.register(experiment.registration(await experiment.run("key-1")))
     # Both have looked before either has written down that it creates.
-    stand_in.faults.add("log_experiment_run_batch", times=2, hang=1.0)
-    async with tracking(stand_in) as one, tracking(stand_in) as other:
+    simulator.faults.add("log_experiment_run_batch", times=2, hang=1.0)
+    async with tracking(simulator) as one, tracking(simulator) as other:
         results = await asyncio.gather(one.register(registration), other.register(registration))
-        assert stand_in.count("create_registered_model") == 3, "both have created"
+        assert simulator.count("create_registered_model") == 3, "both have created"
         assert {result.version for result in results} == {2}
         assert (await one.register(registration)).version == 2
     assert await experiment.numbers() == [1, 2]
 
 
 async def test_a_conflict_with_somebody_who_was_faster_is_no_error(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker
 ):
     registration = experiment.registration(await experiment.run("key-1"))
-    stand_in.faults.add("create_registered_model", when="after", status=409)
+    simulator.faults.add("create_registered_model", when="after", status=409)
     assert (await tracker.register(registration)).version == 1
     assert await experiment.numbers() == [1]
 
 
 async def test_a_version_that_others_made_of_the_run_is_left_alone(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker
 ):
     run_id = await experiment.run("key-1")
     body = CreateRegisteredModelRequest(
-        project_id=stand_in.project.id,
+        project_id=simulator.project.id,
         experiment_id=experiment.id,
         run_id=run_id,
         model_path="model",
@@ -187,10 +187,10 @@ async def test_a_version_that_others_made_of_the_run_is_left_alone(
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_key_that_may_not_register_is_told_with_the_way_out(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker, status: int
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker, status: int
 ):
     registration = experiment.registration(await experiment.run("key-1"))
-    stand_in.faults.add("create_registered_model", status=status)
+    simulator.faults.add("create_registered_model", status=status)
     with pytest.raises(TrackingError, match=r"right to register models.*tracking\.type") as info:
         await tracker.register(registration)
     assert info.value.credentials
@@ -198,15 +198,15 @@ async def test_a_key_that_may_not_register_is_told_with_the_way_out(
 
 
 async def test_a_run_that_can_not_be_marked_is_registered_all_the_same(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker
 ):
     registration = experiment.registration(await experiment.run("key-1"))
-    stand_in.faults.add("log_experiment_run_batch", status=400)
+    simulator.faults.add("log_experiment_run_batch", status=400)
     assert (await tracker.register(registration)).version == 1
 
 
 async def test_what_the_registry_can_not_take_is_told(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker
 ):
     run_id = await experiment.run("key-1")
     logged = Registration("tickets", None, experiment.id, run_id, "models:/m-1", {})
@@ -219,15 +219,15 @@ async def test_what_the_registry_can_not_take_is_told(
     empty = Registration("tickets", None, experiment.id, run_id, f"runs:/{run_id}/no", {})
     with pytest.raises(TrackingError, match="no MLflow model"):
         await tracker.register(empty)
-    assert stand_in.count("create_registered_model") == 1
+    assert simulator.count("create_registered_model") == 1
 
 
 @pytest.mark.parametrize("lose_tags", [False, True])
 async def test_identical_versions_are_found_by_their_lineage(
-    stand_in: StandIn, experiment: Experiment, tracker: CmlTracker, lose_tags: bool
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker, lose_tags: bool
 ):
-    stand_in.behaviour.lose_tags = lose_tags
-    stand_in.behaviour.page_size_limit = 2
+    simulator.behaviour.lose_tags = lose_tags
+    simulator.behaviour.page_size_limit = 2
     assert await tracker.find_identical("tickets", "d-1") is None
     made: list[RegisteredVersion] = []
     for number in range(1, 5):

@@ -111,9 +111,9 @@ def in_cluster(cluster: LocalCluster, cml: CmlSpace) -> Iterator[Workspace]:
 
 
 def in_project(cml: CmlSpace, tracking: JsonObject | None = None) -> None:
-    """Runs of the stand-in are processes; the target takes what the cluster's takes."""
-    cml.stand_in.mode = "process"
-    sample(cml.stand_in.files())
+    """Runs of the simulator are processes; the target takes what the cluster's takes."""
+    cml.simulator.mode = "process"
+    sample(cml.simulator.files())
     env = [{"name": "OMP_NUM_THREADS", "value": "1"}]
     cml.create("ComputeTarget", "plain", cml.cml_target(tracking, env=env))
     dataset = {"project": {"glob": "tickets.jsonl", "format": "jsonl"}}
@@ -230,7 +230,7 @@ def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Worksp
         assert rows == rows_of(client, other)
     # What is measured leaves nothing in the project.
     assert [job.deleted is None for job in cml.cml_jobs("compare")] == [False, False]
-    runs = cml.stand_in.files() / CML_RUNS_FOLDER
+    runs = cml.simulator.files() / CML_RUNS_FOLDER
     assert [path.name for path in runs.iterdir()] == [cml.run_key("router")]
 
 
@@ -242,9 +242,9 @@ def test_a_job_that_a_workspace_tracks_and_registers_itself(cml: CmlSpace) -> No
     assert float(status["result"]["metrics"]["eval_loss"]) > 0
     assert status["progress"]["step"] == 20
     assert condition(body, "Registered")[0] == "True"
-    (model,) = cml.stand_in.workspace.tracking.registry.search_registered_models()
+    (model,) = cml.simulator.workspace.tracking.registry.search_registered_models()
     assert model.name == name
-    (version,) = cml.stand_in.workspace.tracking.registry.search_model_versions(f"name='{name}'")
+    (version,) = cml.simulator.workspace.tracking.registry.search_model_versions(f"name='{name}'")
     assert version.run_id == status["mlflow"]["runId"]
     assert condition(body, "Complete")[0] == "True"
     # The same once more costs no training: the registered version is adopted.

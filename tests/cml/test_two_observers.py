@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.cml.server import StandIn
+from tests.cml.server import Simulator
 from tests.cml.test_hostile_answers import running, site
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
 
 
-async def test_a_run_that_a_twin_has_started_is_seen(stand_in: StandIn) -> None:
-    async with site(stand_in) as ours, site(stand_in) as theirs:
+async def test_a_run_that_a_twin_has_started_is_seen(simulator: Simulator) -> None:
+    async with site(simulator) as ours, site(simulator) as theirs:
         assert await ours.backend.observe(ours.address) == []
         (state,) = await theirs.until(running)
         # The status of the object, which both read, names it by now.
@@ -19,18 +19,18 @@ async def test_a_run_that_a_twin_has_started_is_seen(stand_in: StandIn) -> None:
         assert running(await ours.backend.observe(known))
 
 
-async def test_a_run_that_no_list_shows_yet_is_asked_for(stand_in: StandIn) -> None:
+async def test_a_run_that_no_list_shows_yet_is_asked_for(simulator: Simulator) -> None:
     """As when an operator ends right after it has started a run and noted it."""
-    async with site(stand_in) as ours, site(stand_in) as theirs:
+    async with site(simulator) as ours, site(simulator) as theirs:
         (state,) = await theirs.until(running)
-        stand_in.behaviour.visible_after = 3600
+        simulator.behaviour.visible_after = 3600
         known = replace(ours.address, running=(state.name,), job_id=state.external["jobId"])
         assert running(await ours.backend.observe(known))
 
 
-async def test_a_run_that_was_deleted_is_gone(stand_in: StandIn) -> None:
-    async with site(stand_in) as ours, site(stand_in) as theirs:
+async def test_a_run_that_was_deleted_is_gone(simulator: Simulator) -> None:
+    async with site(simulator) as ours, site(simulator) as theirs:
         (state,) = await theirs.until(running)
         known = replace(ours.address, running=(state.name,), job_id=state.external["jobId"])
-        stand_in.delete_job_by_hand(state.external["jobId"])
+        simulator.delete_job_by_hand(state.external["jobId"])
         assert await ours.backend.observe(known) == []

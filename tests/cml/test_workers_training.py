@@ -26,7 +26,7 @@ def test_two_workers_train_although_one_dies(cml: CmlSpace) -> None:
     make(cml, text, IN_CML, ALIASED)
     key = cml.run_key("router")
     seal = Path(".kubetune/runs") / key / f"kubetune/checkpoints/{key}/checkpoint-20/kubetune.json"
-    eventually((cml.stand_in.files() / seal).exists, SECONDS)
+    eventually((cml.simulator.files() / seal).exists, SECONDS)
     os.kill(process_of(key, worker=1), signal.SIGKILL)
     status = cml.phase("router", "Succeeded", SECONDS)["status"]
     first, second = status["attempts"]

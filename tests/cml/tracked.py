@@ -1,4 +1,4 @@
-"""Experiment runs in the stand-in as training leaves them, and the trackers that read them."""
+"""Experiment runs in the simulator as training leaves them, and the trackers that read them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -28,7 +28,7 @@ from kubetune.tracking.base import Registration
 from kubetune.tracking.cml import CmlTracker
 from kubetune.tracking.cml_values import tag_list, tags_of
 
-from tests.cml.server import PROJECT, StandIn
+from tests.cml.server import PROJECT, Simulator
 
 INSTALL = "install-1"
 
@@ -76,14 +76,16 @@ UPDATE_EXPERIMENT_RUN = Operation(
 
 
 class Experiment:
-    """An experiment of the stand-in's project, by the API."""
+    """An experiment of the simulator's project, by the API."""
 
-    def __init__(self, stand_in: StandIn, client: CmlClient, name: str, experiment_id: str) -> None:
-        self.stand_in = stand_in
+    def __init__(
+        self, simulator: Simulator, client: CmlClient, name: str, experiment_id: str
+    ) -> None:
+        self.simulator = simulator
         self.client = client
         self.name = name
         self.id = experiment_id
-        self.project_id = stand_in.project.id
+        self.project_id = simulator.project.id
 
     async def run(self, run_key: str, install: str = INSTALL, **tags: str) -> str:
         """A run with a model among its artifacts; its id."""
@@ -132,23 +134,23 @@ class Experiment:
 
 @asynccontextmanager
 async def experiment_in(
-    stand_in: StandIn, name: str = "kubetune-team"
+    simulator: Simulator, name: str = "kubetune-team"
 ) -> AsyncGenerator[Experiment]:
     """An experiment with a client of its own, whose key nobody revokes."""
-    client = CmlClient(stand_in.url, stand_in.add_key())
+    client = CmlClient(simulator.url, simulator.add_key())
     try:
-        experiment_id = await ensure_experiment(client, stand_in.project.id, name)
-        yield Experiment(stand_in, client, name, experiment_id)
+        experiment_id = await ensure_experiment(client, simulator.project.id, name)
+        yield Experiment(simulator, client, name, experiment_id)
     finally:
         await client.close()
 
 
 @asynccontextmanager
 async def tracking(
-    stand_in: StandIn, project: str = PROJECT, **options: Any
+    simulator: Simulator, project: str = PROJECT, **options: Any
 ) -> AsyncGenerator[CmlTracker]:
-    """A tracker as an operator that was just started has it, with the stand-in's first key."""
-    client = CmlClient(stand_in.url, stand_in.api_key)
+    """A tracker as an operator that was just started has it, with the simulator's first key."""
+    client = CmlClient(simulator.url, simulator.api_key)
     try:
         yield CmlTracker(client, project, **options)
     finally:

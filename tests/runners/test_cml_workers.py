@@ -55,7 +55,7 @@ def begin(project: Project, make_plan: PlanFactory, **settings: Any) -> Started:
         KUBETUNE_UPLOAD_PATIENCE_SECONDS="0",
         CDSW_IP_ADDRESS="127.0.0.1",
         CDSW_ENGINE_ID="master",
-        CML_STAND_IN_STORE=str(project.folder.parent),
+        CML_SIMULATOR_STORE=str(project.folder.parent),
     )
 
 

@@ -343,7 +343,7 @@ def test_a_plan_without_quantization_is_refused(make_plan: PlanFactory) -> None:
 
 
 def test_a_model_that_is_walked_over_once_changes_its_mode_as_a_whole(tiny_model: Path) -> None:
-    from kubetune_runner.model.parameter_lists import WalkOnce
+    from kubetune_runner.model.parameter_lists import ParameterListCache
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -354,7 +354,7 @@ def test_a_model_that_is_walked_over_once_changes_its_mode_as_a_whole(tiny_model
     base.eval()
     assert {module.training for module in model.modules()} == {True, False}
     weights = [id(weight) for weight in model.parameters()]
-    walk = WalkOnce()
+    walk = ParameterListCache()
     walk.on_train_begin(model=model)
     for training in (True, False, True):
         assert model.train(training) is model

@@ -12,7 +12,7 @@ from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import Decision, Record, rfc3339
-from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import Resource, Target
 from kubetune.decide.target.place import place_of, record
@@ -71,7 +71,7 @@ def target(ready: bool = True, **spec: Any) -> Target:
     return Target("ComputeTarget", "main", parsed, ready, why_not)  # type: ignore[arg-type]
 
 
-NONE_FINISHED = Learned(run_sought=True)
+NONE_FINISHED = TrackerAnswers(run_sought=True)
 """The tracking server was asked, and has no finished run of the job."""
 MISSING_TARGET = Target("ComputeTarget", "main", None, False, "waiting for ComputeTarget main")
 INLINE: JsonObject = {"inline": {"rows": [{"prompt": "a", "completion": "b"}]}}

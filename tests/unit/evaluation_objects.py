@@ -28,7 +28,7 @@ from kubetune.decide.decision import (
     StartRun,
 )
 from kubetune.decide.evaluation.observed import (
-    EvaluationLearned,
+    EvaluationAnswers,
     ObservedCandidate,
     ObservedEvaluation,
 )
@@ -144,26 +144,26 @@ def settle(
     ``holder`` has the alias, and ``moved_to`` has it after the move.
     """
     found = {_digests(given)[name]: tracked(**metrics) for name, metrics in results.items()}
-    parallel = replace(given, learned=EvaluationLearned(found=found))
+    parallel = replace(given, answers=EvaluationAnswers(found=found))
     spec = parallel.evaluation.spec
     assert spec is not None
     decision = decide(parallel, NOW)
     for _ in range(3):
         asked = decision.actions
-        learned = parallel.learned
+        answers = parallel.answers
         for action in asked:
             match action:
                 case FindAlias():
-                    learned = replace(learned, alias_sought=True, holder=holder)
+                    answers = replace(answers, alias_sought=True, holder=holder)
                 case MoveAlias(move):
-                    learned = replace(learned, move=replace(move, holder=moved_to))
+                    answers = replace(answers, move=replace(move, holder=moved_to))
                 case _:
                     raise AssertionError(action)
         if not asked:
             break
         assert decision.status is not None
         again = replace(parallel.evaluation, status=decision.status)
-        parallel = replace(parallel, evaluation=again, learned=learned)
+        parallel = replace(parallel, evaluation=again, answers=answers)
         decision = decide(parallel, NOW)
     assert decision.status is not None
     assert_fits("Evaluation", decision.status)
@@ -183,7 +183,7 @@ def _digests(given: ObservedEvaluation) -> dict[str, str]:
 def not_found(given: ObservedEvaluation) -> ObservedEvaluation:
     """The same, after the tracking server was asked for equal measurements and knows none."""
     asked = [a.asked for a in decide(given, NOW).actions if isinstance(a, FindEvaluation)]
-    return replace(given, learned=EvaluationLearned(found=dict.fromkeys(asked)))
+    return replace(given, answers=EvaluationAnswers(found=dict.fromkeys(asked)))
 
 
 def started(decision: Decision) -> list[str]:

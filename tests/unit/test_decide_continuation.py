@@ -28,7 +28,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import RunPlan
 from kubetune.decide.decision import CreateModel, FindIdentical, Register, StartRun
 from kubetune.decide.fine_tune_job.inputs import Inputs, resolve
-from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 
 JsonObject = dict[str, Any]
@@ -240,11 +240,11 @@ def test_the_merged_model_is_registered_before_the_adapter() -> None:
     assert first.merged
     assert (first.registration.name, first.registration.source) == ("house-merged", "models:/m-2")
     assert first.registration.alias == "best"
-    (second,) = ended(MERGE, learned=Learned(merged=MERGED_VERSION)).actions
+    (second,) = ended(MERGE, answers=TrackerAnswers(merged=MERGED_VERSION)).actions
     assert isinstance(second, Register)
     assert not second.merged
     assert (second.registration.name, second.registration.source) == ("house", "models:/m-1")
-    done = ended(MERGE, learned=Learned(merged=MERGED_VERSION, registered=VERSION))
+    done = ended(MERGE, answers=TrackerAnswers(merged=MERGED_VERSION, registered=VERSION))
     assert done.status["phase"] == "Succeeded"
     assert done.status["result"]["merged"] == {
         "registered": {"name": "house-merged", "version": 2},
@@ -260,10 +260,10 @@ def test_another_name_for_the_merged_model() -> None:
 
 def test_the_merged_model_is_found_by_the_run_s_tags() -> None:
     tags = {"kubetune.model_id": "m-9", "kubetune.merged_model_id": "m-10"}
-    (first,) = ended(MERGE, None, learned=Learned(run=replace(TRACKED, tags=tags))).actions
+    (first,) = ended(MERGE, None, answers=TrackerAnswers(run=replace(TRACKED, tags=tags))).actions
     assert first.registration.source == "models:/m-10"
     alone = replace(TRACKED, tags={"kubetune.model_id": "m-9"})
-    lost = ended(MERGE, None, learned=Learned(run=alone, run_sought=True))
+    lost = ended(MERGE, None, answers=TrackerAnswers(run=alone, run_sought=True))
     assert lost.status["failure"]["reason"] == "ResultMissing"
 
 
@@ -274,16 +274,16 @@ def test_a_merged_model_without_a_registry_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("learned", "expected"),
+    ("answers", "expected"),
     [
-        (Learned(), [("house-merged", True)]),
-        (Learned(identical_merged_sought=True), ["StartRun"]),
+        (TrackerAnswers(), [("house-merged", True)]),
+        (TrackerAnswers(identical_merged_sought=True), ["StartRun"]),
         (
-            Learned(identical_merged=MERGED_VERSION, identical_merged_sought=True),
+            TrackerAnswers(identical_merged=MERGED_VERSION, identical_merged_sought=True),
             [("house", False)],
         ),
         (
-            Learned(
+            TrackerAnswers(
                 identical_merged=MERGED_VERSION,
                 identical_merged_sought=True,
                 identical_sought=True,
@@ -293,8 +293,10 @@ def test_a_merged_model_without_a_registry_is_told() -> None:
     ],
     ids=["merged first", "no merged one", "then the adapter", "no adapter"],
 )
-def test_identical_results_are_sought_for_both(learned: Learned, expected: list[Any]) -> None:
-    decision = decide(observed_job(job(MERGE), learned=learned), NOW)
+def test_identical_results_are_sought_for_both(
+    answers: TrackerAnswers, expected: list[Any]
+) -> None:
+    decision = decide(observed_job(job(MERGE), answers=answers), NOW)
     found = [
         (action.name, action.merged) if isinstance(action, FindIdentical) else type(action).__name__
         for action in decision.actions
@@ -303,13 +305,13 @@ def test_identical_results_are_sought_for_both(learned: Learned, expected: list[
 
 
 def test_identical_results_are_adopted_together() -> None:
-    learned = Learned(
+    answers = TrackerAnswers(
         identical=VERSION,
         identical_sought=True,
         identical_merged=MERGED_VERSION,
         identical_merged_sought=True,
     )
-    decision = decide(observed_job(job(MERGE), learned=learned), NOW)
+    decision = decide(observed_job(job(MERGE), answers=answers), NOW)
     assert names(decision) == []
     assert decision.status is not None
     result = decision.status["result"]

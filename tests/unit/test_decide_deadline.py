@@ -29,7 +29,7 @@ from builders import (
 )
 from kubetune.decide.deadline import Span, read_clock, spans
 from kubetune.decide.decision import LimitRuns, StartRun, parse_time, rfc3339
-from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.targets.contract import RunState
 from kubetune.targets.kubernetes.job_limits import WAITING_SECONDS, Limit, new_limit
@@ -190,7 +190,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_deadline(case: Case) -> None:
     spec = {"activeDeadlineSeconds": case.deadline} | case.spec
-    around = {"runs": case.runs, "learned": NONE_FINISHED}
+    around = {"runs": case.runs, "answers": NONE_FINISHED}
     given = observed_job(job(spec, status=case.status), **around)
     decision = decide(given, NOW + timedelta(seconds=case.after))
     status = decision.status or {}
@@ -204,7 +204,7 @@ def test_deadline(case: Case) -> None:
 def test_an_attempt_gets_what_is_left() -> None:
     status = tried(attempt(1, "Stopped"), phase="Suspended") | used(50)
     given = job({"activeDeadlineSeconds": 60}, status=status)
-    decision = decide(observed_job(given, learned=NONE_FINISHED), NOW)
+    decision = decide(observed_job(given, answers=NONE_FINISHED), NOW)
     (start,) = decision.actions
     assert isinstance(start, StartRun)
     assert start.request.deadline_seconds == 10
@@ -231,7 +231,7 @@ IN_CML: JsonObject = {
 def in_cml(runs: list[RunState], deadline: int = 60, since: float = 30, **spec: Any) -> Any:
     seen = condition("Running", lastTransitionTime=ago(since))
     given = job({"activeDeadlineSeconds": deadline} | spec, status=RUNNING | {"conditions": [seen]})
-    return observed_job(given, runs=runs, target=target(**IN_CML), learned=NONE_FINISHED)
+    return observed_job(given, runs=runs, target=target(**IN_CML), answers=NONE_FINISHED)
 
 
 @pytest.mark.parametrize(("left", "asked"), [(LATE, True), (replace(LATE, exit_code=75), False)])
@@ -242,8 +242,8 @@ def test_who_went_unseen_at_the_deadline_may_have_finished(left: RunState, asked
     decision = decide(observed_job(given, runs=[left]), late)
     assert names(decision) == (["FindRun"] if asked else [])
     assert (decision.status or {})["phase"] == ("Queued" if asked else "Failed")
-    found = Learned(run=replace(TRACKED, status="FINISHED"), run_sought=True)
-    after = decide(observed_job(given, runs=[left], learned=found), late).status or {}
+    found = TrackerAnswers(run=replace(TRACKED, status="FINISHED"), run_sought=True)
+    after = decide(observed_job(given, runs=[left], answers=found), late).status or {}
     assert after["phase"] == ("Succeeded" if asked else "Failed")
 
 
@@ -382,6 +382,6 @@ def test_who_ordered_the_stop_is_known_when_the_tracking_server_has_answered() -
         job({"activeDeadlineSeconds": 60}, status=asked.status),
         runs=[stopped],
         target=target(**IN_CML),
-        learned=NONE_FINISHED,
+        answers=NONE_FINISHED,
     )
     assert condition_of(decide(answered, late).status, "Failed") == ("True", "DeadlineExceeded")

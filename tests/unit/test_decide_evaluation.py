@@ -36,7 +36,7 @@ from evaluation_objects import (
     tracked,
 )
 from kubetune.decide.decision import FindEvaluation, StartRun, rfc3339
-from kubetune.decide.evaluation.observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.decide.evaluation.states import decide
 from kubetune.decide.resources import TargetProblem
 
@@ -50,7 +50,7 @@ def begun(*candidates: str, **fields: Any) -> ObservedEvaluation:
     given = not_found(observed(evaluation(*candidates, **fields)))
     status = decided(given, NOW).status
     again = replace(given.evaluation, status=status)
-    return replace(given, evaluation=again, learned=EvaluationLearned())
+    return replace(given, evaluation=again, answers=EvaluationAnswers())
 
 
 def with_runs(given: ObservedEvaluation, **runs: Any) -> ObservedEvaluation:
@@ -150,10 +150,10 @@ def test_the_digest_covers_what_changes_results(changed: JsonObject, same: bool)
 
 def test_what_was_measured_before_is_taken_over():
     given = observed(evaluation(parallelism=2))
-    learned = not_found(given).learned
-    first, second = learned.found
+    answers = not_found(given).answers
+    first, second = answers.found
     found = {first: tracked(exactMatch=0.25), second: None}
-    decision = decided(replace(given, learned=EvaluationLearned(found=found)), NOW)
+    decision = decided(replace(given, answers=EvaluationAnswers(found=found)), NOW)
     assert started(decision) == ["tuned"]
     base = candidate(decision.status, "base")
     assert (base["phase"], base["reused"], base["mlflow"]["runId"]) == ("Succeeded", True, "run-1")
@@ -171,7 +171,7 @@ def test_two_names_of_one_model_are_measured_once():
 
 def test_what_another_evaluation_measures_now_is_waited_for():
     given = not_found(observed(evaluation("base")))
-    (digest,) = given.learned.found
+    (digest,) = given.answers.found
     decision = decided(replace(given, elsewhere={digest: "Evaluation other"}), NOW)
     assert started(decision) == []
     assert "Evaluation other" in candidate(decision.status, "base")["message"]
@@ -179,8 +179,8 @@ def test_what_another_evaluation_measures_now_is_waited_for():
 
 
 def test_a_tracking_server_that_is_away_is_waited_for():
-    learned = EvaluationLearned(tracking_error="no answer")
-    decision = decided(observed(learned=learned), NOW)
+    answers = EvaluationAnswers(tracking_error="no answer")
+    decision = decided(observed(answers=answers), NOW)
     assert ready_reason(decision) == ("False", "TrackingUnreachable")
     assert started(decision) == []
 
@@ -188,7 +188,7 @@ def test_a_tracking_server_that_is_away_is_waited_for():
 def test_results_that_only_the_tracking_server_has_are_waited_for():
     silent = with_runs(with_running(begun("base")), base=[run(1, "succeeded")])
     assert ready_reason(decided(silent, NOW)) == ("False", "SeekingEqual")
-    away = decided(replace(silent, learned=EvaluationLearned(tracking_error="no answer")), NOW)
+    away = decided(replace(silent, answers=EvaluationAnswers(tracking_error="no answer")), NOW)
     assert names(away) == ["FindEvaluation"]
     assert ready_reason(away) == ("False", "TrackingUnreachable")
 
@@ -227,8 +227,8 @@ def test_each_candidate_is_retried_alone():
 
 def test_an_evicted_run_is_repeated_at_once():
     evicted = with_runs(begun("base"), base=[run(1, "preempted")])
-    asked = EvaluationLearned(found={"base/1": None})
-    decision = decided(replace(evicted, learned=asked), NOW)
+    asked = EvaluationAnswers(found={"base/1": None})
+    decision = decided(replace(evicted, answers=asked), NOW)
     (action,) = [a for a in decision.actions if isinstance(a, StartRun)]
     assert action.request.attempt == 2
     assert candidate(decision.status, "base")["counts"] == {
@@ -243,13 +243,13 @@ def test_an_attempt_that_left_no_word_may_have_finished(state: Any):
     lost = with_runs(with_running(begun("base", backoffLimit=0)), base=[state] if state else [])
     decision = decided(lost, NOW)
     assert names(decision) == ["FindEvaluation"]
-    away = decided(replace(lost, learned=EvaluationLearned(tracking_error="no answer")), NOW)
+    away = decided(replace(lost, answers=EvaluationAnswers(tracking_error="no answer")), NOW)
     assert names(away) == ["FindEvaluation"]
     assert ready_reason(away) == ("False", "TrackingUnreachable")
     alone = replace(lost, started=None, target=MISSING_TARGET)
     assert ready_reason(decided(alone, NOW)) == ("False", "TargetMissing")
-    found = EvaluationLearned(found={"base/1": tracked(loss=1.5)})
-    measured = candidate(decided(replace(lost, learned=found), NOW).status, "base")
+    found = EvaluationAnswers(found={"base/1": tracked(loss=1.5)})
+    measured = candidate(decided(replace(lost, answers=found), NOW).status, "base")
     assert (measured["phase"], measured["attempt"]["result"]) == ("Succeeded", "Succeeded")
     assert measured["counts"]["failed"] == measured["counts"]["preempted"] == 0
 
@@ -294,9 +294,9 @@ def test_results_that_did_not_come_with_the_outcome_are_looked_up():
     decision = decided(given, NOW)
     (action,) = decision.actions
     assert isinstance(action, FindEvaluation)
-    found = replace(given, learned=EvaluationLearned(found={action.asked: tracked(loss=1.5)}))
+    found = replace(given, answers=EvaluationAnswers(found={action.asked: tracked(loss=1.5)}))
     assert decided(found, NOW).status["phase"] == "Succeeded"
-    lost = replace(given, learned=EvaluationLearned(found={action.asked: None}))
+    lost = replace(given, answers=EvaluationAnswers(found={action.asked: None}))
     assert candidate(decided(lost, NOW).status, "base")["reason"] == "ResultMissing"
 
 

@@ -19,7 +19,7 @@ from evaluation_objects import (
 )
 from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY
 from kubetune.decide.decision import FindEvaluation, StartRun
-from kubetune.decide.evaluation.observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.decide.evaluation.states import decide
 from kubetune.tracking.base import TrackedRun
 from kubetune.tracking.values import best_evaluation
@@ -39,7 +39,7 @@ def run_of(metrics: JsonObject | None = None, **fields: Any) -> TrackedRun:
 def found(given: ObservedEvaluation, *runs: TrackedRun) -> ObservedEvaluation:
     """The same, after runs of equal inputs were found, one for each candidate."""
     asked = [a.asked for a in decide(given, NOW).actions if isinstance(a, FindEvaluation)]
-    return replace(given, learned=EvaluationLearned(found=dict(zip(asked, runs, strict=True))))
+    return replace(given, answers=EvaluationAnswers(found=dict(zip(asked, runs, strict=True))))
 
 
 def judged(*runs: TrackedRun, **spec: Any) -> JsonObject:

@@ -22,7 +22,7 @@ from evaluation_objects import (
 )
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import FindEvaluation, MoveAlias
-from kubetune.decide.evaluation.observed import EvaluationLearned
+from kubetune.decide.evaluation.observed import EvaluationAnswers
 from kubetune.decide.evaluation.states import decide
 from kubetune.decide.gate import Demand, Rival, misses
 
@@ -159,10 +159,10 @@ def test_the_move_expects_the_version_that_was_judged_against():
     given = observed(evaluation("tuned", **PROMOTE), models=models)
     (action,) = decide(given, NOW).actions
     assert isinstance(action, FindEvaluation)
-    learned = EvaluationLearned(
+    answers = EvaluationAnswers(
         found={action.digest: tracked()}, alias_sought=True, holder=version(3)
     )
-    decision = decide(replace(given, learned=learned), NOW)
+    decision = decide(replace(given, answers=answers), NOW)
     (moving,) = decision.actions
     assert isinstance(moving, MoveAlias)
     assert (moving.move.version, moving.move.expected) == (4, 3)
@@ -228,7 +228,7 @@ def test_a_server_that_is_away_delays_the_move_only():
     given = observed(evaluation("base", **PROMOTE))
     (action,) = decide(given, NOW).actions
     assert isinstance(action, FindEvaluation)
-    learned = EvaluationLearned(found={action.digest: tracked()}, tracking_error="no answer")
-    decision = decide(replace(given, learned=learned), NOW)
+    answers = EvaluationAnswers(found={action.digest: tracked()}, tracking_error="no answer")
+    decision = decide(replace(given, answers=answers), NOW)
     assert condition_of(decision.status, "Ready") == ("False", "TrackingUnreachable")
     assert decision.requeue_after == 10

@@ -126,7 +126,7 @@ def test_functions_are_waited_for_and_travel_in_the_plan():
     assert plan["metrics"] == ["loss", "bitsPerByte"]
     assert plan["customMetrics"] == [{"name": "words", "source": "code", "timeoutSeconds": 10}]
     other = not_found(replace(given, functions={"words": "other code"}))
-    assert set(there.learned.found) != set(other.learned.found)
+    assert set(there.answers.found) != set(other.answers.found)
 
 
 def test_a_function_that_is_too_long_is_refused():

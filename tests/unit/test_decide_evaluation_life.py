@@ -38,7 +38,7 @@ from kubetune.decide.decision import (
     StopRuns,
     rfc3339,
 )
-from kubetune.decide.evaluation.observed import EvaluationLearned
+from kubetune.decide.evaluation.observed import EvaluationAnswers
 from kubetune.decide.evaluation.states import decide
 from kubetune.decide.resources import TargetProblem
 from kubetune.decide.target.refused import start_refused
@@ -93,8 +93,8 @@ def test_suspension_stops_what_runs_and_keeps_what_is_measured() -> None:
     resumed = evaluation(**AT_ONCE, status=decision.status)
     decision = decided(observed(resumed, runs=stopped))
     assert names(decision) == ["FindEvaluation"], "it may have finished while it was stopped"
-    none = EvaluationLearned(found={"tuned/1": None})
-    decision = decided(observed(resumed, runs=stopped, learned=none))
+    none = EvaluationAnswers(found={"tuned/1": None})
+    decision = decided(observed(resumed, runs=stopped, answers=none))
     assert names(decision) == ["StartRun"]
     assert candidate(decision.status, "tuned")["counts"]["failed"] == 0
 
@@ -105,8 +105,8 @@ def test_a_stop_that_ends_after_the_suspension_was_ordered_all_the_same() -> Non
     status = decided(observed(suspended, runs=runs)).status
     stopping = {name: [run(1, "stopping")] for name in ("base", "tuned")}
     status = decided(observed(evaluation(**AT_ONCE, status=status), runs=stopping)).status
-    none = EvaluationLearned(found={"base/1": None, "tuned/1": None})
-    gone = decided(observed(evaluation(**AT_ONCE, status=status), runs={}, learned=none))
+    none = EvaluationAnswers(found={"base/1": None, "tuned/1": None})
+    gone = decided(observed(evaluation(**AT_ONCE, status=status), runs={}, answers=none))
     assert names(gone) == ["StartRun", "StartRun"]
 
 
@@ -178,9 +178,9 @@ def test_a_run_that_went_unseen_at_its_deadline_may_have_finished() -> None:
     assert names(asked) == ["FindEvaluation", "FindEvaluation"]
     assert asked.status["phase"] != "Failed"
     keys = ("base/1", "tuned/1")
-    found = replace(ended, learned=EvaluationLearned(found=dict.fromkeys(keys, measured())))
+    found = replace(ended, answers=EvaluationAnswers(found=dict.fromkeys(keys, measured())))
     assert decided(found, after).status["phase"] == "Succeeded"
-    nothing = replace(ended, learned=EvaluationLearned(found=dict.fromkeys(keys)))
+    nothing = replace(ended, answers=EvaluationAnswers(found=dict.fromkeys(keys)))
     assert ready_reason(decided(nothing, after)) == ("False", "DeadlineExceeded")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from builders import NOW, TRACKED, attempt, condition, job, names, observed_job, tried
 from kubetune.decide.decision import Decision
-from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.tracking.base import TrackedRun
 
@@ -22,7 +22,7 @@ def tracked(status: str, **tags: str) -> TrackedRun:
 
 def decided(run: TrackedRun | None, spec: Any = None, status: Any = LOST) -> Decision:
     given = job({"backoffLimit": 0} | (spec or {}), status=status)
-    observed = observed_job(given, learned=Learned(run=run, run_sought=True), fresh=False)
+    observed = observed_job(given, answers=TrackerAnswers(run=run, run_sought=True), fresh=False)
     return decide(observed, NOW)
 
 

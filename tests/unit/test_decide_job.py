@@ -24,7 +24,7 @@ from builders import (
     told,
     tried,
 )
-from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.targets.contract import RunState
 
@@ -33,7 +33,7 @@ JsonObject = dict[str, Any]
 RUNNING = tried(attempt(1, "Running"))
 SUSPEND: JsonObject = {"suspend": True}
 
-NOT_ASKED = Learned()
+NOT_ASKED = TrackerAnswers()
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Case:
     requeue: float | None = None
     running: tuple[str, str] | None = None
     verdict: str = "InProgress"
-    learned: Learned = NOT_ASKED
+    answers: TrackerAnswers = NOT_ASKED
 
 
 CASES = [
@@ -107,7 +107,7 @@ CASES = [
         ("False", "Queued"),
         tried(attempt(1, "Stopped"), phase="Suspended"),
         actions=["StartRun"],
-        learned=NONE_FINISHED,
+        answers=NONE_FINISHED,
     ),
     Case(
         "4 resumed, and nobody asked yet",
@@ -183,7 +183,7 @@ CASES = [
         tried(attempt(1, "Failed", endTime=ago(10))),
         [run(1, "failed", CRASHED)],
         actions=["StartRun"],
-        learned=NONE_FINISHED,
+        answers=NONE_FINISHED,
     ),
     Case(
         "7 has failed for good",
@@ -216,7 +216,7 @@ CASES = [
         {"backoffLimit": 0},
         running=("False", "BackoffLimitExceeded"),
         verdict="Failed",
-        learned=NONE_FINISHED,
+        answers=NONE_FINISHED,
     ),
     Case(
         "7 was lost too often, and the tracking server is away",
@@ -229,7 +229,7 @@ CASES = [
         ["FindRun"],
         running=("False", "TrackingUnreachable"),
         requeue=10,
-        learned=Learned(tracking_error="no answer"),
+        answers=TrackerAnswers(tracking_error="no answer"),
     ),
     Case(
         "7 was lost",
@@ -249,7 +249,7 @@ CASES = [
         [run(1, "preempted", reason="Disrupted")],
         {"backoffLimit": 0},
         ["StartRun"],
-        learned=NONE_FINISHED,
+        answers=NONE_FINISHED,
     ),
     Case(
         "8 submitted", "all inputs are there", "Queued", ("False", "Queued"), actions=["StartRun"]
@@ -260,7 +260,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_state(case: Case) -> None:
     given = job(case.spec, status=case.status)
-    observed = observed_job(given, runs=case.runs, learned=case.learned)
+    observed = observed_job(given, runs=case.runs, answers=case.answers)
     decision = decide(observed, NOW)
     status = decision.status or {}
     assert status["phase"] == case.phase, case.because
@@ -297,7 +297,9 @@ def test_run_that_succeeds_while_it_is_stopped_has_succeeded() -> None:
 
 def test_outage_of_the_tracking_server_is_told_while_it_lasts() -> None:
     given = job(status=RUNNING)
-    away = observed_job(given, runs=[run(1, "running")], learned=Learned(tracking_error="away"))
+    away = observed_job(
+        given, runs=[run(1, "running")], answers=TrackerAnswers(tracking_error="away")
+    )
     status = decide(away, NOW).status or {}
     assert status["phase"] == "Running", "training goes on"
     assert condition_of(status, "TrackingAvailable") == ("False", "TrackingUnreachable")

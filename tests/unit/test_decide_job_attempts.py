@@ -184,7 +184,7 @@ def failed_once(spec: JsonObject | None = None, **around: Any) -> JsonObject:
 
 def test_attempt_after_a_failure_has_the_next_number() -> None:
     start = next_attempt(
-        decide(observed_job(job(status=failed_once()), learned=NONE_FINISHED), NOW)
+        decide(observed_job(job(status=failed_once()), answers=NONE_FINISHED), NOW)
     )
     assert start.request.attempt == 2
 
@@ -199,7 +199,7 @@ def test_settings_are_frozen_with_the_first_run() -> None:
     spec = {"profileRef": {"name": "house"}}
     status = failed_once(spec, profile=profile("disk"))
     changed = ready(dataset(), **(DATASET_FOUND | {"digest": "sha256:new"}))
-    around = {"profile": profile(None), "dataset": changed, "learned": NONE_FINISHED}
+    around = {"profile": profile(None), "dataset": changed, "answers": NONE_FINISHED}
     decision = decide(observed_job(job(spec, status=status), **around), NOW)
     assert next_attempt(decision).request.checkpoint_claim == "disk"
     after = decision.status or {}
@@ -218,7 +218,7 @@ def test_settings_are_not_frozen_before_the_first_run() -> None:
 def test_resources_may_change_while_suspended() -> None:
     status = failed_once() | {"phase": "Suspended"}
     more = job({"resources": {"memory": "16Gi"}}, status=status)
-    decision = decide(observed_job(more, learned=NONE_FINISHED), NOW)
+    decision = decide(observed_job(more, answers=NONE_FINISHED), NOW)
     assert next_attempt(decision).request.resources.memory == "16Gi"
     assert (decision.status or {})["effective"]["resources"]["memory"] == "16Gi"
 
@@ -227,7 +227,7 @@ def test_with_other_workers_training_starts_over() -> None:
     before = failed_once()
     status = before | {"phase": "Suspended"}
     changed = ready(dataset(), **(DATASET_FOUND | {"digest": "sha256:new"}))
-    around = {"dataset": changed, "learned": NONE_FINISHED}
+    around = {"dataset": changed, "answers": NONE_FINISHED}
     decision = decide(observed_job(job({"workers": 2}, status=status), **around), NOW)
     request = next_attempt(decision).request
     after = decision.status or {}
@@ -249,7 +249,7 @@ def test_crash_between_start_and_status_loses_no_lineage() -> None:
 
 
 def test_retry_waits_for_inputs_that_are_gone() -> None:
-    around = {"model": model(), "learned": NONE_FINISHED}
+    around = {"model": model(), "answers": NONE_FINISHED}
     decision = decide(observed_job(job(status=failed_once()), **around), NOW)
     assert (decision.status or {})["phase"] == "Preparing"
     assert decision.actions == ()

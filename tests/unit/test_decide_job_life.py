@@ -49,7 +49,7 @@ from kubetune.decide.decision import (
     StartRun,
     StopRuns,
 )
-from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target, TargetProblem
 from kubetune.targets.contract import FINISHED, RunState
@@ -104,7 +104,7 @@ class World:
     now: datetime = NOW
     status: JsonObject = field(default_factory=dict[str, Any])
     runs: dict[int, RunState] = field(default_factory=dict[int, RunState])
-    learned: Learned = field(default_factory=Learned)
+    answers: TrackerAnswers = field(default_factory=TrackerAnswers)
     tracker_answers: bool = True
     target_answers: bool = True
     started: list[int] = field(default_factory=list[int])
@@ -134,7 +134,7 @@ class World:
             case "suspend" | "resume":
                 self.spec = self.spec | {"suspend": event == "suspend"}
             case "operator restarts":
-                self.learned = Learned()
+                self.answers = TrackerAnswers()
             case "tracker goes" | "tracker comes":
                 self.tracker_answers = event == "tracker comes"
             case "target goes" | "target comes":
@@ -155,7 +155,7 @@ class World:
             dataset=ready(dataset(), **(DATASET_FOUND | {"digest": self.digest})),
             runs=[self.runs[number] for number in sorted(self.runs) if self.target_answers],
             target_problem=None if self.target_answers else AWAY,
-            learned=self.learned,
+            answers=self.answers,
             tracked=TRACKED if self.live else None,
         )
         before = copy.deepcopy(self.status)
@@ -183,16 +183,16 @@ class World:
 
     def _learn(self, action: Action) -> None:
         if not self.tracker_answers:
-            self.learned = replace(self.learned, tracking_error="mlflow: no answer")
+            self.answers = replace(self.answers, tracking_error="mlflow: no answer")
             return
-        self.learned = replace(self.learned, tracking_error="")
+        self.answers = replace(self.answers, tracking_error="")
         match action:
             case FindIdentical():
-                self.learned = replace(self.learned, identical_sought=True)
+                self.answers = replace(self.answers, identical_sought=True)
             case FindRun():
-                self.learned = replace(self.learned, run_sought=True)
+                self.answers = replace(self.answers, run_sought=True)
             case _:
-                self.learned = replace(self.learned, registered=VERSION)
+                self.answers = replace(self.answers, registered=VERSION)
 
     def _change(self, run: RunState, **fields: Any) -> None:
         self.runs[run.attempt] = replace(run, **fields)
@@ -201,7 +201,7 @@ class World:
         """Rounds until nothing is left to do, then one write, which a crash may prevent."""
         stored = self.status
         for _ in range(6):
-            before = (self.status, dict(self.runs), self.learned)
+            before = (self.status, dict(self.runs), self.answers)
             over = self.status.get("phase") in TERMINAL_PHASES
             decision = self.decide()
             if not self.target_answers and not over:
@@ -213,11 +213,11 @@ class World:
                 check_conditions(self.status, decision.status)
                 self.status = decision.status
             self.act(decision.actions)
-            if before == (self.status, self.runs, self.learned):
+            if before == (self.status, self.runs, self.answers):
                 break
         if not write:
             self.status = stored
-        self.learned = replace(self.learned, tracking_error="", run_sought=False)
+        self.answers = replace(self.answers, tracking_error="", run_sought=False)
 
 
 def check_conditions(old: JsonObject, new: JsonObject) -> None:

@@ -26,7 +26,7 @@ from builders import (
 )
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import CreateModel, Decision, FindIdentical, FindRun, Register
-from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.tracking.base import TrackedRun
 
@@ -76,7 +76,7 @@ def test_registers_the_run_s_model() -> None:
 
 def test_completes_once_the_version_is_known() -> None:
     version = replace(VERSION, aliases=("best",))
-    decision = ended(REGISTRY, learned=Learned(registered=version))
+    decision = ended(REGISTRY, answers=TrackerAnswers(registered=version))
     status = status_of(decision)
     assert status["phase"] == "Succeeded"
     assert status["result"]["registered"] == {"name": "team-tune", "version": 3, "alias": "best"}
@@ -87,12 +87,12 @@ def test_completes_once_the_version_is_known() -> None:
 
 
 def test_alias_that_points_elsewhere_is_not_claimed() -> None:
-    status = status_of(ended(REGISTRY, learned=Learned(registered=VERSION)))
+    status = status_of(ended(REGISTRY, answers=TrackerAnswers(registered=VERSION)))
     assert "alias" not in status["result"]["registered"]
 
 
 def test_outage_delays_registration_and_fails_nothing() -> None:
-    decision = ended(REGISTRY, learned=Learned(tracking_error="mlflow: no answer"))
+    decision = ended(REGISTRY, answers=TrackerAnswers(tracking_error="mlflow: no answer"))
     assert names(decision) == ["Register"]
     assert status_of(decision)["phase"] == "Registering"
     assert condition_of(decision.status, "Ready") == ("False", "TrackingUnreachable")
@@ -103,7 +103,7 @@ def test_without_a_target_it_is_the_target_that_is_waited_for(runs: Any) -> None
     """A status that somebody has wiped doesn't say where its runs were tracked."""
     spec = REGISTRY | {"backoffLimit": 0}
     around: JsonObject = {"runs": runs, "target": MISSING_TARGET, "fresh": False}
-    asked = ended(spec, **around, learned=Learned(tracking_error=MISSING_TARGET.why_not))
+    asked = ended(spec, **around, answers=TrackerAnswers(tracking_error=MISSING_TARGET.why_not))
     for decision in (ended(spec, **around), asked):
         assert names(decision) in (["Register"], ["FindRun"])
         assert condition_of(decision.status, "Ready") == ("False", "TargetMissing")
@@ -129,21 +129,21 @@ def test_metrics_of_few_rows_say_so(counts: JsonObject, words: str) -> None:
 
 def test_run_that_left_no_word_is_looked_up() -> None:
     assert ended(REGISTRY, runs=SILENT).actions == (FindRun("abcdef0123456789"),)
-    learned = Learned(run=FOUND_RUN, run_sought=True)
-    (register,) = ended(REGISTRY, runs=SILENT, learned=learned).actions
+    answers = TrackerAnswers(run=FOUND_RUN, run_sought=True)
+    (register,) = ended(REGISTRY, runs=SILENT, answers=answers).actions
     assert isinstance(register, Register)
     assert register.registration.source == "models:/m-9"
 
 
 def test_run_without_a_model_fails_the_job() -> None:
-    status = status_of(ended(REGISTRY, runs=SILENT, learned=Learned(run_sought=True)))
+    status = status_of(ended(REGISTRY, runs=SILENT, answers=TrackerAnswers(run_sought=True)))
     assert status["phase"] == "Failed"
     assert status["failure"]["reason"] == "ResultMissing"
 
 
 def test_look_up_that_failed_is_repeated() -> None:
-    learned = Learned(run_sought=True, tracking_error="no answer")
-    assert names(ended(REGISTRY, runs=SILENT, learned=learned)) == ["FindRun"]
+    answers = TrackerAnswers(run_sought=True, tracking_error="no answer")
+    assert names(ended(REGISTRY, runs=SILENT, answers=answers)) == ["FindRun"]
 
 
 def test_result_is_the_newest_attempt_s() -> None:
@@ -151,7 +151,9 @@ def test_result_is_the_newest_attempt_s() -> None:
     old = Outcome(status="failed", reason="X", summary={"metrics": {"loss": 9}, "modelId": "old"})
     status = tried(attempt(1, "Failed"), attempt(2, "Succeeded"))
     observed = observed_job(
-        job(REGISTRY, status=status), runs=[run(1, "failed", old)], learned=Learned(run=FOUND_RUN)
+        job(REGISTRY, status=status),
+        runs=[run(1, "failed", old)],
+        answers=TrackerAnswers(run=FOUND_RUN),
     )
     (register,) = decide(observed, NOW).actions
     assert isinstance(register, Register)
@@ -160,13 +162,13 @@ def test_result_is_the_newest_attempt_s() -> None:
 
 @pytest.mark.parametrize(("method", "adapter"), [("qlora", True), ("full", False)])
 def test_output_model_names_a_base_when_it_is_an_adapter(method: str, adapter: bool) -> None:
-    (create,) = ended(BOTH, method, learned=Learned(registered=VERSION)).actions
+    (create,) = ended(BOTH, method, answers=TrackerAnswers(registered=VERSION)).actions
     assert isinstance(create, CreateModel)
     assert ("baseModelRef" in create.manifest["spec"]) == adapter
 
 
 def test_output_model_is_made_before_the_job_is_complete() -> None:
-    decision = ended(BOTH | {"reuse": "Never"}, learned=Learned(registered=VERSION))
+    decision = ended(BOTH | {"reuse": "Never"}, answers=TrackerAnswers(registered=VERSION))
     (create,) = decision.actions
     assert isinstance(create, CreateModel)
     assert create.manifest["metadata"]["name"] == "out"
@@ -187,11 +189,11 @@ def test_output_model_of_a_run_that_left_no_word_is_what_the_tracker_knows() -> 
     asked = ended(output, runs=SILENT)
     assert asked.actions == (FindRun("abcdef0123456789"),)
     assert status_of(asked)["phase"] == "Registering"
-    decision = ended(output, runs=SILENT, learned=Learned(run=FOUND_RUN, run_sought=True))
+    decision = ended(output, runs=SILENT, answers=TrackerAnswers(run=FOUND_RUN, run_sought=True))
     assert names(decision) == ["CreateModel"]
     assert status_of(decision)["result"]["modelUri"] == "models:/m-9"
     # Nobody knows more: the run has ended well all the same.
-    nothing = ended(output, runs=SILENT, learned=Learned(run_sought=True))
+    nothing = ended(output, runs=SILENT, answers=TrackerAnswers(run_sought=True))
     assert status_of(nothing)["phase"] == "Succeeded"
 
 
@@ -229,8 +231,8 @@ def test_registers_a_run_s_artifacts() -> None:
 
 def test_artifacts_of_a_run_that_left_no_word_are_told_by_its_tags() -> None:
     found = replace(FOUND_RUN, tags={"kubetune.model_path": "model"})
-    learned = Learned(run=found, run_sought=True)
-    (register,) = ended(REGISTRY, runs=SILENT, learned=learned).actions
+    answers = TrackerAnswers(run=found, run_sought=True)
+    (register,) = ended(REGISTRY, runs=SILENT, answers=answers).actions
     assert isinstance(register, Register)
     assert register.registration.source == "runs:/run-1/model"
     assert register.registration.experiment_id == "7"
@@ -246,14 +248,16 @@ class TestCml:
         runs = [run(1, "succeeded", outcome)]
         decision = ended(REGISTRY, runs=runs, target=IN_CML)
         assert decision.actions == (FindRun("abcdef0123456789"),)
-        learned = Learned(run=FOUND_RUN, run_sought=True)
-        (register,) = ended(REGISTRY, runs=runs, target=IN_CML, learned=learned).actions
+        answers = TrackerAnswers(run=FOUND_RUN, run_sought=True)
+        (register,) = ended(REGISTRY, runs=runs, target=IN_CML, answers=answers).actions
         assert isinstance(register, Register)
         assert register.registration.experiment_id == "7"
         assert register.registration.source == "runs:/run-1/model"
 
     def test_the_alias_that_can_not_be_set_is_told(self) -> None:
-        status = status_of(ended(REGISTRY, target=IN_CML, learned=Learned(registered=VERSION)))
+        status = status_of(
+            ended(REGISTRY, target=IN_CML, answers=TrackerAnswers(registered=VERSION))
+        )
         assert status["phase"] == "Succeeded"
         assert "alias" not in status["result"]["registered"]
         (message,) = (
@@ -272,8 +276,8 @@ class TestCml:
         }
 
     def test_a_run_without_a_model_is_looked_for_in_the_right_place(self) -> None:
-        learned = Learned(run_sought=True)
-        status = status_of(ended(REGISTRY, runs=SILENT, target=IN_CML, learned=learned))
+        answers = TrackerAnswers(run_sought=True)
+        status = status_of(ended(REGISTRY, runs=SILENT, target=IN_CML, answers=answers))
         assert "the workspace's experiments" in status["failure"]["message"]
 
 
@@ -289,12 +293,12 @@ class TestReuse:
         assert condition_of(decision.status, "Ready") == ("False", "SeekingIdentical")
 
     def test_nothing_identical_means_training(self) -> None:
-        learned = Learned(identical_sought=True)
-        assert names(decide(observed_job(job(BOTH), learned=learned), NOW)) == ["StartRun"]
+        answers = TrackerAnswers(identical_sought=True)
+        assert names(decide(observed_job(job(BOTH), answers=answers), NOW)) == ["StartRun"]
 
     def test_identical_version_is_adopted(self) -> None:
-        learned = Learned(identical=VERSION, identical_sought=True)
-        decision = decide(observed_job(job(BOTH), learned=learned), NOW)
+        answers = TrackerAnswers(identical=VERSION, identical_sought=True)
+        decision = decide(observed_job(job(BOTH), answers=answers), NOW)
         status = status_of(decision)
         assert names(decision) == ["CreateModel"]
         assert status["phase"] == "Succeeded"
@@ -308,8 +312,8 @@ class TestReuse:
         assert isinstance(register, Register)
         assert json.loads(register.registration.tags["kubetune.metrics"]) == {"eval_loss": 0.5}
         made = replace(VERSION, tags=register.registration.tags)
-        learned = Learned(identical=made, identical_sought=True)
-        status = status_of(decide(observed_job(job(BOTH), learned=learned), NOW))
+        answers = TrackerAnswers(identical=made, identical_sought=True)
+        status = status_of(decide(observed_job(job(BOTH), answers=answers), NOW))
         assert status["result"]["metrics"] == {"eval_loss": "0.5"}
 
     def test_what_a_run_measured_counts_before_what_its_code_logged(self) -> None:
@@ -320,8 +324,8 @@ class TestReuse:
 
     def test_outage_is_waited_for(self) -> None:
         """Training before the registry was asked could cost a GPU for nothing."""
-        learned = Learned(tracking_error="mlflow: no answer")
-        decision = decide(observed_job(job(BOTH), learned=learned), NOW)
+        answers = TrackerAnswers(tracking_error="mlflow: no answer")
+        decision = decide(observed_job(job(BOTH), answers=answers), NOW)
         assert names(decision) == ["FindIdentical"]
         assert condition_of(decision.status, "Ready") == ("False", "TrackingUnreachable")
         assert decision.requeue_after == 10
@@ -332,7 +336,7 @@ class TestReuse:
 
     def test_not_asked_after_an_attempt(self) -> None:
         status = tried(attempt(1, "Preempted"))
-        observed = observed_job(job(BOTH, status=status), learned=NONE_FINISHED)
+        observed = observed_job(job(BOTH, status=status), answers=NONE_FINISHED)
         assert names(decide(observed, NOW)) == ["StartRun"]
 
 
@@ -361,7 +365,7 @@ class TestPromoteWhen:
 
     def test_a_missed_rule_is_told_and_the_version_made_anyway(self) -> None:
         spec = self.gated({"metric": "eval_loss", "max": 0.4})
-        status = status_of(ended(spec, learned=Learned(registered=VERSION)))
+        status = status_of(ended(spec, answers=TrackerAnswers(registered=VERSION)))
         assert status["phase"] == "Succeeded"
         assert condition_of(status, "Promoted") == ("False", "NotPromoted")
         assert "eval_loss 0.5 is above 0.4" in str(status["conditions"])
@@ -370,9 +374,9 @@ class TestPromoteWhen:
     def test_who_got_the_alias_is_promoted(self) -> None:
         spec = self.gated({"metric": "eval_loss", "max": 0.9})
         version = replace(VERSION, aliases=("best",))
-        status = status_of(ended(spec, learned=Learned(registered=version)))
+        status = status_of(ended(spec, answers=TrackerAnswers(registered=version)))
         assert condition_of(status, "Promoted") == ("True", "Promoted")
-        newer = status_of(ended(spec, learned=Learned(registered=VERSION)))
+        newer = status_of(ended(spec, answers=TrackerAnswers(registered=VERSION)))
         assert condition_of(newer, "Promoted") == ("False", "NotPromoted")
 
     def test_an_adopted_version_does_not_get_it_unseen(self) -> None:
@@ -380,18 +384,18 @@ class TestPromoteWhen:
         (sought,) = decide(observed_job(job(spec)), NOW).actions
         assert isinstance(sought, FindIdentical)
         assert sought.alias is None
-        learned = Learned(identical=VERSION, identical_sought=True)
-        status = status_of(decide(observed_job(job(spec), learned=learned), NOW))
+        answers = TrackerAnswers(identical=VERSION, identical_sought=True)
+        status = status_of(decide(observed_job(job(spec), answers=answers), NOW))
         assert condition_of(status, "Promoted") == ("False", "NotPromoted")
 
     def test_a_registry_without_aliases_is_told(self) -> None:
         spec = self.gated({"metric": "eval_loss", "max": 0.9})
-        learned = Learned(registered=VERSION)
-        status = status_of(ended(spec, learned=learned, target=IN_CML))
+        answers = TrackerAnswers(registered=VERSION)
+        status = status_of(ended(spec, answers=answers, target=IN_CML))
         assert condition_of(status, "Promoted") == ("False", "RegistryWithoutAliases")
 
     def test_without_rules_nothing_is_said(self) -> None:
-        status = status_of(ended(REGISTRY, learned=Learned(registered=VERSION)))
+        status = status_of(ended(REGISTRY, answers=TrackerAnswers(registered=VERSION)))
         assert condition_of(status, "Promoted") is None
 
 

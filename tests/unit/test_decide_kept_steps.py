@@ -61,7 +61,7 @@ places = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
 
 def submitted(place: Place) -> tuple[JsonObject, StartRun]:
     there = target(**place.target)
-    decision = decide(observed_job(job(place.spec), target=there, learned=NONE_FINISHED), NOW)
+    decision = decide(observed_job(job(place.spec), target=there, answers=NONE_FINISHED), NOW)
     start = next(action for action in decision.actions if isinstance(action, StartRun))
     return decision.status or {}, start
 
@@ -78,7 +78,7 @@ def interrupted(
         job(place.spec | spec, status=status),
         target=target(**place.target),
         runs=[run(1, phase)] if phase else [],
-        learned=NONE_FINISHED,
+        answers=NONE_FINISHED,
     )
     found = (decide(observed, NOW).status or {})["conditions"]
     return next(item for item in found if item["type"] == "Running")["message"]

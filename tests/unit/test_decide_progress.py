@@ -85,7 +85,7 @@ def test_a_loss_that_is_no_number_and_no_end_in_sight_can_be_shown() -> None:
 def resumed(spec: JsonObject, runs: list[RunState], seen: TrackedRun | None) -> JsonObject:
     """The status of a job whose first attempt was stopped at step 200."""
     status = tried(attempt(1, "Stopped"), phase="Suspended", progress=PROGRESS)
-    around: JsonObject = {"runs": runs, "tracked": seen, "learned": NONE_FINISHED}
+    around: JsonObject = {"runs": runs, "tracked": seen, "answers": NONE_FINISHED}
     return decide(observed_job(job(spec, status=status), **around), NOW).status or {}
 
 
@@ -107,7 +107,7 @@ def test_a_short_run_ends_with_what_its_last_step_was(seen: JsonObject | None) -
     summary = TRAINED.summary | {"steps": 120, "loss": 0.125, "epoch": 3.0}
     ended = TRAINED.model_copy(update={"summary": summary})
     status = tried(attempt(1, "Running")) | ({"progress": seen} if seen else {})
-    around: JsonObject = {"runs": [run(1, "succeeded", ended)], "learned": NONE_FINISHED}
+    around: JsonObject = {"runs": [run(1, "succeeded", ended)], "answers": NONE_FINISHED}
     after = decide(observed_job(job(status=status), **around), NOW).status or {}
     assert after["phase"] == "Succeeded"
     shown = after["progress"]
@@ -134,7 +134,7 @@ def test_time_left_is_shown_while_the_job_runs(
     phase: str, spec: JsonObject, runs: list[RunState]
 ) -> None:
     status = tried(attempt(1, "Running"), progress=PROGRESS)
-    around: JsonObject = {"runs": runs, "learned": NONE_FINISHED}
+    around: JsonObject = {"runs": runs, "answers": NONE_FINISHED}
     after = decide(observed_job(job(CLAIM | spec, status=status), **around), NOW).status or {}
     assert after["phase"] == phase
     shown = after["progress"]

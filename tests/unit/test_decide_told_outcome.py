@@ -21,7 +21,7 @@ from cml_objects import request
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import outcome_tag
 from kubetune.decide.decision import Decision, FindRun
-from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target
 
@@ -31,10 +31,10 @@ ON_CML = Target("ComputeTarget", "main", request().target, True, "")
 MUTE = run(1, "failed", reason="RunFailed", message="it left no reason")
 
 
-def told(outcome: Outcome, number: int = 1) -> Learned:
+def told(outcome: Outcome, number: int = 1) -> TrackerAnswers:
     """What the tracked run tells of an attempt."""
     tags = {outcome_tag(number): outcome.to_message()}
-    return Learned(run=replace(TRACKED, tags=tags), run_sought=True)
+    return TrackerAnswers(run=replace(TRACKED, tags=tags), run_sought=True)
 
 
 def mute_job(status: JsonObject | None = None, **fields: Any) -> ObservedJob:
@@ -55,28 +55,28 @@ def test_a_mute_failure_is_looked_up_before_it_is_written() -> None:
 
 
 def test_the_tag_tells_reason_and_whether_to_try_again() -> None:
-    decision = decide(mute_job(learned=told(REFUSED)), NOW)
+    decision = decide(mute_job(answers=told(REFUSED)), NOW)
     assert first_attempt(decision)["reason"] == REFUSED.reason
     assert (decision.status or {})["failure"]["message"] == REFUSED.message
-    again = decide(mute_job(learned=told(CRASHED)), NOW)
+    again = decide(mute_job(answers=told(CRASHED)), NOW)
     assert first_attempt(again)["reason"] == CRASHED.reason
     assert (again.status or {})["phase"] == "Queued"
 
 
 def test_an_interrupted_run_was_preempted() -> None:
     stopped = Outcome(status="interrupted", reason="Interrupted", retryable=True)
-    decision = decide(mute_job(learned=told(stopped)), NOW)
+    decision = decide(mute_job(answers=told(stopped)), NOW)
     assert first_attempt(decision)["result"] == "Preempted"
 
 
 def test_tags_of_another_attempt_or_of_success_say_nothing() -> None:
-    for learned in (
+    for answers in (
         told(REFUSED, number=2),
         told(TRAINED),
-        Learned(run_sought=True),
-        Learned(tracking_error="MLflow is away"),
+        TrackerAnswers(run_sought=True),
+        TrackerAnswers(tracking_error="MLflow is away"),
     ):
-        decision = decide(mute_job(learned=learned), NOW)
+        decision = decide(mute_job(answers=answers), NOW)
         assert first_attempt(decision)["reason"] == "RunFailed"
         assert (decision.status or {})["phase"] == "Queued"
 

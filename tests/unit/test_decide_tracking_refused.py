@@ -30,9 +30,9 @@ from evaluation_objects import (
 )
 from kubetune.api.conditions import Reason
 from kubetune.decide.decision import Decision, FindAlias, FindEvaluation, MoveAlias
-from kubetune.decide.evaluation.observed import EvaluationLearned
+from kubetune.decide.evaluation.observed import EvaluationAnswers
 from kubetune.decide.fine_tune_job import states as fine_tune_job
-from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 
 JsonObject = dict[str, Any]
 
@@ -42,16 +42,16 @@ PROMOTE: JsonObject = {"promote": {"name": "tickets", "alias": "champion"}}
 REFUSED: JsonObject = {"tracking_error": ERROR, "tracking_reason": Reason.TRACKING_REFUSED}
 
 
-def ended(learned: Learned, **around: Any) -> Decision:
+def ended(answers: TrackerAnswers, **around: Any) -> Decision:
     status = tried(attempt(1, "Running"), lineage={"digest": "sha256:l", "codeVersion": "1"})
     status["effective"] = {"method": {"type": "lora"}, "resources": {}}
     given = {"runs": [run(1, "succeeded", TRAINED)]} | around
-    found = observed_job(job(REGISTRY, status=status), learned=learned, **given)
+    found = observed_job(job(REGISTRY, status=status), answers=answers, **given)
     return fine_tune_job.decide(found, NOW)
 
 
 def test_a_job_whose_version_is_refused_fails_and_keeps_its_result():
-    decision = ended(Learned(**REFUSED))
+    decision = ended(TrackerAnswers(**REFUSED))
     status = decision.status or {}
     assert status["phase"] == "Failed"
     assert "Register" not in names(decision)
@@ -63,18 +63,18 @@ def test_a_job_whose_version_is_refused_fails_and_keeps_its_result():
 
 @pytest.mark.parametrize("reason", [Reason.TRACKING_UNREACHABLE, Reason.TRACKING_CREDENTIALS])
 def test_what_others_can_mend_is_waited_for(reason: Reason):
-    decision = ended(Learned(tracking_error=ERROR, tracking_reason=reason))
+    decision = ended(TrackerAnswers(tracking_error=ERROR, tracking_reason=reason))
     assert names(decision) == ["Register"]
     assert condition_of(decision.status, "Ready") == ("False", str(reason))
 
 
 def test_a_run_that_can_not_be_sought_is_not_waited_for():
-    decision = ended(Learned(**REFUSED), runs=[run(1, "succeeded")])
+    decision = ended(TrackerAnswers(**REFUSED), runs=[run(1, "succeeded")])
     assert (decision.status or {})["failure"]["reason"] == "TrackingRefused"
 
 
 def test_no_training_for_a_registry_that_refuses_the_question():
-    given = observed_job(job(REGISTRY), learned=Learned(**REFUSED))
+    given = observed_job(job(REGISTRY), answers=TrackerAnswers(**REFUSED))
     decision = fine_tune_job.decide(given, NOW)
     assert (decision.status or {})["failure"]["reason"] == "TrackingRefused"
     assert "StartRun" not in names(decision)
@@ -84,7 +84,7 @@ def test_a_candidate_whose_results_can_not_be_sought_fails():
     given = observed(evaluation("base"))
     (asked,) = decided(given).actions
     assert isinstance(asked, FindEvaluation)
-    status = decided(replace(given, learned=EvaluationLearned(**REFUSED))).status
+    status = decided(replace(given, answers=EvaluationAnswers(**REFUSED))).status
     assert candidate(status, "base")["reason"] == "TrackingRefused"
     assert condition_of(status, "Failed") == ("True", "CandidateFailed")
     assert ERROR in candidate(status, "base")["message"]
@@ -96,18 +96,18 @@ def test_an_attempt_that_can_not_be_looked_up_fails_its_candidate():
         begun = replace(first.evaluation, status=decided(first).status)
         (one,) = observed(begun, runs={"base": [run(1, phase)]}).candidates
         again = replace(first, evaluation=begun, candidates=[one])
-        status = decided(replace(again, learned=EvaluationLearned(**REFUSED))).status
+        status = decided(replace(again, answers=EvaluationAnswers(**REFUSED))).status
         assert candidate(status, "base")["phase"] == "Failed"
         assert candidate(status, "base")["reason"] == "TrackingRefused"
 
 
-def measured(**learned: Any) -> Any:
+def measured(**answers: Any) -> Any:
     """An Evaluation whose candidate was found measured, and what is known of the alias."""
     models = {"tuned": registered_model("tuned", 4)}
     given = observed(evaluation("tuned", activeDeadlineSeconds=60, **PROMOTE), models=models)
     (asked,) = decided(given).actions
     assert isinstance(asked, FindEvaluation)
-    return replace(given, learned=EvaluationLearned(found={asked.digest: tracked()}, **learned))
+    return replace(given, answers=EvaluationAnswers(found={asked.digest: tracked()}, **answers))
 
 
 def test_an_alias_that_can_not_be_moved_leaves_the_verdict():
@@ -136,8 +136,8 @@ def test_the_deadline_ends_an_evaluation_that_runs_nothing():
     assert condition_of(over.status, "Failed") == ("True", "DeadlineExceeded")
     assert over.actions == ()
     # What is known by then is judged all the same.
-    known = EvaluationLearned(found=given.learned.found, alias_sought=True)
-    judged = decided(replace(later, learned=known), NOW + timedelta(hours=1))
+    known = EvaluationAnswers(found=given.answers.found, alias_sought=True)
+    judged = decided(replace(later, answers=known), NOW + timedelta(hours=1))
     assert condition_of(judged.status, "Passed") == ("True", "ThresholdsMet")
 
 

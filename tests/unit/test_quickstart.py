@@ -66,7 +66,7 @@ def test_an_unknown_target_is_named_with_the_known_ones():
     assert "cml" in result.output
 
 
-def test_an_installed_package_says_what_the_stand_in_needs(
+def test_an_installed_package_says_what_the_simulator_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     installed = tmp_path / "lib" / "python" / "site-packages" / "kubetune" / "__init__.py"

@@ -25,7 +25,7 @@ from builders import (
     tried,
 )
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
-from kubetune.decide.fine_tune_job.observed import Learned
+from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import TargetProblem
 from kubetune.decide.target.refused import start_refused
@@ -83,7 +83,7 @@ SCENARIOS: dict[str, JsonObject] = {
     ),
     "the run has ended well": status(job(status=RUNNING), runs=[run(1, "succeeded", TRAINED)]),
     "an identical version was adopted": status(
-        job(REGISTRY), learned=Learned(identical=VERSION, identical_sought=True)
+        job(REGISTRY), answers=TrackerAnswers(identical=VERSION, identical_sought=True)
     ),
     "the deadline is over, and the run is being stopped": status(
         job({"activeDeadlineSeconds": 1}, status=RUNNING), runs=[run(1, "running")]

@@ -227,7 +227,7 @@ class Effects:
         stamped = await self._client.patch(*key, {"metadata": change})
         if stamp.run_key and stamp.fresh:
             # Not one that a backup has brought back: for that much may have been sent.
-            self._backend.introduce(stamp.run_key)
+            self._backend.mark_new(stamp.run_key)
         self._cache.put(stamped)
         return stamped
 

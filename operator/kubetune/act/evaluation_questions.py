@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kubetune.decide.decision import FindAlias, FindEvaluation, MoveAlias
-from kubetune.decide.evaluation.observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Tracker, TrackingError
 
@@ -16,35 +16,35 @@ EvaluationQuestion = FindEvaluation | FindAlias | MoveAlias
 async def ask(
     trackers: Trackers,
     observed: ObservedEvaluation,
-    learned: EvaluationLearned,
+    answers: EvaluationAnswers,
     questions: Sequence[EvaluationQuestion],
-) -> EvaluationLearned:
+) -> EvaluationAnswers:
     """What is known with the answers, up to the first question that wasn't answered."""
     target = observed.place
     if not questions:
-        return learned
+        return answers
     if target is None:
-        return replace(learned, tracking_error=observed.target.why_not)
+        return replace(answers, tracking_error=observed.target.why_not)
     namespace = observed.evaluation.owner.namespace
     try:
         tracker = (await trackers.of(target, namespace)).tracker
         experiment = target.tracking.experiment_in(namespace)
         for question in questions:
-            learned = await _ask(tracker, experiment, learned, question)
+            answers = await _ask(tracker, experiment, answers, question)
     except TrackingError as error:
-        return replace(learned, tracking_error=str(error), tracking_reason=error.reason)
-    return replace(learned, tracking_error="")
+        return replace(answers, tracking_error=str(error), tracking_reason=error.reason)
+    return replace(answers, tracking_error="")
 
 
 async def _ask(
-    tracker: Tracker, experiment: str, learned: EvaluationLearned, question: EvaluationQuestion
-) -> EvaluationLearned:
+    tracker: Tracker, experiment: str, answers: EvaluationAnswers, question: EvaluationQuestion
+) -> EvaluationAnswers:
     match question:
         case FindEvaluation(digest, asked):
             run = await tracker.find_evaluation(digest, experiment)
-            return replace(learned, found={**learned.found, asked: run})
+            return replace(answers, found={**answers.found, asked: run})
         case FindAlias(name, alias):
             holder = await tracker.alias_holder(name, alias)
-            return replace(learned, holder=holder, alias_sought=True)
+            return replace(answers, holder=holder, alias_sought=True)
         case MoveAlias(move):
-            return replace(learned, move=await tracker.move_alias(move))
+            return replace(answers, move=await tracker.move_alias(move))

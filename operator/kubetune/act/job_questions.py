@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kubetune.api.conditions import Reason
 from kubetune.decide.decision import FindIdentical, FindRun, Register
-from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Registration, Tracker, TrackingError
 
@@ -15,8 +15,11 @@ JobQuestion = FindIdentical | FindRun | Register
 
 
 async def ask(
-    trackers: Trackers, observed: ObservedJob, learned: Learned, questions: Sequence[JobQuestion]
-) -> Learned:
+    trackers: Trackers,
+    observed: ObservedJob,
+    answers: TrackerAnswers,
+    questions: Sequence[JobQuestion],
+) -> TrackerAnswers:
     """What is known with the answers, up to the first question that wasn't answered."""
     for question in questions:
         # A version with the same lineage is sought before there is a run.
@@ -24,7 +27,7 @@ async def ask(
         target = observed.target.spec if before else observed.place
         if target is None:
             return replace(
-                learned,
+                answers,
                 tracking_error=observed.target.why_not,
                 tracking_reason=Reason.TRACKING_UNREACHABLE,
             )
@@ -32,16 +35,16 @@ async def ask(
             namespace = observed.job.owner.namespace
             found = await trackers.of(target, namespace)
             experiment = target.tracking.experiment_in(namespace)
-            learned = await _ask(found.tracker, experiment, learned, question)
+            answers = await _ask(found.tracker, experiment, answers, question)
         except TrackingError as error:
-            return replace(learned, tracking_error=str(error), tracking_reason=error.reason)
-    return learned
+            return replace(answers, tracking_error=str(error), tracking_reason=error.reason)
+    return answers
 
 
 async def _ask(
-    tracker: Tracker, experiment: str, learned: Learned, question: JobQuestion
-) -> Learned:
-    learned = replace(learned, tracking_error="")
+    tracker: Tracker, experiment: str, answers: TrackerAnswers, question: JobQuestion
+) -> TrackerAnswers:
+    answers = replace(answers, tracking_error="")
     match question:
         case FindIdentical(name, lineage_digest):
             identical = await tracker.find_identical(name, lineage_digest)
@@ -52,12 +55,12 @@ async def _ask(
                 )
                 identical = await tracker.register(same)
             if question.merged:
-                return replace(learned, identical_merged=identical, identical_merged_sought=True)
-            return replace(learned, identical=identical, identical_sought=True)
+                return replace(answers, identical_merged=identical, identical_merged_sought=True)
+            return replace(answers, identical=identical, identical_sought=True)
         case FindRun(run_key):
             run = await tracker.find_run(run_key, experiment)
-            return replace(learned, run=run, run_sought=True)
+            return replace(answers, run=run, run_sought=True)
         case Register(registration, merged):
             version = await tracker.register(registration)
             field = "merged" if merged else "registered"
-            return replace(learned, **{field: version})
+            return replace(answers, **{field: version})

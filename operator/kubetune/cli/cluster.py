@@ -80,7 +80,7 @@ def no_cluster(cluster: LocalCluster) -> click.ClickException:
 @click.option(
     "--cml",
     is_flag=True,
-    help="Also start the stand-in of a Cloudera Machine Learning workspace, as the"
+    help="Also start the simulator of a Cloudera Machine Learning workspace, as the"
     " ClusterComputeTarget cml. Needs a checkout and Java.",
 )
 def up(home: Path | None, without: tuple[str, ...], node: str, cml: bool) -> None:
@@ -90,7 +90,7 @@ def up(home: Path | None, without: tuple[str, ...], node: str, cml: bool) -> Non
     starts). Everything listens on 127.0.0.1 only, as your user.
 
     With --cml, jobs whose computeTargetRef names the ClusterComputeTarget cml run through the API
-    of a workspace, as processes of yours. The stand-in keeps its project's files, but forgets its
+    of a workspace, as processes of yours. The simulator keeps its project's files, but forgets its
     jobs when it ends: what ran at `kubetune down` counts as lost after the next up and is tried
     again, as far as backoffLimit goes.
 

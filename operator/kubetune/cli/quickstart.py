@@ -32,7 +32,7 @@ SHOWN_SAMPLES = 3
     type=click.Choice(["local", "cml"]),
     default="local",
     show_default=True,
-    help="Where it trains: in a pod of the local cluster, or in a job of the stand-in of a"
+    help="Where it trains: in a pod of the local cluster, or in a job of the simulator of a"
     " Cloudera Machine Learning workspace. The latter needs a checkout and Java.",
 )
 def quickstart(home: Path | None, model: str | None, target: str) -> None:

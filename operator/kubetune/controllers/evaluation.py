@@ -20,7 +20,7 @@ from kubetune.decide.decision import (
     Register,
 )
 from kubetune.decide.evaluation import states
-from kubetune.decide.evaluation.observed import EvaluationLearned, ObservedEvaluation
+from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.decide.resources import Resource
 from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.trackers import Trackers
@@ -28,7 +28,7 @@ from kubetune.queue import Key
 from kubetune.targets.contract import FINISHED
 
 
-class EvaluationController(Controller[ObservedEvaluation, EvaluationLearned]):
+class EvaluationController(Controller[ObservedEvaluation, EvaluationAnswers]):
     """One run for each candidate; the best one may get an alias."""
 
     kinds = frozenset({"Evaluation"})
@@ -37,11 +37,11 @@ class EvaluationController(Controller[ObservedEvaluation, EvaluationLearned]):
         self._observer = observer
         self._trackers = trackers
 
-    def begin(self, key: Key, kept: EvaluationLearned | None) -> EvaluationLearned:
+    def begin(self, key: Key, kept: EvaluationAnswers | None) -> EvaluationAnswers:
         """Nothing: who has an alias may have changed."""
-        return EvaluationLearned()
+        return EvaluationAnswers()
 
-    async def observe(self, resource: Resource[Any], kept: EvaluationLearned) -> ObservedEvaluation:
+    async def observe(self, resource: Resource[Any], kept: EvaluationAnswers) -> ObservedEvaluation:
         """An Evaluation and everything around it."""
         return await self._observer.observe(resource, kept)
 
@@ -56,9 +56,9 @@ class EvaluationController(Controller[ObservedEvaluation, EvaluationLearned]):
     async def ask(
         self,
         observed: ObservedEvaluation,
-        kept: EvaluationLearned,
+        kept: EvaluationAnswers,
         questions: Sequence[Question],
-    ) -> EvaluationLearned:
+    ) -> EvaluationAnswers:
         """Look for measurements or an alias, or move one."""
         asked: list[evaluation_questions.EvaluationQuestion] = []
         for question in questions:

@@ -22,7 +22,7 @@ from kubetune.decide.decision import (
     Register,
 )
 from kubetune.decide.fine_tune_job import states
-from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.resources import Resource
 from kubetune.names import FINALIZER
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
@@ -40,7 +40,7 @@ class JobMemory:
 
     fresh_run_key: str
     """Used when the job has none yet."""
-    learned: Learned = field(default_factory=Learned)
+    answers: TrackerAnswers = field(default_factory=TrackerAnswers)
 
 
 class FineTuneJobController(Controller[ObservedJob, JobMemory]):
@@ -63,18 +63,18 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
     def begin(self, key: Key, kept: JobMemory | None) -> JobMemory:
         """What the tracker has answered stays known; whether it answers is found out anew."""
         fresh = self._observer.run_keys.new(key.namespace, key.name)
-        learned = kept.learned if kept else Learned()
-        return JobMemory(fresh, replace(learned, tracking_error="", run_sought=False))
+        answers = kept.answers if kept else TrackerAnswers()
+        return JobMemory(fresh, replace(answers, tracking_error="", run_sought=False))
 
     async def observe(self, resource: Resource[Any], kept: JobMemory) -> ObservedJob:
         """A job and everything around it."""
-        learned = kept.learned
+        answers = kept.answers
         run_key = self._observer.run_keys.of(resource) or kept.fresh_run_key
         if error := self._poller.error(run_key):
             away = Reason.TRACKING_UNREACHABLE
-            learned = replace(learned, tracking_error=error, tracking_reason=away)
+            answers = replace(answers, tracking_error=error, tracking_reason=away)
         tracked = self._poller.tracked(run_key)
-        return await self._observer.observe(resource, kept.fresh_run_key, learned, tracked)
+        return await self._observer.observe(resource, kept.fresh_run_key, answers, tracked)
 
     def decide(self, observed: ObservedJob, now: datetime) -> Decision:
         """See kubetune.decide.fine_tune_job.states."""
@@ -110,8 +110,8 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
                     asked.append(question)
                 case FindEvaluation() | FindAlias() | MoveAlias():
                     raise TypeError(f"a question of Evaluations: {question}")
-        learned = await job_questions.ask(self._trackers, observed, kept.learned, asked)
-        return replace(kept, learned=learned)
+        answers = await job_questions.ask(self._trackers, observed, kept.answers, asked)
+        return replace(kept, answers=answers)
 
     def followed_runs(self, observed: ObservedJob) -> set[str] | None:
         """Its run while it lives; what was last seen of it stays until it is registered."""

@@ -148,7 +148,7 @@ class LocalCluster:
         return result.stdout
 
     def upload_to_cml(self, files: Mapping[str, Path]) -> None:
-        """Write local files into the project of the CML stand-in, by their paths there."""
+        """Write local files into the project of the CML simulator, by their paths there."""
         cml.upload(self._layout(), files)
 
     def client(self) -> access.Client:

@@ -1,4 +1,4 @@
-"""The stand-in of a CML workspace beside the local cluster; ``components.py`` has its flags.
+"""The simulator of a CML workspace beside the local cluster; ``components.py`` has its flags.
 
 It lives among the tests of a checkout, as does what makes its ``cmlapi`` package, so it is run
 and never imported. It keeps its API key and its project's files over restarts, but no jobs.
@@ -31,7 +31,7 @@ def prepare(layout: Layout) -> None:
     root = checkout()
     if root is None:
         raise LocalClusterError(
-            "the stand-in of a CML workspace isn't part of an installed kubetune: it needs a"
+            "the simulator of a CML workspace isn't part of an installed kubetune: it needs a"
             " checkout of the repository, and Java for the client package, which is generated."
             " For a workspace of yours, see docs/cml.md"
         )
@@ -50,7 +50,7 @@ def prepare(layout: Layout) -> None:
 
 
 def install(kubectl: Callable[..., str], layout: Layout, mlflow_url: str) -> None:
-    """Make the compute target of the stand-in and the Secrets that it needs."""
+    """Make the compute target of the simulator and the Secrets that it needs."""
     values = {
         "CML_URL": layout.url("cml", "http"),
         "CML_API_KEY": layout.cml_key.read_text().strip(),
@@ -61,7 +61,7 @@ def install(kubectl: Callable[..., str], layout: Layout, mlflow_url: str) -> Non
 
 
 def upload(layout: Layout, files: Mapping[str, Path]) -> None:
-    """Write local files into the project of the stand-in, by their paths there."""
+    """Write local files into the project of the simulator, by their paths there."""
     if str(layout.cml_packages) not in sys.path:
         sys.path.append(str(layout.cml_packages))
     try:

@@ -78,12 +78,12 @@ class Layout:
 
     @property
     def cml_packages(self) -> Path:
-        """Where the operator finds the ``cmlapi`` package that the CML stand-in serves."""
+        """Where the operator finds the ``cmlapi`` package that the CML simulator serves."""
         return self.home / "cml" / "packages"
 
     @property
     def cml_key(self) -> Path:
-        """The API key of the CML stand-in."""
+        """The API key of the CML simulator."""
         return self.home / "cml" / "key"
 
     def url(self, name: str, scheme: str = "https") -> str:

@@ -1,7 +1,7 @@
 """Loopback ports of a local cluster, chosen once and kept over ``down`` and ``up``.
 
 Running pods, kubeconfig copies and links in object status hold the addresses of the API server
-and of MLflow, and compute targets that of the CML stand-in, so those never move by themselves.
+and of MLflow, and compute targets that of the CML simulator, so those never move by themselves.
 """
 
 import json

@@ -52,7 +52,7 @@ def start(
     """Bring everything up and apply the manifests.
 
     ``model`` is a repository of a Hugging Face hub, None for the sample model. ``on_cml`` trains
-    in the stand-in of a CML workspace, which must be among the cluster's components. Raises
+    in the simulator of a CML workspace, which must be among the cluster's components. Raises
     LocalClusterError when a part fails, naming it and its log.
     """
     samples = cluster.cache / "samples"

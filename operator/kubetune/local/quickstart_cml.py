@@ -1,4 +1,4 @@
-"""What differs when the quickstart trains in the stand-in of a CML workspace.
+"""What differs when the quickstart trains in the simulator of a CML workspace.
 
 CML mounts no volumes: the samples are files of the project there, and everything else stays.
 """

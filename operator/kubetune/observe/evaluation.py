@@ -14,7 +14,7 @@ from kubetune.decide.evaluation.candidate import SETTLED
 from kubetune.decide.evaluation.inputs import candidate_run_key
 from kubetune.decide.evaluation.judges import judge_keys
 from kubetune.decide.evaluation.observed import (
-    EvaluationLearned,
+    EvaluationAnswers,
     ObservedCandidate,
     ObservedEvaluation,
 )
@@ -84,7 +84,7 @@ class EvaluationObserver:
         self._tracked = tracked
 
     async def observe(
-        self, evaluation: Resource[EvaluationSpec], learned: EvaluationLearned
+        self, evaluation: Resource[EvaluationSpec], answers: EvaluationAnswers
     ) -> ObservedEvaluation:
         """An Evaluation and everything around it."""
         spec, namespace = evaluation.spec, evaluation.owner.namespace
@@ -102,7 +102,7 @@ class EvaluationObserver:
             started=started,
             progress_seconds=self._progress_seconds,
             retry_seconds=self._retry_seconds,
-            learned=learned,
+            answers=answers,
             lets_runs_go=self._cache.lets_dependents_go(evaluation.owner.uid),
         )
         if spec is None:

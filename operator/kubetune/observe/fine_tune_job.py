@@ -10,7 +10,7 @@ from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.tuning_profile import TuningProfileSpec
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
-from kubetune.decide.fine_tune_job.observed import Learned, ObservedJob
+from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.settings.own_code import other_trainer
 from kubetune.names import FINALIZER, RUN_KEY
@@ -66,7 +66,7 @@ class FineTuneJobObserver:
         self,
         job: Resource[FineTuneJobSpec],
         fresh_run_key: str,
-        learned: Learned,
+        answers: TrackerAnswers,
         tracked: TrackedRun | None,
     ) -> ObservedJob:
         """A job and everything around it. ``fresh_run_key`` is used when it has none yet."""
@@ -103,7 +103,7 @@ class FineTuneJobObserver:
             "runs": runs,
             "target_problem": target_problem,
             "tracked": tracked,
-            "learned": learned,
+            "answers": answers,
             "progress_seconds": self._progress_seconds,
             "retry_seconds": self._retry_seconds,
         }

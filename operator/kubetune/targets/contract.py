@@ -181,7 +181,7 @@ class Backend(Protocol):
         """
         ...
 
-    def introduce(self, run_key: str) -> None:
+    def mark_new(self, run_key: str) -> None:
         """The key was made just now: nothing can have been sent for it."""
         ...
 
@@ -212,7 +212,7 @@ class Backend(Protocol):
         """Cut the runs loose, so that they outlive their owner. Repeatable."""
         ...
 
-    async def abandon(
+    async def delete_for_gone_owner(
         self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
     ) -> None:
         """The owner is gone, and no finalizer has kept it: delete what is known of its runs.

@@ -20,10 +20,10 @@ class Backends:
         """All attempts that the target knows, oldest first."""
         return await self._of(address.target).observe(address)
 
-    def introduce(self, run_key: str) -> None:
+    def mark_new(self, run_key: str) -> None:
         """The key was made just now; the target may not be known yet."""
-        self._cml.introduce(run_key)
-        self._kubernetes.introduce(run_key)
+        self._cml.mark_new(run_key)
+        self._kubernetes.mark_new(run_key)
 
     async def ensure(self, request: RunRequest) -> RunState:
         """Make the attempt's run, or adopt it when it is there."""
@@ -49,12 +49,12 @@ class Backends:
         """Cut the runs loose."""
         await self._of(address.target).orphan(address)
 
-    async def abandon(
+    async def delete_for_gone_owner(
         self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
     ) -> None:
         """The owner is gone: delete what is known of its runs."""
-        await self._cml.abandon(kind, namespace, name, uid, claimed)
-        await self._kubernetes.abandon(kind, namespace, name, uid, claimed)
+        await self._cml.delete_for_gone_owner(kind, namespace, name, uid, claimed)
+        await self._kubernetes.delete_for_gone_owner(kind, namespace, name, uid, claimed)
 
     async def made_for(
         self, namespace: str, target: ComputeTargetSpec, install_id: str, *, fresh: bool = False

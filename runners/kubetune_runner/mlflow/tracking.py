@@ -295,7 +295,7 @@ class Tracker:
                 self._reported[key] = max(metric.step for metric in history)
 
 
-class Silent(Tracker):
+class NullTracker(Tracker):
     """Of a worker that doesn't lead: takes every report and sends none."""
 
     def start(self) -> None:

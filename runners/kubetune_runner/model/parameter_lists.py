@@ -9,7 +9,7 @@ import torch
 from transformers.trainer_callback import TrainerCallback
 
 
-class WalkOnce(TrainerCallback):
+class ParameterListCache(TrainerCallback):
     """While a model trains in one process, its weights are listed once and its mode is known.
 
     transformers sets the mode, clips and clears gradients at each step; with the modules of

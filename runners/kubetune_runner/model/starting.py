@@ -20,7 +20,7 @@ from kubetune_runner.model import merging
 
 
 @dataclass
-class Start:
+class StartingModel:
     """The files that training starts from."""
 
     base: ModelPlan
@@ -50,7 +50,7 @@ class Start:
         return self.folder
 
 
-def fetch(model: ModelPlan, training: TrainingPlan) -> Start:
+def fetch(model: ModelPlan, training: TrainingPlan) -> StartingModel:
     """Find the files, and check those of an adapter.
 
     Raises RunError AdapterAsBase, PlanInvalid, AdapterUnsupported, AdapterMismatch, and those of
@@ -58,7 +58,7 @@ def fetch(model: ModelPlan, training: TrainingPlan) -> Start:
     """
     how = training.continue_from
     if model.type != "adapter":
-        return Start(model, models.fetch(model))
+        return StartingModel(model, models.fetch(model))
     if how is None:
         raise RunError(
             "AdapterAsBase",
@@ -78,14 +78,14 @@ def fetch(model: ModelPlan, training: TrainingPlan) -> Start:
             " from LoRA adapters only; name its base model",
         )
     if how == "merged":
-        return Start(model.base, base, unmerged=adapter, merged=True)
+        return StartingModel(model.base, base, unmerged=adapter, merged=True)
     if training.lora is not None:
         _check_settings(model, config, training.lora)
-    return Start(model.base, base, adapter=adapter)
+    return StartingModel(model.base, base, adapter=adapter)
 
 
 def load(
-    start: Start, training: TrainingPlan, quantized: Any, *, score_seed: int | None = None
+    start: StartingModel, training: TrainingPlan, quantized: Any, *, score_seed: int | None = None
 ) -> Any:
     """The model that trains; with an adapter on it when that goes on.
 

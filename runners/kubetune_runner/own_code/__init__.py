@@ -29,7 +29,7 @@ from kubetune_runner.mlflow.upload import describe, patiently
 from kubetune_runner.model import loading as models
 from kubetune_runner.model import merging
 from kubetune_runner.model import starting as starts
-from kubetune_runner.model.starting import Start
+from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.own_code import axolotl, ending, found, handover, script
 from kubetune_runner.own_code.child import GRACE_SECONDS, Child
 from kubetune_runner.own_code.found import Found
@@ -48,7 +48,7 @@ class _Job:
     """What belongs together while the code runs."""
 
     plan: RunPlan
-    start: Start
+    start: StartingModel
     scratch: Path
     """Folder of this attempt."""
     command: list[str]

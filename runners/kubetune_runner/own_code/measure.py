@@ -15,7 +15,7 @@ from kubetune_runner.evaluate import candidate
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.model import loading as models
 from kubetune_runner.model import precision, quantization
-from kubetune_runner.model.starting import Start
+from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.own_code.found import Found
 from kubetune_runner.text.encoding import EncodedRow
 from kubetune_runner.training import losses
@@ -58,7 +58,7 @@ class _Model:
 
 
 def measure(
-    plan: RunPlan, start: Start, found: Found, tokenizer: Any, rows: list[EncodedRow]
+    plan: RunPlan, start: StartingModel, found: Found, tokenizer: Any, rows: list[EncodedRow]
 ) -> Measured:
     """Load the result and measure it, and the model before it where that is asked for.
 

@@ -20,7 +20,7 @@ from transformers.trainer_callback import TrainerCallback
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.training import checkpoints, strategies
-from kubetune_runner.training.workers import ALONE, Workers
+from kubetune_runner.training.workers import SINGLE_WORKER, Workers
 
 if TYPE_CHECKING:
     from kubetune_runner.training.trainer import RunTrainer
@@ -36,7 +36,7 @@ class Progress(TrainerCallback):
         tracker: Tracker,
         stop: StopSignal,
         lineage_digest: str,
-        workers: Workers = ALONE,
+        workers: Workers = SINGLE_WORKER,
     ) -> None:
         self.trainer: RunTrainer | None = None
         self.lost = False

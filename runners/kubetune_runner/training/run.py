@@ -27,11 +27,11 @@ from kubetune_runner import data, finite, outcomes, own_code
 from kubetune_runner import startup_gc as loading
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import records
-from kubetune_runner.mlflow.tracking import Silent, Tracker
+from kubetune_runner.mlflow.tracking import NullTracker, Tracker
 from kubetune_runner.model import adapters, quantization
 from kubetune_runner.model import loading as models
 from kubetune_runner.model import starting as starts
-from kubetune_runner.model.starting import Start
+from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.results import save_results, upload_results
 from kubetune_runner.run_log import quieten
 from kubetune_runner.signals import StopSignal
@@ -39,7 +39,7 @@ from kubetune_runner.text.encoding import EncodedRows, encode
 from kubetune_runner.text.preferences import encode_pairs, encode_rated
 from kubetune_runner.text.prompts import choose, make_examples
 from kubetune_runner.training import checkpoints, packing
-from kubetune_runner.training.workers import ALONE, Workers, lost
+from kubetune_runner.training.workers import SINGLE_WORKER, Workers, lost
 
 if TYPE_CHECKING:
     from kubetune_runner.training.held_out import Evaluation
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 class Inputs:
     """Everything that training reads."""
 
-    start: Start
+    start: StartingModel
     """The model's files."""
     tokenizer: Any
     train: EncodedRows[Any]
@@ -80,7 +80,7 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     """
     workers = Workers.of(plan)
     if not workers.leads:
-        return _run(plan, stop, Silent(plan), workers)
+        return _run(plan, stop, NullTracker(plan), workers)
     inherited = dict(os.environ)
     tracker = Tracker(plan)
     tracker.start()
@@ -270,7 +270,11 @@ def _encode(
 
 
 def _make_trainer(
-    plan: RunPlan, inputs: Inputs, stop: StopSignal, tracker: Tracker, workers: Workers = ALONE
+    plan: RunPlan,
+    inputs: Inputs,
+    stop: StopSignal,
+    tracker: Tracker,
+    workers: Workers = SINGLE_WORKER,
 ) -> tuple[RunTrainer, Progress]:
     from kubetune_runner.training import objectives, progress
     from kubetune_runner.training import trainer as training
@@ -339,7 +343,7 @@ def _fit(
     stop: StopSignal,
     trainer: RunTrainer,
     progress: Progress,
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_WORKER,
 ) -> None:
     folder = in_container(plan.training.checkpoint.directory)
     # One looks, since it also clears away.

@@ -19,9 +19,9 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import heads
 from kubetune_runner.model import precision as precisions
-from kubetune_runner.model.parameter_lists import WalkOnce
+from kubetune_runner.model.parameter_lists import ParameterListCache
 from kubetune_runner.training import strategies
-from kubetune_runner.training.workers import ALONE, Workers
+from kubetune_runner.training.workers import SINGLE_WORKER, Workers
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def arguments(
     output: Path,
     *,
     evaluates: bool,
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_WORKER,
 ) -> Any:
     """trl's configuration for the plan; ``own`` are the arguments that the objective sets.
 
@@ -157,7 +157,7 @@ class RunTrainer(Trainer):
             model.delete_adapter("ref")
         # It prints what Progress logs.
         self.remove_callback(PrinterCallback)
-        self.add_callback(WalkOnce())
+        self.add_callback(ParameterListCache())
 
     def train(self, *args: Any, **options: Any) -> Any:
         """Train, with adapters that read what their layers read.

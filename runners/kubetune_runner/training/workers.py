@@ -47,7 +47,7 @@ class Workers:
     def of(plan: RunPlan) -> Workers:
         """The workers of a run, as plan and environment tell."""
         if plan.workers == 1:
-            return ALONE
+            return SINGLE_WORKER
         try:
             rank = int(os.environ[ENV_WORKER])
             host, _, port = os.environ[ENV_RENDEZVOUS].rpartition(":")
@@ -174,7 +174,7 @@ class Workers:
         )
 
 
-ALONE = Workers()
+SINGLE_WORKER = Workers()
 
 
 def lost(error: BaseException) -> RunError | None:

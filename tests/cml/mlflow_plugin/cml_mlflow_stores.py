@@ -15,8 +15,8 @@ from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
 
-# The stand-in sets both for its workloads.
-STORE_VARIABLE = "CML_STAND_IN_STORE"
+# The simulator sets both for its workloads.
+STORE_VARIABLE = "CML_SIMULATOR_STORE"
 PROJECT_VARIABLE = "CDSW_PROJECT_ID"
 
 

@@ -1,4 +1,4 @@
-"""What real workspaces are seen or feared to do, each a switch of the stand-in."""
+"""What real workspaces are seen or feared to do, each a switch of the simulator."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 MLFLOW_PLUGIN = Path(__file__).parent.parent / "mlflow_plugin"
 WORKLOAD = Path(__file__).parent.parent / "workload"
 # Tells the plugin where the workspace keeps MLflow's files.
-STORE_VARIABLE = "CML_STAND_IN_STORE"
+STORE_VARIABLE = "CML_SIMULATOR_STORE"
 
 # What a workload gets of the server's own environment: how to find programs and the network.
 _KEPT = frozenset({"PATH", "LANG", "TMPDIR", "PYTHONPATH", "PYTHONWARNINGS"}) | {
@@ -161,7 +161,7 @@ class Processes:
             "ML_RUNTIME_EDITOR": runtime["editor"],
             "ML_RUNTIME_FULL_VERSION": runtime["full_version"],
             STORE_VARIABLE: str(workspace.folder.resolve()),
-            "CML_STAND_IN_JOB_VARIABLES": ",".join(run.environment),
+            "CML_SIMULATOR_JOB_VARIABLES": ",".join(run.environment),
         }
         result = {**kept, **given, **run.environment}
         search = [result.get("PYTHONPATH", ""), *search, outside]

@@ -10,7 +10,7 @@ from kubetune.decide.evaluation.inputs import CandidateInputs, candidate_inputs,
 from kubetune.decide.evaluation_draft import Draft
 from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target.place import moved_from
-from kubetune.decide.target.unreachable import tracker_away
+from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.decide.waiting import NotReady
 from kubetune.targets.contract import RunState
 
@@ -31,12 +31,12 @@ def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
     attempt = candidate.status["attempt"]
     if attempt["result"] != "Succeeded" or candidate.settled:
         return
-    learned = draft.observed.learned
+    answers = draft.observed.answers
     asked = f"{candidate.name}/{attempt['number']}"
-    summary = summary_of(candidate, learned.found.get(asked))
+    summary = summary_of(candidate, answers.found.get(asked))
     if summary:
         _take_over(draft, candidate, summary)
-    elif asked in learned.found:
+    elif asked in answers.found:
         candidate.say(
             "Failed",
             Reason.RESULT_MISSING,
@@ -80,7 +80,7 @@ def _take_over(draft: Draft, candidate: CandidateDraft, summary: EvaluationSumma
 
 def lookup_refused(draft: Draft, candidate: CandidateDraft) -> bool:
     """Whether the tracking server refuses what is asked of it, for good: the candidate fails."""
-    error = draft.observed.learned.tracking_refused
+    error = draft.observed.answers.tracking_refused
     if error:
         candidate.say("Failed", Reason.TRACKING_REFUSED, f"its results can't be looked up: {error}")
     return bool(error)
@@ -91,10 +91,10 @@ def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
 
     Its Job may have been cleaned up, or its pod's last word lost; what it measured was tracked.
     """
-    learned, attempt = draft.observed.learned, candidate.status["attempt"]
+    answers, attempt = draft.observed.answers, candidate.status["attempt"]
     asked = f"{candidate.name}/{attempt['number']}"
-    if asked in learned.found:
-        summary = summary_of(candidate, learned.found[asked])
+    if asked in answers.found:
+        summary = summary_of(candidate, answers.found[asked])
         if summary is None:
             return False
         candidate.count_as_succeeded()
@@ -112,9 +112,9 @@ def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
 def _say_sought(draft: Draft, candidate: CandidateDraft, phase: str, message: str) -> None:
     """Say that results are looked up, or why that has to wait."""
     observed, reason = draft.observed, Reason.SEEKING_EQUAL
-    learned = observed.learned
-    away = tracker_away(
-        observed.place, observed.target, learned.tracking_error, learned.tracking_reason
+    answers = observed.answers
+    away = tracker_unreachable(
+        observed.place, observed.target, answers.tracking_error, answers.tracking_reason
     )
     if away:
         reason, message = away[0], f"{away[1]}; {message}"

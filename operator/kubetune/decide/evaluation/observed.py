@@ -18,7 +18,7 @@ from kubetune.tracking.base import AliasMove, RegisteredVersion, TrackedRun
 
 
 @dataclass(frozen=True)
-class EvaluationLearned:
+class EvaluationAnswers:
     """What actions of this reconcile have found out."""
 
     found: Mapping[str, TrackedRun | None] = field(default_factory=dict[str, TrackedRun | None])
@@ -87,7 +87,7 @@ class ObservedEvaluation:
     """Digests that another Evaluation of the namespace is measuring now -> its name."""
     progress_seconds: float = 10.0
     retry_seconds: float = 10.0
-    learned: EvaluationLearned = field(default_factory=EvaluationLearned)
+    answers: EvaluationAnswers = field(default_factory=EvaluationAnswers)
     lets_runs_go: bool = False
     """Whether it was deleted with ``--cascade=orphan``."""
 

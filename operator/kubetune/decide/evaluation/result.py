@@ -18,7 +18,7 @@ from kubetune.decide.decision import (
 from kubetune.decide.evaluation.verdict import Verdict, judge, rows_differ
 from kubetune.decide.evaluation_draft import Draft
 from kubetune.decide.retries import TRACKER_SECONDS
-from kubetune.decide.target.unreachable import tracker_away
+from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.tracking.base import AliasMove, RegisteredVersion
 
 JsonObject = dict[str, Any]
@@ -42,12 +42,12 @@ def finish(draft: Draft) -> Decision:
         return fail(draft, Reason.ROWS_DIFFER, message)
 
     # 1. The version that a winner would replace.
-    promote, learned = draft.spec.promote, draft.observed.learned
-    if promote and not learned.alias_sought:
+    promote, answers = draft.spec.promote, draft.observed.answers
+    if promote and not answers.alias_sought:
         return _asking(draft, FindAlias(promote.name, promote.alias))
 
     # 2. The verdict.
-    before = _holder_before(draft, learned.holder)
+    before = _holder_before(draft, answers.holder)
     verdict = judge(draft.spec, statuses, before)
     _tell_verdict(draft, verdict)
     if promote is None:
@@ -87,14 +87,14 @@ def fail(draft: Draft, reason: Reason, message: str) -> Decision:
 def _promote(
     draft: Draft, verdict: Verdict, promote: Promotion, version: int, before: int | None
 ) -> Decision:
-    learned = draft.observed.learned
+    answers = draft.observed.answers
     if before == version:
         message = f"{promote.name} version {version} has alias {promote.alias} already"
         return _complete(draft, verdict, message, (Reason.PROMOTED, message))
-    if learned.holder and learned.holder.version == version:
+    if answers.holder and answers.holder.version == version:
         # An operator that ended could not write what it had done.
         return _promoted(draft, verdict, promote, version, before)
-    if learned.move is None:
+    if answers.move is None:
         owner = draft.observed.evaluation.owner
         note = {
             "from": before,
@@ -104,14 +104,14 @@ def _promote(
         move = AliasMove(
             promote.name, promote.alias, version, before, _tag(draft), json.dumps(note)
         )
-        if error := learned.tracking_refused:
+        if error := answers.tracking_refused:
             message = f"alias {promote.alias} can't be moved to version {version}: {error}"
             return _complete(draft, verdict, message, (Reason.TRACKING_REFUSED, message))
         return _asking(draft, MoveAlias(move))
-    if learned.move.holder != version:
+    if answers.move.holder != version:
         message = (
             f"alias {promote.alias} of {promote.name} moved from version {before or 'none'} to"
-            f" {learned.move.holder or 'none'} since the verdict, so it was left there: make a new"
+            f" {answers.move.holder or 'none'} since the verdict, so it was left there: make a new"
             " Evaluation"
         )
         return _complete(draft, verdict, message, (Reason.ALIAS_MOVED, message))
@@ -163,9 +163,9 @@ def _tell_verdict(draft: Draft, verdict: Verdict) -> None:
 
 
 def _asking(draft: Draft, action: FindAlias | MoveAlias) -> Decision:
-    observed, learned = draft.observed, draft.observed.learned
-    error = learned.tracking_error
-    if learned.tracking_refused:
+    observed, answers = draft.observed, draft.observed.answers
+    error = answers.tracking_error
+    if answers.tracking_refused:
         return fail(draft, Reason.TRACKING_REFUSED, f"the alias can't be looked up: {error}")
     if error and _waited_too_long(draft):
         return fail(
@@ -174,7 +174,7 @@ def _asking(draft: Draft, action: FindAlias | MoveAlias) -> Decision:
             "the tracking server could not be asked within spec.activeDeadlineSeconds,"
             f" {draft.spec.active_deadline_seconds} s: {error}",
         )
-    away = tracker_away(observed.place, observed.target, error, learned.tracking_reason)
+    away = tracker_unreachable(observed.place, observed.target, error, answers.tracking_reason)
     going_on = Reason.PROMOTING, "all candidates are measured; the alias is looked up"
     draft.status["phase"] = str(Phase.REGISTERING)
     draft.conditions.waiting(*(away or going_on))

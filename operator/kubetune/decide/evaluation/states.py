@@ -44,7 +44,7 @@ from kubetune.decide.limits import after_end
 from kubetune.decide.retries import ELSEWHERE_SECONDS, until_secret
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target.place import before_start, has_moved
-from kubetune.decide.target.unreachable import target_away
+from kubetune.decide.target.unreachable import target_unreachable
 from kubetune.decide.waiting import NotReady
 from kubetune.names import FINALIZER
 from kubetune.targets.contract import FINISHED
@@ -77,7 +77,7 @@ def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:
 
     # 3. The target can't be asked: nothing is known, so nothing changes.
     if observed.target_problem:
-        return target_away(evaluation, observed.target_problem, now)
+        return target_unreachable(evaluation, observed.target_problem, now)
 
     # 4. What became of the attempts.
     draft = draft_of(observed, evaluation.spec, now)
@@ -194,7 +194,7 @@ def _startable(
 
 def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) -> None:
     """Start attempts in the order of the spec, but nothing that was measured before."""
-    observed, learned = draft.observed, draft.observed.learned
+    observed, answers = draft.observed, draft.observed.answers
     live = [candidate for candidate in draft.candidates if candidate.live]
     busy = {candidate.status.get("digest"): f"candidate {candidate.name}" for candidate in live}
     free = draft.spec.parallelism - len(live)
@@ -218,18 +218,18 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
                 message = f"waiting for its turn; spec.parallelism is {draft.spec.parallelism}"
                 candidate.say("Pending", Reason.QUEUED, message)
                 continue
-            if digest not in learned.found:
+            if digest not in answers.found:
                 if lookup_refused(draft, candidate):
                     continue
-                error = learned.tracking_error
+                error = answers.tracking_error
                 message = error or "asking the tracking server for equal measurements"
-                reason = learned.tracking_reason if error else Reason.SEEKING_EQUAL
+                reason = answers.tracking_reason if error else Reason.SEEKING_EQUAL
                 candidate.say("Pending", reason, message)
                 ask(draft, FindEvaluation(digest, digest))
                 continue
             take_inputs(candidate, inputs)
             draft.status.setdefault("data", inputs.frozen)
-            summary = summary_of(candidate, learned.found[digest])
+            summary = summary_of(candidate, answers.found[digest])
             if summary and summary.complete:
                 draft.status.setdefault("startTime", rfc3339(draft.now))
                 settle(candidate, summary, draft.spec.metrics, observed.place, reused=True)
@@ -299,10 +299,10 @@ def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> No
     conditions = draft.conditions
     phases = [candidate.status["phase"] for candidate in draft.candidates]
     done, total = phases.count("Succeeded"), len(phases)
-    hindrance = refused or next(iter(missing), None)
-    if hindrance:
-        conditions.set(ConditionType.INPUTS_READY, False, hindrance.reason, hindrance.message)
-        if hindrance.reason == Reason.SECRET_MISSING:
+    blocker = refused or next(iter(missing), None)
+    if blocker:
+        conditions.set(ConditionType.INPUTS_READY, False, blocker.reason, blocker.message)
+        if blocker.reason == Reason.SECRET_MISSING:
             draft.waits.append(until_secret(draft.observed.evaluation.waiting_since, draft.now))
     else:
         message = "all inputs are there and fit"
@@ -319,16 +319,16 @@ def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> No
         first = next((item for item in moving if item.status["phase"] == "Running"), moving[0])
         message = f"{said}; {first.name}: {first.status['message']}"
         reason = first.status["reason"]
-        if hindrance:
-            message += f"; {hindrance.message}"
+        if blocker:
+            message += f"; {blocker.message}"
         conditions.waiting(reason, message)
         return
-    if hindrance:
-        draft.status["phase"] = str(hindrance.phase)
-        if hindrance.refused:
-            conditions.stalled(hindrance.reason, hindrance.message)
+    if blocker:
+        draft.status["phase"] = str(blocker.phase)
+        if blocker.refused:
+            conditions.stalled(blocker.reason, blocker.message)
         else:
-            conditions.waiting(hindrance.reason, hindrance.message)
+            conditions.waiting(blocker.reason, blocker.message)
         return
     waiting = next(item for item in draft.candidates if not item.settled)
     draft.status["phase"] = str(Phase.PREPARING)

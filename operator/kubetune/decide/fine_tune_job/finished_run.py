@@ -15,7 +15,7 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob, merged_name, reg
 from kubetune.decide.fine_tune_job.progress import result_of
 from kubetune.decide.fine_tune_orders import stopped_in_time
 from kubetune.decide.retries import TRACKER_SECONDS
-from kubetune.decide.target.unreachable import tracker_away
+from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.tracking.base import TrackedRun
 
 
@@ -24,22 +24,22 @@ def seek_finished(draft: Draft) -> Decision | None:
 
     To be asked before every repetition, and before a lost run counts as failed for good.
     """
-    observed, learned = draft.observed, draft.observed.learned
+    observed, answers = draft.observed, draft.observed.answers
     if not _may_have_run(draft):
         return None
-    if learned.run_sought:
-        if learned.run is None or not _has_finished(observed, learned.run):
+    if answers.run_sought:
+        if answers.run is None or not _has_finished(observed, answers.run):
             return None
         _count_as_succeeded(draft)
         return result.finish(draft)
-    if learned.tracking_refused:
-        message = f"whether a run had finished can't be found out: {learned.tracking_refused}"
+    if answers.tracking_refused:
+        message = f"whether a run had finished can't be found out: {answers.tracking_refused}"
         return fail(draft, Reason.TRACKING_REFUSED, message)
     draft.phase(Phase.QUEUED)
     asking = "the tracking server is asked whether a run had finished before another one starts"
     reason, message = Reason.SEEKING_RESULT, asking
-    away = tracker_away(
-        observed.place, observed.target, learned.tracking_error, learned.tracking_reason
+    away = tracker_unreachable(
+        observed.place, observed.target, answers.tracking_error, answers.tracking_reason
     )
     if away:
         reason, message = away[0], f"{away[1]}; {asking}"

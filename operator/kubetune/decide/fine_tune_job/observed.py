@@ -19,7 +19,7 @@ from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrackerAnswers:
     """What actions of this job have found out; kept in memory, and found again when lost."""
 
     identical: RegisteredVersion | None = None
@@ -85,7 +85,7 @@ class ObservedJob:
     """Why the target could not be asked about runs; then ``runs`` says nothing."""
     tracked: TrackedRun | None = None
     """Newest progress, from the batched read."""
-    learned: Learned = field(default_factory=Learned)
+    answers: TrackerAnswers = field(default_factory=TrackerAnswers)
     progress_seconds: float = 10.0
     retry_seconds: float = 10.0
 

@@ -18,11 +18,11 @@ from kubetune.targets.contract import RunState
 
 def seek_outcome(observed: ObservedJob) -> Decision | None:
     """Ask for the tracked run of an attempt that failed just now without a word."""
-    target, learned = observed.place, observed.learned
+    target, answers = observed.place, observed.answers
     if target is None or target.cml is None or not observed.runs:
         return None
     run = observed.runs[-1]
-    if not _is_mute(run) or learned.run_sought or learned.tracking_error:
+    if not _is_mute(run) or answers.run_sought or answers.tracking_error:
         return None
     known = observed.job.status.get("attempts") or ()
     if any(item["number"] == run.attempt and item["result"] != "Running" for item in known):
@@ -31,9 +31,9 @@ def seek_outcome(observed: ObservedJob) -> Decision | None:
     return Decision(status=observed.job.status, actions=(FindRun(observed.run_key),))
 
 
-def with_told_outcome(observed: ObservedJob) -> ObservedJob:
+def with_outcome_from_tracker(observed: ObservedJob) -> ObservedJob:
     """The job with the outcomes that the tags of its tracked run tell."""
-    tracked = observed.learned.run
+    tracked = observed.answers.run
     if tracked is None or not any(_is_mute(run) for run in observed.runs):
         return observed
     return replace(observed, runs=[_told(run, tracked.tags) for run in observed.runs])

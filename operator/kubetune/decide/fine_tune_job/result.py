@@ -37,7 +37,7 @@ from kubetune.decide.fine_tune_job.progress import (
 )
 from kubetune.decide.gate import misses
 from kubetune.decide.retries import RIVAL_SECONDS, TRACKER_SECONDS
-from kubetune.decide.target.unreachable import tracker_away
+from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.decide.trained_rows import of_lineage
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
@@ -47,10 +47,10 @@ JsonObject = dict[str, Any]
 
 def finish(draft: Draft) -> Decision:
     """What is left to do after the newest attempt succeeded."""
-    observed, learned = draft.observed, draft.observed.learned
+    observed, answers = draft.observed, draft.observed.answers
     newest = max((item["number"] for item in draft.status.get("attempts") or ()), default=0)
     run = next((run for run in observed.runs if run.attempt == newest), None)
-    tracked = learned.run or observed.tracked
+    tracked = answers.run or observed.tracked
     wanted, result = registry_name(observed), result_of(run, tracked)
     draft.conditions.set(ConditionType.RUNNING, False, Reason.SUCCEEDED, "the run has ended well")
     told: Any = run.outcome.summary.get("metrics") if run and run.outcome else None
@@ -76,15 +76,15 @@ def finish(draft: Draft) -> Decision:
     if wanted is None:
         output = draft.spec.output
         lacks_result = "modelUri" not in (draft.status.get("result") or {})
-        if output and output.model_name and lacks_result and not learned.run_sought:
+        if output and output.model_name and lacks_result and not answers.run_sought:
             # Its pod is gone, or has said nothing: the Model needs what MLflow knows.
             return _registering(draft, FindRun(observed.run_key))
         return _complete(draft, "the run has ended well")
 
     # 2. The version is made: complete.
     unmet = misses(promotion_demands(observed), _numbers(metrics))
-    if learned.registered:
-        return adopt(draft, learned.registered, learned.merged, unmet)
+    if answers.registered:
+        return adopt(draft, answers.registered, answers.merged, unmet)
 
     # 3. Registering needs to know the run's result; CML's registry the experiment too.
     target = observed.place
@@ -92,7 +92,7 @@ def finish(draft: Draft) -> Decision:
     merged = merged_name(observed)
     incomplete = result is not None and merged is not None and not result.merged_source
     if result is None or incomplete or (in_cml and not result.experiment_id):
-        if learned.run_sought and not learned.tracking_error:
+        if answers.run_sought and not answers.tracking_error:
             server = "the workspace's experiments" if in_cml else "MLflow"
             return fail(
                 draft,
@@ -119,7 +119,7 @@ def finish(draft: Draft) -> Decision:
         if key != "digest"
     }
     place = (alias, result.experiment_id, result.run_id)
-    if merged and learned.merged is None:
+    if merged and answers.merged is None:
         # Before the adapter: its version tells that all is there.
         return _registering(
             draft, Register(Registration(merged, *place, result.merged_source, tags), merged=True)
@@ -206,19 +206,19 @@ def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None)
         result["modelUri"] = found.source
         if found.merged_source:
             result.setdefault("merged", {})["modelUri"] = found.merged_source
-    tracked = draft.observed.learned.run or draft.observed.tracked
+    tracked = draft.observed.answers.run or draft.observed.tracked
     if tracked and draft.observed.place:
         draft.status["mlflow"] = mlflow_link(tracked, draft.observed.place)
 
 
 def _registering(draft: Draft, action: FindRun | Register) -> Decision:
-    learned = draft.observed.learned
-    if learned.tracking_refused:
-        return _refused(draft, learned.tracking_refused)
+    answers = draft.observed.answers
+    if answers.tracking_refused:
+        return _refused(draft, answers.tracking_refused)
     draft.phase(Phase.REGISTERING)
     observed = draft.observed
-    away = tracker_away(
-        observed.place, observed.target, learned.tracking_error, learned.tracking_reason
+    away = tracker_unreachable(
+        observed.place, observed.target, answers.tracking_error, answers.tracking_reason
     )
     going_on = Reason.REGISTERING, "the run has ended well; its result is being registered"
     reason, message = away or going_on

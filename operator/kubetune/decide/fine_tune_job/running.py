@@ -90,7 +90,7 @@ def _make_again(draft: Draft, run: RunState) -> str:
 
 def _note_tracking(draft: Draft) -> None:
     """Tell of a tracking outage while a run lives; silence while all is well."""
-    error = draft.observed.learned.tracking_error
+    error = draft.observed.answers.tracking_error
     if error:
         draft.conditions.set(
             ConditionType.TRACKING_AVAILABLE, False, Reason.TRACKING_UNREACHABLE, error

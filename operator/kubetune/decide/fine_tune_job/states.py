@@ -36,14 +36,17 @@ from kubetune.decide.fine_tune_job.observed import (
     registry_alias,
     registry_name,
 )
-from kubetune.decide.fine_tune_job.outcome_from_tracker import seek_outcome, with_told_outcome
+from kubetune.decide.fine_tune_job.outcome_from_tracker import (
+    seek_outcome,
+    with_outcome_from_tracker,
+)
 from kubetune.decide.fine_tune_job.running import (
     expire,
     follow,
 )
 from kubetune.decide.fine_tune_orders import stopped_in_time
 from kubetune.decide.identity import with_identity
-from kubetune.decide.memory.fit import weigh
+from kubetune.decide.memory.fit import check_memory
 from kubetune.decide.memory.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.retries import (
     BACKOFF_LIMIT,
@@ -54,7 +57,7 @@ from kubetune.decide.retries import (
 )
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target.place import before_start
-from kubetune.decide.target.unreachable import target_away
+from kubetune.decide.target.unreachable import target_unreachable
 from kubetune.decide.waiting import NotReady, evicted_too_often
 
 JsonObject = dict[str, Any]
@@ -89,12 +92,12 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
 
     # 4. The target can't be asked: nothing is known, so nothing changes.
     if observed.target_problem:
-        return target_away(job, observed.target_problem, now)
+        return target_unreachable(job, observed.target_problem, now)
 
     # 5. A run failed without a word: the tracked run may tell why.
     if (seeking := seek_outcome(observed)) is not None:
         return seeking
-    observed = with_memory_advice(with_told_outcome(observed))
+    observed = with_memory_advice(with_outcome_from_tracker(observed))
 
     draft = begin(observed, job.spec, now)
     if draft.status["counts"]["total"] and "lineage" not in draft.status:
@@ -218,7 +221,7 @@ def _submit(draft: Draft, attempt: int) -> Decision:
     if attempt == 1 and (seeking := seek_finished(draft)):
         # A backup has brought back what the job was; what it has frozen is known only now.
         return seeking
-    if too_large := weigh(observed, settings, draft.status, conditions):
+    if too_large := check_memory(observed, settings, draft.status, conditions):
         return _wait_for_inputs(draft, too_large)
     conditions.set(
         ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, "all inputs are there and fit"
@@ -269,22 +272,22 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
     observed, name = draft.observed, registry_name(draft.observed)
     if name is None or draft.spec.reuse == "Never" or draft.status["counts"]["total"]:
         return None
-    learned, merged = observed.learned, merged_name(observed)
+    answers, merged = observed.answers, merged_name(observed)
     # Registered last, so an adapter without its merged model was not finished.
-    if learned.identical and (merged is None or learned.identical_merged):
+    if answers.identical and (merged is None or answers.identical_merged):
         draft.status["result"] = {"reused": True}
-        return result.adopt(draft, learned.identical, learned.identical_merged)
-    if learned.identical_sought or (
-        learned.identical_merged_sought and not learned.identical_merged
+        return result.adopt(draft, answers.identical, answers.identical_merged)
+    if answers.identical_sought or (
+        answers.identical_merged_sought and not answers.identical_merged
     ):
         return None
-    if learned.tracking_refused:
-        message = f"the registry can't be asked for {name}: {learned.tracking_refused}"
+    if answers.tracking_refused:
+        message = f"the registry can't be asked for {name}: {answers.tracking_refused}"
         return fail(draft, Reason.TRACKING_REFUSED, message)
     draft.phase(Phase.PREPARING)
-    if learned.tracking_error:
+    if answers.tracking_error:
         # Training before the registry was asked could cost a GPU for nothing.
-        draft.conditions.waiting(learned.tracking_reason, learned.tracking_error)
+        draft.conditions.waiting(answers.tracking_reason, answers.tracking_error)
     else:
         draft.conditions.waiting(
             Reason.SEEKING_IDENTICAL, "asking the registry for an identical version"
@@ -292,7 +295,7 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
     digest = inputs.lineage["digest"]
     # Metrics of that version aren't known here, so a gate leaves the alias where it is.
     alias = None if promotion_demands(observed) else registry_alias(observed)
-    if merged and not learned.identical_merged:
+    if merged and not answers.identical_merged:
         draft.actions.append(FindIdentical(merged, digest, alias, merged=True))
     else:
         draft.actions.append(FindIdentical(name, digest, alias))

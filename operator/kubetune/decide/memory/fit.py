@@ -13,7 +13,7 @@ from kubetune.decide.waiting import NotReady
 JsonObject = dict[str, Any]
 
 
-def weigh(
+def check_memory(
     observed: ObservedJob, settings: JsonObject, status: JsonObject, conditions: Conditions
 ) -> NotReady | None:
     """Write status.estimate and MemoryFits; NotReady where too large a job is refused."""

@@ -76,7 +76,9 @@ def effective_settings(
     if target_resources:
         settings = merge(settings, {"resources": target_resources})
     for layer in (profile or {}, job):
-        settings = _lay(settings, {key: layer[key] for key in SETTINGS_FIELDS if key in layer})
+        settings = _apply_layer(
+            settings, {key: layer[key] for key in SETTINGS_FIELDS if key in layer}
+        )
     objective: Objective = job.get("objective", "sft")
     facts = OBJECTIVES[objective]
     method = settings["method"]["type"]
@@ -190,7 +192,7 @@ def _quantization(given: JsonObject) -> JsonObject:
     return {"bits": 4, "type": "nf4", "doubleQuantization": True} | given
 
 
-def _lay(settings: JsonObject, layer: JsonObject) -> JsonObject:
+def _apply_layer(settings: JsonObject, layer: JsonObject) -> JsonObject:
     """A layer on the settings below; epochs and maxSteps replace each other.
 
     Who sets up an adapter wants one, whatever the layers below say; the same holds for

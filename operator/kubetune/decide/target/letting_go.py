@@ -9,7 +9,7 @@ from typing import Any
 from kubetune.api.conditions import AT_REST, Phase, Reason
 from kubetune.decide.decision import AbandonRuns, Action, Decision, Record, ReleaseFinalizer
 from kubetune.decide.resources import Resource, TargetProblem
-from kubetune.decide.target.unreachable import target_away
+from kubetune.decide.target.unreachable import target_unreachable
 from kubetune.names import ABANDON_RUNS
 
 PATIENCE = timedelta(seconds=30)
@@ -70,7 +70,7 @@ def without_target(
         f" behind: kubectl annotate {owner.kind.lower()} {owner.name} -n {owner.namespace}"
         f" {ABANDON_RUNS}=true"
     )
-    waiting = target_away(resource, TargetProblem(problem.reason, advice), now)
+    waiting = target_unreachable(resource, TargetProblem(problem.reason, advice), now)
     if not over:
         return waiting
     return Decision((), waiting.status, (patience_ends - now).total_seconds())

@@ -12,7 +12,7 @@ from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.retries import TARGET_SECONDS
 
 
-def target_away(job: Resource[Any], problem: TargetProblem, now: datetime) -> Decision:
+def target_unreachable(job: Resource[Any], problem: TargetProblem, now: datetime) -> Decision:
     """Say so, and change nothing else: what is known of the attempts stays."""
     conditions = conditions_of(job.status, job.generation, now)
     conditions.set(ConditionType.TARGET_AVAILABLE, False, problem.reason, problem.message)
@@ -26,7 +26,7 @@ def target_away(job: Resource[Any], problem: TargetProblem, now: datetime) -> De
     return Decision(status=status, requeue_after=TARGET_SECONDS)
 
 
-def tracker_away(
+def tracker_unreachable(
     place: ComputeTargetSpec | None, target: Target, error: str, reason: Reason
 ) -> tuple[Reason, str] | None:
     """Reason and sentence why the tracking server has not answered; None where none is known.

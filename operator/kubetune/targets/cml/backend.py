@@ -134,9 +134,9 @@ class CmlBackend:
             raise follower.failed(error, address.owner, address.run_key) from error
         return followed.states
 
-    def introduce(self, run_key: str) -> None:
+    def mark_new(self, run_key: str) -> None:
         """See kubetune.targets.contract.Backend."""
-        self._submission.introduce(run_key)
+        self._submission.mark_new(run_key)
 
     async def ensure(self, request: RunRequest) -> RunState:
         """Make the attempt's run, or adopt it when it is there."""
@@ -209,7 +209,7 @@ class CmlBackend:
             raise follower.failed(error, address.owner, address.run_key) from error
         self.forget(run_key)
 
-    async def abandon(
+    async def delete_for_gone_owner(
         self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
     ) -> None:
         """See kubetune.targets.contract.Backend."""

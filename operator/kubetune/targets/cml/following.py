@@ -252,7 +252,7 @@ class Follower:
         return True
 
     async def _sweep(self) -> None:
-        """Look for doubles of active jobs, and remove them."""
+        """Look for duplicates of active jobs, and remove them."""
         now = time.monotonic()
         for followed in [f for f in self._followed.values() if f.active]:
             try:

@@ -76,7 +76,7 @@ class Submission:
         self._sent: dict[str, Sent] = {}
         """The last create without an answer: by run key, or run key and attempt."""
 
-    def introduce(self, run_key: str) -> None:
+    def mark_new(self, run_key: str) -> None:
         """See kubetune.targets.contract.Backend."""
         self._introduced.add(run_key)
 
@@ -117,7 +117,7 @@ class Submission:
     async def find_all(
         self, workspace: Workspace, owner: Owner, run_key: str, since: float
     ) -> list[Job]:
-        """The job of a run key with all its doubles."""
+        """The job of a run key with all its duplicates."""
         ours, _ = await _named(workspace, owner, run_key, since, self._job_ids.get(run_key))
         return ours
 

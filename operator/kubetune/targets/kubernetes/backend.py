@@ -129,10 +129,10 @@ class KubernetesBackend:
                 states.append(other)
         return sorted(states, key=lambda state: state.attempt)
 
-    def introduce(self, run_key: str) -> None:
+    def mark_new(self, run_key: str) -> None:
         """Names are unique here: nothing to remember."""
 
-    async def abandon(
+    async def delete_for_gone_owner(
         self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
     ) -> None:
         """Owner references see to what has some; the guarded kinds have seen to the rest."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LAUNCHER = Path(__file__).parents[2] / "server" / "launcher.py"
-JOB_VARIABLES = "CML_STAND_IN_JOB_VARIABLES"
+JOB_VARIABLES = "CML_SIMULATOR_JOB_VARIABLES"
 """Names of what the job gave to its run."""
 
 _engines: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
@@ -42,13 +42,13 @@ def launch_workers(
     launched: list[dict[str, Any]] = []
     for _ in range(n):
         engine = uuid.uuid4().hex[:16]
-        finished = Path(os.environ["CML_STAND_IN_STORE"]) / f"worker-{engine}"
+        finished = Path(os.environ["CML_SIMULATOR_STORE"]) / f"worker-{engine}"
         given = {
             "CDSW_ENGINE_ID": engine,
             "CDSW_ENGINE_TYPE": "worker",
             "CDSW_MASTER_ID": os.environ["CDSW_ENGINE_ID"],
         }
-        # In the process group of the run, which the stand-in kills at the run's end.
+        # In the process group of the run, which the simulator kills at the run's end.
         process = subprocess.Popen(
             [sys.executable, str(LAUNCHER), script, str(finished)],
             env={**project, **given, **(env or {})},

@@ -1,18 +1,18 @@
-"""Models, builds and deployments of the stand-in."""
+"""Models, builds and deployments of the simulator."""
 
 import json
 from typing import Any
 
 import pytest
 
-from tests.cml.server import ManualClock, StandIn
-from tests.cml.test_stand_in import refused
+from tests.cml.server import ManualClock, Simulator
+from tests.cml.test_simulator import refused
 
 
-def build_body(stand_in: StandIn, **fields: Any) -> dict[str, Any]:
+def build_body(simulator: Simulator, **fields: Any) -> dict[str, Any]:
     """A build that is accepted."""
-    stand_in.write("serve.py", "")
-    runtime = stand_in.runtime_identifier()
+    simulator.write("serve.py", "")
+    runtime = simulator.runtime_identifier()
     return {
         "file_path": "serve.py",
         "function_name": "predict",
@@ -22,13 +22,15 @@ def build_body(stand_in: StandIn, **fields: Any) -> dict[str, Any]:
     }
 
 
-def test_a_model_is_built_and_deployed(client: Any, stand_in: StandIn, clock: ManualClock) -> None:
-    project = stand_in.project.id
+def test_a_model_is_built_and_deployed(
+    client: Any, simulator: Simulator, clock: ManualClock
+) -> None:
+    project = simulator.project.id
     model = client.create_model({"name": "m", "disable_authentication": True}, project)
     assert (model.auth_enabled, bool(model.access_key)) == (False, True)
     message = refused(lambda: client.create_model({"name": "m"}, project), 400, 3)
     assert "already has a model with that name" in message
-    build = client.create_model_build(build_body(stand_in), project, model.id)
+    build = client.create_model_build(build_body(simulator), project, model.id)
     assert build.status == "queued"
     place = (project, model.id, build.id)
     refused(lambda: client.create_model_deployment({}, *place), 400, 9)
@@ -59,14 +61,14 @@ def test_a_model_is_built_and_deployed(client: Any, stand_in: StandIn, clock: Ma
     [("build_fails", "build failed", "failed"), ("deployment_fails", "built", "failed")],
 )
 def test_serving_that_fails(
-    client: Any, stand_in: StandIn, clock: ManualClock, switch: str, build: str, deployment: str
+    client: Any, simulator: Simulator, clock: ManualClock, switch: str, build: str, deployment: str
 ) -> None:
-    setattr(stand_in.behaviour, switch, True)
-    project = stand_in.project.id
+    setattr(simulator.behaviour, switch, True)
+    project = simulator.project.id
     body = {
         "name": "m",
         "auto_build_model": True,
-        "auto_build_config": build_body(stand_in),
+        "auto_build_config": build_body(simulator),
         "auto_deploy_model": True,
     }
     model = client.create_model(body, project)
@@ -81,9 +83,9 @@ def test_serving_that_fails(
     "fields", [{"file_path": "none.py"}, {"function_name": ""}, {"runtime_identifier": "none"}]
 )
 def test_builds_that_can_not_be_are_refused(
-    client: Any, stand_in: StandIn, fields: dict[str, str]
+    client: Any, simulator: Simulator, fields: dict[str, str]
 ) -> None:
-    project = stand_in.project.id
+    project = simulator.project.id
     model = client.create_model({"name": "m"}, project)
-    body = build_body(stand_in, **fields)
+    body = build_body(simulator, **fields)
     refused(lambda: client.create_model_build(body, project, model.id), 400, 3)

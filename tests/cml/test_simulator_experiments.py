@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.cml.server import ManualClock, Script, StandIn
-from tests.cml.test_stand_in import refused
-from tests.cml.test_stand_in_runs import ended
+from tests.cml.server import ManualClock, Script, Simulator
+from tests.cml.test_simulator import refused
+from tests.cml.test_simulator_runs import ended
 
 MLMODEL = "flavors: {}\n"
 
@@ -19,10 +19,10 @@ def pairs(items: Any) -> dict[str, str]:
 
 
 def tracked_run(
-    stand_in: StandIn, client: Any, clock: ManualClock, files: Mapping[str, str] | None = None
+    simulator: Simulator, client: Any, clock: ManualClock, files: Mapping[str, str] | None = None
 ) -> Any:
     """The experiment run of a scripted run that has succeeded."""
-    stand_in.script_for = lambda _job, _run: Script(
+    simulator.script_for = lambda _job, _run: Script(
         [("ENGINE_RUNNING", 10)],
         experiment="exp",
         tags={"run-key": "k"},
@@ -30,18 +30,18 @@ def tracked_run(
         metrics=[(1, "loss", 3.0, 1), (5, "loss", float("nan"), 2), (9, "loss", 1.5, 3)],
         artifacts=files or {"model/MLmodel": MLMODEL, "model/weights": "w"},
     )
-    stand_in.start_run(stand_in.add_job("a").id)
+    simulator.start_run(simulator.add_job("a").id)
     clock.advance(10)
-    project = stand_in.project.id
+    project = simulator.project.id
     (experiment,) = client.list_experiments(project).experiments
     (run,) = client.list_experiment_runs(project, experiment.id).experiment_runs
     return run
 
 
-def registration(stand_in: StandIn, run: Any, **fields: Any) -> dict[str, Any]:
+def registration(simulator: Simulator, run: Any, **fields: Any) -> dict[str, Any]:
     """The request to register a run's model."""
     return {
-        "project_id": stand_in.project.id,
+        "project_id": simulator.project.id,
         "experiment_id": run.experiment_id,
         "run_id": run.id,
         "model_path": "model",
@@ -50,8 +50,8 @@ def registration(stand_in: StandIn, run: Any, **fields: Any) -> dict[str, Any]:
     }
 
 
-def test_experiments_by_rest(client: Any, stand_in: StandIn) -> None:
-    project, other = stand_in.project.id, stand_in.add_project("other").id
+def test_experiments_by_rest(client: Any, simulator: Simulator) -> None:
+    project, other = simulator.project.id, simulator.add_project("other").id
     made = client.create_experiment({"name": "größe"}, project)
     refused(lambda: client.create_experiment({"name": "größe"}, project), 409, 6)
     elsewhere = client.create_experiment({"name": "größe"}, other)
@@ -93,34 +93,34 @@ def test_experiments_by_rest(client: Any, stand_in: StandIn) -> None:
 
 
 def test_a_scripted_run_logs_as_time_passes(
-    client: Any, stand_in: StandIn, clock: ManualClock
+    client: Any, simulator: Simulator, clock: ManualClock
 ) -> None:
-    run = tracked_run(stand_in, client, clock)
+    run = tracked_run(simulator, client, clock)
     assert run.status == "EXPERIMENT_RUN_FINISHED"
     assert {"run-key": "k", "phase": "done"}.items() <= pairs(run.data.tags).items()
     assert {file.path for file in run.data.files} == {"model", "model/MLmodel", "model/weights"}
-    stand_in.start_run(stand_in.add_job("b").id)
+    simulator.start_run(simulator.add_job("b").id)
     clock.advance(6)
-    runs = client.list_experiment_runs(stand_in.project.id, run.experiment_id).experiment_runs
+    runs = client.list_experiment_runs(simulator.project.id, run.experiment_id).experiment_runs
     newest = runs[0]
     assert newest.status == "EXPERIMENT_RUN_RUNNING"
     assert [str(m.value) for m in newest.data.metrics] == ["nan"]
     assert "phase" not in pairs(newest.data.tags)
-    stand_in.behaviour.lose_run_tags = True
-    found = client.get_experiment_run(stand_in.project.id, run.experiment_id, run.id)
+    simulator.behaviour.lose_run_tags = True
+    found = client.get_experiment_run(simulator.project.id, run.experiment_id, run.id)
     assert found.data.tags == []
 
 
 def test_each_registration_makes_a_version(
-    client: Any, stand_in: StandIn, clock: ManualClock
+    client: Any, simulator: Simulator, clock: ManualClock
 ) -> None:
-    run = tracked_run(stand_in, client, clock)
-    body = registration(stand_in, run, tags=[{"key": "digest", "value": "d"}], notes="first")
+    run = tracked_run(simulator, client, clock)
+    body = registration(simulator, run, tags=[{"key": "digest", "value": "d"}], notes="first")
     first = client.create_registered_model(body)
     second = client.create_registered_model(body)
     assert first.model_id == second.model_id
     assert [v.number for v in (*first.model_versions, *second.model_versions)] == [1, 2]
-    stand_in.behaviour.page_size_limit = 1
+    simulator.behaviour.page_size_limit = 1
     page = client.get_registered_model(first.model_id, sort="+number")
     assert (page.count, [v.number for v in page.model_versions]) == (2, [1])
     page = client.get_registered_model(
@@ -148,10 +148,10 @@ def test_each_registration_makes_a_version(
     refused(lambda: client.get_registered_model(model.model_id), 404, 5)
 
 
-def test_a_registry_that_loses_tags(client: Any, stand_in: StandIn, clock: ManualClock) -> None:
-    stand_in.behaviour.lose_tags = True
-    run = tracked_run(stand_in, client, clock)
-    body = registration(stand_in, run, tags=[{"key": "digest", "value": "d"}])
+def test_a_registry_that_loses_tags(client: Any, simulator: Simulator, clock: ManualClock) -> None:
+    simulator.behaviour.lose_tags = True
+    run = tracked_run(simulator, client, clock)
+    body = registration(simulator, run, tags=[{"key": "digest", "value": "d"}])
     (version,) = client.create_registered_model(body).model_versions
     assert version.tags == []
     assert version.model_version_metadata.mlflow_metadata.run_id == run.id
@@ -170,14 +170,14 @@ def test_a_registry_that_loses_tags(client: Any, stand_in: StandIn, clock: Manua
 )
 def test_what_can_not_be_registered_is_refused(
     client: Any,
-    stand_in: StandIn,
+    simulator: Simulator,
     clock: ManualClock,
     fields: dict[str, str],
     status: int,
     code: int,
 ) -> None:
-    run = tracked_run(stand_in, client, clock)
-    body = registration(stand_in, run, **fields)
+    run = tracked_run(simulator, client, clock)
+    body = registration(simulator, run, **fields)
     refused(lambda: client.create_registered_model(body), status, code)
     assert client.list_registered_models().models == []
 
@@ -211,19 +211,19 @@ assert Path(folder, "MLmodel").is_file()
 """
 
 
-def test_workloads_and_the_api_see_the_same(client: Any, stand_in: StandIn) -> None:
-    stand_in.mode = "process"
-    project = stand_in.project.id
-    stand_in.write("inside.py", WORKLOAD)
-    run = stand_in.start_run(stand_in.add_job("a", script="inside.py").id)
-    assert ended(stand_in, run.id).status == "ENGINE_SUCCEEDED", stand_in.log(run.id)
-    assert "refused: the tracking of this workspace has no logged models" in stand_in.log(run.id)
+def test_workloads_and_the_api_see_the_same(client: Any, simulator: Simulator) -> None:
+    simulator.mode = "process"
+    project = simulator.project.id
+    simulator.write("inside.py", WORKLOAD)
+    run = simulator.start_run(simulator.add_job("a", script="inside.py").id)
+    assert ended(simulator, run.id).status == "ENGINE_SUCCEEDED", simulator.log(run.id)
+    assert "refused: the tracking of this workspace has no logged models" in simulator.log(run.id)
     (experiment,) = client.list_experiments(project).experiments
     assert experiment.name == "from inside"
     (found,) = client.list_experiment_runs(project, experiment.id).experiment_runs
     assert pairs(found.data.tags)["run-key"] == "inside"
     assert [(m.key, m.value, m.step) for m in found.data.metrics] == [("loss", 0.5, "7")]
-    client.create_registered_model(registration(stand_in, found, model_name="registered"))
-    stand_in.write("loader.py", LOADER)
-    run = stand_in.start_run(stand_in.add_job("b", script="loader.py").id)
-    assert ended(stand_in, run.id).status == "ENGINE_SUCCEEDED", stand_in.log(run.id)
+    client.create_registered_model(registration(simulator, found, model_name="registered"))
+    simulator.write("loader.py", LOADER)
+    run = simulator.start_run(simulator.add_job("b", script="loader.py").id)
+    assert ended(simulator, run.id).status == "ENGINE_SUCCEEDED", simulator.log(run.id)

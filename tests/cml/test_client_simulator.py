@@ -1,4 +1,4 @@
-"""The client of a workspace against the stand-in, which checks requests against the contract."""
+"""The client of a workspace against the simulator, which checks requests against the contract."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,32 +29,32 @@ from kubetune.clients.cml_operations import (
     UPDATE_JOB,
 )
 
-from tests.cml.server import StandIn
+from tests.cml.server import Simulator
 
 
 @pytest.fixture
-async def caller(cmlapi_path: Path, stand_in: StandIn) -> AsyncIterator[CmlClient]:
-    """A client with the stand-in's key."""
-    client = CmlClient(stand_in.url, stand_in.api_key)
+async def caller(cmlapi_path: Path, simulator: Simulator) -> AsyncIterator[CmlClient]:
+    """A client with the simulator's key."""
+    client = CmlClient(simulator.url, simulator.api_key)
     yield client
     await client.close()
 
 
-def job_request(stand_in: StandIn, name: str) -> CreateJobRequest:
-    stand_in.write("train.py", "")
+def job_request(simulator: Simulator, name: str) -> CreateJobRequest:
+    simulator.write("train.py", "")
     return CreateJobRequest(
         name=name,
         script="train.py",
-        runtime_identifier=stand_in.runtime_identifier(),
+        runtime_identifier=simulator.runtime_identifier(),
         environment={"KUBETUNE_RUN_KEY": "k"},
         timeout=3600,
         kill_on_timeout=True,
     )
 
 
-async def test_a_job_lives_from_creation_to_deletion(caller: CmlClient, stand_in: StandIn):
-    project = stand_in.project.id
-    job = await caller.write(CREATE_JOB, project, body=job_request(stand_in, "größe"))
+async def test_a_job_lives_from_creation_to_deletion(caller: CmlClient, simulator: Simulator):
+    project = simulator.project.id
+    job = await caller.write(CREATE_JOB, project, body=job_request(simulator, "größe"))
     assert (job.name, job.timeout, job.creator.username) == ("größe", "3600", "trainer")
     assert variables(job.environment) == {"KUBETUNE_RUN_KEY": "k"}
     change = JobChange(timeout="60", environment='{"A": "1"}', cpu=2.0)
@@ -74,88 +74,90 @@ async def test_a_job_lives_from_creation_to_deletion(caller: CmlClient, stand_in
         await caller.write(DELETE_JOB, project, job.id)
 
 
-async def test_what_the_contract_refuses_is_invalid(caller: CmlClient, stand_in: StandIn):
+async def test_what_the_contract_refuses_is_invalid(caller: CmlClient, simulator: Simulator):
     with pytest.raises(InvalidError):
         await caller.write(
-            CREATE_JOB, stand_in.project.id, body=CreateJobRequest(name="without a script")
+            CREATE_JOB, simulator.project.id, body=CreateJobRequest(name="without a script")
         )
     with pytest.raises(NotFoundError):
         await caller.read(GET_PROJECT, "aaaa-bbbb-cccc-dddd")
 
 
-async def test_small_pages_are_all_read(caller: CmlClient, stand_in: StandIn):
-    stand_in.behaviour.page_size_limit = 2
-    stand_in.behaviour.extra_fields = True
+async def test_small_pages_are_all_read(caller: CmlClient, simulator: Simulator):
+    simulator.behaviour.page_size_limit = 2
+    simulator.behaviour.extra_fields = True
     names = [f"job-{number}" for number in range(5)]
     for name in names:
-        stand_in.add_job(name)
-    jobs = await caller.pages(LIST_JOBS, stand_in.project.id)
+        simulator.add_job(name)
+    jobs = await caller.pages(LIST_JOBS, simulator.project.id)
     assert sorted(job.name for job in jobs) == names
-    assert stand_in.count("list_jobs") == 3
+    assert simulator.count("list_jobs") == 3
 
 
 async def test_a_create_that_fails_after_its_effect_is_unknown_and_is_sent_once(
-    caller: CmlClient, stand_in: StandIn
+    caller: CmlClient, simulator: Simulator
 ):
-    project = stand_in.project.id
-    stand_in.faults.add("create_job", when="after", status=500)
-    stand_in.faults.add("create_job", when="after", close=True)
+    project = simulator.project.id
+    simulator.faults.add("create_job", when="after", status=500)
+    simulator.faults.add("create_job", when="after", close=True)
     for name in ("answered", "broken"):
         with pytest.raises(UnknownOutcomeError):
-            await caller.write(CREATE_JOB, project, body=job_request(stand_in, name))
+            await caller.write(CREATE_JOB, project, body=job_request(simulator, name))
     jobs = await caller.pages(LIST_JOBS, project)
     assert sorted(job.name for job in jobs) == ["answered", "broken"]
-    assert stand_in.count("create_job") == 2
+    assert simulator.count("create_job") == 2
 
 
-async def test_a_throttled_create_has_not_happened(caller: CmlClient, stand_in: StandIn):
-    stand_in.faults.add("create_job", status=429, headers={"Retry-After": "120"})
-    request = job_request(stand_in, "n")
+async def test_a_throttled_create_has_not_happened(caller: CmlClient, simulator: Simulator):
+    simulator.faults.add("create_job", status=429, headers={"Retry-After": "120"})
+    request = job_request(simulator, "n")
     for _ in range(2):
         with pytest.raises(ThrottledError):
-            await caller.write(CREATE_JOB, stand_in.project.id, body=request)
-    assert stand_in.count("create_job") == 1
-    assert stand_in.jobs() == []
+            await caller.write(CREATE_JOB, simulator.project.id, body=request)
+    assert simulator.count("create_job") == 1
+    assert simulator.jobs() == []
 
 
-async def test_a_revoked_key_is_refused_and_a_new_one_works(caller: CmlClient, stand_in: StandIn):
-    project = stand_in.project.id
+async def test_a_revoked_key_is_refused_and_a_new_one_works(
+    caller: CmlClient, simulator: Simulator
+):
+    project = simulator.project.id
     await caller.read(GET_PROJECT, project)
-    stand_in.revoke_key()
+    simulator.revoke_key()
     for _ in range(3):
         with pytest.raises(CredentialsError) as caught:
             await caller.read(GET_PROJECT, project)
         assert caught.value.key_refused
-        assert stand_in.api_key not in str(caught.value)
-    assert stand_in.count("get_project") == 2
-    renewed = CmlClient(stand_in.url, stand_in.add_key())
+        assert simulator.api_key not in str(caught.value)
+    assert simulator.count("get_project") == 2
+    renewed = CmlClient(simulator.url, simulator.add_key())
     assert (await renewed.read(GET_PROJECT, project)).id == project
     await renewed.close()
 
 
-async def test_an_old_workspace_has_no_labels_and_says_so(caller: CmlClient, stand_in: StandIn):
+async def test_an_old_workspace_has_no_labels_and_says_so(caller: CmlClient, simulator: Simulator):
     assert await caller.pages(LIST_ACCELERATORS)
-    stand_in.behaviour.no_labels = True
+    simulator.behaviour.no_labels = True
     with pytest.raises(NotFoundError):
         await caller.pages(LIST_ACCELERATORS)
 
 
-async def test_files_go_there_and_back(caller: CmlClient, stand_in: StandIn):
-    project, path = stand_in.project.id, "kubetune/runs/läuft.bin"
+async def test_files_go_there_and_back(caller: CmlClient, simulator: Simulator):
+    project, path = simulator.project.id, "kubetune/runs/läuft.bin"
     with pytest.raises(NotFoundError):
         await caller.download(project, path)
     for content in (bytes(range(256)) * 50, b"again"):
         await caller.upload(project, path, content)
         assert await caller.download(project, path) == content
-        assert (stand_in.files() / path).read_bytes() == content
+        assert (simulator.files() / path).read_bytes() == content
 
 
-async def test_a_server_that_comes_back_is_used_again(caller: CmlClient, stand_in: StandIn):
-    project = stand_in.project.id
+async def test_a_server_that_comes_back_is_used_again(caller: CmlClient, simulator: Simulator):
+    project = simulator.project.id
     await caller.read(GET_PROJECT, project)
-    await asyncio.to_thread(stand_in.stop)
+    await asyncio.to_thread(simulator.stop)
     with pytest.raises(UnavailableError):
-        await caller.write(CREATE_JOB, project, body=job_request(stand_in, "n"))
-    await asyncio.to_thread(stand_in.start)
-    assert await caller.write(CREATE_JOB, project, body=job_request(stand_in, "n"))
-    assert len(stand_in.jobs()) == 1
+        await caller.write(CREATE_JOB, project, body=job_request(simulator, "n"))
+    await asyncio.to_thread(simulator.start)
+    assert await caller.write(CREATE_JOB, project, body=job_request(simulator, "n"))
+    assert len(simulator.jobs()) == 1

@@ -26,8 +26,8 @@ PROJECT = "kubetune-demo"
 SCRIPT = "entry.py"
 
 
-class StandIn:
-    """The server; ``with StandIn(folder) as stand_in`` serves ``stand_in.url``.
+class Simulator:
+    """The server; ``with Simulator(folder) as simulator`` serves ``simulator.url``.
 
     ``stop`` and ``start`` only take the server away and bring it back, at the same address and
     with all it knows; runs go on meanwhile. ``close`` also ends the processes of runs. With the
@@ -57,7 +57,7 @@ class StandIn:
 
     # Life
 
-    def start(self) -> StandIn:
+    def start(self) -> Simulator:
         """Serve on loopback; returns when it answers."""
         if self._thread is not None:
             return self
@@ -103,7 +103,7 @@ class StandIn:
         self.workspace.processes.close()
         atexit.unregister(self.close)
 
-    def __enter__(self) -> StandIn:
+    def __enter__(self) -> Simulator:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
