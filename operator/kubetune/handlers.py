@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import kopf
 
-from kubetune.api import GROUP, VERSION
+from kubetune.api import GROUP, VERSION, JsonObject
 from kubetune.api.kinds import BY_KIND, KINDS, RECONCILED
 from kubetune.clients.watching import WatchSession, open_watch_session
 from kubetune.metrics import LAST_EVENT
@@ -23,7 +23,6 @@ from kubetune.observe.references import DEFAULT_TARGETS, TARGET_KINDS
 from kubetune.observe.watches import Scope, Watches
 from kubetune.queue import Key, WorkQueue
 
-JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 KUBERNETES_KINDS = {

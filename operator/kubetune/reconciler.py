@@ -17,6 +17,7 @@ from kubetune.act.left_behind import LeftBehind, claimed_by
 from kubetune.act.needs import Needs
 from kubetune.act.release import Release
 from kubetune.act.status import StatusWriter
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.kinds import RUNNING
 from kubetune.clients.kubernetes import (
@@ -45,7 +46,6 @@ from kubetune.settings import Settings
 from kubetune.targets.contract import Backend, BackendError
 from kubetune.tracking.poller import ProgressPoller
 
-JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 6

@@ -12,12 +12,11 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import yaml
+from kubetune.api import JsonObject
 
-JsonObject = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType
 from kubetune.decide.decision import condition_is
 
@@ -24,8 +25,6 @@ from .objects import manifest, path, ready_status
 from .operator_process import OperatorProcess
 from .report import Figure
 from .submission import at_once, job_name
-
-JsonObject = dict[str, Any]
 
 FASTEST, SLOWEST = 5, 15
 """Seconds of the target's poll bounds: half and a quarter of the defaults."""

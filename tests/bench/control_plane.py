@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.processes import Process
 
 from .client import Client
 from .objects import TARGET, inputs, path, ready_status
-
-JsonObject = dict[str, Any]
 
 NAMESPACE = "bench"
 CML_NAMESPACE = "bench-cml"

@@ -12,15 +12,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.decide.memory.peak import MIB, memory, sizes_of
 from kubetune.decide.settings.effective import effective_settings, training_plan
 from kubetune_runner.own_code.axolotl import has_gpu
 
 from .report import Figure
-
-JsonObject = dict[str, Any]
 
 BUDGET_PERCENT = 15.0
 

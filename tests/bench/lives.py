@@ -8,13 +8,12 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+
+from kubetune.api import JsonObject
 
 from .control_plane import NAMESPACE, ControlPlane, until
 from .objects import job_complete, path, pod, pod_running, pod_succeeded
 from .submission import at_once, phases
-
-JsonObject = dict[str, Any]
 
 PACE_SECONDS = 0.25
 REACTION_SECONDS = 30

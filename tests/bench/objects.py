@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import StartRun, rfc3339
 from kubetune.decide.fine_tune_job import states as fine_tune_job
@@ -19,8 +18,6 @@ from kubetune.names import FINALIZER, RUN_KEY, new_run_key
 from kubetune.observe.objects import parse
 from kubetune.targets.kubernetes.manifests import build_job, build_plan_config_map
 from kubetune.targets.kubernetes.states import run_state
-
-JsonObject = dict[str, Any]
 
 TARGET = "local"
 DIGEST = "sha256:" + "5e" * 32

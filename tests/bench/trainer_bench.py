@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.plan import RunPlan
 from kubetune.decide.settings.effective import effective_settings, training_plan
 from kubetune_runner.own_code.axolotl import has_gpu
 
 from .estimate_error import SIZES
 from .report import Figure
-
-JsonObject = dict[str, Any]
 
 Case = tuple[JsonObject, float | None]
 

@@ -6,14 +6,13 @@ import zlib
 from typing import Any
 
 from kubetune import names
+from kubetune.api import JsonObject
 from kubetune.api.evaluation_plan import EvaluationSummary
 from kubetune.api.inspection import DatasetInspection, ModelInspection
 from kubetune.api.outcome import Outcome
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import ROWS, TRAINED, Workspace, phase_of, volume
-
-JsonObject = dict[str, Any]
 
 KINDS = ("FineTuneJob", "Evaluation", "Dataset", "Model")
 MEASURED = EvaluationSummary.model_validate(

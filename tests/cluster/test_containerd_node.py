@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.containers import cleanup, requirements
 from kubetune.local.containers.layout import device_name
@@ -30,7 +31,6 @@ pytestmark = [
     pytest.mark.skipif(PROBLEM is not None, reason=f"no containerd node here: {PROBLEM}"),
 ]
 
-JsonObject = dict[str, Any]
 STEPS = 400
 OUTPUT = "  output: {modelName: routed, registry: {alias: champion}}\n"
 IMPORTS = "import datasets, mlflow, peft, transformers.trainer, trl; trl.SFTTrainer"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from kubetune import names
+from kubetune.api import JsonObject
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.training import Resources
@@ -30,7 +31,6 @@ from kubetune.targets.kubernetes.manifests import (
 
 pytestmark = pytest.mark.cluster
 
-JsonObject = dict[str, Any]
 
 SCRIPTED_RUNNER = Path(__file__).parent / "scripted_runner"
 """Not in a temporary folder: a pod has a /tmp of its own."""

@@ -4,9 +4,9 @@ All kinds go through each story side by side.
 """
 
 import contextlib
-from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
@@ -15,8 +15,6 @@ from tests.cluster.support import eventually
 from tests.cluster.workspace import Workspace, condition
 
 pytestmark = pytest.mark.cluster
-
-JsonObject = dict[str, Any]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
@@ -13,7 +14,6 @@ from tests.cluster.workspace import ROWS, Workspace, condition, phase_of
 
 pytestmark = pytest.mark.cluster
 
-JsonObject = dict[str, Any]
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 

@@ -2,9 +2,9 @@
 
 import contextlib
 from collections.abc import Generator, Iterator
-from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
@@ -15,7 +15,6 @@ from tests.cluster.workspace import Workspace, condition
 
 pytestmark = pytest.mark.cluster
 
-JsonObject = dict[str, Any]
 ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/kubetune"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 CONTAINER: JsonObject = {"name": "c", "image": "i"}

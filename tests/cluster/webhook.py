@@ -10,9 +10,8 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.local.cluster import LocalCluster
-
-JsonObject = dict[str, Any]
 
 PATH = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 MESSAGE = "this team is closed"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kubetune import names
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.outcome import Outcome
 from kubetune.clients.kubernetes import CORE_KINDS, KubernetesClient
@@ -16,8 +16,6 @@ from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.api_client import ApiClient
 from tests.cluster.support import eventually
-
-JsonObject = dict[str, Any]
 
 SCRIPTED = Path(__file__).parent / "scripted_training"
 MERGE_PATCH = "application/merge-patch+json"

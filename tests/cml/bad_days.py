@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from kubetune.api import JsonObject
+
 from tests.cluster.support import eventually
 from tests.cluster.workspace import TRAINED, phase_of
 from tests.cml.server import FOREVER, ManualClock, Script
 from tests.cml.server.records import Job, Run
 from tests.cml.space import CmlSpace
-
-JsonObject = dict[str, Any]
 
 TRAINING = Script(steps=(("ENGINE_RUNNING", FOREVER),), outcome=TRAINED.to_json())
 

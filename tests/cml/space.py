@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
 from kubetune.names import ABANDON_RUNS
@@ -12,8 +13,6 @@ from tests.cluster.workspace import DEFAULT_TARGET, MERGE_PATCH, ROWS, Workspace
 from tests.cml.server import Script, Simulator
 from tests.cml.server.records import Job, Run
 from tests.cml.server.scripts import FOREVER
-
-JsonObject = dict[str, Any]
 
 SECRET = "cml-key"
 TARGET = "workspace"

@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+from kubetune.api import JsonObject
 
 from tests.cml import client_package
 
 FILE = Path(__file__).with_name("contract.json")
 ANSWERS_A_FILE = {"download_project_file"}
 """The declared type of this answer is wrong in workspaces too."""
-
-JsonObject = dict[str, Any]
 
 
 @cache

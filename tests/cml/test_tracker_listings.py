@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
-from kubetune.api import plan
+from kubetune.api import JsonObject, plan
 from kubetune.tracking.base import Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
 
@@ -15,7 +14,6 @@ from tests.cml.workspaces import Workspace, refusal, talking
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
 
-JsonObject = dict[str, Any]
 
 PROJECT = "/api/v2/projects/p"
 RUNS = f"{PROJECT}/experiments/7/runs"

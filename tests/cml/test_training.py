@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from kubetune.api import JsonObject
 from kubetune.api.evaluation_plan import ROWS_ARTIFACT, EvaluatedRow
 from kubetune.api.plan import CML_RUNS_FOLDER, TAG_LINEAGE
 from kubetune.cli.compare import compare
@@ -23,7 +24,6 @@ from tests.cml.space import CmlSpace
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
 
-JsonObject = dict[str, Any]
 
 JOB = """
 apiVersion: kubetune.io/v1alpha1

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import (
     ApiError,
     ConflictError,
@@ -25,7 +26,6 @@ from tests.simulation.defaults import with_defaults
 from tests.simulation.kinds import BY_NAME, Kind, parse_path
 from tests.simulation.patches import merged, patched
 
-JsonObject = dict[str, Any]
 Key = tuple[str, str, str]
 """Kind, namespace ("" for cluster-wide kinds) and name."""
 

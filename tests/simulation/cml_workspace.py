@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kubetune.api import JsonObject
 from kubetune.api import plan as plans
 from kubetune.clients.cml import (
     CmlClient,
@@ -29,7 +30,6 @@ from tests.simulation.runs import Ended, Run, RunFacts
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 T = TypeVar("T")
 
 PROJECT: JsonObject = {"id": "abcd-efgh-ijkl-mnop", "name": "tuning", "creation_status": "success"}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.crd import custom_resource_definition
 from kubetune.api.kinds import BY_KIND
-
-JsonObject = dict[str, Any]
 
 
 def with_defaults(body: JsonObject) -> JsonObject:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import ApiError
 
 from tests.simulation.api_server import error
@@ -17,7 +18,6 @@ from tests.simulation.api_server import error
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 
 LOOK_AGAIN_SECONDS = 5.0
 

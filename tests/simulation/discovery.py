@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.kinds import KINDS
 from kubetune.clients.watching import OUR_KINDS_PATH
 
 from tests.simulation.api_server import ApiServer
-
-JsonObject = dict[str, Any]
 
 
 class Answer:

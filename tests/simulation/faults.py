@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import ApiError
 from kubetune.handlers import WATCHED
 
@@ -13,8 +13,6 @@ from tests.simulation.network import MODES, Trouble
 from tests.simulation.schedule import step
 from tests.simulation.steps import admit
 from tests.simulation.world import World
-
-JsonObject = dict[str, Any]
 
 
 def _crash(draw: random.Random) -> JsonObject:

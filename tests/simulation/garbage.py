@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import ApiError
 
 from tests.simulation.api_server import FOREGROUND, ORPHAN
@@ -12,8 +13,6 @@ from tests.simulation.kinds import BY_NAME
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
-
-JsonObject = dict[str, Any]
 
 
 class GarbageCollector:

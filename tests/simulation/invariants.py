@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import AT_REST, TERMINAL_PHASES, ConditionType, Reason
 from kubetune.decide.decision import condition_in
 from kubetune.names import FINALIZER, JOB, RUN_KEY
@@ -17,7 +18,6 @@ from tests.simulation.manifests import TEAM
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 
 SIGHT_SECONDS = 30.0
 MAX_QUIET_REQUESTS = 60

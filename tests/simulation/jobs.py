@@ -7,6 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from kubetune import names
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import ApiError
 from kubetune.targets.kubernetes.strays import JOB_NAME
 
@@ -15,7 +16,6 @@ from tests.simulation.runs import Ended, Run, RunFacts
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0

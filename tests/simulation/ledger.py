@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES
 
 if TYPE_CHECKING:
     from tests.simulation.runs import Run
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 
 VIOLATION = "VIOLATION"
 """What a line of a story that tells of one begins with."""

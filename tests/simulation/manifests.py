@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION
-
-JsonObject = dict[str, Any]
 
 TEAM, SYSTEM = "team", "system"
 TRACKING = {"uri": "http://mlflow:5000"}

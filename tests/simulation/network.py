@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import kopf
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
 
 from tests.simulation.api_server import error
@@ -16,7 +17,6 @@ from tests.simulation.kinds import parse_path
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 
 TIMEOUT_SECONDS = 30.0
 LATE_SECONDS = 35.0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 from kubetune.act.left_behind import taken_over
+from kubetune.api import JsonObject
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import ApiError
 from kubetune.handlers import WATCHED, Feed
@@ -31,7 +32,6 @@ from tests.simulation.watches import Watch
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 
 INSTALL_ID = "install"
 SETTINGS = Settings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-JsonObject = dict[str, Any]
+from kubetune.api import JsonObject
 
 
 def merged(old: Any, patch: Any) -> Any:

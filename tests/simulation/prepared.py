@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+
+from kubetune.api import JsonObject
 
 from tests.simulation import manifests
 from tests.simulation.api_server import Key
 from tests.simulation.world import World
-
-JsonObject = dict[str, Any]
 
 PREPARING_SECONDS = 120.0
 _INPUTS = (manifests.target, manifests.cloud, manifests.dataset, manifests.model)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
 
 from tests.simulation import manifests
@@ -18,7 +19,6 @@ from tests.simulation.api_server import FOREGROUND, ORPHAN
 from tests.simulation.jobs import has_condition
 from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 Ask = Callable[[str, str, Any, str], tuple[int, JsonObject]]
 """Method, path, body and content type -> status and answer."""
 

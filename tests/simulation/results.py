@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-JsonObject = dict[str, Any]
+from kubetune.api import JsonObject
 
 DATASET_FOUND: JsonObject = {
     "digest": "sha256:d1",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kubetune.api import JsonObject
 from kubetune.api.outcome import ExitCode, Outcome
 
 from tests.simulation.results import DATASET_FOUND, MODEL_FOUND, evaluation_summary
@@ -13,7 +14,6 @@ from tests.simulation.results import DATASET_FOUND, MODEL_FOUND, evaluation_summ
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 
 UPLOAD_PATIENCE_SECONDS = 300.0
 UPLOAD_RETRY_SECONDS = 15.0

@@ -9,13 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import ApiError
 
 from tests.simulation.world import World
-
-JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kubetune import names
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import ApiError
 
 from tests.simulation import manifests
@@ -17,8 +18,6 @@ from tests.simulation.manifests import TEAM
 from tests.simulation.runs import Script
 from tests.simulation.schedule import step
 from tests.simulation.world import DURATIONS, ENDS, World
-
-JsonObject = dict[str, Any]
 
 JOBS = ("tune", "other")
 

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 
 from tests.simulation import manifests
 from tests.simulation.manifests import TEAM
 from tests.simulation.prepared import prepared
 from tests.simulation.runs import Script
 from tests.simulation.world import World
-
-JsonObject = dict[str, Any]
 
 MOST_EFFECTS = 60
 """Of the end of a run: more than there are."""

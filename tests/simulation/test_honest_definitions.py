@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.crd import custom_resource_definition
 from kubetune.api.kinds import BY_KIND
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
@@ -23,7 +23,6 @@ from tests.simulation.rehearsal import MERGE_PATCH, Model
 
 pytestmark = pytest.mark.cluster
 
-JsonObject = dict[str, Any]
 Ask = Callable[[str, str, Any, str], tuple[int, JsonObject]]
 
 SCHEDULES = 6

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from datetime import timedelta
-from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 from kubetune.decide.retries import until_secret
 
 from tests.simulation import manifests
@@ -15,8 +15,6 @@ from tests.simulation.manifests import TEAM
 from tests.simulation.prepared import prepared
 from tests.simulation.runs import Script
 from tests.simulation.world import World
-
-JsonObject = dict[str, Any]
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kubetune.api import JsonObject
 from kubetune.api import plan as plans
 from kubetune.api.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
 from kubetune.tracking.base import (
@@ -22,7 +23,6 @@ from kubetune.tracking.base import (
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 
 ANSWER_SECONDS = 0.01
 PATIENCE_SECONDS = 5.0

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+from kubetune.api import JsonObject
 from kubetune.clients.watching import Refusals
 from kubetune.handlers import WATCHED, Backoffs, Feed, _slim
 
@@ -22,7 +23,6 @@ from tests.simulation.discovery import NOT_FOUND, Discovery
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-JsonObject = dict[str, Any]
 
 LAGS = (0.01, 0.05, 0.2, 1.0)
 

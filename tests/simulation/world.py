@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from kubetune import names
+from kubetune.api import JsonObject
 from kubetune.observe import objects
 
 from tests.simulation.api_server import ApiServer, error
@@ -26,8 +27,6 @@ from tests.simulation.operator_model import OperatorProcess
 from tests.simulation.runs import Run, Script
 from tests.simulation.tracker import TrackingServer
 from tests.simulation.wall_clock import reset_clocks, set_clocks
-
-JsonObject = dict[str, Any]
 
 SOON = (0.02, 0.1, 0.4, 1.5)
 ENDS = ("succeed",) * 11 + ("silent", "fail", "fail", "fail", "refuse", "memory", "mute", "evict")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.outcome import Outcome
@@ -19,8 +19,6 @@ from kubetune.decide.target.place import place_of, record
 from kubetune.names import FINALIZER
 from kubetune.targets.contract import FINISHED, Owner, RunPhase, RunState
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
-
-JsonObject = dict[str, Any]
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 RUN_KEY = "abcdef0123456789"

@@ -3,12 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.training import Resources
 from kubetune.clients.cml_models import JobRun
 from kubetune.targets.contract import Owner, RunRequest
-
-JsonObject = dict[str, Any]
 
 RUN_KEY = "abc123def4567890"
 OWNER = Owner("kubetune.io/v1alpha1", "FineTuneJob", "team", "tickets", "uid-1")

@@ -18,6 +18,7 @@ from builders import (
     resource,
     target,
 )
+from kubetune.api import JsonObject
 from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import (
@@ -35,8 +36,6 @@ from kubetune.decide.evaluation.observed import (
 from kubetune.decide.evaluation.states import decide
 from kubetune.decide.resources import Resource
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
-
-JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)

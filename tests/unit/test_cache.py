@@ -5,12 +5,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from kubetune.api import JsonObject
 from kubetune.handlers import Feed
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.references import DEFAULT_TARGETS, references
 from kubetune.queue import Key, WorkQueue
-
-JsonObject = dict[str, Any]
 
 JOB = Key("FineTuneJob", "team", "tune")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cml_objects import OWNER, RUN_KEY, request
-from kubetune.api import plan
+from kubetune.api import JsonObject, plan
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.training import Resources
 from kubetune.clients.cml_models import Body, Job, variables
@@ -24,8 +24,6 @@ from kubetune.targets.cml.manifests import (
 )
 from kubetune.targets.cml.offers import Offer
 from kubetune.targets.contract import BackendError
-
-JsonObject = dict[str, Any]
 
 OFFER = Offer(project_id="p-1", runtime="registry/python:1")
 

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 from kubetune.api.cml_target import RuntimeSelection
 from kubetune.api.training import Resources
 from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime, RuntimeAddon
@@ -14,8 +15,6 @@ from kubetune.targets.cml.offers import (
     choose_runtime,
     whole,
 )
-
-JsonObject = dict[str, Any]
 
 
 def gpus(count: int, **label: str) -> Resources:

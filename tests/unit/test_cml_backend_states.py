@@ -8,6 +8,7 @@ import pytest
 from cml_objects import NOW, ago, run
 from hypothesis import given
 from hypothesis import strategies as st
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse
 from kubetune.targets.cml.states import (
@@ -22,8 +23,6 @@ from kubetune.targets.cml.states import (
     usage_row,
 )
 from kubetune.targets.contract import RunState
-
-JsonObject = dict[str, Any]
 
 LIMITS = Limits(scheduling=timedelta(seconds=600), unknown=timedelta(seconds=300))
 CRASHED = Outcome(status="failed", reason="DiskFull", message="no space left", retryable=True)

@@ -24,14 +24,13 @@ from builders import (
     run,
     tried,
 )
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import RunPlan
 from kubetune.decide.decision import CreateModel, FindIdentical, Register, StartRun
 from kubetune.decide.fine_tune_job.inputs import Inputs, resolve
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
-
-JsonObject = dict[str, Any]
 
 SETTINGS: JsonObject = {
     "rank": 8,

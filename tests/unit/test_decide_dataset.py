@@ -20,13 +20,12 @@ from builders import (
     run,
     target,
 )
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import dataset_source
-
-JsonObject = dict[str, Any]
 
 FOUND = Outcome(status="succeeded", reason="Inspected", summary=DATASET_FOUND)
 BAD = Outcome(status="failed", reason="RowShape", message="row 3: no answer", summary={})

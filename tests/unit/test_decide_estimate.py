@@ -10,14 +10,13 @@ import pytest
 from builders import NOW, assert_fits, condition_of, job, model, observed_job, ready
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kubetune.api import JsonObject
 from kubetune.api.training import merge
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.memory.estimate import advice, estimate, misfit, quantity, savings
 from kubetune.decide.memory.peak import MIB, memory, sizes_of, trainable_parameters
 from kubetune.decide.settings.effective import effective_settings
 from kubetune.targets.kubernetes.quantities import amount
-
-JsonObject = dict[str, Any]
 
 
 def llama(hidden: int = 576, inner: int = 1536, layers: int = 30, heads: int = 9) -> JsonObject:

@@ -35,12 +35,11 @@ from evaluation_objects import (
     started,
     tracked,
 )
+from kubetune.api import JsonObject
 from kubetune.decide.decision import FindEvaluation, StartRun, rfc3339
 from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.decide.evaluation.states import decide
 from kubetune.decide.resources import TargetProblem
-
-JsonObject = dict[str, Any]
 
 ADAPTER = {"type": "adapter", "revision": "a1"}
 

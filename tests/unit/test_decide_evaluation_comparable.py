@@ -17,14 +17,13 @@ from evaluation_objects import (
     summary,
     tracked,
 )
+from kubetune.api import JsonObject
 from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY
 from kubetune.decide.decision import FindEvaluation, StartRun
 from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.decide.evaluation.states import decide
 from kubetune.tracking.base import TrackedRun
 from kubetune.tracking.values import best_evaluation
-
-JsonObject = dict[str, Any]
 
 BETTER = {"metric": "loss", "betterThan": {"candidate": "base"}}
 

@@ -20,13 +20,12 @@ from evaluation_objects import (
     tracked,
     version,
 )
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import FindEvaluation, MoveAlias
 from kubetune.decide.evaluation.observed import EvaluationAnswers
 from kubetune.decide.evaluation.states import decide
 from kubetune.decide.gate import Demand, Rival, misses
-
-JsonObject = dict[str, Any]
 
 PROMOTE = {"promote": {"name": "tickets", "alias": "champion"}}
 BETTER = {"metric": "exactMatch", "betterThan": {"candidate": "base"}}

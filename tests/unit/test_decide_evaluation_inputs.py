@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from builders import (
@@ -29,9 +28,8 @@ from evaluation_objects import (
     observed,
     started,
 )
+from kubetune.api import JsonObject
 from kubetune.decide.decision import StartRun
-
-JsonObject = dict[str, Any]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from evaluation_objects import (
     phases,
 )
 from evaluation_objects import tracked as measured
+from kubetune.api import JsonObject
 from kubetune.api.plan import METRIC_ETA, METRIC_STEP, TAG_PHASE, TAG_TOTAL_STEPS
 from kubetune.decide.decision import (
     Decision,
@@ -46,7 +47,6 @@ from kubetune.names import FINALIZER
 from kubetune.targets.contract import BackendError
 from kubetune.tracking.base import TrackedRun
 
-JsonObject = dict[str, Any]
 AT_ONCE: JsonObject = {"parallelism": 2}
 AT_CML = target(
     kubernetes=None,

@@ -17,14 +17,13 @@ from builders import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import Decision, DeleteRuns, StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.inspected.inspection import inspection_key, inspection_run_key
 from kubetune.decide.retries import after_inspection
 from kubetune.targets.contract import RunState
-
-JsonObject = dict[str, Any]
 
 FOUND = Outcome(status="succeeded", reason="Inspected", summary=DATASET_FOUND)
 BAD = Outcome(status="failed", reason="RowShape", message="row 3: no answer")

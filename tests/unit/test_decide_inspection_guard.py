@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 from builders import NOW, dataset, facts, names, run, target
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import Decision, DeleteRuns, Record, Stamp, StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide
 from kubetune.decide.resources import TargetProblem
 from kubetune.decide.target.place import place_of, record
 from kubetune.names import ABANDON_RUNS, FINALIZER
-
-JsonObject = dict[str, Any]
 
 IN_CML = target(
     True,

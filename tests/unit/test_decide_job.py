@@ -24,11 +24,10 @@ from builders import (
     told,
     tried,
 )
+from kubetune.api import JsonObject
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.targets.contract import RunState
-
-JsonObject = dict[str, Any]
 
 RUNNING = tried(attempt(1, "Running"))
 SUSPEND: JsonObject = {"suspend": True}

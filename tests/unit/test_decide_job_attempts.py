@@ -23,6 +23,7 @@ from builders import (
     run,
     tried,
 )
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.api.status import MAX_ATTEMPTS
 from kubetune.decide.decision import Decision, StartRun
@@ -31,8 +32,6 @@ from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.target.place import record
 from kubetune.decide.target.refused import start_refused
 from kubetune.targets.contract import BackendError, RunState
-
-JsonObject = dict[str, Any]
 
 
 @dataclass

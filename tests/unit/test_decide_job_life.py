@@ -36,6 +36,7 @@ from builders import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.outcome import Outcome
@@ -53,8 +54,6 @@ from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target, TargetProblem
 from kubetune.targets.contract import FINISHED, RunState
-
-JsonObject = dict[str, Any]
 
 AWAY = TargetProblem("CredentialsInvalid", "the workspace refuses the API key")
 LONG = Outcome(status="failed", reason="Long", message="m" * 1024, retryable=True)

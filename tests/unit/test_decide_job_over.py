@@ -18,10 +18,9 @@ from builders import (
     run,
     tried,
 )
+from kubetune.api import JsonObject
 from kubetune.decide.decision import OrphanRuns, ReleaseFinalizer, StopRuns
 from kubetune.decide.fine_tune_job.states import decide
-
-JsonObject = dict[str, Any]
 
 RUNNING = tried(attempt(1, "Running"))
 

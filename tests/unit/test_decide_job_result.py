@@ -24,13 +24,12 @@ from builders import (
     told,
     tried,
 )
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.decide.decision import CreateModel, Decision, FindIdentical, FindRun, Register
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.tracking.base import TrackedRun
-
-JsonObject = dict[str, Any]
 
 REGISTRY: JsonObject = {"output": {"registry": {"alias": "best"}}, "reuse": "Never"}
 BOTH: JsonObject = {"output": {"registry": {"name": "house"}, "modelName": "out"}}

@@ -16,11 +16,10 @@ from builders import (
     target,
     tried,
 )
+from kubetune.api import JsonObject
 from kubetune.decide.decision import StartRun
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.targets.contract import RunPhase
-
-JsonObject = dict[str, Any]
 
 CML: JsonObject = {
     "kubernetes": None,

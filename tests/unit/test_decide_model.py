@@ -20,12 +20,11 @@ from builders import (
     run,
     target,
 )
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.decide.inspected.inspection import inspection_key
 from kubetune.decide.inspected.model import ObservedModel, decide, inspection_of, registered_version
 from kubetune.decide.resources import Resource
-
-JsonObject = dict[str, Any]
 
 BASE = Outcome(status="succeeded", reason="Inspected", summary=MODEL_FOUND)
 ADAPTER_FOUND = MODEL_FOUND | {"type": "adapter", "baseModel": "org/base"}

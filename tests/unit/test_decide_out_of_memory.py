@@ -16,13 +16,12 @@ from builders import (
     run,
     tried,
 )
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.settings.effective import effective_settings
 from kubetune.targets.sentences import out_of_memory
 from test_decide_estimate import SMOL
-
-JsonObject = dict[str, Any]
 
 TOLD = Outcome(
     status="failed",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from builders import NOW, condition_of, job, names, observed_job, resource, run, target, tried
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.decide.decision import AbandonRuns, DeleteRuns, Record, ReleaseFinalizer
 from kubetune.decide.fine_tune_job.states import decide
@@ -14,8 +15,6 @@ from kubetune.decide.target.place import before_start, has_moved, place_of, reco
 from kubetune.decide.target.states import ObservedTarget, TrackingProbe
 from kubetune.decide.target.states import decide as decide_target
 from kubetune.names import ABANDON_RUNS, IN_USE
-
-JsonObject = dict[str, Any]
 
 WORKSPACE: JsonObject = {
     "url": "https://cml.example",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from builders import (
@@ -20,12 +19,11 @@ from builders import (
     told,
     tried,
 )
+from kubetune.api import JsonObject
 from kubetune.decide.fine_tune_job.progress import progress, told_progress
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.targets.contract import RunState
 from kubetune.tracking.base import TrackedRun
-
-JsonObject = dict[str, Any]
 
 CLAIM: JsonObject = {"checkpoint": {"claimName": "disk"}}
 PROGRESS: JsonObject = {

@@ -16,10 +16,9 @@ from builders import (
     ready_reason,
     run,
 )
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.decide.inspected.dataset import ObservedDataset, decide
-
-JsonObject = dict[str, Any]
 
 CLEAN: JsonObject = {
     "duplicateRows": 0,

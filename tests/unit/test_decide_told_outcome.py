@@ -18,14 +18,13 @@ from builders import (
     tried,
 )
 from cml_objects import request
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.api.plan import outcome_tag
 from kubetune.decide.decision import Decision, FindRun
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target
-
-JsonObject = dict[str, Any]
 
 ON_CML = Target("ComputeTarget", "main", request().target, True, "")
 MUTE = run(1, "failed", reason="RunFailed", message="it left no reason")

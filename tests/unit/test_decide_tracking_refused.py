@@ -28,13 +28,12 @@ from evaluation_objects import (
     registered_model,
     tracked,
 )
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.decide.decision import Decision, FindAlias, FindEvaluation, MoveAlias
 from kubetune.decide.evaluation.observed import EvaluationAnswers
 from kubetune.decide.fine_tune_job import states as fine_tune_job
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
-
-JsonObject = dict[str, Any]
 
 ERROR = "http://mlflow answered HTTP 400: Version alias name 'v1' is reserved."
 REGISTRY: JsonObject = {"output": {"registry": {"name": "house", "alias": "best"}}}

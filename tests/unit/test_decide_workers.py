@@ -1,15 +1,12 @@
 """What is refused where several workers would train, and what they add to the memory."""
 
-from typing import Any
-
 import pytest
 from builders import NOW, job, observed_job, resource, target
+from kubetune.api import JsonObject
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.settings.effective import effective_settings
 from kubetune.decide.settings.workers import workers_problem
-
-JsonObject = dict[str, Any]
 
 
 @pytest.mark.parametrize(

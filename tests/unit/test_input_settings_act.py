@@ -26,6 +26,7 @@ from builders import (
     ready,
     target,
 )
+from kubetune.api import JsonObject
 from kubetune.api.crd import structural_schema
 from kubetune.api.kinds import BY_KIND
 from kubetune.api.training import merge
@@ -42,7 +43,6 @@ from kubetune.targets.cml.offers import Offer, choose_runtime
 from kubetune.targets.kubernetes import manifests
 from pydantic import ValidationError
 
-JsonObject = dict[str, Any]
 Proof = tuple[Any, JsonObject] | str
 """Another value and what the spec says beside it; or a test."""
 ROOT = Path(__file__).parents[2]

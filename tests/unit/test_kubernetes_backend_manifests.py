@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from backend_objects import OWNER, RUN_KEY, request
-from kubetune.api import plan
+from kubetune.api import JsonObject, plan
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.training import Resources
 from kubetune.names import label_value
@@ -19,8 +19,6 @@ from kubetune.targets.kubernetes.manifests import (
     plan_name,
 )
 from kubetune.targets.kubernetes.quantities import whole_cpus
-
-JsonObject = dict[str, Any]
 
 
 def pod_spec(**given: Any) -> JsonObject:

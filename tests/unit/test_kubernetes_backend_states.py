@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from backend_objects import condition, job, pod, terminated, waiting
+from kubetune.api import JsonObject
 from kubetune.api.outcome import Outcome
 from kubetune.targets.kubernetes.states import run_state
-
-JsonObject = dict[str, Any]
 
 TRAINED = Outcome(status="succeeded", reason="Trained", message="done", summary={"steps": 3})
 CHANGED = Outcome(status="failed", reason="DatasetChanged", message="rows differ")

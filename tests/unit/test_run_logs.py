@@ -4,12 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 from kubetune.api.kinds import BY_KIND
 from kubetune.cli import run_logs
 from kubetune.cli.connection import NotThereError
 from kubetune.cli.run_logs import Wanted, kind_of
-
-JsonObject = dict[str, Any]
 
 CONSOLE = "https://ml.example/team/jobs/7"
 RUNNING = {"number": 1, "job": "r", "result": "Running"}

@@ -6,8 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from kubetune.act.status import status_patch, with_times_kept
-
-JsonObject = dict[str, Any]
+from kubetune.api import JsonObject
 
 # No null: a status leaves out what it doesn't know.
 VALUES = st.recursive(

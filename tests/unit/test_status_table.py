@@ -24,14 +24,13 @@ from builders import (
     run,
     tried,
 )
+from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import TargetProblem
 from kubetune.decide.target.refused import start_refused
 from kubetune.targets.contract import BackendError
-
-JsonObject = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/status.md").read_text()

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 from kubetune.clients.cml_models import ExperimentRun, RegisteredModelVersion
 from kubetune.tracking.cml_values import (
     CmlVersion,
@@ -17,8 +18,6 @@ from kubetune.tracking.cml_values import (
     tags_of,
     tracked_run,
 )
-
-JsonObject = dict[str, Any]
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)

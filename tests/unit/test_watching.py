@@ -5,14 +5,13 @@ import contextlib
 from typing import Any
 
 import pytest
+from kubetune.api import JsonObject
 from kubetune.clients.watching import Lists, Urls
 from kubetune.handlers import WATCHED, Feed
 from kubetune.names import OWNER_KIND, OWNER_NAME
 from kubetune.observe.cache import ObjectCache
 from kubetune.queue import Key, WorkQueue
 from yarl import URL
-
-JsonObject = dict[str, Any]
 
 SERVER = "https://cluster.example/prefix/"
 

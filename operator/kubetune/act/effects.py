@@ -14,6 +14,7 @@ from kubetune.act.holds import Holds
 from kubetune.act.left_behind import LeftBehind
 from kubetune.act.release import Release
 from kubetune.act.status import status_patch
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.clients.kubernetes import REFUSALS, ApiError, ConflictError, KubernetesClient
@@ -42,7 +43,6 @@ from kubetune.observe.references import TARGET_KINDS
 from kubetune.queue import Key
 from kubetune.targets.contract import Backend, BackendError, RunAddress, RunRequest
 
-JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 

@@ -13,8 +13,8 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import (
     ConflictError,
     ForbiddenError,
@@ -27,7 +27,6 @@ from kubetune.observe.cache import ObjectCache
 from kubetune.observe.references import TARGET_KINDS
 from kubetune.queue import Key
 
-JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5

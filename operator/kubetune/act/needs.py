@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kubetune.act.holds import Holds
+from kubetune.api import JsonObject
 from kubetune.api.kinds import INSPECTED, RUNNING
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.needs import may_run, needs_of
 from kubetune.observe.references import TARGET_KINDS
 from kubetune.queue import Key, WorkQueue
-
-JsonObject = dict[str, Any]
 
 
 class Needs:

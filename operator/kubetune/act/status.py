@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.observe.cache import ObjectCache
 from kubetune.queue import Key, WorkQueue
-
-JsonObject = dict[str, Any]
 
 
 def status_patch(old: JsonObject, new: JsonObject) -> JsonObject | None:

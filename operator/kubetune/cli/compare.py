@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
+from kubetune.api import JsonObject
 from kubetune.cli.connection import NotThereError, artifact, choose_cluster
-
-JsonObject = dict[str, Any]
 
 
 @click.command()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-JsonObject = dict[str, Any]
+from kubetune.api import JsonObject
 
 
 class NotThereError(Exception):

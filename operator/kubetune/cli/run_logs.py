@@ -13,11 +13,10 @@ import aiohttp
 import click
 
 from kubetune import names
+from kubetune.api import JsonObject
 from kubetune.api.kinds import KINDS, Kind
 from kubetune.api.plan import log_artifact
 from kubetune.cli.connection import NotThereError, artifact
-
-JsonObject = dict[str, Any]
 
 CONTAINER = "runner"
 LOOK_SECONDS = 1.0

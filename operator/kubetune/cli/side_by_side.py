@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.evaluation_plan import EvaluatedRow
-
-JsonObject = dict[str, Any]
 
 MIN_WIDTH = 40
 INDENT = 2

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from kubetune.api import JsonObject
 from kubetune.clients.cml_answers import answer_of, page_of, strict
 from kubetune.clients.cml_errors import (
     Call,
@@ -55,7 +56,6 @@ __all__ = [
     "UnknownOutcomeError",
 ]
 
-JsonObject = dict[str, Any]
 A = TypeVar("A", bound=Answer)
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from kubetune.api import JsonObject
 from kubetune.clients.cml_errors import InvalidError, UnreadableAnswerError
 from kubetune.clients.cml_models import Answer
 from kubetune.clients.cml_operations import Listing, Operation
 
-JsonObject = dict[str, Any]
 A = TypeVar("A", bound=Answer)
 
 

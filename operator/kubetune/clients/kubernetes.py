@@ -17,10 +17,8 @@ import aiohttp
 import kopf
 from pydantic_core import from_json, to_json
 
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.kinds import BY_KIND
-
-JsonObject = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 

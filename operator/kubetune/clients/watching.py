@@ -26,11 +26,10 @@ from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from pydantic_core import from_json
 from yarl import URL
 
-from kubetune.api import API_VERSION, GROUP, VERSION
+from kubetune.api import API_VERSION, GROUP, VERSION, JsonObject
 from kubetune.api.kinds import BY_KIND, KINDS
 from kubetune.clients.kubernetes import Answer, KubernetesClient, find_connection, open_session
 
-JsonObject = dict[str, Any]
 Scope = tuple[str, str | None]
 """A kind, and the namespace in which it is watched, None for the whole cluster."""
 

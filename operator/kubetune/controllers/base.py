@@ -12,12 +12,12 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.decide.decision import Decision, Question
 from kubetune.decide.resources import Resource
 from kubetune.queue import Key
 
-JsonObject = dict[str, Any]
 Observed = TypeVar("Observed")
 Kept = TypeVar("Kept")
 

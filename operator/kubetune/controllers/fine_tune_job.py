@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.act import job_questions
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.controllers.base import Controller
@@ -30,8 +31,6 @@ from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
 from kubetune.targets.contract import FINISHED, Backend
 from kubetune.tracking.poller import ProgressPoller
-
-JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)

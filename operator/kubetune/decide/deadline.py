@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.decide.decision import (
     Action,
@@ -24,8 +24,6 @@ from kubetune.decide.decision import (
     rfc3339,
 )
 from kubetune.targets.contract import FINISHED, RunState
-
-JsonObject = dict[str, Any]
 
 OVERDUE_SECONDS = 10.0
 """A run's target ends it by itself; if it hasn't after this, it is stopped."""

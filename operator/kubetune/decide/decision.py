@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.targets.contract import RunRequest
 from kubetune.tracking.base import AliasMove, Registration
 
-JsonObject = dict[str, Any]
 MAX_MESSAGE = 1024
 
 

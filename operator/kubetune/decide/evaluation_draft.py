@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType
 from kubetune.api.evaluation import EvaluationSpec
 from kubetune.decide.deadline import Clock, read_clock, spans
@@ -26,8 +26,6 @@ from kubetune.decide.evaluation.inputs import (
     candidate_run_key,
 )
 from kubetune.decide.evaluation.observed import ObservedEvaluation
-
-JsonObject = dict[str, Any]
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.decide.deadline import (
@@ -37,8 +37,6 @@ from kubetune.decide.fine_tune_job.progress import (
 from kubetune.decide.fine_tune_orders import ended_by_deadline, was_suspended
 from kubetune.decide.target.place import record
 from kubetune.targets.contract import FINISHED, RunState
-
-JsonObject = dict[str, Any]
 
 
 @dataclass

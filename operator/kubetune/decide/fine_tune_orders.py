@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.decide.decision import condition_in
-
-JsonObject = dict[str, Any]
 
 
 def was_suspended(status: JsonObject) -> bool:

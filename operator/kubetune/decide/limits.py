@@ -8,8 +8,6 @@ from typing import Any
 from kubetune.decide.decision import Action, Decision, DeleteSelf, parse_time
 from kubetune.decide.resources import Resource
 
-JsonObject = dict[str, Any]
-
 
 def after_end(
     resource: Resource[Any], ttl_seconds: int | None, stop: tuple[Action, ...], now: datetime

@@ -7,15 +7,13 @@ but neither target nor placement.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from kubetune import __version__
+from kubetune.api import JsonObject
 from kubetune.api.plan import DatasetPlan, ModelPlan, PromptPlan
 from kubetune.api.training import Strategy
 from kubetune.api.training_plan import TrainingPlan
 from kubetune.names import digest
-
-JsonObject = dict[str, Any]
 
 
 def lineage(

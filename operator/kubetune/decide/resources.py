@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from kubetune.api import JsonObject
 from kubetune.api.base import Value
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType
@@ -17,7 +18,6 @@ from kubetune.decide.decision import (
 )
 from kubetune.targets.contract import Owner
 
-JsonObject = dict[str, Any]
 Spec = TypeVar("Spec", bound=Value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.dataset import ColumnMapping, CsvOptions, DatasetSpec, Splits
@@ -26,8 +27,6 @@ from kubetune.api.plan import (
     PromptPlan,
 )
 from kubetune.api.prompt_template import PromptTemplateSpec
-
-JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)

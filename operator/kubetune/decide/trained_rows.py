@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.model import ModelSpec
 from kubetune.api.trained_rows import MAX_TRAINED_ROWS
 from kubetune.decide.resources import Resource
-
-JsonObject = dict[str, Any]
 
 Job = Resource[FineTuneJobSpec] | None
 Model = Resource[ModelSpec] | None

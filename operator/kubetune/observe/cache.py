@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.names import OWNER_KIND, OWNER_NAME, RUN_KEY
 from kubetune.observe.references import references
 from kubetune.queue import Key
 from kubetune.targets.kubernetes.pods import is_live
 
-JsonObject = dict[str, Any]
 CHILD_KINDS = frozenset({"Job", "Pod"})
 NO_PLACE = ("", "")
 ORPHAN = "orphan"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.evaluation import Candidate, EvaluationSpec
@@ -33,8 +33,6 @@ from kubetune.observe.objects import (
 from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
 from kubetune.targets.contract import Backend, BackendError, RunAddress
 from kubetune.tracking.base import TrackedRun
-
-JsonObject = dict[str, Any]
 
 
 def _judge_secrets(

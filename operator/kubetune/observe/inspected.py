@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.plan import InspectionPlan
 from kubetune.clients.kubernetes import KubernetesClient
@@ -26,7 +27,6 @@ from kubetune.observe.objects import (
 from kubetune.observe.secrets import secret_problem
 from kubetune.targets.contract import Backend, BackendError, RunAddress
 
-JsonObject = dict[str, Any]
 IN_THIS_CLUSTER = ComputeTargetSpec.model_construct(kubernetes=None, cml=None)
 """Where runs are of a target that is gone, as far as they can be found."""
 Observed = TypeVar(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import AT_REST
 from kubetune.api.kinds import INSPECTED
@@ -12,8 +11,6 @@ from kubetune.names import FINALIZER
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import recorded_target, resolve_target
 from kubetune.queue import Key
-
-JsonObject = dict[str, Any]
 
 
 def external_of(kind: str, status: JsonObject) -> JsonObject:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.base import Value
 from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
 from kubetune.api.kinds import BY_KIND
@@ -21,8 +21,6 @@ from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.references import TARGET_KINDS
 from kubetune.targets.contract import FINISHED, Owner, RunState
-
-JsonObject = dict[str, Any]
 
 
 def parse(body: JsonObject) -> Resource[Any]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.kinds import BY_KIND
 from kubetune.queue import Key
-
-JsonObject = dict[str, Any]
 
 TARGET_KINDS = ("ComputeTarget", "ClusterComputeTarget")
 DEFAULT_TARGETS = "*"

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.decide.resources import Resource
 from kubetune.names import RUN_KEY, new_run_key, run_key_in, run_key_is_ours
 from kubetune.observe.cache import ObjectCache
 from kubetune.targets.kubernetes.pods import condition
-
-JsonObject = dict[str, Any]
 
 
 class RunKeys:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
 from kubetune.api.training import Resources
@@ -30,7 +30,6 @@ from kubetune.targets.cml.workspace import Workspace, refused
 from kubetune.targets.contract import BackendError
 from kubetune.targets.sentences import short
 
-JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 _CREATED = ("", "success", "succeeded", "created", "unknown")

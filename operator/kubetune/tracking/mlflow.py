@@ -11,10 +11,9 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 from urllib.parse import quote, urlsplit
 
-from kubetune.api import evaluation_plan, plan
+from kubetune.api import JsonObject, evaluation_plan, plan
 from kubetune.tracking.base import (
     AliasMove,
     RegisteredVersion,
@@ -25,8 +24,6 @@ from kubetune.tracking.base import (
 )
 from kubetune.tracking.rest import Credentials, MlflowError, RestClient
 from kubetune.tracking.values import best_evaluation, metric_value
-
-JsonObject = dict[str, Any]
 
 PAGE_SIZE = 1000
 VERSION_PAGE_SIZE = 200

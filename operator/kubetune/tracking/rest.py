@@ -17,9 +17,9 @@ from typing import Any, Literal, cast
 
 import aiohttp
 
+from kubetune.api import JsonObject
 from kubetune.tracking.base import TrackingError
 
-JsonObject = dict[str, Any]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 RETRY_PAUSE_SECONDS = 0.2

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from pydantic import ValidationError
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary, MeasuredValue
@@ -28,8 +28,6 @@ from kubetune.decide.retries import after_attempt
 from kubetune.decide.waiting import evicted_too_often
 from kubetune.targets.contract import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun
-
-JsonObject = dict[str, Any]
 
 MAX_CANDIDATE_MESSAGE = 512
 SETTLED = frozenset({"Succeeded", "Failed"})

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.decide.deadline import TOLD, enforce, is_over, look_again
 from kubetune.decide.decision import Decision
 from kubetune.decide.evaluation import result
 from kubetune.decide.evaluation_draft import Draft
-
-JsonObject = dict[str, Any]
 
 
 def ran_out(draft: Draft) -> bool:

@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any
 
 from kubetune import __version__
+from kubetune.api import JsonObject
 from kubetune.api.chat_templates import CHAT_TEMPLATES, ChatTemplateName
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.evaluation import EvaluationSpec, Generation, measured_metrics
@@ -44,8 +45,6 @@ from kubetune.decide.trained_rows import of_models
 from kubetune.decide.waiting import NotReady
 from kubetune.names import digest
 from kubetune.targets.contract import RunRequest
-
-JsonObject = dict[str, Any]
 
 RUN_KEY_LENGTH = 16
 MEASURING = 2

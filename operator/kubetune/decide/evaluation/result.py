@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.evaluation import Promotion
 from kubetune.decide.decision import (
@@ -20,8 +20,6 @@ from kubetune.decide.evaluation_draft import Draft
 from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.tracking.base import AliasMove, RegisteredVersion
-
-JsonObject = dict[str, Any]
 
 TAG_PROMOTED = "kubetune.promoted"
 """Prefix of tags that keep the moves of aliases to a version on record."""

@@ -7,8 +7,8 @@ Each candidate goes its own way (``evaluation_candidate``); once all have ended 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.decide.decision import (
     Action,
@@ -48,8 +48,6 @@ from kubetune.decide.target.unreachable import target_unreachable
 from kubetune.decide.waiting import NotReady
 from kubetune.names import FINALIZER
 from kubetune.targets.contract import FINISHED
-
-JsonObject = dict[str, Any]
 
 
 def decide(observed: ObservedEvaluation, now: datetime) -> Decision:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.evaluation import BetterThan, EvaluationSpec, Threshold, lower_is_better
 from kubetune.api.metric import BITS_PER_BYTE, PER_TOKEN
 from kubetune.decide.decision import shorten
 from kubetune.decide.gate import Demand, Rival, better, misses
-
-JsonObject = dict[str, Any]
 
 MAX_MISS = 300
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.model import ModelSpec
 from kubetune.decide.resources import Resource
-
-JsonObject = dict[str, Any]
 
 OWN_SETTINGS = (
     "rank",

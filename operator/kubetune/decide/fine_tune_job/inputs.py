@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.own_code import ScriptTrainer
 from kubetune.api.plan import RunIdentity, RunPlan
@@ -57,8 +58,6 @@ from kubetune.decide.sources import (
 from kubetune.decide.trained_rows import of_models
 from kubetune.decide.waiting import NotReady
 from kubetune.targets.contract import RunRequest
-
-JsonObject = dict[str, Any]
 
 """A job isn't told of a ConfigMap that a ClusterTuningProfile names: each namespace has its own."""
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
-
-JsonObject = dict[str, Any]
 
 
 def keeps_steps(settings: JsonObject, target: ComputeTargetSpec) -> bool:

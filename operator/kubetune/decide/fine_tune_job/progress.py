@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.plan import (
@@ -29,8 +30,6 @@ from kubetune.api.status import MAX_ATTEMPTS, RowCounts
 from kubetune.decide.decision import parse_time, rfc3339, shorten
 from kubetune.targets.contract import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun
-
-JsonObject = dict[str, Any]
 
 MAX_METRICS = 64
 # Metrics of the trainer's bookkeeping rather than of the result.

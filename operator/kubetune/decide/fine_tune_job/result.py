@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from kubetune.api import API_VERSION
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.plan import (
     TAG_JOB,
@@ -41,8 +41,6 @@ from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.decide.trained_rows import of_lineage
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
-
-JsonObject = dict[str, Any]
 
 
 def finish(draft: Draft) -> Decision:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.decide.deadline import enforce
 from kubetune.decide.decision import Decision, StartRun, StopRuns
@@ -14,8 +12,6 @@ from kubetune.decide.fine_tune_orders import was_suspended
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.waiting import NotReady
 from kubetune.targets.contract import RunState
-
-JsonObject = dict[str, Any]
 
 
 def expire(draft: Draft) -> Decision:

@@ -7,8 +7,8 @@ once the job is over nothing starts it again.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.decide.deadline import (
     TOLD,
@@ -59,8 +59,6 @@ from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target.place import before_start
 from kubetune.decide.target.unreachable import target_unreachable
 from kubetune.decide.waiting import NotReady, evicted_too_often
-
-JsonObject = dict[str, Any]
 
 
 def decide(observed: ObservedJob, now: datetime) -> Decision:

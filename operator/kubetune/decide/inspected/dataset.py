@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.dataset import (
     BOOLEAN_ADVICE,
@@ -29,8 +29,6 @@ from kubetune.decide.inspected.row_checks import judge
 from kubetune.decide.inspected.shared import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, dataset_line, dataset_source, model_source
-
-JsonObject = dict[str, Any]
 
 RESULT_FIELDS = tuple(field.alias or name for name, field in DatasetInspection.model_fields.items())
 

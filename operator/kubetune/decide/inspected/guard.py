@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.decide.decision import (
     Action,
     Decision,
@@ -20,8 +21,6 @@ from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import Resource
 from kubetune.decide.target.letting_go import without_target
 from kubetune.names import FINALIZER
-
-JsonObject = dict[str, Any]
 
 
 def guarded(resource: Resource[Any], decision: Decision) -> Decision:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.outcome import Outcome
@@ -31,8 +32,6 @@ from kubetune.decide.retries import INSPECTION_FIRST_SECONDS, after_inspection
 from kubetune.decide.sources import Mounts
 from kubetune.names import digest
 from kubetune.targets.contract import FINISHED, Owner, RunRequest, RunState
-
-JsonObject = dict[str, Any]
 
 INSPECTION_RESOURCES = Resources(cpu="500m", memory="1Gi", gpu=0)
 KEPT_SECONDS = 3600

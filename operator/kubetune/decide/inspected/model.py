@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.inspection import ModelInspection
@@ -34,8 +34,6 @@ from kubetune.decide.registry import provider_problem
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, model_line, model_source
 from kubetune.decide.trained_rows import of_job
-
-JsonObject = dict[str, Any]
 
 _VERSION = re.compile(r"models:/([^/@]+)/(\d+)")
 RESULT_FIELDS = tuple(field.alias or name for name, field in ModelInspection.model_fields.items())

@@ -6,12 +6,10 @@ Nobody trains on a guess: it stands in status, and a user copies it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.suggestions import listed
 from kubetune.decide.settings.chats import CHAT_TYPES
-
-JsonObject = dict[str, Any]
 
 VERDICTS = (
     "label",

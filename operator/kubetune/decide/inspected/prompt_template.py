@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.dataset import DatasetSpec
 from kubetune.api.plan import InspectionPlan
@@ -19,8 +19,6 @@ from kubetune.decide.inspected.prompt_suggestion import suggest, suggestion_sent
 from kubetune.decide.inspected.shared import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import Mounts, dataset_source, prompt_plan
-
-JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)

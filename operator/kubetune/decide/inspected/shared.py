@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.api.plan import InspectionPlan, RunIdentity, TrackingPlan
@@ -17,8 +18,6 @@ from kubetune.decide.retries import TARGET_SECONDS, until_secret
 from kubetune.decide.sources import Mounts, unreachable
 from kubetune.decide.target.place import record, same_place
 from kubetune.targets.contract import Owner, RunState
-
-JsonObject = dict[str, Any]
 
 MOVE_SECONDS = 5.0
 """A Job that is being deleted tells of its end itself; this is for when it doesn't."""

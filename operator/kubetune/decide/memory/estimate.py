@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.training import merge
 from kubetune.decide.memory.peak import (
     MIB,
@@ -19,8 +20,6 @@ from kubetune.decide.memory.peak import (
     trainable_parameters,
 )
 from kubetune.targets.kubernetes.quantities import amount
-
-JsonObject = dict[str, Any]
 
 SECONDS_PER_HOUR = 3600
 SHORTEST_USEFUL = 128

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.decide.decision import Conditions
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.memory.estimate import estimate, misfit
 from kubetune.decide.waiting import NotReady
-
-JsonObject = dict[str, Any]
 
 
 def check_memory(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.decide.decision import shorten
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.memory.estimate import longest_row, savings
 from kubetune.decide.memory.peak import on_gpu, sizes_of
 from kubetune.targets.contract import RunState
-
-JsonObject = dict[str, Any]
 
 ATTEMPTS = 2
 """A neighbour may have had the rest of the memory, so one failure proves nothing; two do."""

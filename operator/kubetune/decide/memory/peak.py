@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-JsonObject = dict[str, Any]
-
 MIB = 1024**2
 FLOAT = 4
 """Bytes of a weight that trains, of its gradient, and of numbers in fp32."""

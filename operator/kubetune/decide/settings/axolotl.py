@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.axolotl import (
     MAX_CONFIG_CHARACTERS,
     TYPED,
@@ -14,8 +15,6 @@ from kubetune.api.axolotl import (
     instead_of,
 )
 from kubetune.api.yaml_text import YamlError, read
-
-JsonObject = dict[str, Any]
 
 
 class ConfigError(ValueError):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.chat_templates import CHAT_TEMPLATES, MODEL
 from kubetune.api.dataset import ColumnMapping, DatasetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.prompt_template import PromptTemplateSpec
 from kubetune.decide.resources import Resource
-
-JsonObject = dict[str, Any]
 
 CHAT_TYPES = ("messages", "list")
 """Types of columns that may hold chats, as an inspection names them."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.chat_templates import MODEL, chat_template_text
 from kubetune.api.families import family_settings
 from kubetune.api.objectives import OBJECTIVES, Objective
@@ -18,8 +17,6 @@ from kubetune.api.training_plan import (
     TrainingPlan,
 )
 from kubetune.decide.settings.objectives import own_settings
-
-JsonObject = dict[str, Any]
 
 SETTINGS_FIELDS = tuple(
     field.alias or name for name, field in TrainingSettings.model_fields.items()

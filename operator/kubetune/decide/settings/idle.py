@@ -5,8 +5,7 @@ Settings of a profile serve jobs of several kinds, so those that a job has no us
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.dataset import DatasetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.objectives import (
@@ -17,8 +16,6 @@ from kubetune.api.objectives import (
 from kubetune.api.own_code import ScriptTrainer
 from kubetune.decide.resources import Resource
 from kubetune.decide.settings.own_code import OtherTrainer
-
-JsonObject = dict[str, Any]
 
 
 def idle_problem(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat, DatasetSpec
 from kubetune.api.objectives import OBJECTIVES, Objective
 from kubetune.api.suggestions import listed
 from kubetune.api.trl_names import GOES_WITH
 from kubetune.decide.resources import Resource
-
-JsonObject = dict[str, Any]
 
 SCORING = "ForSequenceClassification"
 """The end of the architecture's name of a model that gives a text a number."""

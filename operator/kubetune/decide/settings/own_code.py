@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.axolotl import AxolotlTrainer
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
@@ -17,9 +18,6 @@ from kubetune.decide.settings.axolotl import (
     config_problem,
     configuration,
 )
-
-JsonObject = dict[str, Any]
-
 
 OtherTrainer = ScriptTrainer | AxolotlTrainer
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.fine_tune_job import FineTuneJobSpec
-
-JsonObject = dict[str, Any]
 
 
 def workers_problem(spec: FineTuneJobSpec, settings: JsonObject) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
+from kubetune.api import JsonObject
 from kubetune.api.base import Value
 from kubetune.api.cml_target import CmlTarget, RuntimeSelection
 from kubetune.api.compute_target import ComputeTargetSpec, Tracking
@@ -21,8 +21,6 @@ from kubetune.api.conditions import Phase
 from kubetune.api.recorded_target import RecordedTarget, RecordedTracking, RecordedWorkspace
 from kubetune.decide.decision import Action, DeleteRuns, Record
 from kubetune.decide.resources import Target
-
-JsonObject = dict[str, Any]
 
 FIELDS = frozenset(RecordedTarget.model_fields)
 """Fields of a record; status.external has others beside."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.decide.decision import Conditions, conditions_of, parse_time, rfc3339
 from kubetune.decide.evaluation.candidate import say
 from kubetune.decide.retries import REFUSED_STOP_SECONDS, after_inspection, after_refusal
 from kubetune.targets.contract import BackendError, CutLooseError
-
-JsonObject = dict[str, Any]
 
 
 def start_refused(

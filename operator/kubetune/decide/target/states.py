@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.decide.decision import Conditions, Decision, ReleaseTarget, conditions_of
@@ -15,8 +15,6 @@ from kubetune.decide.retries import PROBE_SECONDS, until_secret
 from kubetune.decide.target.workspace import WorkspaceProbe, assess, describe
 from kubetune.names import ABANDON_RUNS, IN_USE
 from kubetune.tracking.base import StorageCheck
-
-JsonObject = dict[str, Any]
 
 MOST_USERS = 5
 """So many are named."""

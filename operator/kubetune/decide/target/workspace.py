@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from kubetune.api import JsonObject
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.decide.decision import Conditions
-
-JsonObject = dict[str, Any]
 
 MAX_ACCELERATORS = 32
 MAX_VARIABLES = 100

@@ -7,9 +7,9 @@ whose creation got no answer is found again, and a person's job of the same name
 from __future__ import annotations
 
 import json
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from kubetune.api import API_VERSION, plan
+from kubetune.api import API_VERSION, JsonObject, plan
 from kubetune.api.base import SecretKeyRef
 from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
@@ -24,8 +24,6 @@ from kubetune.targets.cml.offers import Offer
 from kubetune.targets.contract import BackendError, Made, Owner, RunRequest
 from kubetune.targets.kubernetes.environment import OWN_PREFIX
 from kubetune.targets.kubernetes.quantities import amount
-
-JsonObject = dict[str, Any]
 
 NAME_PREFIX = "kubetune"
 MAX_PLAN_BYTES = 96 * 1024

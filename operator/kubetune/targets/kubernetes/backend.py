@@ -11,9 +11,10 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from kubetune import names
+from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
 from kubetune.clients.kubernetes import (
@@ -52,7 +53,6 @@ from kubetune.targets.kubernetes.states import has_ended, run_state
 from kubetune.targets.kubernetes.strays import controlled_by, is_loose, stray_states, without_job
 from kubetune.targets.kubernetes.worker_pods import workers_of
 
-JsonObject = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 METADATA = ("ownerReferences", "labels", "annotations")

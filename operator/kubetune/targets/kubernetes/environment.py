@@ -6,14 +6,10 @@ are named.
 
 from __future__ import annotations
 
-from typing import Any
-
 from kubetune import names
-from kubetune.api import plan
+from kubetune.api import JsonObject, plan
 from kubetune.targets.contract import RunRequest
 from kubetune.targets.kubernetes.quantities import whole_cpus
-
-JsonObject = dict[str, Any]
 
 OWN_PREFIX = "KUBETUNE_"
 CREDENTIAL_VARIABLES = (

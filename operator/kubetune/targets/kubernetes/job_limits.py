@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from kubetune import names
-
-JsonObject = dict[str, Any]
+from kubetune.api import JsonObject
 
 WAITING_SECONDS = 86400.0
 MAX_SECONDS = 2**31 - 1

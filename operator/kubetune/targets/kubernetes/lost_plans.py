@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.clients.kubernetes import ApiError, KubernetesClient, NotFoundError
 from kubetune.names import service_name
@@ -19,8 +19,6 @@ from kubetune.targets.kubernetes.manifests import plan_name
 from kubetune.targets.kubernetes.pods import phase_of
 from kubetune.targets.kubernetes.rare_questions import RareQuestions
 from kubetune.targets.kubernetes.worker_pods import workers_of
-
-JsonObject = dict[str, Any]
 
 FIRST_SECONDS = 5.0
 """So long a node may take to set a pod up."""

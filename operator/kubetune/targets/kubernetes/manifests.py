@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic_core import to_json
 
 from kubetune import names
-from kubetune.api import plan
+from kubetune.api import JsonObject, plan
 from kubetune.api.compute_target import KubernetesTarget
 from kubetune.targets.contract import Owner, RunRequest
 from kubetune.targets.kubernetes.environment import environment
-
-JsonObject = dict[str, Any]
 
 CONTAINER = "runner"
 CA_DIRECTORY = "/kubetune/ca"

@@ -7,14 +7,12 @@ still tells: the template of a Job, and the content of a plan.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from kubetune import names
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.targets.contract import BackendError, CutLooseError, Owner, RunRequest, RunState
 from kubetune.targets.kubernetes.states import has_ended
-
-JsonObject = dict[str, Any]
 
 LOOK_AGAIN_SECONDS = 10.0
 """A Job that isn't watched tells nobody of its end."""

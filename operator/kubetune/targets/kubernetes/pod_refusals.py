@@ -8,15 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
 from kubetune.targets.contract import RunState
 from kubetune.targets.kubernetes.rare_questions import RareQuestions
 from kubetune.targets.sentences import short
-
-JsonObject = dict[str, Any]
 
 FIRST_SECONDS = 3.0
 """So long a cluster may take to make a pod."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-JsonObject = dict[str, Any]
+from kubetune.api import JsonObject
 
 
 def condition(item: JsonObject | None, kind: str) -> JsonObject | None:

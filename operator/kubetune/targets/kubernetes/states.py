@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.outcome import ExitCode, Outcome, last_lines
 from kubetune.api.redact import without_credentials
@@ -27,8 +28,6 @@ from kubetune.targets.kubernetes.pods import (
     terminated_state,
 )
 from kubetune.targets.sentences import out_of_memory, short
-
-JsonObject = dict[str, Any]
 
 IMAGE_REASONS = frozenset(
     {

@@ -7,13 +7,11 @@ run. They write the same checkpoints as the next attempt would.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from kubetune import names
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.targets.contract import Owner, RunState
-
-JsonObject = dict[str, Any]
 
 LOOK_AGAIN_SECONDS = 10.0
 """After so long an ending pod is asked for, lest its watch is mute."""

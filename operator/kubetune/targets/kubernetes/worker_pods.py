@@ -6,13 +6,10 @@ one to blame is the first that has a reason of its own.
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubetune.api import JsonObject
 from kubetune.api.outcome import WORKER_LOST, Outcome
 from kubetune.targets.kubernetes.pods import condition, is_live, phase_of, terminated_state
 from kubetune.targets.sentences import short
-
-JsonObject = dict[str, Any]
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _ABORTED = 134
