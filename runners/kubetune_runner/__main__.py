@@ -26,8 +26,7 @@ from kubetune.api.plan import (
 )
 from pydantic import ValidationError
 
-from kubetune_runner import outcomes
-from kubetune_runner import startup_gc as loading
+from kubetune_runner import outcomes, startup_gc
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import log_upload
 from kubetune_runner.mlflow.log_upload import AnyPlan
@@ -137,12 +136,12 @@ def _outcome(
         plan = read_plan(Path(named) if named else in_container(PLAN_FILE))
         plans.append(plan)
         if isinstance(plan, RunPlan):
-            loading.begin(plan)
+            startup_gc.begin(plan)
             from kubetune_runner.training.run import run as train
 
             return train(plan, stop)
         if isinstance(plan, EvaluationRunPlan):
-            loading.begin()
+            startup_gc.begin()
             from kubetune_runner.evaluate import run as evaluate
 
             return evaluate(plan)

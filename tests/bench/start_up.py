@@ -30,12 +30,12 @@ def main() -> None:
 def run(path: Path) -> None:
     """From the plan to the first step; ends the process there."""
     from kubetune_runner import __main__ as runner
-    from kubetune_runner import startup_gc as loading
+    from kubetune_runner import startup_gc
     from kubetune_runner.mlflow.tracking import Tracker
     from kubetune_runner.signals import StopSignal
 
     plan: Any = runner.read_plan(path)
-    loading.begin(plan)
+    startup_gc.begin(plan)
     from kubetune_runner.training import run as train
 
     inputs = train._prepare(plan)

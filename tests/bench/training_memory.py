@@ -34,8 +34,7 @@ def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     from kubetune.api.plan import ModelPlan
     from kubetune.api.training_plan import TrainingPlan
     from kubetune_runner.inspection.model import inspect_model
-    from kubetune_runner.model import adapters, quantization
-    from kubetune_runner.model import loading as models
+    from kubetune_runner.model import adapters, loading, quantization
     from kubetune_runner.text.encoding import EncodedRow
     from kubetune_runner.training import trainer as training
     from kubetune_runner.training.objectives.sft import OBJECTIVE, SftRun
@@ -61,7 +60,7 @@ def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
         base = resident("VmRSS")
         forget_peak()
     source = ModelPlan(name="base", directory=str(folder / "model"))
-    model = models.load_model(
+    model = loading.load_model(
         source,
         folder / "model",
         training.weights_dtype(plan),

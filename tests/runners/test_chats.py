@@ -9,7 +9,7 @@ import pytest
 from kubetune.api.chat_templates import CHAT_TEMPLATES
 from kubetune.api.training_plan import TokenizerPlan
 from kubetune_runner.errors import RunError
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 from kubetune_runner.text.chats import IGNORED, label_answers, last_answer
 
 CHAT: list[dict[str, Any]] = [
@@ -191,10 +191,10 @@ def test_a_template_is_stored_with_the_tokenizer(tiny_model: Path, tmp_path: Pat
 
     plan = ModelPlan.model_validate({"name": "m", "directory": str(tiny_model)})
     change = TokenizerPlan(pad_token="<eos>", chat_template=CHAT_TEMPLATES["chatml"])
-    models.load_tokenizer(plan, tiny_model, change).save_pretrained(tmp_path)
+    loading.load_tokenizer(plan, tiny_model, change).save_pretrained(tmp_path)
     stored: Any = AutoTokenizer.from_pretrained(tmp_path)
     assert stored.chat_template == CHAT_TEMPLATES["chatml"]
     assert stored.pad_token == "<eos>"
     with pytest.raises(RunError) as caught:
-        models.load_tokenizer(plan, tiny_model, TokenizerPlan(pad_token="<nowhere>"))
+        loading.load_tokenizer(plan, tiny_model, TokenizerPlan(pad_token="<nowhere>"))
     assert caught.value.reason == "PadTokenUnknown"

@@ -10,7 +10,7 @@ import torch
 from kubetune.api.plan import ModelPlan
 from kubetune_runner import outcomes
 from kubetune_runner.errors import RunError
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 from kubetune_runner.training.out_of_memory import out_of_memory
 
 PETABYTES = 2**53
@@ -55,7 +55,7 @@ def test_an_error_that_stands_for_another_hides_nothing(
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
     plan = ModelPlan(name="tiny", directory=str(tiny_model))
-    error = raised(lambda: models.load_model(plan, tiny_model, torch.float32))
+    error = raised(lambda: loading.load_model(plan, tiny_model, torch.float32))
     assert isinstance(error, RunError)
     assert outcomes.from_error(error).reason == "OutOfMemory"
 

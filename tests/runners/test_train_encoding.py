@@ -89,15 +89,15 @@ def test_rows_are_cut_counted_and_left_out(tokenizer: Any) -> None:
 def test_an_end_token_that_pads_is_still_learned(tiny_model: Path, tmp_path: Path) -> None:
     from kubetune.api.plan import ModelPlan
     from kubetune.api.training_plan import TokenizerPlan
-    from kubetune_runner.model import loading as models
+    from kubetune_runner.model import loading
     from transformers import AutoTokenizer
 
     stripped: Any = AutoTokenizer.from_pretrained(tiny_model)
     stripped.pad_token = None
     stripped.save_pretrained(tmp_path)
     plan = ModelPlan.model_validate({"name": "m", "directory": str(tmp_path)})
-    assert models.load_tokenizer(plan, tmp_path).pad_token == "<pad>", "it is reserved for that"
-    tokenizer = models.load_tokenizer(plan, tmp_path, TokenizerPlan(pad_token="<eos>"))
+    assert loading.load_tokenizer(plan, tmp_path).pad_token == "<pad>", "it is reserved for that"
+    tokenizer = loading.load_tokenizer(plan, tmp_path, TokenizerPlan(pad_token="<eos>"))
     assert tokenizer.pad_token == tokenizer.eos_token
     [row] = encode([Example("p", " c")], tokenizer, 100).rows
     assert row.labels[-1] == tokenizer.eos_token_id

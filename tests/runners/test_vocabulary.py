@@ -16,7 +16,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate, rows
 from kubetune_runner.inspection import run
 from kubetune_runner.mlflow.tracking import Tracker
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.training import run as train
 
@@ -119,7 +119,7 @@ def test_a_tokenizer_that_is_a_sentencepiece_model_alone(tmp_path: Path, name: s
     files["tokenizer_config.json"] = json.dumps({"tokenizer_class": name}).encode()
     write(folder, files)
     plan = ModelPlan.model_validate({"name": "m", "directory": str(folder)})
-    tokenizer = models.load_tokenizer(plan, folder)
+    tokenizer = loading.load_tokenizer(plan, folder)
     ids = tokenizer("the row number 7 of a small text")["input_ids"]
     assert "small text" in tokenizer.decode(ids)
     assert tokenizer.unk_token_id not in ids
@@ -142,7 +142,7 @@ def tiktoken_model(folder: Path, name: str, tokenizer_class: str) -> ModelPlan:
 @pytest.mark.parametrize("tokenizer_class", ["PreTrainedTokenizerFast", "LlamaTokenizer"])
 def test_a_tokenizer_that_is_a_tiktoken_file_alone(tmp_path: Path, tokenizer_class: str) -> None:
     plan = tiktoken_model(tmp_path / "model", "tokenizer.model", tokenizer_class)
-    tokenizer = models.load_tokenizer(plan, tmp_path / "model")
+    tokenizer = loading.load_tokenizer(plan, tmp_path / "model")
     ids = tokenizer("the other")["input_ids"]
     assert ids == [257, 32, 111, 257, 114]
     assert tokenizer.decode(ids) == "the other"
@@ -153,5 +153,5 @@ def test_a_vocabulary_that_nothing_reads_is_refused(tmp_path: Path, tokenizer_cl
     """transformers makes a tokenizer of three tokens of it, for which every text is empty."""
     plan = tiktoken_model(tmp_path / "model", "qwen.tiktoken", tokenizer_class)
     with pytest.raises(RunError, match=r"qwen\.tiktoken could.*save_pretrained") as caught:
-        models.load_tokenizer(plan, tmp_path / "model")
+        loading.load_tokenizer(plan, tmp_path / "model")
     assert caught.value.reason == "TokenizerUnreadable"

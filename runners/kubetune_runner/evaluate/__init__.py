@@ -21,8 +21,7 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.training_plan import TokenizerPlan
 
-from kubetune_runner import finite, outcomes, run_log
-from kubetune_runner import startup_gc as loading
+from kubetune_runner import finite, outcomes, run_log, startup_gc
 from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluate.harness import Benchmarks
@@ -31,8 +30,7 @@ from kubetune_runner.evaluate.rows import AskedRows
 from kubetune_runner.evaluate.table import Column
 from kubetune_runner.mlflow import records
 from kubetune_runner.mlflow.tracking import Tracker
-from kubetune_runner.model import loading as models
-from kubetune_runner.model import quantization
+from kubetune_runner.model import loading, quantization
 from kubetune_runner.training import run as train
 
 if TYPE_CHECKING:
@@ -117,11 +115,11 @@ def _measure(
     dtype = precision.DTYPES[precision.chosen(plan.precision, "precision")]
     model: Any = candidate.load(found, dtype)
     rows_of = (ids for row in asked.rows for ids in (row.encoded.input_ids, row.encoded.prompt_ids))
-    models.check_tokens(plan.candidate, model, found.tokenizer, (ids or () for ids in rows_of))
+    loading.check_tokens(plan.candidate, model, found.tokenizer, (ids or () for ids in rows_of))
     finite.check_weights(model, f"weights of candidate {plan.candidate}", OTHER, trained_only=False)
     probe = [row.encoded.input_ids for row in asked.rows[:1]]
     finite.check_scores(model, probe, f"candidate {plan.candidate}", OTHER_FORMAT)
-    loading.over()
+    startup_gc.over()
     wanted = asked.rows if generates else asked.rows[: plan.samples]
     answered = {row.number for row in wanted if rows.fits(row.encoded, plan, found.context)}
     progress = measuring.Progress(len(asked.rows))

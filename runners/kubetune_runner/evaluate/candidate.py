@@ -16,7 +16,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
 from kubetune_runner.mlflow.loader import IN_CLUSTER, fit_embeddings
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 
 MAX_ERROR = 500
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -42,20 +42,20 @@ class Candidate:
 def find(plan: ModelPlan, change: TokenizerPlan | None = None) -> Candidate:
     """Fetch and check the candidate's files; no torch. ``change`` is for its tokenizer.
 
-    Raises RunError: BaseModelMissing, BaseModelMismatch, and those of ``models.fetch``.
+    Raises RunError: BaseModelMissing, BaseModelMismatch, and those of ``loading.fetch``.
     """
     if plan.type != "adapter":
-        folder = models.fetch(plan)
-        tokenizer = models.load_tokenizer(plan, folder, change)
-        return Candidate(plan, folder, None, tokenizer, models.context_length(folder))
+        folder = loading.fetch(plan)
+        tokenizer = loading.load_tokenizer(plan, folder, change)
+        return Candidate(plan, folder, None, tokenizer, loading.context_length(folder))
     if plan.base is None:
         raise RunError(
             "BaseModelMissing",
             f"model {plan.name} is an adapter without a base model: set baseModelRef in the Model",
         )
-    adapter = models.fetch(plan)
+    adapter = loading.fetch(plan)
     _check_base(plan, plan.base, adapter)
-    folder = models.fetch(plan.base, ENV_BASE_MODEL_TOKEN)
+    folder = loading.fetch(plan.base, ENV_BASE_MODEL_TOKEN)
     _check_shapes(plan.base, folder, adapter)
     # An adapter that was trained with other special tokens or another chat template brings them.
     own = (adapter / "tokenizer_config.json").is_file()
@@ -63,8 +63,8 @@ def find(plan: ModelPlan, change: TokenizerPlan | None = None) -> Candidate:
         plan.base,
         folder,
         adapter,
-        models.load_tokenizer(plan if own else plan.base, adapter if own else folder, change),
-        models.context_length(folder),
+        loading.load_tokenizer(plan if own else plan.base, adapter if own else folder, change),
+        loading.context_length(folder),
     )
 
 
@@ -80,7 +80,7 @@ def load(candidate: Candidate, dtype: Any, quantized: Any = None) -> Any:
     from kubetune_runner.model import heads
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = models.load_model(candidate.model, candidate.folder, dtype, quantized)
+    model = loading.load_model(candidate.model, candidate.folder, dtype, quantized)
     if not getattr(model, "is_quantized", False):
         model.to(device)
     heads.add(model)
@@ -98,7 +98,7 @@ def _check_base(plan: ModelPlan, base: ModelPlan, adapter: Path) -> None:
     itself wrote is taken at its word.
     """
     config = _json(adapter / "adapter_config.json")
-    named, given = str(config.get("base_model_name_or_path") or ""), models.reference(base)[0]
+    named, given = str(config.get("base_model_name_or_path") or ""), loading.reference(base)[0]
     # A folder is mounted wherever it is needed: its path says nothing.
     if not named or named.startswith(("/", *IN_CLUSTER)) or base.directory is not None:
         return

@@ -30,7 +30,7 @@ from kubetune_runner.evaluate.table import Column, shortened
 from kubetune_runner.mlflow.records import prefixed
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import patiently
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 
 ERROR_LENGTHS = (200, 120, 60, 30)
 """How long an error may be; shorter ones where many are long."""
@@ -135,13 +135,13 @@ def publish(tracker: Tracker, plan: EvaluationRunPlan, summary: EvaluationSummar
 
 def parameters(plan: EvaluationRunPlan) -> dict[str, Any]:
     """The plan's settings as MLflow parameters."""
-    revision = models.reference(plan.model)[1]
-    base = models.shown(plan.model.base) if plan.model.base else ""
+    revision = loading.reference(plan.model)[1]
+    base = loading.shown(plan.model.base) if plan.model.base else ""
     generation = plan.generation.to_json()
     return prefixed(
         {
             "candidate": plan.candidate,
-            "model": models.shown(plan.model),
+            "model": loading.shown(plan.model),
             "model.revision": plan.model.revision or revision or "",
             "model.base": base,
             "dataset": plan.dataset.name,

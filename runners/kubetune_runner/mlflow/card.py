@@ -15,7 +15,7 @@ import yaml
 from kubetune.api.plan import RunPlan
 
 from kubetune_runner.mlflow.loader import DESCRIPTION
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 
 FILE = "README.md"
 _SETTINGS = ("epochs", "maxSteps", "learningRate", "perDeviceBatchSize", "maxLength", "seed")
@@ -29,10 +29,10 @@ def write(
     metrics: Mapping[str, float],
 ) -> None:
     """Write the card into a result's folder, where everything else is already."""
-    adapter = (folder / models.ADAPTER_CONFIG).is_file()
+    adapter = (folder / loading.ADAPTER_CONFIG).is_file()
     description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     chat = bool(description["chat"])
-    base, revision = models.reference(plan.model.base or plan.model)
+    base, revision = loading.reference(plan.model.base or plan.model)
     own = plan.model.base is not None and plan.training.continue_from is not None
     facts = {
         "Base model": _code(base) + (f", revision {_code(revision)}" if revision else ""),

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from kubetune.api.plan import PARAMETER_PREFIX, DatasetPlan, RunPlan
 
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
 OPTIONAL_PACKAGES = ("bitsandbytes",)
@@ -35,11 +35,11 @@ def parameters(plan: RunPlan) -> dict[str, Any]:
             }
         return {prefix.rstrip("."): value}
 
-    revision = models.reference(plan.model)[1]
+    revision = loading.reference(plan.model)[1]
     return prefixed(
         {
             **flat("", training),
-            "model": models.shown(plan.model),
+            "model": loading.shown(plan.model),
             "model.revision": plan.model.revision or revision or "",
             "dataset": plan.dataset.name,
             "dataset.digest": plan.dataset.digest or "",

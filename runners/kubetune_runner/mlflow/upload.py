@@ -29,7 +29,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
 from kubetune_runner.mlflow.loader import CONFIG_BASE_MODEL, DESCRIPTION, Shape
 from kubetune_runner.mlflow.tracking import Tracker
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.text.chats import chat_text
 
@@ -68,7 +68,7 @@ def save(
     """Write adapter or model, tokenizer and a description into a folder."""
     if hasattr(model, "peft_config"):
         config = model.peft_config["default"]
-        config.base_model_name_or_path, config.revision = models.reference(base)
+        config.base_model_name_or_path, config.revision = loading.reference(base)
         # "auto" would ask the hub for the base model; embeddings are never resized here.
         model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
     else:

@@ -13,7 +13,7 @@ from kubetune.api.plan import WORK_DIRECTORY, ModelPlan, in_container
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow.loader import fit_embeddings
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 
 PROBE_TOKENS = 32
 PROBE_ROWS = 2
@@ -61,7 +61,7 @@ def merge(
     import torch
     from peft import PeftModel
 
-    model = models.load_model(base, folder, "auto")
+    model = loading.load_model(base, folder, "auto")
     dtype, tied = model.dtype, _is_tied(model)
     fit_embeddings(model, adapter)
     try:
@@ -84,7 +84,7 @@ def merge(
     del model, adapted, merged
     gc.collect()
     written = base.model_copy(update={"hub": None, "registry_uri": None, "directory": str(into)})
-    _compare(expected, _scores(models.load_model(written, into, "auto"), texts), dtype)
+    _compare(expected, _scores(loading.load_model(written, into, "auto"), texts), dtype)
     log.info("merged the adapter into %s", base.name)
     return dtype
 

@@ -15,8 +15,7 @@ from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
 from kubetune.api.training_plan import LoraPlan, TrainingPlan
 
 from kubetune_runner.errors import RunError
-from kubetune_runner.model import loading as models
-from kubetune_runner.model import merging
+from kubetune_runner.model import loading, merging
 
 
 @dataclass
@@ -54,11 +53,11 @@ def fetch(model: ModelPlan, training: TrainingPlan) -> StartingModel:
     """Find the files, and check those of an adapter.
 
     Raises RunError AdapterAsBase, PlanInvalid, AdapterUnsupported, AdapterMismatch, and those of
-    ``models.fetch``.
+    ``loading.fetch``.
     """
     how = training.continue_from
     if model.type != "adapter":
-        return StartingModel(model, models.fetch(model))
+        return StartingModel(model, loading.fetch(model))
     if how is None:
         raise RunError(
             "AdapterAsBase",
@@ -67,9 +66,9 @@ def fetch(model: ModelPlan, training: TrainingPlan) -> StartingModel:
         )
     if model.base is None:
         raise RunError("PlanInvalid", f"plan: model.base is missing for adapter {model.name}")
-    base, adapter = models.fetch(model.base, ENV_BASE_MODEL_TOKEN), models.fetch(model)
+    base, adapter = loading.fetch(model.base, ENV_BASE_MODEL_TOKEN), loading.fetch(model)
     config: dict[str, Any] = json.loads(
-        (adapter / models.ADAPTER_CONFIG).read_text(encoding="utf-8")
+        (adapter / loading.ADAPTER_CONFIG).read_text(encoding="utf-8")
     )
     if config.get("peft_type") != "LORA":
         raise RunError(
@@ -90,7 +89,7 @@ def load(
     """The model that trains; with an adapter on it when that goes on.
 
     ``quantized`` is ``quantization.configuration`` or None; ``score_seed`` as in
-    ``models.load_model``.
+    ``loading.load_model``.
     """
     from kubetune_runner.training.trainer import weights_dtype
 
@@ -98,7 +97,7 @@ def load(
         start.scratch = folder = merging.scratch("start")
         merging.merge(start.base, start.folder, start.unmerged, folder)
         start.folder, start.unmerged = folder, None
-    model = models.load_model(
+    model = loading.load_model(
         start.base, start.folder, weights_dtype(training), quantized, score_seed=score_seed
     )
     if start.adapter is None:

@@ -20,15 +20,12 @@ from kubetune.api.outcome import Outcome
 from kubetune.api.plan import ENV_DATASET_TOKEN, TAG_METRICS, RunPlan, in_container
 from kubetune.api.redact import redactor
 
-from kubetune_runner import data
-from kubetune_runner import startup_gc as loading
+from kubetune_runner import data, startup_gc
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import records
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import describe, patiently
-from kubetune_runner.model import loading as models
-from kubetune_runner.model import merging
-from kubetune_runner.model import starting as starts
+from kubetune_runner.model import loading, merging, starting
 from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.own_code import axolotl, ending, found, handover, script
 from kubetune_runner.own_code.child import GRACE_SECONDS, Child
@@ -84,12 +81,12 @@ def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[st
             # Before anything is read.
             axolotl.command(inherited, scratch)
         command = script.fetch(own, scratch) if own else []
-        start = starts.fetch(plan.model, plan.training)
+        start = starting.fetch(plan.model, plan.training)
         loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
         data.check_unchanged(plan.dataset, loaded)
         job = _Job(plan, start, scratch, command)
         _write(job, loaded)
-        loading.over()
+        startup_gc.over()
         tracker.metrics({"train_rows_used": float(len(job.train.rows))}, 0)
         result = found.earlier(job.results, plan.lineage_digest)
         if result is None:
@@ -106,7 +103,7 @@ def _write(job: _Job, loaded: data.LoadedDataset) -> None:
     """Write the rows of both splits; those that train are counted."""
     plan = job.plan
     try:
-        tokenizer = models.load_tokenizer(plan.model, job.start.tokenizer, plan.training.tokenizer)
+        tokenizer = loading.load_tokenizer(plan.model, job.start.tokenizer, plan.training.tokenizer)
     except RunError as error:
         # The code may know better.
         log.warning("what a chat template shows isn't known: %s", error)
@@ -242,8 +239,8 @@ def _tokenizer(job: _Job, result: Found) -> Any:
     """The tokenizer that the code left beside the weights, else the model's with its changes."""
     plan, change = job.plan, job.plan.training.tokenizer
     if not (result.folder / "tokenizer_config.json").is_file():
-        return models.load_tokenizer(plan.model, job.start.tokenizer, change)
-    tokenizer = models.load_tokenizer(plan.model, result.folder)
+        return loading.load_tokenizer(plan.model, job.start.tokenizer, change)
+    tokenizer = loading.load_tokenizer(plan.model, result.folder)
     if change and change.chat_template and not tokenizer.chat_template:
         tokenizer.chat_template = change.chat_template
     return tokenizer

@@ -12,7 +12,7 @@ from kubetune.api.own_code import ENV_OUTPUT
 from kubetune.api.plan import ModelPlan
 
 from kubetune_runner.errors import RunError
-from kubetune_runner.model import loading as models
+from kubetune_runner.model import loading
 
 Kind = Literal["adapter", "model"]
 
@@ -54,7 +54,7 @@ def take(output: Path, base: ModelPlan, lineage_digest: str) -> Found:
     for path in output.glob("checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
     if kind == "adapter":
-        _name_base(output / models.ADAPTER_CONFIG, base)
+        _name_base(output / loading.ADAPTER_CONFIG, base)
     folder = output.parent / kind
     shutil.rmtree(folder, ignore_errors=True)
     output.rename(folder)
@@ -81,7 +81,7 @@ def earlier(results: Path, lineage_digest: str) -> Found | None:
 
 
 def _kind(folder: Path) -> Kind | None:
-    if (folder / models.ADAPTER_CONFIG).is_file() and any(
+    if (folder / loading.ADAPTER_CONFIG).is_file() and any(
         any(folder.glob(f"adapter_model{pattern[1:]}")) for pattern in _WEIGHTS
     ):
         return "adapter"
@@ -97,5 +97,5 @@ def _kind(folder: Path) -> Kind | None:
 def _name_base(path: Path, base: ModelPlan) -> None:
     """Have the adapter name its base as users know it, not by a folder of this run."""
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"], config["revision"] = models.reference(base)
+    config["base_model_name_or_path"], config["revision"] = loading.reference(base)
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")

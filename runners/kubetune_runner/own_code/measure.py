@@ -13,8 +13,7 @@ from kubetune_runner import finite
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate
 from kubetune_runner.evaluate.candidate import Candidate
-from kubetune_runner.model import loading as models
-from kubetune_runner.model import precision, quantization
+from kubetune_runner.model import loading, precision, quantization
 from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.own_code.found import Found
 from kubetune_runner.text.encoding import EncodedRow
@@ -68,7 +67,7 @@ def measure(
     numbers = settings.hyperparameters
     dtype = precision.DTYPES[precision.chosen(numbers.precision, "hyperparameters.precision")]
     quantized = quantization.of_base(settings, dtype)
-    context = models.context_length(start.folder)
+    context = loading.context_length(start.folder)
 
     def evaluated(model: Any) -> Evaluation:
         trainer: Any = _Model(model, tokenizer, rows, numbers.per_device_batch_size)

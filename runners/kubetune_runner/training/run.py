@@ -23,14 +23,11 @@ from kubetune.api.plan import (
     outcome_tag,
 )
 
-from kubetune_runner import data, finite, outcomes, own_code
-from kubetune_runner import startup_gc as loading
+from kubetune_runner import data, finite, outcomes, own_code, startup_gc
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import records
 from kubetune_runner.mlflow.tracking import NullTracker, Tracker
-from kubetune_runner.model import adapters, quantization
-from kubetune_runner.model import loading as models
-from kubetune_runner.model import starting as starts
+from kubetune_runner.model import adapters, loading, quantization, starting
 from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.results import save_results, upload_results
 from kubetune_runner.run_log import quieten
@@ -203,14 +200,14 @@ def _prepare(plan: RunPlan) -> Inputs:
     for name, given in (("lora", plan.training.lora), ("quantization", plan.training.quantization)):
         if given is None and (method == "qlora" or method == name):
             raise RunError("PlanInvalid", f"plan: training.{name} is missing for method {method}")
-    start = starts.fetch(plan.model, plan.training)
+    start = starting.fetch(plan.model, plan.training)
     quantization.check(start.base, start.folder, quantize=method == "qlora")
-    models.check_length(start.base, start.folder, plan.training.hyperparameters.max_length)
+    loading.check_length(start.base, start.folder, plan.training.hyperparameters.max_length)
     loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
     data.check_unchanged(plan.dataset, loaded)
     share = (plan.training.data_fraction, plan.training.data_seed)
     rows = choose(list(zip(loaded.train, loaded.train_places, strict=True)), *share)
-    tokenizer = models.load_tokenizer(plan.model, start.tokenizer, plan.training.tokenizer)
+    tokenizer = loading.load_tokenizer(plan.model, start.tokenizer, plan.training.tokenizer)
     log.info("token that pads: %s", tokenizer.pad_token)
     known = [column.name for column in loaded.columns]
     train, chat = _encode(plan, rows, tokenizer, known)
@@ -222,7 +219,7 @@ def _prepare(plan: RunPlan) -> Inputs:
         train=train,
         evaluation=evaluation,
         chat=chat,
-        context=models.context_length(start.folder),
+        context=loading.context_length(start.folder),
     )
     if not train.rows:
         limit = plan.training.hyperparameters.max_length
@@ -302,13 +299,13 @@ def _make_trainer(
 
     def load() -> Any:
         seed = settings.hyperparameters.seed if scores else None
-        return starts.load(inputs.start, settings, quantized, score_seed=seed)
+        return starting.load(inputs.start, settings, quantized, score_seed=seed)
 
     model = load()
     rows = (
         ids for split in inputs.splits.values() for row in split.rows for ids in _token_ids(row)
     )
-    models.check_tokens(plan.model.name, model, inputs.tokenizer, rows)
+    loading.check_tokens(plan.model.name, model, inputs.tokenizer, rows)
     is_new = inputs.start.adapter is None
     reports = progress.Progress(tracker, stop, plan.lineage_digest, workers)
     held_out = inputs.evaluation.rows
@@ -334,7 +331,7 @@ def _make_trainer(
     if getattr(trainer, "padding_free", False):
         packing.check(trainer.model, inputs.train.rows)
     reports.trainer = trainer
-    loading.over()
+    startup_gc.over()
     return trainer, reports
 
 

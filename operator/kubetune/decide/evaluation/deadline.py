@@ -7,7 +7,7 @@ from kubetune.api.conditions import Reason
 from kubetune.decide.deadline import TOLD, enforce, is_over, look_again
 from kubetune.decide.decision import Decision
 from kubetune.decide.evaluation import result
-from kubetune.decide.evaluation_draft import Draft
+from kubetune.decide.evaluation.draft import Draft
 
 
 def ran_out(draft: Draft) -> bool:

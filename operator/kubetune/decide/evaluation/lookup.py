@@ -6,8 +6,8 @@ from kubetune.api.conditions import Reason
 from kubetune.api.evaluation_plan import EvaluationSummary
 from kubetune.decide.decision import DeleteRuns, FindEvaluation, StartRun, StopRuns
 from kubetune.decide.evaluation.candidate import CandidateDraft, follow, settle, summary_of
+from kubetune.decide.evaluation.draft import Draft
 from kubetune.decide.evaluation.inputs import CandidateInputs, candidate_inputs, shared_inputs
-from kubetune.decide.evaluation_draft import Draft
 from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.target.unreachable import tracker_unreachable

@@ -15,8 +15,8 @@ from kubetune.decide.decision import (
     parse_time,
     rfc3339,
 )
+from kubetune.decide.evaluation.draft import Draft
 from kubetune.decide.evaluation.verdict import Verdict, judge, rows_differ
-from kubetune.decide.evaluation_draft import Draft
 from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.tracking.base import AliasMove, RegisteredVersion

@@ -29,6 +29,7 @@ from kubetune.decide.evaluation.candidate import (
     summary_of,
     take_inputs,
 )
+from kubetune.decide.evaluation.draft import Draft, draft_of
 from kubetune.decide.evaluation.inputs import (
     CandidateInputs,
     Shared,
@@ -38,7 +39,6 @@ from kubetune.decide.evaluation.inputs import (
 )
 from kubetune.decide.evaluation.lookup import ask, bring_forward, lookup_refused
 from kubetune.decide.evaluation.observed import ObservedEvaluation
-from kubetune.decide.evaluation_draft import Draft, draft_of
 from kubetune.decide.identity import with_finalizer
 from kubetune.decide.limits import after_end
 from kubetune.decide.retries import ELSEWHERE_SECONDS, until_secret

@@ -9,11 +9,11 @@ from __future__ import annotations
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.plan import TAG_PHASE
 from kubetune.decide.decision import Decision, FindRun, condition_is
-from kubetune.decide.fine_tune_draft import Draft, fail
 from kubetune.decide.fine_tune_job import result
+from kubetune.decide.fine_tune_job.draft import Draft, fail
 from kubetune.decide.fine_tune_job.observed import ObservedJob, merged_name, registry_name
+from kubetune.decide.fine_tune_job.orders import stopped_in_time
 from kubetune.decide.fine_tune_job.progress import result_of
-from kubetune.decide.fine_tune_orders import stopped_in_time
 from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.tracking.base import TrackedRun

@@ -16,8 +16,8 @@ from kubetune.api.plan import (
     TAG_RUN_KEY,
 )
 from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
-from kubetune.decide.fine_tune_draft import Draft, fail
 from kubetune.decide.fine_tune_job.continuation import leaves_adapter
+from kubetune.decide.fine_tune_job.draft import Draft, fail
 from kubetune.decide.fine_tune_job.observed import (
     merged_name,
     promotion_demands,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.decide.deadline import enforce
 from kubetune.decide.decision import Decision, StartRun, StopRuns
-from kubetune.decide.fine_tune_draft import Draft, fail
+from kubetune.decide.fine_tune_job.draft import Draft, fail
 from kubetune.decide.fine_tune_job.inputs import freeze, resolve
 from kubetune.decide.fine_tune_job.kept_steps import may_lose
-from kubetune.decide.fine_tune_orders import was_suspended
+from kubetune.decide.fine_tune_job.orders import was_suspended
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.waiting import NotReady
 from kubetune.targets.contract import RunState

@@ -23,9 +23,9 @@ from kubetune.decide.decision import (
     conditions_of,
     rfc3339,
 )
-from kubetune.decide.fine_tune_draft import Draft, begin, fail
 from kubetune.decide.fine_tune_job import result
 from kubetune.decide.fine_tune_job.deletion import after_end, delete
+from kubetune.decide.fine_tune_job.draft import Draft, begin, fail
 from kubetune.decide.fine_tune_job.finished_run import seek_finished
 from kubetune.decide.fine_tune_job.inputs import Inputs, freeze, resolve
 from kubetune.decide.fine_tune_job.kept_steps import keeps_steps, lost
@@ -36,6 +36,7 @@ from kubetune.decide.fine_tune_job.observed import (
     registry_alias,
     registry_name,
 )
+from kubetune.decide.fine_tune_job.orders import stopped_in_time
 from kubetune.decide.fine_tune_job.outcome_from_tracker import (
     seek_outcome,
     with_outcome_from_tracker,
@@ -44,7 +45,6 @@ from kubetune.decide.fine_tune_job.running import (
     expire,
     follow,
 )
-from kubetune.decide.fine_tune_orders import stopped_in_time
 from kubetune.decide.identity import with_identity
 from kubetune.decide.memory.fit import check_memory
 from kubetune.decide.memory.out_of_memory import out_of_memory_again, with_memory_advice

@@ -27,6 +27,7 @@ from kubetune.decide.decision import (
 from kubetune.decide.fine_tune_job.observed import (
     ObservedJob,
 )
+from kubetune.decide.fine_tune_job.orders import ended_by_deadline, was_suspended
 from kubetune.decide.fine_tune_job.progress import (
     merge_attempts,
     mlflow_link,
@@ -34,7 +35,6 @@ from kubetune.decide.fine_tune_job.progress import (
     progress_due,
     tells_of,
 )
-from kubetune.decide.fine_tune_orders import ended_by_deadline, was_suspended
 from kubetune.decide.target.place import record
 from kubetune.targets.contract import FINISHED, RunState
 
