@@ -12,7 +12,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from kubetune.act.effects import Effects, OutputRefusedError, StartRefusedError, refusal
+from kubetune.act.effects import (
+    CleanUpRefusedError,
+    Effects,
+    OutputRefusedError,
+    StartRefusedError,
+    refusal,
+)
 from kubetune.act.left_behind import LeftBehind, claimed_by
 from kubetune.act.needs import Needs
 from kubetune.act.release import Release
@@ -183,12 +189,18 @@ class Reconciler:
     ) -> bool:
         """Whether something is new. Raises _RefusedError."""
         generation, now = body["metadata"]["generation"], self._now()
+        before: JsonObject = body.get("status") or {}
         try:
             return await self._effects.run(body, decision.effects, status, place)
         except StartRefusedError as refused:
             if not refused.recorded:
-                status = without_record(status, body.get("status") or {})
+                status = without_record(status, before)
             told = start_refused(status, refused.error, generation, now)
+            raise _RefusedError(*told) from refused
+        except CleanUpRefusedError as refused:
+            # What a deleted object would have said in the end isn't true yet.
+            so_far = before if "deletionTimestamp" in body["metadata"] else status
+            told = stop_refused(so_far, refused.error, generation, now)
             raise _RefusedError(*told) from refused
         except OutputRefusedError as refused:
             told = output_refused(status, refused.error, generation, now)

@@ -56,6 +56,14 @@ class StartRefusedError(Exception):
         """Whether the place and the run key were written before."""
 
 
+class CleanUpRefusedError(Exception):
+    """The target doesn't delete what has to be gone before anything else."""
+
+    def __init__(self, error: BackendError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class OutputRefusedError(Exception):
     """The cluster doesn't take the Model of a result."""
 
@@ -100,7 +108,7 @@ class Effects:
         """Carry effects out, in order; True when the target must be observed anew.
 
         ``status`` is what was decided with them, ``target`` where the object's runs are.
-        Raises StartRefusedError, BackendError.
+        Raises StartRefusedError, CleanUpRefusedError, OutputRefusedError, BackendError.
         """
         changed = False
         key, owner = key_of(body), None
@@ -181,7 +189,7 @@ class Effects:
             await self._backend.delete(address)
         except BackendError as error:
             if needed:
-                raise
+                raise CleanUpRefusedError(error) from error
             self._leave(address, str(error))
 
     def _leave(self, address: RunAddress, why: str) -> None:
