@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,10 +226,15 @@ def test_a_hold_that_a_replacement_dropped_is_taken_again(cml: CmlSpace) -> None
     cml.inputs()
     cml.job("running")
     cml.phase("running", "Running")
-    for kind, name in (("Secret", SECRET), ("ComputeTarget", TARGET)):
+
+    def replaced(kind: str, name: str) -> bool:
         body = cml.get(kind, name)
         del body["metadata"]["finalizers"]
-        cml.request("PUT", cml.path(kind, name), body)
+        # The operator may have written in between.
+        return cml.try_request("PUT", cml.path(kind, name), body)[0] < 300
+
+    for kind, name in (("Secret", SECRET), ("ComputeTarget", TARGET)):
+        eventually(partial(replaced, kind, name))
         cml.until(kind, name, lambda o: IN_USE in (o["metadata"].get("finalizers") or ()))
     assert [run.active for run in cml.cml_runs("running")] == [True]
 
