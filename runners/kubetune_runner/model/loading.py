@@ -176,12 +176,9 @@ def load_model(
             loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
         else:
             loaded = _scoring(folder, score_seed, options)
-    except MemoryError:
-        raise
-    # Each architecture, and each way to quantize it, fails in its own way.
+    # Each architecture, and each way to quantize it, fails in its own way; that memory was too
+    # little is told by the error behind this one.
     except Exception as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            raise
         how = "" if quantization is None else " quantized (method lora may work)"
         raise RunError(
             "ModelUnreadable",
