@@ -50,6 +50,13 @@ def _delete(world: World) -> None:
     world.server.delete(_kind(world), TEAM, "work")
 
 
+def _take(world: World) -> None:
+    """Deleted, and its finalizer taken away, as a replacement does."""
+    kind = _kind(world)
+    world.server.delete(kind, TEAM, "work")
+    world.server.patch(kind, TEAM, "work", {"metadata": {"finalizers": None}})
+
+
 def _kind(world: World) -> str:
     kinds = ("FineTuneJob", "Evaluation")
     return next(kind for kind in kinds if world.server.find(kind, TEAM, "work"))
@@ -119,6 +126,21 @@ def test_nothing_stays_held_whenever_the_operator_ended(
         assert not [name for kind, name in HELD if world.server.find(kind, TEAM, name)]
 
     _at_each_effect(begin, rotate, check)
+
+
+@pytest.mark.parametrize("begin", [_job("succeed"), _evaluation], ids=["job", "evaluation"])
+def test_nothing_stays_held_for_who_was_taken_by_force(begin: Callable[[World], None]) -> None:
+    """Only the target tells the next operator what was held for an object that is gone."""
+
+    def check(world: World) -> None:
+        world.start_operator()
+        world.run_for(60.0)
+        for kind, name in HELD[:2]:
+            world.server.delete(kind, TEAM, name)
+        world.run_for(600.0)
+        assert not [name for kind, name in HELD[:2] if world.server.find(kind, TEAM, name)]
+
+    _at_each_effect(begin, _take, check)
 
 
 def _at_each_effect(

@@ -131,7 +131,8 @@ class Holds:
         return {user.namespace for user in self._users.get(key, ())} - self._noted[key]
 
     async def _drop(self, user: Key, keys: Iterable[Key]) -> None:
-        for key in sorted(keys):
+        # Targets last: an operator that starts after a crash finds the others by them.
+        for key in sorted(keys, key=lambda key: (key.kind in TARGET_KINDS, key)):
             if user in self._users.get(key, ()):
                 self._users[key].discard(user)
                 self._changed(key)
