@@ -156,6 +156,8 @@ class KubernetesBackend:
         # The plan comes first: a pod whose ConfigMap is missing would wait, but a plan without
         # a Job costs nothing. An existing one stays as it is, it was frozen at first submission.
         await self._create_or_adopt(build_plan_config_map(request), request)
+        if request.attempt > 1:
+            await self._check_alone(request)
         if request.workers > 1:
             # It too comes before the Job, after which nobody would look for it.
             await self._create_or_adopt(build_service(request), request)
@@ -259,6 +261,20 @@ class KubernetesBackend:
             if pod["metadata"]["uid"] not in there:
                 self._cache.drop(pod)
         return [pod for pod in strays if pod["metadata"]["uid"] in there]
+
+    async def _check_alone(self, request: RunRequest) -> None:
+        """Raise while a pod of an earlier attempt lives, which a watch may not have shown."""
+        address = RunAddress(request.owner, request.run_key, request.target)
+        for pod in await self._list("Pod", address):
+            self._cache.put(pod)
+        number = str(request.attempt)
+        for pod in self._cache.live_pods(request.owner.namespace, request.run_key):
+            if (pod["metadata"].get("labels") or {}).get(names.ATTEMPT, number) != number:
+                raise BackendError(
+                    Reason.STOPPING,
+                    f"pod {pod['metadata']['name']} of an earlier attempt goes on",
+                    retryable=True,
+                )
 
     async def _jobs_there(self, pods: list[JsonObject]) -> set[str]:
         """Uids of Jobs that control these pods and exist, though they aren't their owner's."""
