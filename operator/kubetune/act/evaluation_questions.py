@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kubetune.decide.decision import FindAlias, FindEvaluation, MoveAlias
+from kubetune.decide.decision import (
+    FindAlias,
+    FindEvaluation,
+    FindIdentical,
+    FindRun,
+    MoveAlias,
+    Question,
+    Register,
+)
 from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Tracker, TrackingError
-
-EvaluationQuestion = FindEvaluation | FindAlias | MoveAlias
 
 
 async def ask(
     trackers: Trackers,
     observed: ObservedEvaluation,
     answers: EvaluationAnswers,
-    questions: Sequence[EvaluationQuestion],
+    questions: Sequence[Question],
 ) -> EvaluationAnswers:
     """What is known with the answers, up to the first question that wasn't answered."""
     target = observed.place
@@ -37,7 +43,7 @@ async def ask(
 
 
 async def _ask(
-    tracker: Tracker, experiment: str, answers: EvaluationAnswers, question: EvaluationQuestion
+    tracker: Tracker, experiment: str, answers: EvaluationAnswers, question: Question
 ) -> EvaluationAnswers:
     match question:
         case FindEvaluation(digest, asked):
@@ -48,3 +54,5 @@ async def _ask(
             return replace(answers, holder=holder, alias_sought=True)
         case MoveAlias(move):
             return replace(answers, move=await tracker.move_alias(move))
+        case FindIdentical() | FindRun() | Register():
+            raise TypeError(f"a question of FineTuneJobs: {question}")

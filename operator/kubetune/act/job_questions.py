@@ -6,19 +6,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kubetune.api.conditions import Reason
-from kubetune.decide.decision import FindIdentical, FindRun, Register
+from kubetune.decide.decision import (
+    FindAlias,
+    FindEvaluation,
+    FindIdentical,
+    FindRun,
+    MoveAlias,
+    Question,
+    Register,
+)
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Registration, Tracker, TrackingError
-
-JobQuestion = FindIdentical | FindRun | Register
 
 
 async def ask(
     trackers: Trackers,
     observed: ObservedJob,
     answers: TrackerAnswers,
-    questions: Sequence[JobQuestion],
+    questions: Sequence[Question],
 ) -> TrackerAnswers:
     """What is known with the answers, up to the first question that wasn't answered."""
     for question in questions:
@@ -42,7 +48,7 @@ async def ask(
 
 
 async def _ask(
-    tracker: Tracker, experiment: str, answers: TrackerAnswers, question: JobQuestion
+    tracker: Tracker, experiment: str, answers: TrackerAnswers, question: Question
 ) -> TrackerAnswers:
     answers = replace(answers, tracking_error="")
     match question:
@@ -64,3 +70,5 @@ async def _ask(
             version = await tracker.register(registration)
             field = "merged" if merged else "registered"
             return replace(answers, **{field: version})
+        case FindEvaluation() | FindAlias() | MoveAlias():
+            raise TypeError(f"a question of Evaluations: {question}")

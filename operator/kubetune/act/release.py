@@ -8,6 +8,7 @@ from typing import Any
 from kubetune.act.holds import Holds, users_namespaces
 from kubetune.decide.resources import Resource
 from kubetune.observe.needs import named_by
+from kubetune.observe.objects import key_of_resource
 from kubetune.queue import Key
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class Release:
 
     async def target(self, target: Resource[Any], *, forced: bool) -> None:
         """Hold a target, and what it names, no longer; ``forced`` also what others need."""
-        key = _key_of(target)
+        key = key_of_resource(target)
         spaces = {key.namespace} if key.namespace else users_namespaces(target.annotations)
         named: set[Key] = set()
         if target.spec is not None:
@@ -36,7 +37,7 @@ class Release:
 
     async def unused(self, target: Resource[Any]) -> None:
         """Let Secrets go that a cluster-wide target holds for who went while nobody looked."""
-        key = _key_of(target)
+        key = key_of_resource(target)
         if key.namespace or key in self._looked_through or target.spec is None:
             return
         users = {user.namespace for user in self._holds.users(key)}
@@ -45,7 +46,3 @@ class Release:
             unused |= named_by(target.spec, namespace)
         await self._holds.release(sorted(unused), forced=False)
         self._looked_through.add(key)
-
-
-def _key_of(target: Resource[Any]) -> Key:
-    return Key(target.owner.kind, target.owner.namespace, target.owner.name)

@@ -1,6 +1,6 @@
 """What the loop asks of a kind.
 
-Three methods are required. The others have an answer that suits a kind which remembers nothing,
+Four methods are required. The others have an answer that suits a kind which remembers nothing,
 asks no tracker and has no progress to follow.
 """
 

@@ -16,7 +16,7 @@ from kubetune.decide.resources import Resource
 from kubetune.decide.target import states
 from kubetune.decide.target.states import ObservedTarget
 from kubetune.observe.compute_target import TargetObserver
-from kubetune.queue import Key
+from kubetune.observe.objects import key_of_resource
 
 
 class ComputeTargetController(Forgetful[ObservedTarget]):
@@ -40,7 +40,7 @@ class ComputeTargetController(Forgetful[ObservedTarget]):
 
     async def observe(self, resource: Resource[Any], kept: None) -> ObservedTarget:
         """A target and the newest probe, once what went unseen is seen to."""
-        key = Key(resource.owner.kind, resource.owner.namespace, resource.owner.name)
+        key = key_of_resource(resource)
         users = self._holds.users(key)
         observed = await self._observer.observe(resource, users)
         if users and not observed.secret_problem:

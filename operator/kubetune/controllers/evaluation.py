@@ -9,16 +9,7 @@ from typing import Any
 from kubetune.act import evaluation_questions
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.controllers.base import Controller
-from kubetune.decide.decision import (
-    Decision,
-    FindAlias,
-    FindEvaluation,
-    FindIdentical,
-    FindRun,
-    MoveAlias,
-    Question,
-    Register,
-)
+from kubetune.decide.decision import Decision, Question
 from kubetune.decide.evaluation import states
 from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.decide.resources import Resource
@@ -60,14 +51,7 @@ class EvaluationController(Controller[ObservedEvaluation, EvaluationAnswers]):
         questions: Sequence[Question],
     ) -> EvaluationAnswers:
         """Look for measurements or an alias, or move one."""
-        asked: list[evaluation_questions.EvaluationQuestion] = []
-        for question in questions:
-            match question:
-                case FindEvaluation() | FindAlias() | MoveAlias():
-                    asked.append(question)
-                case FindIdentical() | FindRun() | Register():
-                    raise TypeError(f"a question of FineTuneJobs: {question}")
-        return await evaluation_questions.ask(self._trackers, observed, kept, asked)
+        return await evaluation_questions.ask(self._trackers, observed, kept, questions)
 
     def followed_runs(self, observed: ObservedEvaluation) -> set[str]:
         """The runs of its candidates that live."""

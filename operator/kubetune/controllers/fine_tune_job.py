@@ -12,16 +12,7 @@ from kubetune.api import JsonObject
 from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.controllers.base import Controller
-from kubetune.decide.decision import (
-    Decision,
-    FindAlias,
-    FindEvaluation,
-    FindIdentical,
-    FindRun,
-    MoveAlias,
-    Question,
-    Register,
-)
+from kubetune.decide.decision import Decision, Question
 from kubetune.decide.fine_tune_job import states
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.resources import Resource
@@ -102,14 +93,7 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         self, observed: ObservedJob, kept: JobMemory, questions: Sequence[Question]
     ) -> JobMemory:
         """Look for a run or a version, or register one."""
-        asked: list[job_questions.JobQuestion] = []
-        for question in questions:
-            match question:
-                case FindIdentical() | FindRun() | Register():
-                    asked.append(question)
-                case FindEvaluation() | FindAlias() | MoveAlias():
-                    raise TypeError(f"a question of Evaluations: {question}")
-        answers = await job_questions.ask(self._trackers, observed, kept.answers, asked)
+        answers = await job_questions.ask(self._trackers, observed, kept.answers, questions)
         return replace(kept, answers=answers)
 
     def followed_runs(self, observed: ObservedJob) -> set[str] | None:

@@ -20,7 +20,14 @@ from kubetune.decide.target.place import place_of
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.references import TARGET_KINDS
+from kubetune.queue import Key
 from kubetune.targets.contract import FINISHED, Owner, RunState
+
+
+def key_of_resource(resource: Resource[Any]) -> Key:
+    """What cache and queue know an object by."""
+    owner = resource.owner
+    return Key(owner.kind, owner.namespace, owner.name)
 
 
 def parse(body: JsonObject) -> Resource[Any]:

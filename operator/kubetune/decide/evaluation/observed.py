@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.conditions import Reason
 from kubetune.api.dataset import DatasetSpec
 from kubetune.api.evaluation import EvaluationSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.model import ModelSpec
 from kubetune.api.prompt_template import PromptTemplateSpec
 from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.tracker_answers import Asked
 from kubetune.targets.contract import RunState
 from kubetune.tracking.base import AliasMove, RegisteredVersion, TrackedRun
 
 
 @dataclass(frozen=True)
-class EvaluationAnswers:
+class EvaluationAnswers(Asked):
     """What actions of this reconcile have found out."""
 
     found: Mapping[str, TrackedRun | None] = field(default_factory=dict[str, TrackedRun | None])
@@ -27,16 +27,6 @@ class EvaluationAnswers:
     holder: RegisteredVersion | None = None
     """The version that has the alias of spec.promote."""
     move: AliasMove | None = None
-    tracking_error: str = ""
-    """A sentence when the tracker could not be asked, else empty."""
-    tracking_reason: Reason = Reason.TRACKING_UNREACHABLE
-    """What a condition says of the error."""
-
-    @property
-    def tracking_refused(self) -> str:
-        """The error, when no further try can change it; else empty."""
-        refused = self.tracking_reason == Reason.TRACKING_REFUSED
-        return self.tracking_error if refused else ""
 
 
 @dataclass(frozen=True)

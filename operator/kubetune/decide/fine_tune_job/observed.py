@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.conditions import Reason
 from kubetune.api.dataset import DatasetSpec
 from kubetune.api.fine_tune_job import FineTuneJobSpec
 from kubetune.api.model import ModelSpec
@@ -14,12 +13,13 @@ from kubetune.api.prompt_template import PromptTemplateSpec
 from kubetune.api.tuning_profile import TuningProfileSpec
 from kubetune.decide.gate import Demand
 from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.tracker_answers import Asked
 from kubetune.targets.contract import RunState
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 
 @dataclass(frozen=True)
-class TrackerAnswers:
+class TrackerAnswers(Asked):
     """What actions of this job have found out; kept in memory, and found again when lost."""
 
     identical: RegisteredVersion | None = None
@@ -31,16 +31,6 @@ class TrackerAnswers:
     run_sought: bool = False
     registered: RegisteredVersion | None = None
     merged: RegisteredVersion | None = None
-    tracking_error: str = ""
-    """A sentence when the tracker could not be asked, else empty."""
-    tracking_reason: Reason = Reason.TRACKING_UNREACHABLE
-    """What a condition says of the error."""
-
-    @property
-    def tracking_refused(self) -> str:
-        """The error, when no further try can change it; else empty."""
-        refused = self.tracking_reason == Reason.TRACKING_REFUSED
-        return self.tracking_error if refused else ""
 
 
 @dataclass(frozen=True)
