@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kubetune.api import GROUP
-from kubetune.api.kinds import KINDS
+from kubetune.api.kinds.table import KINDS
 
 FILE = Path(__file__).parents[1] / "manifests" / "install" / "cluster-role.yaml"
 MARKER = "  # Runs and what they are given.\n"
@@ -24,7 +24,7 @@ metadata:
   labels:
     app.kubernetes.io/name: kubetune
 rules:
-  # Our own kinds: rendered from operator/kubetune/api/kinds.py by `make generate`.
+  # Our own kinds: rendered from operator/kubetune/api/kinds/table.py by `make generate`.
 """
 
 

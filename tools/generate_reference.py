@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kubetune.api import API_VERSION
-from kubetune.api.kinds import KINDS, Kind
-from kubetune.api.schema import Schema, structural_schema
+from kubetune.api.kinds.table import KINDS, Kind
+from kubetune.api.schema.structural import Schema, structural_schema
 
 PAGE = Path(__file__).parents[1] / "docs/api-reference.md"
 ARGUMENTS = "spec.trainer.trl.arguments"

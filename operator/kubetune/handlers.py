@@ -14,7 +14,7 @@ from typing import Any, cast
 import kopf
 
 from kubetune.api import GROUP, VERSION, JsonObject
-from kubetune.api.kinds import BY_KIND, KINDS, RECONCILED
+from kubetune.api.kinds.table import BY_KIND, KINDS, RECONCILED
 from kubetune.clients.watching import WatchSession, open_watch_session
 from kubetune.metrics import LAST_EVENT
 from kubetune.names import RUN_KEY

@@ -24,8 +24,8 @@ from kubetune.act.needs import Needs
 from kubetune.act.release import Release
 from kubetune.act.status import StatusWriter
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.kinds import RUNNING
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.table import RUNNING
 from kubetune.clients.kubernetes import (
     REFUSALS,
     ConflictError,

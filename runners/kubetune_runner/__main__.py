@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.evaluation_plan import EvaluationRunPlan
-from kubetune.api.outcome import ExitCode, Outcome
-from kubetune.api.plan import (
+from kubetune.api.run.evaluation_plan import EvaluationRunPlan
+from kubetune.api.run.outcome import ExitCode, Outcome
+from kubetune.api.run.plan import (
     ENV_PLAN,
     ENV_ROOT,
     PLAN_FILE,

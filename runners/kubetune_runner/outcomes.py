@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import ENV_PLAN_DATA
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import ENV_PLAN_DATA
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.signals import Interrupted

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubetune.api.objectives import OBJECTIVES
-from kubetune.api.plan import RunPlan, in_container
+from kubetune.api.run.plan import RunPlan, in_container
+from kubetune.api.training.objectives import OBJECTIVES
 
 from kubetune_runner.mlflow import card, records
 from kubetune_runner.mlflow.tracking import Tracker

@@ -16,8 +16,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from kubetune.api.outcome import MAX_LOG_BYTES, MAX_LOG_LINES, last_lines
-from kubetune.api.redact import redactor
+from kubetune.api.run.outcome import MAX_LOG_BYTES, MAX_LOG_LINES, last_lines
+from kubetune.api.run.redact import redactor
 
 HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 768 * 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.plan import RunPlan
 
 from kubetune_runner.model import quantization
 

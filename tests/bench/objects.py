@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kubetune.api import API_VERSION, JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import StartRun, rfc3339
 from kubetune.decide.fine_tune_job import states as fine_tune_job
 from kubetune.decide.fine_tune_job.observed import ObservedJob

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.plan import RunPlan
 from kubetune.decide.settings.effective import effective_settings, training_plan
 from kubetune_runner.own_code.axolotl import has_gpu
 

@@ -31,8 +31,8 @@ def main() -> None:
 def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     """Mebibytes before the model is loaded and at most afterwards, and the model's inspection."""
     import torch
-    from kubetune.api.plan import ModelPlan
-    from kubetune.api.training_plan import TrainingPlan
+    from kubetune.api.run.plan import ModelPlan
+    from kubetune.api.run.training_plan import TrainingPlan
     from kubetune_runner.inspection.model import inspect_model
     from kubetune_runner.model import adapters, loading, quantization
     from kubetune_runner.text.encoding import EncodedRow

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import yaml
 from kubetune.api import API_VERSION
 from kubetune.api.crd import custom_resource_definition
-from kubetune.api.kinds import BY_KIND, Kind
+from kubetune.api.kinds.table import BY_KIND, Kind
 
 MAX_IDLE_SECONDS = 20
 

@@ -1,7 +1,7 @@
 """The CRDs of a cluster, which a test may delete and make again."""
 
 from kubetune.api import GROUP
-from kubetune.api.kinds import BY_KIND
+from kubetune.api.kinds.table import BY_KIND
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.objects import packaged

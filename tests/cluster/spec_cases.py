@@ -3,9 +3,9 @@
 from typing import Any
 
 from api_client import spec_schema
-from kubetune.api.kinds import BY_KIND
-from kubetune.api.objectives import OBJECTIVES, ObjectiveSettings
-from kubetune.api.trl_names import GOES_WITH
+from kubetune.api.kinds.table import BY_KIND
+from kubetune.api.training.objectives import OBJECTIVES, ObjectiveSettings
+from kubetune.api.training.trl_names import GOES_WITH
 
 Spec = dict[str, Any]
 

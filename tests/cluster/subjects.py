@@ -7,9 +7,9 @@ from typing import Any
 
 from kubetune import names
 from kubetune.api import JsonObject
-from kubetune.api.evaluation_plan import EvaluationSummary
-from kubetune.api.inspection import DatasetInspection, ModelInspection
-from kubetune.api.outcome import Outcome
+from kubetune.api.kinds.inspection import DatasetInspection, ModelInspection
+from kubetune.api.run.evaluation_plan import EvaluationSummary
+from kubetune.api.run.outcome import Outcome
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import ROWS, TRAINED, Workspace, phase_of, volume

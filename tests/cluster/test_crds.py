@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from api_client import ApiClient, collection, create, manifest, spec_schema
-from kubetune.api.kinds import BY_KIND, KINDS
-from kubetune.api.trl_arguments import TrainerArguments
+from kubetune.api.kinds.table import BY_KIND, KINDS
+from kubetune.api.training.trl_arguments import TrainerArguments
 from kubetune.local.cluster import LocalCluster
 from spec_cases import ACCEPTED, JOB, REFUSED, Spec, argument, job, source
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from api_client import ApiClient, collection, create, spec_schema
-from kubetune.api.kinds import BY_KIND
-from kubetune.api.objectives import OBJECTIVES
+from kubetune.api.kinds.table import BY_KIND
+from kubetune.api.training.objectives import OBJECTIVES
 
 pytestmark = pytest.mark.cluster
 

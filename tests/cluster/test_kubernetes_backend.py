@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 from kubetune import names
 from kubetune.api import JsonObject
-from kubetune.api.base import SecretKeyRef
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.training import Resources
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.schema.base import SecretKeyRef
+from kubetune.api.training.settings import Resources
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.local.cluster import LocalCluster
 from kubetune.observe.cache import ObjectCache

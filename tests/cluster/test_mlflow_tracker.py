@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from kubetune.api import plan
-from kubetune.api.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
+from kubetune.api.run import plan
+from kubetune.api.run.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
 from kubetune.local.cluster import LocalCluster
 from kubetune.tracking.base import AliasMove, Registration, TrackingError
 from kubetune.tracking.mlflow import MlflowTracker

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from kubetune.api.kinds import KINDS
+from kubetune.api.kinds.table import KINDS
 from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.crds import Crds

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kubetune import names
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator

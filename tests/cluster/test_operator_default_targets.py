@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 
 from tests.cluster.subjects import MEASURED, Subjects
 from tests.cluster.support import eventually

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from kubetune.api.outcome import ExitCode, Outcome
+from kubetune.api.run.outcome import ExitCode, Outcome
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.objects import packaged
 from kubetune.names import FINALIZER

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from kubetune.api.inspection import AdapterSettings
-from kubetune.api.outcome import Outcome
+from kubetune.api.kinds.inspection import AdapterSettings
+from kubetune.api.run.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
 
 from tests.cluster.subjects import BASE, Subjects

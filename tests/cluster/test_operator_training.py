@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kubetune import names
-from kubetune.api.plan import DATASET_DIRECTORY, MODEL_DIRECTORY, TAG_LINEAGE
+from kubetune.api.run.plan import DATASET_DIRECTORY, MODEL_DIRECTORY, TAG_LINEAGE
 from mlflow.tracking import MlflowClient
 
 from tests.cluster.support import eventually

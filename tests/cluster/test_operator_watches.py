@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from kubetune import names
-from kubetune.api.kinds import BY_KIND
+from kubetune.api.kinds.table import BY_KIND
 from kubetune.handlers import WATCHED
 from kubetune.local.cluster import LocalCluster
 

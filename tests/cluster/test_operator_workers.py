@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from kubetune import names
-from kubetune.api.outcome import ExitCode, Outcome
+from kubetune.api.run.outcome import ExitCode, Outcome
 
 from tests.cluster.support import eventually, process_of
 from tests.cluster.test_operator_training import MANIFESTS, sample

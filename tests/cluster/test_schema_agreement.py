@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from api_client import ApiClient, collection, manifest, spec_schema
 from hypothesis import HealthCheck, given, settings
-from kubetune.api.kinds import BY_KIND, KINDS, Kind
+from kubetune.api.kinds.table import BY_KIND, KINDS, Kind
 from kubetune.api.manifests import ObjectError, parse_object
 from spec_strategies import specs
 

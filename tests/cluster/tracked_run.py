@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from kubetune.api import plan
+from kubetune.api.run import plan
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from kubetune import names
 from kubetune.api import API_VERSION, JsonObject
-from kubetune.api.kinds import BY_KIND
-from kubetune.api.outcome import Outcome
+from kubetune.api.kinds.table import BY_KIND
+from kubetune.api.run.outcome import Outcome
 from kubetune.clients.kubernetes import CORE_KINDS, KubernetesClient
 from kubetune.local.cluster import LocalCluster
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 
 from tests.cluster.workspace import TRAINED
 from tests.cml.server import FOREVER, Script

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.local.cluster import LocalCluster
 from kubetune.names import ABANDON_RUNS
 

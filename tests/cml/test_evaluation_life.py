@@ -1,7 +1,7 @@
 """Evaluations in CML by the real operator: attempts, results, and what is tidied up."""
 
 import pytest
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually

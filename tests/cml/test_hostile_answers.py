@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.status import CmlWorkspaceStatus
-from kubetune.api.training import Resources
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status import CmlWorkspaceStatus
+from kubetune.api.training.settings import Resources
 from kubetune.clients.cml import CmlClients
 from kubetune.decide.target.workspace import WorkspaceProbe, describe
 from kubetune.observe.workspaces import Workspaces

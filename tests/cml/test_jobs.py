@@ -1,7 +1,7 @@
 """FineTuneJobs in CML, from creation to their end, by the real operator."""
 
 import pytest
-from kubetune.api import plan
+from kubetune.api.run import plan
 
 from tests.cluster.workspace import TRAINED, condition
 from tests.cml.server import Script

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import ROWS, condition

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from kubetune.api.plan import TAG_RUN_KEY, outcome_tag
+from kubetune.api.run.plan import TAG_RUN_KEY, outcome_tag
 from mlflow.tracking import MlflowClient
 
 from tests.cluster.operator_process import Operator

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from kubetune import names
-from kubetune.api.plan import TAG_MODEL_ID
+from kubetune.api.run.plan import TAG_MODEL_ID
 from kubetune.names import FINALIZER
 from mlflow.tracking import MlflowClient
 

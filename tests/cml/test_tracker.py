@@ -5,8 +5,8 @@ import math
 from typing import Any, Literal
 
 import pytest
-from kubetune.api import plan
-from kubetune.api.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
+from kubetune.api.run import plan
+from kubetune.api.run.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
 from kubetune.clients.cml import CmlClient
 from kubetune.clients.cml_experiments import ensure_experiment
 from kubetune.tracking.base import TrackingError

@@ -9,7 +9,7 @@ import kopf
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.observe.trackers import Trackers

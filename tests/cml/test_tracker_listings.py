@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
-from kubetune.api import JsonObject, plan
+from kubetune.api import JsonObject
+from kubetune.api.run import plan
 from kubetune.tracking.base import Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
 

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from kubetune.api import plan
+from kubetune.api.run import plan
 from kubetune.clients.cml_models import CreateRegisteredModelRequest
 from kubetune.clients.cml_operations import CREATE_REGISTERED_MODEL
 from kubetune.tracking.base import RegisteredVersion, Registration, TrackingError

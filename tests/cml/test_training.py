@@ -12,8 +12,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from kubetune.api import JsonObject
-from kubetune.api.evaluation_plan import ROWS_ARTIFACT, EvaluatedRow
-from kubetune.api.plan import CML_RUNS_FOLDER, TAG_LINEAGE
+from kubetune.api.run.evaluation_plan import ROWS_ARTIFACT, EvaluatedRow
+from kubetune.api.run.plan import CML_RUNS_FOLDER, TAG_LINEAGE
 from kubetune.cli.compare import compare
 from kubetune.local.cluster import LocalCluster
 from mlflow.tracking import MlflowClient

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
-from kubetune.api import plan
+from kubetune.api.run import plan
 from kubetune.clients.cml import CmlClient
 from kubetune.clients.cml_experiments import ensure_experiment
 from kubetune.clients.cml_models import (

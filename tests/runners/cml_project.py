@@ -13,9 +13,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from kubetune.api import plan as names
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import encode_plan, outcome_path
+from kubetune.api.run import plan as names
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import encode_plan, outcome_path
 
 CHECKOUT = Path(__file__).parents[2]
 ENTRY = CHECKOUT / "runners" / "kubetune_runner" / "cml_entry.py"

@@ -17,9 +17,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import RunPlan
-from kubetune.api.training import merge
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import RunPlan
+from kubetune.api.training.settings import merge
 from kubetune_runner.sample.model import RECIPES, make_model
 from kubetune_runner.sample.tickets import tickets
 

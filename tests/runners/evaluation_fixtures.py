@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kubetune.api.evaluation_plan import EvaluationRunPlan
-from kubetune.api.training import merge
+from kubetune.api.run.evaluation_plan import EvaluationRunPlan
+from kubetune.api.training.settings import merge
 
 if TYPE_CHECKING:
     from tests.runners.conftest import PlanFactory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.plan import RunPlan
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.training import run as train

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kubetune.api.plan import DatasetPlan, InspectionPlan
+from kubetune.api.run.plan import DatasetPlan, InspectionPlan
 from safetensors.numpy import save
 
 from tests.hub.server import Hub, running

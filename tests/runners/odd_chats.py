@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
-from kubetune.api.chat_templates import CHAT_TEMPLATES
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES
 from odd_data import ODD_TEXTS, TEXTS, VALUES, Found, Row
 
 END = "<eos>"

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from inspection_fixtures import inspection_plan
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run
 from kubetune_runner.text.encoding import IGNORED

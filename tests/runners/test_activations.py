@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kubetune.api.plan import ModelPlan
+from kubetune.api.run.plan import ModelPlan
 from kubetune.decide.memory.peak import Memory, memory, sizes_of
 from kubetune.decide.settings.effective import effective_settings
 from kubetune_runner.inspection.model import inspect_model

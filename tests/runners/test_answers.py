@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.chat_templates import CHAT_TEMPLATES
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES
 from kubetune_runner.mlflow.loader import FineTunedModel, Ways, generate, read, ways
 from kubetune_runner.results import save_results
 from kubetune_runner.text.answers import shape_of

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kubetune.api import plan as names
+from kubetune.api.run import plan as names
 
 from tests.runners.conftest import PlanFactory, Runner
 

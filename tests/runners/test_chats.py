@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.chat_templates import CHAT_TEMPLATES
-from kubetune.api.training_plan import TokenizerPlan
+from kubetune.api.run.training_plan import TokenizerPlan
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import loading
 from kubetune_runner.text.chats import IGNORED, label_answers, last_answer
@@ -186,7 +186,7 @@ def test_a_tokenizer_without_offsets_labels_piece_by_piece(tokenizer: Any) -> No
 
 
 def test_a_template_is_stored_with_the_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
-    from kubetune.api.plan import ModelPlan
+    from kubetune.api.run.plan import ModelPlan
     from transformers import AutoTokenizer
 
     plan = ModelPlan.model_validate({"name": "m", "directory": str(tiny_model)})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api import plan as names
+from kubetune.api.run import plan as names
 from kubetune_runner import cml_entry
 
 from tests.runners.cml_project import CHECKOUT, PACKAGES, Project, Started, inline_rows

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api import plan as names
-from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary
-from kubetune.api.outcome import Outcome
+from kubetune.api.run import plan as names
+from kubetune.api.run.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary
+from kubetune.api.run.outcome import Outcome
 from kubetune_runner.mlflow.loader import ENV_BASE_MODEL
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import upload

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from inspection_fixtures import ROWS, dataset_document, jsonl
-from kubetune.api.plan import DatasetPlan
+from kubetune.api.run.plan import DatasetPlan
 from kubetune_runner.data import load
 from kubetune_runner.data.download import download
 from kubetune_runner.errors import RunError

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from kubetune.api.plan import DatasetPlan, PromptPlan
+from kubetune.api.run.plan import DatasetPlan, PromptPlan
 from kubetune_runner.data import load
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.prompt import render_sample

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kubetune.api.evaluation_plan import EvaluationSummary, MeasuredValue
-from kubetune.api.metric import MAX_METRICS, MetricName
+from kubetune.api.metrics.metric import MAX_METRICS, MetricName
+from kubetune.api.run.evaluation_plan import EvaluationSummary, MeasuredValue
 from kubetune_runner import scores
 from kubetune_runner.evaluate import report
 from kubetune_runner.evaluate.metrics import MeasuredRow

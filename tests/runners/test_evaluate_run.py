@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api import evaluation_plan
-from kubetune.api import plan as names
-from kubetune.api.evaluation_plan import EvaluationSummary
+from kubetune.api.run import evaluation_plan
+from kubetune.api.run import plan as names
+from kubetune.api.run.evaluation_plan import EvaluationSummary
 from kubetune_runner import evaluate
 from kubetune_runner.sample.tickets import tickets
 

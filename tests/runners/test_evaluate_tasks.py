@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.evaluation_plan import TASKS_ARTIFACT, EvaluationSummary, TaskPlan
-from kubetune.api.plan import ENV_PLAN_DATA, TAG_TOTAL_STEPS
+from kubetune.api.run.evaluation_plan import TASKS_ARTIFACT, EvaluationSummary, TaskPlan
+from kubetune.api.run.plan import ENV_PLAN_DATA, TAG_TOTAL_STEPS
 from kubetune_runner import evaluate
 from kubetune_runner.evaluate import candidate, harness
 from kubetune_runner.evaluate.harness import Benchmarks, Counter

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.plan import RunPlan
 from kubetune_runner import outcomes
 from kubetune_runner.mlflow.upload import save
 from kubetune_runner.model import heads as head

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.plan import RunPlan
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate
 from kubetune_runner.mlflow.tracking import Tracker

@@ -15,8 +15,8 @@ from inspection_fixtures import (
     tokenizer_json,
     write,
 )
-from kubetune.api.chat_templates import CHAT_TEMPLATES
-from kubetune.api.inspection import DatasetInspection
+from kubetune.api.kinds.inspection import DatasetInspection
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES
 from kubetune_runner import data
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run

@@ -23,8 +23,8 @@ from inspection_fixtures import (
     tokenizer_json,
     write,
 )
-from kubetune.api.inspection import DatasetInspection, ModelInspection, PromptSample
-from kubetune.api.outcome import MESSAGE_LIMIT_BYTES, ExitCode, Outcome
+from kubetune.api.kinds.inspection import DatasetInspection, ModelInspection, PromptSample
+from kubetune.api.run.outcome import MESSAGE_LIMIT_BYTES, ExitCode, Outcome
 from kubetune_runner.inspection import run
 from kubetune_runner.inspection.model_files import directory_digest
 

@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspection_fixtures import files_plan, inspection_plan, jsonl, tokenizer_json, write
-from kubetune.api.inspection import DatasetInspection
-from kubetune.api.outcome import MESSAGE_LIMIT_BYTES
+from kubetune.api.kinds.inspection import DatasetInspection
+from kubetune.api.run.outcome import MESSAGE_LIMIT_BYTES
 from kubetune_runner.inspection import run
 
 Rows = list[dict[str, Any]]

@@ -22,7 +22,7 @@ from inspection_fixtures import (
     model_files,
     write,
 )
-from kubetune.api.inspection import DatasetInspection, ModelInspection
+from kubetune.api.kinds.inspection import DatasetInspection, ModelInspection
 from kubetune_runner.inspection import run
 from kubetune_runner.mlflow.rest import MlflowApi
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from inspection_fixtures import inspection_plan
-from kubetune.api.training_plan import LoraPlan
+from kubetune.api.run.training_plan import LoraPlan
 from kubetune.decide.memory.peak import Sizes, memory, sizes_of, trainable_parameters
 from kubetune.decide.settings.effective import effective_settings
 from kubetune_runner.inspection import run

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from kubetune.api.evaluation_plan import JudgePlan
+from kubetune.api.run.evaluation_plan import JudgePlan
 from kubetune_runner.evaluate import judge
 from kubetune_runner.evaluate.metrics import MeasuredRow
 

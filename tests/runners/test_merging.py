@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.plan import ModelPlan
+from kubetune.api.run.plan import ModelPlan
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import merging
 from kubetune_runner.results import save_results

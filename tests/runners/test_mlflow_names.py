@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kubetune.api.fine_tune_job import RegistryOutput
+from kubetune.api.kinds.fine_tune_job.spec import RegistryOutput
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import (
     MAX_MODEL_REGISTRY_TAG_KEY_LENGTH,

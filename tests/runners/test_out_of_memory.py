@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kubetune.api.plan import ModelPlan
+from kubetune.api.run.plan import ModelPlan
 from kubetune_runner import outcomes
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import loading

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.dataset import ColumnMapping
-from kubetune.api.plan import DatasetPlan
+from kubetune.api.kinds.dataset.spec import ColumnMapping
+from kubetune.api.run.plan import DatasetPlan
 from kubetune_runner.data import load
 from kubetune_runner.data.preferences import Pair, Rated, UnusableRowError, pair_of, rated_of
 from kubetune_runner.errors import RunError

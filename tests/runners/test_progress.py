@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api import plan as names
-from kubetune.api.outcome import ExitCode
-from kubetune.api.plan import RunPlan
+from kubetune.api.run import plan as names
+from kubetune.api.run.outcome import ExitCode
+from kubetune.api.run.plan import RunPlan
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.sample.tickets import tickets
 

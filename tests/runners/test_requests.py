@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kubetune.api.chat_templates import CHAT_TEMPLATES
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.plan import RunPlan
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES
 from kubetune_runner.mlflow import card
 from kubetune_runner.mlflow.loader import (
     Answered,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from inspection_fixtures import files_plan, inspection_plan, jsonl, write
-from kubetune.api.chat_templates import CHAT_TEMPLATES
-from kubetune.api.inspection import DatasetInspection
-from kubetune.api.own_code import ENV_TRAIN_DATA
-from kubetune.api.plan import RunPlan
+from kubetune.api.kinds.inspection import DatasetInspection
+from kubetune.api.run.plan import RunPlan
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES
+from kubetune.api.training.own_code import ENV_TRAIN_DATA
 from kubetune_runner import data
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run

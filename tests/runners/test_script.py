@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api import plan as names
-from kubetune.api.plan import ModelPlan, RunPlan
-from kubetune.api.redact import redactor
-from kubetune.api.training_plan import ScriptPlan
+from kubetune.api.run import plan as names
+from kubetune.api.run.plan import ModelPlan, RunPlan
+from kubetune.api.run.redact import redactor
+from kubetune.api.run.training_plan import ScriptPlan
 from kubetune_runner.errors import RunError
 from kubetune_runner.own_code import ending, found, script
 from kubetune_runner.own_code.child import Child

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.plan import METRIC_ETA, METRIC_STEP, TAG_TOTAL_STEPS
-from kubetune.api.redact import redactor
-from kubetune.api.training_plan import HyperparametersPlan
+from kubetune.api.run.plan import METRIC_ETA, METRIC_STEP, TAG_TOTAL_STEPS
+from kubetune.api.run.redact import redactor
+from kubetune.api.run.training_plan import HyperparametersPlan
 from kubetune_runner.own_code.protocol import ENV_TOKEN_FILE, ENV_URL, Posted, ProgressServer, read
 from kubetune_runner.own_code.watch import Watch
 

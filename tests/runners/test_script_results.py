@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api import plan as names
-from kubetune.api.plan import RunPlan
+from kubetune.api.run import plan as names
+from kubetune.api.run.plan import RunPlan
 from kubetune_runner import evaluate
 from kubetune_runner.errors import RunError
 

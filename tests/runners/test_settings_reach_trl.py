@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.objectives import OBJECTIVES, TRAINING_LOSS
-from kubetune.api.training import merge
-from kubetune.api.training_plan import TrainingPlan
+from kubetune.api.run.training_plan import TrainingPlan
+from kubetune.api.training.objectives import OBJECTIVES, TRAINING_LOSS
+from kubetune.api.training.settings import merge
 from kubetune_runner.model import adapters, quantization
 from kubetune_runner.training import objectives, trainer
 from kubetune_runner.training.objectives.base import PreferenceObjective

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api import plan as names
-from kubetune.api.chat_templates import CHAT_TEMPLATES
-from kubetune.api.plan import RunPlan
+from kubetune.api.run import plan as names
+from kubetune.api.run.plan import RunPlan
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES
 from kubetune_runner.mlflow.loader import ENV_BASE_MODEL, generate
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import save, upload

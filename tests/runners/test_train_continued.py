@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.plan import TAG_MERGED_MODEL_ID, RunPlan
-from kubetune.api.training import merge as laid
+from kubetune.api.run.plan import TAG_MERGED_MODEL_ID, RunPlan
+from kubetune.api.training.settings import merge as laid
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow.loader import generate
 from kubetune_runner.mlflow.tracking import Tracker

@@ -87,8 +87,8 @@ def test_rows_are_cut_counted_and_left_out(tokenizer: Any) -> None:
 
 
 def test_an_end_token_that_pads_is_still_learned(tiny_model: Path, tmp_path: Path) -> None:
-    from kubetune.api.plan import ModelPlan
-    from kubetune.api.training_plan import TokenizerPlan
+    from kubetune.api.run.plan import ModelPlan
+    from kubetune.api.run.training_plan import TokenizerPlan
     from kubetune_runner.model import loading
     from transformers import AutoTokenizer
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.plan import RunPlan
-from kubetune.api.training_plan import LoraPlan
+from kubetune.api.run.plan import RunPlan
+from kubetune.api.run.training_plan import LoraPlan
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow.loader import generate
 from kubetune_runner.mlflow.tracking import Tracker

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.plan import RunPlan
 from kubetune_runner.mlflow.loader import FineTunedModel
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import save, upload

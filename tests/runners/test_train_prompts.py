@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from kubetune.api.plan import DatasetPlan, PromptPlan
+from kubetune.api.run.plan import DatasetPlan, PromptPlan
 from kubetune_runner.data.verdicts import Fault
 from kubetune_runner.errors import RunError
 from kubetune_runner.text.prompts import Example, choose, make_examples

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.outcome import ExitCode, Outcome
+from kubetune.api.run.outcome import ExitCode, Outcome
 from kubetune_runner import __main__ as entry
 from kubetune_runner.errors import RunError
 from kubetune_runner.sample.tickets import tickets

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import RunPlan
 from kubetune_runner.training import objectives
 from safetensors.torch import load_file
 

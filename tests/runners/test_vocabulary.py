@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from inspection_fixtures import inspection_plan, model_files, write
-from kubetune.api.plan import ModelPlan
+from kubetune.api.run.plan import ModelPlan
 from kubetune_runner import evaluate
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate, rows

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import RunPlan
 from kubetune_runner import outcomes
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.training import run as train

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kubetune.api import JsonObject
-from kubetune.api import plan as plans
+from kubetune.api.run import plan as plans
 from kubetune.clients.cml import (
     CmlClient,
     CmlError,

@@ -7,7 +7,7 @@ from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.crd import custom_resource_definition
-from kubetune.api.kinds import BY_KIND
+from kubetune.api.kinds.table import BY_KIND
 
 
 def with_defaults(body: JsonObject) -> JsonObject:

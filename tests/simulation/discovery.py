@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from kubetune.api import API_VERSION, JsonObject
-from kubetune.api.kinds import KINDS
+from kubetune.api.kinds.table import KINDS
 from kubetune.clients.watching import OUR_KINDS_PATH
 
 from tests.simulation.api_server import ApiServer

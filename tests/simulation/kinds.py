@@ -7,7 +7,7 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from kubetune.api import API_VERSION
-from kubetune.api.kinds import KINDS
+from kubetune.api.kinds.table import KINDS
 from kubetune.clients.kubernetes import CORE_KINDS
 
 

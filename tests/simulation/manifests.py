@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.api import API_VERSION, JsonObject
-from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION
+from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION
 
 TEAM, SYSTEM = "team", "system"
 TRACKING = {"uri": "http://mlflow:5000"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubetune.api import JsonObject
-from kubetune.api.outcome import ExitCode, Outcome
+from kubetune.api.run.outcome import ExitCode, Outcome
 
 from tests.simulation.results import DATASET_FOUND, MODEL_FOUND, evaluation_summary
 

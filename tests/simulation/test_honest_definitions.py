@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.crd import custom_resource_definition
-from kubetune.api.kinds import BY_KIND
+from kubetune.api.kinds.table import BY_KIND
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
 from kubetune.local.cluster import LocalCluster
 from kubetune.local.objects import packaged

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubetune.api import JsonObject
-from kubetune.api import plan as plans
-from kubetune.api.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
+from kubetune.api.run import plan as plans
+from kubetune.api.run.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
 from kubetune.tracking.base import (
     AliasMove,
     RegisteredVersion,

@@ -4,8 +4,8 @@ from typing import Any
 
 from kubetune import names
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.training import Resources
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.training.settings import Resources
 from kubetune.targets.contract import Owner, RunRequest
 
 RUN_KEY = "abc123def4567890"

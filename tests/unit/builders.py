@@ -9,8 +9,8 @@ from typing import Any
 
 from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.conditions import ConditionType
-from kubetune.api.kinds import BY_KIND
-from kubetune.api.outcome import Outcome
+from kubetune.api.kinds.table import BY_KIND
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import Decision, Record, rfc3339
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.inspected.shared import InspectionFacts

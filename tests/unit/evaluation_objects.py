@@ -19,8 +19,8 @@ from builders import (
     target,
 )
 from kubetune.api import JsonObject
-from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.evaluation_plan import TAG_EVALUATION_SUMMARY
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import (
     Decision,
     FindAlias,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from builders import NOW, condition_of, job, names, observed_job, target
-from kubetune.api.axolotl import OWNED, OWNED_PREFIXES, TYPED
-from kubetune.api.plan import RunPlan
-from kubetune.api.training import TrainingSettings
+from kubetune.api.run.plan import RunPlan
+from kubetune.api.training.axolotl import OWNED, OWNED_PREFIXES, TYPED
+from kubetune.api.training.settings import TrainingSettings
 from kubetune.decide.decision import StartRun
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.fine_tune_job.states import decide

@@ -20,7 +20,7 @@ def test_the_archive_is_the_same_twice() -> None:
 def test_the_archive_holds_what_runs_import_and_nothing_of_the_operator(tmp_path: Path) -> None:
     names = zipfile.ZipFile(io.BytesIO(runner().archive)).namelist()
     assert "kubetune/__init__.py" in names
-    assert "kubetune/api/plan.py" in names
+    assert "kubetune/api/run/plan.py" in names
     assert "kubetune_runner/training/run.py" in names
     assert not [name for name in names if name.startswith("kubetune/") and "/api/" not in name][1:]
     # Each module of the contract imports from the archive alone.
@@ -30,7 +30,7 @@ def test_the_archive_holds_what_runs_import_and_nothing_of_the_operator(tmp_path
         "import sys; sys.path = [p for p in sys.path if '/operator' not in p and '/runners' not in"
         " p]; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)];"
         f" sys.path.insert(0, {str(archive)!r});"
-        " import kubetune.api.plan, kubetune.api.outcome, kubetune_runner;"
+        " import kubetune.api.run.plan, kubetune.api.run.outcome, kubetune_runner;"
         " print(kubetune.__file__, kubetune_runner.__file__)"
     )
     command = [sys.executable, "-c", code]

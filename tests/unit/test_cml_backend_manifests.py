@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from cml_objects import OWNER, RUN_KEY, request
-from kubetune.api import JsonObject, plan
-from kubetune.api.base import SecretKeyRef
-from kubetune.api.training import Resources
+from kubetune.api import JsonObject
+from kubetune.api.run import plan
+from kubetune.api.schema.base import SecretKeyRef
+from kubetune.api.training.settings import Resources
 from kubetune.clients.cml_models import Body, Job, variables
 from kubetune.targets.cml.manifests import (
     build_job,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from kubetune.api import JsonObject
-from kubetune.api.cml_target import RuntimeSelection
-from kubetune.api.training import Resources
+from kubetune.api.kinds.compute_target.cml import RuntimeSelection
+from kubetune.api.training.settings import Resources
 from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime, RuntimeAddon
 from kubetune.targets.cml.offers import (
     OfferError,

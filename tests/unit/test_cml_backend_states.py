@@ -9,7 +9,7 @@ from cml_objects import NOW, ago, run
 from hypothesis import given
 from hypothesis import strategies as st
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse
 from kubetune.targets.cml.states import (
     Ending,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from kubetune.api import crd
-from kubetune.api.kinds import KINDS, Kind
-from kubetune.api.schema import structural_schema
-from kubetune.api.training import TrainingSettings
+from kubetune.api.kinds.table import KINDS, Kind
+from kubetune.api.schema.structural import structural_schema
+from kubetune.api.training.settings import TrainingSettings
 
 Schema = dict[str, Any]
 KNOWN_KEYS = {

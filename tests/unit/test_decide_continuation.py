@@ -25,8 +25,8 @@ from builders import (
     tried,
 )
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import RunPlan
 from kubetune.decide.decision import CreateModel, FindIdentical, Register, StartRun
 from kubetune.decide.fine_tune_job.inputs import Inputs, resolve
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers

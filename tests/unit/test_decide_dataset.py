@@ -21,7 +21,7 @@ from builders import (
     target,
 )
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.resources import Resource

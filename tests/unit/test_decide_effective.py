@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kubetune.api import JsonObject
-from kubetune.api.chat_templates import CHAT_TEMPLATES
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES
 from kubetune.decide.settings.effective import BUILT_IN, effective_settings, training_plan
 
 

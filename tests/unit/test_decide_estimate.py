@@ -11,7 +11,7 @@ from builders import NOW, assert_fits, condition_of, job, model, observed_job, r
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubetune.api import JsonObject
-from kubetune.api.training import merge
+from kubetune.api.training.settings import merge
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.memory.estimate import advice, estimate, misfit, quantity, savings
 from kubetune.decide.memory.peak import MIB, memory, sizes_of, trainable_parameters

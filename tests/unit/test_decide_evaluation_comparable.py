@@ -18,7 +18,7 @@ from evaluation_objects import (
     tracked,
 )
 from kubetune.api import JsonObject
-from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY
+from kubetune.api.run.evaluation_plan import TAG_EVALUATION_SUMMARY
 from kubetune.decide.decision import FindEvaluation, StartRun
 from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.decide.evaluation.states import decide

@@ -21,7 +21,7 @@ from evaluation_objects import (
     version,
 )
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import FindEvaluation, MoveAlias
 from kubetune.decide.evaluation.observed import EvaluationAnswers
 from kubetune.decide.evaluation.states import decide

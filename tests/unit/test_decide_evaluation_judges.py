@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from evaluation_objects import decided, evaluation, not_found, observed
-from kubetune.api.base import SecretKeyRef
-from kubetune.api.judge import DEFAULT_RUBRIC
+from kubetune.api.metrics.judge import DEFAULT_RUBRIC
+from kubetune.api.schema.base import SecretKeyRef
 from kubetune.decide.decision import StartRun
 from kubetune.decide.evaluation.judges import judge_keys
 

@@ -29,7 +29,7 @@ from evaluation_objects import (
 )
 from evaluation_objects import tracked as measured
 from kubetune.api import JsonObject
-from kubetune.api.plan import METRIC_ETA, METRIC_STEP, TAG_PHASE, TAG_TOTAL_STEPS
+from kubetune.api.run.plan import METRIC_ETA, METRIC_STEP, TAG_PHASE, TAG_TOTAL_STEPS
 from kubetune.decide.decision import (
     Decision,
     DeleteRuns,

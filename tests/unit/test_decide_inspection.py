@@ -18,7 +18,7 @@ from builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import Decision, DeleteRuns, StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.inspected.inspection import inspection_key, inspection_run_key

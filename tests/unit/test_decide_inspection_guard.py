@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from builders import NOW, dataset, facts, names, run, target
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import Decision, DeleteRuns, Record, Stamp, StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide
 from kubetune.decide.resources import TargetProblem

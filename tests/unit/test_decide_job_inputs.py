@@ -23,7 +23,7 @@ from builders import (
     resource,
     target,
 )
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.plan import RunPlan
 from kubetune.decide.decision import Record, Stamp, StartRun
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.target.place import record

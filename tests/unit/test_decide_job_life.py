@@ -37,9 +37,9 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES
-from kubetune.api.outcome import Outcome
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import (
     Action,
     Decision,

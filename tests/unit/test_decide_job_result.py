@@ -25,7 +25,7 @@ from builders import (
     tried,
 )
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import CreateModel, Decision, FindIdentical, FindRun, Register
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide

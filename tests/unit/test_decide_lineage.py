@@ -17,7 +17,7 @@ from builders import (
     ready,
     target,
 )
-from kubetune.api.plan import DatasetPlan, ModelPlan
+from kubetune.api.run.plan import DatasetPlan, ModelPlan
 from kubetune.decide.fine_tune_job.inputs import Inputs, resolve
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.lineage import lineage

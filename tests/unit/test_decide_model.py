@@ -21,7 +21,7 @@ from builders import (
     target,
 )
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.inspected.inspection import inspection_key
 from kubetune.decide.inspected.model import ObservedModel, decide, inspection_of, registered_version
 from kubetune.decide.resources import Resource

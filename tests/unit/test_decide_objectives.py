@@ -5,10 +5,10 @@ from typing import Any
 
 import kubetune_runner
 import pytest
-from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.objectives import OBJECTIVES, ObjectiveSettings
-from kubetune.api.trl_names import GOES_WITH
+from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.training.objectives import OBJECTIVES, ObjectiveSettings
+from kubetune.api.training.trl_names import GOES_WITH
 from kubetune.decide.settings.effective import effective_settings
 from pydantic import ValidationError
 

@@ -17,7 +17,7 @@ from builders import (
     tried,
 )
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.settings.effective import effective_settings
 from kubetune.targets.sentences import out_of_memory

@@ -17,9 +17,9 @@ from builders import (
     resource,
     target,
 )
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.own_code import MAX_SCRIPT_CHARACTERS
-from kubetune.api.plan import RunPlan
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.run.plan import RunPlan
+from kubetune.api.training.own_code import MAX_SCRIPT_CHARACTERS
 from kubetune.decide.decision import StartRun
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.fine_tune_job.states import decide

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from builders import NOW, condition_of, job, names, observed_job, resource, run, target, tried
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.decide.decision import AbandonRuns, DeleteRuns, Record, ReleaseFinalizer
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target, TargetProblem

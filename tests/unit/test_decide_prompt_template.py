@@ -17,8 +17,8 @@ from builders import (
     resource,
     run,
 )
-from kubetune.api.outcome import Outcome
-from kubetune.api.prompt_template import PromptTemplateSpec
+from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.inspected.prompt_template import ObservedPromptTemplate, decide, slot_problem
 from kubetune.decide.resources import Resource
 

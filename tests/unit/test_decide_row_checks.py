@@ -17,7 +17,7 @@ from builders import (
     run,
 )
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.decide.inspected.dataset import ObservedDataset, decide
 
 CLEAN: JsonObject = {

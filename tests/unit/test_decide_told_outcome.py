@@ -19,8 +19,8 @@ from builders import (
 )
 from cml_objects import request
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import outcome_tag
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import outcome_tag
 from kubetune.decide.decision import Decision, FindRun
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide

@@ -3,7 +3,7 @@
 import pytest
 from builders import NOW, job, observed_job, resource, target
 from kubetune.api import JsonObject
-from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.settings.effective import effective_settings
 from kubetune.decide.settings.workers import workers_problem

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.compute_target.cml import CmlTarget
 from kubetune.decide.decision import Conditions
 from kubetune.decide.target.workspace import WorkspaceProbe, assess, describe
 

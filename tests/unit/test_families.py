@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kubetune.api.families import FAMILIES, SpecialTokens, pad_token
+from kubetune.api.training.families import FAMILIES, SpecialTokens, pad_token
 
 
 @pytest.mark.parametrize(

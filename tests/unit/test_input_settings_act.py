@@ -28,8 +28,8 @@ from builders import (
 )
 from kubetune.api import JsonObject
 from kubetune.api.crd import structural_schema
-from kubetune.api.kinds import BY_KIND
-from kubetune.api.training import merge
+from kubetune.api.kinds.table import BY_KIND
+from kubetune.api.training.settings import merge
 from kubetune.clients.cml_models import Runtime
 from kubetune.decide.decision import Decision, StartRun
 from kubetune.decide.fine_tune_job import states as fine_tune_job

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import kubetune
 import pytest
-from kubetune.api.base import Value
-from kubetune.api.inspection import DatasetInspection, ModelInspection
-from kubetune.api.kinds import BY_KIND, INSPECTED, KINDS, RECONCILED, RUNNING, Kind
-from kubetune.api.referenced import Reference
+from kubetune.api.kinds.inspection import DatasetInspection, ModelInspection
+from kubetune.api.kinds.table import BY_KIND, INSPECTED, KINDS, RECONCILED, RUNNING, Kind
+from kubetune.api.schema.base import Value
+from kubetune.api.schema.referenced import Reference
 
 NAMED_ELSEWHERE = {"configMap", "fineTuneJob"}
 """Fields that name an object without being called a Ref."""

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from backend_objects import OWNER, RUN_KEY, request
-from kubetune.api import JsonObject, plan
-from kubetune.api.base import SecretKeyRef
-from kubetune.api.training import Resources
+from kubetune.api import JsonObject
+from kubetune.api.run import plan
+from kubetune.api.schema.base import SecretKeyRef
+from kubetune.api.training.settings import Resources
 from kubetune.names import label_value
 from kubetune.targets.contract import Owner
 from kubetune.targets.kubernetes.manifests import (

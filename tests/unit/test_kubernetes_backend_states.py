@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from backend_objects import condition, job, pod, terminated, waiting
 from kubetune.api import JsonObject
-from kubetune.api.outcome import Outcome
+from kubetune.api.run.outcome import Outcome
 from kubetune.targets.kubernetes.states import run_state
 
 TRAINED = Outcome(status="succeeded", reason="Trained", message="done", summary={"steps": 3})

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from kubetune.api import JsonObject
-from kubetune.api.kinds import BY_KIND
+from kubetune.api.kinds.table import BY_KIND
 from kubetune.cli import run_logs
 from kubetune.cli.connection import NotThereError
 from kubetune.cli.run_logs import Wanted, kind_of

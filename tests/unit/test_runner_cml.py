@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api import plan as names
+from kubetune.api.run import plan as names
 from kubetune_runner import outcomes
 from kubetune_runner.cml import project as cml
 from kubetune_runner.errors import RunError

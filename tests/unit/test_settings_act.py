@@ -9,7 +9,7 @@ import pytest
 from builders import DATASET_FOUND, NOW, dataset, job, observed_job, ready
 from kubetune.api import JsonObject
 from kubetune.api.crd import structural_schema
-from kubetune.api.training import TrainingSettings, merge
+from kubetune.api.training.settings import TrainingSettings, merge
 from kubetune.decide.fine_tune_job import states as fine_tune_job
 from kubetune.decide.fine_tune_job.inputs import Inputs, resolve
 from kubetune.decide.waiting import NotReady

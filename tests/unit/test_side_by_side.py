@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubetune.api.evaluation_plan import EvaluatedRow
+from kubetune.api.run.evaluation_plan import EvaluatedRow
 from kubetune.cli.side_by_side import samples, table, verdict
 
 STATUS: dict[str, Any] = {

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from kubetune.api.errors import problems
-from kubetune.api.training import TrlTrainer
-from kubetune.api.trl_arguments import TrainerArguments
+from kubetune.api.schema.errors import problems
+from kubetune.api.training.settings import TrlTrainer
+from kubetune.api.training.trl_arguments import TrainerArguments
 from pydantic import ValidationError
 
 UNSAFE = (
@@ -67,7 +67,7 @@ def test_what_reaches_outside_the_run_is_owned(name: str) -> None:
 
 
 def test_every_typed_hyperparameter_that_an_argument_names_exists() -> None:
-    from kubetune.api.training import Checkpoint, Hyperparameters
+    from kubetune.api.training.settings import Checkpoint, Hyperparameters
 
     for model, prefix in (
         (Hyperparameters, "use spec.hyperparameters."),

@@ -15,8 +15,8 @@ from kubetune.act.left_behind import LeftBehind
 from kubetune.act.release import Release
 from kubetune.act.status import status_patch
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.clients.kubernetes import REFUSALS, ApiError, ConflictError, KubernetesClient
 from kubetune.decide.decision import (
     AbandonRuns,

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.kinds import INSPECTED, RUNNING
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.table import INSPECTED, RUNNING
 from kubetune.clients.kubernetes import REFUSALS, KubernetesClient, NotFoundError
 from kubetune.decide.inspected.inspection import inspection_run_key
 from kubetune.names import RUN_KEY

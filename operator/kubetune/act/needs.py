@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kubetune.act.holds import Holds
 from kubetune.api import JsonObject
-from kubetune.api.kinds import INSPECTED, RUNNING
+from kubetune.api.kinds.table import INSPECTED, RUNNING
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.needs import may_run, needs_of

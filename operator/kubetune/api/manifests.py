@@ -15,11 +15,12 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from kubetune.api import API_VERSION, GROUP, errors, yaml_text
-from kubetune.api.base import DNS_SUBDOMAIN, Value
-from kubetune.api.dataset import INLINE_LIMIT_BYTES, DatasetSpec, inline_rows_size
-from kubetune.api.errors import Problem
-from kubetune.api.kinds import BY_KIND, Kind
+from kubetune.api import API_VERSION, GROUP, yaml_text
+from kubetune.api.kinds.dataset.spec import INLINE_LIMIT_BYTES, DatasetSpec, inline_rows_size
+from kubetune.api.kinds.table import BY_KIND, Kind
+from kubetune.api.schema import errors
+from kubetune.api.schema.base import DNS_SUBDOMAIN, Value
+from kubetune.api.schema.errors import Problem
 
 _OBJECT_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
 _METADATA_FIELDS = (

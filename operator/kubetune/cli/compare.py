@@ -92,7 +92,7 @@ async def _read(namespace: str, name: str) -> tuple[JsonObject, dict[str, Any], 
 
 async def _rows(run: JsonObject) -> list[Any]:
     """The rows of a run's artifact. Raises NotThereError, ValueError."""
-    from kubetune.api.evaluation_plan import SAMPLES_ARTIFACT, EvaluatedRow
+    from kubetune.api.run.evaluation_plan import SAMPLES_ARTIFACT, EvaluatedRow
 
     text = await artifact(run, SAMPLES_ARTIFACT)
     # Not splitlines: an answer may hold separators that JSON leaves as they are.

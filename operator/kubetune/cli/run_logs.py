@@ -14,8 +14,8 @@ import click
 
 from kubetune import names
 from kubetune.api import JsonObject
-from kubetune.api.kinds import KINDS, Kind
-from kubetune.api.plan import log_artifact
+from kubetune.api.kinds.table import KINDS, Kind
+from kubetune.api.run.plan import log_artifact
 from kubetune.cli.connection import NotThereError, artifact
 
 CONTAINER = "runner"

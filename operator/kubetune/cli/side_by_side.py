@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from kubetune.api import JsonObject
-from kubetune.api.evaluation_plan import EvaluatedRow
+from kubetune.api.run.evaluation_plan import EvaluatedRow
 
 MIN_WIDTH = 40
 INDENT = 2

@@ -18,7 +18,7 @@ import kopf
 from pydantic_core import from_json, to_json
 
 from kubetune.api import API_VERSION, JsonObject
-from kubetune.api.kinds import BY_KIND
+from kubetune.api.kinds.table import BY_KIND
 
 logger = logging.getLogger(__name__)
 

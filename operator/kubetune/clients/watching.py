@@ -27,7 +27,7 @@ from pydantic_core import from_json
 from yarl import URL
 
 from kubetune.api import API_VERSION, GROUP, VERSION, JsonObject
-from kubetune.api.kinds import BY_KIND, KINDS
+from kubetune.api.kinds.table import BY_KIND, KINDS
 from kubetune.clients.kubernetes import Answer, KubernetesClient, find_connection, open_session
 
 Scope = tuple[str, str | None]

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.decide.decision import Decision, Question
 from kubetune.decide.resources import Resource
 from kubetune.queue import Key

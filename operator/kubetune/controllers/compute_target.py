@@ -9,7 +9,7 @@ from typing import Any
 from kubetune.act.holds import Holds
 from kubetune.act.left_behind import LeftBehind
 from kubetune.act.release import Release
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.controllers.base import Forgetful
 from kubetune.decide.decision import Decision
 from kubetune.decide.resources import Resource

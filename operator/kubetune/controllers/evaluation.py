@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.act import evaluation_questions
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.controllers.base import Controller
 from kubetune.decide.decision import Decision, Question
 from kubetune.decide.evaluation import states

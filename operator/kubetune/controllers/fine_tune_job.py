@@ -9,8 +9,8 @@ from typing import Any
 
 from kubetune.act import job_questions
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.controllers.base import Controller
 from kubetune.decide.decision import Decision, Question
 from kubetune.decide.fine_tune_job import states

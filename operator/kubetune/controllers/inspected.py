@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, TypeVar
 
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.controllers.base import Forgetful
 from kubetune.decide.decision import Decision
 from kubetune.decide.inspected import dataset, model, prompt_template

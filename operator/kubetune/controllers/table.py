@@ -10,7 +10,7 @@ from typing import Any
 from kubetune.act.holds import Holds
 from kubetune.act.left_behind import LeftBehind
 from kubetune.act.release import Release
-from kubetune.api.kinds import RECONCILED
+from kubetune.api.kinds.table import RECONCILED
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.controllers.base import Controller
 from kubetune.controllers.compute_target import ComputeTargetController

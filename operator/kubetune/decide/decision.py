@@ -10,8 +10,8 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Reason
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.targets.contract import RunRequest
 from kubetune.tracking.base import AliasMove, Registration
 

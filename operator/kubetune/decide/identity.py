@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kubetune.api.conditions import TERMINAL_PHASES
-from kubetune.api.model import ModelSpec
+from kubetune.api.kinds.model.spec import ModelSpec
 from kubetune.decide.decision import Decision, Stamp, TieToJob
 from kubetune.decide.evaluation.observed import ObservedEvaluation
 from kubetune.decide.fine_tune_job.observed import ObservedJob

@@ -10,9 +10,9 @@ import json
 
 from kubetune import __version__
 from kubetune.api import JsonObject
-from kubetune.api.plan import DatasetPlan, ModelPlan, PromptPlan
-from kubetune.api.training import Strategy
-from kubetune.api.training_plan import TrainingPlan
+from kubetune.api.run.plan import DatasetPlan, ModelPlan, PromptPlan
+from kubetune.api.run.training_plan import TrainingPlan
+from kubetune.api.training.settings import Strategy
 from kubetune.names import digest
 
 

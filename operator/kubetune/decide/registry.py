@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kubetune.api.compute_target import Tracking
-from kubetune.api.model import RegistryProvider
+from kubetune.api.kinds.compute_target.spec import Tracking
+from kubetune.api.kinds.model.spec import RegistryProvider
 
 
 def provider_problem(provider: RegistryProvider | None, tracking: Tracking, field: str) -> str:

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from kubetune.api import JsonObject
-from kubetune.api.base import Value
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.schema.base import Value
 from kubetune.decide.decision import (
     condition_in,
     condition_is,

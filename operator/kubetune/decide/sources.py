@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.base import SecretKeyRef
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.dataset import ColumnMapping, CsvOptions, DatasetSpec, Splits
-from kubetune.api.model import ModelSpec
-from kubetune.api.plan import (
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.dataset.spec import ColumnMapping, CsvOptions, DatasetSpec, Splits
+from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
+from kubetune.api.run.plan import (
     BASE_MODEL_DIRECTORY,
     DATASET_DIRECTORY,
     ENV_BASE_MODEL_TOKEN,
@@ -26,7 +26,7 @@ from kubetune.api.plan import (
     ModelPlan,
     PromptPlan,
 )
-from kubetune.api.prompt_template import PromptTemplateSpec
+from kubetune.api.schema.base import SecretKeyRef
 
 
 @dataclass(frozen=True)

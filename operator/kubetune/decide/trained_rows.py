@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.model import ModelSpec
-from kubetune.api.trained_rows import MAX_TRAINED_ROWS
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.training.trained_rows import MAX_TRAINED_ROWS
 from kubetune.decide.resources import Resource
 
 Job = Resource[FineTuneJobSpec] | None

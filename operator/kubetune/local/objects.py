@@ -6,7 +6,7 @@ from pathlib import Path
 
 import kubetune
 from kubetune.api import GROUP
-from kubetune.api.kinds import KINDS
+from kubetune.api.kinds.table import KINDS
 from kubetune.local.errors import LocalClusterError
 
 MANIFESTS = Path(__file__).parent / "manifests"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.decide.resources import Resource
 from kubetune.decide.target.states import ObservedTarget

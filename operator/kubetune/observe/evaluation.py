@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import TERMINAL_PHASES
-from kubetune.api.evaluation import Candidate, EvaluationSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.evaluation.spec import Candidate, EvaluationSpec
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.evaluation.candidate import SETTLED
 from kubetune.decide.evaluation.inputs import candidate_run_key

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.tuning_profile import TuningProfileSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.kinds.tuning_profile.spec import TuningProfileSpec
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.resources import Resource, Target, TargetProblem

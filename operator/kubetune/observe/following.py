@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Set as AbstractSet
 
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
 from kubetune.tracking.base import TrackingError

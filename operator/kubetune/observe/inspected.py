@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.plan import InspectionPlan
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.run.plan import InspectionPlan
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.decide.inspected import dataset, inspection, model, prompt_template
 from kubetune.decide.inspected.shared import InspectionFacts

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import AT_REST
-from kubetune.api.kinds import INSPECTED
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.table import INSPECTED
 from kubetune.decide.target.place import place_of
 from kubetune.names import FINALIZER
 from kubetune.observe.cache import ObjectCache

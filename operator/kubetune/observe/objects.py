@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from kubetune.api import API_VERSION, JsonObject
-from kubetune.api.base import Value
-from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
-from kubetune.api.kinds import BY_KIND
-from kubetune.api.references import ComputeTargetRef
+from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
+from kubetune.api.kinds.table import BY_KIND
+from kubetune.api.schema.base import Value
+from kubetune.api.schema.references import ComputeTargetRef
 from kubetune.decide.decision import parse_time
 from kubetune.decide.resources import Resource, Target
 from kubetune.decide.target.place import place_of

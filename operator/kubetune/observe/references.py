@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubetune.api import JsonObject
-from kubetune.api.kinds import BY_KIND
+from kubetune.api.kinds.table import BY_KIND
 from kubetune.queue import Key
 
 TARGET_KINDS = ("ComputeTarget", "ClusterComputeTarget")

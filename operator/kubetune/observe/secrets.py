@@ -6,8 +6,8 @@ import base64
 from collections.abc import Iterable
 from typing import Any
 
-from kubetune.api.cml_target import CaBundle, CmlTarget
-from kubetune.api.compute_target import ComputeTargetSpec, Tracking
+from kubetune.api.kinds.compute_target.cml import CaBundle, CmlTarget
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.resources import Resource
 from kubetune.tracking.rest import Credentials

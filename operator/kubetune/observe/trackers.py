@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kubetune.api.cml_target import CmlTarget
-from kubetune.api.compute_target import ComputeTargetSpec, Tracking
+from kubetune.api.kinds.compute_target.cml import CmlTarget
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
 from kubetune.decide.target.states import TrackingProbe

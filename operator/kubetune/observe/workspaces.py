@@ -6,9 +6,9 @@ import logging
 from dataclasses import replace
 
 from kubetune.api import JsonObject
-from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
-from kubetune.api.training import Resources
+from kubetune.api.kinds.compute_target.cml import CmlTarget
+from kubetune.api.training.settings import Resources
 from kubetune.clients.cml import CmlError, UnknownOutcomeError
 from kubetune.clients.cml_models import (
     AcceleratorNodeLabel,

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from kubetune.api.base import SecretKeyRef
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
-from kubetune.api.outcome import Outcome, last_lines
-from kubetune.api.training import Resources
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.run.outcome import Outcome, last_lines
+from kubetune.api.schema.base import SecretKeyRef
+from kubetune.api.training.settings import Resources
 
 Purpose = Literal["train", "inspect", "evaluate"]
 RunPhase = Literal["pending", "running", "stopping", "succeeded", "failed", "preempted", "stopped"]

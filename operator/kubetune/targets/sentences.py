@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubetune.api.redact import without_credentials
+from kubetune.api.run.redact import without_credentials
 
 MESSAGE_LIMIT = 500
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from kubetune.api import evaluation_plan, plan
+from kubetune.api.run import evaluation_plan, plan
 from kubetune.clients.cml import CmlClient, CmlError, CredentialsError, InvalidError, NotFoundError
 from kubetune.clients.cml_experiments import experiment_ids
 from kubetune.clients.cml_models import ExperimentRun

@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 
-from kubetune.api import plan
+from kubetune.api.run import plan
 from kubetune.clients.cml import (
     CmlClient,
     CmlError,

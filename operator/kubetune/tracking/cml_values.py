@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from kubetune.api import plan
+from kubetune.api.run import plan
 from kubetune.clients.cml_models import (
     ExperimentRun,
     ExperimentRunData,

@@ -1,6 +1,6 @@
 """The MLflow tracker: finds runs, registers versions, checks the server.
 
-Runs are found by the tags that the runner sets (kubetune.api.plan), so that submission needs no
+Runs are found by the tags that the runner sets (kubetune.api.run.plan), so that submission needs no
 call. Everything here may be repeated: the register call of an operator that died in the middle
 is finished by the next one's.
 """
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import quote, urlsplit
 
-from kubetune.api import JsonObject, evaluation_plan, plan
+from kubetune.api import JsonObject
+from kubetune.api.run import evaluation_plan, plan
 from kubetune.tracking.base import (
     AliasMove,
     RegisteredVersion,

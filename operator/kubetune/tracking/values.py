@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary
+from kubetune.api.run.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary
 from kubetune.tracking.base import TrackedRun
 
 

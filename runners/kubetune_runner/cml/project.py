@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import (
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import (
     CHECKPOINT_DIRECTORY,
     CML_FOLDER,
     CML_RUNS_FOLDER,

@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.outcome import WORKER_LOST, Outcome
-from kubetune.api.plan import (
+from kubetune.api.run.outcome import WORKER_LOST, Outcome
+from kubetune.api.run.plan import (
     ENV_RENDEZVOUS,
     ENV_SCRIPT,
     ENV_WORKER,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kubetune.api.inspection import Column, Problem
-from kubetune.api.plan import DatasetPlan
+from kubetune.api.kinds.inspection import Column, Problem
+from kubetune.api.run.plan import DatasetPlan
 
 from kubetune_runner.data.readers import Row
 from kubetune_runner.data.verdicts import Place

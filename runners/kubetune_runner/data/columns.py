@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat, Role
-from kubetune.api.inspection import Column, Problem
+from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping, DatasetFormat, Role
+from kubetune.api.kinds.inspection import Column, Problem
 
 from kubetune_runner.data.findings import KEPT, Findings, listing, quote
 from kubetune_runner.data.readers import Row

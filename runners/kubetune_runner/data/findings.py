@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubetune.api.inspection import Problem
+from kubetune.api.kinds.inspection import Problem
 
 KEPT = 10_000
 """Problems kept of each sort; the rest is only counted, so a broken file can't fill memory."""

@@ -13,9 +13,9 @@ from pathlib import PurePosixPath
 from typing import Any, cast
 
 import yaml
-from kubetune.api.dataset import FileFormat, Splits
-from kubetune.api.inspection import Problem
-from kubetune.api.plan import HubSource
+from kubetune.api.kinds.dataset.spec import FileFormat, Splits
+from kubetune.api.kinds.inspection import Problem
+from kubetune.api.run.plan import HubSource
 
 from kubetune_runner.data.file_kinds import PACKED
 from kubetune_runner.data.findings import Findings, listing, quote

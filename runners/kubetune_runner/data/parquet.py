@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from kubetune.api.inspection import Problem
+from kubetune.api.kinds.inspection import Problem
 
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.items import Item, Note, SourceFile

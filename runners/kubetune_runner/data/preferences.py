@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from kubetune.api.dataset import ColumnMapping
-from kubetune.api.prompt_template import as_text
+from kubetune.api.kinds.dataset.spec import ColumnMapping
+from kubetune.api.kinds.prompt_template.spec import as_text
 
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.turns import REASONING, turn_of, turns_fault, unread

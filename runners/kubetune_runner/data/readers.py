@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from kubetune.api.inspection import Problem
+from kubetune.api.kinds.inspection import Problem
 
 from kubetune_runner.data import parquet
 from kubetune_runner.data.file_kinds import COMMA, DELIMITERS, delimiter_of, named, wrong_kind

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from kubetune.api.dataset import DEFAULT_EVALUATION_FRACTION
-from kubetune.api.inspection import MAX_PROBLEMS, Column, Problem
-from kubetune.api.plan import DatasetPlan
+from kubetune.api.kinds.dataset.spec import DEFAULT_EVALUATION_FRACTION
+from kubetune.api.kinds.inspection import MAX_PROBLEMS, Column, Problem
+from kubetune.api.run.plan import DatasetPlan
 
 from kubetune_runner.data.columns import ColumnTypes, FormatCheck
 from kubetune_runner.data.findings import Findings, quote

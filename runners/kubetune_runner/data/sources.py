@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from kubetune.api.plan import (
+from kubetune.api.run.plan import (
     PROJECT_DIRECTORY,
     WORK_DIRECTORY,
     DatasetPlan,

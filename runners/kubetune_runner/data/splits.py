@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from kubetune.api.dataset import Splits
+from kubetune.api.kinds.dataset.spec import Splits
 
 from kubetune_runner.data.findings import listing, quote
 from kubetune_runner.errors import RunError

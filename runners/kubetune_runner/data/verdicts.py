@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat
+from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping, DatasetFormat
 
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.items import Row

@@ -11,15 +11,15 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from kubetune.api.evaluation_plan import (
+from kubetune.api.metrics.metric import WITHOUT_REFERENCE
+from kubetune.api.run.evaluation_plan import (
     SAMPLES_ARTIFACT,
     EvaluationRunPlan,
     EvaluationSummary,
 )
-from kubetune.api.metric import WITHOUT_REFERENCE
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import METRIC_STEP, TAG_TOTAL_STEPS
-from kubetune.api.training_plan import TokenizerPlan
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import METRIC_STEP, TAG_TOTAL_STEPS
+from kubetune.api.run.training_plan import TokenizerPlan
 
 from kubetune_runner import finite, outcomes, run_log, startup_gc
 from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
-from kubetune.api.training_plan import TokenizerPlan
+from kubetune.api.run.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
+from kubetune.api.run.training_plan import TokenizerPlan
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from kubetune.api.evaluation_plan import EvaluationRunPlan, MeasuredValue, TaskPlan
+from kubetune.api.run.evaluation_plan import EvaluationRunPlan, MeasuredValue, TaskPlan
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import table

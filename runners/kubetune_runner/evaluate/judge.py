@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubetune.api.evaluation_plan import JudgePlan
+from kubetune.api.run.evaluation_plan import JudgePlan
 
 from kubetune_runner.evaluate import judge_request, table
 from kubetune_runner.evaluate.judge_reply import ReplyError, grade_of, text_of

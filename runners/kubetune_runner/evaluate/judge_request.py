@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from kubetune.api.evaluation_plan import JudgePlan
+from kubetune.api.run.evaluation_plan import JudgePlan
 
 from kubetune_runner.evaluate.metrics import MeasuredRow
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from kubetune.api.evaluation_plan import EvaluationRunPlan
-from kubetune.api.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SECOND
+from kubetune.api.run.evaluation_plan import EvaluationRunPlan
+from kubetune.api.run.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SECOND
 from transformers import set_seed
 
 from kubetune_runner import finite

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kubetune.api.metric import MetricName
+from kubetune.api.metrics.metric import MetricName
 
 from kubetune_runner import scores
 from kubetune_runner.evaluate.words import separated, words

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.evaluation_plan import (
+from kubetune.api.run.evaluation_plan import (
     MAX_SUMMARY_TAG,
     ROWS_ARTIFACT,
     SAMPLES_ARTIFACT,
@@ -21,8 +21,8 @@ from kubetune.api.evaluation_plan import (
     EvaluationSummary,
     MeasuredValue,
 )
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import WORK_DIRECTORY, in_container
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import WORK_DIRECTORY, in_container
 from pydantic import ValidationError
 
 from kubetune_runner.evaluate.metrics import MeasuredRow

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubetune.api.evaluation_plan import EvaluationRunPlan
-from kubetune.api.plan import ENV_DATASET_TOKEN
+from kubetune.api.run.evaluation_plan import EvaluationRunPlan
+from kubetune.api.run.plan import ENV_DATASET_TOKEN
 
 from kubetune_runner import data
 from kubetune_runner.data import Row

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from kubetune.api.evaluation_plan import MeasuredValue
-from kubetune.api.metric import MetricName
+from kubetune.api.metrics.metric import MetricName
+from kubetune.api.run.evaluation_plan import MeasuredValue
 
 from kubetune_runner.evaluate.metrics import MeasuredRow, Metric, MetricError, Need, metric
 

@@ -9,8 +9,8 @@ import logging
 import os
 from typing import Any
 
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import ENV_DATASET_TOKEN, InspectionPlan
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import ENV_DATASET_TOKEN, InspectionPlan
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.report import fit, publish

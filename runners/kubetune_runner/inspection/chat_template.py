@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from kubetune.api.chat_templates import chat_template_text
-from kubetune.api.families import family_of
+from kubetune.api.training.chat_templates import chat_template_text
+from kubetune.api.training.families import family_of
 
 from kubetune_runner.text.shown import Render, as_taken
 

@@ -14,9 +14,9 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from kubetune.api.dataset import DatasetFormat
-from kubetune.api.inspection import Problem, RowChecks
-from kubetune.api.plan import DatasetPlan
+from kubetune.api.kinds.dataset.spec import DatasetFormat
+from kubetune.api.kinds.inspection import Problem, RowChecks
+from kubetune.api.run.plan import DatasetPlan
 
 from kubetune_runner.data.findings import Findings, quote
 from kubetune_runner.data.readers import Row

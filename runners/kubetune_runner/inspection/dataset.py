@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kubetune.api.inspection import MAX_COLUMNS, MAX_PROBLEMS, DatasetInspection, Problem
-from kubetune.api.plan import DatasetPlan, ModelPlan, TrackingPlan
+from kubetune.api.kinds.inspection import MAX_COLUMNS, MAX_PROBLEMS, DatasetInspection, Problem
+from kubetune.api.run.plan import DatasetPlan, ModelPlan, TrackingPlan
 
 from kubetune_runner.data import Row
 from kubetune_runner.data.reading import Reading, RowsRefusedError, read

@@ -6,10 +6,10 @@ from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat
-from kubetune.api.inspection import LengthBucket, LengthHistogram
-from kubetune.api.plan import DatasetPlan
-from kubetune.api.prompt_template import as_text
+from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping, DatasetFormat
+from kubetune.api.kinds.inspection import LengthBucket, LengthHistogram
+from kubetune.api.kinds.prompt_template.spec import as_text
+from kubetune.api.run.plan import DatasetPlan
 
 from kubetune_runner.data.preferences import Text, UnusableRowError, pair_of, rated_of
 from kubetune_runner.data.readers import Row

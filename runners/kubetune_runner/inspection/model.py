@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from kubetune.api.families import pad_token, special_tokens
-from kubetune.api.inspection import MAX_MODULES, ModelInspection
-from kubetune.api.plan import (
+from kubetune.api.kinds.inspection import MAX_MODULES, ModelInspection
+from kubetune.api.run.plan import (
     ENV_BASE_MODEL_TOKEN,
     ENV_MODEL_TOKEN,
     TAG_JOB,
     ModelPlan,
     TrackingPlan,
 )
-from kubetune.api.trained_rows import TrainedRows, of_tags
+from kubetune.api.training.families import pad_token, special_tokens
+from kubetune.api.training.trained_rows import TrainedRows, of_tags
 
 from kubetune_runner.data.findings import listing, quote
 from kubetune_runner.errors import RunError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from kubetune.api.plan import (
+from kubetune.api.run.plan import (
     PROJECT_DIRECTORY,
     WORK_DIRECTORY,
     ModelPlan,

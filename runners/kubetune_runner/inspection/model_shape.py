@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from kubetune.api.inspection import MAX_MATRICES
+from kubetune.api.kinds.inspection import MAX_MATRICES
 
 from kubetune_runner.inspection.safetensors import Tensors
 

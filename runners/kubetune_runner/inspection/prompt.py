@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubetune.api.inspection import PromptSample
-from kubetune.api.plan import DatasetPlan, PromptPlan
-from kubetune.api.prompt_template import as_text
+from kubetune.api.kinds.inspection import PromptSample
+from kubetune.api.kinds.prompt_template.spec import as_text
+from kubetune.api.run.plan import DatasetPlan, PromptPlan
 
 from kubetune_runner.data import Row
 from kubetune_runner.data.reading import read

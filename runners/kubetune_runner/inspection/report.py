@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import TAG_RUN_KEY, RunIdentity, TrackingPlan
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import TAG_RUN_KEY, RunIdentity, TrackingPlan
 
 from kubetune_runner.mlflow.rest import open_api
 from kubetune_runner.mlflow.tracking_api import MlflowError, TrackingApi

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from kubetune.api.plan import RunPlan
+from kubetune.api.run.plan import RunPlan
 
 from kubetune_runner.mlflow.loader import DESCRIPTION
 from kubetune_runner.model import loading

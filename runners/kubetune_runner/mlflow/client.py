@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from kubetune.api.plan import TAG_RUN_KEY
+from kubetune.api.run.plan import TAG_RUN_KEY
 
 from kubetune_runner.errors import RunError
 

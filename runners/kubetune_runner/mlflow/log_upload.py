@@ -6,9 +6,9 @@ import logging
 import os
 import threading
 
-from kubetune.api.evaluation_plan import EvaluationRunPlan
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import (
+from kubetune.api.run.evaluation_plan import EvaluationRunPlan
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import (
     ENV_ATTEMPT,
     ENV_WORKER,
     TAG_RUN_KEY,

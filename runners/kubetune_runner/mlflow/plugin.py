@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kubetune.api.plan import TAG_RUN_KEY
+from kubetune.api.run.plan import TAG_RUN_KEY
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from kubetune.api.plan import PARAMETER_PREFIX, DatasetPlan, RunPlan
+from kubetune.api.run.plan import PARAMETER_PREFIX, DatasetPlan, RunPlan
 
 from kubetune_runner.model import loading
 

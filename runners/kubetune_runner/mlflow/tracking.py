@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kubetune.api import evaluation_plan
-from kubetune.api import plan as names
-from kubetune.api.evaluation_plan import EvaluationRunPlan
-from kubetune.api.plan import RunPlan
+from kubetune.api.run import evaluation_plan
+from kubetune.api.run import plan as names
+from kubetune.api.run.evaluation_plan import EvaluationRunPlan
+from kubetune.api.run.plan import RunPlan
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kubetune.api.plan import (
+from kubetune.api.run.plan import (
     TAG_MERGED_MODEL_ID,
     TAG_MERGED_MODEL_PATH,
     TAG_MODEL_ID,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kubetune.api.training_plan import LoraPlan
+from kubetune.api.run.training_plan import LoraPlan
 
 from kubetune_runner.errors import RunError
 

@@ -13,9 +13,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.families import SpecialTokens, pad_token
-from kubetune.api.plan import ENV_MODEL_TOKEN, HubSource, ModelPlan, in_container
-from kubetune.api.training_plan import TokenizerPlan
+from kubetune.api.run.plan import ENV_MODEL_TOKEN, HubSource, ModelPlan, in_container
+from kubetune.api.run.training_plan import TokenizerPlan
+from kubetune.api.training.families import SpecialTokens, pad_token
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client

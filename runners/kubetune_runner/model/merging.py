@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import WORK_DIRECTORY, ModelPlan, in_container
+from kubetune.api.run.plan import WORK_DIRECTORY, ModelPlan, in_container
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow.loader import fit_embeddings

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ModelPlan
-from kubetune.api.training_plan import QuantizationPlan, TrainingPlan
+from kubetune.api.run.plan import ModelPlan
+from kubetune.api.run.training_plan import QuantizationPlan, TrainingPlan
 
 from kubetune_runner.errors import RunError
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
-from kubetune.api.training_plan import LoraPlan, TrainingPlan
+from kubetune.api.run.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
+from kubetune.api.run.training_plan import LoraPlan, TrainingPlan
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import loading, merging

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kubetune.api import own_code as names
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import ENV_DATASET_TOKEN, TAG_METRICS, RunPlan, in_container
-from kubetune.api.redact import redactor
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import ENV_DATASET_TOKEN, TAG_METRICS, RunPlan, in_container
+from kubetune.api.run.redact import redactor
+from kubetune.api.training import own_code as names
 
 from kubetune_runner import data, startup_gc
 from kubetune_runner.errors import RunError

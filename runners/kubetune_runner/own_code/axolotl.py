@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from kubetune.api.axolotl import adapter_of, instead_of
-from kubetune.api.plan import RunPlan
-from kubetune.api.training_plan import LoraPlan, TrainingPlan
+from kubetune.api.run.plan import RunPlan
+from kubetune.api.run.training_plan import LoraPlan, TrainingPlan
+from kubetune.api.training.axolotl import adapter_of, instead_of
 
 from kubetune_runner.errors import RunError
 

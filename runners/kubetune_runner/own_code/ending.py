@@ -6,7 +6,7 @@ import re
 import signal
 from collections.abc import Iterable
 
-from kubetune.api.own_code import EXIT_RETRY
+from kubetune.api.training.own_code import EXIT_RETRY
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.training.out_of_memory import REASON

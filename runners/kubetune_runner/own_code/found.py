@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kubetune.api.own_code import ENV_OUTPUT
-from kubetune.api.plan import ModelPlan
+from kubetune.api.run.plan import ModelPlan
+from kubetune.api.training.own_code import ENV_OUTPUT
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import loading

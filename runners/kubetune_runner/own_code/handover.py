@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kubetune.api import own_code as names
-from kubetune.api.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, DatasetPlan, RunPlan
+from kubetune.api.run.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, DatasetPlan, RunPlan
+from kubetune.api.training import own_code as names
 
 from kubetune_runner.data import Row
 from kubetune_runner.data.preferences import pair_of, rated_of

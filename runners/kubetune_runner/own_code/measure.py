@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from kubetune.api.plan import ModelPlan, RunPlan
+from kubetune.api.run.plan import ModelPlan, RunPlan
 
 from kubetune_runner import finite
 from kubetune_runner.errors import RunError

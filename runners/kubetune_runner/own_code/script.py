@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kubetune.api.plan import in_container
-from kubetune.api.training_plan import ScriptPlan
+from kubetune.api.run.plan import in_container
+from kubetune.api.run.training_plan import ScriptPlan
 
 from kubetune_runner.errors import RunError
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from kubetune.api.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SECOND, TAG_TOTAL_STEPS
-from kubetune.api.training_plan import HyperparametersPlan
+from kubetune.api.run.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SECOND, TAG_TOTAL_STEPS
+from kubetune.api.run.training_plan import HyperparametersPlan
 
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.own_code.protocol import Posted

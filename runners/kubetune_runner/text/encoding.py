@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from kubetune.api.training import LongRows
+from kubetune.api.training.settings import LongRows
 
 from kubetune_runner.data.spoken import Chat
 from kubetune_runner.errors import RunError

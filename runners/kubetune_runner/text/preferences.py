@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.api.dataset import ColumnMapping, DatasetFormat
+from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetFormat
 
 from kubetune_runner.data.preferences import Row, Text, pair_of, rated_of
 from kubetune_runner.data.spoken import chats_of

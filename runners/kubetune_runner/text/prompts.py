@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, TypeVar
 
-from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping
-from kubetune.api.plan import DatasetPlan, PromptPlan
-from kubetune.api.prompt_template import as_text, render, slots
+from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping
+from kubetune.api.kinds.prompt_template.spec import as_text, render, slots
+from kubetune.api.run.plan import DatasetPlan, PromptPlan
 
 from kubetune_runner.data.findings import listing, quote
 from kubetune_runner.data.spoken import chats_of

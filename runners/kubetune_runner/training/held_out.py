@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kubetune.api.training_plan import EvaluationPlan
+from kubetune.api.run.training_plan import EvaluationPlan
 
 from kubetune_runner.mlflow.loader import generate, read
 from kubetune_runner.scores import exact_match, perplexity, token_f1

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubetune.api.plan import (
+from kubetune.api.run.plan import (
     METRIC_ETA,
     METRIC_STEP,
     METRIC_TOKENS_PER_SECOND,

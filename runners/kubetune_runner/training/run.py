@@ -12,9 +12,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kubetune.api.objectives import OBJECTIVES
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import (
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import (
     ENV_DATASET_TOKEN,
     TAG_LM_HEAD,
     TAG_METRICS,
@@ -22,6 +21,7 @@ from kubetune.api.plan import (
     in_container,
     outcome_tag,
 )
+from kubetune.api.training.objectives import OBJECTIVES
 
 from kubetune_runner import data, finite, outcomes, own_code, startup_gc
 from kubetune_runner.errors import RunError

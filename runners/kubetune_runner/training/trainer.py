@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kubetune.api.training_plan import TrainingPlan
+from kubetune.api.run.training_plan import TrainingPlan
 from peft import get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from pydantic import ConfigDict, TypeAdapter, ValidationError

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from kubetune.api.outcome import WORKER_LOST
-from kubetune.api.plan import ENV_PEERS_AT, ENV_RENDEZVOUS, ENV_WORKER, RunPlan
-from kubetune.api.training import Strategy
+from kubetune.api.run.outcome import WORKER_LOST
+from kubetune.api.run.plan import ENV_PEERS_AT, ENV_RENDEZVOUS, ENV_WORKER, RunPlan
+from kubetune.api.training.settings import Strategy
 
 from kubetune_runner.errors import RunError
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.plan import ModelPlan, RunPlan
+from kubetune.api.run.plan import ModelPlan, RunPlan
 from kubetune_runner import finite, inspection
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow.tracking import Tracker
@@ -166,7 +166,7 @@ def _of(error: Exception) -> Cell:
 
 def plan_of(method: str, base: Path, work: Path) -> RunPlan:
     """A plan of two steps on one batch."""
-    from kubetune.api.training import merge
+    from kubetune.api.training.settings import merge
 
     from tests.runners.conftest import _document
 

@@ -9,10 +9,14 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
-from kubetune.api.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary, MeasuredValue
-from kubetune.api.metric import BITS_PER_BYTE, PER_TOKEN
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.metrics.metric import BITS_PER_BYTE, PER_TOKEN
+from kubetune.api.run.evaluation_plan import (
+    TAG_EVALUATION_SUMMARY,
+    EvaluationSummary,
+    MeasuredValue,
+)
 from kubetune.decide.deadline import TOLD
 from kubetune.decide.decision import rfc3339, shorten
 from kubetune.decide.evaluation.inputs import CandidateInputs

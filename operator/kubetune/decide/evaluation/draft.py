@@ -7,7 +7,7 @@ from datetime import datetime
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType
-from kubetune.api.evaluation import EvaluationSpec
+from kubetune.api.kinds.evaluation.spec import EvaluationSpec
 from kubetune.decide.deadline import Clock, read_clock, spans
 from kubetune.decide.decision import (
     Action,

@@ -9,20 +9,20 @@ from typing import Any
 
 from kubetune import __version__
 from kubetune.api import JsonObject
-from kubetune.api.chat_templates import CHAT_TEMPLATES, ChatTemplateName
 from kubetune.api.conditions import Phase, Reason
-from kubetune.api.evaluation import EvaluationSpec, Generation, measured_metrics
-from kubetune.api.evaluation_plan import (
+from kubetune.api.kinds.evaluation.spec import EvaluationSpec, Generation, measured_metrics
+from kubetune.api.metrics.metric import MAX_FUNCTION_CHARACTERS, METRIC_NAMES, WITHOUT_REFERENCE
+from kubetune.api.run.evaluation_plan import (
     CustomMetricPlan,
     EvaluationRunPlan,
     GenerationPlan,
     TaskPlan,
 )
-from kubetune.api.families import family_of
-from kubetune.api.metric import MAX_FUNCTION_CHARACTERS, METRIC_NAMES, WITHOUT_REFERENCE
-from kubetune.api.objectives import OBJECTIVES
-from kubetune.api.plan import DatasetPlan, PromptPlan, RunIdentity
-from kubetune.api.training import Resources, merge
+from kubetune.api.run.plan import DatasetPlan, PromptPlan, RunIdentity
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES, ChatTemplateName
+from kubetune.api.training.families import family_of
+from kubetune.api.training.objectives import OBJECTIVES
+from kubetune.api.training.settings import Resources, merge
 from kubetune.decide.evaluation.judges import judge_keys, judge_plans
 from kubetune.decide.evaluation.observed import ObservedCandidate, ObservedEvaluation
 from kubetune.decide.evaluation.tasks import task_plans, tasks_missing, tasks_problem

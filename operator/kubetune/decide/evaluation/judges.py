@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kubetune.api.base import SecretKeyRef
-from kubetune.api.evaluation import EvaluationSpec
-from kubetune.api.evaluation_plan import JudgePlan
-from kubetune.api.judge import DEFAULT_RUBRIC, JudgeScale
-from kubetune.api.plan import ENV_JUDGE_KEY
+from kubetune.api.kinds.evaluation.spec import EvaluationSpec
+from kubetune.api.metrics.judge import DEFAULT_RUBRIC, JudgeScale
+from kubetune.api.run.evaluation_plan import JudgePlan
+from kubetune.api.run.plan import ENV_JUDGE_KEY
+from kubetune.api.schema.base import SecretKeyRef
 
 
 def judge_plans(spec: EvaluationSpec) -> list[JudgePlan] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubetune.api.conditions import Reason
-from kubetune.api.evaluation_plan import EvaluationSummary
+from kubetune.api.run.evaluation_plan import EvaluationSummary
 from kubetune.decide.decision import DeleteRuns, FindEvaluation, StartRun, StopRuns
 from kubetune.decide.evaluation.candidate import CandidateDraft, follow, settle, summary_of
 from kubetune.decide.evaluation.draft import Draft

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kubetune.api.evaluation import EvaluationSpec
-from kubetune.api.evaluation_plan import TaskPlan
-from kubetune.api.harness import MAX_TASK_CHARACTERS
+from kubetune.api.kinds.evaluation.spec import EvaluationSpec
+from kubetune.api.metrics.harness import MAX_TASK_CHARACTERS
+from kubetune.api.run.evaluation_plan import TaskPlan
 
 Files = Mapping[str, Mapping[str, str]]
 """Texts by the name of their ConfigMap and by their key."""

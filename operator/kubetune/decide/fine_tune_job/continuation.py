@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.model import ModelSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.kinds.model.spec import ModelSpec
 from kubetune.decide.resources import Resource
 
 OWN_SETTINGS = (

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase
-from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
 from kubetune.decide.deadline import (
     Clock,
     look_again,

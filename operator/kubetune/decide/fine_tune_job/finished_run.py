@@ -7,7 +7,7 @@ may bring back a job without its status. What the run has tracked and uploaded s
 from __future__ import annotations
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
-from kubetune.api.plan import TAG_PHASE
+from kubetune.api.run.plan import TAG_PHASE
 from kubetune.decide.decision import Decision, FindRun, condition_is
 from kubetune.decide.fine_tune_job import result
 from kubetune.decide.fine_tune_job.draft import Draft, fail

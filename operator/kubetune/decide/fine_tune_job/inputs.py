@@ -8,9 +8,9 @@ from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Phase, Reason
-from kubetune.api.own_code import ScriptTrainer
-from kubetune.api.plan import RunIdentity, RunPlan
-from kubetune.api.registry_names import MAX_REGISTERED_NAME
+from kubetune.api.run.plan import RunIdentity, RunPlan
+from kubetune.api.schema.registry_names import MAX_REGISTERED_NAME
+from kubetune.api.training.own_code import ScriptTrainer
 from kubetune.decide.fine_tune_job.continuation import (
     adapter_settings,
     method_problem,

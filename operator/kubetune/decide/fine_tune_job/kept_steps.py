@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 
 
 def keeps_steps(settings: JsonObject, target: ComputeTargetSpec) -> bool:

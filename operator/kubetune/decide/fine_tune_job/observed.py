@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.dataset import DatasetSpec
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.model import ModelSpec
-from kubetune.api.prompt_template import PromptTemplateSpec
-from kubetune.api.tuning_profile import TuningProfileSpec
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.dataset.spec import DatasetSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
+from kubetune.api.kinds.tuning_profile.spec import TuningProfileSpec
 from kubetune.decide.gate import Demand
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.tracker_answers import Asked

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kubetune.api.conditions import Reason
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import outcome_tag
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import outcome_tag
 from kubetune.decide.decision import Decision, FindRun
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.targets.contract import RunState

@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
-from kubetune.api.plan import (
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status import MAX_ATTEMPTS, RowCounts
+from kubetune.api.run.plan import (
     METRIC_ETA,
     METRIC_STEP,
     METRIC_TOKENS_PER_SECOND,
@@ -26,7 +27,6 @@ from kubetune.api.plan import (
     TAG_PROGRESS,
     TAG_TOTAL_STEPS,
 )
-from kubetune.api.status import MAX_ATTEMPTS, RowCounts
 from kubetune.decide.decision import parse_time, rfc3339, shorten
 from kubetune.targets.contract import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun

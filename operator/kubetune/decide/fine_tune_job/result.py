@@ -8,7 +8,7 @@ from typing import Any
 
 from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.conditions import ConditionType, Phase, Reason
-from kubetune.api.plan import (
+from kubetune.api.run.plan import (
     TAG_JOB,
     TAG_LINEAGE,
     TAG_METRICS,

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
-from kubetune.api.dataset import (
+from kubetune.api.kinds.dataset.spec import (
     BOOLEAN_ADVICE,
     FORMAT_ROLES,
     INLINE_LIMIT_BYTES,
@@ -17,11 +17,11 @@ from kubetune.api.dataset import (
     boolean_instead_of_text,
     inline_rows_size,
 )
-from kubetune.api.errors import dotted
-from kubetune.api.inspection import DatasetInspection
-from kubetune.api.model import ModelSpec
-from kubetune.api.plan import InspectionPlan
-from kubetune.api.suggestions import listed
+from kubetune.api.kinds.inspection import DatasetInspection
+from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.run.plan import InspectionPlan
+from kubetune.api.schema.errors import dotted
+from kubetune.api.schema.suggestions import listed
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.inspected.guard import delete, guarded
 from kubetune.decide.inspected.inspection import Found, Refused

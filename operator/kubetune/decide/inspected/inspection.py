@@ -13,11 +13,11 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import InspectionPlan
-from kubetune.api.training import Resources
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import InspectionPlan
+from kubetune.api.training.settings import Resources
 from kubetune.decide.decision import (
     MAX_MESSAGE,
     Action,

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Reason
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.inspection import ModelInspection
-from kubetune.api.model import ModelSpec
-from kubetune.api.plan import InspectionPlan
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.kinds.inspection import ModelInspection
+from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.run.plan import InspectionPlan
 from kubetune.decide.decision import (
     Conditions,
     Decision,

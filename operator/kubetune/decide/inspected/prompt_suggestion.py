@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kubetune.api import JsonObject
-from kubetune.api.suggestions import listed
+from kubetune.api.schema.suggestions import listed
 from kubetune.decide.settings.chats import CHAT_TYPES
 
 VERDICTS = (

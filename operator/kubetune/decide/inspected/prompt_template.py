@@ -8,10 +8,10 @@ from datetime import datetime
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
-from kubetune.api.dataset import DatasetSpec
-from kubetune.api.plan import InspectionPlan
-from kubetune.api.prompt_template import PromptTemplateSpec, template_slots
-from kubetune.api.suggestions import listed
+from kubetune.api.kinds.dataset.spec import DatasetSpec
+from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec, template_slots
+from kubetune.api.run.plan import InspectionPlan
+from kubetune.api.schema.suggestions import listed
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.inspected.guard import delete, guarded
 from kubetune.decide.inspected.inspection import Found

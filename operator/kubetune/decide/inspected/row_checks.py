@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kubetune.api.conditions import ConditionType, Reason
-from kubetune.api.dataset import CheckPolicy, Checks
+from kubetune.api.kinds.dataset.spec import CheckPolicy, Checks
 from kubetune.decide.decision import Conditions
 
 

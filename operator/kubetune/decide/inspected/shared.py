@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
-from kubetune.api.plan import InspectionPlan, RunIdentity, TrackingPlan
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.run.plan import InspectionPlan, RunIdentity, TrackingPlan
 from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns
 from kubetune.decide.inspected import inspection
 from kubetune.decide.resources import Target, TargetProblem

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.training import merge
+from kubetune.api.training.settings import merge
 from kubetune.decide.memory.peak import (
     MIB,
     Memory,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.axolotl import (
+from kubetune.api.training.axolotl import (
     MAX_CONFIG_CHARACTERS,
     TYPED,
     AxolotlTrainer,

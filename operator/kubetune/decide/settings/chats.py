@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.chat_templates import CHAT_TEMPLATES, MODEL
-from kubetune.api.dataset import ColumnMapping, DatasetSpec
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.prompt_template import PromptTemplateSpec
+from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
+from kubetune.api.training.chat_templates import CHAT_TEMPLATES, MODEL
 from kubetune.decide.resources import Resource
 
 CHAT_TYPES = ("messages", "list")

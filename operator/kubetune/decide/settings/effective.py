@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.chat_templates import MODEL, chat_template_text
-from kubetune.api.families import family_settings
-from kubetune.api.objectives import OBJECTIVES, Objective
-from kubetune.api.plan import CHECKPOINT_DIRECTORY, WORK_DIRECTORY
-from kubetune.api.training import Resources, TrainingSettings, merge
-from kubetune.api.training_plan import (
+from kubetune.api.run.plan import CHECKPOINT_DIRECTORY, WORK_DIRECTORY
+from kubetune.api.run.training_plan import (
     CheckpointPlan,
     EvaluationPlan,
     HyperparametersPlan,
@@ -16,6 +12,10 @@ from kubetune.api.training_plan import (
     TokenizerPlan,
     TrainingPlan,
 )
+from kubetune.api.training.chat_templates import MODEL, chat_template_text
+from kubetune.api.training.families import family_settings
+from kubetune.api.training.objectives import OBJECTIVES, Objective
+from kubetune.api.training.settings import Resources, TrainingSettings, merge
 from kubetune.decide.settings.objectives import own_settings
 
 SETTINGS_FIELDS = tuple(

@@ -6,14 +6,14 @@ Settings of a profile serve jobs of several kinds, so those that a job has no us
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.dataset import DatasetSpec
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.objectives import (
+from kubetune.api.kinds.dataset.spec import DatasetSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.training.objectives import (
     GRADED_METRICS,
     SMOOTHED_LOSSES,
     TRAINING_LOSS,
 )
-from kubetune.api.own_code import ScriptTrainer
+from kubetune.api.training.own_code import ScriptTrainer
 from kubetune.decide.resources import Resource
 from kubetune.decide.settings.own_code import OtherTrainer
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.dataset import FORMAT_ROLES, ColumnMapping, DatasetFormat, DatasetSpec
-from kubetune.api.objectives import OBJECTIVES, Objective
-from kubetune.api.suggestions import listed
-from kubetune.api.trl_names import GOES_WITH
+from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping, DatasetFormat, DatasetSpec
+from kubetune.api.schema.suggestions import listed
+from kubetune.api.training.objectives import OBJECTIVES, Objective
+from kubetune.api.training.trl_names import GOES_WITH
 from kubetune.decide.resources import Resource
 
 SCORING = "ForSequenceClassification"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.axolotl import AxolotlTrainer
-from kubetune.api.compute_target import ComputeTargetSpec
-from kubetune.api.fine_tune_job import FineTuneJobSpec
-from kubetune.api.own_code import MAX_SCRIPT_CHARACTERS, ScriptTrainer
-from kubetune.api.plan import PROJECT_DIRECTORY
-from kubetune.api.training import TrainingSettings
-from kubetune.api.training_plan import ScriptPlan
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.run.plan import PROJECT_DIRECTORY
+from kubetune.api.run.training_plan import ScriptPlan
+from kubetune.api.training.axolotl import AxolotlTrainer
+from kubetune.api.training.own_code import MAX_SCRIPT_CHARACTERS, ScriptTrainer
+from kubetune.api.training.settings import TrainingSettings
 from kubetune.decide.settings.axolotl import (
     ConfigError,
     adapter_conflict,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.fine_tune_job import FineTuneJobSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
 
 
 def workers_problem(spec: FineTuneJobSpec, settings: JsonObject) -> str:

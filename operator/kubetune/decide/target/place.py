@@ -14,11 +14,15 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from kubetune.api import JsonObject
-from kubetune.api.base import Value
-from kubetune.api.cml_target import CmlTarget, RuntimeSelection
-from kubetune.api.compute_target import ComputeTargetSpec, Tracking
 from kubetune.api.conditions import Phase
-from kubetune.api.recorded_target import RecordedTarget, RecordedTracking, RecordedWorkspace
+from kubetune.api.kinds.compute_target.cml import CmlTarget, RuntimeSelection
+from kubetune.api.kinds.compute_target.recorded import (
+    RecordedTarget,
+    RecordedTracking,
+    RecordedWorkspace,
+)
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
+from kubetune.api.schema.base import Value
 from kubetune.decide.decision import Action, DeleteRuns, Record
 from kubetune.decide.resources import Target
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Reason
+from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
 from kubetune.decide.decision import Conditions, Decision, ReleaseTarget, conditions_of
 from kubetune.decide.resources import Resource
 from kubetune.decide.retries import PROBE_SECONDS, until_secret

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.retries import TARGET_SECONDS

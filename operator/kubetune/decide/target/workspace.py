@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from kubetune.api import JsonObject
-from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import ConditionType, Reason
+from kubetune.api.kinds.compute_target.cml import CmlTarget
 from kubetune.decide.decision import Conditions
 
 MAX_ACCELERATORS = 32

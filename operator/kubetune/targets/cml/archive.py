@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kubetune.api.plan import CML_FOLDER
+from kubetune.api.run.plan import CML_FOLDER
 
 ENTRY = "cml_entry.py"
 _DIGEST_LENGTH = 12

@@ -9,10 +9,10 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 
-from kubetune.api.cml_target import CmlTarget
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
-from kubetune.api.plan import CML_RUNS_FOLDER
+from kubetune.api.kinds.compute_target.cml import CmlTarget
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.run.plan import CML_RUNS_FOLDER
 from kubetune.clients.cml import CmlClients, CmlError, NotFoundError
 from kubetune.clients.cml_models import JobRun
 from kubetune.clients.cml_operations import DELETE_PROJECT_FILE, UPDATE_JOB

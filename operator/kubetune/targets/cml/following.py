@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from kubetune.api.conditions import Reason
-from kubetune.api.outcome import Outcome
-from kubetune.api.plan import outcome_path
+from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import outcome_path
 from kubetune.clients.cml import CmlError, CredentialsError, NotFoundError
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse
 from kubetune.targets.cml.states import (

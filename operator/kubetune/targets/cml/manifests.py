@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from typing import TypedDict
 
-from kubetune.api import API_VERSION, JsonObject, plan
-from kubetune.api.base import SecretKeyRef
-from kubetune.api.cml_target import CmlTarget
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.compute_target.cml import CmlTarget
+from kubetune.api.run import plan
+from kubetune.api.schema.base import SecretKeyRef
 from kubetune.clients.cml_models import (
     CreateJobRequest,
     CreateJobRunRequest,

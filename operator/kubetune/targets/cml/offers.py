@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.api.cml_target import RuntimeSelection
-from kubetune.api.training import Resources
+from kubetune.api.kinds.compute_target.cml import RuntimeSelection
+from kubetune.api.training.settings import Resources
 from kubetune.clients.cml_models import AcceleratorNodeLabel, Runtime, RuntimeAddon
 
 PREFERRED_EDITOR = "PBJ Workbench"

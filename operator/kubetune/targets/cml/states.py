@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kubetune.api import plan
 from kubetune.api.conditions import Reason
-from kubetune.api.outcome import Outcome
+from kubetune.api.run import plan
+from kubetune.api.run.outcome import Outcome
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse, variables
 from kubetune.targets.contract import RunPhase, RunState
 from kubetune.targets.sentences import out_of_memory, short

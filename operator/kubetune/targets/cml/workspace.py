@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from kubetune.api.cml_target import CmlTarget
 from kubetune.api.conditions import Reason
-from kubetune.api.plan import CML_FOLDER
-from kubetune.api.training import Resources
+from kubetune.api.kinds.compute_target.cml import CmlTarget
+from kubetune.api.run.plan import CML_FOLDER
+from kubetune.api.training.settings import Resources
 from kubetune.clients import cml_operations as api
 from kubetune.clients.cml import (
     CmlClient,

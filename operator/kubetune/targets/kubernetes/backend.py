@@ -15,8 +15,8 @@ from typing import Protocol
 
 from kubetune import names
 from kubetune.api import JsonObject
-from kubetune.api.compute_target import ComputeTargetSpec
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.clients.kubernetes import (
     REFUSALS,
     ConflictError,

@@ -7,7 +7,8 @@ are named.
 from __future__ import annotations
 
 from kubetune import names
-from kubetune.api import JsonObject, plan
+from kubetune.api import JsonObject
+from kubetune.api.run import plan
 from kubetune.targets.contract import RunRequest
 from kubetune.targets.kubernetes.quantities import whole_cpus
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pydantic_core import to_json
 
 from kubetune import names
-from kubetune.api import JsonObject, plan
-from kubetune.api.compute_target import KubernetesTarget
+from kubetune.api import JsonObject
+from kubetune.api.kinds.compute_target.spec import KubernetesTarget
+from kubetune.api.run import plan
 from kubetune.targets.contract import Owner, RunRequest
 from kubetune.targets.kubernetes.environment import environment
 

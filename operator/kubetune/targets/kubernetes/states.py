@@ -14,8 +14,8 @@ from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
-from kubetune.api.outcome import ExitCode, Outcome, last_lines
-from kubetune.api.redact import without_credentials
+from kubetune.api.run.outcome import ExitCode, Outcome, last_lines
+from kubetune.api.run.redact import without_credentials
 from kubetune.targets.contract import RunPhase, RunState
 from kubetune.targets.kubernetes import worker_pods
 from kubetune.targets.kubernetes.job_limits import limit_of

@@ -7,7 +7,7 @@ one to blame is the first that has a reason of its own.
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.outcome import WORKER_LOST, Outcome
+from kubetune.api.run.outcome import WORKER_LOST, Outcome
 from kubetune.targets.kubernetes.pods import condition, is_live, phase_of, terminated_state
 from kubetune.targets.sentences import short
 

@@ -2,7 +2,7 @@
 
 A module has ``OBJECTIVE``, which tells how encoded rows become trl's table, which trainer and
 configuration run, and which metrics are reported. What the operator knows of it as well, such as
-the formats of its data, is in the table of ``kubetune.api.objectives``.
+the formats of its data, is in the table of ``kubetune.api.training.objectives``.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
-from kubetune.api.training_plan import TrainingPlan
+from kubetune.api.run.training_plan import TrainingPlan
 from transformers import TrainingArguments
 from trl.trainer.utils import disable_dropout_in_model
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
-from kubetune.api.training_plan import TrainingPlan
+from kubetune.api.run.training_plan import TrainingPlan
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 

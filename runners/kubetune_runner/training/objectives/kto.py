@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
-from kubetune.api.training_plan import TrainingPlan
+from kubetune.api.run.training_plan import TrainingPlan
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 

@@ -6,8 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
-from kubetune.api.outcome import ExitCode, Outcome
-from kubetune.api.plan import ENV_ATTEMPT, ENV_PLAN, in_container
+from kubetune.api.run.outcome import ExitCode, Outcome
+from kubetune.api.run.plan import ENV_ATTEMPT, ENV_PLAN, in_container
 from pydantic import JsonValue
 
 

@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 
-from kubetune.api.outcome import ExitCode, Outcome
-from kubetune.api.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, ENV_WORKER, in_container
+from kubetune.api.run.outcome import ExitCode, Outcome
+from kubetune.api.run.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, ENV_WORKER, in_container
 
 SCRIPTS = "/scripts"
 

@@ -1,0 +1,1 @@
+"""ComputeTarget and ClusterComputeTarget: where runs run and where they report."""

@@ -1,0 +1,204 @@
+"""Kinds ComputeTarget and ClusterComputeTarget: where jobs run and where they report."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from kubetune.api.kinds.compute_target.cml import CaBundle, CmlTarget
+from kubetune.api.schema.base import HttpAddress, LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.schema.kubernetes_values import (
+    EnvFromSource,
+    EnvVar,
+    Labels,
+    Toleration,
+    VolumeMount,
+)
+from kubetune.api.schema.rules import (
+    Rule,
+    TransitionRule,
+    exactly_one,
+    no_credentials,
+    same_choice,
+)
+from kubetune.api.training.settings import Resources
+
+DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+CML_TRACKING_URI = "cml://localhost"
+"""The workspace's tracking server, as MLflow inside a workload knows it."""
+DEFAULT_TARGET_ANNOTATION = "kubetune.io/is-default-target"
+"""``"true"`` on a ComputeTarget: its namespace's default; on a ClusterComputeTarget: everyone's."""
+
+
+class ModelCache(Value):
+    """A claim that keeps downloaded models and datasets between runs."""
+
+    claim_name: ObjectName = Field(
+        description="PersistentVolumeClaim in the job's namespace. Runs share it as HF_HOME."
+    )
+
+
+class KubernetesTarget(Value):
+    """How runs look as Kubernetes Jobs in the namespace of the FineTuneJob."""
+
+    image: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[!-~]+$",
+        description="Runner image. The Helm chart's default target names the released one.",
+    )
+    axolotl_image: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[!-~]+$",
+        description="Image for jobs with trainer.axolotl. Default: image.",
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        default=None, description="Kubernetes' rule when absent: Always for latest."
+    )
+    image_pull_secrets: list[LocalRef] | None = Field(
+        default=None, max_length=16, description="Secrets for a private image registry."
+    )
+    service_account_name: ObjectName | None = Field(
+        default=None,
+        description="Service account of the pods. Runs need no Kubernetes rights, and no token"
+        " is mounted. Default: the namespace's `default`.",
+    )
+    node_selector: Labels | None = Field(default=None, description="Labels a node must have.")
+    tolerations: list[Toleration] | None = Field(
+        default=None, max_length=32, description="Taints that the pods accept."
+    )
+    priority_class_name: ObjectName | None = Field(
+        default=None, description="PriorityClass of the pods."
+    )
+    runtime_class_name: ObjectName | None = Field(
+        default=None, description="RuntimeClass of the pods, such as nvidia."
+    )
+    gpu_resource_name: Annotated[str, Field(min_length=1, max_length=317)] = Field(
+        default=DEFAULT_GPU_RESOURCE,
+        description="Extended resource that a GPU is asked for by. Default nvidia.com/gpu.",
+    )
+    resources: Resources | None = Field(
+        default=None, description="Resources of a run that neither job nor profile states."
+    )
+    volumes: Annotated[list[VolumeMount], *keyed_by("name")] | None = Field(
+        default=None, max_length=16, description="Further claims mounted into every run."
+    )
+    model_cache: ModelCache | None = Field(
+        default=None,
+        description="Claim that keeps downloads between runs. Default: each run downloads anew.",
+    )
+    env: Annotated[list[EnvVar], *keyed_by("name")] | None = Field(
+        default=None,
+        max_length=64,
+        description="Environment of every run, for mirrors, proxies and artifact stores.",
+    )
+    env_from: list[EnvFromSource] | None = Field(
+        default=None, max_length=16, description="Environment from ConfigMaps and Secrets."
+    )
+
+
+class Tracking(Value):
+    """The server that runs report to and results are registered in."""
+
+    type: Literal["mlflow", "cml"] = Field(
+        default="mlflow",
+        description="mlflow: an MLflow server at uri. cml: the workspace's own experiments and"
+        " model registry, on targets of type cml only. Default mlflow.",
+    )
+    uri: HttpAddress | None = Field(
+        default=None,
+        description="Address of the MLflow server as operator and runs reach it. Credentials in it"
+        " are refused.",
+    )
+    external_uri: HttpAddress | None = Field(
+        default=None,
+        description="Address for the links in status. Default: uri.",
+    )
+    experiment: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=250,
+        description="Experiment of trainings and evaluations; inspections have one of this name"
+        " with -inspections. Default: kubetune-<namespace>.",
+    )
+    credentials_secret_ref: LocalRef | None = Field(
+        default=None,
+        description="Secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or with"
+        " MLFLOW_TRACKING_TOKEN: for a ComputeTarget in its namespace, for a"
+        " ClusterComputeTarget in each job's. Runs on CML take them from project variables.",
+    )
+    ca_bundle: CaBundle | None = Field(
+        default=None, description="Certificates of the server's private authority."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        no_credentials("uri", "use credentialsSecretRef"),
+        Rule(
+            cel="self.type == 'cml' || has(self.uri)",
+            message="give the address of the MLflow server",
+            check=lambda tracking: tracking.type == "cml" or tracking.uri is not None,
+            field="uri",
+        ),
+        Rule(
+            cel="self.type != 'cml' || !(has(self.uri) || has(self.credentialsSecretRef) ||"
+            " has(self.caBundle))",
+            message="type cml uses address, key and certificates of spec.cml: leave uri,"
+            " credentialsSecretRef and caBundle out",
+            check=lambda tracking: (
+                tracking.type != "cml"
+                or not (tracking.uri or tracking.credentials_secret_ref or tracking.ca_bundle)
+            ),
+        ),
+    )
+
+    @property
+    def run_uri(self) -> str:
+        """The address that runs are given."""
+        return self.uri or CML_TRACKING_URI
+
+    def experiment_in(self, namespace: str) -> str:
+        """Name of the experiment that the runs of a namespace report to."""
+        return self.experiment or f"kubetune-{namespace}"
+
+    def inspections_in(self, namespace: str) -> str:
+        """Name of the experiment of inspections, which aren't runs to compare."""
+        return f"{self.experiment_in(namespace)}-inspections"
+
+
+class ComputeTargetSpec(Value):
+    """What the admin declares."""
+
+    transitions: ClassVar[tuple[TransitionRule, ...]] = (
+        same_choice(
+            "kubernetes",
+            "cml",
+            hint="runs go on where they were started; make another target, and delete this one when"
+            " nothing runs there",
+        ),
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("kubernetes", "cml"),
+        Rule(
+            cel="self.tracking.type != 'cml' || has(self.cml)",
+            message="type cml needs a target in CML: give spec.cml, or type mlflow and its uri",
+            check=lambda spec: spec.tracking.type != "cml" or spec.cml is not None,
+            field="tracking",
+        ),
+    )
+
+    kubernetes: KubernetesTarget | None = Field(
+        default=None, description="Runs are Kubernetes Jobs in this cluster."
+    )
+    cml: CmlTarget | None = Field(
+        default=None, description="Runs are jobs of a Cloudera Machine Learning workspace."
+    )
+    tracking: Tracking = Field(description="Where runs report and results are registered.")
+
+    @property
+    def resources(self) -> Resources | None:
+        """Resources of a run that neither job nor profile states."""
+        target = self.kubernetes or self.cml
+        return target.resources if target else None

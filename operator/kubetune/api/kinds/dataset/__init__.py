@@ -1,0 +1,1 @@
+"""Dataset: where rows come from, what they mean, how they are split."""

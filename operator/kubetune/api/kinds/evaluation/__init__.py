@@ -1,0 +1,1 @@
+"""Evaluation: candidates measured on the same rows."""

@@ -1,0 +1,1 @@
+"""FineTuneJob: one training, from inputs to a registered version."""

@@ -1,0 +1,1 @@
+"""Model: a base model or an adapter, wherever it is kept."""

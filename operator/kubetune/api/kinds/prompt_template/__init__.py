@@ -1,0 +1,1 @@
+"""PromptTemplate: how a row becomes text."""

@@ -1,0 +1,1 @@
+"""TuningProfile and ClusterTuningProfile: settings that jobs share."""

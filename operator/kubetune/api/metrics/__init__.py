@@ -1,0 +1,1 @@
+"""What an Evaluation can measure: metrics, tasks of the harness, a judge."""

@@ -1,0 +1,1 @@
+"""What the operator hands to a run, and what a run leaves behind."""

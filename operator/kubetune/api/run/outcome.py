@@ -1,0 +1,96 @@
+"""What a run leaves behind: exit codes and one small JSON document.
+
+On Kubernetes the document is the container's termination message, so it holds at most
+4,096 bytes; what doesn't fit is an artifact of the run.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from enum import IntEnum
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError
+
+from kubetune.api.schema.base import Value
+
+MESSAGE_LIMIT_BYTES = 4096
+MAX_LOG_LINES = 20
+MAX_LOG_BYTES = 2048
+WORKER_LOST = "WorkerLost"
+"""Reason of a run that ends because another worker has ended."""
+_COMPRESSED = "zlib:"
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the runner."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    """Failed; another attempt may succeed."""
+    REFUSED = 64
+    """The input or the plan is at fault; another attempt would fail alike."""
+    INTERRUPTED = 75
+    """Stopped by a signal after saving what could be saved."""
+
+
+def last_lines(text: str, lines: int = MAX_LOG_LINES, limit: int = MAX_LOG_BYTES) -> str:
+    """The end of a text: so many lines of so many bytes; a longer last line keeps its own end."""
+    kept: list[str] = []
+    room = limit
+    for line in reversed(text.rstrip().split("\n")[-lines:]):
+        size = len(line.encode(errors="replace")) + 1
+        if size > room:
+            if not kept:
+                kept.append(line.encode(errors="replace")[-limit + 1 :].decode(errors="ignore"))
+            break
+        kept.append(line)
+        room -= size
+    return "\n".join(reversed(kept))
+
+
+class Outcome(Value):
+    """How a run ended and what it found."""
+
+    status: Literal["succeeded", "failed", "interrupted"]
+    reason: str = Field(max_length=64)
+    """CamelCase, such as Trained, DatasetChanged, OutOfMemory."""
+    message: str = Field(default="", max_length=1024)
+    """A sentence for the user, with the way out."""
+    retryable: bool = False
+    log: str = ""
+    """The last lines that a failed run has printed, at most MAX_LOG_LINES and MAX_LOG_BYTES."""
+    summary: dict[str, JsonValue] = Field(default_factory=dict)
+    """Training: metrics, modelId, runId, steps. Inspection: the fields of its result."""
+
+    def to_message(self) -> str:
+        """The document as text of at most MESSAGE_LIMIT_BYTES, compressed when needed.
+
+        Raises ValueError when even the compressed form is longer: drop parts of the summary.
+        """
+        text = json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":"))
+        if len(text.encode()) <= MESSAGE_LIMIT_BYTES:
+            return text
+        packed = _COMPRESSED + base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+        if len(packed) > MESSAGE_LIMIT_BYTES:
+            raise ValueError(
+                f"outcome has {len(packed)} bytes, more than the {MESSAGE_LIMIT_BYTES} of a"
+                " termination message"
+            )
+        return packed
+
+    @staticmethod
+    def from_message(text: str | None) -> Outcome | None:
+        """Read a termination message; None when it isn't an outcome."""
+        if not text:
+            return None
+        try:
+            if text.startswith(_COMPRESSED):
+                text = zlib.decompress(base64.b85decode(text[len(_COMPRESSED) :])).decode()
+            document: Any = json.loads(text)
+            return Outcome.model_validate(document, extra="ignore")
+        except (ValueError, ValidationError, zlib.error, binascii.Error):
+            return None

@@ -1,0 +1,171 @@
+"""How a run trains: the settings in the run plan, all of them resolved."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from kubetune.api.schema.base import PlanValue
+from kubetune.api.schema.rules import Rule, exactly_one
+from kubetune.api.training.method import ComputeFormat, MethodType
+from kubetune.api.training.objectives import DpoLoss, KtoLoss, Objective
+from kubetune.api.training.settings import ContinueFrom, LongRows
+
+
+class LoraPlan(PlanValue):
+    """Every setting of the adapter."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: list[str]
+    bias: Literal["none", "all", "lora_only"]
+    use_rslora: bool
+    use_dora: bool = False
+    """This and the next are missing in plans of earlier versions."""
+    modules_to_save: list[str] = Field(default_factory=list[str])
+
+
+class QuantizationPlan(PlanValue):
+    """How the frozen weights are stored; the last three go with 4 bits."""
+
+    bits: Literal[4, 8]
+    type: Literal["nf4", "fp4"] | None = None
+    double_quantization: bool | None = None
+    compute_dtype: ComputeFormat | None = None
+    """None: the format of the computation; the device is known to the run alone."""
+
+
+class HyperparametersPlan(PlanValue):
+    """Every typed hyperparameter; exactly one of epochs and max_steps."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("epochs", "max_steps"),)
+
+    epochs: float | None = None
+    max_steps: int | None = None
+    learning_rate: float
+    per_device_batch_size: int
+    gradient_accumulation_steps: int
+    max_length: int
+    packing: bool
+    scheduler: str
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    gradient_checkpointing: bool | None = None
+    """None: true on a GPU, else false; the device is known to the run alone."""
+    logging_steps: int
+    evaluation_steps: int | None = None
+    seed: int
+
+
+class EvaluationPlan(PlanValue):
+    """The check on held-out rows."""
+
+    max_rows: int = 0
+    """0 where the objective generates nothing; so the next."""
+    max_new_tokens: int = 0
+    baseline: bool
+
+
+class CheckpointPlan(PlanValue):
+    """Where and how often checkpoints are written."""
+
+    every_steps: int
+    keep: int
+    directory: str
+    """Absolute path in the container, this run's own."""
+
+
+class DpoPlan(PlanValue):
+    """Every setting of objective dpo."""
+
+    beta: float
+    loss_type: list[DpoLoss]
+    loss_weights: list[float] | None = None
+    """None: 1 each."""
+    label_smoothing: float
+
+
+class KtoPlan(PlanValue):
+    """Every setting of objective kto."""
+
+    beta: float
+    loss_type: KtoLoss
+    desirable_weight: float
+    undesirable_weight: float
+
+
+class RewardPlan(PlanValue):
+    """Every setting of objective reward."""
+
+    center_rewards_coefficient: float | None = None
+
+
+class TokenizerPlan(PlanValue):
+    """What is changed at the model's tokenizer."""
+
+    pad_token: str | None = None
+    """None: what ``families.pad_token`` finds, since the inspection could not tell."""
+    chat_template: str | None = None
+    """Text of the template; None: the model's own."""
+
+
+class ScriptPlan(PlanValue):
+    """Training code of the user, run instead of trl's."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("text", "path"),)
+
+    name: str
+    """File name, for messages."""
+    text: str | None = None
+    path: str | None = None
+    """Absolute path in the container."""
+    root: str | None = None
+    """Folder that the path must not leave."""
+    args: list[str] = Field(default_factory=list[str])
+
+
+class AxolotlPlan(PlanValue):
+    """axolotl instead of trl, with what the user gives of its configuration."""
+
+    config: dict[str, JsonValue]
+
+
+class TrainingPlan(PlanValue):
+    """Everything that changes the result."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.objective == 'sft' || has(self[self.objective])",
+            message="the settings of the objective are missing",
+            check=lambda plan: plan.objective == "sft" or getattr(plan, plan.objective) is not None,
+        ),
+    )
+
+    objective: Objective
+    dpo: DpoPlan | None = None
+    kto: KtoPlan | None = None
+    reward: RewardPlan | None = None
+    method: MethodType
+    lora: LoraPlan | None = None
+    """With methods lora and qlora."""
+    quantization: QuantizationPlan | None = None
+    """With method qlora."""
+    continue_from: ContinueFrom | None = None
+    """Where the model is an adapter: whether its own weights train, or it is merged first."""
+    hyperparameters: HyperparametersPlan
+    tokenizer: TokenizerPlan | None = None
+    """Missing in plans of earlier versions."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further arguments of trl's configuration class."""
+    script: ScriptPlan | None = None
+    axolotl: AxolotlPlan | None = None
+    """Without one of the two trl trains."""
+    data_fraction: float
+    data_seed: int
+    long_rows: LongRows = "truncate"
+    evaluation: EvaluationPlan
+    checkpoint: CheckpointPlan

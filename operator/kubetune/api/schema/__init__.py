@@ -1,0 +1,1 @@
+"""What every declared value is made of: base classes, rules, and the schema rendered from them."""

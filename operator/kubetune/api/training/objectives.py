@@ -1,0 +1,313 @@
+"""What can be optimised: one table, from which the API, the operator and the runner take the rest.
+
+The runner has a module of the same name for each, in ``kubetune_runner/training/objectives``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from kubetune.api.kinds.dataset.spec import DatasetFormat
+from kubetune.api.schema.base import Value
+from kubetune.api.schema.rules import Rule
+from kubetune.api.training.trl_names import GOES_WITH
+
+Objective = Literal["sft", "dpo", "kto", "reward"]
+DpoLoss = Literal[
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+]
+KtoLoss = Literal["kto", "apo_zero_unpaired"]
+SMOOTHED_LOSSES: frozenset[str] = frozenset({"robust", "exo_pair", "aot", "aot_unpaired"})
+"""Losses of dpo that labelSmoothing acts on."""
+TRAINING_LOSS = "train_loss"
+GRADED_METRICS = ("exact_match", "token_f1")
+"""Of generated answers."""
+Weight = Annotated[float, Field(ge=0, le=1000)]
+
+
+@dataclass(frozen=True)
+class ObjectiveFacts:
+    """What the operator must know of an objective."""
+
+    formats: tuple[DatasetFormat, ...]
+    """Formats of a Dataset that it learns from."""
+    metrics: tuple[str, ...]
+    """Of held-out rows after training."""
+    adapter_rate: float
+    """Default learning rate of an adapter; that of whole models is the next."""
+    full_rate: float
+    settings: Mapping[str, Any] | None = None
+    """Defaults of the settings below the field of its name; None where it has no such field."""
+    packs: bool = False
+    generates: bool = False
+    """Answers are generated and compared with those of the data."""
+    reference: bool = False
+    """The model is measured against the one it was, so there is no other baseline."""
+    scores: bool = False
+    """The result gives a text a number instead of going on with it."""
+
+    @property
+    def final_metrics(self) -> tuple[str, ...]:
+        """All that status.result.metrics may have."""
+        before = () if self.reference else tuple(f"baseline_{name}" for name in self.metrics)
+        return (*self.metrics, *before, TRAINING_LOSS)
+
+
+def _rewards(*names: str) -> tuple[str, ...]:
+    return ("eval_loss", *(f"eval_rewards/{name}" for name in names))
+
+
+OBJECTIVES: Mapping[Objective, ObjectiveFacts] = {
+    "sft": ObjectiveFacts(
+        ("promptCompletion", "text", "messages"),
+        ("eval_loss", "perplexity", *GRADED_METRICS),
+        2e-4,
+        2e-5,
+        packs=True,
+        generates=True,
+    ),
+    "dpo": ObjectiveFacts(
+        ("preference",),
+        _rewards("accuracies", "margins", "chosen", "rejected"),
+        5e-6,
+        5e-7,
+        {"beta": 0.1, "lossType": ["sigmoid"], "labelSmoothing": 0.0},
+        reference=True,
+    ),
+    "kto": ObjectiveFacts(
+        ("unpairedPreference",),
+        (*_rewards("margins", "chosen", "rejected"), "eval_kl"),
+        5e-6,
+        5e-7,
+        {"beta": 0.1, "lossType": "kto", "desirableWeight": 1.0, "undesirableWeight": 1.0},
+        reference=True,
+    ),
+    "reward": ObjectiveFacts(
+        ("preference",),
+        ("eval_loss", "eval_accuracy", "eval_margin", "eval_mean_reward"),
+        1e-4,
+        1e-5,
+        {},
+        scores=True,
+    ),
+}
+
+
+_SMOOTHED = f"[{', '.join(repr(name) for name in sorted(SMOOTHED_LOSSES))}]"
+
+
+class DpoSettings(Value):
+    """Settings of direct preference optimisation, named as in trl."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.labelSmoothing) || self.labelSmoothing == 0.0 || !has(self.lossType) ||"
+            f" self.lossType.exists(l, l in {_SMOOTHED})",
+            message="labelSmoothing acts on losses robust, exo_pair, aot and aot_unpaired alone:"
+            " remove it, or choose one of them",
+            check=lambda dpo: (
+                not dpo.label_smoothing
+                or dpo.loss_type is None
+                or not SMOOTHED_LOSSES.isdisjoint(dpo.loss_type)
+            ),
+            field="labelSmoothing",
+        ),
+    )
+
+    beta: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="How strongly the model is held to the one it was. Default 0.1.",
+    )
+    loss_type: list[DpoLoss] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        description="Losses, added up by their weights. Default sigmoid alone.",
+    )
+    loss_weights: list[Weight] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        description="Weights of the losses, as many as lossType has. Default 1 each.",
+    )
+    label_smoothing: float | None = Field(
+        default=None,
+        ge=0,
+        lt=0.5,
+        description="Share of pairs that may be labelled the wrong way round, for losses robust,"
+        " exo_pair, aot and aot_unpaired. Default 0.",
+    )
+
+
+class KtoSettings(Value):
+    """Settings of Kahneman-Tversky optimisation, named as in trl."""
+
+    beta: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="How strongly the model is held to the one it was. Default 0.1.",
+    )
+    loss_type: KtoLoss | None = Field(
+        default=None, description="Loss: kto or apo_zero_unpaired. Default kto."
+    )
+    desirable_weight: Weight | None = Field(
+        default=None, description="Weight of completions with label true. Default 1."
+    )
+    undesirable_weight: Weight | None = Field(
+        default=None, description="Weight of completions with label false. Default 1."
+    )
+
+
+class RewardSettings(Value):
+    """Settings of a reward model, named as in trl."""
+
+    center_rewards_coefficient: float | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Weight of a term that keeps scores around 0, such as 0.01. Default: none.",
+    )
+
+
+class ObjectiveSettings(Value):
+    """The settings of each objective, below its name; a job has those of its own alone."""
+
+    dpo: DpoSettings | None = Field(default=None, description="Settings of objective dpo.")
+    kto: KtoSettings | None = Field(default=None, description="Settings of objective kto.")
+    reward: RewardSettings | None = Field(default=None, description="Settings of objective reward.")
+
+    names: ClassVar[tuple[str, ...]] = ("dpo", "kto", "reward")
+
+
+def objectives_where(quality: str) -> tuple[Objective, ...]:
+    """The objectives that have a quality, a field of ObjectiveFacts."""
+    return tuple(name for name, facts in OBJECTIVES.items() if getattr(facts, quality))
+
+
+def objective_rules() -> tuple[Rule, ...]:
+    """Refuse what the job's objective has no use for, rather than ignore it."""
+    learner = OBJECTIVES
+    return (
+        *(_own(name) for name in ObjectiveSettings.names),
+        Rule(
+            cel="!has(self.promptRef) || self.objective == 'sft'",
+            message="a PromptTemplate makes text for objective sft alone; remove promptRef",
+            check=lambda job: job.prompt_ref is None or job.objective == "sft",
+            field="promptRef",
+        ),
+        Rule(
+            cel="!has(self.hyperparameters) || !has(self.hyperparameters.packing) ||"
+            f" !self.hyperparameters.packing || {_is_one(objectives_where('packs'))}",
+            message="hyperparameters.packing goes with objective sft; remove it",
+            check=lambda job: (
+                not (job.hyperparameters and job.hyperparameters.packing)
+                or learner[job.objective].packs
+            ),
+            field="hyperparameters",
+        ),
+        Rule(
+            cel="!has(self.evaluation) || !has(self.evaluation.maxRows) ||"
+            f" {_is_one(objectives_where('generates'))}",
+            message="evaluation.maxRows goes with objective sft, which compares answers; remove it",
+            check=lambda job: (
+                not job.evaluation
+                or job.evaluation.max_rows is None
+                or learner[job.objective].generates
+            ),
+            field="evaluation",
+        ),
+        Rule(
+            cel="!has(self.evaluation) || !has(self.evaluation.maxNewTokens) ||"
+            f" !({_is_one(objectives_where('scores'))})",
+            message="a reward model generates nothing; remove evaluation.maxNewTokens",
+            check=lambda job: (
+                not job.evaluation
+                or job.evaluation.max_new_tokens is None
+                or not learner[job.objective].scores
+            ),
+            field="evaluation",
+        ),
+        Rule(
+            cel="!has(self.evaluation) || !has(self.evaluation.baseline) ||"
+            f" !self.evaluation.baseline || !({_is_one(objectives_where('reference'))})",
+            message="objectives dpo and kto measure against the untrained model already; remove"
+            " evaluation.baseline",
+            check=lambda job: (
+                not (job.evaluation and job.evaluation.baseline)
+                or not learner[job.objective].reference
+            ),
+            field="evaluation",
+        ),
+        *(_promotion(name) for name in OBJECTIVES),
+        *(_argument(name, objectives) for name, objectives in GOES_WITH.items()),
+    )
+
+
+def _own(name: str) -> Rule:
+    return Rule(
+        cel=f"!has(self.{name}) || self.objective == '{name}'",
+        message=f"{name} settings go with objective {name}; remove them or change the objective",
+        check=lambda job: getattr(job, name) is None or job.objective == name,
+        field=name,
+    )
+
+
+def _promotion(objective: Objective) -> Rule:
+    """promoteWhen asks only for metrics that a job of the objective may have."""
+    names = OBJECTIVES[objective].final_metrics
+    listed = ", ".join(repr(name) for name in names)
+
+    def check(job: Any) -> bool:
+        registry = job.output.registry if job.output else None
+        asked = (registry.promote_when if registry else None) or ()
+        return job.objective != objective or all(rule.metric in names for rule in asked)
+
+    return Rule(
+        cel=f"self.objective != '{objective}' || !has(self.output) || !has(self.output.registry) ||"
+        " !has(self.output.registry.promoteWhen) ||"
+        f" self.output.registry.promoteWhen.all(r, r.metric in [{listed}])",
+        message=f"with objective {objective} promoteWhen may ask for {', '.join(names)}",
+        check=check,
+        field="output",
+    )
+
+
+def _argument(name: str, objectives: tuple[str, ...]) -> Rule:
+    def check(job: Any) -> bool:
+        trl = job.trainer.trl if job.trainer else None
+        given = trl.arguments if trl else None
+        return getattr(given, name, None) is None or job.objective in objectives
+
+    return Rule(
+        cel="!has(self.trainer) || !has(self.trainer.trl) || !has(self.trainer.trl.arguments) ||"
+        f" !has(self.trainer.trl.arguments.{name}) || {_is_one(objectives)}",
+        message=f"trainer.trl.arguments.{name} goes with objective {' or '.join(objectives)};"
+        " remove it",
+        check=check,
+        field="trainer",
+    )
+
+
+def _is_one(objectives: tuple[str, ...]) -> str:
+    return " || ".join(f"self.objective == '{name}'" for name in objectives)
