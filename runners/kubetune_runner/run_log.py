@@ -16,7 +16,8 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from kubetune.api.run.outcome import MAX_LOG_BYTES, MAX_LOG_LINES, last_lines
+from kubetune.api.kinds.running import MAX_LOG_BYTES
+from kubetune.api.run.outcome import MAX_LOG_LINES, last_lines
 from kubetune.api.run.redact import redactor
 
 HEAD_BYTES = 256 * 1024

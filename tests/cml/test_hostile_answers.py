@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.kinds.status import CmlWorkspaceStatus
+from kubetune.api.kinds.compute_target.status import CmlWorkspaceStatus
 from kubetune.api.training.settings import Resources
 from kubetune.clients.cml import CmlClients
 from kubetune.decide.target.workspace import WorkspaceProbe, describe

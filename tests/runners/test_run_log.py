@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.run.outcome import MAX_LOG_BYTES, Outcome, last_lines
+from kubetune.api.kinds.running import MAX_LOG_BYTES
+from kubetune.api.run.outcome import Outcome, last_lines
 from kubetune.api.run.plan import InspectionPlan, RunPlan
 from kubetune_runner import outcomes, run_log
 from kubetune_runner.mlflow import log_upload

@@ -24,7 +24,7 @@ from builders import (
     tried,
 )
 from kubetune.api import JsonObject
-from kubetune.api.kinds.status import MAX_ATTEMPTS
+from kubetune.api.kinds.running import MAX_ATTEMPTS
 from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import Decision, StartRun
 from kubetune.decide.fine_tune_job.progress import merge_attempts

@@ -5,8 +5,9 @@ from typing import Any
 
 import kubetune_runner
 import pytest
-from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping
+from kubetune.api.kinds.dataset.spec import ColumnMapping
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.rows import FORMAT_ROLES
 from kubetune.api.training.objectives import OBJECTIVES, ObjectiveSettings
 from kubetune.api.training.trl_names import GOES_WITH
 from kubetune.decide.settings.effective import effective_settings

@@ -16,7 +16,9 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from kubetune.api import API_VERSION, GROUP, yaml_text
-from kubetune.api.kinds.dataset.spec import INLINE_LIMIT_BYTES, DatasetSpec, inline_rows_size
+from kubetune.api.kinds.dataset.inline import inline_rows_size
+from kubetune.api.kinds.dataset.sources import INLINE_LIMIT_BYTES
+from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.api.kinds.table import BY_KIND, Kind
 from kubetune.api.schema import errors
 from kubetune.api.schema.base import DNS_SUBDOMAIN, Value

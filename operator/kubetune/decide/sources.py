@@ -7,7 +7,8 @@ from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.kinds.dataset.spec import ColumnMapping, CsvOptions, DatasetSpec, Splits
+from kubetune.api.kinds.dataset.sources import CsvOptions
+from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetSpec, Splits
 from kubetune.api.kinds.model.spec import ModelSpec
 from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
 from kubetune.api.run.plan import (

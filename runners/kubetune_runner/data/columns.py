@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping, DatasetFormat, Role
+from kubetune.api.kinds.dataset.spec import ColumnMapping
 from kubetune.api.kinds.inspection import Column, Problem
+from kubetune.api.rows import FORMAT_ROLES, DatasetFormat, Role
 
 from kubetune_runner.data.findings import KEPT, Findings, listing, quote
 from kubetune_runner.data.readers import Row

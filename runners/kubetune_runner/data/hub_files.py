@@ -13,8 +13,9 @@ from pathlib import PurePosixPath
 from typing import Any, cast
 
 import yaml
-from kubetune.api.kinds.dataset.spec import FileFormat, Splits
+from kubetune.api.kinds.dataset.spec import Splits
 from kubetune.api.kinds.inspection import Problem
+from kubetune.api.rows import FileFormat
 from kubetune.api.run.plan import HubSource
 
 from kubetune_runner.data.file_kinds import PACKED

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.kinds.dataset.spec import FileFormat
 from kubetune.api.kinds.inspection import Problem
+from kubetune.api.rows import FileFormat
 
 Row = dict[str, Any]
 

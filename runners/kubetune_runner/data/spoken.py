@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetFormat
+from kubetune.api.kinds.dataset.spec import ColumnMapping
+from kubetune.api.rows import DatasetFormat
 
 from kubetune_runner.data.items import Row
 from kubetune_runner.data.preferences import Text, pair_of, rated_of

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping, DatasetFormat
+from kubetune.api.kinds.dataset.spec import ColumnMapping
+from kubetune.api.rows import FORMAT_ROLES, DatasetFormat
 
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.items import Row

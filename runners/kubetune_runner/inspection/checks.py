@@ -14,8 +14,8 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from kubetune.api.kinds.dataset.spec import DatasetFormat
 from kubetune.api.kinds.inspection import Problem, RowChecks
+from kubetune.api.rows import DatasetFormat
 from kubetune.api.run.plan import DatasetPlan
 
 from kubetune_runner.data.findings import Findings, quote

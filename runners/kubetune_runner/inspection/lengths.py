@@ -6,9 +6,10 @@ from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping, DatasetFormat
+from kubetune.api.kinds.dataset.spec import ColumnMapping
 from kubetune.api.kinds.inspection import LengthBucket, LengthHistogram
 from kubetune.api.kinds.prompt_template.spec import as_text
+from kubetune.api.rows import FORMAT_ROLES, DatasetFormat
 from kubetune.api.run.plan import DatasetPlan
 
 from kubetune_runner.data.preferences import Text, UnusableRowError, pair_of, rated_of

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetFormat
+from kubetune.api.kinds.dataset.spec import ColumnMapping
+from kubetune.api.rows import DatasetFormat
 
 from kubetune_runner.data.preferences import Row, Text, pair_of, rated_of
 from kubetune_runner.data.spoken import chats_of

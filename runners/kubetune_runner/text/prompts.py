@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, TypeVar
 
-from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping
+from kubetune.api.kinds.dataset.spec import ColumnMapping
 from kubetune.api.kinds.prompt_template.spec import as_text, render, slots
+from kubetune.api.rows import FORMAT_ROLES
 from kubetune.api.run.plan import DatasetPlan, PromptPlan
 
 from kubetune_runner.data.findings import listing, quote

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.compute_target.status import ComputeTargetStatus
 from kubetune.api.kinds.dataset.spec import DatasetSpec
+from kubetune.api.kinds.dataset.status import DatasetStatus
 from kubetune.api.kinds.evaluation.spec import EvaluationSpec
 from kubetune.api.kinds.evaluation.status import EvaluationStatus
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.kinds.fine_tune_job.status import FineTuneJobStatus
 from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.kinds.model.status import ModelStatus
 from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
-from kubetune.api.kinds.status import (
-    ComputeTargetStatus,
-    DatasetStatus,
-    FineTuneJobStatus,
-    ModelStatus,
-    ObjectStatus,
-    PromptTemplateStatus,
-)
+from kubetune.api.kinds.prompt_template.status import PromptTemplateStatus
+from kubetune.api.kinds.status import ObjectStatus
 from kubetune.api.kinds.tuning_profile.spec import TuningProfileSpec
 from kubetune.api.schema.base import Value
 

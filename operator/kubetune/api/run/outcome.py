@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
+from kubetune.api.kinds.status import MAX_LOG_BYTES
 from kubetune.api.schema.base import Value
 
 MESSAGE_LIMIT_BYTES = 4096
 MAX_LOG_LINES = 20
-MAX_LOG_BYTES = 2048
 WORKER_LOST = "WorkerLost"
 """Reason of a run that ends because another worker has ended."""
 _COMPRESSED = "zlib:"

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetFormat, FileFormat, Splits
+from kubetune.api.kinds.dataset.spec import ColumnMapping, Splits
 from kubetune.api.kinds.prompt_template.spec import TemplateMessage
+from kubetune.api.rows import DatasetFormat, FileFormat
 from kubetune.api.run.training_plan import TrainingPlan
 from kubetune.api.schema.base import PlanValue
 from kubetune.api.schema.rules import Rule, exactly_one

@@ -21,6 +21,16 @@ DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
 """The name of an object in the same namespace."""
 
+HubRepo = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=193,
+        pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.]*(/[A-Za-z0-9][-A-Za-z0-9_.]*)?$",
+    ),
+]
+"""A repository of a Hugging Face hub, with or without its owner."""
+
 ConfigKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 """A key of a ConfigMap or a Secret."""
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kubetune.api.kinds.dataset.spec import DatasetFormat
+from kubetune.api.rows import DatasetFormat
 from kubetune.api.schema.base import Value
 from kubetune.api.schema.rules import Rule
 from kubetune.api.training.trl_names import GOES_WITH

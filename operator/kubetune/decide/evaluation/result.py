@@ -6,7 +6,7 @@ import json
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Phase, Reason
-from kubetune.api.kinds.evaluation.spec import Promotion
+from kubetune.api.kinds.evaluation.promotion import Promotion
 from kubetune.decide.decision import (
     Decision,
     FindAlias,

@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kubetune.api import JsonObject
-from kubetune.api.kinds.evaluation.spec import (
-    BetterThan,
-    EvaluationSpec,
-    Threshold,
-    lower_is_better,
-)
+from kubetune.api.kinds.evaluation.promotion import BetterThan, Threshold
+from kubetune.api.kinds.evaluation.spec import EvaluationSpec, lower_is_better
 from kubetune.api.metrics.metric import BITS_PER_BYTE, PER_TOKEN
 from kubetune.decide.decision import shorten
 from kubetune.decide.gate import Demand, Rival, better, misses

@@ -12,7 +12,8 @@ from typing import Any
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.kinds.status import MAX_ATTEMPTS, RowCounts
+from kubetune.api.kinds.fine_tune_job.status import RowCounts
+from kubetune.api.kinds.running import MAX_ATTEMPTS
 from kubetune.api.run.plan import (
     METRIC_ETA,
     METRIC_STEP,

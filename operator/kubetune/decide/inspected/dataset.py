@@ -7,18 +7,16 @@ from datetime import datetime
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
-from kubetune.api.kinds.dataset.spec import (
+from kubetune.api.kinds.dataset.inline import (
     BOOLEAN_ADVICE,
-    FORMAT_ROLES,
-    INLINE_LIMIT_BYTES,
-    OPTIONAL_ROLES,
-    Checks,
-    DatasetSpec,
     boolean_instead_of_text,
     inline_rows_size,
 )
+from kubetune.api.kinds.dataset.sources import INLINE_LIMIT_BYTES
+from kubetune.api.kinds.dataset.spec import Checks, DatasetSpec
 from kubetune.api.kinds.inspection import DatasetInspection
 from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.rows import FORMAT_ROLES, OPTIONAL_ROLES
 from kubetune.api.run.plan import InspectionPlan
 from kubetune.api.schema.errors import dotted
 from kubetune.api.schema.suggestions import listed

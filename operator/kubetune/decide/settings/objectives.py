@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.kinds.dataset.spec import FORMAT_ROLES, ColumnMapping, DatasetFormat, DatasetSpec
+from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetSpec
+from kubetune.api.rows import FORMAT_ROLES, DatasetFormat
 from kubetune.api.schema.suggestions import listed
 from kubetune.api.training.objectives import OBJECTIVES, Objective
 from kubetune.api.training.trl_names import GOES_WITH

@@ -2,180 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from collections.abc import Container
+from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from kubetune.api.schema.base import ConfigKey, LocalRef, ObjectName, SecretKeyRef, Value
+from kubetune.api.kinds.dataset.sources import DatasetSource
+from kubetune.api.rows import CONVERSATIONS, FORMAT_ROLES, OPTIONAL_ROLES, DatasetFormat, Role
+from kubetune.api.schema.base import LocalRef, Value
 from kubetune.api.schema.referenced import Reference
 from kubetune.api.schema.references import ComputeTargetRef
-from kubetune.api.schema.rules import Rule, exactly_one
+from kubetune.api.schema.rules import Rule
 
-FileFormat = Literal["csv", "json", "jsonl", "parquet"]
-DatasetFormat = Literal["promptCompletion", "text", "messages", "preference", "unpairedPreference"]
-Role = Literal["prompt", "completion", "text", "messages", "chosen", "rejected", "label", "tools"]
-FORMAT_ROLES: Mapping[DatasetFormat, tuple[Role, ...]] = {
-    "promptCompletion": ("prompt", "completion"),
-    "text": ("text",),
-    "messages": ("messages",),
-    "preference": ("chosen", "rejected"),
-    "unpairedPreference": ("prompt", "completion", "label"),
-}
-"""The columns that rows of a format must have, by role."""
-OPTIONAL_ROLES: Mapping[DatasetFormat, tuple[Role, ...]] = {
-    "messages": ("tools",),
-    "preference": ("prompt",),
-}
-"""The columns that they may have beside."""
-CONVERSATIONS = "conversations"
-"""The column of chats in data sets of ShareGPT's form, where none is called messages."""
-HubRepo = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=193,
-        pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.]*(/[A-Za-z0-9][-A-Za-z0-9_.]*)?$",
-    ),
-]
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
-RelativeGlob = Annotated[
-    str, Field(min_length=1, max_length=1024, pattern=r"^[^/]", description="Relative path.")
-]
-INLINE_LIMIT_BYTES = 128 * 1024
 DEFAULT_EVALUATION_FRACTION = 0.1
 DEFAULT_SPLIT_SEED = 42
-
-
-class CsvOptions(Value):
-    """How csv files are written."""
-
-    delimiter: str = Field(
-        min_length=1,
-        max_length=1,
-        pattern=r'^[^"\r\n\x00]$',
-        description="Character between cells, such as `;` or, in double quotes, `\\t`.",
-    )
-
-
-CSV = Field(
-    default=None,
-    description="How csv files are written. Default: commas between cells, or what the header has"
-    " in their place, which status.problems tells.",
-)
-CSV_RULE = Rule(
-    cel="!has(self.csv) || self.format == 'csv'",
-    message="csv is for files of format csv; remove it, or set format to csv",
-    check=lambda source: source.csv is None or source.format == "csv",
-)
-
-
-class HuggingFaceDataset(Value):
-    """A dataset repository of a Hugging Face hub."""
-
-    repo: HubRepo = Field(description="Repository, `owner/name`.")
-    revision: str = Field(
-        default="main",
-        min_length=1,
-        max_length=255,
-        description="Branch, tag or commit. Resolved once to a commit. Default main.",
-    )
-    config: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=255,
-        description="Configuration (subset) of the dataset. Default: the repository's own.",
-    )
-    token_secret_ref: SecretKeyRef | None = Field(
-        default=None, description="Access token for private or gated repositories."
-    )
-    csv: CsvOptions | None = CSV
-
-
-class VolumeFiles(Value):
-    """Files on a PersistentVolumeClaim."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
-
-    claim_name: ObjectName = Field(
-        description="PersistentVolumeClaim in the same namespace; mounted read-only."
-    )
-    glob: RelativeGlob = Field(
-        description="Files relative to the volume's root, such as `tickets/*.jsonl`."
-    )
-    format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
-    csv: CsvOptions | None = CSV
-
-
-class ProjectFiles(Value):
-    """Files of the CML project that the compute target names."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
-
-    glob: RelativeGlob = Field(
-        description="Files relative to the project's root, such as `data/tickets/*.jsonl`."
-    )
-    format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
-    csv: CsvOptions | None = CSV
-
-
-class HttpFile(Value):
-    """One file behind an https address."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
-
-    url: str = Field(
-        min_length=9,
-        max_length=2048,
-        pattern=r"^https://[!-~]+$",
-        description="https address of the file.",
-    )
-    format: FileFormat = Field(description="Format of the file: csv, json, jsonl or parquet.")
-    csv: CsvOptions | None = CSV
-
-
-class ConfigMapFile(Value):
-    """One key of a ConfigMap."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
-
-    name: ObjectName = Field(description="ConfigMap in the same namespace.")
-    key: ConfigKey = Field(description="Key whose value holds the rows.")
-    format: Literal["csv", "json", "jsonl"] = Field(
-        default="jsonl", description="Format of the value: csv, json or jsonl. Default jsonl."
-    )
-    csv: CsvOptions | None = CSV
-
-
-class InlineRows(Value):
-    """Rows in the manifest itself; at most 128 KiB."""
-
-    rows: list[dict[str, JsonValue]] = Field(
-        min_length=1, max_length=1000, description="Rows, each a map from column to value."
-    )
-
-
-class DatasetSource(Value):
-    """Where rows come from; exactly one."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        exactly_one("hugging_face", "volume", "project", "http", "config_map", "inline"),
-    )
-
-    hugging_face: HuggingFaceDataset | None = Field(
-        default=None, description="A dataset repository of a Hugging Face hub."
-    )
-    volume: VolumeFiles | None = Field(
-        default=None, description="Files on a PersistentVolumeClaim."
-    )
-    project: ProjectFiles | None = Field(
-        default=None, description="Files of the CML project; on targets of type cml."
-    )
-    http: HttpFile | None = Field(default=None, description="One file behind an https address.")
-    config_map: ConfigMapFile | None = Field(default=None, description="One key of a ConfigMap.")
-    inline: InlineRows | None = Field(
-        default=None, description="Rows in the manifest itself; at most 128 KiB."
-    )
 
 
 def _about(role: Role) -> Rule:
@@ -367,43 +208,3 @@ class DatasetSpec(Value):
     compute_target_ref: ComputeTargetRef | None = Field(
         default=None, description="Where the inspection runs. Default: the default target."
     )
-
-
-def inline_rows_size(rows: list[dict[str, Any]]) -> int:
-    """Bytes of the rows as compact JSON lines; at most INLINE_LIMIT_BYTES are accepted."""
-    import json
-
-    return sum(
-        len(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()) + 1 for row in rows
-    )
-
-
-def boolean_instead_of_text(spec: DatasetSpec) -> tuple[int, str] | None:
-    """Row, from 0, and column of an inline cell that was text before YAML read it, by its looks.
-
-    YAML takes yes, no, on, off, y and n without quotes for booleans. A column that is to be text
-    has none, and no column has both.
-    """
-    if spec.source.inline is None:
-        return None
-    rows, mapping = spec.source.inline.rows, spec.columns or ColumnMapping()
-    roles = (*FORMAT_ROLES[spec.format], *OPTIONAL_ROLES.get(spec.format, ()))
-    texts = {mapping.of(role) for role in roles if role not in ("label", "tools", "messages")}
-    for row in rows:
-        texts |= {name for name, value in row.items() if isinstance(value, str)}
-    chats = mapping.of("messages", rows[0]) if spec.format == "messages" else None
-    for at, row in enumerate(rows):
-        for name, value in row.items():
-            if name in texts - {mapping.of("label")} and isinstance(value, bool):
-                return at, name
-            if name == chats and isinstance(value, list):
-                contents = [turn.get("content") for turn in value if isinstance(turn, dict)]
-                if any(isinstance(content, bool) for content in contents):
-                    return at, name
-    return None
-
-
-BOOLEAN_ADVICE = (
-    "holds true or false where text belongs: YAML reads yes, no, on, off, y and n without quotes"
-    " so; put quotes around the text, as in 'yes'"
-)

@@ -9,15 +9,8 @@ from pydantic import Field
 from kubetune.api.conditions import Phase
 from kubetune.api.kinds.compute_target.recorded import RecordedTarget
 from kubetune.api.kinds.evaluation.spec import MAX_CANDIDATES
-from kubetune.api.kinds.status import (
-    Attempt,
-    AttemptCounts,
-    MlflowRun,
-    ObjectStatus,
-    RegisteredResult,
-    RunTime,
-    Timestamp,
-)
+from kubetune.api.kinds.running import Attempt, AttemptCounts, MlflowRun, RegisteredResult, RunTime
+from kubetune.api.kinds.status import ObjectStatus, Timestamp
 from kubetune.api.metrics.metric import MAX_METRICS
 from kubetune.api.schema.base import Value, keyed_by
 

@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from kubetune.api.kinds.dataset.spec import HubRepo
-from kubetune.api.schema.base import LocalRef, ObjectName, SecretKeyRef, Value
+from kubetune.api.schema.base import HubRepo, LocalRef, ObjectName, SecretKeyRef, Value
 from kubetune.api.schema.referenced import Reference
 from kubetune.api.schema.references import ComputeTargetRef
 from kubetune.api.schema.registry_names import (

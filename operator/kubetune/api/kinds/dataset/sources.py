@@ -1,0 +1,151 @@
+"""Where the rows of a Dataset come from: a class for each source."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from kubetune.api.rows import FileFormat
+from kubetune.api.schema.base import ConfigKey, HubRepo, ObjectName, SecretKeyRef, Value
+from kubetune.api.schema.rules import Rule, exactly_one
+
+RelativeGlob = Annotated[
+    str, Field(min_length=1, max_length=1024, pattern=r"^[^/]", description="Relative path.")
+]
+
+
+INLINE_LIMIT_BYTES = 128 * 1024
+
+
+class CsvOptions(Value):
+    """How csv files are written."""
+
+    delimiter: str = Field(
+        min_length=1,
+        max_length=1,
+        pattern=r'^[^"\r\n\x00]$',
+        description="Character between cells, such as `;` or, in double quotes, `\\t`.",
+    )
+
+
+CSV = Field(
+    default=None,
+    description="How csv files are written. Default: commas between cells, or what the header has"
+    " in their place, which status.problems tells.",
+)
+
+
+CSV_RULE = Rule(
+    cel="!has(self.csv) || self.format == 'csv'",
+    message="csv is for files of format csv; remove it, or set format to csv",
+    check=lambda source: source.csv is None or source.format == "csv",
+)
+
+
+class HuggingFaceDataset(Value):
+    """A dataset repository of a Hugging Face hub."""
+
+    repo: HubRepo = Field(description="Repository, `owner/name`.")
+    revision: str = Field(
+        default="main",
+        min_length=1,
+        max_length=255,
+        description="Branch, tag or commit. Resolved once to a commit. Default main.",
+    )
+    config: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=255,
+        description="Configuration (subset) of the dataset. Default: the repository's own.",
+    )
+    token_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="Access token for private or gated repositories."
+    )
+    csv: CsvOptions | None = CSV
+
+
+class VolumeFiles(Value):
+    """Files on a PersistentVolumeClaim."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
+
+    claim_name: ObjectName = Field(
+        description="PersistentVolumeClaim in the same namespace; mounted read-only."
+    )
+    glob: RelativeGlob = Field(
+        description="Files relative to the volume's root, such as `tickets/*.jsonl`."
+    )
+    format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
+    csv: CsvOptions | None = CSV
+
+
+class ProjectFiles(Value):
+    """Files of the CML project that the compute target names."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
+
+    glob: RelativeGlob = Field(
+        description="Files relative to the project's root, such as `data/tickets/*.jsonl`."
+    )
+    format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
+    csv: CsvOptions | None = CSV
+
+
+class HttpFile(Value):
+    """One file behind an https address."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
+
+    url: str = Field(
+        min_length=9,
+        max_length=2048,
+        pattern=r"^https://[!-~]+$",
+        description="https address of the file.",
+    )
+    format: FileFormat = Field(description="Format of the file: csv, json, jsonl or parquet.")
+    csv: CsvOptions | None = CSV
+
+
+class ConfigMapFile(Value):
+    """One key of a ConfigMap."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
+
+    name: ObjectName = Field(description="ConfigMap in the same namespace.")
+    key: ConfigKey = Field(description="Key whose value holds the rows.")
+    format: Literal["csv", "json", "jsonl"] = Field(
+        default="jsonl", description="Format of the value: csv, json or jsonl. Default jsonl."
+    )
+    csv: CsvOptions | None = CSV
+
+
+class InlineRows(Value):
+    """Rows in the manifest itself; at most 128 KiB."""
+
+    rows: list[dict[str, JsonValue]] = Field(
+        min_length=1, max_length=1000, description="Rows, each a map from column to value."
+    )
+
+
+class DatasetSource(Value):
+    """Where rows come from; exactly one."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("hugging_face", "volume", "project", "http", "config_map", "inline"),
+    )
+
+    hugging_face: HuggingFaceDataset | None = Field(
+        default=None, description="A dataset repository of a Hugging Face hub."
+    )
+    volume: VolumeFiles | None = Field(
+        default=None, description="Files on a PersistentVolumeClaim."
+    )
+    project: ProjectFiles | None = Field(
+        default=None, description="Files of the CML project; on targets of type cml."
+    )
+    http: HttpFile | None = Field(default=None, description="One file behind an https address.")
+    config_map: ConfigMapFile | None = Field(default=None, description="One key of a ConfigMap.")
+    inline: InlineRows | None = Field(
+        default=None, description="Rows in the manifest itself; at most 128 KiB."
+    )
