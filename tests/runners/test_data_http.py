@@ -12,7 +12,7 @@ import pytest
 from inspection_fixtures import ROWS, dataset_document, jsonl
 from kubetune.api.run.plan import DatasetPlan
 from kubetune_runner.data import load
-from kubetune_runner.data.download import download
+from kubetune_runner.data.sources.http import download
 from kubetune_runner.errors import RunError
 
 BODY = jsonl(ROWS).encode()

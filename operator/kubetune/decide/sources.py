@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.kinds.dataset.sources import CsvOptions
+from kubetune.api.kinds.dataset.sources import (
+    ConfigMapFile,
+    CsvOptions,
+    FilesSource,
+    HttpFile,
+    HttpSource,
+    HubSource,
+    HuggingFaceDataset,
+    InlineRows,
+    ProjectFiles,
+    RowsSource,
+    VolumeFiles,
+)
 from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetSpec, Splits
 from kubetune.api.kinds.model.spec import ModelSpec
 from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
@@ -21,13 +34,10 @@ from kubetune.api.run.plan import (
     PLAN_DIRECTORY,
     PROJECT_DIRECTORY,
     DatasetPlan,
-    FilesSource,
-    HttpSource,
-    HubSource,
     ModelPlan,
     PromptPlan,
 )
-from kubetune.api.schema.base import SecretKeyRef
+from kubetune.api.schema.base import PlanValue, SecretKeyRef
 
 
 @dataclass(frozen=True)
@@ -80,73 +90,90 @@ def dataset_source(
         "digest": found.get("digest"),
         "splitDigest": found.get("splitDigest"),
         # An inspection's key is made of its plan, and asks for nothing new.
-        "source": dataset_line(spec) if status else None,
+        "source": source.given.line if status else None,
     }
     # An inspection only counts, so that another policy needs no other one.
     if status and spec.checks and spec.checks.hidden_parts == "Refuse":
         common["refuseHidden"] = True
     common = {key: value for key, value in common.items() if value is not None}
-    if hub := source.hugging_face:
-        place = HubSource(
-            repo=hub.repo,
-            revision=found.get("revision") or hub.revision,
-            config=hub.config,
-            delimiter=_delimiter(hub.csv),
-        )
-        tokens = {ENV_DATASET_TOKEN: hub.token_secret_ref} if hub.token_secret_ref else {}
-        return DatasetPlan(hub=place, **common), Mounts(tokens=tokens)
-    if volume := source.volume:
-        files = FilesSource(
-            directory=DATASET_DIRECTORY,
-            glob=volume.glob,
-            format=volume.format,
-            delimiter=_delimiter(volume.csv),
-        )
-        return DatasetPlan(files=files, **common), Mounts(dataset_claim=volume.claim_name)
-    if project := source.project:
-        files = FilesSource(
-            directory=PROJECT_DIRECTORY,
-            glob=project.glob,
-            format=project.format,
-            delimiter=_delimiter(project.csv),
-        )
-        return DatasetPlan(files=files, **common), Mounts(project=True)
-    if http := source.http:
-        address = HttpSource(url=http.url, format=http.format, delimiter=_delimiter(http.csv))
-        return DatasetPlan(http=address, **common), Mounts()
-    if config := source.config_map:
-        files = FilesSource(
-            directory=DATASET_DIRECTORY,
-            glob=config.key,
-            format=config.format,
-            delimiter=_delimiter(config.csv),
-        )
-        mounts = Mounts(dataset_config_map=(config.name, config.key))
-        return DatasetPlan(files=files, **common), mounts
-    assert source.inline is not None
+    reading = READ_BY[type(source.given)](source.given, found)
+    return DatasetPlan(**{reading.by: reading.place}, **common), reading.mounts
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a run reads a source of rows."""
+
+    by: str
+    """The field of ReadFrom, which is the runner's module too."""
+    place: PlanValue
+    mounts: Mounts = Mounts()
+
+
+def _hub(source: HuggingFaceDataset, found: JsonObject) -> Reading:
+    place = HubSource(
+        repo=source.repo,
+        revision=found.get("revision") or source.revision,
+        config=source.config,
+        delimiter=_delimiter(source.csv),
+    )
+    token = source.token_secret_ref
+    return Reading("hub", place, Mounts(tokens={ENV_DATASET_TOKEN: token} if token else {}))
+
+
+def _volume(source: VolumeFiles, _found: JsonObject) -> Reading:
+    files = FilesSource(
+        directory=DATASET_DIRECTORY,
+        glob=source.glob,
+        format=source.format,
+        delimiter=_delimiter(source.csv),
+    )
+    return Reading("files", files, Mounts(dataset_claim=source.claim_name))
+
+
+def _project(source: ProjectFiles, _found: JsonObject) -> Reading:
+    files = FilesSource(
+        directory=PROJECT_DIRECTORY,
+        glob=source.glob,
+        format=source.format,
+        delimiter=_delimiter(source.csv),
+    )
+    return Reading("files", files, Mounts(project=True))
+
+
+def _http(source: HttpFile, _found: JsonObject) -> Reading:
+    place = HttpSource(url=source.url, format=source.format, delimiter=_delimiter(source.csv))
+    return Reading("http", place)
+
+
+def _config_map(source: ConfigMapFile, _found: JsonObject) -> Reading:
+    files = FilesSource(
+        directory=DATASET_DIRECTORY,
+        glob=source.key,
+        format=source.format,
+        delimiter=_delimiter(source.csv),
+    )
+    return Reading("files", files, Mounts(dataset_config_map=(source.name, source.key)))
+
+
+def _inline(source: InlineRows, _found: JsonObject) -> Reading:
     files = FilesSource(directory=PLAN_DIRECTORY, glob="rows.jsonl", format="jsonl")
-    return DatasetPlan(files=files, **common), Mounts(inline_rows=source.inline.rows)
+    return Reading("files", files, Mounts(inline_rows=source.rows))
 
 
 def _delimiter(csv: CsvOptions | None) -> str | None:
     return csv.delimiter if csv else None
 
 
-def dataset_line(spec: DatasetSpec) -> str:
-    """The source in one line, for status."""
-    source = spec.source
-    if hub := source.hugging_face:
-        return f"hf://{hub.repo}@{hub.revision}" + (f" ({hub.config})" if hub.config else "")
-    if volume := source.volume:
-        return f"pvc://{volume.claim_name}/{volume.glob}"
-    if source.project:
-        return f"project://{source.project.glob}"
-    if source.http:
-        return source.http.url
-    if config := source.config_map:
-        return f"configmap://{config.name}/{config.key}"
-    assert source.inline is not None
-    return f"inline ({len(source.inline.rows)} rows)"
+READ_BY: Mapping[type[RowsSource], Callable[[Any, JsonObject], Reading]] = {
+    HuggingFaceDataset: _hub,
+    VolumeFiles: _volume,
+    ProjectFiles: _project,
+    HttpFile: _http,
+    ConfigMapFile: _config_map,
+    InlineRows: _inline,
+}
+"""What follows from a source, and from the status of a Dataset that was inspected."""
 
 
 def model_source(

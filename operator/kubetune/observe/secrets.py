@@ -8,8 +8,10 @@ from typing import Any
 
 from kubetune.api.kinds.compute_target.cml import CaBundle, CmlTarget
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
+from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.resources import Resource
+from kubetune.decide.sources import dataset_source, model_source
 from kubetune.tracking.rest import Credentials
 
 
@@ -35,9 +37,11 @@ def source_secrets(
         return []
     wanted: list[tuple[str, str | None]] = []
     for resource in resources:
-        source = resource.spec.source.hugging_face if resource and resource.spec else None
-        if source and source.token_secret_ref:
-            wanted.append((source.token_secret_ref.name, source.token_secret_ref.key))
+        if resource is None or resource.spec is None:
+            continue
+        source = dataset_source if isinstance(resource.spec, DatasetSpec) else model_source
+        _, mounts = source(resource.name, resource.spec)
+        wanted += [(token.name, token.key) for token in mounts.tokens.values()]
     return wanted
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from kubetune.api.run.plan import PARAMETER_PREFIX, DatasetPlan, RunPlan
 
+from kubetune_runner.data.sources import given
 from kubetune_runner.model import loading
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
@@ -59,8 +60,7 @@ def log_dataset(client: Any, run_id: str, dataset: DatasetPlan, context: str) ->
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     digest = (dataset.digest or "").removeprefix("sha256:")[:36]
-    given = dataset.to_json()
-    source = dataset.source or given.get("hub") or given.get("files") or given.get("http") or {}
+    source = dataset.source or given(dataset)[1].to_json()
     entity = Dataset(
         name=dataset.name, digest=digest or "unknown", source_type="kubetune", source=str(source)
     )

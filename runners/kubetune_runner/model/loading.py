@@ -13,7 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from kubetune.api.run.plan import ENV_MODEL_TOKEN, HubSource, ModelPlan, in_container
+from kubetune.api.kinds.dataset.sources import HubSource
+from kubetune.api.run.plan import ENV_MODEL_TOKEN, ModelPlan, in_container
 from kubetune.api.run.training_plan import TokenizerPlan
 from kubetune.api.training.families import SpecialTokens, pad_token
 

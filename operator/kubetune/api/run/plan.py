@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from kubetune.api.kinds.dataset.sources import HubSource, ReadFrom
 from kubetune.api.kinds.dataset.spec import ColumnMapping, Splits
 from kubetune.api.kinds.prompt_template.spec import TemplateMessage
-from kubetune.api.rows import DatasetFormat, FileFormat
+from kubetune.api.rows import DatasetFormat
 from kubetune.api.run.training_plan import TrainingPlan
 from kubetune.api.schema.base import PlanValue
 from kubetune.api.schema.rules import Rule, exactly_one
@@ -169,47 +170,10 @@ class RunIdentity(PlanValue):
     uid: str
 
 
-class HubSource(PlanValue):
-    """A repository of a Hugging Face hub at a revision (commit, once it was resolved)."""
-
-    repo: str
-    revision: str
-    config: str | None = None
-    """Datasets only."""
-    delimiter: str | None = None
-    """Of csv files; without it commas, or what the header has in their place."""
-
-
-class FilesSource(PlanValue):
-    """Files below a mounted folder."""
-
-    directory: str
-    """Absolute path in the container."""
-    glob: str
-    format: FileFormat
-    delimiter: str | None = None
-    """As of a HubSource."""
-
-
-class HttpSource(PlanValue):
-    """One file behind an https address."""
-
-    url: str
-    format: FileFormat
-    delimiter: str | None = None
-    """As of a HubSource."""
-
-
-class DatasetPlan(PlanValue):
+class DatasetPlan(ReadFrom):
     """Rows, how to split them, and how they looked at inspection."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("hub", "files", "http"),)
-
     name: str
-    hub: HubSource | None = None
-    files: FilesSource | None = None
-    """Volume, ConfigMap and inline rows."""
-    http: HttpSource | None = None
     refuse_hidden: bool | None = None
     """Whether chats end a run of which the chat template doesn't show everything."""
     format: DatasetFormat

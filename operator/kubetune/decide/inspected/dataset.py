@@ -26,7 +26,7 @@ from kubetune.decide.inspected.inspection import Found, Refused
 from kubetune.decide.inspected.row_checks import judge
 from kubetune.decide.inspected.shared import InspectionFacts, conclude, identity, inspect, tidy
 from kubetune.decide.resources import Resource
-from kubetune.decide.sources import Mounts, dataset_line, dataset_source, model_source
+from kubetune.decide.sources import Mounts, dataset_source, model_source
 
 RESULT_FIELDS = tuple(field.alias or name for name, field in DatasetInspection.model_fields.items())
 
@@ -78,7 +78,7 @@ def _decide(observed: ObservedDataset, now: datetime) -> Decision:
     if spec is None:
         conditions.stalled(Reason.INVALID_SPEC, dataset.problem)
         return Decision(status=status)
-    status["source"] = dataset_line(spec)
+    status["source"] = spec.source.given.line
     if spec.source.inline and (size := inline_rows_size(spec.source.inline.rows)) > (
         INLINE_LIMIT_BYTES
     ):

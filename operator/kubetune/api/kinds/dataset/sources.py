@@ -1,4 +1,8 @@
-"""Where the rows of a Dataset come from: a class for each source."""
+"""Where the rows of a Dataset come from: what a user declares, and what a run is told of it.
+
+Each source has a class with the fields of the manifest and ``line``. Runs know fewer of them: what
+is mounted is files, whatever it is mounted from.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from kubetune.api.rows import FileFormat
-from kubetune.api.schema.base import ConfigKey, HubRepo, ObjectName, SecretKeyRef, Value
+from kubetune.api.schema.base import (
+    ConfigKey,
+    HubRepo,
+    ObjectName,
+    PlanValue,
+    SecretKeyRef,
+    Value,
+)
 from kubetune.api.schema.rules import Rule, exactly_one
 
 RelativeGlob = Annotated[
@@ -43,7 +54,16 @@ CSV_RULE = Rule(
 )
 
 
-class HuggingFaceDataset(Value):
+class RowsSource(Value):
+    """What every source has."""
+
+    @property
+    def line(self) -> str:
+        """The source in one line, for status."""
+        raise NotImplementedError
+
+
+class HuggingFaceDataset(RowsSource):
     """A dataset repository of a Hugging Face hub."""
 
     repo: HubRepo = Field(description="Repository, `owner/name`.")
@@ -64,8 +84,13 @@ class HuggingFaceDataset(Value):
     )
     csv: CsvOptions | None = CSV
 
+    @property
+    def line(self) -> str:
+        """The source in one line, for status."""
+        return f"hf://{self.repo}@{self.revision}" + (f" ({self.config})" if self.config else "")
 
-class VolumeFiles(Value):
+
+class VolumeFiles(RowsSource):
     """Files on a PersistentVolumeClaim."""
 
     rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
@@ -79,8 +104,13 @@ class VolumeFiles(Value):
     format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
     csv: CsvOptions | None = CSV
 
+    @property
+    def line(self) -> str:
+        """The source in one line, for status."""
+        return f"pvc://{self.claim_name}/{self.glob}"
 
-class ProjectFiles(Value):
+
+class ProjectFiles(RowsSource):
     """Files of the CML project that the compute target names."""
 
     rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
@@ -91,8 +121,13 @@ class ProjectFiles(Value):
     format: FileFormat = Field(description="Format of every file: csv, json, jsonl or parquet.")
     csv: CsvOptions | None = CSV
 
+    @property
+    def line(self) -> str:
+        """The source in one line, for status."""
+        return f"project://{self.glob}"
 
-class HttpFile(Value):
+
+class HttpFile(RowsSource):
     """One file behind an https address."""
 
     rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
@@ -106,8 +141,13 @@ class HttpFile(Value):
     format: FileFormat = Field(description="Format of the file: csv, json, jsonl or parquet.")
     csv: CsvOptions | None = CSV
 
+    @property
+    def line(self) -> str:
+        """The source in one line, for status."""
+        return self.url
 
-class ConfigMapFile(Value):
+
+class ConfigMapFile(RowsSource):
     """One key of a ConfigMap."""
 
     rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
@@ -119,13 +159,23 @@ class ConfigMapFile(Value):
     )
     csv: CsvOptions | None = CSV
 
+    @property
+    def line(self) -> str:
+        """The source in one line, for status."""
+        return f"configmap://{self.name}/{self.key}"
 
-class InlineRows(Value):
+
+class InlineRows(RowsSource):
     """Rows in the manifest itself; at most 128 KiB."""
 
     rows: list[dict[str, JsonValue]] = Field(
         min_length=1, max_length=1000, description="Rows, each a map from column to value."
     )
+
+    @property
+    def line(self) -> str:
+        """The source in one line, for status."""
+        return f"inline ({len(self.rows)} rows)"
 
 
 class DatasetSource(Value):
@@ -149,3 +199,50 @@ class DatasetSource(Value):
     inline: InlineRows | None = Field(
         default=None, description="Rows in the manifest itself; at most 128 KiB."
     )
+
+    @property
+    def given(self) -> RowsSource:
+        """The source that the manifest has."""
+        return next(source for _, source in self if source is not None)
+
+
+class HubSource(PlanValue):
+    """A repository of a Hugging Face hub at a revision (commit, once it was resolved)."""
+
+    repo: str
+    revision: str
+    config: str | None = None
+    """Datasets only."""
+    delimiter: str | None = None
+    """Of csv files; without it commas, or what the header has in their place."""
+
+
+class FilesSource(PlanValue):
+    """Files below a mounted folder."""
+
+    directory: str
+    """Absolute path in the container."""
+    glob: str
+    format: FileFormat
+    delimiter: str | None = None
+    """As of a HubSource."""
+
+
+class HttpSource(PlanValue):
+    """One file behind an https address."""
+
+    url: str
+    format: FileFormat
+    delimiter: str | None = None
+    """As of a HubSource."""
+
+
+class ReadFrom(PlanValue):
+    """Where a run reads rows; the runner has a module for each field, in ``data/sources``."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("hub", "files", "http"),)
+
+    hub: HubSource | None = None
+    files: FilesSource | None = None
+    """Volume, CML project, ConfigMap and inline rows."""
+    http: HttpSource | None = None

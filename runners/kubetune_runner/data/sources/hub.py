@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
 from fnmatch import translate
 from pathlib import PurePosixPath
 from typing import Any, cast
 
 import yaml
-from kubetune.api.kinds.dataset.spec import Splits
+from kubetune.api.kinds.dataset.sources import HubSource
 from kubetune.api.kinds.inspection import Problem
 from kubetune.api.rows import FileFormat
-from kubetune.api.run.plan import HubSource
 
 from kubetune_runner.data.file_kinds import PACKED
 from kubetune_runner.data.findings import Findings, listing, quote
 from kubetune_runner.data.items import Source, SourceFile
+from kubetune_runner.data.sources import Reader
 from kubetune_runner.data.splits import TRAIN, choose_splits, same_split, split_in_name
 from kubetune_runner.errors import RunError
 from kubetune_runner.model.hub import HubRepo, open_repo
@@ -36,12 +38,13 @@ _NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "st
 _SHARD = re.compile(r"^(.+?)-\d{5,}-of-\d{5,}")
 
 
-def hub_source(hub: HubSource, splits: Splits, token: str | None, findings: Findings) -> Source:
+@contextmanager
+def opened(hub: HubSource, reader: Reader) -> Generator[Source]:
     """Download the files of the splits that the run uses."""
-    repo = open_repo(hub.repo, "dataset", hub.revision, token)
-    names = split_files(repo, hub.config, findings)
+    repo = open_repo(hub.repo, "dataset", hub.revision, reader.token)
+    names = split_files(repo, hub.config, reader.findings)
     # Chosen before anything is downloaded: a repository may have other, huge splits.
-    choice = choose_splits(splits, sorted(names))
+    choice = choose_splits(reader.splits, sorted(names))
     files = {split: [] for split in names} | {
         split: [
             SourceFile(name, repo.download(name), _format(name), hub.delimiter)
@@ -49,7 +52,7 @@ def hub_source(hub: HubSource, splits: Splits, token: str | None, findings: Find
         ]
         for split in choice.names
     }
-    return Source(files, repo.commit)
+    yield Source(files, repo.commit)
 
 
 def split_files(repo: HubRepo, config: str | None, findings: Findings) -> dict[str, list[str]]:

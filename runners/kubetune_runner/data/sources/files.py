@@ -1,4 +1,4 @@
-"""Finds the files of each split: on a volume, behind an address, or in a hub repository."""
+"""Files below a folder: a volume, a ConfigMap, inline rows or the CML project."""
 
 from __future__ import annotations
 
@@ -6,39 +6,21 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
-from kubetune.api.run.plan import (
-    PROJECT_DIRECTORY,
-    WORK_DIRECTORY,
-    DatasetPlan,
-    FilesSource,
-    in_container,
-)
+from kubetune.api.kinds.dataset.sources import FilesSource
+from kubetune.api.run.plan import PROJECT_DIRECTORY, in_container
 
-from kubetune_runner.data.findings import Findings, listing, quote
+from kubetune_runner.data.findings import listing, quote
 from kubetune_runner.data.items import Source, SourceFile
+from kubetune_runner.data.sources import Reader
 from kubetune_runner.data.splits import TRAIN, split_in_name
 from kubetune_runner.errors import RunError
 
 
 @contextmanager
-def open_source(plan: DatasetPlan, token: str | None, findings: Findings) -> Generator[Source]:
-    """The source's files, on disk for as long as the context lasts."""
-    if plan.files:
-        yield _files(plan.files)
-    elif plan.hub:
-        from kubetune_runner.data.hub_files import hub_source
-
-        yield hub_source(plan.hub, plan.splits, token, findings)
-    elif plan.http:
-        from kubetune_runner.data.download import download
-
-        work = in_container(WORK_DIRECTORY)
-        with TemporaryDirectory(dir=work if work.is_dir() else None) as folder:
-            path = Path(folder) / "rows"
-            name = download(plan.http.url, path)
-            yield Source({TRAIN: [SourceFile(name, path, plan.http.format, plan.http.delimiter)]})
+def opened(source: FilesSource, _reader: Reader) -> Generator[Source]:
+    """The files as they are."""
+    yield _files(source)
 
 
 def _files(source: FilesSource) -> Source:

@@ -1,12 +1,21 @@
-"""Fetches one file over http(s) to disk, within limits of size and time."""
+"""One file behind an address: fetched to disk, within limits of size and time."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
 
+from kubetune.api.kinds.dataset.sources import HttpSource
+from kubetune.api.run.plan import WORK_DIRECTORY, in_container
+
+from kubetune_runner.data.items import Source, SourceFile
+from kubetune_runner.data.sources import Reader
+from kubetune_runner.data.splits import TRAIN
 from kubetune_runner.errors import RunError
 
 if TYPE_CHECKING:
@@ -18,6 +27,16 @@ REDIRECTS = 5
 CHUNK_BYTES = 1024 * 1024
 _TIMEOUTS = (10.0, 60.0)
 """Seconds to connect, and without a byte."""
+
+
+@contextmanager
+def opened(source: HttpSource, _reader: Reader) -> Generator[Source]:
+    """The file, on disk for as long as the context lasts."""
+    work = in_container(WORK_DIRECTORY)
+    with TemporaryDirectory(dir=work if work.is_dir() else None) as folder:
+        path = Path(folder) / "rows"
+        name = download(source.url, path)
+        yield Source({TRAIN: [SourceFile(name, path, source.format, source.delimiter)]})
 
 
 def download(url: str, target: Path, *, limit_bytes: int = LIMIT_BYTES) -> str:
