@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 ENVIRONMENT := .venv/.synced
 PYTEST := .venv/bin/python -m pytest
-CODE := operator runners tests tools
+CODE := operator runners devcluster tests tools
 
 # Files of tests run side by side, each worker with a cluster of its own; 0 for a debugger.
 TEST_WORKERS ?= 2

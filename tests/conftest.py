@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.workspace import Workspace

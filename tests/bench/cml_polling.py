@@ -15,9 +15,8 @@ import aiohttp
 from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType
 from kubetune.decide.decision import condition_is
-
-from tests.cml import client_package
-from tests.cml.server import FOREVER, Script, Simulator
+from kubetune_devcluster.cml import client_package
+from kubetune_devcluster.cml.server import FOREVER, Script, Simulator
 
 from .control_plane import CML_NAMESPACE, ControlPlane, until
 from .lives import percentile

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from kubetune.api import API_VERSION, JsonObject
-from kubetune.local.cluster import LocalCluster
-from kubetune.local.processes import Process
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.processes import Process
 
 from .client import Client
 from .objects import TARGET, inputs, path, ready_status

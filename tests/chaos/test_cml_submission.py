@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.cml.server import Script
+from kubetune_devcluster.cml.server.faults import Fault
 
 from tests.chaos.closed_door import ClosedDoor
 from tests.cluster.operator_process import Operator
@@ -24,8 +26,6 @@ from tests.cml.bad_days import (
     suspended,
     unknown,
 )
-from tests.cml.server import Script
-from tests.cml.server.faults import Fault
 from tests.cml.space import CmlSpace
 
 pytestmark = pytest.mark.cluster

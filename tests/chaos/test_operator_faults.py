@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from kubetune.api.run.outcome import Outcome
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 
 from tests.cluster.operator_process import Operator

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.tools import go_program
 

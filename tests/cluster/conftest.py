@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from api_client import ApiClient
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 from kubetune.api import GROUP
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.clients.kubernetes import KubernetesClient
-from kubetune.local.cluster import LocalCluster
-from kubetune.local.objects import packaged
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.objects import packaged
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import Workspace

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Generator
 from pathlib import Path
 
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.support import eventually
 

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from kubetune.local import components
-from kubetune.local.cluster import LocalCluster
-from kubetune.local.errors import LocalClusterError
+from kubetune_devcluster import components
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.errors import LocalClusterError
 from support import eventually
 
 TOLERATIONS = [{"key": "kubetune.io/process-node", "operator": "Exists"}]

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from kubetune.api import JsonObject
-from kubetune.local.cluster import LocalCluster
-from kubetune.local.containers import cleanup, requirements
-from kubetune.local.containers.layout import device_name
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.containers import cleanup, requirements
+from kubetune_devcluster.containers.layout import device_name
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually, processes_of

@@ -9,7 +9,7 @@ import pytest
 from api_client import ApiClient, collection, create, manifest, spec_schema
 from kubetune.api.kinds.table import BY_KIND, KINDS
 from kubetune.api.training.trl_arguments import TrainerArguments
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 from spec_cases import ACCEPTED, JOB, REFUSED, Spec, argument, job, source
 
 pytestmark = pytest.mark.cluster

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from kubetune.api.manifests import read_manifests
-from kubetune.local.cluster import LocalCluster
-from kubetune.local.quickstart import NAMESPACE, render
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.quickstart.start import NAMESPACE, render
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))

@@ -18,7 +18,6 @@ from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.schema.base import SecretKeyRef
 from kubetune.api.training.settings import Resources
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
-from kubetune.local.cluster import LocalCluster
 from kubetune.observe.cache import ObjectCache
 from kubetune.targets.contract import BackendError, Owner, RunAddress, RunRequest, RunState
 from kubetune.targets.kubernetes.backend import KubernetesBackend
@@ -28,6 +27,7 @@ from kubetune.targets.kubernetes.manifests import (
     job_name,
     plan_name,
 )
+from kubetune_devcluster.cluster import LocalCluster
 
 pytestmark = pytest.mark.cluster
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
-from kubetune.local import pki, ports
-from kubetune.local.cluster import LocalCluster
-from kubetune.local.errors import LocalClusterError
+from kubetune_devcluster import ports
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.control_plane import pki
+from kubetune_devcluster.errors import LocalClusterError
 from support import accepts_connections, eventually, listening_addresses, processes_of
 
 pytestmark = pytest.mark.cluster

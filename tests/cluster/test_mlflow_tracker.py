@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 from kubetune.api.run import plan
 from kubetune.api.run.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
-from kubetune.local.cluster import LocalCluster
 from kubetune.tracking.base import AliasMove, Registration, TrackingError
 from kubetune.tracking.mlflow import MlflowTracker
+from kubetune_devcluster.cluster import LocalCluster
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 

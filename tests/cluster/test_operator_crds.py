@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from kubetune.api.kinds.table import KINDS
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.crds import Crds
 from tests.cluster.operator_process import Operator

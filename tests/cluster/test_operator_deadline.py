@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kubetune import names
 from kubetune.api.run.outcome import Outcome
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 from kubetune.api import JsonObject
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.subjects import KINDS, Subjects

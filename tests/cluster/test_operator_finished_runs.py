@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kubetune import names
 from kubetune.api.run.plan import TAG_MODEL_ID, TAG_PHASE
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 
 from tests.cluster.operator_process import Operator

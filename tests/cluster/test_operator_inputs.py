@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from kubetune import names
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import ROWS, Workspace, annotations, condition, volume

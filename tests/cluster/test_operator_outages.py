@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from kubetune.api.run.outcome import Outcome
-from kubetune.local.cluster import LocalCluster
-from kubetune.local.objects import packaged
 from kubetune.names import FINALIZER
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.objects import packaged
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kubetune.api.kinds.inspection import AdapterSettings
 from kubetune.api.run.outcome import Outcome
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.subjects import BASE, Subjects
 from tests.cluster.support import eventually

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from kubetune.api import JsonObject
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually

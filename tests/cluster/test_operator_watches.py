@@ -12,7 +12,7 @@ import pytest
 from kubetune import names
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.handlers import WATCHED
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.api_proxy import ApiProxy
 from tests.cluster.operator_process import Operator

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kubetune.local.cluster import LocalCluster
-from kubetune.local.errors import LocalClusterError
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.errors import LocalClusterError
 from process_node import IMAGE, ROOT, TOLERATIONS, NodeUnderTest, processes_with, state
 from support import eventually
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 from process_node import IMAGE, TOLERATIONS, NodeUnderTest, state
 from support import eventually
 

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 PATH = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 MESSAGE = "this team is closed"

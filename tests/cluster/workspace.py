@@ -12,7 +12,7 @@ from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.run.outcome import Outcome
 from kubetune.clients.kubernetes import CORE_KINDS, KubernetesClient
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.api_client import ApiClient
 from tests.cluster.support import eventually

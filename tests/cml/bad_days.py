@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from kubetune.api import JsonObject
+from kubetune_devcluster.cml.server import FOREVER, ManualClock, Script
+from kubetune_devcluster.cml.server.records import Job, Run
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import TRAINED, phase_of
-from tests.cml.server import FOREVER, ManualClock, Script
-from tests.cml.server.records import Job, Run
 from tests.cml.space import CmlSpace
 
 TRAINING = Script(steps=(("ENGINE_RUNNING", FOREVER),), outcome=TRAINED.to_json())

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from kubetune.local.cluster import LocalCluster
 from kubetune.tracking.cml import CmlTracker
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.cml import client_package
+from kubetune_devcluster.cml.server import Behaviour, ManualClock, Simulator
 
 from tests.cluster.operator_process import Operator
-from tests.cml import client_package
-from tests.cml.server import Behaviour, ManualClock, Simulator
 from tests.cml.space import CmlSpace
 from tests.cml.tracked import Experiment, experiment_in, tracking
 

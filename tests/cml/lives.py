@@ -5,7 +5,6 @@ from typing import Any
 from kubetune.api.run.outcome import Outcome
 
 from tests.cluster.workspace import TRAINED
-from tests.cml.server import FOREVER, Script
 
 RUNNING = "ENGINE_RUNNING"
 SCHEDULING = "ENGINE_SCHEDULING"

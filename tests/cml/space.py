@@ -6,13 +6,13 @@ from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.run.outcome import Outcome
-from kubetune.local.cluster import LocalCluster
 from kubetune.names import ABANDON_RUNS
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.cml.server import Script, Simulator
+from kubetune_devcluster.cml.server.records import Job, Run
+from kubetune_devcluster.cml.server.scripts import FOREVER
 
 from tests.cluster.workspace import DEFAULT_TARGET, MERGE_PATCH, ROWS, Workspace
-from tests.cml.server import Script, Simulator
-from tests.cml.server.records import Job, Run
-from tests.cml.server.scripts import FOREVER
 
 SECRET = "cml-key"
 TARGET = "workspace"

@@ -28,7 +28,7 @@ from kubetune.clients.cml_operations import (
     GET_PROJECT,
     LIST_JOBS,
 )
-from kubetune.local import pki
+from kubetune_devcluster.control_plane import pki
 
 from tests.cml.workspaces import KEY, PAGE, answering, refusal, serving, talking
 

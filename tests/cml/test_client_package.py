@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.cml import client_package, maven
-from tests.cml.server import Simulator
+from kubetune_devcluster.cml import client_package, maven
+from kubetune_devcluster.cml.server import Simulator
 
 ARGUMENTS = {
     "list_jobs": ["project_id"],

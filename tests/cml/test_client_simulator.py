@@ -28,8 +28,7 @@ from kubetune.clients.cml_operations import (
     STOP_JOB_RUN,
     UPDATE_JOB,
 )
-
-from tests.cml.server import Simulator
+from kubetune_devcluster.cml.server import Simulator
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from kubetune.api import JsonObject
-
-from tests.cml import client_package
+from kubetune_devcluster.cml import client_package
 
 FILE = Path(__file__).with_name("contract.json")
 ANSWERS_A_FILE = {"download_project_file"}

@@ -18,8 +18,8 @@ from kubetune.targets.cml.backend import CmlBackend
 from kubetune.targets.contract import BackendError, Owner, RunAddress, RunRequest, RunState
 from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
+from kubetune_devcluster.cml.server import Simulator
 
-from tests.cml.server import Simulator
 from tests.cml.tracked import INSTALL, Experiment
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")

@@ -4,7 +4,6 @@ import pytest
 from kubetune.api.run import plan
 
 from tests.cluster.workspace import TRAINED, condition
-from tests.cml.server import Script
 from tests.cml.space import QUICK, TARGET, CmlSpace
 
 pytestmark = pytest.mark.cluster

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kubetune.local.cluster import LocalCluster
 from kubetune.names import ABANDON_RUNS, FINALIZER, IN_USE, RUN_KEY
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.cml.server import ManualClock
+from kubetune_devcluster.cml.server.records import Job
 
 from tests.cluster.crds import Crds, crd_name
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.workspace import annotations, phase_of
 from tests.cml.lives import RUNNING, attempts, staying
-from tests.cml.server import ManualClock
-from tests.cml.server.records import Job
 from tests.cml.space import SECRET, CmlSpace
 
 pytestmark = pytest.mark.cluster

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.local.cluster import LocalCluster
 from kubetune.names import ABANDON_RUNS, IN_USE
+from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually

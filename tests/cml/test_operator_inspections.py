@@ -9,8 +9,6 @@ from kubetune.api.run.outcome import Outcome
 from tests.cluster.support import eventually
 from tests.cluster.workspace import ROWS, condition
 from tests.cml.lives import RUNNING, ended, failed, staying
-from tests.cml.server import RealClock
-from tests.cml.server.records import Job
 from tests.cml.space import INSPECTED, CmlSpace
 
 pytestmark = pytest.mark.cluster

@@ -20,8 +20,6 @@ from tests.cml.lives import (
     staying,
     succeeded,
 )
-from tests.cml.server import FOREVER, Script
-from tests.cml.server.records import STOPPED, Job
 from tests.cml.space import CmlSpace
 
 pytestmark = pytest.mark.cluster

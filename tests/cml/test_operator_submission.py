@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from kubetune_devcluster.cml.server.records import Run
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import condition, phase_of
@@ -22,7 +23,6 @@ from tests.cml.bad_days import (
     suspended,
     unknown,
 )
-from tests.cml.server.records import Run
 from tests.cml.space import CmlSpace
 
 pytestmark = pytest.mark.cluster

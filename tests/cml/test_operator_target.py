@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from kubetune.names import ABANDON_RUNS
+from kubetune_devcluster.cml.server.catalog import quota_row
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.workspace import condition, volume
 from tests.cml.lives import attempts, succeeded
-from tests.cml.server.catalog import quota_row
 from tests.cml.space import TARGET, CmlSpace
 
 pytestmark = pytest.mark.cluster

@@ -13,8 +13,6 @@ from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
 from tests.cluster.workspace import TRAINED, condition
 from tests.cml.lives import RUNNING, SCHEDULING, attempts, ended, succeeded
-from tests.cml.server import FOREVER, Script
-from tests.cml.server.clock import RealClock
 from tests.cml.space import CmlSpace
 
 pytestmark = pytest.mark.cluster

@@ -11,8 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 import urllib3
-
-from tests.cml.server import ManualClock, Simulator
+from kubetune_devcluster.cml.server import ManualClock, Simulator
 
 
 def job_body(simulator: Simulator, **fields: Any) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from kubetune_devcluster.cml.server import ManualClock, Script, Simulator
 
-from tests.cml.server import ManualClock, Script, Simulator
 from tests.cml.test_simulator import refused
 from tests.cml.test_simulator_runs import ended
 

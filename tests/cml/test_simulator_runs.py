@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubetune_devcluster.cml.server import FOREVER, ManualClock, Script, Simulator
+from kubetune_devcluster.cml.server.records import Run
 
-from tests.cml.server import FOREVER, ManualClock, Script, Simulator
-from tests.cml.server.records import Run
 from tests.cml.test_simulator import job_body, refused
 
 
@@ -317,7 +317,7 @@ def test_a_process_outlives_an_outage_but_not_the_workspace(
 
 
 def test_it_runs_from_the_command_line(cmlapi_path: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.cml", "--folder", str(tmp_path / "cml")]
+    command = [sys.executable, "-m", "kubetune_devcluster.cml", "--folder", str(tmp_path / "cml")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

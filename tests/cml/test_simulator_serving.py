@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from kubetune_devcluster.cml.server import ManualClock, Simulator
 
-from tests.cml.server import ManualClock, Simulator
 from tests.cml.test_simulator import refused
 
 

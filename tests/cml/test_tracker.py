@@ -12,8 +12,8 @@ from kubetune.clients.cml_experiments import ensure_experiment
 from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
 from kubetune.tracking.cml_values import tag_list
+from kubetune_devcluster.cml.server import Simulator
 
-from tests.cml.server import Simulator
 from tests.cml.tracked import (
     CREATE_EXPERIMENT_RUN,
     INSTALL,

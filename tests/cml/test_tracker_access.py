@@ -16,8 +16,7 @@ from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
 from kubetune.tracking.pool import TrackerPool
-
-from tests.cml.server import PROJECT, Simulator
+from kubetune_devcluster.cml.server import PROJECT, Simulator
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
 

@@ -9,8 +9,8 @@ from kubetune.clients.cml_models import CreateRegisteredModelRequest
 from kubetune.clients.cml_operations import CREATE_REGISTERED_MODEL
 from kubetune.tracking.base import RegisteredVersion, Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
+from kubetune_devcluster.cml.server import Simulator
 
-from tests.cml.server import Simulator
 from tests.cml.tracked import Experiment, tags_of_version, tracking
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")

@@ -15,7 +15,7 @@ from kubetune.api import JsonObject
 from kubetune.api.run.evaluation_plan import ROWS_ARTIFACT, EvaluatedRow
 from kubetune.api.run.plan import CML_RUNS_FOLDER, TAG_LINEAGE
 from kubetune.cli.compare import compare
-from kubetune.local.cluster import LocalCluster
+from kubetune_devcluster.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 
 from tests.cluster import kstatus

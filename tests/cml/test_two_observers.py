@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from kubetune_devcluster.cml.server import Simulator
 
-from tests.cml.server import Simulator
 from tests.cml.test_hostile_answers import running, site
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")

@@ -27,8 +27,7 @@ from kubetune.clients.cml_operations import (
 from kubetune.tracking.base import Registration
 from kubetune.tracking.cml import CmlTracker
 from kubetune.tracking.cml_values import tag_list, tags_of
-
-from tests.cml.server import PROJECT, Simulator
+from kubetune_devcluster.cml.server import PROJECT, Simulator
 
 INSTALL = "install-1"
 

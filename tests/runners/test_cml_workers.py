@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import kubetune_devcluster
 import psutil
 import pytest
 from kubetune_runner.sample.tickets import tickets
@@ -17,7 +18,7 @@ from tests.cluster.support import eventually
 from tests.runners.cml_project import PACKAGES, Project, Started
 from tests.runners.conftest import PlanFactory
 
-WORKLOAD = Path(__file__).parents[1] / "cml" / "workload"
+WORKLOAD = Path(kubetune_devcluster.__file__).parent / "cml" / "workload"
 
 
 CHECKPOINTS = "/kubetune/checkpoints/key"

@@ -14,8 +14,8 @@ from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.crd import custom_resource_definition
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
-from kubetune.local.cluster import LocalCluster
-from kubetune.local.objects import packaged
+from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.objects import packaged
 
 from tests.cluster.api_client import ApiClient
 from tests.cluster.support import eventually

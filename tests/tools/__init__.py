@@ -7,8 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from kubetune.local.paths import default_cache
-from kubetune.local.toolchain import find_toolchain
+from kubetune_devcluster.control_plane.toolchain import find_toolchain
+from kubetune_devcluster.paths import default_cache
 
 FOLDER = Path(__file__).parent
 GO_VERSION = (1, 26)

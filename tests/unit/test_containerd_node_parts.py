@@ -7,8 +7,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from kubetune.local.containers import cleanup, environment, images, layout, requirements
-from kubetune.local.errors import LocalClusterError
+from kubetune_devcluster.containers import cleanup, environment, images, layout, requirements
+from kubetune_devcluster.errors import LocalClusterError
 
 
 def test_what_is_missing_is_named_with_a_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from kubetune.local import ports
+from kubetune_devcluster import ports
 
 
 def chosen(home: Path) -> set[int]:

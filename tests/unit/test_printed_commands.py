@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from kubetune.cli import main
-from kubetune.local import commands
+from kubetune_devcluster import commands
 
 ELSEWHERE = Path("/srv/my cluster")
 

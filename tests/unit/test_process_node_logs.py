@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from kubetune.local.node import logs
+from kubetune_devcluster.node import logs
 
 
 def line(number: int, text: str, flag: str = "F") -> bytes:

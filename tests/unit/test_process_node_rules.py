@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.local.node import environment, status, support
-from kubetune.local.node.gpus import Gpus, gpu_share, gpus_of
+from kubetune_devcluster.node import environment, status, support
+from kubetune_devcluster.node.gpus import Gpus, gpu_share, gpus_of
 
 
 def pod(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:

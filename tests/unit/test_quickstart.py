@@ -7,10 +7,11 @@ import pytest
 from click.testing import CliRunner
 from kubetune.api.manifests import parse_object
 from kubetune.cli import main
-from kubetune.local import cml, quickstart_cml
-from kubetune.local.components import Layout
-from kubetune.local.errors import LocalClusterError
-from kubetune.local.quickstart import render
+from kubetune_devcluster.cml import addon as cml
+from kubetune_devcluster.components import Layout
+from kubetune_devcluster.errors import LocalClusterError
+from kubetune_devcluster.quickstart import on_cml as quickstart_cml
+from kubetune_devcluster.quickstart.start import render
 
 SAMPLES = Path("/samples")
 ON_TARGET = {"kind": "ClusterComputeTarget", "name": "cml"}

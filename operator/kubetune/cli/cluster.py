@@ -1,6 +1,7 @@
 """The commands for the local cluster: up, down, status, kubeconfig and kubectl.
 
-They only parse and print; the work is in ``kubetune.local``, which is imported when a command runs.
+They only parse and print; the work is in ``kubetune_devcluster``, a package of its own that is
+imported when a command runs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from kubetune.local.cluster import LocalCluster
-    from kubetune.local.status import ClusterStatus
+    from kubetune_devcluster.cluster import LocalCluster
+    from kubetune_devcluster.status import ClusterStatus
 
 EXTRA_HINT = "The local cluster needs more packages: pip install 'kubetune[local]'"
 
@@ -39,9 +40,9 @@ def open_cluster(
 ) -> Generator[LocalCluster]:
     """The cluster of a command; its errors become messages without a traceback."""
     try:
-        from kubetune.local.cluster import DEFAULT_ADDONS, LocalCluster
-        from kubetune.local.errors import LocalClusterError
-        from kubetune.local.paths import default_home
+        from kubetune_devcluster.cluster import DEFAULT_ADDONS, LocalCluster
+        from kubetune_devcluster.errors import LocalClusterError
+        from kubetune_devcluster.paths import default_home
     except ModuleNotFoundError as missing:
         raise click.ClickException(f"{EXTRA_HINT} (no module {missing.name!r})") from None
     components = DEFAULT_ADDONS - set(without) | ({"cml"} if cml else set[str]())
@@ -55,7 +56,7 @@ def open_cluster(
 
 def no_cluster(cluster: LocalCluster) -> click.ClickException:
     """What a command says that needs a cluster which was never started."""
-    from kubetune.local import commands
+    from kubetune_devcluster import commands
 
     way_out = commands.kubetune(cluster.home, "up")
     return click.ClickException(f"{cluster.home} holds no cluster yet; run: {way_out}")

@@ -17,14 +17,14 @@ def choose_cluster(home: Path | None) -> None:
     if os.environ.get("KUBECONFIG") and home is None:
         return
     try:
-        from kubetune.local.paths import default_home
+        from kubetune_devcluster.paths import default_home
     except ModuleNotFoundError:
         return
     kubeconfig = (home or default_home()).absolute() / "kubeconfig"
     if kubeconfig.exists():
         os.environ["KUBECONFIG"] = str(kubeconfig)
     elif home is not None:
-        from kubetune.local import commands
+        from kubetune_devcluster import commands
 
         way_out = commands.kubetune(home, "up")
         raise NotThereError(f"{home} holds no cluster yet; run: {way_out}")

@@ -90,7 +90,7 @@ def logs(
 
 def _component(home: Path | None, component: str, follow: bool, lines: int) -> None:
     with open_cluster(home) as cluster:
-        from kubetune.local import commands
+        from kubetune_devcluster import commands
 
         known = [part.name for part in cluster.status().components]
         if component not in known:

@@ -13,8 +13,8 @@ from kubetune.cli.cluster import home_option, open_cluster
 from kubetune.cli.progress import progress
 
 if TYPE_CHECKING:
-    from kubetune.local.cluster import LocalCluster
-    from kubetune.local.quickstart import Object
+    from kubetune_devcluster.cluster import LocalCluster
+    from kubetune_devcluster.quickstart.start import Object
 
 SHOWN_SAMPLES = 3
 
@@ -50,8 +50,8 @@ def quickstart(home: Path | None, model: str | None, target: str) -> None:
     started_at = time.monotonic()
     on_cml = target == "cml"
     with open_cluster(home, cml=on_cml) as cluster:
-        from kubetune.local.quickstart import start
-        from kubetune.local.quickstart_follow import follow
+        from kubetune_devcluster.quickstart.follow import follow
+        from kubetune_devcluster.quickstart.start import start
 
         with progress() as report:
             started = start(cluster, model, report, on_cml=on_cml)
@@ -63,7 +63,7 @@ def quickstart(home: Path | None, model: str | None, target: str) -> None:
 
 
 def _show(cluster: LocalCluster, job: Object) -> None:
-    from kubetune.local.quickstart_results import comparisons, links, samples
+    from kubetune_devcluster.quickstart.results import comparisons, links, samples
 
     click.echo("\nOn tickets that training never saw:")
     click.echo(f"  {'':<14}{'before':>12}{'after':>12}")
@@ -85,8 +85,8 @@ def _show(cluster: LocalCluster, job: Object) -> None:
 
 
 def _show_next_steps(cluster: LocalCluster, job: Object) -> None:
-    from kubetune.local import commands
-    from kubetune.local.quickstart import manifests
+    from kubetune_devcluster import commands
+    from kubetune_devcluster.quickstart.start import manifests
 
     home = cluster.home
     namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]

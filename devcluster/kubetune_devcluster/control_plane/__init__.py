@@ -1,0 +1,1 @@
+"""The control plane: its programs, its certificates, and ways into it."""

@@ -1,0 +1,1 @@
+"""``kubetune quickstart``: what it applies, how it follows the job, what it shows."""

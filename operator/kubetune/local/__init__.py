@@ -1,1 +1,0 @@
-"""The local cluster behind ``kubetune up``: control plane, process node, MLflow, operator."""
