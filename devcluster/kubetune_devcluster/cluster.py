@@ -260,8 +260,7 @@ class LocalCluster:
                 report(component.name, "starting")
                 started.append(component)
                 command = [*component.command, *self._flags.get(component.name, ())]
-                folder = component.folder or self.home
-                process.start(command, component.environment, cwd=folder)
+                process.start(command, component.environment, cwd=self.home)
 
     def _wait_ready(self, component: Component, client: access.Client, report: Report) -> None:
         if name := NODES.get(component.name):

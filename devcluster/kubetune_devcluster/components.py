@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import kubetune
-
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 NODE_NAME = "process-node"
 SERVICE_RANGE = "10.96.0.0/24"  # never routed: nothing here proxies Services
@@ -56,7 +54,6 @@ class Component:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace: float = 20  # seconds
     stops_children: bool = False  # it ends its own children: signal nobody but itself
-    folder: Path | None = None  # working directory; the cluster's home when absent
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,6 @@ def cml(layout: Layout) -> Component:
         environment=_python_environment(),
         address=url,
         health=f"{url}/healthz",
-        folder=checkout(),
     )
 
 
@@ -183,12 +179,6 @@ def installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def checkout() -> Path | None:
-    """The root of the checkout that this package is part of; None for an installed one."""
-    root = Path(kubetune.__file__).parents[2]
-    return root if (root / "devcluster").is_dir() else None
 
 
 def _python_environment() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from kubetune.api.run.outcome import Outcome
+from kubetune_devcluster.cml.server import FOREVER, Script
 
 from tests.cluster.workspace import TRAINED
 

@@ -2,6 +2,7 @@
 
 import pytest
 from kubetune.api.run import plan
+from kubetune_devcluster.cml.server import Script
 
 from tests.cluster.workspace import TRAINED, condition
 from tests.cml.space import QUICK, TARGET, CmlSpace

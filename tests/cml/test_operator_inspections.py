@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from kubetune.api.run.outcome import Outcome
+from kubetune_devcluster.cml.server import RealClock
+from kubetune_devcluster.cml.server.records import Job
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import ROWS, condition

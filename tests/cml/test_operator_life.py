@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 from kubetune.api.run.plan import TAG_RUN_KEY, outcome_tag
+from kubetune_devcluster.cml.server import FOREVER, Script
+from kubetune_devcluster.cml.server.records import Job
+from kubetune_devcluster.cml.server.statuses import STOPPED
 from mlflow.tracking import MlflowClient
 
 from tests.cluster.operator_process import Operator

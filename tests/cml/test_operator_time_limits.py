@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from kubetune.api.run.outcome import Outcome
+from kubetune_devcluster.cml.server import FOREVER, Script
+from kubetune_devcluster.cml.server.clock import RealClock
 
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay

@@ -6,7 +6,7 @@ import grimp
 import pytest
 
 
-@pytest.mark.parametrize("package", ["kubetune", "kubetune_runner"])
+@pytest.mark.parametrize("package", ["kubetune", "kubetune_runner", "kubetune_devcluster"])
 def test_no_circle_of_imports(package: str) -> None:
     graph = grimp.build_graph(package)
     circles = {

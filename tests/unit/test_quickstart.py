@@ -67,10 +67,8 @@ def test_an_unknown_target_is_named_with_the_known_ones():
     assert "cml" in result.output
 
 
-def test_an_installed_package_says_what_the_simulator_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    installed = tmp_path / "lib" / "python" / "site-packages" / "kubetune" / "__init__.py"
-    monkeypatch.setattr("kubetune.__file__", str(installed))
-    with pytest.raises(LocalClusterError, match=r"needs a\s+checkout .*Java"):
+def test_the_simulator_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("KUBETUNE_CACHE", str(tmp_path))
+    with pytest.raises(LocalClusterError, match="install a Java runtime"):
         cml.prepare(Layout(tmp_path, tmp_path))

@@ -1,13 +1,11 @@
-"""The simulator of a CML workspace beside the local cluster; ``components.py`` has its flags.
+"""The simulator beside the local cluster; ``components.py`` has its flags.
 
-It lives among the tests of a checkout, as does what makes its ``cmlapi`` package, so it is run
-and never imported. It keeps its API key and its project's files over restarts, but no jobs.
+It keeps its API key and its project's files over restarts, but no jobs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +14,8 @@ from kubetune.clients.cml import CmlClient, CmlError
 from kubetune.clients.cml_projects import find_project
 
 from kubetune_devcluster import objects
-from kubetune_devcluster.components import Layout, checkout
+from kubetune_devcluster.cml import client_package
+from kubetune_devcluster.components import Layout
 from kubetune_devcluster.errors import LocalClusterError
 
 TARGET = "cml"
@@ -27,25 +26,12 @@ MANIFESTS = Path(__file__).parent / "manifests"
 def prepare(layout: Layout) -> None:
     """Make the client package of the workspace, and let the operator find it.
 
-    Raises LocalClusterError when this is no checkout, or when the package can't be made.
+    Raises LocalClusterError when the package can't be made.
     """
-    root = checkout()
-    if root is None:
-        raise LocalClusterError(
-            "the simulator of a CML workspace isn't part of an installed kubetune: it needs a"
-            " checkout of the repository, and Java for the client package, which is generated."
-            " For a workspace of yours, see docs/cml.md"
-        )
-    made = subprocess.run(
-        [sys.executable, "-m", "kubetune_devcluster.cml.client_package"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    if made.returncode:
-        reason = (made.stderr.strip().splitlines() or ["no message"])[-1]
-        raise LocalClusterError(f"cml: no client package: {reason.removeprefix('error: ')}")
-    package = Path(made.stdout.strip().splitlines()[-1]) / "cmlapi"
+    try:
+        package = client_package.build() / "cmlapi"
+    except client_package.ClientPackageError as error:
+        raise LocalClusterError(f"cml: no client package: {error}") from None
     link = layout.cml_packages / "cmlapi"
     temporary = link.with_name("cmlapi.new")
     temporary.unlink(missing_ok=True)

@@ -82,7 +82,7 @@ def no_cluster(cluster: LocalCluster) -> click.ClickException:
     "--cml",
     is_flag=True,
     help="Also start the simulator of a Cloudera Machine Learning workspace, as the"
-    " ClusterComputeTarget cml. Needs a checkout and Java.",
+    " ClusterComputeTarget cml. Needs Java.",
 )
 def up(home: Path | None, without: tuple[str, ...], node: str, cml: bool) -> None:
     """Start the local cluster, or what is missing of it.

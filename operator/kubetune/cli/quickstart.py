@@ -33,7 +33,7 @@ SHOWN_SAMPLES = 3
     default="local",
     show_default=True,
     help="Where it trains: in a pod of the local cluster, or in a job of the simulator of a"
-    " Cloudera Machine Learning workspace. The latter needs a checkout and Java.",
+    " Cloudera Machine Learning workspace. The latter needs Java.",
 )
 def quickstart(home: Path | None, model: str | None, target: str) -> None:
     """Fine-tune a small model on generated support tickets, on a local cluster.

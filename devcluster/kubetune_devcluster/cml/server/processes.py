@@ -11,14 +11,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kubetune_devcluster.cml import client_package
-from kubetune_devcluster.cml.server.records import FAILED, STOPPED, SUCCEEDED, TIMEDOUT, USER, Run
-
-if TYPE_CHECKING:
-    from kubetune_devcluster.cml.server.workspace import Workspace
+from kubetune_devcluster.cml.server.place import Place
+from kubetune_devcluster.cml.server.records import USER, Run
+from kubetune_devcluster.cml.server.statuses import FAILED, STOPPED, SUCCEEDED, TIMEDOUT
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 MLFLOW_PLUGIN = Path(__file__).parent.parent / "mlflow_plugin"
@@ -39,7 +37,7 @@ _KEPT = frozenset({"PATH", "LANG", "TMPDIR", "PYTHONPATH", "PYTHONWARNINGS"}) | 
 class Processes:
     """The processes of a workspace's runs; each is watched by a thread of its own."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Place) -> None:
         self._workspace = workspace
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._threads: list[threading.Thread] = []

@@ -7,24 +7,13 @@ import secrets
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kubetune_devcluster.cml.server.clock import text
-
-if TYPE_CHECKING:
-    from kubetune_devcluster.cml.server.scripts import Script
+from kubetune_devcluster.cml.server.scripts import Script
+from kubetune_devcluster.cml.server.statuses import SCHEDULING
 
 USER = {"username": "trainer", "name": "Model Trainer", "email": "trainer@example.com"}
-
-SCHEDULING = "ENGINE_SCHEDULING"
-STARTING = "ENGINE_STARTING"
-RUNNING = "ENGINE_RUNNING"
-STOPPING = "ENGINE_STOPPING"
-SUCCEEDED = "ENGINE_SUCCEEDED"
-FAILED = "ENGINE_FAILED"
-STOPPED = "ENGINE_STOPPED"
-TIMEDOUT = "ENGINE_TIMEDOUT"
-ENDED = frozenset({SUCCEEDED, FAILED, STOPPED, TIMEDOUT, "ENGINE_SKIPPED"})
 
 _LETTERS = string.ascii_lowercase + string.digits
 
@@ -32,11 +21,6 @@ _LETTERS = string.ascii_lowercase + string.digits
 def new_id() -> str:
     """An identifier of projects, jobs and runs: four groups of four."""
     return "-".join("".join(secrets.choice(_LETTERS) for _ in range(4)) for _ in range(4))
-
-
-def short(status: str) -> str:
-    """The word of API v1 for a status."""
-    return status.removeprefix("ENGINE_").lower()
 
 
 @dataclass

@@ -17,9 +17,9 @@ from kubetune_devcluster.cml.server.behaviour import Behaviour
 from kubetune_devcluster.cml.server.catalog import Catalog
 from kubetune_devcluster.cml.server.clock import Clock
 from kubetune_devcluster.cml.server.faults import Faults
+from kubetune_devcluster.cml.server.lives import ScriptFor
 from kubetune_devcluster.cml.server.mlflow_database import prepare
 from kubetune_devcluster.cml.server.records import Job, Project, Run
-from kubetune_devcluster.cml.server.scripts import ScriptFor
 from kubetune_devcluster.cml.server.workspace import Workspace
 
 PROJECT = "kubetune-demo"

@@ -10,15 +10,14 @@ import threading
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from kubetune_devcluster.cml.server.mlflow_database import artifacts, database, prepare
-from kubetune_devcluster.cml.server.records import FAILED, STOPPED, SUCCEEDED, Run
-
-if TYPE_CHECKING:
-    from kubetune_devcluster.cml.server.scripts import Script
-    from kubetune_devcluster.cml.server.workspace import Workspace
+from kubetune_devcluster.cml.server.place import Place
+from kubetune_devcluster.cml.server.records import Run
+from kubetune_devcluster.cml.server.scripts import Script
+from kubetune_devcluster.cml.server.statuses import FAILED, STOPPED, SUCCEEDED
 
 _STATUS = {SUCCEEDED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 
@@ -45,7 +44,7 @@ class Tracked:
 class Tracking:
     """The stores of a workspace."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Place) -> None:
         self._workspace = workspace
         self._lock = threading.RLock()
         self._store: Any = None

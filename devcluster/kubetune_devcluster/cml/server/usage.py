@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kubetune_devcluster.cml.server.clock import text
-from kubetune_devcluster.cml.server.records import (
-    FAILED,
-    STOPPED,
-    TIMEDOUT,
-    USER,
-    Project,
-    Run,
-    short,
-)
+from kubetune_devcluster.cml.server.records import USER, Project, Run
+from kubetune_devcluster.cml.server.statuses import FAILED, STOPPED, TIMEDOUT, short
 
 _REASONS = {FAILED: "Error", STOPPED: "Error", TIMEDOUT: "DeadlineExceeded"}
 

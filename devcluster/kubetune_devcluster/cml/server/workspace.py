@@ -13,20 +13,11 @@ from kubetune_devcluster.cml.server.behaviour import Behaviour
 from kubetune_devcluster.cml.server.catalog import Catalog
 from kubetune_devcluster.cml.server.clock import Clock, RealClock
 from kubetune_devcluster.cml.server.errors import not_found, precondition
+from kubetune_devcluster.cml.server.lives import ScriptFor, follow
 from kubetune_devcluster.cml.server.processes import Processes
-from kubetune_devcluster.cml.server.records import (
-    ENDED,
-    RUNNING,
-    STOPPED,
-    STOPPING,
-    Job,
-    Project,
-    Run,
-    Served,
-    new_id,
-    short,
-)
-from kubetune_devcluster.cml.server.scripts import Script, ScriptFor, follow
+from kubetune_devcluster.cml.server.records import Job, Project, Run, Served, new_id
+from kubetune_devcluster.cml.server.scripts import Script
+from kubetune_devcluster.cml.server.statuses import ENDED, RUNNING, STOPPED, STOPPING, short
 from kubetune_devcluster.cml.server.tracking import Tracking
 from kubetune_devcluster.cml.server.usage import usage_row
 
