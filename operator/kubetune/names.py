@@ -10,7 +10,7 @@ from kubetune.api import GROUP
 
 FINALIZER = f"{GROUP}/finalizer"
 IN_USE = f"{GROUP}/in-use"
-"""Finalizer of what runs in CML can't be reached without."""
+"""Finalizer of what runs outside of the cluster can't be reached without."""
 IN_USE_FROM = f"{GROUP}/in-use-from"
 """Annotation of a ClusterComputeTarget: where Secrets are held for it, with commas between."""
 ABANDON_RUNS = f"{GROUP}/abandon-runs"

@@ -295,8 +295,8 @@ def _says_the_same(old: Any, record: Record) -> bool:
 def _told(address: RunAddress) -> str:
     """What its owner doesn't wait for, for the log."""
     owner = address.owner
-    cml = address.target.cml if address.target else None
-    where = f"project {cml.project} of {cml.url}" if cml else f"namespace {owner.namespace}"
+    block = address.target.block if address.target else None
+    where = (block.place_name if block else "") or f"namespace {owner.namespace}"
     return (
         f"{owner.kind} {owner.namespace}/{owner.name}: its runs with run key {address.run_key} in"
         f" {where} are"

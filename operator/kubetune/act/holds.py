@@ -1,4 +1,4 @@
-"""Holds what runs in CML can't be reached without: their target, its Secrets and certificates.
+"""Holds what runs elsewhere can't be reached without: their target, its Secrets and certificates.
 
 As ``kubernetes.io/pvc-protection`` does for claims: a finalizer keeps an object that is deleted
 until nothing needs it any more. It is added before a run is even recorded, and taken away by the

@@ -1,8 +1,9 @@
-"""What goes on in CML of objects that are gone: ended some time after the operator's start.
+"""What goes on elsewhere of objects that are gone: ended some time after the operator's start.
 
 An object whose finalizer was taken away, as a PUT does, goes at once when it is deleted. While the
-operator runs it knows what that had; what happens while none runs is told by the jobs in CML. What
-was left there since, as its workspace was away, is ended when that is back.
+operator runs it knows what that had; what happens while none runs is told by what was made in the
+places that targets lead to. What was left there since, as the place was away, is ended when that is
+back.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from kubetune.targets.contract import Backend, BackendError, Made, RunAddress
 
 logger = logging.getLogger(__name__)
 
+Address = tuple[str, ...]
+"""What tells a place outside of the cluster from another."""
+
 
 class LeftBehind:
-    """Looks once into each project that a target leads to, and again when something was left."""
+    """Looks once into each place that a target leads to, and again when something was left."""
 
     def __init__(
         self,
@@ -44,29 +48,29 @@ class LeftBehind:
         self._clock = clock
         # Not at once: objects may be on their way, as from a backup.
         self._begin = clock() + timedelta(seconds=settle_seconds)
-        self._done: dict[tuple[Key, str, str], int] = {}
-        """What was left in a project by the time that it was looked through for a target."""
-        self._left: Counter[tuple[str, str]] = Counter()
-        """How often something was left in a project."""
+        self._done: dict[tuple[Key, Address], int] = {}
+        """What was left in a place by the time that it was looked through for a target."""
+        self._left: Counter[Address] = Counter()
+        """How often something was left in a place."""
 
     def note(self, address: RunAddress) -> None:
-        """Runs are let go that may go on: look through their project once it answers."""
-        if address.target is not None and (cml := address.target.cml) is not None:
-            self._left[cml.url, cml.project] += 1
+        """Runs are let go that may go on: look through their place once it answers."""
+        if address.target is not None and address.target.address:
+            self._left[address.target.address] += 1
 
     async def end(
         self, key: Key, target: ComputeTargetSpec | None, namespace: str, *, away: bool
     ) -> bool:
         """End what goes on; False while it is too early for that.
 
-        What can't be ended now, as when the workspace is ``away``, is left to the next call.
+        What can't be ended now, as when the place is ``away``, is left to the next call.
         ``key`` is the target's, ``namespace`` the one whose credentials are used to look.
         """
-        if target is None or target.cml is None:
+        if target is None or target.block is None or not target.address:
             return True
-        project = (target.cml.url, target.cml.project)
-        left = self._left[project]
-        if self._done.get((key, *project)) == left:
+        place, place_name = target.address, target.block.place_name
+        left = self._left[place]
+        if self._done.get((key, place)) == left:
             return True
         if self._clock() < self._begin:
             return False
@@ -77,21 +81,20 @@ class LeftBehind:
             found = await self._backend.made_for(namespace, target, self._install_id, fresh=True)
             for made in found:
                 owner = made.owner
-                # Others' jobs in the project are for targets of their own namespaces.
+                # What others have there is for targets of their own namespaces.
                 ours = key.namespace in ("", owner.namespace) and owner.kind in RUNNING
                 if made.kept or not ours or await self._is_there(made):
                     continue
                 logger.warning(
-                    "%s %s/%s is gone, and its runs with run key %s are ended in project %s of %s",
-                    *(owner.kind, owner.namespace, owner.name, made.run_key),
-                    *(target.cml.project, target.cml.url),
+                    "%s %s/%s is gone, and its runs with run key %s are ended in %s",
+                    *(owner.kind, owner.namespace, owner.name, made.run_key, place_name),
                 )
                 address = RunAddress(owner, made.run_key, target, settled=True)
                 await self._backend.delete(address)
         except BackendError as error:
-            logger.info("what is left in project %s isn't known: %s", target.cml.project, error)
+            logger.info("what is left in %s isn't known: %s", place_name, error)
             return True
-        self._done[key, *project] = left
+        self._done[key, place] = left
         return True
 
     async def _is_there(self, made: Made) -> bool:

@@ -21,6 +21,7 @@ from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
 from kubetune.targets.contract import FINISHED, Backend
+from kubetune.targets.table import recorded_facts
 from kubetune.tracking.poller import ProgressPoller
 
 
@@ -78,8 +79,9 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         """Whether it is finished and nothing more has to happen to it."""
         metadata, status = body["metadata"], body.get("status") or {}
         released = FINALIZER not in (metadata.get("finalizers") or ())
-        # In CML its jobs wait to be deleted with it, which needs the finalizer.
-        unguarded = released and "workspace" in (status.get("external") or {})
+        # Runs that outlive it wait to be deleted with it, which needs the finalizer.
+        outlived = recorded_facts(status.get("external") or {}).runs_outlive_owner
+        unguarded = released and outlived
         return (
             status.get("phase") in TERMINAL_PHASES
             and not unguarded

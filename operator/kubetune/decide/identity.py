@@ -16,6 +16,7 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.resources import Resource
 from kubetune.names import FINALIZER, JOB
 from kubetune.targets.contract import FINISHED
+from kubetune.targets.table import facts_of
 
 
 def with_identity(observed: ObservedJob, decision: Decision) -> Decision:
@@ -36,11 +37,12 @@ def with_identity(observed: ObservedJob, decision: Decision) -> Decision:
 
 
 def with_finalizer(observed: ObservedEvaluation, decision: Decision) -> Decision:
-    """The decision for an Evaluation, with the finalizer restored while jobs in CML need it."""
-    evaluation, target = observed.evaluation, observed.place
+    """The decision for an Evaluation, with the finalizer restored while its runs need it."""
+    evaluation = observed.evaluation
     if evaluation.deleting or FINALIZER in evaluation.finalizers:
         return decision
-    if target is None or target.cml is None or not any(item.runs for item in observed.candidates):
+    outlives = facts_of(observed.place).runs_outlive_owner
+    if not outlives or not any(item.runs for item in observed.candidates):
         return decision
     if any(isinstance(action, Stamp) for action in decision.actions):
         return decision

@@ -38,6 +38,7 @@ from kubetune.api.run.plan import (
     PromptPlan,
 )
 from kubetune.api.schema.base import PlanValue, SecretKeyRef
+from kubetune.targets.table import facts_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Mounts:
     model_claim: str | None = None
     base_model_claim: str | None = None
     project: bool = False
-    """Reads files of the CML project."""
+    """Reads files of the target's project."""
     tokens: dict[str, SecretKeyRef] = field(default_factory=dict[str, SecretKeyRef])
 
     def of_request(self) -> dict[str, Any]:
@@ -264,17 +265,10 @@ def unreachable(mounts: Mounts, target: ComputeTargetSpec) -> str:
     """A sentence when the target's runs can't read what must be mounted, else empty."""
     claims = (mounts.dataset_claim, mounts.model_claim, mounts.base_model_claim)
     claim = next((name for name in claims if name), None)
-    if target.cml and claim:
-        return (
-            f"PersistentVolumeClaim {claim} can't be mounted in CML: put the files into the project"
-            " and use source.project, or take them from a hub or registry"
-        )
-    if target.cml is None and mounts.project:
-        return (
-            "source.project names files of a CML project, and the compute target is not one: use"
-            " source.volume, or a ComputeTarget with spec.cml"
-        )
-    return ""
+    facts = facts_of(target)
+    if claim and facts.claims_refused:
+        return f"PersistentVolumeClaim {claim} {facts.claims_refused}"
+    return facts.project_refused if mounts.project else ""
 
 
 def prompt_plan(spec: PromptTemplateSpec) -> PromptPlan:

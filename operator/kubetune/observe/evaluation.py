@@ -32,14 +32,15 @@ from kubetune.observe.objects import (
 )
 from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
 from kubetune.targets.contract import Backend, BackendError, RunAddress
+from kubetune.targets.table import facts_of
 from kubetune.tracking.base import TrackedRun
 
 
 def _judge_secrets(
     target: ComputeTargetSpec | None, spec: EvaluationSpec
 ) -> list[tuple[str, str | None]]:
-    """Secrets, and keys of them, with API keys of judges; on CML these are project variables."""
-    if target is not None and target.cml is not None:
+    """Secrets, and keys of them, with API keys of judges, where runs get some."""
+    if not facts_of(target).carries_secrets:
         return []
     return [(reference.name, reference.key) for reference in judge_keys(spec).values()]
 

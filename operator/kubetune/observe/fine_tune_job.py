@@ -29,6 +29,7 @@ from kubetune.observe.run_keys import RunKeys
 from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
 from kubetune.queue import Key
 from kubetune.targets.contract import FINISHED, Backend, BackendError, RunAddress, RunState
+from kubetune.targets.table import facts_of
 from kubetune.tracking.base import TrackedRun
 
 
@@ -175,12 +176,12 @@ class FineTuneJobObserver:
         """Look for runs of a job that says nothing of any, though it is older than this operator.
 
         A user may have wiped its status and replaced it while none ran. In the cluster its Jobs
-        name it; in CML the jobs do. Why that can't be told, if so.
+        name it; elsewhere what the target has does. Why that can't be told, if so.
         """
         uid, spec = job.owner.uid, target.spec
         if job.created > self._began or uid in self._sought:
             return None
-        if spec is None or spec.cml is None or not target.ready:
+        if spec is None or not facts_of(spec).runs_outlive_owner or not target.ready:
             # Nothing is started there either.
             return None
         try:

@@ -26,8 +26,9 @@ from kubetune.observe.objects import (
 )
 from kubetune.observe.secrets import secret_problem
 from kubetune.targets.contract import Backend, BackendError, RunAddress
+from kubetune.targets.table import facts_of
 
-IN_THIS_CLUSTER = ComputeTargetSpec.model_construct(kubernetes=None, cml=None)
+IN_THIS_CLUSTER = ComputeTargetSpec.model_construct()
 """Where runs are of a target that is gone, as far as they can be found."""
 Observed = TypeVar(
     "Observed", dataset.ObservedDataset, model.ObservedModel, prompt_template.ObservedPromptTemplate
@@ -151,8 +152,7 @@ class InspectedObserver:
         runs = facts.runs
         if not inspection.settled(resource.status.get("inspection") or {}, key) and not runs:
             target = facts.target.spec
-            # Secrets don't travel to CML; a run there looks at the project's variables.
-            tokens = mounts.tokens.values() if target is None or target.cml is None else ()
+            tokens = mounts.tokens.values() if facts_of(target).carries_secrets else ()
             wanted = [(token.name, token.key) for token in tokens]
             problem = await secret_problem(self._client, resource.owner.namespace, wanted)
             facts = replace(facts, twin=self._twin(resource, key), secret_problem=problem)

@@ -10,7 +10,9 @@ from kubetune.decide.target.place import place_of
 from kubetune.names import FINALIZER
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import recorded_target, resolve_target
+from kubetune.observe.secrets import named_secrets
 from kubetune.queue import Key
+from kubetune.targets.table import facts_of, recorded_facts
 
 
 def external_of(kind: str, status: JsonObject) -> JsonObject:
@@ -21,8 +23,8 @@ def external_of(kind: str, status: JsonObject) -> JsonObject:
 
 
 def may_run(body: JsonObject, status: JsonObject) -> bool:
-    """Whether runs may be under way in CML with this status."""
-    if external_of(body["kind"], status).get("type") != "cml":
+    """Whether runs may be under way with this status that need access to be reached."""
+    if not recorded_facts(external_of(body["kind"], status)).needs_access:
         return False
     if FINALIZER not in (body["metadata"].get("finalizers") or ()):
         # Nothing is started without it.
@@ -35,7 +37,7 @@ def needs_of(cache: ObjectCache, body: JsonObject, status: JsonObject) -> frozen
     namespace = body["metadata"]["namespace"]
     external = external_of(body["kind"], status)
     reference = recorded_target(external.get("target"))
-    if external.get("type") != "cml" or reference is None:
+    if reference is None or not recorded_facts(external).needs_access:
         return frozenset()
     scope = "" if reference.kind == "ClusterComputeTarget" else namespace
     found = {Key(reference.kind, scope, reference.name)}
@@ -44,18 +46,17 @@ def needs_of(cache: ObjectCache, body: JsonObject, status: JsonObject) -> frozen
         place_of(external, None),
         resolve_target(cache, namespace, reference).spec,
     ):
-        if place is not None and place.cml is not None:
+        if place is not None and facts_of(place).needs_access:
             found |= named_by(place, namespace)
     return frozenset(found)
 
 
 def named_by(target: ComputeTargetSpec, namespace: str) -> set[Key]:
     """Secrets and certificates that a target names, in the namespace of who uses it."""
-    cml, tracking = target.cml, target.tracking
-    secrets = [cml.api_key_secret_ref.name] if cml else []
-    if tracking.credentials_secret_ref:
-        secrets.append(tracking.credentials_secret_ref.name)
-    bundles = [bundle for bundle in (cml.ca_bundle if cml else None, tracking.ca_bundle) if bundle]
+    secrets = [name for name, _ in named_secrets(target)]
+    bundles = [*(target.block.access_bundles if target.block else ())]
+    if target.tracking.ca_bundle:
+        bundles.append(target.tracking.ca_bundle)
     return {Key("Secret", namespace, name) for name in secrets} | {
         Key("ConfigMap", namespace, bundle.config_map_name) for bundle in bundles
     }

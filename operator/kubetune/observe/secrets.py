@@ -6,12 +6,14 @@ import base64
 from collections.abc import Iterable
 from typing import Any
 
-from kubetune.api.kinds.compute_target.cml import CaBundle, CmlTarget
+from kubetune.api.kinds.compute_target.block import CaBundle
+from kubetune.api.kinds.compute_target.cml import CmlTarget
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
 from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.resources import Resource
 from kubetune.decide.sources import dataset_source, model_source
+from kubetune.targets.table import facts_of
 from kubetune.tracking.rest import Credentials
 
 
@@ -20,9 +22,7 @@ def named_secrets(target: ComputeTargetSpec) -> list[tuple[str, str | None]]:
     wanted: list[tuple[str, str | None]] = []
     if target.tracking.credentials_secret_ref:
         wanted.append((target.tracking.credentials_secret_ref.name, None))
-    if target.cml:
-        wanted.append((target.cml.api_key_secret_ref.name, target.cml.api_key_secret_ref.key))
-    return wanted
+    return [*wanted, *(target.block.access_secrets if target.block else ())]
 
 
 def source_secrets(
@@ -32,8 +32,7 @@ def source_secrets(
 
     ``resources`` are Datasets and Models.
     """
-    if target is not None and target.cml is not None:
-        # Secrets don't travel to CML; a run there looks at the project's variables.
+    if not facts_of(target).carries_secrets:
         return []
     wanted: list[tuple[str, str | None]] = []
     for resource in resources:

@@ -37,9 +37,7 @@ class Trackers:
         try:
             return await self._of(target, namespace)
         except (ApiError, ValueError) as error:
-            cml = _workspace(target)
-            named = cml.url if cml else target.tracking.run_uri
-            raise TrackingError(f"credentials of {named}: {error}") from error
+            raise TrackingError(f"credentials of {target.tracking_uri}: {error}") from error
 
     async def probe(self, target: ComputeTargetSpec, namespace: str) -> TrackingProbe:
         """Ask the server for its version and write one small artifact, where that is possible."""

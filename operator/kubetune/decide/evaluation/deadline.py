@@ -8,6 +8,7 @@ from kubetune.decide.deadline import TOLD, enforce, is_over, look_again
 from kubetune.decide.decision import Decision
 from kubetune.decide.evaluation import result
 from kubetune.decide.evaluation.draft import Draft
+from kubetune.targets.table import facts_of
 
 
 def ran_out(draft: Draft) -> bool:
@@ -30,8 +31,7 @@ def ran_out(draft: Draft) -> bool:
 
 def keep(draft: Draft) -> None:
     """Keep what runs within the deadline."""
-    target, left = draft.observed.place, draft.left
-    own_limit = target is None or target.cml is None
+    left, own_limit = draft.left, facts_of(draft.observed.place).adjusts_limits
     everything = [run for candidate in draft.candidates for run in candidate.live]
     for candidate in draft.candidates:
         if not candidate.live:

@@ -8,16 +8,16 @@ from kubetune.decide.decision import Decision, DeleteRuns, OrphanRuns, ReleaseFi
 from kubetune.decide.evaluation.observed import ObservedEvaluation
 from kubetune.decide.target.letting_go import ended, is_over, without_target
 from kubetune.names import FINALIZER
+from kubetune.targets.table import facts_of
 
 
 def delete(observed: ObservedEvaluation, now: datetime) -> Decision:
-    """Deleted: jobs of CML go first, as nobody else collects them."""
+    """Deleted: runs that would outlive it go first, as nobody else collects them."""
     evaluation = observed.evaluation
     if FINALIZER not in evaluation.finalizers:
         return Decision()
     run_keys = [item.run_key for item in observed.candidates if item.run_key]
-    outside = observed.started is not None and observed.started.cml is not None
-    if not outside:
+    if not facts_of(observed.started).runs_outlive_owner:
         # Nothing was submitted, or it goes with its owner.
         return Decision((ReleaseFinalizer(),))
     if observed.lets_runs_go:

@@ -26,6 +26,7 @@ from kubetune.decide.evaluation.inputs import (
     candidate_run_key,
 )
 from kubetune.decide.evaluation.observed import ObservedEvaluation
+from kubetune.targets.table import facts_of
 
 
 @dataclass
@@ -70,9 +71,8 @@ def draft_of(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) 
     known = {item["name"]: item for item in old.pop("candidates", None) or ()}
     conditions = conditions_of(old, evaluation.generation, now)
     conditions.remove(ConditionType.TARGET_AVAILABLE)
-    target = observed.place
-    # The clock of a workspace may be another than ours; a cluster has one.
-    submitted = parse_time(old.get("startTime")) if target and target.cml else None
+    own_clock = facts_of(observed.place).own_clock
+    submitted = parse_time(old.get("startTime")) if own_clock else None
     found = [
         span
         for item in observed.candidates

@@ -45,6 +45,7 @@ from kubetune.decide.trained_rows import of_models
 from kubetune.decide.waiting import NotReady
 from kubetune.names import digest
 from kubetune.targets.contract import RunRequest
+from kubetune.tracking.facts import tracker_facts
 
 RUN_KEY_LENGTH = 16
 MEASURING = 2
@@ -288,11 +289,11 @@ def _unfit(observed: ObservedEvaluation) -> NotReady | None:
     dataset, prompt = observed.dataset, observed.prompt
     if spec is None or target is None or dataset is None or dataset.spec is None:
         return _refused("an input's spec can't be read")
-    if spec.promote and target.tracking.type == "cml":
+    if spec.promote and not tracker_facts(target).has_aliases:
         return _refused(
-            f"spec.promote can't move alias {spec.promote.alias}: CML's registry, the one of"
-            f" {observed.target.label}, has no aliases; leave promote out, or name a target whose"
-            " tracking is mlflow",
+            f"spec.promote can't move alias {spec.promote.alias}:"
+            f" {tracker_facts(target).registry}, the one of {observed.target.label}, has no"
+            " aliases; leave promote out, or name a target whose tracking is mlflow",
             Reason.REGISTRY_WITHOUT_ALIASES,
         )
     for name, code in observed.functions.items():

@@ -13,6 +13,7 @@ from kubetune.decide.target.place import moved_from
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.decide.waiting import NotReady
 from kubetune.targets.contract import RunState
+from kubetune.targets.table import facts_of
 
 
 def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
@@ -73,8 +74,7 @@ def _make_again(draft: Draft, candidate: CandidateDraft, run: RunState) -> None:
 def _take_over(draft: Draft, candidate: CandidateDraft, summary: EvaluationSummary) -> None:
     target = draft.observed.place
     settle(candidate, summary, draft.spec.metrics, target, reused=False)
-    if target and target.cml:
-        # Nothing else removes a job of CML; in a cluster it goes with the Evaluation.
+    if facts_of(target).runs_outlive_owner:
         draft.actions.append(DeleteRuns(draft.run_key(candidate), settled=True))
 
 

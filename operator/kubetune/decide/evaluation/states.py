@@ -48,6 +48,7 @@ from kubetune.decide.target.unreachable import target_unreachable
 from kubetune.decide.waiting import NotReady
 from kubetune.names import FINALIZER
 from kubetune.targets.contract import FINISHED
+from kubetune.targets.table import facts_of
 
 
 def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
@@ -263,7 +264,7 @@ def _settle_place(draft: Draft) -> None:
     """Record where attempts will be and how they are found."""
     observed, status = draft.observed, draft.status
     target, owner = observed.target.spec, observed.evaluation.owner
-    if target and target.cml and FINALIZER not in observed.evaluation.finalizers:
+    if facts_of(target).runs_outlive_owner and FINALIZER not in observed.evaluation.finalizers:
         # Its jobs must be gone before it is, also when no operator runs as it is deleted.
         draft.actions.append(Stamp(finalizer=True))
     ended = [item.observed.run_key for item in draft.candidates if item.observed.runs]

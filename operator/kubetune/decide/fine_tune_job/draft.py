@@ -37,6 +37,7 @@ from kubetune.decide.fine_tune_job.progress import (
 )
 from kubetune.decide.target.place import record
 from kubetune.targets.contract import FINISHED, RunState
+from kubetune.targets.table import facts_of
 
 
 @dataclass
@@ -107,8 +108,7 @@ def begin(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
             known = known | record(observed.target, job.owner.namespace)
         newest = max(observed.runs, key=lambda run: run.attempt, default=None)
         status["external"] = known | dict(newest.external if newest else {})
-    # The clock of a workspace may be another than ours; a cluster has one.
-    seen = seen_running(old, now) if observed.outlives_owner else None
+    seen = seen_running(old, now) if facts_of(observed.place).own_clock else None
     found = spans(observed.runs, old.get("attempts") or (), now, not_before=seen)
     clock = read_clock(old.get("runTime"), found, now)
     if clock.counted:

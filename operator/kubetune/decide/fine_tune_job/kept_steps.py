@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.targets.table import facts_of
 
 
 def keeps_steps(settings: JsonObject, target: ComputeTargetSpec) -> bool:
     """Whether an attempt finds the checkpoints of earlier ones.
 
-    The project's disk in CML keeps them; in a cluster only a claim does.
+    A claim keeps them, where the disk of the place doesn't.
     """
-    return target.cml is not None or "claimName" in (settings.get("checkpoint") or {})
+    return facts_of(target).durable_disk or "claimName" in (settings.get("checkpoint") or {})
 
 
 def acting_settings(settings: JsonObject, target: ComputeTargetSpec) -> JsonObject:
@@ -19,8 +20,7 @@ def acting_settings(settings: JsonObject, target: ComputeTargetSpec) -> JsonObje
     shown = dict(settings)
     if not keeps_steps(settings, target):
         del shown["checkpoint"]
-    elif target.cml is not None:
-        # Nothing is mounted there.
+    elif not facts_of(target).mounts_claims:
         checkpoint = settings["checkpoint"]
         shown["checkpoint"] = {key: checkpoint[key] for key in checkpoint if key != "claimName"}
     return shown

@@ -15,6 +15,7 @@ from kubetune.decide.gate import Demand
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.tracker_answers import Asked
 from kubetune.targets.contract import RunState
+from kubetune.targets.table import facts_of
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 
@@ -81,8 +82,8 @@ class ObservedJob:
 
     @property
     def outlives_owner(self) -> bool:
-        """Whether runs stay where they are when the job is deleted, as all do outside."""
-        return self.place is not None and self.place.cml is not None
+        """Whether runs stay where they are when the job is deleted."""
+        return facts_of(self.place).runs_outlive_owner
 
     @property
     def place(self) -> ComputeTargetSpec | None:

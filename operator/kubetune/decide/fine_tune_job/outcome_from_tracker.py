@@ -1,7 +1,7 @@
 """The outcome of a failed attempt whose own file or message didn't arrive.
 
-On CML the runner leaves its outcome in a file of the project, which a full disk or an access
-rule may keep from the operator, and in a tag of the tracked run.
+Where the runner leaves its outcome in a file, as in a project, a full disk or an access rule may
+keep it from the operator. It leaves it in a tag of the tracked run too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from kubetune.api.run.plan import outcome_tag
 from kubetune.decide.decision import Decision, FindRun
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.targets.contract import RunState
+from kubetune.targets.table import facts_of
 
 
 def seek_outcome(observed: ObservedJob) -> Decision | None:
     """Ask for the tracked run of an attempt that failed just now without a word."""
-    target, answers = observed.place, observed.answers
-    if target is None or target.cml is None or not observed.runs:
+    answers = observed.answers
+    if not facts_of(observed.place).outcome_may_be_lost or not observed.runs:
         return None
     run = observed.runs[-1]
     if not _is_mute(run) or answers.run_sought or answers.tracking_error:

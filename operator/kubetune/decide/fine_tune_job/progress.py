@@ -31,6 +31,7 @@ from kubetune.api.run.plan import (
 from kubetune.decide.decision import parse_time, rfc3339, shorten
 from kubetune.targets.contract import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun
+from kubetune.tracking.facts import tracker_facts
 
 MAX_METRICS = 64
 # Metrics of the trainer's bookkeeping rather than of the result.
@@ -204,12 +205,9 @@ def mlflow_link(run: TrackedRun, target: ComputeTargetSpec) -> JsonObject:
 def run_link(experiment_id: str, run_id: str, target: ComputeTargetSpec) -> JsonObject:
     """Ids and page of a run."""
     ids = {"experimentId": experiment_id, "runId": run_id}
-    tracking = target.tracking
-    if tracking.type == "cml" and target.cml:
-        # The API doesn't tell where the page of a run is; the workspace is certain.
-        return ids | {"url": (tracking.external_uri or target.cml.url).rstrip("/")}
-    root = (tracking.external_uri or tracking.run_uri).rstrip("/")
-    return ids | {"url": f"{root}/#/experiments/{experiment_id}/runs/{run_id}"}
+    root = (target.tracking.external_uri or target.tracking_uri).rstrip("/")
+    page = tracker_facts(target).run_page
+    return ids | {"url": page.format(root=root, experiment=experiment_id, run=run_id)}
 
 
 def result_metrics(metrics: dict[str, Any]) -> dict[str, str]:

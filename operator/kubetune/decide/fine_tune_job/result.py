@@ -41,6 +41,7 @@ from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.decide.trained_rows import of_lineage
 from kubetune.names import JOB, MANAGED_BY
 from kubetune.tracking.base import RegisteredVersion, Registration
+from kubetune.tracking.facts import tracker_facts
 
 
 def finish(draft: Draft) -> Decision:
@@ -84,18 +85,16 @@ def finish(draft: Draft) -> Decision:
     if answers.registered:
         return adopt(draft, answers.registered, answers.merged, unmet)
 
-    # 3. Registering needs to know the run's result; CML's registry the experiment too.
-    target = observed.place
-    in_cml = target is not None and target.tracking.type == "cml"
+    # 3. Registering needs to know the run's result, and the experiment where the registry asks.
+    facts = tracker_facts(observed.place)
     merged = merged_name(observed)
     incomplete = result is not None and merged is not None and not result.merged_source
-    if result is None or incomplete or (in_cml and not result.experiment_id):
+    if result is None or incomplete or (facts.needs_experiment_id and not result.experiment_id):
         if answers.run_sought and not answers.tracking_error:
-            server = "the workspace's experiments" if in_cml else "MLflow"
             return fail(
                 draft,
                 Reason.RESULT_MISSING,
-                f"the run ended well but left no model in {server}: look at its log, and at"
+                f"the run ended well but left no model in {facts.name}: look at its log, and at"
                 " spec.tracking of the compute target",
             )
         return _registering(draft, FindRun(observed.run_key))
@@ -153,9 +152,9 @@ def adopt(
         result["metrics"] = metrics
     said = f"{version.name} version {version.version}"
     message = f"adopted {said}, which has the same lineage" if reused else f"registered as {said}"
-    target = draft.observed.place
-    if alias and target and target.tracking.type == "cml":
-        message += f"; CML's registry has no aliases, so {alias} was not set"
+    facts = tracker_facts(draft.observed.place)
+    if alias and not facts.has_aliases:
+        message += f"; {facts.registry} has no aliases, so {alias} was not set"
     draft.conditions.set(
         ConditionType.REGISTERED, True, Reason.REUSED if reused else Reason.REGISTERED, message
     )
@@ -180,15 +179,15 @@ def _tell_promotion(
     """Condition Promoted, where promoteWhen asks for it."""
     said = f"{version.name} version {version.version}"
     promoted = alias in version.aliases
-    target = draft.observed.place
+    facts = tracker_facts(draft.observed.place)
     reason = Reason.PROMOTED if promoted else Reason.NOT_PROMOTED
     if promoted:
         message = f"{said} has alias {alias}"
     elif unmet:
         message = f"{said} does not get alias {alias}: {', '.join(unmet)}"
-    elif target and target.tracking.type == "cml":
+    elif not facts.has_aliases:
         reason = Reason.REGISTRY_WITHOUT_ALIASES
-        message = f"CML's registry has no aliases, so {alias} was not set"
+        message = f"{facts.registry} has no aliases, so {alias} was not set"
     elif (draft.status.get("result") or {}).get("reused"):
         message = f"{said} was made before, without alias {alias}: it stays where it is"
     else:

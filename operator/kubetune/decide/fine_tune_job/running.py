@@ -12,6 +12,7 @@ from kubetune.decide.fine_tune_job.orders import was_suspended
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.waiting import NotReady
 from kubetune.targets.contract import RunState
+from kubetune.targets.table import facts_of
 
 
 def expire(draft: Draft) -> Decision:
@@ -30,7 +31,11 @@ def follow(draft: Draft, run: RunState) -> Decision:
     number = run.attempt
     observed, left = draft.observed, draft.left
     draft.actions += enforce(
-        observed.run_key, draft.live, left, draft.now, own_limit=not observed.outlives_owner
+        observed.run_key,
+        draft.live,
+        left,
+        draft.now,
+        own_limit=facts_of(observed.place).adjusts_limits,
     )
     if left is not None and left <= 0 and run.reason != Reason.ENDING:
         draft.phase(Phase.STOPPING)

@@ -1,4 +1,4 @@
-"""What an inspection in CML needs beside itself: a record, and a finalizer until it is gone."""
+"""What an inspection that outlives its owner needs: a record, and a finalizer until it is gone."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import Resource
 from kubetune.decide.target.letting_go import without_target
 from kubetune.names import FINALIZER
+from kubetune.targets.table import facts_of, recorded_facts
 
 
 def guarded(resource: Resource[Any], decision: Decision) -> Decision:
@@ -31,20 +32,20 @@ def guarded(resource: Resource[Any], decision: Decision) -> Decision:
     for action in decision.actions:
         if isinstance(action, StartRun):
             starts = True
-            if action.request.target.cml:
+            if facts_of(action.request.target).runs_outlive_owner:
                 # Its job must be gone before it is, also when no operator runs as it is deleted.
                 actions += () if held else (Stamp(finalizer=True),)
                 actions.append(Record("inspection", (decision.status or {})["inspection"]))
         actions.append(action)
     status = resource.status if decision.status is None else decision.status
     place: JsonObject = (status.get("inspection") or {}).get("external") or {}
-    if not held and not starts and place.get("type") == "cml":
+    if not held and not starts and recorded_facts(place).runs_outlive_owner:
         # A PUT of the object has taken it.
         actions.insert(0, Stamp(finalizer=True))
     if held and not starts and not _is_recorded(status):
         if _is_recorded(resource.status):
             if not any(isinstance(action, DeleteRuns) for action in actions):
-                # CML shows no logs, so nothing is kept there for them.
+                # Nobody looks for its logs there, so nothing is kept for them.
                 state: JsonObject = resource.status["inspection"]
                 actions.append(DeleteRuns(inspection_run_key(resource.owner, state["key"])))
             # What was found is written first: a refused patch must not lose it.
@@ -59,12 +60,12 @@ def _is_recorded(status: JsonObject) -> bool:
 
 
 def delete(resource: Resource[Any], facts: InspectionFacts, now: datetime) -> Decision:
-    """Deleted: a job of CML goes first, as nobody else collects it."""
+    """Deleted: what outlives its owner goes first, as nobody else collects it."""
     if FINALIZER not in resource.finalizers:
         # Jobs in the cluster have an owner reference; nothing else is ours.
         return Decision()
     state: JsonObject = resource.status.get("inspection") or {}
-    if facts.started is None or facts.started.cml is None or "key" not in state:
+    if not facts_of(facts.started).runs_outlive_owner or "key" not in state:
         return Decision((ReleaseFinalizer(),))
     run_key = inspection_run_key(resource.owner, state["key"])
     if facts.target_problem:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
@@ -18,6 +16,7 @@ from kubetune.decide.settings.axolotl import (
     config_problem,
     configuration,
 )
+from kubetune.targets.table import facts_of
 
 OtherTrainer = ScriptTrainer | AxolotlTrainer
 
@@ -108,15 +107,16 @@ def _script_problem(script: ScriptTrainer, text: str | None, target: ComputeTarg
             )
         return ""
     path = script.path or ""
-    if target.cml is not None:
+    facts = facts_of(target)
+    if facts.has_project:
         if path.startswith("/"):
             return (
-                f"trainer.script.path is {path}, and in CML it is relative to the project: remove"
-                " the leading /"
+                f"trainer.script.path is {path}, and in {facts.name} it is relative to the project:"
+                " remove the leading /"
             )
         return ""
     if _mount_of(path, target) is None:
-        mounts = [volume.mount_path for volume in _volumes(target)]
+        mounts = target.block.mount_paths if target.block else ()
         return (
             f"trainer.script.path is {path}, which is in none of the target's volumes"
             f" ({', '.join(mounts) or 'it has none'}): add one to spec.kubernetes.volumes of the"
@@ -132,7 +132,7 @@ def _script_plan(script: ScriptTrainer, text: str | None, target: ComputeTargetS
         return ScriptPlan(name=script.config_map_ref.key, text=text or "", args=args)
     path = script.path or ""
     name = path.rpartition("/")[2]
-    if target.cml is not None:
+    if facts_of(target).has_project:
         root = PROJECT_DIRECTORY
         return ScriptPlan(name=name, path=f"{root}/{path}", root=root, args=args)
     return ScriptPlan(name=name, path=path, root=_mount_of(path, target), args=args)
@@ -142,11 +142,8 @@ def _name(trainer: OtherTrainer) -> str:
     return "script" if isinstance(trainer, ScriptTrainer) else "axolotl"
 
 
-def _volumes(target: ComputeTargetSpec) -> list[Any]:
-    return list((target.kubernetes.volumes if target.kubernetes else None) or ())
-
-
 def _mount_of(path: str, target: ComputeTargetSpec) -> str | None:
     """The innermost mount that the path is in."""
-    mounts = [volume.mount_path.rstrip("/") for volume in _volumes(target)]
+    paths = target.block.mount_paths if target.block else ()
+    mounts = [mount.rstrip("/") for mount in paths]
     return max((mount for mount in mounts if path.startswith(f"{mount}/")), key=len, default=None)

@@ -8,26 +8,35 @@ present Secret counts, so that a key can be replaced while runs go on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Phase
-from kubetune.api.kinds.compute_target.cml import CmlTarget, RuntimeSelection
-from kubetune.api.kinds.compute_target.recorded import (
-    RecordedTarget,
-    RecordedTracking,
-    RecordedWorkspace,
-)
+from kubetune.api.kinds.compute_target.block import RecordedBlock, TargetBlock
+from kubetune.api.kinds.compute_target.recorded import RecordedTracking
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
+from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.schema.base import Value
 from kubetune.decide.decision import Action, DeleteRuns, Record
 from kubetune.decide.resources import Target
+from kubetune.targets.table import FACTS, facts_of, recorded_facts
 
-FIELDS = frozenset(RecordedTarget.model_fields)
-"""Fields of a record; status.external has others beside."""
+FIELDS = frozenset({"target", "type", "tracking"})
+"""Fields of every record, beside the block of its type; status.external has others too."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A record that was read."""
+
+    type: str
+    block: RecordedBlock | None
+    tracking: RecordedTracking
 
 
 def record(target: Target, namespace: str) -> JsonObject:
@@ -38,17 +47,18 @@ def record(target: Target, namespace: str) -> JsonObject:
     tracking = _chosen(spec.tracking, RecordedTracking)
     recorded: JsonObject = {
         "target": target.label,
-        "type": "kubernetes" if spec.cml is None else "cml",
+        "type": spec.type,
         "tracking": tracking | {"experiment": spec.tracking.experiment_in(namespace)},
     }
-    if spec.cml is not None:
-        recorded["cml"] = _chosen(spec.cml, RecordedWorkspace)
+    model = facts_of(spec).recorded
+    if model is not None and spec.block is not None:
+        recorded[spec.type] = _chosen(spec.block, model)
     return recorded
 
 
 def recorded_in(external: JsonObject) -> JsonObject:
     """The record alone, without what else stands in status.external."""
-    return {key: value for key, value in external.items() if key in FIELDS}
+    return {key: value for key, value in external.items() if key in FIELDS or key in FACTS}
 
 
 def place_of(external: JsonObject, present: ComputeTargetSpec | None) -> ComputeTargetSpec | None:
@@ -59,21 +69,30 @@ def place_of(external: JsonObject, present: ComputeTargetSpec | None) -> Compute
     if "type" not in external:
         return None
     known = _known(to_json(recorded_in(external)))
-    if known is None or known.tracking is None or (known.type == "cml") != (known.cml is not None):
+    if known is None:
         return None
-    workspace = _workspace(known.cml, external, present) if known.cml else None
-    tracking = _tracking(known.tracking, present)
+    block: dict[str, Any] = {}
+    if known.block is not None:
+        block[known.type] = _block(known.block, external, present)
     # Without what only new runs need: images, resources, a runtime.
-    return ComputeTargetSpec.model_construct(kubernetes=None, cml=workspace, tracking=tracking)
+    return _spec().model_construct(**block, tracking=_tracking(known.tracking, present))
 
 
 @lru_cache(maxsize=1024)
-def _known(text: bytes) -> RecordedTarget | None:
+def _known(text: bytes) -> Known | None:
     """A record as text; None when it was written by hand and leads nowhere."""
+    record = from_json(text)
+    model = recorded_facts(record).recorded
+    if record["type"] not in FACTS or record.keys() - FIELDS != (
+        {record["type"]} if model else set()
+    ):
+        return None
     try:
-        return RecordedTarget.model_validate(from_json(text), extra="ignore")
+        tracking = RecordedTracking.model_validate(record.get("tracking"), extra="ignore")
+        block = model.model_validate(record[record["type"]], extra="ignore") if model else None
     except ValidationError:
         return None
+    return Known(record["type"], block, tracking)
 
 
 def before_start(
@@ -101,7 +120,7 @@ def before_start(
         others = {key: value for key, value in external.items() if key not in known}
         external = others | wanted
         actions.append(Record("external", external))
-    if phase == Phase.SUSPENDED and wanted["type"] == "cml":
+    if phase == Phase.SUSPENDED and recorded_facts(wanted).needs_access:
         # While it says so nothing is held that a run can't be reached without.
         actions.append(Record("phase", str(Phase.QUEUED)))
     return external, actions
@@ -128,8 +147,8 @@ def moved_from(started: ComputeTargetSpec | None, target: Target, namespace: str
 
 
 def same_place(one: ComputeTargetSpec, other: ComputeTargetSpec) -> bool:
-    """Whether two targets are of the same type and, in CML, the same project."""
-    return _project(one.cml) == _project(other.cml)
+    """Whether two targets are of the same type and, outside of the cluster, the same place."""
+    return (one.type, one.address) == (other.type, other.address)
 
 
 def _chosen(spec: Value, recorded: type[Value]) -> JsonObject:
@@ -138,25 +157,17 @@ def _chosen(spec: Value, recorded: type[Value]) -> JsonObject:
     return {key: value for key, value in spec.to_json().items() if key in names}
 
 
-def _project(cml: CmlTarget | None) -> tuple[str, str] | None:
-    return (cml.url, cml.project) if cml else None
+def _spec() -> type[ComputeTargetSpec]:
+    return cast("type[ComputeTargetSpec]", BY_KIND["ComputeTarget"].spec)
 
 
-def _workspace(
-    known: RecordedWorkspace, external: JsonObject, present: ComputeTargetSpec | None
-) -> CmlTarget:
-    if present and present.cml and _project(present.cml) == (known.url, known.project):
-        return present.cml
-    return CmlTarget.model_construct(
-        url=known.url,
-        # A name may belong to another project by now.
-        project=external.get("projectId") or known.project,
-        api_key_secret_ref=known.api_key_secret_ref,
-        ca_bundle=known.ca_bundle,
-        runtime=RuntimeSelection.model_construct(),
-        poll=known.poll,
-        scheduling_timeout_seconds=known.scheduling_timeout_seconds,
-    )
+def _block(
+    known: RecordedBlock, external: JsonObject, present: ComputeTargetSpec | None
+) -> TargetBlock:
+    """The present block while it leads to the same place, else what is recorded of it."""
+    if present and present.block and present.address == known.address:
+        return present.block
+    return known.as_block(external)
 
 
 def _tracking(known: RecordedTracking, present: ComputeTargetSpec | None) -> Tracking:

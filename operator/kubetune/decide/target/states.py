@@ -15,6 +15,7 @@ from kubetune.decide.retries import PROBE_SECONDS, until_secret
 from kubetune.decide.target.workspace import WorkspaceProbe, assess, describe
 from kubetune.names import ABANDON_RUNS, IN_USE
 from kubetune.tracking.base import StorageCheck
+from kubetune.tracking.facts import tracker_facts
 
 MOST_USERS = 5
 """So many are named."""
@@ -95,31 +96,25 @@ def _assessed(observed: ObservedTarget, now: datetime) -> Decision:
             return Decision(status=status, requeue_after=PROBE_SECONDS)
 
     # 4. The tracking server must answer and accept them.
-    in_cml = spec.cml if spec.tracking.type == "cml" else None
-    uri = in_cml.url if in_cml else spec.tracking.run_uri
+    facts, uri = tracker_facts(spec), spec.tracking_uri
     if probe is None:
         return Decision(status=status, requeue_after=PROBE_SECONDS)
     if probe.error:
         refused = probe.credentials_refused
         reason = Reason.TRACKING_CREDENTIALS if refused else Reason.TRACKING_UNREACHABLE
-        if in_cml:
-            way_out = "check spec.cml.apiKeySecretRef" if refused else "check spec.cml"
-        else:
-            named = "credentialsSecretRef" if refused else "uri"
-            way_out = f"check spec.tracking.{named}"
-        message = f"{uri}: {probe.error}; {way_out}"
+        named = facts.credentials_field if refused else facts.address_field
+        message = f"{uri}: {probe.error}; check {named}"
         conditions.set(ConditionType.TRACKING_AVAILABLE, False, reason, message)
         conditions.waiting(reason, message)
         if version := target.status.get("trackingVersion"):
             status["trackingVersion"] = version
         return Decision(status=status, requeue_after=PROBE_SECONDS)
     status["trackingVersion"] = probe.version
-    server = f"{probe.version} answer" if in_cml else f"MLflow {probe.version} answers"
     conditions.set(
         ConditionType.TRACKING_AVAILABLE,
         True,
         Reason.TRACKING_AVAILABLE,
-        f"{server} at {uri}",
+        f"{facts.answers.format(probe.version)} at {uri}",
     )
 
     # 5. Artifacts must be writable.

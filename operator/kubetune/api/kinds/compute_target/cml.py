@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from kubetune.api.kinds.compute_target.block import CaBundle, TargetBlock
 from kubetune.api.schema.base import ConfigKey, HttpAddress, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.schema.rules import (
     Rule,
@@ -24,15 +25,6 @@ DEFAULT_SCHEDULING_SECONDS = 24 * 3600
 VariableName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_]\w*$")]
 RuntimeWord = Annotated[str, Field(min_length=1, max_length=128)]
 Seconds = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_SECONDS)]
-
-
-class CaBundle(Value):
-    """Certificates of a private authority, PEM, in a ConfigMap."""
-
-    config_map_name: ObjectName = Field(description="ConfigMap in the job's namespace.")
-    key: Annotated[str, Field(min_length=1, max_length=253)] = Field(
-        default="ca.crt", description="Key with PEM certificates. Default ca.crt."
-    )
 
 
 class ApiKeyRef(LocalRef):
@@ -152,7 +144,7 @@ class ProjectVariable(Value):
     value: str = Field(max_length=32768, description="Its value.")
 
 
-class CmlTarget(Value):
+class CmlTarget(TargetBlock):
     """A project of a CML workspace. Each FineTuneJob is one job there, each attempt one run."""
 
     transitions: ClassVar[tuple[TransitionRule, ...]] = tuple(
@@ -217,3 +209,23 @@ class CmlTarget(Value):
         description="Seconds after which CML kills a run, whatever happens to the operator."
         " A shorter activeDeadlineSeconds of a job wins. Default 604800, seven days.",
     )
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Workspace and project."""
+        return self.url, self.project
+
+    @property
+    def place_name(self) -> str:
+        """The project."""
+        return f"project {self.project} of {self.url}"
+
+    @property
+    def access_secrets(self) -> list[tuple[str, str]]:
+        """The one with the API key."""
+        return [(self.api_key_secret_ref.name, self.api_key_secret_ref.key)]
+
+    @property
+    def access_bundles(self) -> list[CaBundle]:
+        """Those of the workspace's authority."""
+        return [self.ca_bundle] if self.ca_bundle else []

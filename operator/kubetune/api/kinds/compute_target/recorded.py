@@ -9,11 +9,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from kubetune.api.kinds.compute_target.cml import ApiKeyRef, CaBundle, PollBounds
+from kubetune.api import JsonObject
+from kubetune.api.kinds.compute_target.block import CaBundle, RecordedBlock
+from kubetune.api.kinds.compute_target.cml import (
+    ApiKeyRef,
+    CmlTarget,
+    PollBounds,
+    RuntimeSelection,
+)
 from kubetune.api.schema.base import LocalRef, Value
 
 
-class RecordedWorkspace(Value):
+class RecordedWorkspace(RecordedBlock):
     """The project of CML that was submitted to."""
 
     url: str = Field(description="Address of the workspace.")
@@ -24,6 +31,24 @@ class RecordedWorkspace(Value):
     )
     poll: PollBounds | None = Field(default=None, description="How often runs are looked at.")
     scheduling_timeout_seconds: int = Field(description="Longest wait for room.")
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """Workspace and project."""
+        return self.url, self.project
+
+    def as_block(self, external: JsonObject) -> CmlTarget:
+        """Without what only new runs need: resources, a runtime."""
+        return CmlTarget.model_construct(
+            url=self.url,
+            # A name may belong to another project by now.
+            project=external.get("projectId") or self.project,
+            api_key_secret_ref=self.api_key_secret_ref,
+            ca_bundle=self.ca_bundle,
+            runtime=RuntimeSelection.model_construct(),
+            poll=self.poll,
+            scheduling_timeout_seconds=self.scheduling_timeout_seconds,
+        )
 
 
 class RecordedTracking(Value):

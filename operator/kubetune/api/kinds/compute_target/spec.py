@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kubetune.api.kinds.compute_target.cml import CaBundle, CmlTarget
+from kubetune.api.kinds.compute_target.block import CaBundle, TargetBlock
+from kubetune.api.kinds.compute_target.cml import CmlTarget
 from kubetune.api.schema.base import HttpAddress, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.schema.kubernetes_values import (
     EnvFromSource,
@@ -39,7 +40,7 @@ class ModelCache(Value):
     )
 
 
-class KubernetesTarget(Value):
+class KubernetesTarget(TargetBlock):
     """How runs look as Kubernetes Jobs in the namespace of the FineTuneJob."""
 
     image: str = Field(
@@ -98,6 +99,11 @@ class KubernetesTarget(Value):
     env_from: list[EnvFromSource] | None = Field(
         default=None, max_length=16, description="Environment from ConfigMaps and Secrets."
     )
+
+    @property
+    def mount_paths(self) -> list[str]:
+        """Those of its volumes."""
+        return [volume.mount_path for volume in self.volumes or ()]
 
 
 class Tracking(Value):
@@ -171,6 +177,8 @@ class Tracking(Value):
 class ComputeTargetSpec(Value):
     """What the admin declares."""
 
+    blocks: ClassVar[tuple[str, ...]] = ("kubernetes", "cml")
+    """Fields of which one is given: its name is the type of the target."""
     transitions: ClassVar[tuple[TransitionRule, ...]] = (
         same_choice(
             "kubernetes",
@@ -198,7 +206,28 @@ class ComputeTargetSpec(Value):
     tracking: Tracking = Field(description="Where runs report and results are registered.")
 
     @property
+    def type(self) -> str:
+        """The type of target; what a status records of runs in this cluster has no block."""
+        given = (name for name in self.blocks if getattr(self, name) is not None)
+        return next(given, self.blocks[0])
+
+    @property
+    def block(self) -> TargetBlock | None:
+        """What its type of target needs to know."""
+        return getattr(self, self.type)
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """What tells one place outside of the cluster from another; empty in the cluster."""
+        return self.block.address if self.block else ()
+
+    @property
     def resources(self) -> Resources | None:
         """Resources of a run that neither job nor profile states."""
-        target = self.kubernetes or self.cml
-        return target.resources if target else None
+        return getattr(self.block, "resources", None)
+
+    @property
+    def tracking_uri(self) -> str:
+        """The address of the tracking server as the operator reaches it."""
+        inside = self.cml if self.tracking.type == "cml" else None
+        return inside.url if inside else self.tracking.run_uri

@@ -1,0 +1,66 @@
+"""What the blocks of a ComputeTarget, one for each type of target, have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from kubetune.api import JsonObject
+from kubetune.api.schema.base import ObjectName, Value
+
+
+class CaBundle(Value):
+    """Certificates of a private authority, PEM, in a ConfigMap."""
+
+    config_map_name: ObjectName = Field(description="ConfigMap in the job's namespace.")
+    key: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+        default="ca.crt", description="Key with PEM certificates. Default ca.crt."
+    )
+
+
+class TargetBlock(Value):
+    """The block of a ComputeTarget that one type of target has for itself.
+
+    The properties have answers that suit runs in this cluster.
+    """
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """What tells one place outside of the cluster from another; empty in the cluster."""
+        return ()
+
+    @property
+    def place_name(self) -> str:
+        """The place outside of the cluster, for logs."""
+        return ""
+
+    @property
+    def access_secrets(self) -> Sequence[tuple[str, str]]:
+        """Secrets, and the key in each, with which the place is reached."""
+        return ()
+
+    @property
+    def access_bundles(self) -> Sequence[CaBundle]:
+        """Certificates with which the place is reached."""
+        return ()
+
+    @property
+    def mount_paths(self) -> Sequence[str]:
+        """Directories of every run on which something is mounted."""
+        return ()
+
+
+class RecordedBlock(Value):
+    """What a status keeps of a block: what finding the runs again takes."""
+
+    @property
+    @abstractmethod
+    def address(self) -> tuple[str, ...]:
+        """As that of the block."""
+
+    @abstractmethod
+    def as_block(self, external: JsonObject) -> TargetBlock:
+        """The block as following runs takes it; ``external`` is the status.external around it."""
