@@ -17,12 +17,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubetune.api.run.evaluation_plan import JudgePlan
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+)
+from tenacity.nap import sleep_using_event
 
 from kubetune_runner.evaluate import judge_request, table
 from kubetune_runner.evaluate.judge_reply import ReplyError, grade_of, text_of
 from kubetune_runner.evaluate.judge_request import Form
 from kubetune_runner.evaluate.metrics import MeasuredRow, MetricError
 from kubetune_runner.evaluate.table import Column
+from kubetune_runner.retrying import failure
 
 FIRST_PAUSE_SECONDS = 1.0
 """Doubled after each try."""
@@ -115,25 +124,44 @@ def grades(judge: JudgePlan, rows: Sequence[MeasuredRow]) -> list[float]:
 
 
 def _grade(endpoint: _Endpoint, row: MeasuredRow) -> float:
-    judge, pause, tries = endpoint.judge, FIRST_PAUSE_SECONDS, 0
-    while True:
-        if endpoint.over.is_set():
-            raise MetricError(f"row {row.number}: it was not asked about")
+    judge = endpoint.judge
+    tries = judge.max_retries + 1
+
+    def told(error: BaseException) -> str:
+        return _shown(str(error), endpoint.key)
+
+    try:
+        return Retrying(
+            retry=retry_if_exception_type(_AgainError),
+            stop=stop_after_attempt(tries),
+            wait=_pause,
+            sleep=sleep_using_event(endpoint.over),
+            before_sleep=lambda state: log.info(
+                "judge %s, row %d: %s; asked again", judge.name, row.number, told(failure(state))
+            ),
+            reraise=True,
+        )(_grade_once, endpoint, row)
+    except _AgainError as error:
+        raise MetricError(f"row {row.number}: {told(error)} ({tries} tries)") from None
+    except MetricError as error:
+        raise MetricError(f"row {row.number}: {told(error)}") from None
+
+
+def _grade_once(endpoint: _Endpoint, row: MeasuredRow) -> float:
+    while not endpoint.over.is_set():
         try:
-            try:
-                return _read(_ask(endpoint, row), judge, row)
-            except _FormError as error:
-                endpoint.give_way(error)
-        except _AgainError as error:
-            tries += 1
-            text = _shown(str(error), endpoint.key)
-            if tries > judge.max_retries:
-                raise MetricError(f"row {row.number}: {text} ({tries} tries)") from None
-            log.info("judge %s, row %d: %s; asked again", judge.name, row.number, text)
-            endpoint.over.wait(min(error.seconds or pause, MAX_PAUSE_SECONDS))
-            pause *= 2
-        except MetricError as error:
-            raise MetricError(f"row {row.number}: {_shown(str(error), endpoint.key)}") from None
+            return _read(_ask(endpoint, row), endpoint.judge, row)
+        except _FormError as error:
+            endpoint.give_way(error)
+    raise MetricError("it was not asked about")
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds to the next try: what the endpoint asks for, else longer each time."""
+    error = failure(state)
+    asked = error.seconds if isinstance(error, _AgainError) else None
+    longer = wait_exponential(multiplier=FIRST_PAUSE_SECONDS, max=MAX_PAUSE_SECONDS)
+    return min(asked or longer(state), MAX_PAUSE_SECONDS)
 
 
 def _ask(endpoint: _Endpoint, row: MeasuredRow) -> bytes:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from kubetune.api.run.plan import TAG_RUN_KEY
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
 from kubetune_runner.errors import RunError
+from kubetune_runner.retrying import failure
 
 ENV_REGISTRY_URI = "MLFLOW_REGISTRY_URI"
 PAGE_RUNS = 500
@@ -105,16 +106,22 @@ def is_elsewhere(error: BaseException) -> bool:
 
 def retried(call: Callable[[], T]) -> T:
     """The call's result; tried again after a pause where that may help."""
-    for pause in PAUSES_SECONDS:
-        try:
-            return call()
-        except Exception as error:
-            final = getattr(error, "error_code", None) in _FINAL_CODES
-            if final or isinstance(error, ImportError) or is_unsupported(error):
-                raise
-            log.warning("MLflow: trying again in %.0f s: %s", pause, first_line(error))
-            time.sleep(pause)
-    return call()
+    return Retrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_attempt(len(PAUSES_SECONDS) + 1),
+        wait=wait_chain(*(wait_fixed(pause) for pause in PAUSES_SECONDS)),
+        before_sleep=lambda state: log.warning(
+            "MLflow: trying again in %.0f s: %s", state.upcoming_sleep, first_line(failure(state))
+        ),
+        reraise=True,
+    )(call)
+
+
+def _may_pass(error: BaseException) -> bool:
+    final = getattr(error, "error_code", None) in _FINAL_CODES
+    return isinstance(error, Exception) and not (
+        final or isinstance(error, ImportError) or is_unsupported(error)
+    )
 
 
 def experiment_id(client: Any, name: str) -> str:

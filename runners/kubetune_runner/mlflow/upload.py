@@ -24,12 +24,14 @@ from kubetune.api.run.plan import (
     TAG_MODEL_PATH,
     ModelPlan,
 )
+from tenacity import Retrying, retry_if_exception, wait_exponential
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
 from kubetune_runner.mlflow.loader import CONFIG_BASE_MODEL, DESCRIPTION, Shape
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.model import loading
+from kubetune_runner.retrying import failure
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.text.chats import chat_text
 
@@ -165,33 +167,48 @@ def patiently(tracker: Tracker, store: Callable[[str], T], problem: str, way_out
     once when the fault is here, such as a missing file or a full disk.
     """
     end = time.monotonic() + float(os.environ.get(ENV_PATIENCE, PATIENCE_SECONDS))
-    pause = 1.0
     # A server may take longer to store a large file than to answer a question.
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "120"
-    while True:
+
+    longer = wait_exponential(multiplier=1, max=30)
+
+    def once() -> T:
         run_id = tracker.wait_run(max(0.0, min(5.0, end - time.monotonic())))
         tracker.check()
-        try:
-            if run_id is None:
-                raise ConnectionError("the tracking server can't be reached")
-            return store(run_id)
-        except Exception as error:
-            if not mlflow_client.is_elsewhere(error):
-                raise RunError(
-                    "UploadFailed",
-                    f"{problem}: {mlflow_client.first_line(error)}; {way_out}",
-                    # Another attempt has other files and another disk, but the same code.
-                    retryable=isinstance(error, OSError),
-                ) from error
-            if time.monotonic() >= end:
-                raise RunError(
-                    "TrackingUnavailable",
-                    f"{problem} to MLflow: {str(error).splitlines()[0][:300]}; {way_out}",
-                    retryable=True,
-                ) from error
-            log.warning("upload failed, trying again: %s", error)
-            time.sleep(min(pause, max(0.0, end - time.monotonic())))
-            pause = min(pause * 2, 30.0)
+        if run_id is None:
+            raise ConnectionError("the tracking server can't be reached")
+        return store(run_id)
+
+    try:
+        return Retrying(
+            retry=retry_if_exception(_may_pass),
+            stop=lambda _: time.monotonic() >= end,
+            wait=lambda state: min(longer(state), max(0.0, end - time.monotonic())),
+            before_sleep=lambda state: log.warning(
+                "upload failed, trying again: %s", failure(state)
+            ),
+            reraise=True,
+        )(once)
+    except RunError:
+        raise
+    except Exception as error:
+        if mlflow_client.is_elsewhere(error):
+            raise RunError(
+                "TrackingUnavailable",
+                f"{problem} to MLflow: {str(error).splitlines()[0][:300]}; {way_out}",
+                retryable=True,
+            ) from error
+        raise RunError(
+            "UploadFailed",
+            f"{problem}: {mlflow_client.first_line(error)}; {way_out}",
+            # Another attempt has other files and another disk, but the same code.
+            retryable=isinstance(error, OSError),
+        ) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    # What is refused in the user's words already is final.
+    return not isinstance(error, RunError) and mlflow_client.is_elsewhere(error)
 
 
 def _store(client: Any, run_id: str, folder: Path, name: str) -> str | None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
 from kubetune_runner.data.findings import quote
 from kubetune_runner.errors import RunError
+from kubetune_runner.retrying import failure
 
 logger = logging.getLogger(__name__)
 
@@ -151,19 +153,25 @@ def _from_cache(
 
 def _call(repo: str, type: str, revision: str, ask: Callable[[], T]) -> T:
     """Ask the hub, again after a pause where that may help, and translate its errors."""
-    for attempt in range(1, ATTEMPTS + 1):
+
+    def once() -> T:
         try:
             return ask()
         except Exception as error:
             refusal = _translate(error, repo, type, revision)
             if refusal is None:
                 raise
-            pause = _pause(error, attempt)
-            if attempt == ATTEMPTS or not refusal.retryable or pause is None:
-                raise refusal from error
-            logger.warning("%s Asking again in %.1f s.", refusal, pause)
-            time.sleep(pause)
-    raise AssertionError("unreachable")
+            raise refusal from error
+
+    return Retrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=lambda state: _pause(failure(state), state.attempt_number),
+        before_sleep=lambda state: logger.warning(
+            "%s Asking again in %.1f s.", failure(state), state.upcoming_sleep
+        ),
+        reraise=True,
+    )(once)
 
 
 def _root_causes(error: BaseException) -> list[BaseException]:
@@ -184,19 +192,29 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def _pause(error: BaseException, attempt: int) -> float | None:
-    """Seconds to wait before asking again; None when asking again makes no sense now."""
-    status = _status(error)
-    if status in (401, 403):
-        return None
-    pause = 0.5 * 2 ** (attempt - 1)
+def _may_pass(error: BaseException) -> bool:
+    """Whether asking again makes sense now."""
+    return (
+        isinstance(error, RunError)
+        and error.retryable
+        and _status(error) not in (401, 403)
+        and _asked_for(error) <= LONGEST_WAIT_SECONDS
+    )
+
+
+def _pause(error: BaseException, attempt: int) -> float:
+    """Seconds to wait before asking again."""
+    return max(0.5 * 2 ** (attempt - 1), _asked_for(error))
+
+
+def _asked_for(error: BaseException) -> float:
+    """Seconds that the hub asks to be left alone for; 0 where it doesn't say."""
     for cause in _root_causes(error):
         response: Any = getattr(cause, "response", None)
         wanted = str(response.headers.get("Retry-After", "")) if response is not None else ""
         if wanted.isdigit():
-            pause = max(pause, float(wanted))
-            break
-    return pause if pause <= LONGEST_WAIT_SECONDS else None
+            return float(wanted)
+    return 0.0
 
 
 def _translate(error: Exception, repo: str, type: str, revision: str) -> RunError | None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from kubetune.api.run.outcome import WORKER_LOST
 from kubetune.api.run.plan import ENV_PEERS_AT, ENV_RENDEZVOUS, ENV_WORKER, RunPlan
 from kubetune.api.training.settings import Strategy
+from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from kubetune_runner.errors import RunError
 
@@ -155,15 +156,19 @@ class Workers:
             raise self._missing(str(error).splitlines()[0][:300]) from error
 
     def _wait_for_leader(self, end: float) -> None:
-        while True:
-            try:
-                # The leader's name is unknown until its pod has an address.
-                with socket.create_connection((self.host, self.port), timeout=5):
-                    return
-            except OSError as error:
-                if time.monotonic() >= end:
-                    raise self._missing(str(error)) from error
-            time.sleep(_PAUSE_SECONDS)
+        def connect() -> None:
+            # The leader's name is unknown until its pod has an address.
+            socket.create_connection((self.host, self.port), timeout=5).close()
+
+        try:
+            Retrying(
+                retry=retry_if_exception_type(OSError),
+                stop=lambda _: time.monotonic() >= end,
+                wait=wait_fixed(_PAUSE_SECONDS),
+                reraise=True,
+            )(connect)
+        except OSError as error:
+            raise self._missing(str(error)) from error
 
     def _missing(self, why: str) -> RunError:
         return RunError(
