@@ -93,11 +93,22 @@ def test_splits_follow_the_conventions_for_names(name: str, hub: Hub) -> None:
 
 
 def test_other_splits_are_not_downloaded(hub: Hub) -> None:
-    hub.add("datasets", "acme/rows", {"train.jsonl": TRAIN, "test.jsonl": TEST, "val.csv": "a\n1"})
-    hub.add("datasets", "acme/rows", {"data/unsupervised-00000-of-00001.jsonl": TRAIN})
+    files = {"train": TRAIN, "test": TEST, "unsupervised": TRAIN}
+    hub.add(
+        "datasets",
+        "acme/rows",
+        {f"data/{split}-00000-of-00001.jsonl": rows for split, rows in files.items()},
+    )
     assert counts(hub_plan("acme/rows")) == (60, 20)
     downloads = [line for line in hub.requests if line.startswith("GET") and "resolve" in line]
-    assert sorted(line.rsplit("/", 1)[1] for line in downloads) == ["test.jsonl", "train.jsonl"]
+    read = sorted(line.rsplit("/", 1)[1].split("-")[0] for line in downloads)
+    assert read == ["test", "train"]
+
+
+def test_files_that_belong_to_no_split_are_reported(hub: Hub) -> None:
+    hub.add("datasets", "acme/rows", {"data/train-00000-of-00001.jsonl": TRAIN, "new.jsonl": TEST})
+    loaded = load(hub_plan("acme/rows"), None)
+    assert "'new.jsonl'" in " ".join(problem.message for problem in loaded.problems)
 
 
 CONFIGS = """---

@@ -1,7 +1,8 @@
 """The files of each split of a dataset repository.
 
 A repository says in the YAML head of its README.md which files belong to which split and
-configuration; without it, file and folder names tell, by the Hub's conventions.
+configuration; without it, file and folder names tell. Both are read by the ``datasets`` library,
+from the list of files alone, so that splits are those that ``load_dataset`` has.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Generator
-from contextlib import contextmanager
-from fnmatch import translate
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, cast
+from uuid import uuid4
 
 import yaml
 from kubetune.api.kinds.dataset.sources import HubSource
@@ -23,7 +25,7 @@ from kubetune_runner.data.file_kinds import PACKED
 from kubetune_runner.data.findings import Findings, listing, quote
 from kubetune_runner.data.items import Source, SourceFile
 from kubetune_runner.data.sources import Reader
-from kubetune_runner.data.splits import TRAIN, choose_splits, same_split, split_in_name
+from kubetune_runner.data.splits import choose_splits, same_split
 from kubetune_runner.errors import RunError
 from kubetune_runner.model.hub import HubRepo, open_repo
 
@@ -35,7 +37,6 @@ FORMATS: dict[str, FileFormat] = {
     ".csv": "csv",
 }
 _NOT_DATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
-_SHARD = re.compile(r"^(.+?)-\d{5,}-of-\d{5,}")
 
 
 @contextmanager
@@ -66,11 +67,11 @@ def split_files(repo: HubRepo, config: str | None, findings: Findings) -> dict[s
         chosen = _choose_config(repo.repo, declared, config)
         folder = str(chosen.get("data_dir") or "").strip("/")
         if chosen.get("data_files") is not None:
-            splits = _declared_files(chosen["data_files"], data, folder)
+            splits = _declared_files(chosen["data_files"], data, folder, findings)
         else:
-            splits = _conventional(_below(data, folder))
+            splits = _conventional(data, folder, findings)
     elif config and config != "default":
-        splits = _conventional(_below(data, config))
+        splits = _conventional(data, config, findings)
         if not splits:
             folders = sorted({name.split("/")[0] for name in data if "/" in name})
             raise RunError(
@@ -79,7 +80,7 @@ def split_files(repo: HubRepo, config: str | None, findings: Findings) -> dict[s
                 f" README names none; its folders are {listing(folders)}",
             )
     else:
-        splits = _conventional(data)
+        splits = _conventional(data, "", findings)
     splits = _one_format(splits, findings)
     if not splits:
         raise RunError("NoFiles", _no_data(repo))
@@ -158,58 +159,91 @@ def _choose_config(repo: str, configs: list[dict[str, Any]], wanted: str | None)
     )
 
 
-def _declared_files(declared: Any, data: list[str], folder: str) -> dict[str, list[str]]:
+def _declared_files(
+    declared: Any, data: list[str], folder: str, findings: Findings
+) -> dict[str, list[str]]:
     """``data_files`` is a pattern, patterns, split to patterns, or a list of split and path."""
-    if isinstance(declared, str):
-        entries: list[tuple[str, Any]] = [(TRAIN, declared)]
-    elif isinstance(declared, dict):
-        entries = list(cast("dict[str, Any]", declared).items())
-    else:
-        entries = [
-            (str(entry.get("split", TRAIN)), entry.get("path"))
-            if isinstance(entry, dict)
-            else (TRAIN, entry)
-            for entry in cast("list[Any]", declared)
-        ]
+    from datasets.data_files import sanitize_patterns
+
+    try:
+        patterns = sanitize_patterns(declared)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise RunError("NoFiles", f"configs in README.md name no files: {error}") from error
     splits: dict[str, list[str]] = {}
-    for split, patterns in entries:
-        for pattern in cast("list[Any]", patterns) if isinstance(patterns, list) else [patterns]:
-            full = f"{folder}/{pattern}" if folder else str(pattern)
-            matcher = _pattern(full)
-            matched = [name for name in data if matcher.match(name)]
-            splits.setdefault(same_split(split), []).extend(matched)
+    with _listed(data, folder) as place:
+        for split, wanted in patterns.items():
+            for pattern in wanted:
+                matched = place.files([str(pattern)])
+                if not matched:
+                    findings.note(
+                        Problem(message=f"configs in README.md: {quote(pattern)} matches no file")
+                    )
+                splits.setdefault(same_split(str(split)), []).extend(matched)
     return {split: sorted(set(names)) for split, names in splits.items() if names}
 
 
-def _pattern(glob: str) -> re.Pattern[str]:
-    """``*`` stays within a folder and ``**`` doesn't, as on the Hub."""
-    parts = re.split(r"(\*\*/|\*\*|\*)", glob)
-    meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
-    body = "".join(
-        meaning[part] if part in meaning else translate(part)[len("(?s:") : -len(r")\Z")]
-        for part in parts
-    )
-    return re.compile(f"^{body}$", re.DOTALL)
+def _conventional(data: list[str], folder: str, findings: Findings) -> dict[str, list[str]]:
+    """Splits by the names of files and folders, where README.md says nothing."""
+    from datasets.data_files import EmptyDatasetError, get_data_patterns
+
+    with _listed(data, folder) as place:
+        try:
+            patterns = get_data_patterns(place.address)
+        except EmptyDatasetError:
+            return {}
+        splits = {str(split): place.files(wanted) for split, wanted in patterns.items()}
+    used = {name for names in splits.values() for name in names}
+    left_out = [name for name in _below(data, folder) if name not in used]
+    if left_out:
+        findings.note(
+            Problem(
+                message=f"{listing(left_out)} belong to no split, as folders or files of other"
+                " names do; name them in `configs` of README.md to read them"
+            )
+        )
+    return splits
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder of empty files with a repository's names, for the patterns of ``datasets``."""
+
+    root: str
+    folder: str
+
+    @property
+    def address(self) -> str:
+        return f"memory:/{self.root}/{self.folder}".rstrip("/")
+
+    def files(self, patterns: list[str]) -> list[str]:
+        """Names in the repository of the files that match, sorted."""
+        from datasets.data_files import resolve_pattern
+
+        found: set[str] = set()
+        for pattern in patterns:
+            with suppress(FileNotFoundError):
+                found.update(resolve_pattern(pattern, self.address))
+        start = f"memory://{self.root}/"
+        return sorted(name.removeprefix(start) for name in found)
+
+
+@contextmanager
+def _listed(names: list[str], folder: str) -> Generator[_Place]:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    files = MemoryFileSystem()
+    place = _Place(f"/kubetune-{uuid4().hex}", folder)
+    files.makedirs(place.root)
+    try:
+        for name in names:
+            files.pipe_file(f"{place.root}/{name}", b"")
+        yield place
+    finally:
+        files.rm(place.root, recursive=True)
 
 
 def _below(data: list[str], folder: str) -> list[str]:
     return [name for name in data if name.startswith(f"{folder}/")] if folder else data
-
-
-def _conventional(data: list[str]) -> dict[str, list[str]]:
-    """Splits by shard name, then file name, then folder; all rows train where none speaks."""
-    splits: dict[str, list[str]] = {}
-    for name in data:
-        path = PurePosixPath(name)
-        shard = _SHARD.match(path.stem)
-        spoken = split_in_name(path.stem) or next(
-            (found for part in reversed(path.parts[:-1]) if (found := split_in_name(part))), None
-        )
-        if spoken is None and shard:
-            spoken = shard[1]
-        if spoken:
-            splits.setdefault(spoken, []).append(name)
-    return splits or ({TRAIN: data} if data else {})
 
 
 def _one_format(splits: dict[str, list[str]], findings: Findings) -> dict[str, list[str]]:
