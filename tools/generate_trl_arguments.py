@@ -7,8 +7,10 @@ Run by ``make generate``; with ``--check`` it exits 1 when a file differs. It ne
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import enum
+import io
 import json
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import types
 import typing
 from pathlib import Path
 
+from kubetune.api.training.objectives import OBJECTIVES
+from kubetune_runner.training import objectives
 from trl_owned import NOT_WITH, OWNED
 
 ROOT = Path(__file__).parents[1]
@@ -65,12 +69,9 @@ def main() -> int:
 
 def configurations() -> dict[str, type]:
     """The configuration class of each objective."""
-    from trl.trainer.dpo_config import DPOConfig
-    from trl.trainer.kto_config import KTOConfig
-    from trl.trainer.reward_config import RewardConfig
-    from trl.trainer.sft_config import SFTConfig
-
-    return {"sft": SFTConfig, "dpo": DPOConfig, "kto": KTOConfig, "reward": RewardConfig}
+    # What libraries say while they are imported is for those who train.
+    with contextlib.redirect_stderr(io.StringIO()):
+        return {name: objectives.load(name).configuration for name in OBJECTIVES}
 
 
 def all_arguments() -> list[Argument]:

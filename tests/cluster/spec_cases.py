@@ -4,7 +4,8 @@ from typing import Any
 
 from api_client import spec_schema
 from kubetune.api.kinds.table import BY_KIND
-from kubetune.api.training.objectives import OBJECTIVES, ObjectiveSettings
+from kubetune.api.training.objective_settings import WITH_SETTINGS
+from kubetune.api.training.objectives import OBJECTIVES
 from kubetune.api.training.trl_names import GOES_WITH
 
 Spec = dict[str, Any]
@@ -261,7 +262,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ),
     *(
         ("FineTuneJob", job(**{name: {}}), f"{name} settings go with objective {name}")
-        for name in ObjectiveSettings.names
+        for name in WITH_SETTINGS
     ),
     *(
         (

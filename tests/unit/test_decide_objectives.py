@@ -8,7 +8,8 @@ import pytest
 from kubetune.api.kinds.dataset.spec import ColumnMapping
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
 from kubetune.api.rows import FORMAT_ROLES
-from kubetune.api.training.objectives import OBJECTIVES, ObjectiveSettings
+from kubetune.api.training.objective_settings import WITH_SETTINGS
+from kubetune.api.training.objectives import OBJECTIVES
 from kubetune.api.training.trl_names import GOES_WITH
 from kubetune.decide.settings.effective import effective_settings
 from pydantic import ValidationError
@@ -30,7 +31,7 @@ def test_each_objective_has_one_module_in_the_runner() -> None:
 
 def test_the_table_is_whole() -> None:
     assert {name for name, facts in OBJECTIVES.items() if facts.settings is not None} == set(
-        ObjectiveSettings.names
+        WITH_SETTINGS
     )
     assert {each for facts in OBJECTIVES.values() for each in facts.formats} == set(FORMAT_ROLES)
     assert {name for names in GOES_WITH.values() for name in names} <= set(OBJECTIVES)

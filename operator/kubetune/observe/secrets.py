@@ -38,8 +38,10 @@ def source_secrets(
     for resource in resources:
         if resource is None or resource.spec is None:
             continue
-        source = dataset_source if isinstance(resource.spec, DatasetSpec) else model_source
-        _, mounts = source(resource.name, resource.spec)
+        if isinstance(resource.spec, DatasetSpec):
+            _, mounts = dataset_source(resource.name, resource.spec)
+        else:
+            _, mounts = model_source(resource.name, resource.spec)
         wanted += [(token.name, token.key) for token in mounts.tokens.values()]
     return wanted
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from kubetune.api.run.plan import RunPlan
+from kubetune.api.training.objectives import OBJECTIVES
 
 from kubetune_runner.mlflow.loader import DESCRIPTION
 from kubetune_runner.model import loading
@@ -66,7 +67,7 @@ def _head(plan: RunPlan, base: str, *, adapter: bool) -> str:
     head: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if source.hub is not None:
         head["base_model"] = base
-    if plan.training.objective != "reward":
+    if not OBJECTIVES[plan.training.objective].scores:
         head["pipeline_tag"] = "text-generation"
     if plan.dataset.hub is not None:
         head["datasets"] = [plan.dataset.hub.repo]
@@ -97,7 +98,8 @@ def _table(metrics: Mapping[str, float]) -> str:
 
 
 def _loading(folder: Path, base: str, plan: RunPlan, *, adapter: bool, chat: bool) -> str:
-    kind = "SequenceClassification" if plan.training.objective == "reward" else "CausalLM"
+    scores = OBJECTIVES[plan.training.objective].scores
+    kind = "SequenceClassification" if scores else "CausalLM"
     source = plan.model.base or plan.model
     place = json.dumps(base if source.hub is not None else "FOLDER_OF_THE_BASE_MODEL")
     revision = source.revision or (source.hub.revision if source.hub else None)

@@ -32,9 +32,8 @@ from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.results import save_results, upload_results
 from kubetune_runner.run_log import quieten
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.text.encoding import EncodedRows, encode
-from kubetune_runner.text.preferences import encode_pairs, encode_rated
-from kubetune_runner.text.prompts import choose, make_examples
+from kubetune_runner.text.encoding import EncodedRows
+from kubetune_runner.text.prompts import choose
 from kubetune_runner.training import checkpoints, packing
 from kubetune_runner.training.workers import SINGLE_WORKER, Workers, lost
 
@@ -195,7 +194,7 @@ def _train(
 
 
 def _prepare(plan: RunPlan) -> Inputs:
-    """Read and check data and model files; no torch."""
+    """Read and check data and model files; no torch before all rows are read."""
     method = plan.training.method
     for name, given in (("lora", plan.training.lora), ("quantization", plan.training.quantization)):
         if given is None and (method == "qlora" or method == name):
@@ -238,32 +237,17 @@ def _encode(
     plan: RunPlan, placed: list[tuple[data.Row, data.Place]], tokenizer: Any, known: list[str]
 ) -> tuple[EncodedRows[Any], bool]:
     """The rows of a split as the objective reads them, and whether they are chats."""
-    dataset, limit = plan.dataset, plan.training.hyperparameters.max_length
-    facts = OBJECTIVES[plan.training.objective]
-    if plan.prompt is None and dataset.format not in facts.formats:
+    from kubetune_runner.training import objectives
+
+    dataset, formats = plan.dataset, OBJECTIVES[plan.training.objective].formats
+    if plan.prompt is None and dataset.format not in formats:
         raise RunError(
             "FormatUnsupported",
             f"objective {plan.training.objective} can't learn from dataset {dataset.name}, which"
-            f" has format {dataset.format}: it needs {' or '.join(facts.formats)}",
+            f" has format {dataset.format}: it needs {' or '.join(formats)}",
         )
     rows, places = [row for row, _ in placed], [place for _, place in placed]
-    refuses = bool(dataset.refuse_hidden)
-    if plan.training.objective == "sft":
-        examples = make_examples(rows, dataset, plan.prompt, places, known)
-        chat = any(example.messages is not None for example in examples)
-        policy = plan.training.long_rows
-        return encode(examples, tokenizer, limit, policy, refuse_hidden=refuses), chat
-    answer = dataset.columns.of("chosen" if dataset.format == "preference" else "completion")
-    chat = any(isinstance(row.get(answer), list) for row in rows)
-    if dataset.format == "unpairedPreference":
-        rated = encode_rated(rows, dataset.columns, tokenizer, limit, places, refuse_hidden=refuses)
-        return rated, chat
-    # A score belongs to a whole text.
-    cut = not facts.scores
-    pairs = encode_pairs(
-        rows, dataset.columns, tokenizer, limit, places, cut=cut, refuse_hidden=refuses
-    )
-    return pairs, chat
+    return objectives.load(plan.training.objective).encode(rows, places, plan, tokenizer, known)
 
 
 def _make_trainer(

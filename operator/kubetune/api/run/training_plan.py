@@ -9,7 +9,8 @@ from pydantic import Field, JsonValue
 from kubetune.api.schema.base import PlanValue
 from kubetune.api.schema.rules import Rule, exactly_one
 from kubetune.api.training.method import ComputeFormat, MethodType
-from kubetune.api.training.objectives import DpoLoss, KtoLoss, Objective
+from kubetune.api.training.objective_settings import WITH_SETTINGS, ObjectivePlans
+from kubetune.api.training.objectives import Objective
 from kubetune.api.training.settings import ContinueFrom, LongRows
 
 
@@ -79,31 +80,6 @@ class CheckpointPlan(PlanValue):
     """Absolute path in the container, this run's own."""
 
 
-class DpoPlan(PlanValue):
-    """Every setting of objective dpo."""
-
-    beta: float
-    loss_type: list[DpoLoss]
-    loss_weights: list[float] | None = None
-    """None: 1 each."""
-    label_smoothing: float
-
-
-class KtoPlan(PlanValue):
-    """Every setting of objective kto."""
-
-    beta: float
-    loss_type: KtoLoss
-    desirable_weight: float
-    undesirable_weight: float
-
-
-class RewardPlan(PlanValue):
-    """Every setting of objective reward."""
-
-    center_rewards_coefficient: float | None = None
-
-
 class TokenizerPlan(PlanValue):
     """What is changed at the model's tokenizer."""
 
@@ -134,21 +110,20 @@ class AxolotlPlan(PlanValue):
     config: dict[str, JsonValue]
 
 
-class TrainingPlan(PlanValue):
+class TrainingPlan(ObjectivePlans):
     """Everything that changes the result."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.objective == 'sft' || has(self[self.objective])",
+            cel=f"!(self.objective in {list(WITH_SETTINGS)}) || has(self[self.objective])",
             message="the settings of the objective are missing",
-            check=lambda plan: plan.objective == "sft" or getattr(plan, plan.objective) is not None,
+            check=lambda plan: (
+                plan.objective not in WITH_SETTINGS or getattr(plan, plan.objective) is not None
+            ),
         ),
     )
 
     objective: Objective
-    dpo: DpoPlan | None = None
-    kto: KtoPlan | None = None
-    reward: RewardPlan | None = None
     method: MethodType
     lora: LoraPlan | None = None
     """With methods lora and qlora."""

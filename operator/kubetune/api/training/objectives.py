@@ -1,46 +1,24 @@
 """What can be optimised: one table, from which the API, the operator and the runner take the rest.
 
-The runner has a module of the same name for each, in ``kubetune_runner/training/objectives``.
+Settings that only one of them has are in ``objective_settings``. The runner has a module of the
+same name for each, in ``kubetune_runner/training/objectives``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from kubetune.api.rows import DatasetFormat
-from kubetune.api.schema.base import Value
 from kubetune.api.schema.rules import Rule
+from kubetune.api.training.objective_settings import WITH_SETTINGS
 from kubetune.api.training.trl_names import GOES_WITH
 
 Objective = Literal["sft", "dpo", "kto", "reward"]
-DpoLoss = Literal[
-    "sigmoid",
-    "hinge",
-    "ipo",
-    "exo_pair",
-    "nca_pair",
-    "robust",
-    "bco_pair",
-    "sppo_hard",
-    "aot",
-    "aot_unpaired",
-    "apo_zero",
-    "apo_down",
-    "discopop",
-    "sft",
-    "sigmoid_norm",
-]
-KtoLoss = Literal["kto", "apo_zero_unpaired"]
-SMOOTHED_LOSSES: frozenset[str] = frozenset({"robust", "exo_pair", "aot", "aot_unpaired"})
-"""Losses of dpo that labelSmoothing acts on."""
 TRAINING_LOSS = "train_loss"
 GRADED_METRICS = ("exact_match", "token_f1")
 """Of generated answers."""
-Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -111,95 +89,6 @@ OBJECTIVES: Mapping[Objective, ObjectiveFacts] = {
 }
 
 
-_SMOOTHED = f"[{', '.join(repr(name) for name in sorted(SMOOTHED_LOSSES))}]"
-
-
-class DpoSettings(Value):
-    """Settings of direct preference optimisation, named as in trl."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.labelSmoothing) || self.labelSmoothing == 0.0 || !has(self.lossType) ||"
-            f" self.lossType.exists(l, l in {_SMOOTHED})",
-            message="labelSmoothing acts on losses robust, exo_pair, aot and aot_unpaired alone:"
-            " remove it, or choose one of them",
-            check=lambda dpo: (
-                not dpo.label_smoothing
-                or dpo.loss_type is None
-                or not SMOOTHED_LOSSES.isdisjoint(dpo.loss_type)
-            ),
-            field="labelSmoothing",
-        ),
-    )
-
-    beta: float | None = Field(
-        default=None,
-        gt=0,
-        le=100,
-        description="How strongly the model is held to the one it was. Default 0.1.",
-    )
-    loss_type: list[DpoLoss] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=8,
-        description="Losses, added up by their weights. Default sigmoid alone.",
-    )
-    loss_weights: list[Weight] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=8,
-        description="Weights of the losses, as many as lossType has. Default 1 each.",
-    )
-    label_smoothing: float | None = Field(
-        default=None,
-        ge=0,
-        lt=0.5,
-        description="Share of pairs that may be labelled the wrong way round, for losses robust,"
-        " exo_pair, aot and aot_unpaired. Default 0.",
-    )
-
-
-class KtoSettings(Value):
-    """Settings of Kahneman-Tversky optimisation, named as in trl."""
-
-    beta: float | None = Field(
-        default=None,
-        gt=0,
-        le=100,
-        description="How strongly the model is held to the one it was. Default 0.1.",
-    )
-    loss_type: KtoLoss | None = Field(
-        default=None, description="Loss: kto or apo_zero_unpaired. Default kto."
-    )
-    desirable_weight: Weight | None = Field(
-        default=None, description="Weight of completions with label true. Default 1."
-    )
-    undesirable_weight: Weight | None = Field(
-        default=None, description="Weight of completions with label false. Default 1."
-    )
-
-
-class RewardSettings(Value):
-    """Settings of a reward model, named as in trl."""
-
-    center_rewards_coefficient: float | None = Field(
-        default=None,
-        ge=0,
-        le=1000,
-        description="Weight of a term that keeps scores around 0, such as 0.01. Default: none.",
-    )
-
-
-class ObjectiveSettings(Value):
-    """The settings of each objective, below its name; a job has those of its own alone."""
-
-    dpo: DpoSettings | None = Field(default=None, description="Settings of objective dpo.")
-    kto: KtoSettings | None = Field(default=None, description="Settings of objective kto.")
-    reward: RewardSettings | None = Field(default=None, description="Settings of objective reward.")
-
-    names: ClassVar[tuple[str, ...]] = ("dpo", "kto", "reward")
-
-
 def objectives_where(quality: str) -> tuple[Objective, ...]:
     """The objectives that have a quality, a field of ObjectiveFacts."""
     return tuple(name for name, facts in OBJECTIVES.items() if getattr(facts, quality))
@@ -209,7 +98,7 @@ def objective_rules() -> tuple[Rule, ...]:
     """Refuse what the job's objective has no use for, rather than ignore it."""
     learner = OBJECTIVES
     return (
-        *(_own(name) for name in ObjectiveSettings.names),
+        *(_own(name) for name in WITH_SETTINGS),
         Rule(
             cel="!has(self.promptRef) || self.objective == 'sft'",
             message="a PromptTemplate makes text for objective sft alone; remove promptRef",

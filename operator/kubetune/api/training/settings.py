@@ -17,7 +17,7 @@ from kubetune.api.schema.rules import Rule, at_most_one
 from kubetune.api.training.axolotl import AxolotlTrainer
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES, MODEL
 from kubetune.api.training.method import Method
-from kubetune.api.training.objectives import ObjectiveSettings
+from kubetune.api.training.objective_settings import ObjectiveSettings
 from kubetune.api.training.own_code import ScriptTrainer
 from kubetune.api.training.trl_arguments import TrainerArguments
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from kubetune.api import JsonObject
 from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.training.objective_settings import SMOOTHED_LOSSES
 from kubetune.api.training.objectives import (
     GRADED_METRICS,
-    SMOOTHED_LOSSES,
     TRAINING_LOSS,
 )
 from kubetune.api.training.own_code import ScriptTrainer

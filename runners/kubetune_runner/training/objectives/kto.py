@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
+from kubetune.api.run.plan import RunPlan
 from kubetune.api.run.training_plan import TrainingPlan
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 
-from kubetune_runner.text.preferences import EncodedRated
-from kubetune_runner.training.objectives.base import BatchMeans, PreferenceObjective
+from kubetune_runner.data import Place, Row
+from kubetune_runner.text.encoding import EncodedRows
+from kubetune_runner.text.preferences import EncodedRated, encode_rated
+from kubetune_runner.training.objectives.base import BatchMeans, PreferenceObjective, are_chats
 
 
 class KtoRun(BatchMeans, KTOTrainer):
@@ -41,6 +44,22 @@ class Kto(PreferenceObjective):
     configuration = KTOConfig
     trainer = KtoRun
     metrics = ("rewards/margins", "rewards/chosen", "rewards/rejected", "kl")
+
+    def encode(
+        self,
+        rows: Sequence[Row],
+        places: Sequence[Place],
+        plan: RunPlan,
+        tokenizer: Any,
+        columns: Sequence[str],
+    ) -> tuple[EncodedRows[Any], bool]:
+        """Single answers."""
+        dataset, limit = plan.dataset, plan.training.hyperparameters.max_length
+        refuses = bool(dataset.refuse_hidden)
+        encoded = encode_rated(
+            rows, dataset.columns, tokenizer, limit, places, refuse_hidden=refuses
+        )
+        return encoded, are_chats(rows, dataset.columns.of("completion"))
 
     def arguments(self, plan: TrainingPlan) -> dict[str, Any]:
         """The settings of objective kto."""

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
+from kubetune.api.run.plan import RunPlan
 from kubetune.api.run.training_plan import TrainingPlan
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
-from kubetune_runner.text.encoding import EncodedRow
+from kubetune_runner.data import Place, Row
+from kubetune_runner.text.encoding import EncodedRow, EncodedRows, encode
+from kubetune_runner.text.prompts import make_examples
 from kubetune_runner.training.held_out import Evaluation, evaluate
 from kubetune_runner.training.losses import token_loss
 from kubetune_runner.training.objectives.base import Measure, Objective
@@ -52,6 +55,25 @@ class Sft(Objective):
 
     configuration = SFTConfig
     trainer = SftRun
+
+    def encode(
+        self,
+        rows: Sequence[Row],
+        places: Sequence[Place],
+        plan: RunPlan,
+        tokenizer: Any,
+        columns: Sequence[str],
+    ) -> tuple[EncodedRows[Any], bool]:
+        """Texts, and prompts with their answers."""
+        examples = make_examples(rows, plan.dataset, plan.prompt, places, columns)
+        encoded = encode(
+            examples,
+            tokenizer,
+            plan.training.hyperparameters.max_length,
+            plan.training.long_rows,
+            refuse_hidden=bool(plan.dataset.refuse_hidden),
+        )
+        return encoded, any(example.messages is not None for example in examples)
 
     def arguments(self, plan: TrainingPlan) -> dict[str, Any]:
         """Rows come with labels and cut to length; only packing is left to trl."""

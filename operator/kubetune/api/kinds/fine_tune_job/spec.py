@@ -23,6 +23,7 @@ from kubetune.api.schema.rules import (
     exactly_one,
     unchanged,
 )
+from kubetune.api.training.objective_settings import WITH_SETTINGS
 from kubetune.api.training.objectives import Objective, objective_rules
 from kubetune.api.training.settings import ContinueFrom, TrainingSettings
 
@@ -34,9 +35,7 @@ _FROZEN = (
     "profileRef",
     "computeTargetRef",
     "objective",
-    "dpo",
-    "kto",
-    "reward",
+    *WITH_SETTINGS,
     "method",
     "data",
     "hyperparameters",
