@@ -40,8 +40,9 @@ def open_cluster(
 ) -> Generator[LocalCluster]:
     """The cluster of a command; its errors become messages without a traceback."""
     try:
-        from kubetune_devcluster.cluster import DEFAULT_ADDONS, LocalCluster
+        from kubetune_devcluster.cluster import LocalCluster
         from kubetune_devcluster.errors import LocalClusterError
+        from kubetune_devcluster.home import DEFAULT_ADDONS
         from kubetune_devcluster.paths import default_home
     except ModuleNotFoundError as missing:
         raise click.ClickException(f"{EXTRA_HINT} (no module {missing.name!r})") from None
