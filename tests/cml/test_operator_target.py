@@ -150,9 +150,14 @@ def test_sources_that_a_target_cannot_reach_are_refused(cml_jobs: CmlSpace) -> N
 def test_a_runner_that_somebody_removed_is_uploaded_again(cml_jobs: CmlSpace) -> None:
     cml_jobs.job("before")
     cml_jobs.phase("before", "Running")
-    shutil.rmtree(cml_jobs.simulator.files() / ".kubetune")
+    files = cml_jobs.simulator.files()
+    (archive,) = (files / ".kubetune").glob("*.zip")
+    shutil.rmtree(files / ".kubetune")
     cml_jobs.job("after", hyperparameters={"maxSteps": 2})
     cml_jobs.phase("after", "Running")
+    assert archive.is_file()
+    (job,) = cml_jobs.cml_jobs("after")
+    assert (files / job.settings["script"]).is_file()
 
 
 # --- bad days of a target

@@ -147,6 +147,7 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     assert (told["attempt"], told[names.METRIC_STEP], told["loss"]) == (3, 100, history[-1].value)
     assert (outcome.summary["steps"], outcome.summary["loss"]) == (100, history[-1].value)
     assert outcome.summary["epoch"] == told["epoch"]
+    assert outcome.summary["learningRate"] == told["learning_rate"]
 
     document = plan.to_json()
     document["training"]["checkpoint"]["directory"] = str(tmp_path / "other")

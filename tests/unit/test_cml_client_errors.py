@@ -222,6 +222,8 @@ def test_a_look_that_fails_for_another_reason_tells_nothing_of_the_key(gate: Gat
 
 def test_a_refusal_holds_for_its_operation(gate: Gate):
     gate.leave("create_registered_model", CredentialsError("refused", key_refused=True))
+    with pytest.raises(CredentialsError, match="refused"):
+        gate.enter("create_registered_model")
     gate.enter("get_job")
     gate.leave("list_users_quota", CredentialsError("for admins"))
     gate.enter("list_users_quota")

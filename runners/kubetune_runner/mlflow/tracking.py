@@ -32,6 +32,8 @@ MAX_BUFFERED_METRICS = 1_000_000
 BATCH_METRICS = 900
 """MLflow takes 1,000 metrics, tags and parameters in one call, of which 100 tags."""
 BATCH_OTHERS = 50
+_LAST_WORD = {"loss": "loss", "epoch": "epoch", "learning_rate": "learningRate"}
+"""Metrics that the outcome tells of the last step, with their names there."""
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +115,12 @@ class Tracker:
             self._shown |= {key: metrics[key] for key in names.SHOWN_METRICS if key in metrics}
 
     def last_values(self) -> dict[str, float]:
-        """Loss and epoch as they were reported last, for the run's last word."""
+        """What was reported of the last step, for the run's last word."""
         with self._lock:
             return {
-                key: value
+                _LAST_WORD[key]: value
                 for key, value in self._shown.items()
-                if key in ("loss", "epoch") and math.isfinite(value)
+                if key in _LAST_WORD and math.isfinite(value)
             }
 
     def call(self, function: Callable[[Any, str], None]) -> None:

@@ -119,12 +119,19 @@ def finished_progress(
     """Progress once training is over: no time left to wait for.
 
     ``summary`` is what the run says at its end; polls may not have seen its last steps, or any.
+    So all that is of one step is that of the last one, and no stage is left.
     """
     steps = summary.get("steps")
     if not old and not isinstance(steps, int):
         return None
-    kept = {key: value for key, value in (old or {}).items() if key not in ("etaSeconds", "eta")}
-    for field, value in (("loss", summary.get("loss")), ("evalLoss", metrics.get("eval_loss"))):
+    over = ("stage", "etaSeconds", "eta")
+    kept = {key: value for key, value in (old or {}).items() if key not in over}
+    told = {
+        "loss": summary.get("loss"),
+        "evalLoss": metrics.get("eval_loss"),
+        "learningRate": summary.get("learningRate"),
+    }
+    for field, value in told.items():
         if isinstance(value, int | float):
             kept[field] = number(float(value))
     if isinstance(epoch := summary.get("epoch"), int | float):
