@@ -18,17 +18,14 @@ from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
 from kubetune.health import Health
 from kubetune.metrics import OBJECTS, QUEUE_LENGTH
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.secrets import cml_access, config_map_value
 from kubetune.observe.trackers import Trackers
-from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import Reconciler
 from kubetune.settings import Settings
-from kubetune.targets.cml.backend import CmlBackend
-from kubetune.targets.contract import Owner
-from kubetune.targets.dispatch import Backends
-from kubetune.targets.kubernetes.backend import KubernetesBackend
+from kubetune.targets.making import Parts, backends
+from kubetune.targets.values import Owner
 from kubetune.tracking.pool import TrackerPool
+from kubetune.tracking.sources import sources
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +49,13 @@ async def operate(
     def notify(owner: Owner) -> None:
         queue.add(Key(owner.kind, owner.namespace, owner.name))
 
-    cml = CmlBackend(
-        cml_clients,
-        partial(cml_access, client),
-        partial(config_map_value, client),
-        notify,
-        settle_seconds=settings.cml_settle_seconds,
-        unknown_seconds=settings.cml_unknown_seconds,
-        taken_over=partial(taken_over, client),
-    )
+    parts = Parts(client, cache, cml_clients, settings, notify, partial(taken_over, client))
+    targets = backends(parts)
     reconciler = Reconciler(
         cache,
         client,
-        Backends(KubernetesBackend(client, cache), cml),
-        Workspaces(cml),
-        Trackers(client, pool, cml_clients=cml_clients),
+        targets,
+        Trackers(sources(client, pool, cml_clients)),
         queue,
         settings,
         install_id,
@@ -116,7 +105,7 @@ async def operate(
         results = await asyncio.gather(*workers, return_exceptions=True)
         if server:
             await server.cleanup()
-        await cml.close()
+        await targets.close()
         await pool.close()
         await cml_clients.close()
         await client.close()

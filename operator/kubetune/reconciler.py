@@ -46,10 +46,10 @@ from kubetune.observe.cache import ObjectCache
 from kubetune.observe.following import FollowedRuns
 from kubetune.observe.objects import parse
 from kubetune.observe.trackers import Trackers
-from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key, WorkQueue
 from kubetune.settings import Settings
-from kubetune.targets.contract import Backend, BackendError
+from kubetune.targets.dispatch import Backends
+from kubetune.targets.errors import BackendError
 from kubetune.tracking.poller import ProgressPoller
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,7 @@ class Reconciler:
         self,
         cache: ObjectCache,
         client: KubernetesClient,
-        backend: Backend,
-        workspaces: Workspaces,
+        backend: Backends,
         trackers: Trackers,
         queue: WorkQueue,
         settings: Settings,
@@ -86,18 +85,14 @@ class Reconciler:
         self.needs = Needs(cache, client, queue)
         holds = self.needs.holds
         release = Release(holds)
-        left_behind = LeftBehind(
-            cache, client, backend, install_id, settings.cml_settle_seconds, clock
-        )
+        left_behind = LeftBehind(cache, client, backend, install_id, settings.settle_seconds, clock)
         self._effects = Effects(cache, client, backend, holds, release, left_behind)
         self._status = StatusWriter(cache, client, queue)
         self.poller: ProgressPoller[Key] = ProgressPoller(
             install_id, settings.tracking_poll_seconds, queue.add
         )
         self._followed = FollowedRuns(trackers, self.poller)
-        services = Services(
-            cache, client, backend, workspaces, trackers, settings, install_id, clock
-        )
+        services = Services(cache, client, backend, trackers, settings, install_id, clock)
         self._controllers = controllers(services, self.poller, holds, release, left_behind)
         self._kept: dict[Key, tuple[str, Any]] = {}
         """What controllers remember of objects that aren't settled, with the uid of each: another

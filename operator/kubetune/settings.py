@@ -51,6 +51,11 @@ class Settings:
     """Seconds without event or bookmark after which a watch is begun anew; an API server sends a
     bookmark every minute. After three times as many without any answer /healthz fails."""
 
+    @property
+    def settle_seconds(self) -> float:
+        """Seconds from the start until what was made outside of the cluster can count as left."""
+        return self.cml_settle_seconds
+
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings.

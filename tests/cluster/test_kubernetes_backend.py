@@ -19,7 +19,7 @@ from kubetune.api.schema.base import SecretKeyRef
 from kubetune.api.training.settings import Resources
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.observe.cache import ObjectCache
-from kubetune.targets.contract import BackendError, Owner, RunAddress, RunRequest, RunState
+from kubetune.targets.errors import BackendError
 from kubetune.targets.kubernetes.backend import KubernetesBackend
 from kubetune.targets.kubernetes.manifests import (
     build_job,
@@ -27,6 +27,7 @@ from kubetune.targets.kubernetes.manifests import (
     job_name,
     plan_name,
 )
+from kubetune.targets.values import Owner, RunAddress, RunRequest, RunState
 from kubetune_devcluster.cluster import LocalCluster
 
 pytestmark = pytest.mark.cluster

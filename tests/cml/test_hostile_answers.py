@@ -12,10 +12,9 @@ from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.compute_target.status import CmlWorkspaceStatus
 from kubetune.api.training.settings import Resources
 from kubetune.clients.cml import CmlClients
-from kubetune.decide.target.workspace import WorkspaceProbe, describe
-from kubetune.observe.workspaces import Workspaces
 from kubetune.targets.cml.backend import CmlBackend
-from kubetune.targets.contract import BackendError, Owner, RunAddress, RunRequest, RunState
+from kubetune.targets.errors import BackendError
+from kubetune.targets.values import Owner, RunAddress, RunRequest, RunState, TargetProbe
 from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
 from kubetune_devcluster.cml.server import Simulator
@@ -160,10 +159,11 @@ class Site:
             resources=Resources(cpu="1", memory="1Gi", gpu=1),
         )
 
-    async def probe(self) -> WorkspaceProbe:
+    async def probe(self) -> TargetProbe:
         """What the target's status is made of."""
-        assert self.target.cml
-        return await Workspaces(self.backend).probe(self.target.cml, OWNER.namespace)
+        found = await self.backend.probe(self.target, OWNER.namespace)
+        assert found is not None
+        return found
 
     async def looks(self) -> list[RunState]:
         """All attempts, after having asked for the first."""
@@ -268,7 +268,7 @@ async def test_a_target_tells_what_it_found_in_few_words(simulator: Simulator, n
         found = await at.probe()
         assert found.reason is None or found.message
         assert len(found.message) <= 1024
-        shown = describe(found)
+        shown = found.status["workspace"]
         assert CmlWorkspaceStatus.model_validate(shown)
         assert len(str(shown)) < 20_000
         simulator.behaviour.distort = None

@@ -16,6 +16,7 @@ from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
 from kubetune.tracking.pool import TrackerPool
+from kubetune.tracking.sources import sources
 from kubetune_devcluster.cml.server import PROJECT, Simulator
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
@@ -68,7 +69,7 @@ def cluster(simulator: Simulator) -> Cluster:
 async def trackers(cluster: Cluster) -> AsyncGenerator[Trackers]:
     clients, pool = CmlClients(), TrackerPool(5.0)
     async with connected(cluster) as client:
-        yield Trackers(client, pool, cml_clients=clients)
+        yield Trackers(sources(client, pool, clients))
     await pool.close()
     await clients.close()
 

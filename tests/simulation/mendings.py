@@ -27,10 +27,11 @@ from kubetune.names import RUN_KEY
 from kubetune.observe import evaluation as evaluations
 from kubetune.observe import fine_tune_job as jobs
 from kubetune.observe.run_keys import RunKeys
-from kubetune.targets.contract import BackendError, RunState
+from kubetune.targets.errors import BackendError
 from kubetune.targets.kubernetes import backend as kubernetes
 from kubetune.targets.kubernetes.backend import KubernetesBackend
 from kubetune.targets.kubernetes.strays import is_loose
+from kubetune.targets.values import RunState
 
 from tests.simulation.drawing import draw_schedule
 from tests.simulation.schedule import Step

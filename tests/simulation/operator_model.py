@@ -13,16 +13,14 @@ from kubetune.clients.cml import CmlClients
 from kubetune.clients.kubernetes import ApiError
 from kubetune.handlers import WATCHED, Feed
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.secrets import cml_access, config_map_value
 from kubetune.observe.trackers import Trackers
-from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import Reconciler
 from kubetune.settings import Settings
-from kubetune.targets.cml.backend import CmlBackend
-from kubetune.targets.contract import BackendError, Owner
-from kubetune.targets.dispatch import Backends
-from kubetune.targets.kubernetes.backend import KubernetesBackend
+from kubetune.targets.errors import BackendError
+from kubetune.targets.making import Parts, backends
+from kubetune.targets.values import Owner
+from kubetune.tracking.sources import sources
 
 from tests.simulation.cml_workspace import ModelCmlClients
 from tests.simulation.network import ModelClient
@@ -60,20 +58,14 @@ class OperatorProcess:
         def notify(owner: Owner) -> None:
             queue.add(Key(owner.kind, owner.namespace, owner.name))
 
-        cml = CmlBackend(
-            clients,
-            partial(cml_access, client),
-            partial(config_map_value, client),
-            notify,
-            taken_over=partial(taken_over, client),
-        )
+        ended = partial(taken_over, client)
+        parts = Parts(client, self.cache, clients, SETTINGS, notify, ended, world.loop.time)
         pool = cast("Any", ModelPool(ModelTracker(world.tracker)))
         self._reconciler = Reconciler(
             self.cache,
             client,
-            Backends(KubernetesBackend(client, self.cache, world.loop.time), cml),
-            Workspaces(cml),
-            Trackers(client, pool, cml_clients=clients),
+            backends(parts),
+            Trackers(sources(client, pool, clients)),
             queue,
             SETTINGS,
             INSTALL_ID,

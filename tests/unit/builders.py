@@ -17,7 +17,7 @@ from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import Resource, Target
 from kubetune.decide.target.place import place_of, record
 from kubetune.names import FINALIZER
-from kubetune.targets.contract import FINISHED, Owner, RunPhase, RunState
+from kubetune.targets.values import FINISHED, Owner, RunPhase, RunState
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -7,7 +7,7 @@ from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.training.settings import Resources
 from kubetune.clients.cml_models import JobRun
-from kubetune.targets.contract import Owner, RunRequest
+from kubetune.targets.values import Owner, RunRequest
 
 RUN_KEY = "abc123def4567890"
 OWNER = Owner("kubetune.io/v1alpha1", "FineTuneJob", "team", "tickets", "uid-1")

@@ -24,7 +24,7 @@ from kubetune.targets.cml.manifests import (
     with_deletion,
 )
 from kubetune.targets.cml.offers import Offer
-from kubetune.targets.contract import BackendError
+from kubetune.targets.errors import BackendError
 
 OFFER = Offer(project_id="p-1", runtime="registry/python:1")
 

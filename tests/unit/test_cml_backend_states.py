@@ -22,7 +22,7 @@ from kubetune.targets.cml.states import (
     status_word,
     usage_row,
 )
-from kubetune.targets.contract import RunState
+from kubetune.targets.values import RunState
 
 LIMITS = Limits(scheduling=timedelta(seconds=600), unknown=timedelta(seconds=300))
 CRASHED = Outcome(status="failed", reason="DiskFull", message="no space left", retryable=True)

@@ -32,8 +32,8 @@ from kubetune.decide.deadline import Span, read_clock, spans
 from kubetune.decide.decision import LimitRuns, StartRun, parse_time, rfc3339
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
-from kubetune.targets.contract import RunState
 from kubetune.targets.kubernetes.job_limits import WAITING_SECONDS, Limit, new_limit
+from kubetune.targets.values import RunState
 
 RUNNING = tried(attempt(1, "Running", startTime=ago(30)))
 

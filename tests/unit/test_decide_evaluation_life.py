@@ -44,7 +44,7 @@ from kubetune.decide.evaluation.states import decide
 from kubetune.decide.resources import TargetProblem
 from kubetune.decide.target.refused import start_refused
 from kubetune.names import FINALIZER
-from kubetune.targets.contract import BackendError
+from kubetune.targets.errors import BackendError
 from kubetune.tracking.base import TrackedRun
 
 AT_ONCE: JsonObject = {"parallelism": 2}

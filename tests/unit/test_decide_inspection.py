@@ -23,7 +23,7 @@ from kubetune.decide.decision import Decision, DeleteRuns, StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.inspected.inspection import inspection_key, inspection_run_key
 from kubetune.decide.retries import after_inspection
-from kubetune.targets.contract import RunState
+from kubetune.targets.values import RunState
 
 FOUND = Outcome(status="succeeded", reason="Inspected", summary=DATASET_FOUND)
 BAD = Outcome(status="failed", reason="RowShape", message="row 3: no answer")

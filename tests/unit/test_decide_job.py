@@ -27,7 +27,7 @@ from builders import (
 from kubetune.api import JsonObject
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
-from kubetune.targets.contract import RunState
+from kubetune.targets.values import RunState
 
 RUNNING = tried(attempt(1, "Running"))
 SUSPEND: JsonObject = {"suspend": True}

@@ -31,7 +31,8 @@ from kubetune.decide.fine_tune_job.progress import merge_attempts
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.target.place import record
 from kubetune.decide.target.refused import start_refused
-from kubetune.targets.contract import BackendError, RunState
+from kubetune.targets.errors import BackendError
+from kubetune.targets.values import RunState
 
 
 @dataclass

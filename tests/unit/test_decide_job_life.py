@@ -53,7 +53,7 @@ from kubetune.decide.decision import (
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target, TargetProblem
-from kubetune.targets.contract import FINISHED, RunState
+from kubetune.targets.values import FINISHED, RunState
 
 AWAY = TargetProblem("CredentialsInvalid", "the workspace refuses the API key")
 LONG = Outcome(status="failed", reason="Long", message="m" * 1024, retryable=True)

@@ -19,7 +19,7 @@ from builders import (
 from kubetune.api import JsonObject
 from kubetune.decide.decision import StartRun
 from kubetune.decide.fine_tune_job.states import decide
-from kubetune.targets.contract import RunPhase
+from kubetune.targets.values import RunPhase
 
 CML: JsonObject = {
     "kubernetes": None,

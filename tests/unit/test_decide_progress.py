@@ -22,7 +22,7 @@ from builders import (
 from kubetune.api import JsonObject
 from kubetune.decide.fine_tune_job.progress import progress, told_progress
 from kubetune.decide.fine_tune_job.states import decide
-from kubetune.targets.contract import RunState
+from kubetune.targets.values import RunState
 from kubetune.tracking.base import TrackedRun
 
 CLAIM: JsonObject = {"checkpoint": {"claimName": "disk"}}

@@ -11,7 +11,6 @@ from kubetune.api.run import plan
 from kubetune.api.schema.base import SecretKeyRef
 from kubetune.api.training.settings import Resources
 from kubetune.names import label_value
-from kubetune.targets.contract import Owner
 from kubetune.targets.kubernetes.manifests import (
     build_job,
     build_plan_config_map,
@@ -20,6 +19,7 @@ from kubetune.targets.kubernetes.manifests import (
     plan_name,
 )
 from kubetune.targets.kubernetes.quantities import whole_cpus
+from kubetune.targets.values import Owner
 
 
 def pod_spec(**given: Any) -> JsonObject:

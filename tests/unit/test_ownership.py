@@ -8,8 +8,9 @@ import pytest
 from kubetune.api import API_VERSION, JsonObject
 from kubetune.decide.target.refused import start_refused
 from kubetune.names import RUN_KEY
-from kubetune.targets.contract import CutLooseError, Owner
+from kubetune.targets.errors import CutLooseError
 from kubetune.targets.kubernetes.ownership import was_made_for
+from kubetune.targets.values import Owner
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OWNER = Owner(API_VERSION, "Dataset", "team", "rows", "uid-1")

@@ -30,7 +30,7 @@ from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import TargetProblem
 from kubetune.decide.target.refused import start_refused
-from kubetune.targets.contract import BackendError
+from kubetune.targets.errors import BackendError
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/status.md").read_text()

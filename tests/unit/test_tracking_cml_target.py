@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 from builders import NOW, condition_of, resource
+from kubetune.api.conditions import Reason
 from kubetune.decide.target.states import ObservedTarget, TrackingProbe, decide
-from kubetune.decide.target.workspace import WorkspaceProbe
+from kubetune.targets.values import TargetProbe
 from kubetune.tracking.base import StorageCheck
 
 TARGET: dict[str, Any] = {
@@ -22,16 +23,35 @@ ANSWERED = TrackingProbe(
 )
 
 
-def decided(probe: TrackingProbe) -> dict[str, Any]:
-    workspace = WorkspaceProbe(project_id="p-1", runtime="python:1")
+ITS_PROJECT = TargetProbe(message="project p-1 answers", status={"workspace": {"projectId": "p-1"}})
+
+
+def decided(probe: TrackingProbe | None, place: TargetProbe = ITS_PROJECT) -> dict[str, Any]:
     observed = ObservedTarget(
-        resource("ComputeTarget", "main", TARGET), "", probe, probe_seconds=300, workspace=workspace
+        resource("ComputeTarget", "main", TARGET), "", probe, probe_seconds=300, place_probe=place
     )
     return decide(observed, NOW).status or {}
 
 
 def message_of(status: dict[str, Any], kind: str) -> str:
     return next(item["message"] for item in status["conditions"] if item["type"] == kind)
+
+
+def test_what_a_run_would_not_find_is_waited_for() -> None:
+    missing = TargetProbe(Reason.PROJECT_MISSING, "there is no project", {"workspace": {}})
+    status = decided(None, missing)
+    assert condition_of(status, "TargetAvailable") == ("False", "ProjectMissing")
+    assert condition_of(status, "Ready") == ("False", "ProjectMissing")
+    assert condition_of(status, "Reconciling") == ("True", "ProjectMissing")
+    assert message_of(status, "Ready") == "there is no project"
+    assert status["workspace"] == {}
+
+
+def test_what_the_place_offers_is_shown() -> None:
+    status = decided(ANSWERED)
+    assert condition_of(status, "TargetAvailable") == ("True", "TargetAvailable")
+    assert message_of(status, "TargetAvailable") == "project p-1 answers"
+    assert status["workspace"] == {"projectId": "p-1"}
 
 
 def test_experiments_that_answer_make_the_target_ready() -> None:

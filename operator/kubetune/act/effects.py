@@ -41,7 +41,9 @@ from kubetune.observe.needs import needs_of
 from kubetune.observe.objects import made_by, parse
 from kubetune.observe.references import TARGET_KINDS
 from kubetune.queue import Key
-from kubetune.targets.contract import Backend, BackendError, RunAddress, RunRequest
+from kubetune.targets.dispatch import Backends
+from kubetune.targets.errors import BackendError
+from kubetune.targets.values import RunAddress, RunRequest
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ class Effects:
         self,
         cache: ObjectCache,
         client: KubernetesClient,
-        backend: Backend,
+        backend: Backends,
         holds: Holds,
         release: Release,
         left_behind: LeftBehind,

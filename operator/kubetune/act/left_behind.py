@@ -21,7 +21,9 @@ from kubetune.decide.inspected.inspection import inspection_run_key
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.queue import Key
-from kubetune.targets.contract import Backend, BackendError, Made, RunAddress
+from kubetune.targets.dispatch import Backends
+from kubetune.targets.errors import BackendError
+from kubetune.targets.values import Made, RunAddress
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class LeftBehind:
         self,
         cache: ObjectCache,
         client: KubernetesClient,
-        backend: Backend,
+        backend: Backends,
         install_id: str,
         settle_seconds: float,
         clock: Callable[[], datetime],

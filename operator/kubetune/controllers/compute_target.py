@@ -48,8 +48,8 @@ class ComputeTargetController(Forgetful[ObservedTarget]):
             await self._holds.renew(users)
         # Before anything lets the Secret go that is needed for it.
         namespace = key.namespace or self._operator_namespace
-        workspace = observed.workspace
-        away = bool(observed.secret_problem or (workspace and workspace.reason))
+        place = observed.place_probe
+        away = bool(observed.secret_problem or (place and place.reason))
         settled = await self._left_behind.end(key, resource.spec, namespace, away=away)
         if settled:
             await self._release.unused(resource)

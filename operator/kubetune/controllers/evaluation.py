@@ -16,7 +16,7 @@ from kubetune.decide.resources import Resource
 from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
-from kubetune.targets.contract import FINISHED
+from kubetune.targets.values import FINISHED
 
 
 class EvaluationController(Controller[ObservedEvaluation, EvaluationAnswers]):

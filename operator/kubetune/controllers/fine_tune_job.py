@@ -20,8 +20,9 @@ from kubetune.names import FINALIZER
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
-from kubetune.targets.contract import FINISHED, Backend
+from kubetune.targets.dispatch import Backends
 from kubetune.targets.table import recorded_facts
+from kubetune.targets.values import FINISHED
 from kubetune.tracking.poller import ProgressPoller
 
 
@@ -44,7 +45,7 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         observer: FineTuneJobObserver,
         trackers: Trackers,
         poller: ProgressPoller[Key],
-        backend: Backend,
+        backend: Backends,
     ) -> None:
         self._observer = observer
         self._trackers = trackers

@@ -27,10 +27,9 @@ from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.inspected import InspectedObserver
 from kubetune.observe.trackers import Trackers
-from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key
 from kubetune.settings import Settings
-from kubetune.targets.contract import Backend
+from kubetune.targets.dispatch import Backends
 from kubetune.tracking.poller import ProgressPoller
 
 Controllers = Mapping[str, Controller[Any, Any]]
@@ -43,8 +42,7 @@ class Services:
 
     cache: ObjectCache
     client: KubernetesClient
-    backend: Backend
-    workspaces: Workspaces
+    backend: Backends
     trackers: Trackers
     settings: Settings
     install_id: str
@@ -79,7 +77,7 @@ def controllers(
             trackers,
         ),
         ComputeTargetController(
-            TargetObserver(cache, client, services.workspaces, trackers, settings),
+            TargetObserver(cache, client, backend, trackers, settings),
             holds,
             release,
             left_behind,

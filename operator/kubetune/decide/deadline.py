@@ -23,7 +23,7 @@ from kubetune.decide.decision import (
     parse_time,
     rfc3339,
 )
-from kubetune.targets.contract import FINISHED, RunState
+from kubetune.targets.values import FINISHED, RunState
 
 OVERDUE_SECONDS = 10.0
 """A run's target ends it by itself; if it hasn't after this, it is stopped."""

@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.targets.contract import RunRequest
+from kubetune.targets.values import RunRequest
 from kubetune.tracking.base import AliasMove, Registration
 
 MAX_MESSAGE = 1024

@@ -15,8 +15,8 @@ from kubetune.decide.evaluation.observed import ObservedEvaluation
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.resources import Resource
 from kubetune.names import FINALIZER, JOB
-from kubetune.targets.contract import FINISHED
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import FINISHED
 
 
 def with_identity(observed: ObservedJob, decision: Decision) -> Decision:

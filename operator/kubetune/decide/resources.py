@@ -16,7 +16,7 @@ from kubetune.decide.decision import (
     condition_text,
     parse_time,
 )
-from kubetune.targets.contract import Owner
+from kubetune.targets.values import Owner
 
 Spec = TypeVar("Spec", bound=Value)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from kubetune.decide.decision import Decision, ReleaseFinalizer, StopStrays
-from kubetune.targets.contract import RunState
+from kubetune.targets.values import RunState
 
 
 def with_strays_stopped(

@@ -12,9 +12,9 @@ from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.objects import default_targets
 from kubetune.observe.secrets import named_secrets, secret_problem
 from kubetune.observe.trackers import Trackers
-from kubetune.observe.workspaces import Workspaces
 from kubetune.queue import Key
 from kubetune.settings import Settings
+from kubetune.targets.dispatch import Backends
 
 
 class TargetObserver:
@@ -24,13 +24,13 @@ class TargetObserver:
         self,
         cache: ObjectCache,
         client: KubernetesClient,
-        workspaces: Workspaces,
+        backend: Backends,
         trackers: Trackers,
         settings: Settings,
     ) -> None:
         self._cache = cache
         self._client = client
-        self._workspaces = workspaces
+        self._backend = backend
         self._trackers = trackers
         self._settings = settings
 
@@ -39,19 +39,19 @@ class TargetObserver:
     ) -> ObservedTarget:
         """A target and the newest probe; ``users`` have runs that need it."""
         namespace = target.owner.namespace or self._settings.operator_namespace
-        problem, probe, workspace = "", None, None
+        problem, probe, place = "", None, None
         if (spec := target.spec) is not None and (users or not target.deleting):
             problem = await secret_problem(self._client, namespace, named_secrets(spec))
-            if not problem and spec.cml:
-                workspace = await self._workspaces.probe(spec.cml, namespace)
-            if not problem and (workspace is None or workspace.reason is None):
+            if not problem:
+                place = await self._backend.probe(spec, namespace)
+            if not problem and (place is None or place.reason is None):
                 probe = await self._trackers.probe(spec, namespace)
         return ObservedTarget(
             target,
             problem,
             probe,
             self._settings.target_probe_seconds,
-            workspace,
+            place,
             [f"{user.kind} {user.namespace}/{user.name}" for user in users],
             [key_of(other).name for other in default_targets(self._cache, target.owner.namespace)],
         )

@@ -9,6 +9,7 @@ from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.evaluation.spec import Candidate, EvaluationSpec
+from kubetune.clients.config_maps import config_map_value
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.evaluation.candidate import SETTLED
 from kubetune.decide.evaluation.inputs import candidate_run_key
@@ -30,9 +31,11 @@ from kubetune.observe.objects import (
     resolve_target,
     source_job,
 )
-from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
-from kubetune.targets.contract import Backend, BackendError, RunAddress
+from kubetune.observe.secrets import named_secrets, secret_problem, source_secrets
+from kubetune.targets.dispatch import Backends
+from kubetune.targets.errors import BackendError
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import RunAddress
 from kubetune.tracking.base import TrackedRun
 
 
@@ -68,7 +71,7 @@ class EvaluationObserver:
         self,
         cache: ObjectCache,
         client: KubernetesClient,
-        backend: Backend,
+        backend: Backends,
         install_id: str,
         progress_seconds: float,
         retry_seconds: float,

@@ -9,6 +9,7 @@ from typing import Any
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
 from kubetune.api.kinds.tuning_profile.spec import TuningProfileSpec
+from kubetune.clients.config_maps import config_map_value
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.resources import Resource, Target, TargetProblem
@@ -26,10 +27,12 @@ from kubetune.observe.objects import (
     source_job,
 )
 from kubetune.observe.run_keys import RunKeys
-from kubetune.observe.secrets import config_map_value, named_secrets, secret_problem, source_secrets
+from kubetune.observe.secrets import named_secrets, secret_problem, source_secrets
 from kubetune.queue import Key
-from kubetune.targets.contract import FINISHED, Backend, BackendError, RunAddress, RunState
+from kubetune.targets.dispatch import Backends
+from kubetune.targets.errors import BackendError
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import FINISHED, RunAddress, RunState
 from kubetune.tracking.base import TrackedRun
 
 
@@ -45,7 +48,7 @@ class FineTuneJobObserver:
         self,
         cache: ObjectCache,
         client: KubernetesClient,
-        backend: Backend,
+        backend: Backends,
         install_id: str,
         progress_seconds: float,
         retry_seconds: float,

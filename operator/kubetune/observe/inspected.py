@@ -25,8 +25,10 @@ from kubetune.observe.objects import (
     source_job,
 )
 from kubetune.observe.secrets import secret_problem
-from kubetune.targets.contract import Backend, BackendError, RunAddress
+from kubetune.targets.dispatch import Backends
+from kubetune.targets.errors import BackendError
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import RunAddress
 
 IN_THIS_CLUSTER = ComputeTargetSpec.model_construct()
 """Where runs are of a target that is gone, as far as they can be found."""
@@ -39,7 +41,7 @@ class InspectedObserver:
     """Builds what decide needs to know of the kinds that are inspected."""
 
     def __init__(
-        self, cache: ObjectCache, client: KubernetesClient, backend: Backend, install_id: str
+        self, cache: ObjectCache, client: KubernetesClient, backend: Backends, install_id: str
     ) -> None:
         self._cache = cache
         self._client = client

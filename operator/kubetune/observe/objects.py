@@ -21,7 +21,7 @@ from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.references import TARGET_KINDS
 from kubetune.queue import Key
-from kubetune.targets.contract import FINISHED, Owner, RunState
+from kubetune.targets.values import FINISHED, Owner, RunState
 
 
 def key_of_resource(resource: Resource[Any]) -> Key:

@@ -1,188 +1,29 @@
-"""The contract of a backend: idempotent calls that never block the loop.
+"""The contract of a target: idempotent calls that never block the loop.
 
-``observe`` tells facts and changes nothing; ``ensure`` makes the run of an attempt or adopts
-the one that is there; ``stop`` and ``delete`` may be repeated. The decision which call
-follows is made in kubetune.decide alone.
+Five are required: ``observe`` tells facts and changes nothing; ``ensure`` makes the run of an
+attempt or adopts the one that is there; ``stop`` and ``delete`` may be repeated; ``probe`` asks
+whether a run would find what it needs. The decision which call follows is made in
+kubetune.decide alone. What else only some targets need is Bookkeeping.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.run.outcome import Outcome, last_lines
-from kubetune.api.schema.base import SecretKeyRef
-from kubetune.api.training.settings import Resources
-
-Purpose = Literal["train", "inspect", "evaluate"]
-RunPhase = Literal["pending", "running", "stopping", "succeeded", "failed", "preempted", "stopped"]
-FINISHED: frozenset[RunPhase] = frozenset({"succeeded", "failed", "preempted", "stopped"})
-
-
-class BackendError(Exception):
-    """The target refused or could not be reached."""
-
-    def __init__(
-        self, reason: str, message: str, *, retryable: bool, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.retryable = retryable
-        self.retry_after = retry_after
-        """Seconds, when the target or the backend knows better than the caller."""
-
-
-class CutLooseError(BackendError):
-    """The attempt's name belongs to a run that isn't its owner's any more, and has ended.
-
-    The attempt counts as lost: another one has another name.
-    """
-
-    def __init__(self, what: str) -> None:
-        super().__init__(Reason.NAME_TAKEN, f"{what}; delete it", retryable=True)
-        self.what = what
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The kubetune object that a run belongs to."""
-
-    api_version: str
-    kind: str
-    namespace: str
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True)
-class RunAddress:
-    """Which runs are meant, and where they are."""
-
-    owner: Owner
-    run_key: str
-    target: ComputeTargetSpec | None
-    """The target that was submitted to; None when it is gone."""
-    settled: bool = False
-    """The runs were seen to end, so none can be on its way."""
-    running: tuple[str, ...] = ()
-    """Names of the attempts that were seen last to run: none counts as gone by silence alone."""
-    job_id: str | None = None
-    """The target's id of the job that has them, where it was written down."""
-    kept: bool = False
-    """The runs are to go on when their owner is deleted."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """A run key's part of a target outside of the cluster, by what it says of itself."""
-
-    owner: Owner
-    run_key: str
-    kept: bool
-    """It is to stay when its owner is gone."""
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """Everything a backend needs to start one attempt."""
-
-    owner: Owner
-    run_key: str
-    attempt: int
-    purpose: Purpose
-    plan: dict[str, Any]
-    """RunPlan, InspectionPlan or EvaluationRunPlan as JSON."""
-    target: ComputeTargetSpec
-    resources: Resources
-    """Resolved: cpu, memory and gpu are set. Each worker gets them."""
-    kept: bool = False
-    """It is to go on when its owner is deleted."""
-    workers: int = 1
-    """Processes that train together."""
-    deadline_seconds: int | None = None
-    """How long it may run: what is left of the owner's activeDeadlineSeconds."""
-    inline_rows: list[dict[str, Any]] | None = None
-    dataset_claim: str | None = None
-    """PersistentVolumeClaim mounted read-only at plan.DATASET_DIRECTORY."""
-    dataset_config_map: tuple[str, str] | None = None
-    """ConfigMap and key, mounted at plan.DATASET_DIRECTORY as the file named by the key."""
-    model_claim: str | None = None
-    """Mounted read-only at plan.MODEL_DIRECTORY."""
-    base_model_claim: str | None = None
-    """Mounted read-only at plan.BASE_MODEL_DIRECTORY."""
-    checkpoint_claim: str | None = None
-    """Mounted at plan.CHECKPOINT_DIRECTORY."""
-    tokens: dict[str, SecretKeyRef] = field(default_factory=dict[str, SecretKeyRef])
-    """Environment variable (plan.ENV_*_TOKEN) -> Secret key in the owner's namespace."""
-
-    @property
-    def inline_rows_text(self) -> str | None:
-        """The rows as the file plan.INLINE_ROWS_FILE: JSON lines."""
-        if self.inline_rows is None:
-            return None
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.inline_rows)
-
-
-@dataclass(frozen=True)
-class RunState:
-    """One attempt as the target shows it."""
-
-    attempt: int
-    name: str
-    """The target's own id or name of the attempt."""
-    phase: RunPhase
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    outcome: Outcome | None = None
-    exit_code: int | None = None
-    reason: str = ""
-    """CamelCase: why it waits, or how it ended when there is no outcome."""
-    message: str = ""
-    """A sentence for the user."""
-    log: str = ""
-    """The end of what a run without an outcome has printed, where the target tells it."""
-    lacks_pods: bool = False
-    """Kubernetes has made none of its pods yet, or not all, and may be refused to."""
-    waiting_since: datetime | None = None
-    """When a queue has sent it back, where the target tells."""
-    limited: bool = False
-    """The target ends it by itself, since ``ensure`` or ``limit`` said when."""
-    lacks_plan: bool = False
-    """What it was given is gone, and must be made again before it can start."""
-    look_again_seconds: float | None = None
-    """Nothing tells of what comes next, so it must be asked for."""
-    stray: bool = False
-    """It goes on without anything that would end it, and must be stopped by StopStrays."""
-    foreign: bool = False
-    """It belongs to a Job that isn't its owner's (any more), or is gone."""
-    overdue: bool = False
-    """It waits longer than its target allows and must be stopped."""
-    external: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Fields of status.external: jobId and what else the target knows."""
-
-    @property
-    def last_lines(self) -> str:
-        """What a failed run has printed last; bounded."""
-        return last_lines((self.outcome.log if self.outcome else "") or self.log)
+from kubetune.targets.values import Made, RunAddress, RunRequest, RunState, TargetProbe
 
 
 class Backend(Protocol):
-    """One kind of compute target. All calls raise BackendError."""
+    """What every type of target can do. All calls raise BackendError."""
 
     async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts that the target knows, oldest first.
 
         From what watches or polls have shown; the target itself is asked only the first time.
         """
-        ...
-
-    def mark_new(self, run_key: str) -> None:
-        """The key was made just now: nothing can have been sent for it."""
         ...
 
     async def ensure(self, request: RunRequest) -> RunState:
@@ -193,24 +34,38 @@ class Backend(Protocol):
         """Stop all live runs, with grace. Repeatable; stopped ones are left alone."""
         ...
 
+    async def delete(self, address: RunAddress) -> None:
+        """Delete all runs and what was made for them. Repeatable."""
+        ...
+
+    async def probe(self, target: ComputeTargetSpec, namespace: str) -> TargetProbe | None:
+        """Whether runs of a namespace would find what they need; None: there is nothing to ask."""
+        ...
+
+
+class Bookkeeping:
+    """What a backend may do beside that, by deriving from this and overriding what it needs.
+
+    The answers here suit a target that remembers nothing and whose runs need no care.
+    """
+
+    def mark_new(self, run_key: str) -> None:
+        """The key was made just now: nothing can have been sent for it."""
+
+    def forget(self, run_key: str) -> None:
+        """Nobody will ask for the key's runs again."""
+
     async def limit(self, address: RunAddress, seconds: float | None, now: datetime) -> None:
         """Have the target end live runs after so many seconds of running from ``now``.
 
         None: not at all. Repeatable; what can't be changed on the target stays as it is.
         """
-        ...
 
     async def stop_strays(self, address: RunAddress) -> None:
         """Stop what of the runs goes on without belonging to one any more. Repeatable."""
-        ...
-
-    async def delete(self, address: RunAddress) -> None:
-        """Delete all runs and what was made for them. Repeatable."""
-        ...
 
     async def orphan(self, address: RunAddress) -> None:
         """Cut the runs loose, so that they outlive their owner. Repeatable."""
-        ...
 
     async def delete_for_gone_owner(
         self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
@@ -220,7 +75,6 @@ class Backend(Protocol):
         ``uid`` is that of an object which has its name by now, and ``claimed`` are run keys that
         it has taken over, as from a backup. Repeatable.
         """
-        ...
 
     async def made_for(
         self, namespace: str, target: ComputeTargetSpec, install_id: str, *, fresh: bool = False
@@ -230,8 +84,7 @@ class Backend(Protocol):
         ``namespace`` is the one whose credentials are used; ``fresh``: a list of some seconds ago
         won't do.
         """
-        ...
+        return []
 
-    def forget(self, run_key: str) -> None:
-        """Nobody will ask for the key's runs again."""
-        ...
+    async def close(self) -> None:
+        """The operator ends: end what goes on in the background."""

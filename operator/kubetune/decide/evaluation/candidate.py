@@ -30,7 +30,7 @@ from kubetune.decide.fine_tune_job.progress import (
 from kubetune.decide.inspected.model import registered_version as job_version
 from kubetune.decide.retries import after_attempt
 from kubetune.decide.waiting import evicted_too_often
-from kubetune.targets.contract import FINISHED, RunState
+from kubetune.targets.values import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun
 
 MAX_CANDIDATE_MESSAGE = 512

@@ -44,7 +44,7 @@ from kubetune.decide.sources import (
 from kubetune.decide.trained_rows import of_models
 from kubetune.decide.waiting import NotReady
 from kubetune.names import digest
-from kubetune.targets.contract import RunRequest
+from kubetune.targets.values import RunRequest
 from kubetune.tracking.facts import tracker_facts
 
 RUN_KEY_LENGTH = 16

@@ -12,8 +12,8 @@ from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.decide.waiting import NotReady
-from kubetune.targets.contract import RunState
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import RunState
 
 
 def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:

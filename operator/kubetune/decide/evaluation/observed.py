@@ -13,7 +13,7 @@ from kubetune.api.kinds.model.spec import ModelSpec
 from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.tracker_answers import Asked
-from kubetune.targets.contract import RunState
+from kubetune.targets.values import RunState
 from kubetune.tracking.base import AliasMove, RegisteredVersion, TrackedRun
 
 

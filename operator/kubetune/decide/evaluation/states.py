@@ -47,8 +47,8 @@ from kubetune.decide.target.place import before_start, has_moved
 from kubetune.decide.target.unreachable import target_unreachable
 from kubetune.decide.waiting import NotReady
 from kubetune.names import FINALIZER
-from kubetune.targets.contract import FINISHED
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import FINISHED
 
 
 def decide(observed: ObservedEvaluation, now: datetime) -> Decision:

@@ -21,7 +21,7 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.resources import Resource
 from kubetune.decide.target.letting_go import ended, is_forced, is_over, let_go, without_target
 from kubetune.names import FINALIZER
-from kubetune.targets.contract import FINISHED
+from kubetune.targets.values import FINISHED
 
 
 def delete(observed: ObservedJob, now: datetime) -> Decision:

@@ -36,8 +36,8 @@ from kubetune.decide.fine_tune_job.progress import (
     tells_of,
 )
 from kubetune.decide.target.place import record
-from kubetune.targets.contract import FINISHED, RunState
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import FINISHED, RunState
 
 
 @dataclass

@@ -57,7 +57,7 @@ from kubetune.decide.sources import (
 )
 from kubetune.decide.trained_rows import of_models
 from kubetune.decide.waiting import NotReady
-from kubetune.targets.contract import RunRequest
+from kubetune.targets.values import RunRequest
 
 """A job isn't told of a ConfigMap that a ClusterTuningProfile names: each namespace has its own."""
 

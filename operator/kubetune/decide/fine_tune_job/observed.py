@@ -14,8 +14,8 @@ from kubetune.api.kinds.tuning_profile.spec import TuningProfileSpec
 from kubetune.decide.gate import Demand
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.tracker_answers import Asked
-from kubetune.targets.contract import RunState
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import RunState
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 

@@ -13,8 +13,8 @@ from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import outcome_tag
 from kubetune.decide.decision import Decision, FindRun
 from kubetune.decide.fine_tune_job.observed import ObservedJob
-from kubetune.targets.contract import RunState
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import RunState
 
 
 def seek_outcome(observed: ObservedJob) -> Decision | None:

@@ -29,7 +29,7 @@ from kubetune.api.run.plan import (
     TAG_TOTAL_STEPS,
 )
 from kubetune.decide.decision import parse_time, rfc3339, shorten
-from kubetune.targets.contract import FINISHED, RunState
+from kubetune.targets.values import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun
 from kubetune.tracking.facts import tracker_facts
 

@@ -11,8 +11,8 @@ from kubetune.decide.fine_tune_job.kept_steps import may_lose
 from kubetune.decide.fine_tune_job.orders import was_suspended
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.waiting import NotReady
-from kubetune.targets.contract import RunState
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import RunState
 
 
 def expire(draft: Draft) -> Decision:

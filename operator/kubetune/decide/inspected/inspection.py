@@ -31,7 +31,7 @@ from kubetune.decide.decision import (
 from kubetune.decide.retries import INSPECTION_FIRST_SECONDS, after_inspection
 from kubetune.decide.sources import Mounts
 from kubetune.names import digest
-from kubetune.targets.contract import FINISHED, Owner, RunRequest, RunState
+from kubetune.targets.values import FINISHED, Owner, RunRequest, RunState
 
 INSPECTION_RESOURCES = Resources(cpu="500m", memory="1Gi", gpu=0)
 KEPT_SECONDS = 3600

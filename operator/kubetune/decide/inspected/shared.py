@@ -17,7 +17,7 @@ from kubetune.decide.resources import Target, TargetProblem
 from kubetune.decide.retries import TARGET_SECONDS, until_secret
 from kubetune.decide.sources import Mounts, unreachable
 from kubetune.decide.target.place import record, same_place
-from kubetune.targets.contract import Owner, RunState
+from kubetune.targets.values import Owner, RunState
 
 MOVE_SECONDS = 5.0
 """A Job that is being deleted tells of its end itself; this is for when it doesn't."""

@@ -11,7 +11,7 @@ from kubetune.decide.decision import shorten
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.memory.estimate import longest_row, savings
 from kubetune.decide.memory.peak import on_gpu, sizes_of
-from kubetune.targets.contract import RunState
+from kubetune.targets.values import RunState
 
 ATTEMPTS = 2
 """A neighbour may have had the rest of the memory, so one failure proves nothing; two do."""

@@ -9,7 +9,7 @@ from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.decide.decision import Conditions, conditions_of, parse_time, rfc3339
 from kubetune.decide.evaluation.candidate import say
 from kubetune.decide.retries import REFUSED_STOP_SECONDS, after_inspection, after_refusal
-from kubetune.targets.contract import BackendError, CutLooseError
+from kubetune.targets.errors import BackendError, CutLooseError
 
 
 def start_refused(

@@ -12,8 +12,8 @@ from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION, Co
 from kubetune.decide.decision import Conditions, Decision, ReleaseTarget, conditions_of
 from kubetune.decide.resources import Resource
 from kubetune.decide.retries import PROBE_SECONDS, until_secret
-from kubetune.decide.target.workspace import WorkspaceProbe, assess, describe
 from kubetune.names import ABANDON_RUNS, IN_USE
+from kubetune.targets.values import TargetProbe
 from kubetune.tracking.base import StorageCheck
 from kubetune.tracking.facts import tracker_facts
 
@@ -39,17 +39,17 @@ class ObservedTarget:
     target: Resource[ComputeTargetSpec]
     secret_problem: str
     probe: TrackingProbe | None
-    """None when a Secret is missing, or the workspace doesn't answer: nothing was asked."""
+    """None when a Secret is missing, or the place doesn't answer: nothing was asked."""
     probe_seconds: float
     """Seconds between two probes of a ready target."""
-    workspace: WorkspaceProbe | None = None
-    """None for other targets than CML."""
+    place_probe: TargetProbe | None = None
+    """None where there is nothing to ask, as in this cluster."""
     users: Sequence[str] = ()
-    """Whose runs in CML can't be reached without it: kind, namespace and name."""
+    """Whose runs can't be reached without it: kind, namespace and name."""
     defaults: Sequence[str] = ()
     """Names of the default targets beside which it is one, its own among them; the first counts."""
     settling: bool = False
-    """It is too early to say that nothing is left in the workspace for which it is needed."""
+    """It is too early to say that nothing is left in the place for which it is needed."""
 
 
 def decide(observed: ObservedTarget, now: datetime) -> Decision:
@@ -89,10 +89,14 @@ def _assessed(observed: ObservedTarget, now: datetime) -> Decision:
         conditions.waiting(Reason.SECRET_MISSING, observed.secret_problem)
         return Decision(status=status, requeue_after=until_secret(target.waiting_since, now))
 
-    # 3. A workspace of CML must have what runs need.
-    if spec.cml is not None and observed.workspace is not None:
-        status["workspace"] = describe(observed.workspace)
-        if not assess(spec.cml, observed.workspace, conditions):
+    # 3. The place must have what runs need.
+    if (place := observed.place_probe) is not None:
+        status |= place.status
+        reason = place.reason or Reason.TARGET_AVAILABLE
+        available = place.reason is None
+        conditions.set(ConditionType.TARGET_AVAILABLE, available, reason, place.message)
+        if not available:
+            conditions.waiting(reason, place.message)
             return Decision(status=status, requeue_after=PROBE_SECONDS)
 
     # 4. The tracking server must answer and accept them.

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
-from datetime import datetime
 
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.cml import CmlTarget
@@ -18,6 +17,7 @@ from kubetune.clients.cml_models import JobRun
 from kubetune.clients.cml_operations import DELETE_PROJECT_FILE, UPDATE_JOB
 from kubetune.targets.cml.following import Follower
 from kubetune.targets.cml.manifests import made, with_deletion
+from kubetune.targets.cml.probe import probe
 from kubetune.targets.cml.states import is_active
 from kubetune.targets.cml.submission import (
     LOOK_AGAIN_SECONDS,
@@ -28,7 +28,9 @@ from kubetune.targets.cml.submission import (
     stop_run,
 )
 from kubetune.targets.cml.workspace import ReadAccess, Workspace, refused
-from kubetune.targets.contract import BackendError, Made, Owner, RunAddress, RunRequest, RunState
+from kubetune.targets.contract import Bookkeeping
+from kubetune.targets.errors import BackendError
+from kubetune.targets.values import Made, Owner, RunAddress, RunRequest, RunState, TargetProbe
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ async def nobody(address: RunAddress) -> bool:
     return False
 
 
-class CmlBackend:
+class CmlBackend(Bookkeeping):
     """Runs as jobs of CML workspaces; see kubetune.targets.contract.Backend.
 
     ``notify`` is called with an owner whose runs have news. ``settle_seconds`` is how long a
@@ -91,6 +93,10 @@ class CmlBackend:
     def workspace(self, namespace: str, target: CmlTarget) -> Workspace:
         """The workspace that a target names, with the credentials of a namespace."""
         return self._of(_key(namespace, target), target)[0]
+
+    async def probe(self, target: ComputeTargetSpec, namespace: str) -> TargetProbe | None:
+        """See kubetune.targets.contract."""
+        return await probe(self.workspace(namespace, target.cml)) if target.cml else None
 
     async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts, oldest first; from memory once the run key is followed."""
@@ -135,7 +141,7 @@ class CmlBackend:
         return followed.states
 
     def mark_new(self, run_key: str) -> None:
-        """See kubetune.targets.contract.Backend."""
+        """See kubetune.targets.contract."""
         self._submission.mark_new(run_key)
 
     async def ensure(self, request: RunRequest) -> RunState:
@@ -181,12 +187,6 @@ class CmlBackend:
             raise follower.failed(error, owner, run_key) from error
         follower.hurry(run_key)
 
-    async def limit(self, address: RunAddress, seconds: float | None, now: datetime) -> None:
-        """A run keeps the time limit that its job had when it started."""
-
-    async def stop_strays(self, address: RunAddress) -> None:
-        """A run of CML doesn't outlive its job."""
-
     async def delete(self, address: RunAddress) -> None:
         """Delete all jobs of the run key, stopping what runs, and their files."""
         workspace, follower = self._at(address)
@@ -212,7 +212,7 @@ class CmlBackend:
     async def delete_for_gone_owner(
         self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
     ) -> None:
-        """See kubetune.targets.contract.Backend."""
+        """See kubetune.targets.contract."""
         for address in list(self._owned.get((kind, namespace, name), {}).values()):
             if address.owner.uid == uid or address.run_key in claimed:
                 continue
@@ -245,7 +245,7 @@ class CmlBackend:
     async def made_for(
         self, namespace: str, target: ComputeTargetSpec, install_id: str, *, fresh: bool = False
     ) -> list[Made]:
-        """See kubetune.targets.contract.Backend."""
+        """See kubetune.targets.contract."""
         if target.cml is None:
             return []
         workspace = self.workspace(namespace, target.cml)
@@ -256,7 +256,7 @@ class CmlBackend:
         return [found for job in jobs if (found := made(job, install_id))]
 
     def forget(self, run_key: str) -> None:
-        """See kubetune.targets.contract.Backend."""
+        """See kubetune.targets.contract."""
         self._submission.forget(run_key)
         self._absent.discard(run_key)
         if name := self._owners.pop(run_key, None):

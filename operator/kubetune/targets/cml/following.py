@@ -33,7 +33,8 @@ from kubetune.targets.cml.states import (
 )
 from kubetune.targets.cml.submission import find_job, stop_run
 from kubetune.targets.cml.workspace import Workspace, refused
-from kubetune.targets.contract import FINISHED, BackendError, Owner, RunState
+from kubetune.targets.errors import BackendError
+from kubetune.targets.values import FINISHED, Owner, RunState
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,10 @@ from kubetune.clients.cml_models import (
     variables,
 )
 from kubetune.targets.cml.offers import Offer
-from kubetune.targets.contract import BackendError, Made, Owner, RunRequest
+from kubetune.targets.errors import BackendError
 from kubetune.targets.kubernetes.environment import OWN_PREFIX
 from kubetune.targets.kubernetes.quantities import amount
+from kubetune.targets.values import Made, Owner, RunRequest
 
 NAME_PREFIX = "kubetune"
 MAX_PLAN_BYTES = 96 * 1024

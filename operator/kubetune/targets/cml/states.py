@@ -15,8 +15,8 @@ from kubetune.api.conditions import Reason
 from kubetune.api.run import plan
 from kubetune.api.run.outcome import Outcome
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse, variables
-from kubetune.targets.contract import RunPhase, RunState
 from kubetune.targets.sentences import out_of_memory, short
+from kubetune.targets.values import RunPhase, RunState
 
 _PREFIX = "ENGINE_"
 _SKIPPED = "SKIPPED"

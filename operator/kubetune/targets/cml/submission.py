@@ -41,7 +41,8 @@ from kubetune.targets.cml.manifests import (
 )
 from kubetune.targets.cml.states import is_active, is_live, numbered, status_word
 from kubetune.targets.cml.workspace import Workspace
-from kubetune.targets.contract import BackendError, Owner, RunRequest
+from kubetune.targets.errors import BackendError
+from kubetune.targets.values import Owner, RunRequest
 
 ReadConfigMap = Callable[[str, str, str], Awaitable[str]]
 """Namespace, name and key of a ConfigMap -> its value."""

@@ -49,7 +49,7 @@ from kubetune.targets.cml import offers
 from kubetune.targets.cml.archive import runner
 from kubetune.targets.cml.manifests import NAME_PREFIX
 from kubetune.targets.cml.offers import Offer, OfferError
-from kubetune.targets.contract import BackendError
+from kubetune.targets.errors import BackendError
 
 A = TypeVar("A", bound=Answer)
 ReadAccess = Callable[[str, CmlTarget], Awaitable[tuple[str, str | None]]]

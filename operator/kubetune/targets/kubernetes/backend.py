@@ -23,14 +23,8 @@ from kubetune.clients.kubernetes import (
     KubernetesClient,
     NotFoundError,
 )
-from kubetune.targets.contract import (
-    FINISHED,
-    BackendError,
-    Made,
-    RunAddress,
-    RunRequest,
-    RunState,
-)
+from kubetune.targets.contract import Bookkeeping
+from kubetune.targets.errors import BackendError
 from kubetune.targets.kubernetes.job_limits import new_limit
 from kubetune.targets.kubernetes.lost_plans import LostPlans
 from kubetune.targets.kubernetes.manifests import (
@@ -52,6 +46,7 @@ from kubetune.targets.kubernetes.pods import is_live
 from kubetune.targets.kubernetes.states import has_ended, run_state
 from kubetune.targets.kubernetes.strays import controlled_by, is_loose, stray_states, without_job
 from kubetune.targets.kubernetes.worker_pods import workers_of
+from kubetune.targets.values import FINISHED, RunAddress, RunRequest, RunState, TargetProbe
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +82,7 @@ class JobCache(Protocol):
         ...
 
 
-class KubernetesBackend:
+class KubernetesBackend(Bookkeeping):
     """Runs as Jobs in this cluster.
 
     Beside BackendError its calls raise what the client raises when the API server is away:
@@ -129,8 +124,9 @@ class KubernetesBackend:
                 states.append(other)
         return sorted(states, key=lambda state: state.attempt)
 
-    def mark_new(self, run_key: str) -> None:
-        """Names are unique here: nothing to remember."""
+    async def probe(self, target: ComputeTargetSpec, namespace: str) -> TargetProbe | None:
+        """Nothing to ask: what a Job lacks is told when it waits for that."""
+        return None
 
     async def delete_for_gone_owner(
         self, kind: str, namespace: str, name: str, uid: str = "", claimed: Collection[str] = ()
@@ -141,15 +137,6 @@ class KubernetesBackend:
         for pod in self._cache.live_pods_of(kind, namespace, name):
             if is_loose(pod):
                 await self._delete(pod, "Background")
-
-    async def made_for(
-        self, namespace: str, target: ComputeTargetSpec, install_id: str, *, fresh: bool = False
-    ) -> list[Made]:
-        """Nothing is outside of the cluster."""
-        return []
-
-    def forget(self, run_key: str) -> None:
-        """Nothing was remembered."""
 
     async def ensure(self, request: RunRequest) -> RunState:
         """Make the attempt's plan and Job, or adopt those that are there."""

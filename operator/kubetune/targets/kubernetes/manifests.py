@@ -15,8 +15,8 @@ from kubetune import names
 from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.spec import KubernetesTarget
 from kubetune.api.run import plan
-from kubetune.targets.contract import Owner, RunRequest
 from kubetune.targets.kubernetes.environment import environment
+from kubetune.targets.values import Owner, RunRequest
 
 CONTAINER = "runner"
 CA_DIRECTORY = "/kubetune/ca"

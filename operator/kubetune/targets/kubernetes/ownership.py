@@ -11,8 +11,9 @@ import json
 from kubetune import names
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
-from kubetune.targets.contract import BackendError, CutLooseError, Owner, RunRequest, RunState
+from kubetune.targets.errors import BackendError, CutLooseError
 from kubetune.targets.kubernetes.states import has_ended
+from kubetune.targets.values import Owner, RunRequest, RunState
 
 LOOK_AGAIN_SECONDS = 10.0
 """A Job that isn't watched tells nobody of its end."""

@@ -12,9 +12,9 @@ from dataclasses import replace
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
-from kubetune.targets.contract import RunState
 from kubetune.targets.kubernetes.rare_questions import RareQuestions
 from kubetune.targets.sentences import short
+from kubetune.targets.values import RunState
 
 FIRST_SECONDS = 3.0
 """So long a cluster may take to make a pod."""

@@ -16,7 +16,6 @@ from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.run.outcome import ExitCode, Outcome, last_lines
 from kubetune.api.run.redact import without_credentials
-from kubetune.targets.contract import RunPhase, RunState
 from kubetune.targets.kubernetes import worker_pods
 from kubetune.targets.kubernetes.job_limits import limit_of
 from kubetune.targets.kubernetes.pods import (
@@ -28,6 +27,7 @@ from kubetune.targets.kubernetes.pods import (
     terminated_state,
 )
 from kubetune.targets.sentences import out_of_memory, short
+from kubetune.targets.values import RunPhase, RunState
 
 IMAGE_REASONS = frozenset(
     {

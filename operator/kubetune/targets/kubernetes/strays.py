@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from kubetune import names
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
-from kubetune.targets.contract import Owner, RunState
+from kubetune.targets.values import Owner, RunState
 
 LOOK_AGAIN_SECONDS = 10.0
 """After so long an ending pod is asked for, lest its watch is mute."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from kubetune.api import JsonObject
-from kubetune.api.conditions import ConditionType, Reason
+from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.cml import CmlTarget
-from kubetune.decide.decision import Conditions
+from kubetune.targets.values import TargetProbe
 
 MAX_ACCELERATORS = 32
 MAX_VARIABLES = 100
@@ -55,19 +55,13 @@ def _bounded(value: Any) -> Any:
             return value
 
 
-def assess(target: CmlTarget, probe: WorkspaceProbe, conditions: Conditions) -> bool:
-    """Set TargetAvailable; whether the workspace has all that a run needs."""
+def told(target: CmlTarget, probe: WorkspaceProbe) -> TargetProbe:
+    """What the target's status says of it."""
+    status = {"workspace": describe(probe)}
     if probe.reason is not None:
-        conditions.set(ConditionType.TARGET_AVAILABLE, False, probe.reason, probe.message)
-        conditions.waiting(probe.reason, probe.message)
-        return False
+        return TargetProbe(probe.reason, probe.message, status)
     missing = [name for name in target.required_variables or () if name not in probe.variables]
     # A variable may also come from the key's user or the site, so this is a hint, no verdict.
     hint = f"; the project itself does not set {', '.join(missing)}" if missing else ""
-    conditions.set(
-        ConditionType.TARGET_AVAILABLE,
-        True,
-        Reason.TARGET_AVAILABLE,
-        f"project {probe.project_id} answers; runs use {probe.runtime}{hint}",
-    )
-    return True
+    message = f"project {probe.project_id} answers; runs use {probe.runtime}{hint}"
+    return TargetProbe(None, message, status)

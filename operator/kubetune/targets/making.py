@@ -1,0 +1,59 @@
+"""The table of backends: how the one of each type of target is made, once in an operator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from kubetune.clients.cml import CmlClients
+from kubetune.clients.cml_access import cml_access
+from kubetune.clients.config_maps import config_map_value
+from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.settings import Settings
+from kubetune.targets.cml.backend import CmlBackend
+from kubetune.targets.contract import Backend
+from kubetune.targets.dispatch import Backends
+from kubetune.targets.kubernetes.backend import JobCache, KubernetesBackend
+from kubetune.targets.values import Owner, RunAddress
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a backend may be made of."""
+
+    client: KubernetesClient
+    cache: JobCache
+    cml_clients: CmlClients
+    settings: Settings
+    notify: Callable[[Owner], None]
+    """Called with an owner whose runs have news."""
+    taken_over: Callable[[RunAddress], Awaitable[bool]]
+    """Whether another object of the owner's name has the runs by now, as one from a backup."""
+    clock: Callable[[], float] = time.monotonic
+
+
+def _cml(parts: Parts) -> CmlBackend:
+    return CmlBackend(
+        parts.cml_clients,
+        partial(cml_access, parts.client),
+        partial(config_map_value, parts.client),
+        parts.notify,
+        settle_seconds=parts.settings.cml_settle_seconds,
+        unknown_seconds=parts.settings.cml_unknown_seconds,
+        taken_over=parts.taken_over,
+    )
+
+
+def _kubernetes(parts: Parts) -> KubernetesBackend:
+    return KubernetesBackend(parts.client, parts.cache, parts.clock)
+
+
+MAKERS: dict[str, Callable[[Parts], Backend]] = {"cml": _cml, "kubernetes": _kubernetes}
+"""By type, in the order in which all are told the same."""
+
+
+def backends(parts: Parts) -> Backends:
+    """All of them."""
+    return Backends({name: make(parts) for name, make in MAKERS.items()})
