@@ -69,10 +69,11 @@ chaos: $(ENVIRONMENT) ## Look for faults in simulated schedules (SCHEDULES=<how 
 bench: $(ENVIRONMENT) ## Measure the operator against the floor of a bare client
 	@.venv/bin/python -m tests.bench $(ARGS)
 
-generate: $(ENVIRONMENT) ## Render what is made from the models: CRDs, argument list, reference
+generate: $(ENVIRONMENT) ## Render what is made from the models: CRDs, types, argument list, reference
 	@.venv/bin/python tools/generate_trl_arguments.py
 	@.venv/bin/python -m kubetune.api.crd
 	@.venv/bin/python tools/generate_reference.py
+	@.venv/bin/python tools/generate_status_types.py
 	@.venv/bin/python tools/generate_cluster_role.py
 	@.venv/bin/python tools/generate_chart.py
 	@.venv/bin/python tools/generate_architectures.py
@@ -85,6 +86,7 @@ lint: $(ENVIRONMENT) ## Check format, style, types, import contracts and rendere
 	@.venv/bin/python tools/generate_trl_arguments.py --check
 	@.venv/bin/python -m kubetune.api.crd --check
 	@.venv/bin/python tools/generate_reference.py --check
+	@.venv/bin/python tools/generate_status_types.py --check
 	@.venv/bin/python tools/generate_cluster_role.py --check
 	@.venv/bin/python tools/generate_chart.py --check
 	@.venv/bin/python tools/generate_architectures.py --check

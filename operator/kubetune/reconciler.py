@@ -44,7 +44,7 @@ from kubetune.decide.target.refused import (
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.following import FollowedRuns
-from kubetune.observe.objects import parse
+from kubetune.observe.objects import parse, status_of
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key, WorkQueue
 from kubetune.settings import Settings
@@ -151,13 +151,14 @@ class Reconciler:
 
     async def _rounds(
         self, key: Key, controller: Controller[Any, Any], body: JsonObject
-    ) -> tuple[JsonObject, float | None]:
+    ) -> tuple[Any, float | None]:
         """What the status says in the end, and seconds until the object is looked at again."""
-        status: JsonObject = body.get("status") or {}
+        status = status_of(body)
         uid = body["metadata"]["uid"]
         known_uid, known = self._kept.get(key, (uid, None))
         kept = controller.begin(key, known if known_uid == uid else None)
-        decision, observed = Decision(), None
+        decision: Decision[Any] = Decision()
+        observed = None
         for _ in range(MAX_ROUNDS):
             # What an earlier round has written is in the cache by now.
             body = self._cache.get(*key) or body
@@ -178,13 +179,13 @@ class Reconciler:
     async def _carry_out(
         self,
         body: JsonObject,
-        decision: Decision,
-        status: JsonObject,
+        decision: Decision[Any],
+        status: Any,
         place: ComputeTargetSpec | None,
     ) -> bool:
         """Whether something is new. Raises _RefusedError."""
         generation, now = body["metadata"]["generation"], self._now()
-        before: JsonObject = body.get("status") or {}
+        before = status_of(body)
         try:
             return await self._effects.run(body, decision.effects, status, place)
         except StartRefusedError as refused:
@@ -243,7 +244,7 @@ class Reconciler:
 class _RefusedError(Exception):
     """The target refused an action: what the status says about it."""
 
-    def __init__(self, status: JsonObject, requeue_after: float | None) -> None:
+    def __init__(self, status: Any, requeue_after: float | None) -> None:
         super().__init__()
         self.status = status
         self.requeue_after = requeue_after

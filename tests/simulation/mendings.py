@@ -75,7 +75,7 @@ def replaced(place: Any, attribute: str, value: Any) -> Any:
 # --- how it was before
 
 
-def _annotation_only(self: RunKeys, job: Resource[Any]) -> str | None:
+def _annotation_only(self: RunKeys, job: Resource[Any, Any]) -> str | None:
     key = job.annotations.get(RUN_KEY)
     return key if key and self._is_ours(job, key) else None
 

@@ -35,7 +35,7 @@ def condition(kind: str, status: str = "True", **fields: Any) -> JsonObject:
     return {"type": kind, "status": status, "observedGeneration": 1, **given, **fields}
 
 
-def resource(kind: str, name: str, spec: JsonObject | None, **fields: Any) -> Resource[Any]:
+def resource(kind: str, name: str, spec: JsonObject | None, **fields: Any) -> Resource[Any, Any]:
     """An object of a kind; ``spec`` None is one that can't be read."""
     namespace = "" if kind.startswith("Cluster") else "team"
     given: JsonObject = {
@@ -53,7 +53,7 @@ def resource(kind: str, name: str, spec: JsonObject | None, **fields: Any) -> Re
     return Resource(**(given | fields))
 
 
-def ready(given: Resource[Any], **status: Any) -> Resource[Any]:
+def ready(given: Resource[Any, Any], **status: Any) -> Resource[Any, Any]:
     """The object once it is Ready."""
     proof = {"observedGeneration": given.generation, "conditions": [condition("Ready")]}
     return replace(given, status=given.status | proof | status)
@@ -93,21 +93,21 @@ MODEL_FOUND: JsonObject = {
 }
 
 
-def dataset(spec: JsonObject | None = None, **fields: Any) -> Resource[Any]:
+def dataset(spec: JsonObject | None = None, **fields: Any) -> Resource[Any, Any]:
     return resource("Dataset", "tickets", {"source": INLINE} | (spec or {}), **fields)
 
 
-def model(spec: JsonObject | None = None, name: str = "base", **fields: Any) -> Resource[Any]:
+def model(spec: JsonObject | None = None, name: str = "base", **fields: Any) -> Resource[Any, Any]:
     source = {"source": {"huggingFace": {"repo": "org/base"}}}
     return resource("Model", name, source | (spec or {}), **fields)
 
 
-def prompt(spec: JsonObject | None = None, **fields: Any) -> Resource[Any]:
+def prompt(spec: JsonObject | None = None, **fields: Any) -> Resource[Any, Any]:
     texts = {"prompt": "Q: {prompt}", "completion": "{completion}"}
     return resource("PromptTemplate", "plain", texts | (spec or {}), **fields)
 
 
-def job(spec: JsonObject | None = None, **fields: Any) -> Resource[Any]:
+def job(spec: JsonObject | None = None, **fields: Any) -> Resource[Any, Any]:
     references: JsonObject = {"modelRef": {"name": "base"}, "datasetRef": {"name": "tickets"}}
     return resource("FineTuneJob", "tune", references | (spec or {}), **fields)
 
@@ -122,7 +122,7 @@ def facts(**fields: Any) -> InspectionFacts:
     return InspectionFacts(**(given | fields))
 
 
-def observed_job(given: Resource[Any] | None = None, **fields: Any) -> ObservedJob:
+def observed_job(given: Resource[Any, Any] | None = None, **fields: Any) -> ObservedJob:
     """A job with ready inputs; stamped and with a record of its target unless it says otherwise.
 
     It is fresh before its first run.

@@ -62,24 +62,24 @@ def spec_of(*names: str, **fields: Any) -> JsonObject:
     return given | fields
 
 
-def evaluation(*names: str, status: JsonObject | None = None, **fields: Any) -> Resource[Any]:
+def evaluation(*names: str, status: JsonObject | None = None, **fields: Any) -> Resource[Any, Any]:
     spec = spec_of(*(names or ("base", "tuned")), **fields)
     return resource("Evaluation", "compare", spec, status=status or {})
 
 
-def hub_model(name: str) -> Resource[Any]:
+def hub_model(name: str) -> Resource[Any, Any]:
     """A Ready Model whose weights differ from those of other names."""
     return ready(model(name=name), **MODEL_FOUND | {"revision": f"commit-of-{name}"})
 
 
-def registered_model(name: str, version: int, registry: str = "tickets") -> Resource[Any]:
+def registered_model(name: str, version: int, registry: str = "tickets") -> Resource[Any, Any]:
     """A Ready Model of a registered version."""
     source = {"source": {"registry": {"name": registry, "version": version}}}
     given = resource("Model", name, source)
     return ready(given, **MODEL_FOUND | {"revision": str(version)})
 
 
-def observed(given: Resource[Any] | None = None, **fields: Any) -> ObservedEvaluation:
+def observed(given: Resource[Any, Any] | None = None, **fields: Any) -> ObservedEvaluation:
     """An Evaluation with ready inputs; ``models`` replaces Models by candidate."""
     given = given or evaluation()
     models: JsonObject = fields.pop("models", {})

@@ -38,7 +38,7 @@ BIG = {"source": {"inline": {"rows": [{"prompt": "x" * 70000}, {"prompt": "y" * 
 class Case:
     name: str
     because: str
-    dataset: Resource[Any]
+    dataset: Resource[Any, Any]
     ready: tuple[str, str]
     verdict: str
     actions: list[str] = field(default_factory=list[str])

@@ -137,7 +137,7 @@ def test_new_settings_leave_digests_of_registered_versions_as_they_are(
     method: dict[str, Any], expected: str
 ) -> None:
     settings = effective_settings({"method": method}, None, None, None)
-    found = lineage(
+    found, _ = lineage(
         ModelPlan(name="m", directory="/m"),
         DatasetPlan.model_validate(
             {

@@ -39,7 +39,7 @@ COMPLETE = {"conditions": [condition("Complete")]}
 class Case:
     name: str
     because: str
-    model: Resource[Any]
+    model: Resource[Any, Any]
     ready: tuple[str, str]
     verdict: str
     actions: list[str] = field(default_factory=list[str])

@@ -35,10 +35,10 @@ RENDERED = Outcome(
 class Case:
     name: str
     because: str
-    template: Resource[Any]
+    template: Resource[Any, Any]
     ready: tuple[str, str]
     verdict: str
-    dataset: Resource[Any] | None = None
+    dataset: Resource[Any, Any] | None = None
     actions: list[str] = field(default_factory=list[str])
     runs: list[Any] = field(default_factory=list[Any])
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import kubetune
 import pytest
-from kubetune.api.kinds.inspection import DatasetInspection, ModelInspection
 from kubetune.api.kinds.table import BY_KIND, INSPECTED, KINDS, RECONCILED, RUNNING, Kind
 from kubetune.api.schema.base import Value
 from kubetune.api.schema.referenced import Reference
@@ -78,19 +75,3 @@ def test_a_reference_is_read_from_the_text() -> None:
 def test_profiles_are_only_read() -> None:
     assert BY_KIND.keys() - RECONCILED == {"TuningProfile", "ClusterTuningProfile"}
     assert INSPECTED < RUNNING < RECONCILED
-
-
-RULES = Path(kubetune.__file__).parent
-WRITERS = [RULES / folder for folder in ("decide", "observe", "act", "targets")]
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
-def test_each_field_of_a_status_is_written(kind: Kind) -> None:
-    """By its name in the code: what nobody ever mentions can't be in a status."""
-    texts = [path.read_text() for folder in WRITERS for path in folder.rglob("*.py")]
-    found = {"Dataset": DatasetInspection, "Model": ModelInspection}.get(kind.kind)
-    # What an inspection finds is taken over as a whole.
-    taken_over = found.model_fields.keys() if found else set[str]()
-    declared = kind.status.model_fields if kind.status else {}
-    named = {field.alias or name for name, field in declared.items() if name not in taken_over}
-    assert {name for name in named if not any(f'"{name}"' in text for text in texts)} == set()

@@ -15,11 +15,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import (
+    AnyStatusDict,
+    DatasetStatusDict,
+    ModelStatusDict,
+    PromptTemplateStatusDict,
+)
 from kubetune.api.kinds.table import INSPECTED, RUNNING
 from kubetune.clients.kubernetes import REFUSALS, KubernetesClient, NotFoundError
 from kubetune.decide.inspected.inspection import inspection_run_key
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache
+from kubetune.observe.objects import status_of
 from kubetune.queue import Key
 from kubetune.targets.dispatch import Backends
 from kubetune.targets.errors import BackendError
@@ -121,7 +128,8 @@ def _has(body: dict[str, Any], made: Made) -> bool:
     if made.owner.kind not in INSPECTED:
         return True
     # Another source, or another target, has an inspection of its own.
-    state: dict[str, Any] = (body.get("status") or {}).get("inspection") or {}
+    status: DatasetStatusDict | ModelStatusDict | PromptTemplateStatusDict = status_of(body)
+    state = status.get("inspection") or {}
     return made.run_key == inspection_run_key(made.owner, state.get("key", ""))
 
 
@@ -137,8 +145,9 @@ async def taken_over(client: KubernetesClient, address: RunAddress) -> bool:
 
 def claimed_by(body: dict[str, Any]) -> set[str]:
     """The run key that a FineTuneJob says to be its own."""
+    status: AnyStatusDict = status_of(body)
     told = (
-        (body.get("status") or {}).get("runKey"),
+        status.get("runKey"),
         (body["metadata"].get("annotations") or {}).get(RUN_KEY),
     )
     return {key for key in told if key}

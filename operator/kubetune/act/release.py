@@ -21,7 +21,7 @@ class Release:
         self._holds = holds
         self._looked_through: set[Key] = set()
 
-    async def target(self, target: Resource[Any], *, forced: bool) -> None:
+    async def target(self, target: Resource[Any, Any], *, forced: bool) -> None:
         """Hold a target, and what it names, no longer; ``forced`` also what others need."""
         key = key_of_resource(target)
         spaces = {key.namespace} if key.namespace else users_namespaces(target.annotations)
@@ -35,7 +35,7 @@ class Release:
         # Itself last: who repeats this after a crash finds the others by it.
         await self._holds.release([*sorted(named - {key}), key], forced=forced)
 
-    async def unused(self, target: Resource[Any]) -> None:
+    async def unused(self, target: Resource[Any, Any]) -> None:
         """Let Secrets go that a cluster-wide target holds for who went while nobody looked."""
         key = key_of_resource(target)
         if key.namespace or key in self._looked_through or target.spec is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.api import JsonObject
+from kubetune.api.kinds.status_types import ConditionDict
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.observe.cache import ObjectCache
 from kubetune.queue import Key, WorkQueue
@@ -39,10 +40,11 @@ def with_times_kept(old: JsonObject, new: JsonObject) -> JsonObject:
     """
     if not isinstance(new.get("conditions"), list):
         return new
-    known: dict[str, JsonObject] = {item["type"]: item for item in old.get("conditions") or ()}
+    known: dict[str, ConditionDict] = {item["type"]: item for item in old.get("conditions") or ()}
     places = {kind: place for place, kind in enumerate(known)}
-    kept: list[JsonObject] = []
-    for item in new["conditions"]:
+    set_now: list[ConditionDict] = new["conditions"]
+    kept: list[ConditionDict] = []
+    for item in set_now:
         before = known.get(item["type"])
         same = before is not None and before["status"] == item["status"]
         time = before["lastTransitionTime"] if before and same else item["lastTransitionTime"]

@@ -1,4 +1,8 @@
-"""Condition types and reasons: the one list of both."""
+"""Condition types and reasons, phases and results: the one list of each.
+
+Of a status that was read they are plain strings, which equal the members: compare with `==` and
+`in`, never with `is`.
+"""
 
 from __future__ import annotations
 
@@ -174,6 +178,34 @@ class Phase(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     CANCELLED = "Cancelled"
+
+
+class CandidatePhase(StrEnum):
+    """status.candidates[].phase of an Evaluation."""
+
+    PENDING = "Pending"
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    RETRYING = "Retrying"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class AttemptResult(StrEnum):
+    """What has become of an attempt."""
+
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    PREEMPTED = "Preempted"
+    STOPPED = "Stopped"
+
+
+class InspectionResult(StrEnum):
+    """status.inspection.result."""
+
+    FOUND = "found"
+    REFUSED = "refused"
 
 
 TERMINAL_PHASES = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})

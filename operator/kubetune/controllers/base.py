@@ -32,11 +32,11 @@ class Controller(ABC, Generic[Observed, Kept]):
     kinds: ClassVar[frozenset[str]]
 
     @abstractmethod
-    async def observe(self, resource: Resource[Any], kept: Kept) -> Observed:
+    async def observe(self, resource: Resource[Any, Any], kept: Kept) -> Observed:
         """The object and everything around it."""
 
     @abstractmethod
-    def decide(self, observed: Observed, now: datetime) -> Decision:
+    def decide(self, observed: Observed, now: datetime) -> Decision[Any]:
         """What follows; a pure rule."""
 
     @abstractmethod

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from kubetune.act.holds import Holds
 from kubetune.act.left_behind import LeftBehind
 from kubetune.act.release import Release
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.controllers.base import Forgetful
-from kubetune.decide.decision import Decision
-from kubetune.decide.resources import Resource
+from kubetune.decide.decision import TargetDecision
+from kubetune.decide.resources import TargetResource
 from kubetune.decide.target import states
 from kubetune.decide.target.states import ObservedTarget
 from kubetune.observe.compute_target import TargetObserver
@@ -38,7 +37,7 @@ class ComputeTargetController(Forgetful[ObservedTarget]):
         self._left_behind = left_behind
         self._operator_namespace = operator_namespace
 
-    async def observe(self, resource: Resource[Any], kept: None) -> ObservedTarget:
+    async def observe(self, resource: TargetResource, kept: None) -> ObservedTarget:
         """A target and the newest probe, once what went unseen is seen to."""
         key = key_of_resource(resource)
         users = self._holds.users(key)
@@ -55,7 +54,7 @@ class ComputeTargetController(Forgetful[ObservedTarget]):
             await self._release.unused(resource)
         return replace(observed, settling=not settled)
 
-    def decide(self, observed: ObservedTarget, now: datetime) -> Decision:
+    def decide(self, observed: ObservedTarget, now: datetime) -> TargetDecision:
         """See kubetune.decide.target.states."""
         return states.decide(observed, now)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from kubetune.act import evaluation_questions
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.controllers.base import Controller
-from kubetune.decide.decision import Decision, Question
+from kubetune.decide.decision import EvaluationDecision, Question
 from kubetune.decide.evaluation import states
 from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import EvaluationResource
 from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
@@ -32,11 +31,13 @@ class EvaluationController(Controller[ObservedEvaluation, EvaluationAnswers]):
         """Nothing: who has an alias may have changed."""
         return EvaluationAnswers()
 
-    async def observe(self, resource: Resource[Any], kept: EvaluationAnswers) -> ObservedEvaluation:
+    async def observe(
+        self, resource: EvaluationResource, kept: EvaluationAnswers
+    ) -> ObservedEvaluation:
         """An Evaluation and everything around it."""
         return await self._observer.observe(resource, kept)
 
-    def decide(self, observed: ObservedEvaluation, now: datetime) -> Decision:
+    def decide(self, observed: ObservedEvaluation, now: datetime) -> EvaluationDecision:
         """See kubetune.decide.evaluation.states."""
         return states.decide(observed, now)
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from kubetune.act import job_questions
 from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import FineTuneJobStatusDict
 from kubetune.controllers.base import Controller
-from kubetune.decide.decision import Decision, Question
+from kubetune.decide.decision import FineTuneJobDecision, Question
 from kubetune.decide.fine_tune_job import states
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import FineTuneJobResource
 from kubetune.names import FINALIZER
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
+from kubetune.observe.objects import status_of
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
 from kubetune.targets.dispatch import Backends
@@ -58,7 +59,7 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         answers = kept.answers if kept else TrackerAnswers()
         return JobMemory(fresh, replace(answers, tracking_error="", run_sought=False))
 
-    async def observe(self, resource: Resource[Any], kept: JobMemory) -> ObservedJob:
+    async def observe(self, resource: FineTuneJobResource, kept: JobMemory) -> ObservedJob:
         """A job and everything around it."""
         answers = kept.answers
         run_key = self._observer.run_keys.of(resource) or kept.fresh_run_key
@@ -68,7 +69,7 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         tracked = self._poller.tracked(run_key)
         return await self._observer.observe(resource, kept.fresh_run_key, answers, tracked)
 
-    def decide(self, observed: ObservedJob, now: datetime) -> Decision:
+    def decide(self, observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
         """See kubetune.decide.fine_tune_job.states."""
         return states.decide(observed, now)
 
@@ -78,7 +79,8 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
 
     def is_settled(self, body: JsonObject) -> bool:
         """Whether it is finished and nothing more has to happen to it."""
-        metadata, status = body["metadata"], body.get("status") or {}
+        metadata = body["metadata"]
+        status: FineTuneJobStatusDict = status_of(body)
         released = FINALIZER not in (metadata.get("finalizers") or ())
         # Runs that outlive it wait to be deleted with it, which needs the finalizer.
         outlived = recorded_facts(status.get("external") or {}).runs_outlive_owner
@@ -110,6 +112,7 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
 
     def forget(self, key: Key, body: JsonObject | None) -> None:
         """Its run key, and what the backend knows of its runs."""
-        if run_key := ((body or {}).get("status") or {}).get("runKey"):
+        status: FineTuneJobStatusDict = status_of(body or {})
+        if run_key := status.get("runKey"):
             self._backend.forget(run_key)
         self._observer.run_keys.forget(key.namespace, key.name)

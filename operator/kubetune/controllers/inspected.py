@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.controllers.base import Forgetful
-from kubetune.decide.decision import Decision
+from kubetune.decide.decision import DatasetDecision, ModelDecision, PromptTemplateDecision
 from kubetune.decide.inspected import dataset, model, prompt_template
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import DatasetResource, ModelResource, PromptTemplateResource
 from kubetune.observe.inspected import InspectedObserver
 
 Inspected = TypeVar(
@@ -36,11 +36,11 @@ class DatasetController(InspectedController[dataset.ObservedDataset]):
 
     kinds = frozenset({"Dataset"})
 
-    async def observe(self, resource: Resource[Any], kept: None) -> dataset.ObservedDataset:
+    async def observe(self, resource: DatasetResource, kept: None) -> dataset.ObservedDataset:
         """A Dataset and what it names."""
         return await self._observer.dataset(resource)
 
-    def decide(self, observed: dataset.ObservedDataset, now: datetime) -> Decision:
+    def decide(self, observed: dataset.ObservedDataset, now: datetime) -> DatasetDecision:
         """See kubetune.decide.inspected.dataset."""
         return dataset.decide(observed, now)
 
@@ -50,11 +50,11 @@ class ModelController(InspectedController[model.ObservedModel]):
 
     kinds = frozenset({"Model"})
 
-    async def observe(self, resource: Resource[Any], kept: None) -> model.ObservedModel:
+    async def observe(self, resource: ModelResource, kept: None) -> model.ObservedModel:
         """A Model and what it names."""
         return await self._observer.model(resource)
 
-    def decide(self, observed: model.ObservedModel, now: datetime) -> Decision:
+    def decide(self, observed: model.ObservedModel, now: datetime) -> ModelDecision:
         """See kubetune.decide.inspected.model."""
         return model.decide(observed, now)
 
@@ -65,11 +65,13 @@ class PromptTemplateController(InspectedController[prompt_template.ObservedPromp
     kinds = frozenset({"PromptTemplate"})
 
     async def observe(
-        self, resource: Resource[Any], kept: None
+        self, resource: PromptTemplateResource, kept: None
     ) -> prompt_template.ObservedPromptTemplate:
         """A PromptTemplate and its Dataset."""
         return await self._observer.prompt_template(resource)
 
-    def decide(self, observed: prompt_template.ObservedPromptTemplate, now: datetime) -> Decision:
+    def decide(
+        self, observed: prompt_template.ObservedPromptTemplate, now: datetime
+    ) -> PromptTemplateDecision:
         """See kubetune.decide.inspected.prompt_template."""
         return prompt_template.decide(observed, now)

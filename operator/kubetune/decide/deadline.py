@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import ConditionType, Reason
+from kubetune.api.conditions import AttemptResult, ConditionType, Reason
+from kubetune.api.kinds.status_types import AttemptDict, ObjectStatusDict, RunTimeDict
 from kubetune.decide.decision import (
     Action,
     LimitRuns,
@@ -50,7 +50,7 @@ class Clock:
     """Seconds until now."""
     ticking: bool = False
     """Whether a run is under way."""
-    counted: JsonObject | None = None
+    counted: RunTimeDict | None = None
     """status.runTime: the part that is over."""
 
     def left(self, seconds: int | None) -> float | None:
@@ -60,7 +60,7 @@ class Clock:
 
 def spans(
     runs: Sequence[RunState],
-    known: Iterable[JsonObject],
+    known: Iterable[AttemptDict],
     now: datetime,
     *,
     not_before: datetime | None = None,
@@ -81,7 +81,7 @@ def spans(
             found.append(Span(max(run.started_at, not_before or run.started_at), None))
     for attempt in known:
         started = parse_time(attempt.get("startTime"))
-        if attempt["result"] != "Running" or started is None:
+        if attempt["result"] != AttemptResult.RUNNING or started is None:
             continue
         run = by_number.get(attempt["number"])
         if run is None:
@@ -91,10 +91,10 @@ def spans(
     return found
 
 
-def read_clock(counted: JsonObject | None, found: Sequence[Span], now: datetime) -> Clock:
+def read_clock(counted: RunTimeDict | None, found: Sequence[Span], now: datetime) -> Clock:
     """The clock; ``counted`` is status.runTime, ``found`` are the spans that the target shows."""
-    old: JsonObject = counted or {}
-    seconds, until = int(old.get("seconds", 0)), parse_time(old.get("countedUntil"))
+    seconds = counted["seconds"] if counted else 0
+    until = parse_time(counted["countedUntil"]) if counted else None
     # Whole seconds, as in status: a rest would be counted at every look.
     cut = [
         Span(span.start.replace(microsecond=0), span.end and span.end.replace(microsecond=0))
@@ -111,14 +111,14 @@ def read_clock(counted: JsonObject | None, found: Sequence[Span], now: datetime)
     return Clock(seconds + going_on, bool(live), counted)
 
 
-def seen_running(status: JsonObject, now: datetime) -> datetime:
+def seen_running(status: ObjectStatusDict, now: datetime) -> datetime:
     """Since when the status says that a run is under way: by our clock, unlike the target's."""
     running = condition_in(status, ConditionType.RUNNING)
-    seen = running["lastTransitionTime"] if running.get("status") == "True" else None
+    seen = running["lastTransitionTime"] if running and running["status"] == "True" else None
     return parse_time(seen) or now
 
 
-def is_over(left: float | None, newest: JsonObject | None) -> bool:
+def is_over(left: float | None, newest: AttemptDict | None) -> bool:
     """Whether no other attempt has time; the target may have said so of the newest one."""
     told = newest is not None and newest.get("reason") in TOLD
     return left is not None and left <= (TOLD_SECONDS if told else 0)

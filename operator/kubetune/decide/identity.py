@@ -9,17 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kubetune.api.conditions import TERMINAL_PHASES
-from kubetune.api.kinds.model.spec import ModelSpec
-from kubetune.decide.decision import Decision, Stamp, TieToJob
+from kubetune.decide.decision import (
+    EvaluationDecision,
+    FineTuneJobDecision,
+    ModelDecision,
+    Stamp,
+    TieToJob,
+)
 from kubetune.decide.evaluation.observed import ObservedEvaluation
 from kubetune.decide.fine_tune_job.observed import ObservedJob
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import ModelResource
 from kubetune.names import FINALIZER, JOB
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import FINISHED
 
 
-def with_identity(observed: ObservedJob, decision: Decision) -> Decision:
+def with_identity(observed: ObservedJob, decision: FineTuneJobDecision) -> FineTuneJobDecision:
     """The decision, with the run key and the finalizer restored first where they are missing."""
     job = observed.job
     if observed.fresh or job.deleting:
@@ -36,7 +41,9 @@ def with_identity(observed: ObservedJob, decision: Decision) -> Decision:
     return replace(decision, actions=(stamp, *decision.actions), status=status)
 
 
-def with_finalizer(observed: ObservedEvaluation, decision: Decision) -> Decision:
+def with_finalizer(
+    observed: ObservedEvaluation, decision: EvaluationDecision
+) -> EvaluationDecision:
     """The decision for an Evaluation, with the finalizer restored while its runs need it."""
     evaluation = observed.evaluation
     if evaluation.deleting or FINALIZER in evaluation.finalizers:
@@ -49,7 +56,7 @@ def with_finalizer(observed: ObservedEvaluation, decision: Decision) -> Decision
     return replace(decision, actions=(Stamp(finalizer=True), *decision.actions))
 
 
-def with_maker(model: Resource[ModelSpec], decision: Decision) -> Decision:
+def with_maker(model: ModelResource, decision: ModelDecision) -> ModelDecision:
     """The decision for a Model, which stays tied to the job that it is the output of."""
     told, known = model.annotations.get(JOB), model.status.get("madeBy")
     maker = known or told
@@ -62,7 +69,7 @@ def with_maker(model: Resource[ModelSpec], decision: Decision) -> Decision:
     return replace(decision, actions=(*tie, *decision.actions), status=status)
 
 
-def _guarded(observed: ObservedJob, decision: Decision) -> Decision:
+def _guarded(observed: ObservedJob, decision: FineTuneJobDecision) -> FineTuneJobDecision:
     """Over: the finalizer is needed while there is something that it must not leave behind."""
     left = any(run.phase not in FINISHED for run in observed.runs)
     if FINALIZER in observed.job.finalizers or not (

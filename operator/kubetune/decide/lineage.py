@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from kubetune import __version__
-from kubetune.api import JsonObject
+from kubetune.api.kinds.status_types import LineageDict
 from kubetune.api.run.plan import DatasetPlan, ModelPlan, PromptPlan
 from kubetune.api.run.training_plan import TrainingPlan
 from kubetune.api.training.settings import Strategy
@@ -25,8 +25,8 @@ def lineage(
     workers: int = 1,
     strategy: Strategy | None = None,
     unique: str | None = None,
-) -> JsonObject:
-    """status.lineage of a job, with ``digest`` over everything else.
+) -> tuple[LineageDict, str]:
+    """status.lineage of a job, and its digest over everything else.
 
     ``unique`` makes a digest that no other job has, where what trains isn't known.
     """
@@ -58,7 +58,7 @@ def lineage(
             sort_keys=True,
         )
     )
-    parts = {
+    parts: LineageDict = {
         "datasetDigest": dataset.digest or "",
         "splitDigest": dataset.split_digest or "",
         "modelRevision": model_identity(model),
@@ -66,7 +66,20 @@ def lineage(
         "codeVersion": __version__,
         "worldSize": workers,
     }
-    return parts | {"digest": f"sha256:{digest(json.dumps(parts, sort_keys=True))}"}
+    whole = f"sha256:{digest(json.dumps(parts, sort_keys=True))}"
+    return parts | {"digest": whole}, whole
+
+
+def changed_parts(now: LineageDict, before: LineageDict) -> list[str]:
+    """What a run would be made of that differs from what one was made of."""
+    compared = {
+        "datasetDigest": (now.get("datasetDigest"), before.get("datasetDigest")),
+        "splitDigest": (now.get("splitDigest"), before.get("splitDigest")),
+        "modelRevision": (now.get("modelRevision"), before.get("modelRevision")),
+        "configDigest": (now.get("configDigest"), before.get("configDigest")),
+        "worldSize": (now.get("worldSize"), before.get("worldSize")),
+    }
+    return [name for name, (new, old) in compared.items() if new != old]
 
 
 def model_identity(model: ModelPlan) -> str:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.dataset.spec import DatasetSpec
+from kubetune.api.kinds.evaluation.spec import EvaluationSpec
+from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
+from kubetune.api.kinds.status_types import (
+    ComputeTargetStatusDict,
+    DatasetStatusDict,
+    EvaluationStatusDict,
+    FineTuneJobStatusDict,
+    ModelStatusDict,
+    ObjectStatusDict,
+    PromptTemplateStatusDict,
+)
+from kubetune.api.kinds.tuning_profile.spec import TuningProfileSpec
 from kubetune.api.schema.base import Value
 from kubetune.decide.decision import (
     condition_in,
@@ -18,11 +32,12 @@ from kubetune.decide.decision import (
 )
 from kubetune.targets.values import Owner
 
-Spec = TypeVar("Spec", bound=Value)
+Spec = TypeVar("Spec", bound=Value, covariant=True)
+Status = TypeVar("Status", bound=ObjectStatusDict, covariant=True)
 
 
 @dataclass(frozen=True)
-class Resource(Generic[Spec]):
+class Resource(Generic[Spec, Status]):
     """An object of one of our kinds."""
 
     owner: Owner
@@ -35,7 +50,8 @@ class Resource(Generic[Spec]):
     spec: Spec | None
     """None when the spec can't be read; then ``problem`` says why."""
     problem: str
-    status: JsonObject = field(default_factory=dict[str, Any])
+    status: Status
+    """Empty before the first one is written. Not to be changed: the write is a difference to it."""
     deleted: datetime | None = None
     """When somebody deleted it."""
 
@@ -64,7 +80,18 @@ class Resource(Generic[Spec]):
     @property
     def waiting_since(self) -> datetime | None:
         """When Ready last changed."""
-        return parse_time(condition_in(self.status, ConditionType.READY).get("lastTransitionTime"))
+        ready = condition_in(self.status, ConditionType.READY)
+        return parse_time(ready["lastTransitionTime"]) if ready else None
+
+
+AnyResource = Resource[Value, ObjectStatusDict]
+DatasetResource = Resource[DatasetSpec, DatasetStatusDict]
+EvaluationResource = Resource[EvaluationSpec, EvaluationStatusDict]
+FineTuneJobResource = Resource[FineTuneJobSpec, FineTuneJobStatusDict]
+ModelResource = Resource[ModelSpec, ModelStatusDict]
+ProfileResource = Resource[TuningProfileSpec, ObjectStatusDict]
+PromptTemplateResource = Resource[PromptTemplateSpec, PromptTemplateStatusDict]
+TargetResource = Resource[ComputeTargetSpec, ComputeTargetStatusDict]
 
 
 @dataclass(frozen=True)

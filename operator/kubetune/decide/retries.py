@@ -6,8 +6,9 @@ Whatever a watch tells comes at once; these are for what nothing announces.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
+from kubetune.api.conditions import AttemptResult
+from kubetune.api.kinds.status_types import AttemptCountsDict, AttemptDict
 from kubetune.decide.decision import parse_time
 
 BACKOFF_LIMIT = 3
@@ -33,16 +34,16 @@ INSPECTION_FIRST_SECONDS = 5
 
 
 def after_attempt(
-    newest: dict[str, Any], counts: dict[str, Any], first: float, now: datetime
+    newest: AttemptDict, counts: AttemptCountsDict, first: float, now: datetime
 ) -> float:
     """Seconds until the next attempt: ``first``, twice as many ... 360 after failures, and after
     all evictions but the first.
 
     ``newest`` is the attempt that ended, ``counts`` are all of its kind, as in status.
     """
-    failed = max(int(counts["failed"]), 1)
-    if newest["result"] == "Preempted":
-        failed = int(counts["preempted"]) - 1
+    failed = max(counts["failed"], 1)
+    if newest["result"] == AttemptResult.PREEMPTED:
+        failed = counts["preempted"] - 1
         if failed < 1:
             return 0
     ended = parse_time(newest.get("endTime")) or now

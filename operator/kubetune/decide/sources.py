@@ -24,6 +24,7 @@ from kubetune.api.kinds.dataset.sources import (
 from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetSpec, Splits
 from kubetune.api.kinds.model.spec import ModelSpec
 from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
+from kubetune.api.kinds.status_types import DatasetStatusDict, ModelStatusDict
 from kubetune.api.run.plan import (
     BASE_MODEL_DIRECTORY,
     DATASET_DIRECTORY,
@@ -78,10 +79,10 @@ class Mounts:
 
 
 def dataset_source(
-    name: str, spec: DatasetSpec, status: JsonObject | None = None
+    name: str, spec: DatasetSpec, status: DatasetStatusDict | None = None
 ) -> tuple[DatasetPlan, Mounts]:
     """The dataset for a plan; with the status of a ready Dataset its digests and revision too."""
-    found = status or {}
+    found: DatasetStatusDict = status or {}
     source = spec.source
     common: JsonObject = {
         "name": name,
@@ -111,7 +112,7 @@ class Reading:
     mounts: Mounts = Mounts()
 
 
-def _hub(source: HuggingFaceDataset, found: JsonObject) -> Reading:
+def _hub(source: HuggingFaceDataset, found: DatasetStatusDict) -> Reading:
     place = HubSource(
         repo=source.repo,
         revision=found.get("revision") or source.revision,
@@ -122,7 +123,7 @@ def _hub(source: HuggingFaceDataset, found: JsonObject) -> Reading:
     return Reading("hub", place, Mounts(tokens={ENV_DATASET_TOKEN: token} if token else {}))
 
 
-def _volume(source: VolumeFiles, _found: JsonObject) -> Reading:
+def _volume(source: VolumeFiles, _found: DatasetStatusDict) -> Reading:
     files = FilesSource(
         directory=DATASET_DIRECTORY,
         glob=source.glob,
@@ -132,7 +133,7 @@ def _volume(source: VolumeFiles, _found: JsonObject) -> Reading:
     return Reading("files", files, Mounts(dataset_claim=source.claim_name))
 
 
-def _project(source: ProjectFiles, _found: JsonObject) -> Reading:
+def _project(source: ProjectFiles, _found: DatasetStatusDict) -> Reading:
     files = FilesSource(
         directory=PROJECT_DIRECTORY,
         glob=source.glob,
@@ -142,12 +143,12 @@ def _project(source: ProjectFiles, _found: JsonObject) -> Reading:
     return Reading("files", files, Mounts(project=True))
 
 
-def _http(source: HttpFile, _found: JsonObject) -> Reading:
+def _http(source: HttpFile, _found: DatasetStatusDict) -> Reading:
     place = HttpSource(url=source.url, format=source.format, delimiter=_delimiter(source.csv))
     return Reading("http", place)
 
 
-def _config_map(source: ConfigMapFile, _found: JsonObject) -> Reading:
+def _config_map(source: ConfigMapFile, _found: DatasetStatusDict) -> Reading:
     files = FilesSource(
         directory=DATASET_DIRECTORY,
         glob=source.key,
@@ -157,7 +158,7 @@ def _config_map(source: ConfigMapFile, _found: JsonObject) -> Reading:
     return Reading("files", files, Mounts(dataset_config_map=(source.name, source.key)))
 
 
-def _inline(source: InlineRows, _found: JsonObject) -> Reading:
+def _inline(source: InlineRows, _found: DatasetStatusDict) -> Reading:
     files = FilesSource(directory=PLAN_DIRECTORY, glob="rows.jsonl", format="jsonl")
     return Reading("files", files, Mounts(inline_rows=source.rows))
 
@@ -166,7 +167,7 @@ def _delimiter(csv: CsvOptions | None) -> str | None:
     return csv.delimiter if csv else None
 
 
-READ_BY: Mapping[type[RowsSource], Callable[[Any, JsonObject], Reading]] = {
+READ_BY: Mapping[type[RowsSource], Callable[[Any, DatasetStatusDict], Reading]] = {
     HuggingFaceDataset: _hub,
     VolumeFiles: _volume,
     ProjectFiles: _project,
@@ -180,10 +181,10 @@ READ_BY: Mapping[type[RowsSource], Callable[[Any, JsonObject], Reading]] = {
 def model_source(
     name: str,
     spec: ModelSpec,
-    status: JsonObject | None = None,
+    status: ModelStatusDict | None = None,
     *,
     registry_uri: str | None = None,
-    base: tuple[str, ModelSpec, JsonObject] | None = None,
+    base: tuple[str, ModelSpec, ModelStatusDict] | None = None,
     base_registry_uri: str | None = None,
 ) -> tuple[ModelPlan, Mounts]:
     """The model for a plan.
@@ -214,7 +215,7 @@ def model_source(
 
 
 def _one_model(
-    name: str, spec: ModelSpec, status: JsonObject, directory: str, registry_uri: str | None
+    name: str, spec: ModelSpec, status: ModelStatusDict, directory: str, registry_uri: str | None
 ) -> tuple[ModelPlan, str | None, SecretKeyRef | None]:
     source = spec.source
     revision = status.get("revision")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from kubetune.decide.decision import Decision, ReleaseFinalizer, StopStrays
+from kubetune.decide.decision import Decision, ReleaseFinalizer, Status, StopStrays
 from kubetune.targets.values import RunState
 
 
 def with_strays_stopped(
-    decision: Decision, runs: Iterable[tuple[str, Sequence[RunState]]]
-) -> Decision:
+    decision: Decision[Status], runs: Iterable[tuple[str, Sequence[RunState]]]
+) -> Decision[Status]:
     """The decision, with strays of ``runs`` stopped, given by run key.
 
     Not those of an object that lets its runs go on without it.

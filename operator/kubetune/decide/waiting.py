@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from kubetune.api.conditions import Phase, Reason
+from kubetune.api.conditions import AttemptResult, Phase, Reason
+from kubetune.api.kinds.status_types import AttemptCountsDict, AttemptDict
 from kubetune.decide.retries import MAX_PREEMPTED
 
 
-def evicted_too_often(newest: dict[str, Any], counts: dict[str, Any]) -> str:
+def evicted_too_often(newest: AttemptDict, counts: AttemptCountsDict) -> str:
     """A sentence when no other attempt follows the eviction of the newest one, else empty."""
-    preempted = int(counts["preempted"])
-    if newest["result"] != "Preempted" or preempted <= MAX_PREEMPTED:
+    preempted = counts["preempted"]
+    if newest["result"] != AttemptResult.PREEMPTED or preempted <= MAX_PREEMPTED:
         return ""
     return (
         f"evicted or preempted {preempted} times, and at most {MAX_PREEMPTED} are made good: choose"

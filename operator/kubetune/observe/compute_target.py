@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.clients.kubernetes import KubernetesClient
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import TargetResource
 from kubetune.decide.target.states import ObservedTarget
 from kubetune.observe.cache import ObjectCache, key_of
 from kubetune.observe.objects import default_targets
@@ -34,9 +33,7 @@ class TargetObserver:
         self._trackers = trackers
         self._settings = settings
 
-    async def observe(
-        self, target: Resource[ComputeTargetSpec], users: Sequence[Key]
-    ) -> ObservedTarget:
+    async def observe(self, target: TargetResource, users: Sequence[Key]) -> ObservedTarget:
         """A target and the newest probe; ``users`` have runs that need it."""
         namespace = target.owner.namespace or self._settings.operator_namespace
         problem, probe, place = "", None, None

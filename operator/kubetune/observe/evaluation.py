@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.evaluation.spec import Candidate, EvaluationSpec
+from kubetune.api.kinds.status_types import EvaluationStatusDict
 from kubetune.clients.config_maps import config_map_value
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
-from kubetune.decide.evaluation.candidate import SETTLED
+from kubetune.decide.evaluation.candidate import MOVING, SETTLED
 from kubetune.decide.evaluation.inputs import candidate_run_key
 from kubetune.decide.evaluation.judges import judge_keys
 from kubetune.decide.evaluation.observed import (
@@ -19,7 +19,7 @@ from kubetune.decide.evaluation.observed import (
     ObservedCandidate,
     ObservedEvaluation,
 )
-from kubetune.decide.resources import Resource, TargetProblem
+from kubetune.decide.resources import EvaluationResource, TargetProblem
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.fine_tune_job import running_names
@@ -30,6 +30,7 @@ from kubetune.observe.objects import (
     recorded_target,
     resolve_target,
     source_job,
+    status_of,
 )
 from kubetune.observe.secrets import named_secrets, secret_problem, source_secrets
 from kubetune.targets.dispatch import Backends
@@ -48,18 +49,18 @@ def _judge_secrets(
     return [(reference.name, reference.key) for reference in judge_keys(spec).values()]
 
 
-def _all(evaluation: Resource[EvaluationSpec], spec: EvaluationSpec) -> list[ObservedCandidate]:
+def _all(evaluation: EvaluationResource, spec: EvaluationSpec) -> list[ObservedCandidate]:
     """The candidates with their run keys, and nothing of their runs."""
     known = {item["name"]: item for item in evaluation.status.get("candidates") or ()}
     found: list[ObservedCandidate] = []
     for candidate in spec.candidates:
-        digest = known.get(candidate.name, {}).get("digest")
+        digest = known[candidate.name].get("digest") if candidate.name in known else None
         run_key = candidate_run_key(evaluation.owner.uid, candidate.name, digest) if digest else ""
         found.append(ObservedCandidate(candidate.name, candidate.model_ref.name, run_key=run_key))
     return found
 
 
-def _has_begun(status: JsonObject) -> bool:
+def _has_begun(status: EvaluationStatusDict) -> bool:
     """Whether anything was started; where it was refused, another target may be the default."""
     return any("attempt" in candidate for candidate in status.get("candidates") or ())
 
@@ -86,7 +87,7 @@ class EvaluationObserver:
         self._tracked = tracked
 
     async def observe(
-        self, evaluation: Resource[EvaluationSpec], answers: EvaluationAnswers
+        self, evaluation: EvaluationResource, answers: EvaluationAnswers
     ) -> ObservedEvaluation:
         """An Evaluation and everything around it."""
         spec, namespace = evaluation.spec, evaluation.owner.namespace
@@ -94,7 +95,7 @@ class EvaluationObserver:
         reference = recorded_target(label) if _has_begun(evaluation.status) else None
         reference = reference or (spec.compute_target_ref if spec else None)
         target = resolve_target(self._cache, namespace, reference, label)
-        external: JsonObject = evaluation.status.get("external") or {}
+        external = evaluation.status.get("external") or {}
         started = recorded_place(self._cache, namespace, external)
         place = started or target.spec
         observed = ObservedEvaluation(
@@ -114,7 +115,7 @@ class EvaluationObserver:
         try:
             for at, item in enumerate(candidates):
                 if item.run_key:
-                    newest = known.get(item.name, {}).get("attempt")
+                    newest = known[item.name].get("attempt") if item.name in known else None
                     running = running_names([newest] if newest else None)
                     address = RunAddress(
                         evaluation.owner,
@@ -135,7 +136,8 @@ class EvaluationObserver:
         runs = [run for item in candidates for run in item.runs]
         target = default_instead(self._cache, namespace, target, spec.compute_target_ref, runs)
         observed = replace(observed, target=target)
-        waiting = [known.get(item.name, {}).get("phase") not in SETTLED for item in candidates]
+        settled = {name for name, item in known.items() if item["phase"] in SETTLED}
+        waiting = [item.name not in settled for item in candidates]
         detailed = [
             await self._detailed(item, given, namespace, target.spec) if needed else item
             for item, given, needed in zip(candidates, spec.candidates, waiting, strict=True)
@@ -216,13 +218,15 @@ class EvaluationObserver:
             found[name] = config_map.get("data") or {}
         return found
 
-    def _elsewhere(self, evaluation: Resource[EvaluationSpec]) -> dict[str, str]:
+    def _elsewhere(self, evaluation: EvaluationResource) -> dict[str, str]:
         """Digests that other Evaluations of the namespace measure now."""
         owner = evaluation.owner
-        return {
-            candidate["digest"]: f"Evaluation {body['metadata']['name']}"
-            for body in self._cache.of_kind(owner.kind, owner.namespace)
-            if body["metadata"]["uid"] != owner.uid
-            for candidate in (body.get("status") or {}).get("candidates") or ()
-            if "digest" in candidate and candidate["phase"] in ("Queued", "Running", "Retrying")
-        }
+        found: dict[str, str] = {}
+        for body in self._cache.of_kind(owner.kind, owner.namespace):
+            status: EvaluationStatusDict = status_of(body)
+            if body["metadata"]["uid"] == owner.uid:
+                continue
+            for candidate in status.get("candidates") or ():
+                if "digest" in candidate and candidate["phase"] in MOVING:
+                    found[candidate["digest"]] = f"Evaluation {body['metadata']['name']}"
+        return found

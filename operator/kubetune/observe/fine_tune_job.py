@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from kubetune.api.conditions import AttemptResult, Phase
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
-from kubetune.api.kinds.tuning_profile.spec import TuningProfileSpec
+from kubetune.api.kinds.status_types import AttemptDict
 from kubetune.clients.config_maps import config_map_value
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
-from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.resources import (
+    FineTuneJobResource,
+    ProfileResource,
+    Target,
+    TargetProblem,
+)
 from kubetune.decide.settings.own_code import other_trainer
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
@@ -36,9 +42,9 @@ from kubetune.targets.values import FINISHED, RunAddress, RunState
 from kubetune.tracking.base import TrackedRun
 
 
-def running_names(attempts: Sequence[dict[str, Any]] | None) -> tuple[str, ...]:
+def running_names(attempts: Sequence[AttemptDict] | None) -> tuple[str, ...]:
     """The target's names of attempts that a status knows as running."""
-    return tuple(item["job"] for item in attempts or () if item["result"] == "Running")
+    return tuple(item["job"] for item in attempts or () if item["result"] == AttemptResult.RUNNING)
 
 
 class FineTuneJobObserver:
@@ -68,7 +74,7 @@ class FineTuneJobObserver:
 
     async def observe(
         self,
-        job: Resource[FineTuneJobSpec],
+        job: FineTuneJobResource,
         fresh_run_key: str,
         answers: TrackerAnswers,
         tracked: TrackedRun | None,
@@ -121,7 +127,7 @@ class FineTuneJobObserver:
         if spec.continue_from and model and model.spec and model.spec.base_model_ref:
             base = find(self._cache, "Model", namespace, model.spec.base_model_ref.name)
         named = spec.profile_ref
-        profile: Resource[TuningProfileSpec] | None = (
+        profile: ProfileResource | None = (
             find(
                 self._cache,
                 named.kind,
@@ -161,7 +167,7 @@ class FineTuneJobObserver:
         self,
         namespace: str,
         spec: FineTuneJobSpec,
-        profile: Resource[TuningProfileSpec] | None,
+        profile: ProfileResource | None,
     ) -> str | None:
         """What the ConfigMap of the trainer has; None when it isn't there."""
         trainer = other_trainer(spec, profile.spec if profile else None)
@@ -173,9 +179,7 @@ class FineTuneJobObserver:
         except (NotFoundError, ValueError):
             return None
 
-    async def _seek_run_key(
-        self, job: Resource[FineTuneJobSpec], target: Target
-    ) -> TargetProblem | None:
+    async def _seek_run_key(self, job: FineTuneJobResource, target: Target) -> TargetProblem | None:
         """Look for runs of a job that says nothing of any, though it is older than this operator.
 
         A user may have wiped its status and replaced it while none ran. In the cluster its Jobs
@@ -198,7 +202,7 @@ class FineTuneJobObserver:
         return None
 
     async def _runs(
-        self, job: Resource[Any], run_key: str | None, place: ComputeTargetSpec | None
+        self, job: FineTuneJobResource, run_key: str | None, place: ComputeTargetSpec | None
     ) -> tuple[list[RunState], TargetProblem | None]:
         if run_key is None:
             # Nothing was sent before the key was written.
@@ -216,12 +220,12 @@ class FineTuneJobObserver:
         except BackendError as error:
             return [], TargetProblem(error.reason, str(error))
 
-    def _are_kept(self, job: Resource[FineTuneJobSpec]) -> bool:
+    def _are_kept(self, job: FineTuneJobResource) -> bool:
         """Whether runs go on when the job is deleted."""
         policy = job.spec.deletion_policy if job.spec else None
         return policy == "Orphan" or self._cache.lets_dependents_go(job.owner.uid)
 
-    def _output_rival(self, job: Resource[FineTuneJobSpec]) -> str:
+    def _output_rival(self, job: FineTuneJobResource) -> str:
         """Who has the output Model's name already: another Model, or an older job."""
         output = job.spec.output if job.spec else None
         if output is None or output.model_name is None:
@@ -239,9 +243,17 @@ class FineTuneJobObserver:
             other = self._cache.get(*key) if key.kind == "FineTuneJob" else None
             if other is None or key.name == job.name:
                 continue
-            rival: Resource[FineTuneJobSpec] = parse(other)
+            rival: FineTuneJobResource = parse(other)
             wants = rival.spec and rival.spec.output and rival.spec.output.model_name == name
-            if not wants or rival.deleting or rival.status.get("phase") in ("Failed", "Cancelled"):
+            if (
+                not wants
+                or rival.deleting
+                or rival.status.get("phase")
+                in (
+                    Phase.FAILED,
+                    Phase.CANCELLED,
+                )
+            ):
                 continue
             if (rival.created, rival.name) < (job.created, job.name):
                 return f"FineTuneJob {rival.name} makes Model {name} too, and is older: {advice}"

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from kubetune.api import JsonObject
+from kubetune.api.conditions import InspectionResult
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import (
+    DatasetStatusDict,
+    ModelStatusDict,
+    PromptTemplateStatusDict,
+)
 from kubetune.api.run.plan import InspectionPlan
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.decide.inspected import dataset, inspection, model, prompt_template
 from kubetune.decide.inspected.shared import InspectionFacts
-from kubetune.decide.resources import Resource, TargetProblem
+from kubetune.decide.resources import (
+    DatasetResource,
+    ModelResource,
+    PromptTemplateResource,
+    TargetProblem,
+)
 from kubetune.decide.sources import Mounts
 from kubetune.decide.target.place import same_place
 from kubetune.observe.cache import ObjectCache
@@ -23,6 +33,7 @@ from kubetune.observe.objects import (
     recorded_target,
     resolve_target,
     source_job,
+    status_of,
 )
 from kubetune.observe.secrets import secret_problem
 from kubetune.targets.dispatch import Backends
@@ -32,6 +43,8 @@ from kubetune.targets.values import RunAddress
 
 IN_THIS_CLUSTER = ComputeTargetSpec.model_construct()
 """Where runs are of a target that is gone, as far as they can be found."""
+InspectedResource = DatasetResource | ModelResource | PromptTemplateResource
+InspectedStatus = DatasetStatusDict | ModelStatusDict | PromptTemplateStatusDict
 Observed = TypeVar(
     "Observed", dataset.ObservedDataset, model.ObservedModel, prompt_template.ObservedPromptTemplate
 )
@@ -48,7 +61,7 @@ class InspectedObserver:
         self._backend = backend
         self._install_id = install_id
 
-    async def dataset(self, resource: Resource[Any]) -> dataset.ObservedDataset:
+    async def dataset(self, resource: DatasetResource) -> dataset.ObservedDataset:
         """A Dataset and what it names."""
         spec, namespace = resource.spec, resource.owner.namespace
         config_map = spec.source.config_map if spec else None
@@ -62,7 +75,7 @@ class InspectedObserver:
         )
         return await self._with_runs(observed, resource, dataset.inspection_of)
 
-    async def model(self, resource: Resource[Any]) -> model.ObservedModel:
+    async def model(self, resource: ModelResource) -> model.ObservedModel:
         """A Model and what it names."""
         spec, namespace = resource.spec, resource.owner.namespace
         named = spec.base_model_ref.name if spec and spec.base_model_ref else None
@@ -80,7 +93,7 @@ class InspectedObserver:
         return await self._with_runs(observed, resource, model.inspection_of)
 
     async def prompt_template(
-        self, resource: Resource[Any]
+        self, resource: PromptTemplateResource
     ) -> prompt_template.ObservedPromptTemplate:
         """A PromptTemplate and its Dataset."""
         spec, namespace = resource.spec, resource.owner.namespace
@@ -93,9 +106,9 @@ class InspectedObserver:
             return observed
         return await self._with_runs(observed, resource, prompt_template.inspection_of)
 
-    def _facts(self, resource: Resource[Any]) -> InspectionFacts:
-        state: JsonObject = resource.status.get("inspection") or {}
-        external: JsonObject = state.get("external") or {}
+    def _facts(self, resource: InspectedResource) -> InspectionFacts:
+        state = resource.status.get("inspection") or {}
+        external = state.get("external") or {}
         namespace, label = resource.owner.namespace, external.get("target")
         named = getattr(resource.spec, "compute_target_ref", None)
         return InspectionFacts(
@@ -108,15 +121,15 @@ class InspectedObserver:
     async def _where_begun(
         self,
         observed: Observed,
-        resource: Resource[Any],
+        resource: InspectedResource,
         inspection_of: Callable[[Observed], tuple[InspectionPlan, Mounts]],
     ) -> Observed:
         """The same with the target on which an inspection runs, whichever is the default now.
 
         One that only waits, for a node or for its next try, goes to the present default.
         """
-        state: JsonObject = resource.status.get("inspection") or {}
-        label: str | None = (state.get("external") or {}).get("target")
+        state = resource.status.get("inspection") or {}
+        label = (state.get("external") or {}).get("target")
         recorded = recorded_target(label)
         named = getattr(resource.spec, "compute_target_ref", None)
         if recorded is None or named or label == observed.facts.target.label:
@@ -128,7 +141,7 @@ class InspectedObserver:
             return observed
         run_key = inspection.inspection_run_key(resource.owner, key)
         facts = await self._observe(there.facts, resource, run_key)
-        news = [run for run in facts.runs if run.attempt > int(state.get("attempts", 0))]
+        news = [run for run in facts.runs if run.attempt > state.get("attempts", 0)]
         if facts.target_problem or any(run.phase != "pending" for run in news):
             return there
         place = target.spec or IN_THIS_CLUSTER
@@ -140,7 +153,7 @@ class InspectedObserver:
     async def _with_runs(
         self,
         observed: Observed,
-        resource: Resource[Any],
+        resource: InspectedResource,
         inspection_of: Callable[[Observed], tuple[InspectionPlan, Mounts]],
     ) -> Observed:
         """Add the runs of the inspection that the spec asks for, a twin, and missing Secrets."""
@@ -161,7 +174,7 @@ class InspectedObserver:
         return replace(observed, facts=facts)
 
     async def _observe(
-        self, facts: InspectionFacts, resource: Resource[Any], run_key: str
+        self, facts: InspectionFacts, resource: InspectedResource, run_key: str
     ) -> InspectionFacts:
         address = RunAddress(resource.owner, run_key, facts.place)
         try:
@@ -169,14 +182,14 @@ class InspectedObserver:
         except BackendError as error:
             return replace(facts, target_problem=TargetProblem(error.reason, str(error)))
 
-    def _twin(self, resource: Resource[Any], key: str) -> JsonObject | None:
+    def _twin(self, resource: InspectedResource, key: str) -> InspectedStatus | None:
         owner = resource.owner
         for body in self._cache.of_kind(owner.kind, owner.namespace):
-            status: JsonObject = body.get("status") or {}
-            state: JsonObject = status.get("inspection") or {}
+            status: InspectedStatus = status_of(body)
+            state = status.get("inspection") or {}
             if (
                 state.get("key") == key
-                and state.get("result") == "found"
+                and state.get("result") == InspectionResult.FOUND
                 and body["metadata"]["uid"] != owner.uid
                 and parse(body).is_ready
             ):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from kubetune.api import JsonObject
 from kubetune.api.conditions import AT_REST
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
@@ -15,14 +18,13 @@ from kubetune.queue import Key
 from kubetune.targets.table import facts_of, recorded_facts
 
 
-def external_of(kind: str, status: JsonObject) -> JsonObject:
+def external_of(kind: str, status: Mapping[str, Any]) -> Mapping[str, Any]:
     """The record of where runs were started."""
     holder = status.get("inspection") or {} if kind in INSPECTED else status
-    external: JsonObject = holder.get("external") or {}
-    return external
+    return holder.get("external") or {}
 
 
-def may_run(body: JsonObject, status: JsonObject) -> bool:
+def may_run(body: JsonObject, status: Mapping[str, Any]) -> bool:
     """Whether runs may be under way with this status that need access to be reached."""
     if not recorded_facts(external_of(body["kind"], status)).needs_access:
         return False
@@ -32,7 +34,7 @@ def may_run(body: JsonObject, status: JsonObject) -> bool:
     return body["kind"] in INSPECTED or status.get("phase") not in AT_REST
 
 
-def needs_of(cache: ObjectCache, body: JsonObject, status: JsonObject) -> frozenset[Key]:
+def needs_of(cache: ObjectCache, body: JsonObject, status: Mapping[str, Any]) -> frozenset[Key]:
     """Target, Secrets and certificates without which its runs can't be reached."""
     namespace = body["metadata"]["namespace"]
     external = external_of(body["kind"], status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
+from kubetune.api.kinds.status_types import ModelStatusDict
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.schema.base import Value
 from kubetune.api.schema.references import ComputeTargetRef
 from kubetune.decide.decision import parse_time
-from kubetune.decide.resources import Resource, Target
+from kubetune.decide.resources import Resource, Target, TargetResource
 from kubetune.decide.target.place import place_of
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache, key_of
@@ -24,13 +25,13 @@ from kubetune.queue import Key
 from kubetune.targets.values import FINISHED, Owner, RunState
 
 
-def key_of_resource(resource: Resource[Any]) -> Key:
+def key_of_resource(resource: Resource[Any, Any]) -> Key:
     """What cache and queue know an object by."""
     owner = resource.owner
     return Key(owner.kind, owner.namespace, owner.name)
 
 
-def parse(body: JsonObject) -> Resource[Any]:
+def parse(body: JsonObject) -> Resource[Any, Any]:
     """An object of one of our kinds; unknown fields of a newer CRD are ignored."""
     metadata = body["metadata"]
     known = _Known(
@@ -52,18 +53,32 @@ def parse(body: JsonObject) -> Resource[Any]:
         labels=metadata.get("labels") or {},
         spec=spec,
         problem=problem,
-        status=body.get("status") or {},
+        status=status_of(body),
         deleted=parse_time(metadata.get("deletionTimestamp")),
     )
 
 
-def find(cache: ObjectCache, kind: str, namespace: str, name: str | None) -> Resource[Any] | None:
+def status_of(body: JsonObject) -> Any:
+    """The status of an object, where JSON becomes a typed status.
+
+    It may be trusted to have the fields of its model, in the right types: only what fits the
+    schema of the CRD gets through the API server, which drops what isn't in it. Another version of
+    the operator has kept to the schema too. A field that a newer one has added stays unseen, and
+    one that an older one has written differently is as if nobody had written it, since everything
+    but what a schema requires may be absent.
+    """
+    return body.get("status") or {}
+
+
+def find(
+    cache: ObjectCache, kind: str, namespace: str, name: str | None
+) -> Resource[Any, Any] | None:
     """A parsed object from the cache; None when it isn't there or no name was given."""
     body = cache.get(kind, namespace, name) if name else None
     return parse(body) if body else None
 
 
-def source_job(cache: ObjectCache, model: Resource[Any] | None) -> Resource[Any] | None:
+def source_job(cache: ObjectCache, model: Resource[Any, Any] | None) -> Resource[Any, Any] | None:
     """The FineTuneJob whose output a Model is; None when it is something else."""
     spec = model.spec if model else None
     if model is None or spec is None or spec.source.fine_tune_job is None:
@@ -73,8 +88,8 @@ def source_job(cache: ObjectCache, model: Resource[Any] | None) -> Resource[Any]
 
 def made_by(model: JsonObject) -> str | None:
     """The FineTuneJob that has made a Model; a user may have removed the annotation."""
-    told = (model["metadata"].get("annotations") or {}).get(JOB)
-    return (model.get("status") or {}).get("madeBy") or told
+    status: ModelStatusDict = status_of(model)
+    return status.get("madeBy") or (model["metadata"].get("annotations") or {}).get(JOB)
 
 
 def resolve_target(
@@ -153,7 +168,7 @@ def _reference(kind: str, name: str) -> ComputeTargetRef:
 
 
 def recorded_place(
-    cache: ObjectCache, namespace: str, external: JsonObject
+    cache: ObjectCache, namespace: str, external: Mapping[str, Any]
 ) -> ComputeTargetSpec | None:
     """Where a record in a status leads to; None without one."""
     reference = recorded_target(external.get("target"))
@@ -166,7 +181,7 @@ def _label(body: JsonObject) -> str:
 
 
 def _target(body: JsonObject, begun: str | None) -> Target:
-    resource: Resource[ComputeTargetSpec] = parse(body)
+    resource: TargetResource = parse(body)
     kind, name = resource.owner.kind, resource.name
     if resource.spec is None:
         return Target(kind, name, None, False, f"{kind} {name}: {resource.problem}")

@@ -6,10 +6,8 @@ several places. Whatever they write, a run that lives is never forgotten for ano
 
 from __future__ import annotations
 
-from typing import Any
-
 from kubetune.api import JsonObject
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import FineTuneJobResource
 from kubetune.names import RUN_KEY, new_run_key, run_key_in, run_key_is_ours
 from kubetune.observe.cache import ObjectCache
 from kubetune.targets.kubernetes.pods import condition
@@ -24,7 +22,7 @@ class RunKeys:
         self._known: dict[tuple[str, str], tuple[str, str]] = {}
         """Uid and run key by namespace and name, of jobs that are not over: what was seen here."""
 
-    def of(self, job: Resource[Any]) -> str | None:
+    def of(self, job: FineTuneJobResource) -> str | None:
         """The job's run key; None when none was made yet.
 
         A key counts only when it was made for an object of this namespace and name.
@@ -51,7 +49,7 @@ class RunKeys:
         """A run key for a job that has none."""
         return new_run_key(self._install_id, namespace, name)
 
-    def note(self, job: Resource[Any], key: str) -> None:
+    def note(self, job: FineTuneJobResource, key: str) -> None:
         """A key that was found with the job's runs."""
         self._known[(job.owner.namespace, job.owner.name)] = job.owner.uid, key
 
@@ -59,7 +57,7 @@ class RunKeys:
         """The job is over, or gone."""
         self._known.pop((namespace, name), None)
 
-    def _is_ours(self, job: Resource[Any], key: str) -> bool:
+    def _is_ours(self, job: FineTuneJobResource, key: str) -> bool:
         return run_key_is_ours(key, self._install_id, job.owner.namespace, job.owner.name)
 
 

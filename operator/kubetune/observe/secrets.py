@@ -22,7 +22,7 @@ def named_secrets(target: ComputeTargetSpec) -> list[tuple[str, str | None]]:
 
 
 def source_secrets(
-    target: ComputeTargetSpec | None, *resources: Resource[Any] | None
+    target: ComputeTargetSpec | None, *resources: Resource[Any, Any] | None
 ) -> list[tuple[str, str | None]]:
     """Secrets, and keys of them, with the tokens that runs on the target read sources with.
 

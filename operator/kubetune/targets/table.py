@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kubetune.api import JsonObject
+from collections.abc import Mapping
+from typing import Any
+
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.targets.cml.facts import CML
 from kubetune.targets.facts import TargetFacts
@@ -16,6 +18,6 @@ def facts_of(target: ComputeTargetSpec | None) -> TargetFacts:
     return KUBERNETES if target is None else FACTS[target.type]
 
 
-def recorded_facts(external: JsonObject) -> TargetFacts:
+def recorded_facts(external: Mapping[str, Any]) -> TargetFacts:
     """The facts of the target in a status.external; those of the cluster when there is none."""
     return FACTS.get(external.get("type", ""), KUBERNETES)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import ComputeTargetStatusDict, ExternalDict
 from kubetune.api.run.outcome import Outcome, last_lines
 from kubetune.api.schema.base import SecretKeyRef
 from kubetune.api.training.settings import Resources
@@ -134,7 +133,7 @@ class RunState:
     """It belongs to a Job that isn't its owner's (any more), or is gone."""
     overdue: bool = False
     """It waits longer than its target allows and must be stopped."""
-    external: Mapping[str, str] = field(default_factory=dict[str, str])
+    external: ExternalDict = field(default_factory=ExternalDict)
     """Fields of status.external: jobId and what else the target knows."""
 
     @property
@@ -151,5 +150,5 @@ class TargetProbe:
     """Why it would not."""
     message: str = ""
     """A sentence for the user in either case."""
-    status: JsonObject = field(default_factory=dict[str, Any])
+    status: ComputeTargetStatusDict = field(default_factory=ComputeTargetStatusDict)
     """Fields of the target's status: what it offers."""

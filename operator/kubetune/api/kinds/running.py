@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
+from kubetune.api.conditions import AttemptResult
 from kubetune.api.kinds.compute_target.recorded import RecordedTarget
 from kubetune.api.kinds.status import MAX_LOG_BYTES, Timestamp
 from kubetune.api.schema.base import Value
@@ -22,9 +21,7 @@ class Attempt(Value):
         default=None, description="When it began to run; absent while it waits."
     )
     end_time: Timestamp | None = Field(default=None, description="When it ended.")
-    result: Literal["Running", "Succeeded", "Failed", "Preempted", "Stopped"] = Field(
-        description="Running, Succeeded, Failed, Preempted or Stopped."
-    )
+    result: AttemptResult = Field(description="Running, Succeeded, Failed, Preempted or Stopped.")
     exit_code: int | None = Field(default=None, description="Exit code of the runner.")
     reason: str | None = Field(default=None, description="CamelCase reason of its end.")
     message: str | None = Field(default=None, max_length=1024, description="Why, in a sentence.")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from kubetune.api.conditions import InspectionResult
 from kubetune.api.kinds.compute_target.recorded import RecordedTarget
 from kubetune.api.schema.base import Value, keyed_by
 
@@ -50,7 +51,7 @@ class InspectionState(Value):
         default=None, description="Where it reads, while it goes on."
     )
     time: Timestamp | None = Field(default=None, description="When the last try ended.")
-    result: Literal["found", "refused"] | None = Field(
+    result: InspectionResult | None = Field(
         default=None, description="found or refused once it ended; absent while it goes on."
     )
     reason: str | None = Field(default=None, description="Why the source was refused.")

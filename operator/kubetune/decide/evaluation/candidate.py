@@ -8,9 +8,16 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import Reason
+from kubetune.api.conditions import AttemptResult, CandidatePhase, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import (
+    AttemptCountsDict,
+    AttemptDict,
+    CandidateProgressDict,
+    CandidateStatusDict,
+    MetricResultDict,
+    RegisteredResultDict,
+)
 from kubetune.api.metrics.metric import BITS_PER_BYTE, PER_TOKEN
 from kubetune.api.run.evaluation_plan import (
     TAG_EVALUATION_SUMMARY,
@@ -34,7 +41,8 @@ from kubetune.targets.values import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun
 
 MAX_CANDIDATE_MESSAGE = 512
-SETTLED = frozenset({"Succeeded", "Failed"})
+MOVING = frozenset({CandidatePhase.RUNNING, CandidatePhase.QUEUED, CandidatePhase.RETRYING})
+SETTLED = frozenset({CandidatePhase.SUCCEEDED, CandidatePhase.FAILED})
 
 
 @dataclass
@@ -42,7 +50,7 @@ class CandidateDraft:
     """A candidate's status in the making."""
 
     observed: ObservedCandidate
-    status: JsonObject
+    status: CandidateStatusDict
     now: datetime
     resting: bool = False
     """Whether the pause before its next attempt goes on."""
@@ -67,106 +75,130 @@ class CandidateDraft:
     @property
     def due(self) -> bool:
         """Whether it waits for nothing of its own before its next attempt."""
-        measured = (self.status.get("attempt") or {}).get("result") == "Succeeded"
-        return not (self.settled or self.live or self.resting or measured)
+        return not (self.settled or self.live or self.resting or self.measured)
+
+    @property
+    def attempt(self) -> AttemptDict | None:
+        """The newest attempt."""
+        return self.status.get("attempt")
+
+    @property
+    def counts(self) -> AttemptCountsDict:
+        """All attempts."""
+        return self.status.get("counts") or {"total": 0, "failed": 0, "preempted": 0}
+
+    @property
+    def message(self) -> str:
+        """Why it has its phase."""
+        return self.status.get("message", "")
+
+    @property
+    def digest(self) -> str:
+        """What is measured; empty before its inputs were taken."""
+        return self.status.get("digest", "")
+
+    @property
+    def measured(self) -> bool:
+        """Whether the newest attempt has ended well."""
+        attempt = self.attempt
+        return attempt is not None and attempt["result"] == AttemptResult.SUCCEEDED
 
     @property
     def started(self) -> bool:
         """Whether an attempt was made."""
-        return bool(self.status.get("counts", {}).get("total"))
+        return bool(self.counts["total"])
 
-    def unsure(self, *, suspended: bool) -> bool:
+    def unsure(self, attempt: AttemptDict, *, suspended: bool) -> bool:
         """Whether the newest attempt is over and was not seen to end with a word of its own."""
-        attempt = self.status["attempt"]
         run = next((run for run in self.observed.runs if run.attempt == attempt["number"]), None)
         if self.live or (run and run.outcome):
             return False
         if run and run.exit_code and attempt.get("reason") in TOLD:
             # Interrupted by the clock.
             return False
-        if attempt["result"] == "Stopped":
+        if attempt["result"] == AttemptResult.STOPPED:
             # By somebody in CML, which is final; or on our order, which matters when it goes on.
             return not attempt.get("reason") and not suspended
-        return attempt["result"] in ("Failed", "Preempted")
+        return attempt["result"] in (AttemptResult.FAILED, AttemptResult.PREEMPTED)
 
-    def count_as_succeeded(self) -> None:
-        """The newest attempt has ended well after all."""
-        attempt, counts = self.status["attempt"], self.status["counts"]
-        for result, count in (("Failed", "failed"), ("Preempted", "preempted")):
-            if attempt["result"] == result:
-                counts[count] -= 1
-        attempt["result"] = "Succeeded"
-        for field in ("reason", "message", "exitCode"):
-            attempt.pop(field, None)
-
-    def say(self, phase: str, reason: Reason | str, message: str) -> None:
+    def say(self, phase: CandidatePhase, reason: Reason | str, message: str) -> None:
         """Set phase, reason and message."""
         say(self.status, phase, reason, message)
 
 
-def say(status: JsonObject, phase: str, reason: Reason | str, message: str) -> None:
+def say(
+    status: CandidateStatusDict, phase: CandidatePhase, reason: Reason | str, message: str
+) -> None:
     """Set phase, reason and message of a candidate's status."""
-    status |= {
-        "phase": phase,
-        "reason": str(reason),
-        "message": shorten(message, MAX_CANDIDATE_MESSAGE),
-    }
+    status["phase"] = phase
+    status["reason"] = reason
+    status["message"] = shorten(message, MAX_CANDIDATE_MESSAGE)
 
 
 def begin(
-    observed: ObservedCandidate, old: JsonObject, now: datetime, *, suspended: bool = False
+    observed: ObservedCandidate,
+    old: CandidateStatusDict | None,
+    now: datetime,
+    *,
+    suspended: bool = False,
 ) -> CandidateDraft:
     """The candidate after what the target shows; ``old`` is its part of the status."""
-    draft = CandidateDraft(observed, {"name": observed.name, "phase": "Pending"} | old, now)
-    if draft.settled or not (old.get("attempt") or observed.runs):
+    status: CandidateStatusDict = old or {"name": observed.name, "phase": CandidatePhase.PENDING}
+    draft = CandidateDraft(observed, status, now)
+    if draft.settled or not (draft.attempt or observed.runs):
         return draft
     # Who ordered a stop must be known when it has happened, maybe after the suspension.
-    ordered = suspended or old.get("reason") == Reason.SUSPENDED
-    known = [old["attempt"]] if "attempt" in old else []
-    attempts, counts = merge_attempts(
-        known, old.get("counts") or {}, observed.runs, stopped=ordered
-    )
+    ordered = suspended or status.get("reason") == Reason.SUSPENDED
+    known = [draft.attempt] if draft.attempt else []
+    attempts, counts = merge_attempts(known, status.get("counts"), observed.runs, stopped=ordered)
     if attempts:
         draft.status["attempt"] = attempts[-1]
     draft.status["counts"] = counts
     return draft
 
 
-def follow(draft: CandidateDraft, backoff_limit: int, retry_seconds: float) -> float | None:
+def follow(
+    draft: CandidateDraft, newest: AttemptDict, backoff_limit: int, retry_seconds: float
+) -> float | None:
     """Say how the newest attempt stands; seconds until the next one, when there is to be one.
 
     ``retry_seconds`` is the first pause.
     """
-    newest = draft.status["attempt"]
     number = newest["number"]
     if draft.live:
         _follow_live(draft, draft.live[-1])
         return None
-    if newest["result"] == "Succeeded":
+    if draft.measured:
         return None
     run = next((run for run in draft.observed.runs if run.attempt == number), None)
     reason = newest.get("reason") or Reason.RUN_FAILED
     message = f"attempt {number}: {newest.get('message') or reason}"
-    if newest["result"] == "Stopped" and newest.get("reason"):
-        draft.say("Failed", reason, message)
+    if newest["result"] == AttemptResult.STOPPED and newest.get("reason"):
+        draft.say(CandidatePhase.FAILED, reason, message)
         return None
-    if newest["result"] == "Stopped":
-        draft.say("Pending", Reason.SUSPENDED, f"attempt {number} was stopped by suspend")
+    if newest["result"] == AttemptResult.STOPPED:
+        draft.say(
+            CandidatePhase.PENDING, Reason.SUSPENDED, f"attempt {number} was stopped by suspend"
+        )
         return None
     if run and run.outcome and run.outcome.status == "failed" and not run.outcome.retryable:
-        draft.say("Failed", reason, message)
+        draft.say(CandidatePhase.FAILED, reason, message)
         return None
-    failed = draft.status["counts"]["failed"]
+    failed = draft.counts["failed"]
     if failed > backoff_limit:
         note = f" ({failed} failed attempts, spec.backoffLimit is {backoff_limit})"
-        draft.say("Failed", reason, shorten(message, MAX_CANDIDATE_MESSAGE - len(note)) + note)
+        draft.say(
+            CandidatePhase.FAILED,
+            reason,
+            shorten(message, MAX_CANDIDATE_MESSAGE - len(note)) + note,
+        )
         return None
-    if problem := evicted_too_often(newest, draft.status["counts"]):
-        draft.say("Failed", Reason.DISRUPTED, problem)
+    if problem := evicted_too_often(newest, draft.counts):
+        draft.say(CandidatePhase.FAILED, Reason.DISRUPTED, problem)
         return None
     newest.setdefault("endTime", rfc3339(draft.now))
-    wait = after_attempt(newest, draft.status["counts"], retry_seconds, draft.now)
-    draft.say("Retrying", Reason.RETRYING, f"{message}; the next one follows")
+    wait = after_attempt(newest, draft.counts, retry_seconds, draft.now)
+    draft.say(CandidatePhase.RETRYING, Reason.RETRYING, f"{message}; the next one follows")
     draft.resting = wait > 0
     return wait
 
@@ -182,35 +214,45 @@ def show_progress(
         if not item.live:
             item.status.pop("progress", None)
     shown = [item.status["progress"] for item in candidates if "progress" in item.status]
-    newest = max(shown, key=lambda value: value["updatedAt"], default=None)
-    moving = [(item, item.observed.tracked) for item in candidates if item.live]
-    if any(
-        run is not None
-        and progress_due(
-            newest and item.status.get("progress", {}) | {"updatedAt": newest["updatedAt"]},
-            run,
-            now,
-            at_least_seconds,
-            rows_done,
-        )
-        for item, run in moving
-    ):
-        for item, run in moving:
-            if run is not None:
-                item.status["progress"] = rows_done(run, now)
+    newest = max((value.get("updatedAt", "") for value in shown), default=None)
+    moving = [
+        (item, item.observed.tracked, rows_done(item.observed.tracked, now))
+        for item in candidates
+        if item.live and item.observed.tracked is not None
+    ]
+
+    def due(item: CandidateDraft, run: TrackedRun, new: CandidateProgressDict) -> bool:
+        old = item.status.get("progress") or {}
+        written = old | {"updatedAt": newest} if newest is not None else None
+        return progress_due(written, new, run, now, at_least_seconds)
+
+    if any(due(*each) for each in moving):
+        for item, _, new in moving:
+            item.status["progress"] = new
 
 
-def rows_done(run: TrackedRun, now: datetime) -> JsonObject:
+def rows_done(run: TrackedRun, now: datetime) -> CandidateProgressDict:
     """A candidate's progress from the newest metrics of its run, which counts rows as steps."""
     given = progress(run, now)
-    names = {"step": "rows", "totalSteps": "totalRows"}
-    kept = ("stage", "step", "totalSteps", "percent", "etaSeconds", "eta", "updatedAt")
-    return {names.get(key, key): given[key] for key in kept if key in given}
+    shown: CandidateProgressDict = {"updatedAt": rfc3339(now)}
+    if "stage" in given:
+        shown["stage"] = given["stage"]
+    if "step" in given:
+        shown["rows"] = given["step"]
+    if "totalSteps" in given:
+        shown["totalRows"] = given["totalSteps"]
+    if "percent" in given:
+        shown["percent"] = given["percent"]
+    if "etaSeconds" in given:
+        shown["etaSeconds"] = given["etaSeconds"]
+    if "eta" in given:
+        shown["eta"] = given["eta"]
+    return shown
 
 
 def summary_of(draft: CandidateDraft, tracked: TrackedRun | None) -> EvaluationSummary | None:
     """Results by the run's own word, else by its tag."""
-    newest = (draft.status.get("attempt") or {}).get("number")
+    newest = draft.attempt["number"] if draft.attempt else None
     for run in draft.observed.runs:
         if run.attempt == newest and run.outcome and run.outcome.status == "succeeded":
             try:
@@ -234,20 +276,21 @@ def settle(
         status["reused"] = True
     beside = [BITS_PER_BYTE] if BITS_PER_BYTE in summary.metrics.keys() - set(metrics) else []
     found = "measured before with the same inputs" if reused else "measured"
-    draft.say("Succeeded", Reason.REUSED if reused else Reason.EVALUATED, found)
+    draft.say(CandidatePhase.SUCCEEDED, Reason.REUSED if reused else Reason.EVALUATED, found)
     if target:
         status["mlflow"] = run_link(summary.experiment_id, summary.run_id, target)
     status |= {
         "rows": summary.rows,
         "rowsDigest": summary.rows_digest,
         "skipped": summary.skipped,
-        **({"tokens": summary.tokens} if summary.tokens else {}),
         "samples": summary.samples_artifact is not None,
         "metrics": [_result(name, summary.metrics.get(name)) for name in (*metrics, *beside)],
     }
+    if summary.tokens:
+        status["tokens"] = summary.tokens
 
 
-def registered_version(candidate: ObservedCandidate) -> JsonObject | None:
+def registered_version(candidate: ObservedCandidate) -> RegisteredResultDict | None:
     """The registered version that the candidate is, when it is one."""
     model = candidate.model
     source = model.spec.source if model and model.spec else None
@@ -270,7 +313,7 @@ def take_inputs(draft: CandidateDraft, inputs: CandidateInputs) -> None:
         draft.status["registered"] = version
 
 
-def with_deltas(candidates: Sequence[JsonObject]) -> None:
+def with_deltas(candidates: Sequence[CandidateStatusDict]) -> None:
     """Add the differences to the first candidate, as far as both have a value."""
     first = {
         item["name"]: item["value"]
@@ -289,20 +332,28 @@ def with_deltas(candidates: Sequence[JsonObject]) -> None:
 def _follow_live(draft: CandidateDraft, run: RunState) -> None:
     number = run.attempt
     if run.phase == "running":
-        draft.say("Running", run.reason or Reason.STARTED, f"attempt {number} is running")
+        draft.say(
+            CandidatePhase.RUNNING, run.reason or Reason.STARTED, f"attempt {number} is running"
+        )
     elif run.phase == "stopping":
         ordered = draft.status.get("reason") == Reason.SUSPENDED
         why = Reason.SUSPENDED if ordered else Reason.STOPPING
-        draft.say("Running", why, run.message or f"attempt {number} is being stopped")
+        draft.say(CandidatePhase.RUNNING, why, run.message or f"attempt {number} is being stopped")
     else:
         message = run.message or f"attempt {number} waits to be started"
-        draft.say("Queued", run.reason or Reason.QUEUED, message)
+        draft.say(CandidatePhase.QUEUED, run.reason or Reason.QUEUED, message)
 
 
-def _result(name: str, measured: MeasuredValue | None) -> JsonObject:
+def _result(name: str, measured: MeasuredValue | None) -> MetricResultDict:
     if measured is None:
         return {"name": name, "error": "the run left no word of it"}
-    values = {"value": measured.value, "low": measured.low, "high": measured.high}
-    texts = {key: f"{value:.6g}" for key, value in values.items() if value is not None}
-    error = {"error": measured.error} if measured.error else {}
-    return {"name": name, **texts, **error}
+    result: MetricResultDict = {"name": name}
+    if measured.value is not None:
+        result["value"] = f"{measured.value:.6g}"
+    if measured.low is not None:
+        result["low"] = f"{measured.low:.6g}"
+    if measured.high is not None:
+        result["high"] = f"{measured.high:.6g}"
+    if measured.error:
+        result["error"] = measured.error
+    return result

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import Reason
+from kubetune.api.conditions import AttemptResult, CandidatePhase, Reason
 from kubetune.decide.deadline import TOLD, enforce, is_over, look_again
-from kubetune.decide.decision import Decision
+from kubetune.decide.decision import EvaluationDecision
 from kubetune.decide.evaluation import result
 from kubetune.decide.evaluation.draft import Draft
 from kubetune.targets.table import facts_of
@@ -20,9 +19,11 @@ def ran_out(draft: Draft) -> bool:
         if item.get("reason") == Reason.DEADLINE_EXCEEDED
     }
     for candidate in draft.candidates:
-        attempt: JsonObject = candidate.status.get("attempt") or {}
-        stopped = attempt.get("result") == "Stopped"
-        if candidate.live or candidate.sought or not (stopped or attempt.get("reason") in TOLD):
+        attempt = candidate.attempt
+        if attempt is None or candidate.live or candidate.sought:
+            continue
+        stopped = attempt["result"] == AttemptResult.STOPPED
+        if not (stopped or attempt.get("reason") in TOLD):
             continue
         if is_over(draft.left, attempt) or (stopped and candidate.name in ordered):
             return True
@@ -42,7 +43,7 @@ def keep(draft: Draft) -> None:
         if left is not None and left <= 0:
             # It may still succeed: the verdict waits for its end.
             message = f"{_too_long(draft)}: the run is being stopped"
-            candidate.say("Running", Reason.DEADLINE_EXCEEDED, message)
+            candidate.say(CandidatePhase.RUNNING, Reason.DEADLINE_EXCEEDED, message)
     if (wait := look_again(left, draft.clock, everything)) is not None:
         draft.waits.append(wait)
 
@@ -53,14 +54,10 @@ def lacks_time(draft: Draft) -> bool:
         return False
     if any(candidate.live or candidate.sought for candidate in draft.candidates):
         return False
-    return any(
-        not candidate.settled
-        and (candidate.status.get("attempt") or {}).get("result") != "Succeeded"
-        for candidate in draft.candidates
-    )
+    return any(not candidate.settled and not candidate.measured for candidate in draft.candidates)
 
 
-def expire(draft: Draft) -> Decision:
+def expire(draft: Draft) -> EvaluationDecision:
     """Its time is over: it fails, and what is measured can be taken over by another one."""
     message = (
         f"{_too_long(draft)}: make a new Evaluation with more; what is measured isn't measured"

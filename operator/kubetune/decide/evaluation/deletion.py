@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kubetune.decide.decision import Decision, DeleteRuns, OrphanRuns, ReleaseFinalizer
+from kubetune.decide.decision import (
+    Decision,
+    DeleteRuns,
+    EvaluationDecision,
+    OrphanRuns,
+    ReleaseFinalizer,
+)
 from kubetune.decide.evaluation.observed import ObservedEvaluation
 from kubetune.decide.target.letting_go import ended, is_over, without_target
+from kubetune.decide.target.unreachable import with_phase
 from kubetune.names import FINALIZER
 from kubetune.targets.table import facts_of
 
 
-def delete(observed: ObservedEvaluation, now: datetime) -> Decision:
+def delete(observed: ObservedEvaluation, now: datetime) -> EvaluationDecision:
     """Deleted: runs that would outlive it go first, as nobody else collects them."""
     evaluation = observed.evaluation
     if FINALIZER not in evaluation.finalizers:
@@ -22,7 +29,9 @@ def delete(observed: ObservedEvaluation, now: datetime) -> Decision:
         return Decision((ReleaseFinalizer(),))
     if observed.lets_runs_go:
         return Decision((*(OrphanRuns(run_key) for run_key in run_keys), ReleaseFinalizer()))
+    over = is_over(evaluation)
     if observed.target_problem:
-        return without_target(evaluation, observed.target_problem, run_keys, now)
-    needed = not is_over(evaluation)
-    return ended(evaluation, [DeleteRuns(run_key, needed=needed) for run_key in run_keys])
+        return with_phase(
+            without_target(evaluation, observed.target_problem, run_keys, now, over=over)
+        )
+    return ended(evaluation, [DeleteRuns(run_key, needed=not over) for run_key in run_keys])

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds.evaluation.spec import EvaluationSpec
+from kubetune.api.kinds.status_types import (
+    AttemptDict,
+    CandidateStatusDict,
+    EvaluationStatusDict,
+)
 from kubetune.decide.deadline import Clock, read_clock, spans
 from kubetune.decide.decision import (
     Action,
     Conditions,
     Decision,
+    EvaluationDecision,
     conditions_of,
     copy_of,
     parse_time,
@@ -36,7 +41,7 @@ class Draft:
     observed: ObservedEvaluation
     spec: EvaluationSpec
     now: datetime
-    status: JsonObject
+    status: EvaluationStatusDict
     conditions: Conditions
     candidates: list[CandidateDraft]
     clock: Clock
@@ -50,7 +55,7 @@ class Draft:
         """Seconds for which runs may still run; None without a deadline."""
         return self.clock.left(self.spec.active_deadline_seconds)
 
-    def decision(self) -> Decision:
+    def decision(self) -> EvaluationDecision:
         """The decision as it stands."""
         statuses = [candidate.status for candidate in self.candidates]
         with_deltas(statuses)
@@ -61,7 +66,7 @@ class Draft:
     def run_key(self, candidate: CandidateDraft) -> str:
         """The run key of a candidate whose digest is known."""
         uid = self.observed.evaluation.owner.uid
-        return candidate_run_key(uid, candidate.name, candidate.status["digest"])
+        return candidate_run_key(uid, candidate.name, candidate.digest)
 
 
 def draft_of(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) -> Draft:
@@ -76,9 +81,7 @@ def draft_of(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) 
     found = [
         span
         for item in observed.candidates
-        for span in spans(
-            item.runs, _attempts_of(known.get(item.name, {})), now, not_before=submitted
-        )
+        for span in spans(item.runs, _attempts_of(known.get(item.name)), now, not_before=submitted)
     ]
     clock = read_clock(old.get("runTime"), found, now)
     if clock.counted:
@@ -90,12 +93,12 @@ def draft_of(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) 
         status=old | {"observedGeneration": evaluation.generation},
         conditions=conditions,
         candidates=[
-            begin(item, known.get(item.name, {}), now, suspended=spec.suspend)
+            begin(item, known.get(item.name), now, suspended=spec.suspend)
             for item in observed.candidates
         ],
         clock=clock,
     )
 
 
-def _attempts_of(candidate: JsonObject) -> list[JsonObject]:
-    return [candidate["attempt"]] if "attempt" in candidate else []
+def _attempts_of(candidate: CandidateStatusDict | None) -> list[AttemptDict]:
+    return [candidate["attempt"]] if candidate and "attempt" in candidate else []

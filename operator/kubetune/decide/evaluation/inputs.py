@@ -11,6 +11,7 @@ from kubetune import __version__
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.kinds.evaluation.spec import EvaluationSpec, Generation, measured_metrics
+from kubetune.api.kinds.status_types import EvaluatedRowsDict, ModelStatusDict
 from kubetune.api.metrics.metric import MAX_FUNCTION_CHARACTERS, METRIC_NAMES, WITHOUT_REFERENCE
 from kubetune.api.run.evaluation_plan import (
     CustomMetricPlan,
@@ -64,15 +65,19 @@ class Shared:
     resources: Resources
 
     @property
-    def frozen(self) -> JsonObject:
+    def frozen(self) -> EvaluatedRowsDict:
         """status.data: what must stay the same for all candidates."""
-        given = {"datasetDigest": self.data.digest, "splitDigest": self.data.split_digest}
+        given: EvaluatedRowsDict = {}
+        if self.data.digest is not None:
+            given["datasetDigest"] = self.data.digest
+        if self.data.split_digest is not None:
+            given["splitDigest"] = self.data.split_digest
         if self.functions:
             text = json.dumps([function.to_json() for function in self.functions])
             given["functionsDigest"] = f"sha256:{digest(text)}"
         if files := [task.files for task in self.tasks if task.files]:
             given["tasksDigest"] = f"sha256:{digest(json.dumps(files, sort_keys=True))}"
-        return {key: value for key, value in given.items() if value is not None}
+        return given
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class CandidateInputs:
     plan: EvaluationRunPlan
     mounts: Mounts
     resources: Resources
-    frozen: JsonObject
+    frozen: EvaluatedRowsDict
     """status.data: what must stay the same for all candidates."""
     chat_template: ChatTemplateName | None = None
     """Name of plan.chat_template."""
@@ -138,7 +143,7 @@ def candidate_inputs(
         return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, candidate.secret_problem)
     if model.spec is None:
         return _refused(f"{named}: {model.problem}")
-    if str(model.status.get("architecture") or "").endswith(SCORING):
+    if model.status.get("architecture", "").endswith(SCORING):
         return _refused(f"{named} scores texts and generates none: name a language model")
     base = candidate.base
     if model.status.get("type") == "adapter" and (base is None or base.spec is None):
@@ -197,7 +202,7 @@ def candidate_inputs(
     return CandidateInputs(digested, mounts, shared.resources, shared.frozen, template)
 
 
-def _chat_template(observed: ObservedEvaluation, model: JsonObject) -> ChatTemplateName | None:
+def _chat_template(observed: ObservedEvaluation, model: ModelStatusDict) -> ChatTemplateName | None:
     """The template that the model's family brings where rows are chats and the model has none."""
     if observed.dataset is None or model.get("chatTemplate") is not False:
         return None
@@ -242,7 +247,7 @@ def _missing(observed: ObservedEvaluation) -> NotReady | None:
     if spec is None:
         return _refused(observed.evaluation.problem, Reason.INVALID_SPEC)
     prompt = spec.prompt_ref.name if spec.prompt_ref else None
-    wanted: list[tuple[str, str | None, Resource[Any] | None, Reason, Reason]] = [
+    wanted: list[tuple[str, str | None, Resource[Any, Any] | None, Reason, Reason]] = [
         (
             "Dataset",
             spec.dataset_ref.name,
@@ -304,8 +309,8 @@ def _unfit(observed: ObservedEvaluation) -> NotReady | None:
             )
     if problem := tasks_problem(spec, observed.task_files):
         return _refused(problem)
-    rows = (dataset.status.get("rows") or {}).get(spec.split)
-    if rows == 0:
+    rows = dataset.status.get("rows")
+    if rows is not None and rows[spec.split] == 0:
         return _refused(
             f"Dataset {dataset.name} has no {spec.split} rows: set spec.splits of the Dataset, or"
             " spec.split to the rows that it has"
@@ -381,7 +386,8 @@ def _trained_on_rows(spec: EvaluationSpec, candidate: ObservedCandidate, data: D
         same_split = rows.get("splitDigest") == data.split_digest
         if same_split and spec.split == "evaluation":
             continue
-        by = f" by FineTuneJob {rows['by']}" if rows.get("by") else ""
+        maker = rows.get("by")
+        by = f" by FineTuneJob {maker}" if maker else ""
         why = (
             "spec.split is train"
             if same_split

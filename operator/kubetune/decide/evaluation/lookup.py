@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from kubetune.api.conditions import Reason
+from kubetune.api.conditions import CandidatePhase, Reason
+from kubetune.api.kinds.status_types import AttemptDict
 from kubetune.api.run.evaluation_plan import EvaluationSummary
 from kubetune.decide.decision import DeleteRuns, FindEvaluation, StartRun, StopRuns
 from kubetune.decide.evaluation.candidate import CandidateDraft, follow, settle, summary_of
 from kubetune.decide.evaluation.draft import Draft
 from kubetune.decide.evaluation.inputs import CandidateInputs, candidate_inputs, shared_inputs
+from kubetune.decide.fine_tune_job.progress import count_as_succeeded
 from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.target.unreachable import tracker_unreachable
@@ -16,11 +18,12 @@ from kubetune.targets.table import facts_of
 from kubetune.targets.values import RunState
 
 
-def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
+def bring_forward(draft: Draft, candidate: CandidateDraft, attempt: AttemptDict) -> None:
     """Follow a candidate's newest attempt, and take its results over when it has ended well."""
-    if candidate.unsure(suspended=draft.spec.suspend) and _looked_up(draft, candidate):
+    unsure = candidate.unsure(attempt, suspended=draft.spec.suspend)
+    if unsure and _looked_up(draft, candidate, attempt):
         return
-    wait = follow(candidate, draft.spec.backoff_limit, draft.observed.retry_seconds)
+    wait = follow(candidate, attempt, draft.spec.backoff_limit, draft.observed.retry_seconds)
     if candidate.resting and wait:
         draft.waits.append(wait)
     draft.waits += [run.look_again_seconds for run in candidate.live if run.look_again_seconds]
@@ -29,8 +32,7 @@ def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
     for run in candidate.live:
         if run.lacks_plan:
             _make_again(draft, candidate, run)
-    attempt = candidate.status["attempt"]
-    if attempt["result"] != "Succeeded" or candidate.settled:
+    if not candidate.measured or candidate.settled:
         return
     answers = draft.observed.answers
     asked = f"{candidate.name}/{attempt['number']}"
@@ -39,14 +41,16 @@ def bring_forward(draft: Draft, candidate: CandidateDraft) -> None:
         _take_over(draft, candidate, summary)
     elif asked in answers.found:
         candidate.say(
-            "Failed",
+            CandidatePhase.FAILED,
             Reason.RESULT_MISSING,
             "the run ended well but left no results: look at its log, and at spec.tracking of the"
             " compute target",
         )
     elif not lookup_refused(draft, candidate):
-        _say_sought(draft, candidate, "Running", "the run has ended well; it is looked up")
-        ask(draft, FindEvaluation(candidate.status["digest"], asked))
+        _say_sought(
+            draft, candidate, CandidatePhase.RUNNING, "the run has ended well; it is looked up"
+        )
+        ask(draft, FindEvaluation(candidate.digest, asked))
 
 
 def _make_again(draft: Draft, candidate: CandidateDraft, run: RunState) -> None:
@@ -63,12 +67,12 @@ def _make_again(draft: Draft, candidate: CandidateDraft, run: RunState) -> None:
     if isinstance(inputs, NotReady) or moved:
         why = inputs.message if isinstance(inputs, NotReady) else moved
         said = f"{run.message}; it can't be made again: {why}"
-    elif inputs.plan.digest != candidate.status["digest"]:
+    elif inputs.plan.digest != candidate.digest:
         said = f"{run.message}; its inputs have changed since: make a new Evaluation"
     else:
         request = inputs.request(draft.observed, draft.run_key(candidate), run.attempt, draft.left)
         draft.actions.append(StartRun(request))
-    candidate.say("Queued", reason, said)
+    candidate.say(CandidatePhase.QUEUED, reason, said)
 
 
 def _take_over(draft: Draft, candidate: CandidateDraft, summary: EvaluationSummary) -> None:
@@ -82,34 +86,37 @@ def lookup_refused(draft: Draft, candidate: CandidateDraft) -> bool:
     """Whether the tracking server refuses what is asked of it, for good: the candidate fails."""
     error = draft.observed.answers.tracking_refused
     if error:
-        candidate.say("Failed", Reason.TRACKING_REFUSED, f"its results can't be looked up: {error}")
+        message = f"its results can't be looked up: {error}"
+        candidate.say(CandidatePhase.FAILED, Reason.TRACKING_REFUSED, message)
     return bool(error)
 
 
-def _looked_up(draft: Draft, candidate: CandidateDraft) -> bool:
+def _looked_up(draft: Draft, candidate: CandidateDraft, attempt: AttemptDict) -> bool:
     """Whether an attempt that left no word is being looked up, or was found to have finished.
 
     Its Job may have been cleaned up, or its pod's last word lost; what it measured was tracked.
     """
-    answers, attempt = draft.observed.answers, candidate.status["attempt"]
+    answers = draft.observed.answers
     asked = f"{candidate.name}/{attempt['number']}"
     if asked in answers.found:
         summary = summary_of(candidate, answers.found[asked])
         if summary is None:
             return False
-        candidate.count_as_succeeded()
+        count_as_succeeded(attempt, candidate.counts)
         _take_over(draft, candidate, summary)
         return True
     if lookup_refused(draft, candidate):
         return True
     message = f"attempt {attempt['number']} left no word: its results are looked up"
-    _say_sought(draft, candidate, "Retrying", message)
+    _say_sought(draft, candidate, CandidatePhase.RETRYING, message)
     candidate.resting = candidate.sought = True
-    ask(draft, FindEvaluation(candidate.status["digest"], asked))
+    ask(draft, FindEvaluation(candidate.digest, asked))
     return True
 
 
-def _say_sought(draft: Draft, candidate: CandidateDraft, phase: str, message: str) -> None:
+def _say_sought(
+    draft: Draft, candidate: CandidateDraft, phase: CandidatePhase, message: str
+) -> None:
     """Say that results are looked up, or why that has to wait."""
     observed, reason = draft.observed, Reason.SEEKING_EQUAL
     answers = observed.answers

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.kinds.dataset.spec import DatasetSpec
-from kubetune.api.kinds.evaluation.spec import EvaluationSpec
-from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
-from kubetune.api.kinds.model.spec import ModelSpec
-from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
-from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.resources import (
+    DatasetResource,
+    EvaluationResource,
+    FineTuneJobResource,
+    ModelResource,
+    PromptTemplateResource,
+    Target,
+    TargetProblem,
+)
 from kubetune.decide.tracker_answers import Asked
 from kubetune.targets.values import RunState
 from kubetune.tracking.base import AliasMove, RegisteredVersion, TrackedRun
@@ -35,12 +38,12 @@ class ObservedCandidate:
 
     name: str
     model_name: str
-    model: Resource[ModelSpec] | None = None
-    base: Resource[ModelSpec] | None = None
+    model: ModelResource | None = None
+    base: ModelResource | None = None
     """The base model of an adapter."""
-    base_job: Resource[FineTuneJobSpec] | None = None
+    base_job: FineTuneJobResource | None = None
     """The job whose output the base model is."""
-    job: Resource[FineTuneJobSpec] | None = None
+    job: FineTuneJobResource | None = None
     """The job that has made the model, when it is known."""
     runs: Sequence[RunState] = ()
     run_key: str = ""
@@ -54,7 +57,7 @@ class ObservedCandidate:
 class ObservedEvaluation:
     """An Evaluation and everything around it."""
 
-    evaluation: Resource[EvaluationSpec]
+    evaluation: EvaluationResource
     install_id: str
     target: Target
     """Where new attempts go."""
@@ -62,8 +65,8 @@ class ObservedEvaluation:
     """In the order of the spec; none when the spec can't be read."""
     started: ComputeTargetSpec | None = None
     """Where attempts were started, by the record in status."""
-    dataset: Resource[DatasetSpec] | None = None
-    prompt: Resource[PromptTemplateSpec] | None = None
+    dataset: DatasetResource | None = None
+    prompt: PromptTemplateResource | None = None
     functions: Mapping[str, str] = field(default_factory=dict[str, str])
     """Code of spec.functions by name, as far as it is there."""
     task_files: Mapping[str, Mapping[str, str]] = field(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.conditions import CandidatePhase, ConditionType, Phase, Reason
 from kubetune.api.kinds.evaluation.promotion import Promotion
+from kubetune.api.kinds.status_types import PromotedDict
 from kubetune.decide.decision import (
-    Decision,
+    EvaluationDecision,
     FindAlias,
     MoveAlias,
     StopRuns,
@@ -25,15 +25,15 @@ TAG_PROMOTED = "kubetune.promoted"
 """Prefix of tags that keep the moves of aliases to a version on record."""
 
 
-def finish(draft: Draft) -> Decision:
+def finish(draft: Draft) -> EvaluationDecision:
     """What is left to do once all candidates have ended."""
-    failed = [item for item in draft.candidates if item.status["phase"] == "Failed"]
+    failed = [item for item in draft.candidates if item.status["phase"] == CandidatePhase.FAILED]
     if failed:
         first = failed[0]
         return fail(
             draft,
             Reason.CANDIDATE_FAILED,
-            f"candidate {first.name} could not be measured: {first.status['message']}",
+            f"candidate {first.name} could not be measured: {first.message}",
         )
     statuses = [item.status for item in draft.candidates]
     if message := rows_differ(statuses):
@@ -56,23 +56,23 @@ def finish(draft: Draft) -> Decision:
 
     # 3. The alias moves to the winner's version.
     chosen = next(item for item in draft.candidates if item.name == verdict.chosen)
-    registered: JsonObject | None = chosen.status.get("registered")
+    registered = chosen.status.get("registered")
     if registered is None or registered["name"] != promote.name:
         message = (
             f"{chosen.name} is no version of {promote.name}, so it can't get alias {promote.alias}:"
             " register it, or name another candidate in spec.promote.candidate"
         )
         return _complete(draft, verdict, message, (Reason.NOT_REGISTERED, message))
-    return _promote(draft, verdict, promote, int(registered["version"]), before)
+    return _promote(draft, verdict, promote, registered["version"], before)
 
 
-def fail(draft: Draft, reason: Reason, message: str) -> Decision:
+def fail(draft: Draft, reason: Reason, message: str) -> EvaluationDecision:
     """End the Evaluation as failed: nothing is compared, and no alias moves."""
     for candidate in draft.candidates:
         if candidate.live:
             draft.actions.append(StopRuns(draft.run_key(candidate)))
-            candidate.say("Failed", reason, "stopped, since the Evaluation failed")
-    draft.status["phase"] = str(Phase.FAILED)
+            candidate.say(CandidatePhase.FAILED, reason, "stopped, since the Evaluation failed")
+    draft.status["phase"] = Phase.FAILED
     draft.status["completionTime"] = rfc3339(draft.now)
     conditions = draft.conditions
     conditions.set(ConditionType.FAILED, True, reason, message)
@@ -84,7 +84,7 @@ def fail(draft: Draft, reason: Reason, message: str) -> Decision:
 
 def _promote(
     draft: Draft, verdict: Verdict, promote: Promotion, version: int, before: int | None
-) -> Decision:
+) -> EvaluationDecision:
     answers = draft.observed.answers
     if before == version:
         message = f"{promote.name} version {version} has alias {promote.alias} already"
@@ -118,9 +118,11 @@ def _promote(
 
 def _promoted(
     draft: Draft, verdict: Verdict, promote: Promotion, version: int, before: int | None
-) -> Decision:
-    moved = {"name": promote.name, "alias": promote.alias, "version": version}
-    draft.status["promoted"] = moved | ({"previous": before} if before is not None else {})
+) -> EvaluationDecision:
+    moved: PromotedDict = {"name": promote.name, "alias": promote.alias, "version": version}
+    if before is not None:
+        moved["previous"] = before
+    draft.status["promoted"] = moved
     message = f"{promote.name} version {version} has alias {promote.alias} now"
     if before is not None:
         message += f"; before it was version {before}"
@@ -160,7 +162,7 @@ def _tell_verdict(draft: Draft, verdict: Verdict) -> None:
     draft.conditions.set(ConditionType.PASSED, verdict.passed, reason, verdict.message)
 
 
-def _asking(draft: Draft, action: FindAlias | MoveAlias) -> Decision:
+def _asking(draft: Draft, action: FindAlias | MoveAlias) -> EvaluationDecision:
     observed, answers = draft.observed, draft.observed.answers
     error = answers.tracking_error
     if answers.tracking_refused:
@@ -174,7 +176,7 @@ def _asking(draft: Draft, action: FindAlias | MoveAlias) -> Decision:
         )
     away = tracker_unreachable(observed.place, observed.target, error, answers.tracking_reason)
     going_on = Reason.PROMOTING, "all candidates are measured; the alias is looked up"
-    draft.status["phase"] = str(Phase.REGISTERING)
+    draft.status["phase"] = Phase.REGISTERING
     draft.conditions.waiting(*(away or going_on))
     draft.actions.append(action)
     draft.waits.append(TRACKER_SECONDS)
@@ -194,12 +196,12 @@ def _waited_too_long(draft: Draft) -> bool:
 
 def _complete(
     draft: Draft, verdict: Verdict, note: str, promoted: tuple[Reason, str] | None = None
-) -> Decision:
+) -> EvaluationDecision:
     conditions = draft.conditions
     if promoted:
         reason, message = promoted
         conditions.set(ConditionType.PROMOTED, reason == Reason.PROMOTED, reason, message)
-    draft.status["phase"] = str(Phase.SUCCEEDED)
+    draft.status["phase"] = Phase.SUCCEEDED
     draft.status["completionTime"] = rfc3339(draft.now)
     draft.status.setdefault("startTime", rfc3339(draft.now))
     wins = f"{verdict.winner} is best by {draft.spec.metrics[0]}" if verdict.winner else ""

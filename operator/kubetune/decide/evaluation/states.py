@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
+from kubetune.api.conditions import (
+    TERMINAL_PHASES,
+    CandidatePhase,
+    ConditionType,
+    Phase,
+    Reason,
+)
 from kubetune.decide.decision import (
     Action,
     Decision,
+    EvaluationDecision,
     FindEvaluation,
     Record,
     Stamp,
@@ -20,9 +26,11 @@ from kubetune.decide.decision import (
     StopRuns,
     conditions_of,
     rfc3339,
+    with_conditions,
 )
 from kubetune.decide.evaluation import deadline, deletion, result
 from kubetune.decide.evaluation.candidate import (
+    MOVING,
     CandidateDraft,
     settle,
     show_progress,
@@ -34,7 +42,6 @@ from kubetune.decide.evaluation.inputs import (
     CandidateInputs,
     Shared,
     candidate_inputs,
-    candidate_run_key,
     shared_inputs,
 )
 from kubetune.decide.evaluation.lookup import ask, bring_forward, lookup_refused
@@ -44,21 +51,21 @@ from kubetune.decide.limits import after_end
 from kubetune.decide.retries import ELSEWHERE_SECONDS, until_secret
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target.place import before_start, has_moved
-from kubetune.decide.target.unreachable import target_unreachable
+from kubetune.decide.target.unreachable import target_unreachable, with_phase
 from kubetune.decide.waiting import NotReady
 from kubetune.names import FINALIZER
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import FINISHED
 
 
-def decide(observed: ObservedEvaluation, now: datetime) -> Decision:
+def decide(observed: ObservedEvaluation, now: datetime) -> EvaluationDecision:
     """What to do for an Evaluation."""
     decision = with_finalizer(observed, _decide(observed, now))
     runs = [(item.run_key, item.runs) for item in observed.candidates]
     return with_strays_stopped(decision, runs)
 
 
-def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:
+def _decide(observed: ObservedEvaluation, now: datetime) -> EvaluationDecision:
     evaluation = observed.evaluation
 
     # 1. Deleted: its runs go with it; or over: nothing starts it again.
@@ -71,18 +78,17 @@ def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:
     if evaluation.spec is None:
         conditions = conditions_of(evaluation.status, evaluation.generation, now)
         conditions.stalled(Reason.INVALID_SPEC, evaluation.problem)
-        seen = {"observedGeneration": evaluation.generation, "conditions": conditions.current}
-        return Decision(status=evaluation.status | seen)
+        return Decision(status=with_conditions(evaluation.status, conditions))
 
     # 3. The target can't be asked: nothing is known, so nothing changes.
     if observed.target_problem:
-        return target_unreachable(evaluation, observed.target_problem, now)
+        return with_phase(target_unreachable(evaluation, observed.target_problem, now))
 
     # 4. What became of the attempts.
     draft = draft_of(observed, evaluation.spec, now)
     for candidate in draft.candidates:
-        if not candidate.settled and "attempt" in candidate.status:
-            bring_forward(draft, candidate)
+        if not candidate.settled and candidate.attempt:
+            bring_forward(draft, candidate, candidate.attempt)
 
     show_progress(draft.candidates, observed.progress_seconds, now)
 
@@ -108,12 +114,11 @@ def _decide(observed: ObservedEvaluation, now: datetime) -> Decision:
     return _start_more(draft)
 
 
-def _over(observed: ObservedEvaluation, now: datetime) -> Decision:
+def _over(observed: ObservedEvaluation, now: datetime) -> EvaluationDecision:
     """Nothing may be left running, and the time to live may act."""
     evaluation = observed.evaluation
-    known = {item["name"]: item for item in evaluation.status.get("candidates") or ()}
     stop = tuple(
-        StopRuns(candidate_run_key(evaluation.owner.uid, item.name, known[item.name]["digest"]))
+        StopRuns(item.run_key)
         for item in observed.candidates
         if any(run.phase not in FINISHED and run.phase != "stopping" for run in item.runs)
     )
@@ -121,19 +126,19 @@ def _over(observed: ObservedEvaluation, now: datetime) -> Decision:
     return after_end(evaluation, ttl, stop, now)
 
 
-def _suspend(draft: Draft) -> Decision:
+def _suspend(draft: Draft) -> EvaluationDecision:
     """Stop what runs; attempts that were stopped so count for nothing."""
     live = [candidate for candidate in draft.candidates if candidate.live]
     for candidate in draft.candidates:
         if not candidate.settled:
-            phase = "Running" if candidate.live else "Pending"
+            phase = CandidatePhase.RUNNING if candidate.live else CandidatePhase.PENDING
             candidate.say(phase, Reason.SUSPENDED, "the Evaluation is suspended")
         if any(run.phase != "stopping" for run in candidate.live):
             draft.actions.append(StopRuns(draft.run_key(candidate)))
     message = "spec.suspend is true: nothing runs until it is false"
     if live:
         message = "the Evaluation is suspended: waiting for its runs to stop"
-    draft.status["phase"] = str(Phase.STOPPING if live else Phase.SUSPENDED)
+    draft.status["phase"] = Phase.STOPPING if live else Phase.SUSPENDED
     conditions = draft.conditions
     conditions.remove(ConditionType.RECONCILING)
     conditions.remove(ConditionType.STALLED)
@@ -141,8 +146,10 @@ def _suspend(draft: Draft) -> Decision:
     return draft.decision()
 
 
-def _start_more(draft: Draft) -> Decision:
-    if not any(item.started or item.status["phase"] != "Pending" for item in draft.candidates):
+def _start_more(draft: Draft) -> EvaluationDecision:
+    if not any(
+        item.started or item.status["phase"] != CandidatePhase.PENDING for item in draft.candidates
+    ):
         # Nothing was measured or submitted, but maybe refused, and that freezes nothing.
         draft.status.pop("data", None)
     shared = shared_inputs(draft.observed)
@@ -151,7 +158,7 @@ def _start_more(draft: Draft) -> Decision:
     if isinstance(shared, NotReady):
         missing.append(shared)
         for candidate in (item for item in draft.candidates if item.due):
-            candidate.say("Pending", shared.reason, shared.message)
+            candidate.say(CandidatePhase.PENDING, shared.reason, shared.message)
     else:
         ready = _startable(draft, shared, missing)
         if any(not item.started for item, _ in ready) and _changed(draft, shared):
@@ -172,7 +179,7 @@ def _start_more(draft: Draft) -> Decision:
 
 
 def _changed(draft: Draft, shared: Shared) -> bool:
-    frozen: JsonObject | None = draft.status.get("data")
+    frozen = draft.status.get("data")
     return frozen is not None and frozen != shared.frozen
 
 
@@ -184,7 +191,7 @@ def _startable(
     for candidate in (item for item in draft.candidates if item.due):
         inputs = candidate_inputs(draft.observed, candidate.observed, shared)
         if isinstance(inputs, NotReady):
-            candidate.say("Pending", inputs.reason, inputs.message)
+            candidate.say(CandidatePhase.PENDING, inputs.reason, inputs.message)
             missing.append(inputs)
             continue
         found.append((candidate, inputs))
@@ -195,27 +202,27 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
     """Start attempts in the order of the spec, but nothing that was measured before."""
     observed, answers = draft.observed, draft.observed.answers
     live = [candidate for candidate in draft.candidates if candidate.live]
-    busy = {candidate.status.get("digest"): f"candidate {candidate.name}" for candidate in live}
+    busy = {candidate.digest: f"candidate {candidate.name}" for candidate in live}
     free = draft.spec.parallelism - len(live)
     if ready and _is_left_behind(draft):
         for candidate, _ in ready:
             message = "waiting for runs that were started before the compute target changed"
-            candidate.say("Pending", Reason.QUEUED, message)
+            candidate.say(CandidatePhase.PENDING, Reason.QUEUED, message)
         return
     if draft.left is not None and draft.left <= 0:
         free = 0
     starts: list[Action] = []
     for candidate, inputs in ready:
-        digest = candidate.status["digest"] if candidate.started else inputs.plan.digest
+        digest = candidate.digest if candidate.started else inputs.plan.digest
         if not candidate.started:
             if other := busy.get(digest) or draft.observed.elsewhere.get(digest):
                 message = f"waiting for {other}, which is measured with the same inputs"
-                candidate.say("Pending", Reason.SEEKING_EQUAL, message)
+                candidate.say(CandidatePhase.PENDING, Reason.SEEKING_EQUAL, message)
                 draft.waits.append(ELSEWHERE_SECONDS)
                 continue
             if free <= 0:
                 message = f"waiting for its turn; spec.parallelism is {draft.spec.parallelism}"
-                candidate.say("Pending", Reason.QUEUED, message)
+                candidate.say(CandidatePhase.PENDING, Reason.QUEUED, message)
                 continue
             if digest not in answers.found:
                 if lookup_refused(draft, candidate):
@@ -223,7 +230,7 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
                 error = answers.tracking_error
                 message = error or "asking the tracking server for equal measurements"
                 reason = answers.tracking_reason if error else Reason.SEEKING_EQUAL
-                candidate.say("Pending", reason, message)
+                candidate.say(CandidatePhase.PENDING, reason, message)
                 ask(draft, FindEvaluation(digest, digest))
                 continue
             take_inputs(candidate, inputs)
@@ -251,11 +258,7 @@ def _is_left_behind(draft: Draft) -> bool:
     if not has_moved(observed.started, target, observed.evaluation.owner.namespace):
         return False
     return any(
-        candidate.live
-        or (
-            (candidate.status.get("attempt", {}).get("result") == "Succeeded")
-            and not candidate.settled
-        )
+        candidate.live or (candidate.measured and not candidate.settled)
         for candidate in draft.candidates
     )
 
@@ -269,27 +272,26 @@ def _settle_place(draft: Draft) -> None:
         draft.actions.append(Stamp(finalizer=True))
     ended = [item.observed.run_key for item in draft.candidates if item.observed.runs]
     status["target"] = observed.target.label
-    phase = str(observed.evaluation.status.get("phase"))
     status["external"], before = before_start(
         status.get("external") or {},
         observed.started,
         observed.target,
         owner.namespace,
         ended,
-        phase,
+        observed.evaluation.status.get("phase"),
     )
     draft.actions += before
     # Runs are known by the digests.
-    candidates = [dict(item.status) for item in draft.candidates]
+    candidates = [item.status.copy() for item in draft.candidates]
     draft.actions.append(Record("candidates", candidates, known_by=("name", "digest")))
 
 
 def _submit(draft: Draft, candidate: CandidateDraft, inputs: CandidateInputs) -> StartRun:
     draft.status.setdefault("startTime", rfc3339(draft.now))
-    attempt = int(candidate.status.get("counts", {}).get("total", 0)) + 1
+    attempt = candidate.counts["total"] + 1
     request = inputs.request(draft.observed, draft.run_key(candidate), attempt, draft.left)
     message = f"attempt {attempt} is submitted to {draft.observed.target.label}"
-    candidate.say("Queued", Reason.QUEUED, message)
+    candidate.say(CandidatePhase.QUEUED, Reason.QUEUED, message)
     return StartRun(request)
 
 
@@ -297,7 +299,7 @@ def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> No
     """Phase and conditions of an Evaluation that goes on."""
     conditions = draft.conditions
     phases = [candidate.status["phase"] for candidate in draft.candidates]
-    done, total = phases.count("Succeeded"), len(phases)
+    done, total = phases.count(CandidatePhase.SUCCEEDED), len(phases)
     blocker = refused or next(iter(missing), None)
     if blocker:
         conditions.set(ConditionType.INPUTS_READY, False, blocker.reason, blocker.message)
@@ -307,29 +309,25 @@ def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> No
         message = "all inputs are there and fit"
         conditions.set(ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, message)
     said = f"{done} of {total} candidates are measured"
-    moving = [
-        candidate
-        for candidate in draft.candidates
-        if candidate.status["phase"] in ("Running", "Queued", "Retrying")
-    ]
+    moving = [candidate for candidate in draft.candidates if candidate.status["phase"] in MOVING]
     if moving:
-        phase = Phase.RUNNING if "Running" in phases else Phase.QUEUED
-        draft.status["phase"] = str(phase)
-        first = next((item for item in moving if item.status["phase"] == "Running"), moving[0])
-        message = f"{said}; {first.name}: {first.status['message']}"
-        reason = first.status["reason"]
+        running = [item for item in moving if item.status["phase"] == CandidatePhase.RUNNING]
+        draft.status["phase"] = Phase.RUNNING if running else Phase.QUEUED
+        first = (running or moving)[0]
+        message = f"{said}; {first.name}: {first.message}"
+        reason = first.status.get("reason", Reason.QUEUED)
         if blocker:
             message += f"; {blocker.message}"
         conditions.waiting(reason, message)
         return
     if blocker:
-        draft.status["phase"] = str(blocker.phase)
+        draft.status["phase"] = blocker.phase
         if blocker.refused:
             conditions.stalled(blocker.reason, blocker.message)
         else:
             conditions.waiting(blocker.reason, blocker.message)
         return
     waiting = next(item for item in draft.candidates if not item.settled)
-    draft.status["phase"] = str(Phase.PREPARING)
-    message = f"{said}; {waiting.name}: {waiting.status['message']}"
-    conditions.waiting(waiting.status["reason"], message)
+    draft.status["phase"] = Phase.PREPARING
+    message = f"{said}; {waiting.name}: {waiting.message}"
+    conditions.waiting(waiting.status.get("reason", Reason.QUEUED), message)

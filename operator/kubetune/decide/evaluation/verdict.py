@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kubetune.api import JsonObject
 from kubetune.api.kinds.evaluation.promotion import BetterThan, Threshold
 from kubetune.api.kinds.evaluation.spec import EvaluationSpec, lower_is_better
+from kubetune.api.kinds.status_types import CandidateStatusDict, RegisteredResultDict
 from kubetune.api.metrics.metric import BITS_PER_BYTE, PER_TOKEN
 from kubetune.decide.decision import shorten
 from kubetune.decide.gate import Demand, Rival, better, misses
@@ -27,7 +27,9 @@ class Verdict:
     message: str
 
 
-def judge(spec: EvaluationSpec, candidates: Sequence[JsonObject], holder: int | None) -> Verdict:
+def judge(
+    spec: EvaluationSpec, candidates: Sequence[CandidateStatusDict], holder: int | None
+) -> Verdict:
     """Judge candidates of the status by their results as they are shown there.
 
     ``holder`` is the version of promote.name that has promote.alias.
@@ -67,7 +69,7 @@ def judge(spec: EvaluationSpec, candidates: Sequence[JsonObject], holder: int | 
     return Verdict(passed, winner, chosen if passed else None, found, message)
 
 
-def rows_differ(candidates: Sequence[JsonObject]) -> str:
+def rows_differ(candidates: Sequence[CandidateStatusDict]) -> str:
     """A sentence where candidates were measured on different rows; else empty."""
     if len({item.get("rowsDigest") for item in candidates}) <= 1:
         return ""
@@ -83,7 +85,7 @@ def rows_differ(candidates: Sequence[JsonObject]) -> str:
     )
 
 
-def _tokens_differ(metric: str, candidates: Sequence[JsonObject]) -> str:
+def _tokens_differ(metric: str, candidates: Sequence[CandidateStatusDict]) -> str:
     """A sentence where a mean over tokens can't compare candidates; else empty."""
     if metric not in PER_TOKEN or len({item.get("tokens") for item in candidates}) <= 1:
         return ""
@@ -97,7 +99,7 @@ def _tokens_differ(metric: str, candidates: Sequence[JsonObject]) -> str:
 def _demands(
     spec: EvaluationSpec,
     name: str,
-    candidates: Sequence[JsonObject],
+    candidates: Sequence[CandidateStatusDict],
     values: dict[str, dict[str, float]],
     holder: int | None,
 ) -> list[Demand]:
@@ -136,24 +138,27 @@ class _Unmeasured:
 
 
 def _rival(
-    wanted: BetterThan, spec: EvaluationSpec, candidates: Sequence[JsonObject], holder: int | None
+    wanted: BetterThan,
+    spec: EvaluationSpec,
+    candidates: Sequence[CandidateStatusDict],
+    holder: int | None,
 ) -> str | _Unmeasured | None:
     """The candidate to beat; None when there is nothing to beat."""
     if wanted.candidate:
         return wanted.candidate
     if holder is None or spec.promote is None:
         return None
-    version = {"name": spec.promote.name, "version": holder}
+    version: RegisteredResultDict = {"name": spec.promote.name, "version": holder}
     for item in candidates:
         if item.get("registered") == version:
-            return str(item["name"])
+            return item["name"]
     return _Unmeasured(
         f"{spec.promote.name} version {holder}, which has alias {wanted.alias}, is no candidate:"
         " make a Model of it and name it in spec.candidates"
     )
 
 
-def _values(candidate: JsonObject) -> dict[str, float]:
+def _values(candidate: CandidateStatusDict) -> dict[str, float]:
     return {
         item["name"]: float(item["value"])
         for item in candidate.get("metrics") or ()

@@ -6,8 +6,7 @@ from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
-from kubetune.api.kinds.model.spec import ModelSpec
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import ModelResource
 
 OWN_SETTINGS = (
     "rank",
@@ -21,7 +20,7 @@ OWN_SETTINGS = (
 """What an adapter's weights are made for; dropout alone may be another from now on."""
 
 
-def start_problem(spec: FineTuneJobSpec, model: Resource[ModelSpec]) -> str:
+def start_problem(spec: FineTuneJobSpec, model: ModelResource) -> str:
     """A sentence when model and spec.continueFrom don't go together, else empty."""
     is_adapter = model.status.get("type") == "adapter"
     if not is_adapter:
@@ -48,11 +47,12 @@ def start_problem(spec: FineTuneJobSpec, model: Resource[ModelSpec]) -> str:
     return ""
 
 
-def adapter_settings(spec: FineTuneJobSpec, model: Resource[ModelSpec]) -> JsonObject | None:
+def adapter_settings(spec: FineTuneJobSpec, model: ModelResource) -> JsonObject | None:
     """method.lora of a job that goes on with an adapter; None for other jobs."""
     if spec.continue_from != "adapter":
         return None
-    settings = {"targetModules": [], "modulesToSave": []} | model.status["adapter"]
+    settings: JsonObject = {"targetModules": [], "modulesToSave": []}
+    settings |= model.status.get("adapter") or {}
     lora = spec.method.lora if spec.method else None
     if lora is not None and lora.dropout is not None:
         settings["dropout"] = lora.dropout
@@ -90,9 +90,9 @@ def leaves_adapter(settings: JsonObject) -> bool:
     return method in ("lora", "qlora") and settings.get("continueFrom") != "merged"
 
 
-def _contradiction(spec: FineTuneJobSpec, model: Resource[ModelSpec]) -> str:
+def _contradiction(spec: FineTuneJobSpec, model: ModelResource) -> str:
     wanted = spec.method.lora.to_json() if spec.method and spec.method.lora else {}
-    found: JsonObject = model.status["adapter"]
+    found: JsonObject = {**(model.status.get("adapter") or {})}
     for name in OWN_SETTINGS:
         if name not in wanted:
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.decide import limits
@@ -11,20 +10,23 @@ from kubetune.decide.decision import (
     Action,
     Decision,
     DeleteRuns,
+    FineTuneJobDecision,
     OrphanRuns,
     ReleaseFinalizer,
     StopRuns,
     condition_is,
     conditions_of,
+    with_conditions,
 )
 from kubetune.decide.fine_tune_job.observed import ObservedJob
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import ModelResource
 from kubetune.decide.target.letting_go import ended, is_forced, is_over, let_go, without_target
+from kubetune.decide.target.unreachable import with_phase
 from kubetune.names import FINALIZER
 from kubetune.targets.values import FINISHED
 
 
-def delete(observed: ObservedJob, now: datetime) -> Decision:
+def delete(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
     """Deleted: stop or cut loose what runs, remove what would stay, then let go."""
     job = observed.job
     if FINALIZER not in job.finalizers:
@@ -39,7 +41,11 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
         # Nothing was ever submitted.
         return Decision((ReleaseFinalizer(),))
     if observed.target_problem:
-        return without_target(job, observed.target_problem, (observed.run_key,), now)
+        return with_phase(
+            without_target(
+                job, observed.target_problem, (observed.run_key,), now, over=is_over(job)
+            )
+        )
     if not live:
         # Kubernetes collects what belongs to the job; elsewhere nobody does.
         if not observed.outlives_owner:
@@ -50,24 +56,21 @@ def delete(observed: ObservedJob, now: datetime) -> Decision:
         return let_go((observed.run_key,), "they were told to stop, and go on")
     conditions = conditions_of(job.status, job.generation, now)
     conditions.waiting(Reason.DELETED, "the job is deleted: waiting for its run to stop")
-    phase = job.status.get("phase")
-    status = job.status | {
-        "observedGeneration": job.generation,
+    status = with_conditions(job.status, conditions)
+    if job.status.get("phase") not in TERMINAL_PHASES:
         # A verdict stays, also when a run shows that was believed to have ended.
-        "phase": phase if phase in TERMINAL_PHASES else str(Phase.STOPPING),
-        "conditions": conditions.current,
-    }
+        status["phase"] = Phase.STOPPING
     again = [run.look_again_seconds for run in live if run.look_again_seconds]
     return Decision((StopRuns(observed.run_key),), status, min(again, default=None))
 
 
-def is_stalled(resource: Resource[Any]) -> bool:
+def is_stalled(resource: ModelResource) -> bool:
     """Whether only a change by the user helps it."""
     seen = resource.status.get("observedGeneration") == resource.generation
     return seen and condition_is(resource.status, ConditionType.STALLED)
 
 
-def after_end(observed: ObservedJob, now: datetime) -> Decision:
+def after_end(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
     """Over: only the time to live may act, and nothing may be left running."""
     job = observed.job
     stop: tuple[Action, ...] = ()

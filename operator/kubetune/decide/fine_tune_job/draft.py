@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.kinds.status_types import (
+    AttemptCountsDict,
+    AttemptDict,
+    ExternalDict,
+    FineTuneJobStatusDict,
+    ResultDict,
+)
 from kubetune.decide.deadline import (
     Clock,
     look_again,
@@ -19,6 +25,7 @@ from kubetune.decide.decision import (
     Action,
     Conditions,
     Decision,
+    FineTuneJobDecision,
     conditions_of,
     copy_of,
     rfc3339,
@@ -34,6 +41,7 @@ from kubetune.decide.fine_tune_job.progress import (
     progress,
     progress_due,
     tells_of,
+    without_eta,
 )
 from kubetune.decide.target.place import record
 from kubetune.targets.table import facts_of
@@ -47,11 +55,25 @@ class Draft:
     observed: ObservedJob
     spec: FineTuneJobSpec
     now: datetime
-    status: JsonObject
+    status: FineTuneJobStatusDict
+    attempts: list[AttemptDict]
+    """Part of the status where there are any; the newest comes last."""
+    counts: AttemptCountsDict
+    """Part of the status."""
     conditions: Conditions
     clock: Clock
     """How long runs were under way; activeDeadlineSeconds is about that."""
     actions: list[Action] = field(default_factory=list[Action])
+
+    @property
+    def newest(self) -> AttemptDict | None:
+        """The newest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def result(self) -> ResultDict:
+        """status.result, which stands in the status from now on."""
+        return self.status.setdefault("result", {})
 
     @property
     def live(self) -> list[RunState]:
@@ -67,14 +89,12 @@ class Draft:
         # Since when the run goes on by our clock was told by the condition that now says this.
         return min(left, 0.0)
 
-    def decision(self, requeue_after: float | None = None) -> Decision:
+    def decision(self, requeue_after: float | None = None) -> FineTuneJobDecision:
         """The decision; a deadline or a time to live may ask to look again earlier."""
         self.status["conditions"] = self.conditions.current
         if "progress" in self.status and self.status.get("phase") != Phase.RUNNING:
             # Nothing comes nearer while nothing runs.
-            shown = self.status["progress"]
-            kept = {key: shown[key] for key in shown if key not in ("etaSeconds", "eta")}
-            self.status["progress"] = kept
+            self.status["progress"] = without_eta(self.status["progress"])
         if self.status.get("phase") in TERMINAL_PHASES:
             limit = self.spec.ttl_seconds_after_finished
         else:
@@ -85,49 +105,54 @@ class Draft:
 
     def phase(self, phase: Phase) -> None:
         """Set the phase."""
-        self.status["phase"] = str(phase)
+        self.status["phase"] = phase
 
 
 def begin(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
     """The status as it was, with what is seen of the runs."""
     job = observed.job
-    old = copy_of(job.status)
+    old, status = job.status, copy_of(job.status)
     attempts, counts = merge_attempts(
-        old.get("attempts") or [],
-        old.get("counts") or {},
+        status.get("attempts") or [],
+        status.get("counts"),
         observed.runs,
         stopped=spec.suspend or old.get("phase") == Phase.SUSPENDED or was_suspended(old),
     )
-    status = {key: value for key, value in old.items() if key not in ("conditions", "attempts")}
+    status.pop("conditions", None)
+    status.pop("attempts", None)
     status |= {"observedGeneration": job.generation, "counts": counts}
     if attempts:
         status["attempts"] = attempts
-        known: JsonObject = old.get("external") or {}
+        external: ExternalDict = status.get("external") or {}
         if observed.started is None and observed.target.spec:
             # Found by a run key that a backup has brought back.
-            known = known | record(observed.target, job.owner.namespace)
+            external |= record(observed.target, job.owner.namespace)
         newest = max(observed.runs, key=lambda run: run.attempt, default=None)
-        status["external"] = known | dict(newest.external if newest else {})
+        status["external"] = external | newest.external if newest else external
     seen = seen_running(old, now) if facts_of(observed.place).own_clock else None
     found = spans(observed.runs, old.get("attempts") or (), now, not_before=seen)
     clock = read_clock(old.get("runTime"), found, now)
     if clock.counted:
         status["runTime"] = clock.counted
-    draft = Draft(observed, spec, now, status, conditions_of(old, job.generation, now), clock)
+    conditions = conditions_of(old, job.generation, now)
+    draft = Draft(observed, spec, now, status, attempts, counts, conditions, clock)
     draft.conditions.remove(ConditionType.TARGET_AVAILABLE)
     run = observed.tracked
     if run is not None:
         if observed.place:
             status["mlflow"] = mlflow_link(run, observed.place)
-        due = progress_due(old.get("progress"), run, now, observed.progress_seconds)
+        shown = progress(run, now)
+        due = progress_due(old.get("progress"), shown, run, now, observed.progress_seconds)
         # Once it has ended well, its last word stands there already.
         due = due and old.get("phase") != Phase.REGISTERING
         if due and tells_of(run, attempts):
-            status["progress"] = progress(run, now)
+            status["progress"] = shown
     return draft
 
 
-def fail(draft: Draft, reason: str, message: str, *, retryable: bool = False) -> Decision:
+def fail(
+    draft: Draft, reason: str, message: str, *, retryable: bool = False
+) -> FineTuneJobDecision:
     """End the job as failed."""
     draft.phase(Phase.FAILED)
     draft.status["failure"] = {

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.run.plan import TAG_PHASE
-from kubetune.decide.decision import Decision, FindRun, condition_is
+from kubetune.decide.decision import FindRun, FineTuneJobDecision, condition_is
 from kubetune.decide.fine_tune_job import result
 from kubetune.decide.fine_tune_job.draft import Draft, fail
 from kubetune.decide.fine_tune_job.observed import ObservedJob, merged_name, registry_name
 from kubetune.decide.fine_tune_job.orders import stopped_in_time
-from kubetune.decide.fine_tune_job.progress import result_of
+from kubetune.decide.fine_tune_job.progress import count_as_succeeded, result_of
 from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.tracking.base import TrackedRun
 
 
-def seek_finished(draft: Draft) -> Decision | None:
+def seek_finished(draft: Draft) -> FineTuneJobDecision | None:
     """Ask the tracker whether a run of the job has finished; None once it is known that none has.
 
     To be asked before every repetition, and before a lost run counts as failed for good.
@@ -30,7 +30,8 @@ def seek_finished(draft: Draft) -> Decision | None:
     if answers.run_sought:
         if answers.run is None or not _has_finished(observed, answers.run):
             return None
-        _count_as_succeeded(draft)
+        if draft.newest:
+            count_as_succeeded(draft.newest, draft.counts)
         return result.finish(draft)
     if answers.tracking_refused:
         message = f"whether a run had finished can't be found out: {answers.tracking_refused}"
@@ -43,8 +44,7 @@ def seek_finished(draft: Draft) -> Decision | None:
     )
     if away:
         reason, message = away[0], f"{away[1]}; {asking}"
-    newest = (draft.status.get("attempts") or [None])[-1]
-    if not stopped_in_time(observed.job.status, newest):
+    if not stopped_in_time(observed.job.status, draft.newest):
         # Else that the deadline ordered the stop must be known when the answer has come.
         draft.conditions.set(ConditionType.RUNNING, False, reason, message)
     draft.conditions.waiting(reason, message)
@@ -54,7 +54,7 @@ def seek_finished(draft: Draft) -> Decision | None:
 
 def _may_have_run(draft: Draft) -> bool:
     """Whether anything was ever started for the run key, as far as anybody can tell."""
-    if draft.status["counts"]["total"]:
+    if draft.counts["total"]:
         return True
     # Where the target has refused the first run, that is all that was sent.
     refused = condition_is(draft.observed.job.status, ConditionType.SUBMITTED, "False")
@@ -69,13 +69,3 @@ def _has_finished(observed: ObservedJob, run: TrackedRun) -> bool:
     if result is None:
         return registry_name(observed) is None
     return merged_name(observed) is None or bool(result.merged_source)
-
-
-def _count_as_succeeded(draft: Draft) -> None:
-    for attempt in (draft.status.get("attempts") or ())[-1:]:
-        for ended, count in (("Failed", "failed"), ("Preempted", "preempted")):
-            if attempt["result"] == ended:
-                draft.status["counts"][count] -= 1
-        attempt["result"] = "Succeeded"
-        for field in ("reason", "message", "exitCode"):
-            attempt.pop(field, None)

@@ -8,6 +8,11 @@ from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Phase, Reason
+from kubetune.api.kinds.status_types import (
+    AttemptCountsDict,
+    FineTuneJobStatusDict,
+    LineageDict,
+)
 from kubetune.api.run.plan import RunIdentity, RunPlan
 from kubetune.api.schema.registry_names import MAX_REGISTERED_NAME
 from kubetune.api.training.own_code import ScriptTrainer
@@ -70,7 +75,7 @@ class Inputs:
     mounts: Mounts
     settings: JsonObject
     """Those that act."""
-    lineage: JsonObject
+    lineage: LineageDict
 
     def request(
         self, observed: ObservedJob, attempt: int, settings: JsonObject, left: float | None
@@ -103,7 +108,9 @@ def resolve(observed: ObservedJob) -> Inputs | NotReady:
     return _missing(observed) or _unfit(observed) or _assemble(observed)
 
 
-def freeze(status: JsonObject, inputs: Inputs | NotReady) -> JsonObject:
+def freeze(
+    status: FineTuneJobStatusDict, counts: AttemptCountsDict, inputs: Inputs | NotReady
+) -> JsonObject:
     """Settings in force: the inputs' until a run was started with them, from then on those.
 
     They stand in ``status`` afterwards. What may change while the job is suspended is the
@@ -111,11 +118,12 @@ def freeze(status: JsonObject, inputs: Inputs | NotReady) -> JsonObject:
     """
     if isinstance(inputs, NotReady):
         return {}
-    frozen = status.get("lineage") if status["counts"]["total"] else None
-    if not frozen or frozen["worldSize"] != inputs.plan.workers:
-        status |= {"effective": inputs.settings, "lineage": inputs.lineage}
-    resources = {"resources": inputs.settings["resources"]}
-    status["effective"] = status["effective"] | resources
+    frozen = status.get("lineage") if counts["total"] else None
+    settings = status.get("effective") or inputs.settings
+    if not frozen or frozen.get("worldSize") != inputs.plan.workers:
+        settings = inputs.settings
+        status["lineage"] = inputs.lineage
+    status["effective"] = settings | {"resources": inputs.settings["resources"]}
     return status["effective"]
 
 
@@ -123,7 +131,7 @@ def _missing(observed: ObservedJob) -> NotReady | None:
     spec = observed.job.spec
     if spec is None:
         return NotReady(Phase.PENDING, Reason.INVALID_SPEC, observed.job.problem, refused=True)
-    wanted: list[tuple[str, str | None, Resource[Any] | None, Reason, Reason]] = [
+    wanted: list[tuple[str, str | None, Resource[Any, Any] | None, Reason, Reason]] = [
         (
             "Model",
             spec.model_ref.name,
@@ -328,7 +336,7 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     unique = observed.run_key if isinstance(trainer, ScriptTrainer) and trainer.path else None
     workers = settings["workers"]
     strategy = settings.get("strategy")
-    facts = lineage(
+    facts, lineage_digest = lineage(
         base_model, data, prompt, training, workers=workers, strategy=strategy, unique=unique
     )
     behind = of_models([(model, observed.model_job), (base, observed.base_job)])
@@ -349,7 +357,7 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         prompt=prompt,
         training=training,
         tracking=tracking_plan(target, owner.namespace),
-        lineage_digest=facts["digest"],
+        lineage_digest=lineage_digest,
         workers=workers,
         strategy=strategy,
         merge=bool(spec.output and spec.output.merge),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import FineTuneJobStatusDict
 from kubetune.targets.table import facts_of
 
 
@@ -26,7 +27,7 @@ def acting_settings(settings: JsonObject, target: ComputeTargetSpec) -> JsonObje
     return shown
 
 
-def may_lose(status: JsonObject, target: ComputeTargetSpec | None) -> str:
+def may_lose(status: FineTuneJobStatusDict, target: ComputeTargetSpec | None) -> str:
     """What a running attempt has to say before somebody interrupts it; empty when nothing."""
     if not _loses(status, target):
         return ""
@@ -36,7 +37,7 @@ def may_lose(status: JsonObject, target: ComputeTargetSpec | None) -> str:
     )
 
 
-def lost(status: JsonObject, target: ComputeTargetSpec | None) -> str:
+def lost(status: FineTuneJobStatusDict, target: ComputeTargetSpec | None) -> str:
     """What an interruption has cost; empty when nothing."""
     step = (status.get("progress") or {}).get("step")
     if not step or not _loses(status, target):
@@ -47,6 +48,6 @@ def lost(status: JsonObject, target: ComputeTargetSpec | None) -> str:
     )
 
 
-def _loses(status: JsonObject, target: ComputeTargetSpec | None) -> bool:
+def _loses(status: FineTuneJobStatusDict, target: ComputeTargetSpec | None) -> bool:
     effective = status.get("effective")
     return target is not None and bool(effective) and not keeps_steps(effective, target)

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.kinds.dataset.spec import DatasetSpec
-from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
-from kubetune.api.kinds.model.spec import ModelSpec
-from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
-from kubetune.api.kinds.tuning_profile.spec import TuningProfileSpec
 from kubetune.decide.gate import Demand
-from kubetune.decide.resources import Resource, Target, TargetProblem
+from kubetune.decide.resources import (
+    DatasetResource,
+    FineTuneJobResource,
+    ModelResource,
+    ProfileResource,
+    PromptTemplateResource,
+    Target,
+    TargetProblem,
+)
 from kubetune.decide.tracker_answers import Asked
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import RunState
@@ -38,7 +41,7 @@ class TrackerAnswers(Asked):
 class ObservedJob:
     """A FineTuneJob and everything around it."""
 
-    job: Resource[FineTuneJobSpec]
+    job: FineTuneJobResource
     install_id: str
     run_key: str
     """The job's own, when it is found and honoured, else a fresh one."""
@@ -54,20 +57,20 @@ class ObservedJob:
     """Whether the job was deleted with ``--cascade=orphan``."""
     recorded: bool = True
     """Whether status carries the run key."""
-    model: Resource[ModelSpec] | None = None
-    base: Resource[ModelSpec] | None = None
+    model: ModelResource | None = None
+    base: ModelResource | None = None
     """The base model of an adapter."""
-    model_job: Resource[FineTuneJobSpec] | None = None
+    model_job: FineTuneJobResource | None = None
     """The job whose output the model is."""
-    base_job: Resource[FineTuneJobSpec] | None = None
+    base_job: FineTuneJobResource | None = None
     """The job whose output the base model is."""
-    dataset: Resource[DatasetSpec] | None = None
-    prompt: Resource[PromptTemplateSpec] | None = None
-    profile: Resource[TuningProfileSpec] | None = None
+    dataset: DatasetResource | None = None
+    prompt: PromptTemplateResource | None = None
+    profile: ProfileResource | None = None
     trainer_text: str | None = None
     """What the ConfigMap of the trainer has."""
     secret_problem: str = ""
-    output: Resource[ModelSpec] | None = None
+    output: ModelResource | None = None
     """The Model that was made of the result, when it exists."""
     output_rival: str = ""
     """A sentence when the output Model's name belongs to another."""

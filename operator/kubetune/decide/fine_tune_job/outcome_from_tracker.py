@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kubetune.api.conditions import Reason
+from kubetune.api.conditions import AttemptResult, Reason
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import outcome_tag
-from kubetune.decide.decision import Decision, FindRun
+from kubetune.decide.decision import Decision, FindRun, FineTuneJobDecision
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import RunState
 
 
-def seek_outcome(observed: ObservedJob) -> Decision | None:
+def seek_outcome(observed: ObservedJob) -> FineTuneJobDecision | None:
     """Ask for the tracked run of an attempt that failed just now without a word."""
     answers = observed.answers
     if not facts_of(observed.place).outcome_may_be_lost or not observed.runs:
@@ -26,7 +26,9 @@ def seek_outcome(observed: ObservedJob) -> Decision | None:
     if not _is_mute(run) or answers.run_sought or answers.tracking_error:
         return None
     known = observed.job.status.get("attempts") or ()
-    if any(item["number"] == run.attempt and item["result"] != "Running" for item in known):
+    if any(
+        item["number"] == run.attempt and item["result"] != AttemptResult.RUNNING for item in known
+    ):
         # What the status says of it was decided before.
         return None
     return Decision(status=observed.job.status, actions=(FindRun(observed.run_key),))

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.conditions import Reason
+from kubetune.api.conditions import AttemptResult, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.fine_tune_job.status import RowCounts
 from kubetune.api.kinds.running import MAX_ATTEMPTS
+from kubetune.api.kinds.status_types import (
+    AttemptCountsDict,
+    AttemptDict,
+    CandidateProgressDict,
+    MlflowRunDict,
+    ProgressDict,
+    ResultRowsDict,
+    RowCountsDict,
+)
 from kubetune.api.run.plan import (
     METRIC_ETA,
     METRIC_STEP,
@@ -36,35 +45,40 @@ from kubetune.tracking.facts import tracker_facts
 MAX_METRICS = 64
 # Metrics of the trainer's bookkeeping rather than of the result.
 RESULTS = {
-    "succeeded": "Succeeded",
-    "failed": "Failed",
-    "preempted": "Preempted",
-    "stopped": "Stopped",
+    "succeeded": AttemptResult.SUCCEEDED,
+    "failed": AttemptResult.FAILED,
+    "preempted": AttemptResult.PREEMPTED,
+    "stopped": AttemptResult.STOPPED,
 }
 _NOT_RESULTS = (METRIC_STEP, METRIC_ETA)
 
 
-def progress(run: TrackedRun, now: datetime) -> JsonObject:
+def progress(run: TrackedRun, now: datetime) -> ProgressDict:
     """status.progress from what a run's newest attempt says of itself."""
     metrics = told_progress(run)
-    step = _integer(metrics.get(METRIC_STEP))
-    total = _integer_text(run.tags.get(TAG_TOTAL_STEPS))
-    eta = _integer(metrics.get(METRIC_ETA))
-    value: JsonObject = {
-        "stage": run.tags.get(TAG_PHASE),
-        "step": step,
-        "totalSteps": total,
-        "percent": min(100, step * 100 // total) if step is not None and total else None,
-        "epoch": _rounded(metrics.get("epoch"), 3),
-        "loss": number(metrics.get("loss")),
-        "evalLoss": number(metrics.get("eval_loss")),
-        "learningRate": number(metrics.get("learning_rate")),
-        "tokensPerSecond": _rounded(metrics.get(METRIC_TOKENS_PER_SECOND), 1),
-        "etaSeconds": eta,
-        "eta": duration(eta) if eta is not None else None,
-        "updatedAt": rfc3339(now),
-    }
-    return {key: item for key, item in value.items() if item is not None}
+    value: ProgressDict = {"updatedAt": rfc3339(now)}
+    if (stage := run.tags.get(TAG_PHASE)) is not None:
+        value["stage"] = stage
+    step, total = _integer(metrics.get(METRIC_STEP)), _integer_text(run.tags.get(TAG_TOTAL_STEPS))
+    if step is not None:
+        value["step"] = step
+    if total is not None:
+        value["totalSteps"] = total
+    if step is not None and total:
+        value["percent"] = min(100, step * 100 // total)
+    if (epoch := metrics.get("epoch")) is not None:
+        value["epoch"] = round(epoch, 3)
+    if (loss := number(metrics.get("loss"))) is not None:
+        value["loss"] = loss
+    if (held_out := number(metrics.get("eval_loss"))) is not None:
+        value["evalLoss"] = held_out
+    if (rate := number(metrics.get("learning_rate"))) is not None:
+        value["learningRate"] = rate
+    if (tokens := metrics.get(METRIC_TOKENS_PER_SECOND)) is not None:
+        value["tokensPerSecond"] = round(tokens, 1)
+    if (eta := _integer(metrics.get(METRIC_ETA))) is not None:
+        value |= {"etaSeconds": eta, "eta": duration(eta)}
+    return value
 
 
 def told_progress(run: TrackedRun) -> dict[str, float]:
@@ -85,37 +99,40 @@ def told_progress(run: TrackedRun) -> dict[str, float]:
     return {key: float(value) for key, value in given.items() if isinstance(value, int | float)}
 
 
-def tells_of(run: TrackedRun, attempts: Sequence[JsonObject]) -> bool:
+def tells_of(run: TrackedRun, attempts: Sequence[AttemptDict]) -> bool:
     """Whether the newest attempt has reported; before that the run is as the last one left it."""
     reported = _integer_text(run.tags.get(TAG_ATTEMPT))
     return reported is None or not attempts or reported >= attempts[-1]["number"]
 
 
 def progress_due(
-    old: JsonObject | None,
+    old: ProgressDict | CandidateProgressDict | None,
+    new: ProgressDict | CandidateProgressDict,
     run: TrackedRun,
     now: datetime,
     at_least_seconds: float,
-    shown: Callable[[TrackedRun, datetime], JsonObject] = progress,
 ) -> bool:
-    """Whether new progress is worth a write: there is news, and the last write is old enough.
-
-    ``shown`` makes of a run what the status shows.
-    """
-    if not old:
-        return True
-    updated = parse_time(old.get("updatedAt"))
-    if updated is None:
+    """Whether new progress of a run is worth a write: it is news, and the last write old enough."""
+    updated = parse_time(old.get("updatedAt")) if old else None
+    if old is None or updated is None:
         return True
     # A metric that was reported again with the same value is news too: the run is alive.
     fresh = run.updated_ms > updated.timestamp() * 1000
-    changed = {**shown(run, now), "updatedAt": ""} != {**old, "updatedAt": ""}
+    changed = {**new, "updatedAt": ""} != {**old, "updatedAt": ""}
     return (fresh or changed) and (now - updated).total_seconds() >= at_least_seconds
 
 
+def without_eta(shown: ProgressDict) -> ProgressDict:
+    """The same of a run that nothing is left to wait for."""
+    kept = shown.copy()
+    kept.pop("etaSeconds", None)
+    kept.pop("eta", None)
+    return kept
+
+
 def finished_progress(
-    old: JsonObject | None, summary: JsonObject, metrics: JsonObject, now: datetime
-) -> JsonObject | None:
+    old: ProgressDict | None, summary: JsonObject, metrics: JsonObject, now: datetime
+) -> ProgressDict | None:
     """Progress once training is over: no time left to wait for.
 
     ``summary`` is what the run says at its end; polls may not have seen its last steps, or any.
@@ -124,22 +141,18 @@ def finished_progress(
     steps = summary.get("steps")
     if not old and not isinstance(steps, int):
         return None
-    over = ("stage", "etaSeconds", "eta")
-    kept = {key: value for key, value in (old or {}).items() if key not in over}
-    told = {
-        "loss": summary.get("loss"),
-        "evalLoss": metrics.get("eval_loss"),
-        "learningRate": summary.get("learningRate"),
-    }
-    for field, value in told.items():
-        if isinstance(value, int | float):
-            kept[field] = number(float(value))
+    kept = without_eta(old or {})
+    kept.pop("stage", None)
+    # The mean is of code that tells no loss of its last step.
+    loss = number(summary.get("loss")) or kept.get("loss") or number(metrics.get("train_loss"))
+    if loss is not None:
+        kept["loss"] = loss
+    if (held_out := number(metrics.get("eval_loss"))) is not None:
+        kept["evalLoss"] = held_out
+    if (rate := number(summary.get("learningRate"))) is not None:
+        kept["learningRate"] = rate
     if isinstance(epoch := summary.get("epoch"), int | float):
-        kept["epoch"] = _rounded(float(epoch), 3)
-    mean = metrics.get("train_loss")
-    if "loss" not in kept and isinstance(mean, int | float):
-        # Of code that tells no loss of its last step.
-        kept["loss"] = number(float(mean))
+        kept["epoch"] = round(float(epoch), 3)
     kept.setdefault("updatedAt", rfc3339(now))
     if isinstance(steps, int):
         # A script may say less than it meant to do, but what has ended well is done.
@@ -149,18 +162,24 @@ def finished_progress(
 
 
 def merge_attempts(
-    known: Sequence[JsonObject], counts: JsonObject, runs: Sequence[RunState], *, stopped: bool
-) -> tuple[list[JsonObject], JsonObject]:
+    known: Sequence[AttemptDict],
+    counted: AttemptCountsDict | None,
+    runs: Sequence[RunState],
+    *,
+    stopped: bool,
+) -> tuple[list[AttemptDict], AttemptCountsDict]:
     """status.attempts and status.counts after what the target shows.
 
     An attempt that the status knows as running and the target no longer knows is lost:
     stopped on our order (``stopped``), else failed.
     """
-    attempts = {attempt["number"]: dict(attempt) for attempt in known}
-    counts = {"total": 0, "failed": 0, "preempted": 0} | counts
+    attempts = {attempt["number"]: attempt.copy() for attempt in known}
+    counts: AttemptCountsDict = {"total": 0, "failed": 0, "preempted": 0}
+    if counted:
+        counts |= counted
     for run in runs:
         before = attempts.get(run.attempt)
-        if before and before["result"] != "Running":
+        if before and before["result"] != AttemptResult.RUNNING:
             continue
         if before is None and run.attempt <= counts["total"]:
             # Counted long ago, and no longer among the newest.
@@ -168,53 +187,71 @@ def merge_attempts(
         attempts[run.attempt] = _attempt(run, before)
         if stopped and run.phase == "stopped":
             # On our order: no reason of anybody else's.
-            for key in ("reason", "message"):
-                attempts[run.attempt].pop(key, None)
+            attempts[run.attempt].pop("reason", None)
+            attempts[run.attempt].pop("message", None)
     seen = {run.attempt for run in runs}
     for number_, attempt in attempts.items():
-        if attempt["result"] == "Running" and number_ not in seen:
-            attempt |= (
-                {"result": "Stopped"}
-                if stopped
-                else {
-                    "result": "Failed",
-                    "reason": str(Reason.RUN_LOST),
-                    "message": f"{attempt['job']} was deleted while it ran",
-                }
-            )
-    running_before = {item["number"] for item in known if item["result"] == "Running"}
-    known_before = {item["number"] for item in known}
-    for number_, attempt in attempts.items():
-        if number_ in known_before and number_ not in running_before:
+        if attempt["result"] != AttemptResult.RUNNING or number_ in seen:
             continue
-        if attempt["result"] == "Failed":
-            counts["failed"] += 1
-        elif attempt["result"] == "Preempted":
-            counts["preempted"] += 1
-    counts["total"] = max([counts["total"], *attempts])
+        if stopped:
+            attempt["result"] = AttemptResult.STOPPED
+        else:
+            attempt |= {
+                "result": AttemptResult.FAILED,
+                "reason": Reason.RUN_LOST,
+                "message": f"{attempt['job']} was deleted while it ran",
+            }
+    _count_ends(known, attempts, counts)
     newest = [attempts[key] for key in sorted(attempts)][-MAX_ATTEMPTS:]
     _keep_newest_log(newest)
     return newest, counts
 
 
-def _keep_newest_log(attempts: Sequence[JsonObject]) -> None:
+def _count_ends(
+    known: Sequence[AttemptDict], attempts: Mapping[int, AttemptDict], counts: AttemptCountsDict
+) -> None:
+    """Count attempts that are new, and those that are known as running and have ended."""
+    running_before = {item["number"] for item in known if item["result"] == AttemptResult.RUNNING}
+    known_before = {item["number"] for item in known}
+    for number_, attempt in attempts.items():
+        if number_ in known_before and number_ not in running_before:
+            continue
+        if attempt["result"] == AttemptResult.FAILED:
+            counts["failed"] += 1
+        elif attempt["result"] == AttemptResult.PREEMPTED:
+            counts["preempted"] += 1
+    counts["total"] = max([counts["total"], *attempts])
+
+
+def count_as_succeeded(attempt: AttemptDict, counts: AttemptCountsDict) -> None:
+    """The newest attempt has ended well after all."""
+    if attempt["result"] == AttemptResult.FAILED:
+        counts["failed"] -= 1
+    elif attempt["result"] == AttemptResult.PREEMPTED:
+        counts["preempted"] -= 1
+    attempt["result"] = AttemptResult.SUCCEEDED
+    attempt.pop("reason", None)
+    attempt.pop("message", None)
+    attempt.pop("exitCode", None)
+
+
+def _keep_newest_log(attempts: Sequence[AttemptDict]) -> None:
     """A status isn't the place for more than one; MLflow has them all."""
     with_log = [attempt for attempt in attempts if attempt.get("log")]
     for attempt in with_log[:-1]:
-        del attempt["log"]
+        attempt.pop("log", None)
 
 
-def mlflow_link(run: TrackedRun, target: ComputeTargetSpec) -> JsonObject:
+def mlflow_link(run: TrackedRun, target: ComputeTargetSpec) -> MlflowRunDict:
     """status.mlflow."""
     return run_link(run.experiment_id, run.run_id, target)
 
 
-def run_link(experiment_id: str, run_id: str, target: ComputeTargetSpec) -> JsonObject:
+def run_link(experiment_id: str, run_id: str, target: ComputeTargetSpec) -> MlflowRunDict:
     """Ids and page of a run."""
-    ids = {"experimentId": experiment_id, "runId": run_id}
     root = (target.tracking.external_uri or target.tracking_uri).rstrip("/")
-    page = tracker_facts(target).run_page
-    return ids | {"url": page.format(root=root, experiment=experiment_id, run=run_id)}
+    page = tracker_facts(target).run_page.format(root=root, experiment=experiment_id, run=run_id)
+    return {"experimentId": experiment_id, "runId": run_id, "url": page}
 
 
 def result_metrics(metrics: dict[str, Any]) -> dict[str, str]:
@@ -227,16 +264,23 @@ def result_metrics(metrics: dict[str, Any]) -> dict[str, str]:
     return {name: text for name, text in list(chosen.items())[:MAX_METRICS] if text is not None}
 
 
-def row_counts(summary: JsonObject) -> JsonObject:
+def row_counts(summary: JsonObject) -> ResultRowsDict:
     """status.result.rows from a run's summary; what isn't a count is left out."""
-    names = [field.alias or name for name, field in RowCounts.model_fields.items()]
-    found: JsonObject = {}
-    for split in ("train", "evaluation"):
-        counts: JsonObject = (summary.get("rows") or {}).get(split) or {}
-        kept = {name: counts[name] for name in names if isinstance(counts.get(name), int)}
-        if "used" in kept:
-            found[split] = kept
+    told: JsonObject = summary.get("rows") or {}
+    found: ResultRowsDict = {}
+    if train := _counts(told.get("train")):
+        found["train"] = train
+    if held_out := _counts(told.get("evaluation")):
+        found["evaluation"] = held_out
     return found
+
+
+def _counts(told: JsonObject | None) -> RowCountsDict | None:
+    counts = told or {}
+    names = [field.alias or name for name, field in RowCounts.model_fields.items()]
+    # Any, since the names are those of the model.
+    kept: Any = {name: counts[name] for name in names if isinstance(counts.get(name), int)}
+    return kept if "used" in kept else None
 
 
 def tracked_metrics(run: TrackedRun | None) -> JsonObject:
@@ -294,9 +338,9 @@ def _source(run_id: Any, model_id: Any, path: Any) -> str:
     return f"runs:/{run_id}/{path}" if path else ""
 
 
-def number(value: float | None) -> str | None:
+def number(value: Any) -> str | None:
     """A number with four significant digits, as text: a float in status prints badly."""
-    return f"{value:.4g}" if value is not None else None
+    return f"{float(value):.4g}" if isinstance(value, int | float) else None
 
 
 def duration(seconds: int) -> str:
@@ -308,31 +352,34 @@ def duration(seconds: int) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60}m"
 
 
-def _attempt(run: RunState, before: JsonObject | None) -> JsonObject:
-    result = RESULTS.get(run.phase, "Running")
+def _attempt(run: RunState, before: AttemptDict | None) -> AttemptDict:
+    result = RESULTS.get(run.phase, AttemptResult.RUNNING)
+    attempt: AttemptDict = {"number": run.attempt, "job": run.name, "result": result}
+    if started := _started(run, before):
+        attempt["startTime"] = started
+    if run.phase not in FINISHED:
+        return attempt
+    if run.ended_at:
+        attempt["endTime"] = rfc3339(run.ended_at)
+    if run.exit_code is not None:
+        attempt["exitCode"] = run.exit_code
     outcome = run.outcome
-    ended = run.phase in FINISHED
-    value: JsonObject = {
-        "number": run.attempt,
-        "job": run.name,
-        "startTime": _started(run, before),
-        "endTime": rfc3339(run.ended_at) if ended and run.ended_at else None,
-        "result": result,
-        "exitCode": run.exit_code if ended else None,
-        "reason": ((outcome.reason if outcome else run.reason) or None) if ended else None,
-        "message": shorten((outcome.message if outcome else "") or run.message) or None
-        if ended
-        else None,
-        "log": run.last_lines or None if result == "Failed" else None,
-    }
-    return {key: item for key, item in value.items() if item is not None}
+    if reason := outcome.reason if outcome else run.reason:
+        attempt["reason"] = reason
+    if message := (outcome.message if outcome else "") or run.message:
+        attempt["message"] = shorten(message)
+    if run.last_lines and result == AttemptResult.FAILED:
+        attempt["log"] = run.last_lines
+    return attempt
 
 
-def _started(run: RunState, before: JsonObject | None) -> str | None:
+def _started(run: RunState, before: AttemptDict | None) -> str | None:
     """When a run began; nothing while it waits, maybe once more."""
     if run.phase == "pending":
         return None
-    return rfc3339(run.started_at) if run.started_at else (before or {}).get("startTime")
+    if run.started_at:
+        return rfc3339(run.started_at)
+    return before.get("startTime") if before else None
 
 
 def _integer(value: float | None) -> int | None:
@@ -341,7 +388,3 @@ def _integer(value: float | None) -> int | None:
 
 def _integer_text(text: str | None) -> int | None:
     return int(text) if text and text.isdigit() else None
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return round(value, digits) if value is not None else None

@@ -8,6 +8,12 @@ from typing import Any
 
 from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.kinds.status_types import (
+    JobOutputDict,
+    MergedResultDict,
+    RegisteredResultDict,
+    ResultDict,
+)
 from kubetune.api.run.plan import (
     TAG_JOB,
     TAG_LINEAGE,
@@ -15,7 +21,7 @@ from kubetune.api.run.plan import (
     TAG_NAMESPACE,
     TAG_RUN_KEY,
 )
-from kubetune.decide.decision import CreateModel, Decision, FindRun, Register, rfc3339
+from kubetune.decide.decision import CreateModel, FindRun, FineTuneJobDecision, Register, rfc3339
 from kubetune.decide.fine_tune_job.continuation import leaves_adapter
 from kubetune.decide.fine_tune_job.draft import Draft, fail
 from kubetune.decide.fine_tune_job.observed import (
@@ -40,14 +46,14 @@ from kubetune.decide.retries import RIVAL_SECONDS, TRACKER_SECONDS
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.decide.trained_rows import of_lineage
 from kubetune.names import JOB, MANAGED_BY
-from kubetune.tracking.base import RegisteredVersion, Registration
+from kubetune.tracking.base import RegisteredVersion, Registration, TrackedRun
 from kubetune.tracking.facts import tracker_facts
 
 
-def finish(draft: Draft) -> Decision:
+def finish(draft: Draft) -> FineTuneJobDecision:
     """What is left to do after the newest attempt succeeded."""
     observed, answers = draft.observed, draft.observed.answers
-    newest = max((item["number"] for item in draft.status.get("attempts") or ()), default=0)
+    newest = max((item["number"] for item in draft.attempts), default=0)
     run = next((run for run in observed.runs if run.attempt == newest), None)
     tracked = answers.run or observed.tracked
     wanted, result = registry_name(observed), result_of(run, tracked)
@@ -57,19 +63,9 @@ def finish(draft: Draft) -> Decision:
     if (run and run.outcome) or tracked:
         _keep_result(draft, metrics, result)
     if run and run.outcome and (rows := row_counts(run.outcome.summary)):
-        draft.status.setdefault("result", {})["rows"] = rows
-    if tracked:
-        draft.status["progress"] = progress(tracked, draft.now) | {
-            key: value
-            for key, value in (draft.status.get("progress") or {}).items()
-            if key == "updatedAt"
-        }
+        draft.result["rows"] = rows
     summary: JsonObject = dict(run.outcome.summary) if run and run.outcome else {}
-    draft.status["progress"] = finished_progress(
-        draft.status.get("progress"), summary, metrics, draft.now
-    )
-    if draft.status["progress"] is None:
-        del draft.status["progress"]
+    _show_last_progress(draft, tracked, summary, metrics)
 
     # 1. Nobody asked for a version.
     if wanted is None:
@@ -102,12 +98,12 @@ def finish(draft: Draft) -> Decision:
     # 4. Register: one version for the run, however often this is tried.
     alias = None if unmet else registry_alias(observed)
     owner = observed.job.owner
-    lineage: JsonObject = draft.status.get("lineage") or {}
+    lineage = draft.status.get("lineage") or {}
     tags = {
         TAG_RUN_KEY: observed.run_key,
         TAG_NAMESPACE: owner.namespace,
         TAG_JOB: owner.name,
-        TAG_LINEAGE: str(lineage.get("digest", "")),
+        TAG_LINEAGE: lineage.get("digest", ""),
         # For those who adopt the version.
         **({TAG_METRICS: json.dumps(final)} if (final := _numbers(metrics)) else {}),
     } | {
@@ -124,6 +120,21 @@ def finish(draft: Draft) -> Decision:
     return _registering(draft, Register(Registration(wanted, *place, result.source, tags)))
 
 
+def _show_last_progress(
+    draft: Draft, tracked: TrackedRun | None, summary: JsonObject, metrics: JsonObject
+) -> None:
+    """The status at the end is that of the last step, whatever polls have seen."""
+    shown = draft.status.pop("progress", None)
+    if tracked:
+        seen = shown.get("updatedAt") if shown else None
+        shown = progress(tracked, draft.now)
+        if seen:
+            shown["updatedAt"] = seen
+    last = finished_progress(shown, summary, metrics, draft.now)
+    if last is not None:
+        draft.status["progress"] = last
+
+
 def _numbers(metrics: JsonObject) -> dict[str, float]:
     return {
         key: float(value)
@@ -137,13 +148,13 @@ def adopt(
     version: RegisteredVersion,
     merged: RegisteredVersion | None = None,
     unmet: Sequence[str] = (),
-) -> Decision:
+) -> FineTuneJobDecision:
     """Complete with a registered version: the run's own, or an identical one from before.
 
     ``unmet`` are the demands of promoteWhen that keep the alias where it is.
     """
     alias = registry_alias(draft.observed)
-    result: JsonObject = draft.status.setdefault("result", {})
+    result = draft.result
     _note(result, version, alias)
     if merged:
         _note(result.setdefault("merged", {}), merged, alias)
@@ -165,8 +176,10 @@ def adopt(
     )
 
 
-def _note(result: JsonObject, version: RegisteredVersion, alias: str | None) -> None:
-    registered: JsonObject = {"name": version.name, "version": version.version}
+def _note(
+    result: ResultDict | MergedResultDict, version: RegisteredVersion, alias: str | None
+) -> None:
+    registered: RegisteredResultDict = {"name": version.name, "version": version.version}
     if alias and alias in version.aliases:
         registered["alias"] = alias
     result["registered"] = registered
@@ -196,7 +209,7 @@ def _tell_promotion(
 
 
 def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None) -> None:
-    result: JsonObject = draft.status.setdefault("result", {})
+    result = draft.result
     if chosen := result_metrics(metrics):
         result["metrics"] = chosen
     if found:
@@ -208,7 +221,7 @@ def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None)
         draft.status["mlflow"] = mlflow_link(tracked, draft.observed.place)
 
 
-def _registering(draft: Draft, action: FindRun | Register) -> Decision:
+def _registering(draft: Draft, action: FindRun | Register) -> FineTuneJobDecision:
     answers = draft.observed.answers
     if answers.tracking_refused:
         return _refused(draft, answers.tracking_refused)
@@ -225,7 +238,7 @@ def _registering(draft: Draft, action: FindRun | Register) -> Decision:
     return draft.decision(TRACKER_SECONDS)
 
 
-def _refused(draft: Draft, error: str) -> Decision:
+def _refused(draft: Draft, error: str) -> FineTuneJobDecision:
     """The registry doesn't take the result, and would say so for ever."""
     uri = (draft.status.get("result") or {}).get("modelUri")
     message = f"the run has ended well, but its result can't be registered: {error}"
@@ -237,19 +250,20 @@ def _refused(draft: Draft, error: str) -> Decision:
 
 def _left_out(draft: Draft) -> str:
     """What the final metrics say nothing of, as the end of a sentence; empty for nothing."""
-    rows: JsonObject = (draft.status.get("result") or {}).get("rows") or {}
-    held_out: JsonObject = rows.get("evaluation") or {}
-    if not held_out.get("noRoom"):
+    rows = (draft.status.get("result") or {}).get("rows") or {}
+    held_out = rows.get("evaluation")
+    no_room = held_out.get("noRoom") if held_out else None
+    if held_out is None or not no_room:
         return ""
     answered = held_out.get("answered") or 0
     graded = f"exact_match and token_f1 are of {answered}" if answered else "no answer is graded"
     return (
-        f"; {graded} of {held_out['used']} held-out rows: {held_out['noRoom']} leave no room for"
+        f"; {graded} of {held_out['used']} held-out rows: {no_room} leave no room for"
         " evaluation.maxNewTokens tokens within the model's context"
     )
 
 
-def _complete(draft: Draft, message: str) -> Decision:
+def _complete(draft: Draft, message: str) -> FineTuneJobDecision:
     message += _left_out(draft)
     output = draft.spec.output
     if output and output.model_name:
@@ -259,7 +273,7 @@ def _complete(draft: Draft, message: str) -> Decision:
             draft.conditions.stalled(Reason.OUTPUT_MODEL_TAKEN, rival)
             return draft.decision(RIVAL_SECONDS)
         draft.actions.append(CreateModel(_output_model(draft, output.model_name)))
-        draft.status.setdefault("result", {})["modelRef"] = {"name": output.model_name}
+        draft.result["modelRef"] = {"name": output.model_name}
     draft.phase(Phase.SUCCEEDED)
     draft.status["completionTime"] = rfc3339(draft.now)
     draft.conditions.remove(ConditionType.TRACKING_AVAILABLE)
@@ -271,7 +285,7 @@ def _complete(draft: Draft, message: str) -> Decision:
 def _output_model(draft: Draft, name: str) -> JsonObject:
     """The Model of the result. It has no owner: deleting the job leaves it."""
     owner = draft.observed.job.owner
-    result: JsonObject = draft.status.get("result") or {}
+    result = draft.status.get("result") or {}
     registered = result.get("registered")
     source: JsonObject = (
         {"registry": {"name": registered["name"], "version": registered["version"]}}
@@ -282,8 +296,12 @@ def _output_model(draft: Draft, name: str) -> JsonObject:
     # The job may be deleted before anybody has looked at the Model.
     uri = result.get("modelUri") if not registered else None
     rows = of_lineage(draft.status.get("lineage") or {}, owner.name)
-    left = {"name": owner.name, "uri": uri} | ({"trainedOn": rows} if rows else {})
-    kept = {"status": {"jobOutput": left}} if uri else {}
+    kept: JsonObject = {}
+    if uri:
+        left: JobOutputDict = {"name": owner.name, "uri": uri}
+        if rows:
+            left["trainedOn"] = rows
+        kept["status"] = {"jobOutput": left}
     effective: JsonObject = draft.status.get("effective") or {}
     if leaves_adapter(effective):
         spec["baseModelRef"] = effective.get("baseModelRef") or {"name": draft.spec.model_ref.name}

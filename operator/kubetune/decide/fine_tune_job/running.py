@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.decide.deadline import enforce
-from kubetune.decide.decision import Decision, StartRun, StopRuns
+from kubetune.decide.decision import FineTuneJobDecision, StartRun, StopRuns
 from kubetune.decide.fine_tune_job.draft import Draft, fail
 from kubetune.decide.fine_tune_job.inputs import freeze, resolve
 from kubetune.decide.fine_tune_job.kept_steps import may_lose
 from kubetune.decide.fine_tune_job.orders import was_suspended
+from kubetune.decide.lineage import changed_parts
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.waiting import NotReady
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import RunState
 
 
-def expire(draft: Draft) -> Decision:
+def expire(draft: Draft) -> FineTuneJobDecision:
     """No attempt has time left: the job fails."""
     return fail(draft, Reason.DEADLINE_EXCEEDED, f"{_too_long(draft)}: make a new job with more")
 
@@ -25,7 +26,7 @@ def _too_long(draft: Draft) -> str:
     return f"its runs took longer than spec.activeDeadlineSeconds, {seconds} s in all"
 
 
-def follow(draft: Draft, run: RunState) -> Decision:
+def follow(draft: Draft, run: RunState) -> FineTuneJobDecision:
     """Say how the newest run stands, and keep it within the deadline."""
     conditions = draft.conditions
     number = run.attempt
@@ -80,11 +81,10 @@ def _make_again(draft: Draft, run: RunState) -> str:
         return f"it can't be made again: {inputs.message}"
     if moved := moved_from(observed.started, observed.target, observed.job.owner.namespace):
         return f"it can't be made again: {moved}"
-    made_of = ("datasetDigest", "splitDigest", "modelRevision", "configDigest", "worldSize")
-    changed = [key for key in made_of if inputs.lineage.get(key) != known.get(key)]
+    changed = changed_parts(inputs.lineage, known)
     if changed:
         return f"it can't be made again as it was ({', '.join(changed)} changed): make a new job"
-    settings = freeze(draft.status, inputs)
+    settings = freeze(draft.status, draft.counts, inputs)
     draft.actions.append(StartRun(inputs.request(observed, run.attempt, settings, draft.left)))
     return "it is made again"
 

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import TERMINAL_PHASES, ConditionType, Phase, Reason
+from kubetune.api.conditions import (
+    TERMINAL_PHASES,
+    AttemptResult,
+    ConditionType,
+    Phase,
+    Reason,
+)
+from kubetune.api.kinds.status_types import AttemptDict
 from kubetune.decide.deadline import (
     TOLD,
     is_over,
@@ -17,11 +23,13 @@ from kubetune.decide.deadline import (
 from kubetune.decide.decision import (
     Decision,
     FindIdentical,
+    FineTuneJobDecision,
     Stamp,
     StartRun,
     StopRuns,
     conditions_of,
     rfc3339,
+    with_conditions,
 )
 from kubetune.decide.fine_tune_job import result
 from kubetune.decide.fine_tune_job.deletion import after_end, delete
@@ -57,17 +65,17 @@ from kubetune.decide.retries import (
 )
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target.place import before_start
-from kubetune.decide.target.unreachable import target_unreachable
+from kubetune.decide.target.unreachable import target_unreachable, with_phase
 from kubetune.decide.waiting import NotReady, evicted_too_often
 
 
-def decide(observed: ObservedJob, now: datetime) -> Decision:
+def decide(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
     """What to do for a FineTuneJob."""
     decision = with_identity(observed, _decide(observed, now))
     return with_strays_stopped(decision, [(observed.run_key, observed.runs)])
 
 
-def _decide(observed: ObservedJob, now: datetime) -> Decision:
+def _decide(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
     job = observed.job
 
     # 1. Deletion: stop or cut loose what runs, then let go.
@@ -82,15 +90,11 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
     if job.spec is None:
         conditions = conditions_of(job.status, job.generation, now)
         conditions.stalled(Reason.INVALID_SPEC, job.problem)
-        status = job.status | {
-            "observedGeneration": job.generation,
-            "conditions": conditions.current,
-        }
-        return Decision(status=status)
+        return Decision(status=with_conditions(job.status, conditions))
 
     # 4. The target can't be asked: nothing is known, so nothing changes.
     if observed.target_problem:
-        return target_unreachable(job, observed.target_problem, now)
+        return with_phase(target_unreachable(job, observed.target_problem, now))
 
     # 5. A run failed without a word: the tracked run may tell why.
     if (seeking := seek_outcome(observed)) is not None:
@@ -98,13 +102,13 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
     observed = with_memory_advice(with_outcome_from_tracker(observed))
 
     draft = begin(observed, job.spec, now)
-    if draft.status["counts"]["total"] and "lineage" not in draft.status:
+    if draft.counts["total"] and "lineage" not in draft.status:
         # A run was started, and the operator ended before it could write what it froze.
-        freeze(draft.status, resolve(observed))
+        freeze(draft.status, draft.counts, resolve(observed))
 
     # 6. A run has succeeded: no clock and no suspension takes that back.
-    newest = draft.status["attempts"][-1] if draft.status.get("attempts") else None
-    if newest and newest["result"] == "Succeeded" and not draft.live:
+    newest = draft.newest
+    if newest and newest["result"] == AttemptResult.SUCCEEDED and not draft.live:
         return result.finish(draft)
 
     # 7. Suspended.
@@ -118,26 +122,26 @@ def _decide(observed: ObservedJob, now: datetime) -> Decision:
     # 9. The newest attempt has ended, or was lost: what it said of itself, then the deadline.
     over = is_over(draft.left, newest) or stopped_in_time(job.status, newest)
     told = newest is not None and newest.get("reason") in TOLD
-    failed = newest and newest["result"] == "Failed" and not (over and told)
+    failed = newest and newest["result"] == AttemptResult.FAILED and not (over and told)
     if newest and failed and (verdict := _failed_for_good(draft, newest)):
         return verdict
     if over:
         return (seek_finished(draft) if _left_no_word(draft, newest) else None) or expire(draft)
-    if newest and newest["result"] == "Stopped" and newest.get("reason"):
-        return _cancelled(draft, newest)
-    if newest and newest["result"] in ("Failed", "Preempted"):
-        if problem := evicted_too_often(newest, draft.status["counts"]):
+    if newest and newest["result"] == AttemptResult.STOPPED and (why := newest.get("reason")):
+        return _cancelled(draft, newest, why)
+    if newest and newest["result"] in (AttemptResult.FAILED, AttemptResult.PREEMPTED):
+        if problem := evicted_too_often(newest, draft.counts):
             return fail(draft, Reason.DISRUPTED, problem, retryable=True)
         first = draft.observed.retry_seconds
-        wait = after_attempt(newest, draft.status["counts"], first, draft.now)
+        wait = after_attempt(newest, draft.counts, first, draft.now)
         if wait > 0:
             return _wait_for_retry(draft, newest, wait)
 
     # 10. Nothing runs: submit, when everything is there.
-    return _submit(draft, int(draft.status["counts"]["total"]) + 1)
+    return _submit(draft, draft.counts["total"] + 1)
 
 
-def _suspend(draft: Draft) -> Decision:
+def _suspend(draft: Draft) -> FineTuneJobDecision:
     draft.conditions.remove(ConditionType.RECONCILING)
     draft.conditions.remove(ConditionType.STALLED)
     if draft.live:
@@ -154,23 +158,23 @@ def _suspend(draft: Draft) -> Decision:
     return draft.decision()
 
 
-def _cancelled(draft: Draft, newest: JsonObject) -> Decision:
+def _cancelled(draft: Draft, newest: AttemptDict, reason: str) -> FineTuneJobDecision:
     """Somebody stopped the run where it ran: it was meant."""
     message = f"attempt {newest['number']}: {newest.get('message') or 'it was stopped'}"
-    decision = fail(draft, newest["reason"], f"{message}; make a new job to train again")
+    decision = fail(draft, reason, f"{message}; make a new job to train again")
     draft.phase(Phase.CANCELLED)
     return decision
 
 
-def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
+def _failed_for_good(draft: Draft, newest: AttemptDict) -> FineTuneJobDecision | None:
     run = next((run for run in draft.observed.runs if run.attempt == newest["number"]), None)
     reason = newest.get("reason") or Reason.RUN_FAILED
     message = newest.get("message") or f"attempt {newest['number']} failed"
     if run and run.outcome and not run.outcome.retryable:
         return fail(draft, reason, message)
-    if out_of_memory_again(draft.status["attempts"]):
+    if out_of_memory_again(draft.attempts):
         return fail(draft, reason, f"{message} (twice in a row, with the same settings)")
-    failed, limit = draft.status["counts"]["failed"], _backoff_limit(draft)
+    failed, limit = draft.counts["failed"], _backoff_limit(draft)
     if failed <= limit:
         return None
     if (run is None or run.outcome is None) and (seeking := seek_finished(draft)):
@@ -181,7 +185,7 @@ def _failed_for_good(draft: Draft, newest: JsonObject) -> Decision | None:
     return fail(draft, reason, note, retryable=True)
 
 
-def _left_no_word(draft: Draft, newest: JsonObject | None) -> bool:
+def _left_no_word(draft: Draft, newest: AttemptDict | None) -> bool:
     """Whether the newest attempt may have ended well: its Job or pod went before it was seen."""
     if newest is None:
         return False
@@ -196,26 +200,26 @@ def _backoff_limit(draft: Draft) -> int:
     return draft.spec.backoff_limit if draft.spec.backoff_limit is not None else BACKOFF_LIMIT
 
 
-def _wait_for_retry(draft: Draft, newest: JsonObject, wait: float) -> Decision:
+def _wait_for_retry(draft: Draft, newest: AttemptDict, wait: float) -> FineTuneJobDecision:
     newest.setdefault("endTime", rfc3339(draft.now))
     draft.phase(Phase.QUEUED)
     why = newest.get("message") or newest.get("reason") or "it failed"
     message = f"attempt {newest['number']}: {why}; the next one follows"
     message += lost(draft.status, draft.observed.place)
-    reason = Reason.DISRUPTED if newest["result"] == "Preempted" else Reason.RETRYING
+    reason = Reason.DISRUPTED if newest["result"] == AttemptResult.PREEMPTED else Reason.RETRYING
     draft.conditions.set(ConditionType.RUNNING, False, reason, message)
     draft.conditions.waiting(reason, message)
     return draft.decision(wait)
 
 
-def _submit(draft: Draft, attempt: int) -> Decision:
+def _submit(draft: Draft, attempt: int) -> FineTuneJobDecision:
     observed, conditions = draft.observed, draft.conditions
     if attempt > 1 and (seeking := seek_finished(draft)):
         return seeking
     inputs = resolve(observed)
     if isinstance(inputs, NotReady):
         return _wait_for_inputs(draft, inputs)
-    settings = freeze(draft.status, inputs)
+    settings = freeze(draft.status, draft.counts, inputs)
     if attempt == 1 and (seeking := seek_finished(draft)):
         # A backup has brought back what the job was; what it has frozen is known only now.
         return seeking
@@ -236,7 +240,7 @@ def _submit(draft: Draft, attempt: int) -> Decision:
         observed.target,
         observed.job.owner.namespace,
         [observed.run_key],
-        str(observed.job.status.get("phase")),
+        observed.job.status.get("phase"),
     )
     draft.actions += before
     draft.actions.append(StartRun(inputs.request(observed, attempt, settings, draft.left)))
@@ -250,7 +254,7 @@ def _submit(draft: Draft, attempt: int) -> Decision:
     return draft.decision()
 
 
-def _wait_for_inputs(draft: Draft, missing: NotReady) -> Decision:
+def _wait_for_inputs(draft: Draft, missing: NotReady) -> FineTuneJobDecision:
     draft.phase(missing.phase)
     draft.conditions.set(ConditionType.INPUTS_READY, False, missing.reason, missing.message)
     if missing.refused:
@@ -265,10 +269,10 @@ def _wait_for_inputs(draft: Draft, missing: NotReady) -> Decision:
     return draft.decision(wait)
 
 
-def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
+def _reuse(draft: Draft, inputs: Inputs) -> FineTuneJobDecision | None:
     """Adopt a registered version with the same lineage instead of training again."""
     observed, name = draft.observed, registry_name(draft.observed)
-    if name is None or draft.spec.reuse == "Never" or draft.status["counts"]["total"]:
+    if name is None or draft.spec.reuse == "Never" or draft.counts["total"]:
         return None
     answers, merged = observed.answers, merged_name(observed)
     # Registered last, so an adapter without its merged model was not finished.
@@ -290,7 +294,7 @@ def _reuse(draft: Draft, inputs: Inputs) -> Decision | None:
         draft.conditions.waiting(
             Reason.SEEKING_IDENTICAL, "asking the registry for an identical version"
         )
-    digest = inputs.lineage["digest"]
+    digest = inputs.plan.lineage_digest
     # Metrics of that version aren't known here, so a gate leaves the alias where it is.
     alias = None if promotion_demands(observed) else registry_alias(observed)
     if merged and not answers.identical_merged:

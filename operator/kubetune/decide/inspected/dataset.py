@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.dataset.inline import (
     BOOLEAN_ADVICE,
@@ -15,17 +14,17 @@ from kubetune.api.kinds.dataset.inline import (
 from kubetune.api.kinds.dataset.sources import INLINE_LIMIT_BYTES
 from kubetune.api.kinds.dataset.spec import Checks, DatasetSpec
 from kubetune.api.kinds.inspection import DatasetInspection
-from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.kinds.status_types import DatasetInspectionDict, DatasetStatusDict
 from kubetune.api.rows import FORMAT_ROLES, OPTIONAL_ROLES
 from kubetune.api.run.plan import InspectionPlan
 from kubetune.api.schema.errors import dotted
 from kubetune.api.schema.suggestions import listed
-from kubetune.decide.decision import Decision, conditions_of
+from kubetune.decide.decision import DatasetDecision, Decision, conditions_of
 from kubetune.decide.inspected.guard import delete, guarded
 from kubetune.decide.inspected.inspection import Found, Refused
 from kubetune.decide.inspected.row_checks import judge
 from kubetune.decide.inspected.shared import InspectionFacts, conclude, identity, inspect, tidy
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import DatasetResource, ModelResource
 from kubetune.decide.sources import Mounts, dataset_source, model_source
 
 RESULT_FIELDS = tuple(field.alias or name for name, field in DatasetInspection.model_fields.items())
@@ -35,10 +34,10 @@ RESULT_FIELDS = tuple(field.alias or name for name, field in DatasetInspection.m
 class ObservedDataset:
     """A Dataset and what it depends on."""
 
-    dataset: Resource[DatasetSpec]
+    dataset: DatasetResource
     facts: InspectionFacts
     config_map_missing: bool = False
-    tokenizer: Resource[ModelSpec] | None = None
+    tokenizer: ModelResource | None = None
     """The Model named by tokenizerRef, when it exists."""
 
 
@@ -57,7 +56,7 @@ def inspection_of(observed: ObservedDataset) -> tuple[InspectionPlan, Mounts]:
     return InspectionPlan(kind="inspectDataset", run=run, dataset=plan, model=model), mounts
 
 
-def decide(observed: ObservedDataset, now: datetime) -> Decision:
+def decide(observed: ObservedDataset, now: datetime) -> DatasetDecision:
     """What to do for a Dataset."""
     dataset = observed.dataset
     if dataset.deleting:
@@ -65,10 +64,10 @@ def decide(observed: ObservedDataset, now: datetime) -> Decision:
     return guarded(dataset, tidy(dataset.owner, dataset.status, _decide(observed, now)))
 
 
-def _decide(observed: ObservedDataset, now: datetime) -> Decision:
+def _decide(observed: ObservedDataset, now: datetime) -> DatasetDecision:
     dataset = observed.dataset
     conditions = conditions_of(dataset.status, dataset.generation, now)
-    status: JsonObject = {
+    status: DatasetStatusDict = {
         "observedGeneration": dataset.generation,
         "conditions": conditions.current,
     }
@@ -115,7 +114,9 @@ def _decide(observed: ObservedDataset, now: datetime) -> Decision:
     )
 
     # 4. What it counted, by the policies of spec.checks, and columns that aren't there.
-    found = step.result.summary if isinstance(step.result, Found) else None
+    found: DatasetInspectionDict | None = (
+        step.result.summary if isinstance(step.result, Found) else None
+    )
     refused = judge(spec.checks or Checks(), found, conditions)
     refused = (_column_problem(spec, found) if found is not None else None) or refused
     if refused and found is not None:
@@ -123,7 +124,7 @@ def _decide(observed: ObservedDataset, now: datetime) -> Decision:
     return conclude(status, conditions, step, RESULT_FIELDS, _ready_message)
 
 
-def _column_problem(spec: DatasetSpec, found: JsonObject) -> tuple[str, str] | None:
+def _column_problem(spec: DatasetSpec, found: DatasetInspectionDict) -> tuple[str, str] | None:
     """Reason and sentence where spec.columns names a column that no row has."""
     if spec.columns is None or found.get("columnsTruncated"):
         return None
@@ -139,13 +140,18 @@ def _column_problem(spec: DatasetSpec, found: JsonObject) -> tuple[str, str] | N
     return None
 
 
-def _ready_message(status: JsonObject) -> str:
-    rows, checks = status["rows"], status.get("checks") or {}
+def _ready_message(status: DatasetStatusDict) -> str:
+    rows = status.get("rows") or {"train": 0, "evaluation": 0}
     text = f"{rows['train']:,} rows to train on, {rows['evaluation']:,} held out"
+    checks = status.get("checks")
+    if checks is None:
+        # Inspected before rows were checked.
+        return text
     if checks.get("trainableRows") == 0:
         first = next((p for p in status.get("problems") or () if not p.get("row")), None)
         why = f": {first['message']}" if first else ""
         return f"{text}; none of them trains without a PromptTemplate{why}"
-    faults = (("emptyRows", "are empty"), ("unusableRows", "don't fit the format"))
-    left = [f"{checks[name]:,} {what}" for name, what in faults if checks.get(name)]
+    empty, unusable = checks.get("emptyRows"), checks.get("unusableRows")
+    faults = ((empty, "are empty"), (unusable, "don't fit the format"))
+    left = [f"{count:,} {what}" for count, what in faults if count]
     return f"{text}; left out: {' and '.join(left)}, see status.problems" if left else text

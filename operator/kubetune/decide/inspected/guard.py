@@ -6,11 +6,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from kubetune.api import JsonObject
 from kubetune.decide.decision import (
     Action,
     Decision,
     DeleteRuns,
+    Inspected,
     Record,
     ReleaseFinalizer,
     Stamp,
@@ -24,10 +24,13 @@ from kubetune.names import FINALIZER
 from kubetune.targets.table import facts_of, recorded_facts
 
 
-def guarded(resource: Resource[Any], decision: Decision) -> Decision:
+def guarded(
+    resource: Resource[Any, Inspected], decision: Decision[Inspected]
+) -> Decision[Inspected]:
     """The decision, with record and finalizer before a run, and without them after the last."""
     held = FINALIZER in resource.finalizers
     starts = False
+    status = resource.status if decision.status is None else decision.status
     actions: list[Action] = []
     for action in decision.actions:
         if isinstance(action, StartRun):
@@ -35,18 +38,17 @@ def guarded(resource: Resource[Any], decision: Decision) -> Decision:
             if facts_of(action.request.target).runs_outlive_owner:
                 # Its job must be gone before it is, also when no operator runs as it is deleted.
                 actions += () if held else (Stamp(finalizer=True),)
-                actions.append(Record("inspection", (decision.status or {})["inspection"]))
+                actions.append(Record("inspection", status.get("inspection")))
         actions.append(action)
-    status = resource.status if decision.status is None else decision.status
-    place: JsonObject = (status.get("inspection") or {}).get("external") or {}
+    place = (status.get("inspection") or {}).get("external") or {}
     if not held and not starts and recorded_facts(place).runs_outlive_owner:
         # A PUT of the object has taken it.
         actions.insert(0, Stamp(finalizer=True))
     if held and not starts and not _is_recorded(status):
         if _is_recorded(resource.status):
-            if not any(isinstance(action, DeleteRuns) for action in actions):
+            state = resource.status.get("inspection") or {}
+            if "key" in state and not any(isinstance(action, DeleteRuns) for action in actions):
                 # Nobody looks for its logs there, so nothing is kept for them.
-                state: JsonObject = resource.status["inspection"]
                 actions.append(DeleteRuns(inspection_run_key(resource.owner, state["key"])))
             # What was found is written first: a refused patch must not lose it.
             return replace(decision, actions=tuple(actions), requeue_after=0.0)
@@ -54,21 +56,23 @@ def guarded(resource: Resource[Any], decision: Decision) -> Decision:
     return replace(decision, actions=tuple(actions))
 
 
-def _is_recorded(status: JsonObject) -> bool:
+def _is_recorded(status: Inspected) -> bool:
     """Whether an inspection goes on, by the record of where."""
     return "external" in (status.get("inspection") or {})
 
 
-def delete(resource: Resource[Any], facts: InspectionFacts, now: datetime) -> Decision:
+def delete(
+    resource: Resource[Any, Inspected], facts: InspectionFacts, now: datetime
+) -> Decision[Inspected]:
     """Deleted: what outlives its owner goes first, as nobody else collects it."""
     if FINALIZER not in resource.finalizers:
         # Jobs in the cluster have an owner reference; nothing else is ours.
         return Decision()
-    state: JsonObject = resource.status.get("inspection") or {}
+    state = resource.status.get("inspection") or {}
     if not facts_of(facts.started).runs_outlive_owner or "key" not in state:
         return Decision((ReleaseFinalizer(),))
     run_key = inspection_run_key(resource.owner, state["key"])
     if facts.target_problem:
         # It ends by itself within the hour, and has no GPU: nothing to wait long for.
-        return without_target(resource, facts.target_problem, (run_key,), now, waits=False)
+        return without_target(resource, facts.target_problem, (run_key,), now, over=True)
     return Decision((DeleteRuns(run_key, needed=False), ReleaseFinalizer()))

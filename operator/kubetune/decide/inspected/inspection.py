@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import Reason
+from kubetune.api.conditions import InspectionResult, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import InspectionStateDict
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import InspectionPlan
 from kubetune.api.training.settings import Resources
@@ -53,9 +53,10 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Found:
-    """The inspection succeeded: the summary of its outcome."""
+    """The inspection succeeded: the summary of its outcome, or what the status has of it."""
 
-    summary: JsonObject
+    summary: Any
+    """A DatasetInspection, ModelInspection or PromptSample as JSON."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Refused:
 
     reason: str
     message: str
-    summary: JsonObject
+    summary: Any
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Step:
     """Where the inspection stands and what comes next; ``state`` goes to status.inspection."""
 
     result: Waiting | Found | Refused
-    state: JsonObject
+    state: InspectionStateDict
     actions: tuple[Action, ...] = ()
     requeue_after: float | None = None
 
@@ -117,11 +118,15 @@ def request(
 
 
 def step(
-    request: RunRequest, key: str, state: JsonObject, runs: Sequence[RunState], now: datetime
+    request: RunRequest,
+    key: str,
+    state: InspectionStateDict,
+    runs: Sequence[RunState],
+    now: datetime,
 ) -> Step:
     """What comes next. ``state`` is status.inspection of this key, ``runs`` are its runs."""
     run_key = inspection_run_key(request.owner, key)
-    attempts = int(state.get("attempts", 0))
+    attempts = state.get("attempts", 0)
     run = next((run for run in runs if run.attempt == attempts + 1), None)
     if strays := [run for run in runs if run.stray]:
         waiting = Waiting(Reason.STOPPING, strays[-1].message)
@@ -136,15 +141,15 @@ def step(
     return Step(Waiting(reason, message), state, again, run.look_again_seconds)
 
 
-def settled(state: JsonObject, key: str) -> bool:
+def settled(state: InspectionStateDict, key: str) -> bool:
     """Whether the inspection of this key has ended for good."""
     return state.get("key") == key and state.get("result") is not None
 
 
-def kept_seconds(state: JsonObject, now: datetime) -> float:
+def kept_seconds(state: InspectionStateDict, now: datetime) -> float:
     """How much longer the run of a settled inspection stays; one that found it goes at once."""
     ended = parse_time(state.get("time"))
-    if state.get("result") != "refused" or ended is None:
+    if state.get("result") != InspectionResult.REFUSED or ended is None:
         return 0.0
     return max(0.0, KEPT_SECONDS - (now - ended).total_seconds())
 
@@ -152,11 +157,11 @@ def kept_seconds(state: JsonObject, now: datetime) -> float:
 def _start(
     request: RunRequest,
     run_key: str,
-    state: JsonObject,
+    state: InspectionStateDict,
     runs: Sequence[RunState],
     now: datetime,
 ) -> Step:
-    attempts = int(state.get("attempts", 0))
+    attempts = state.get("attempts", 0)
     ended = parse_time(state.get("time"))
     if attempts and ended:
         wait = after_inspection(attempts) - (now - ended).total_seconds()
@@ -177,33 +182,41 @@ def _run_of(request: RunRequest, run_key: str, attempt: int) -> RunRequest:
     return replace(request, run_key=run_key, attempt=attempt, plan=plan)
 
 
-def _finished(run: RunState, run_key: str, state: JsonObject, attempts: int, now: datetime) -> Step:
+def _finished(
+    run: RunState, run_key: str, state: InspectionStateDict, attempts: int, now: datetime
+) -> Step:
     outcome = run.outcome
     if run.phase == "succeeded" and outcome and outcome.status == "succeeded":
-        done = {
-            "key": state["key"],
-            "attempts": attempts,
-            "time": rfc3339(run.ended_at or now),
-            "result": "found",
-        }
+        done = _ended(run, state, attempts, now)
+        done["result"] = InspectionResult.FOUND
         return Step(Found(outcome.summary), done, (DeleteRuns(run_key),))
-    failed: JsonObject = {
-        "key": state["key"],
-        "attempts": attempts + 1,
-        "time": rfc3339(run.ended_at or now),
-    }
+    failed = _ended(run, state, attempts + 1, now)
     if run.last_lines:
         failed["log"] = run.last_lines
     if outcome and not outcome.retryable and outcome.status == "failed":
         refused = Refused(outcome.reason, outcome.message, outcome.summary)
-        verdict = {"result": "refused", "reason": outcome.reason, "message": outcome.message}
-        return Step(refused, failed | verdict, requeue_after=float(KEPT_SECONDS))
+        failed |= {
+            "result": InspectionResult.REFUSED,
+            "reason": outcome.reason,
+            "message": outcome.message,
+        }
+        return Step(refused, failed, requeue_after=float(KEPT_SECONDS))
     message = _failure_text(run, outcome)
     wait = float(after_inspection(attempts + 1))
     way_on = f"; it is tried again in {wait:.0f} s"
     retry = shorten(message, MAX_MESSAGE - len(way_on)) + way_on
     reason = outcome.reason if outcome else run.reason or Reason.INSPECTION_FAILED
     return Step(Waiting(reason, retry), failed | {"message": retry}, requeue_after=wait)
+
+
+def _ended(
+    run: RunState, state: InspectionStateDict, attempts: int, now: datetime
+) -> InspectionStateDict:
+    """What stays of a state once a run of it has ended; its place isn't needed any more."""
+    ended: InspectionStateDict = {"attempts": attempts, "time": rfc3339(run.ended_at or now)}
+    if "key" in state:
+        ended["key"] = state["key"]
+    return ended
 
 
 def _failure_text(run: RunState, outcome: Outcome | None) -> str:

@@ -6,16 +6,21 @@ import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import ConditionType, Reason
-from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.conditions import ConditionType, InspectionResult, Reason
 from kubetune.api.kinds.inspection import ModelInspection
 from kubetune.api.kinds.model.spec import ModelSpec
+from kubetune.api.kinds.status_types import (
+    JobOutputDict,
+    ModelInspectionDict,
+    ModelStatusDict,
+    RegisteredResultDict,
+)
 from kubetune.api.run.plan import InspectionPlan
 from kubetune.decide.decision import (
     Conditions,
     Decision,
     DeleteRuns,
+    ModelDecision,
     condition_is,
     conditions_of,
 )
@@ -31,7 +36,7 @@ from kubetune.decide.inspected.shared import (
     tracking_plan,
 )
 from kubetune.decide.registry import provider_problem
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import FineTuneJobResource, ModelResource
 from kubetune.decide.sources import Mounts, model_line, model_source
 from kubetune.decide.trained_rows import of_job
 
@@ -43,17 +48,17 @@ RESULT_FIELDS = tuple(field.alias or name for name, field in ModelInspection.mod
 class ObservedModel:
     """A Model and what it depends on."""
 
-    model: Resource[ModelSpec]
+    model: ModelResource
     facts: InspectionFacts
-    base: Resource[ModelSpec] | None = None
+    base: ModelResource | None = None
     """The Model named by baseModelRef, when it exists."""
-    job: Resource[FineTuneJobSpec] | None = None
+    job: FineTuneJobResource | None = None
     """The FineTuneJob named by the source, when it exists."""
-    base_job: Resource[FineTuneJobSpec] | None = None
+    base_job: FineTuneJobResource | None = None
     """The FineTuneJob whose output the base is."""
 
 
-def job_output_uri(job: Resource[FineTuneJobSpec]) -> str | None:
+def job_output_uri(job: FineTuneJobResource) -> str | None:
     """Where the result of a complete job is kept, as the tracker names it."""
     result = job.status.get("result") or {}
     if registered := result.get("registered"):
@@ -61,28 +66,28 @@ def job_output_uri(job: Resource[FineTuneJobSpec]) -> str | None:
     return result.get("modelUri")
 
 
-def output_uri(model: Resource[ModelSpec], job: Resource[FineTuneJobSpec] | None) -> str | None:
+def output_uri(model: ModelResource, job: FineTuneJobResource | None) -> str | None:
     """Where a Model that is the output of a job is kept; the job itself may be gone."""
     if model.spec is None or model.spec.source.fine_tune_job is None:
         return None
     return _kept_uri(model) or (job_output_uri(job) if job else None)
 
 
-def _kept_uri(model: Resource[ModelSpec]) -> str | None:
+def _kept_uri(model: ModelResource) -> str | None:
     source = model.spec.source.fine_tune_job if model.spec else None
-    known: JsonObject = model.status.get("jobOutput") or {}
-    return known["uri"] if source and known.get("name") == source.name else None
+    known = model.status.get("jobOutput")
+    return known["uri"] if source and known and known["name"] == source.name else None
 
 
 def registered_version(
-    model: Resource[ModelSpec], job: Resource[FineTuneJobSpec] | None
-) -> JsonObject | None:
+    model: ModelResource, job: FineTuneJobResource | None
+) -> RegisteredResultDict | None:
     """The registered version that a Model with the result of a job is, when it is one."""
     found = _VERSION.fullmatch(output_uri(model, job) or "")
     return {"name": found[1], "version": int(found[2])} if found else None
 
 
-def _with_output(observed: ObservedModel, decision: Decision) -> Decision:
+def _with_output(observed: ObservedModel, decision: ModelDecision) -> ModelDecision:
     """The decision for a Model, which keeps what its job has left."""
     model, job = observed.model, observed.job
     uri = _kept_uri(model)
@@ -91,14 +96,14 @@ def _with_output(observed: ObservedModel, decision: Decision) -> Decision:
     source = model.spec.source.fine_tune_job if model.spec else None
     if uri is None or source is None:
         return decision
-    known: JsonObject = {"name": source.name, "uri": uri}
-    before: JsonObject = model.status.get("jobOutput") or {}
+    known: JobOutputDict = {"name": source.name, "uri": uri}
+    before = model.status.get("jobOutput")
     # Another job of its name may have left something else by now.
     rows = of_job(job) if job and job_output_uri(job) == uri else None
-    rows = rows or (before.get("trainedOn") if before.get("uri") == uri else None)
+    rows = rows or (before.get("trainedOn") if before and before["uri"] == uri else None)
     if rows:
         known["trainedOn"] = rows
-    if decision.status is None and model.status.get("jobOutput") == known:
+    if decision.status is None and before == known:
         return decision
     status = model.status if decision.status is None else decision.status
     return replace(decision, status=status | {"jobOutput": known})
@@ -125,7 +130,7 @@ def inspection_of(observed: ObservedModel) -> tuple[InspectionPlan, Mounts]:
     return InspectionPlan(kind="inspectModel", run=run, model=plan, tracking=registry), mounts
 
 
-def decide(observed: ObservedModel, now: datetime) -> Decision:
+def decide(observed: ObservedModel, now: datetime) -> ModelDecision:
     """What to do for a Model."""
     model = observed.model
     if model.deleting:
@@ -134,10 +139,10 @@ def decide(observed: ObservedModel, now: datetime) -> Decision:
     return with_maker(model, guarded(model, tidy(model.owner, model.status, decision)))
 
 
-def _decide(observed: ObservedModel, now: datetime) -> Decision:
+def _decide(observed: ObservedModel, now: datetime) -> ModelDecision:
     model = observed.model
     conditions = conditions_of(model.status, model.generation, now)
-    status: JsonObject = {
+    status: ModelStatusDict = {
         "observedGeneration": model.generation,
         "conditions": conditions.current,
     }
@@ -150,8 +155,8 @@ def _decide(observed: ObservedModel, now: datetime) -> Decision:
     status["source"] = model_line(spec)
 
     # 2. Once inspected, neither the job nor the base is asked again.
-    state: JsonObject = model.status.get("inspection") or {}
-    if model.is_ready and state.get("result") == "found":
+    state = model.status.get("inspection") or {}
+    if model.is_ready and state.get("result") == InspectionResult.FOUND and "key" in state:
         left = DeleteRuns(inspection_run_key(model.owner, state["key"]))
         return Decision((left,) if observed.facts.runs else ())
 
@@ -178,7 +183,7 @@ def _decide(observed: ObservedModel, now: datetime) -> Decision:
     return conclude(status, conditions, step, RESULT_FIELDS, _ready_message)
 
 
-def _misfit(spec: ModelSpec, found: JsonObject) -> Refused | None:
+def _misfit(spec: ModelSpec, found: ModelInspectionDict) -> Refused | None:
     if found["type"] == "adapter" and spec.base_model_ref is None:
         return Refused(
             Reason.BASE_MODEL_NEEDED,
@@ -250,5 +255,5 @@ def _waits_for_base(observed: ObservedModel, conditions: Conditions) -> bool:
     return False
 
 
-def _ready_message(status: JsonObject) -> str:
+def _ready_message(status: ModelStatusDict) -> str:
     return f"{status.get('type')} model, {status.get('architecture')}"

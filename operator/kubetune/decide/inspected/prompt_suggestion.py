@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kubetune.api import JsonObject
+from kubetune.api.kinds.status_types import ColumnDict, PromptSuggestionDict
 from kubetune.api.schema.suggestions import listed
 from kubetune.decide.settings.chats import CHAT_TYPES
 
@@ -60,7 +60,7 @@ ANSWERS = (
 )
 
 
-def suggest(columns: Sequence[JsonObject]) -> JsonObject | None:
+def suggest(columns: Sequence[ColumnDict]) -> PromptSuggestionDict | None:
     """status.suggestion for columns with names and types; None where no name tells anything."""
     chat = _find(CHATS, [column for column in columns if column["type"] in CHAT_TYPES]) or next(
         (column["name"] for column in columns if column["type"] == "messages"), None
@@ -84,16 +84,19 @@ def suggest(columns: Sequence[JsonObject]) -> JsonObject | None:
             # A template would train on answers that were labelled bad.
             roles = {"prompt": question, "completion": answer, "label": verdict}
             return _dataset("unpairedPreference", **roles)
-        made = {"prompt": _prompt(question, usable), "completion": f"{{{answer}}}"}
-        text = "".join(made.values())
+        prompt, completion = _prompt(question, usable), f"{{{answer}}}"
+        made: PromptSuggestionDict = {"prompt": prompt, "completion": completion}
+        text = prompt + completion
         left = [c["name"] for c in columns if f"{{{c['name']}}}" not in text][:MAX_LEFT_OUT]
-        return made | ({"leftOut": left} if left else {})
+        if left:
+            made["leftOut"] = left
+        return made
     text = _find(TEXTS, usable)
     return _dataset("text", text=text) if text else None
 
 
 def suggestion_sentence(
-    suggestion: JsonObject | None, columns: Sequence[JsonObject], dataset: str
+    suggestion: PromptSuggestionDict | None, columns: Sequence[ColumnDict], dataset: str
 ) -> str:
     """Which columns there are, and what to write."""
     names = [column["name"] for column in columns]
@@ -110,7 +113,7 @@ def suggestion_sentence(
             f"{there}status.suggestion has a guess; copy its prompt and completion into spec, or"
             f" write others{_left_out(suggestion)}"
         )
-    if suggestion["format"] == "unpairedPreference":
+    if suggestion.get("format") == "unpairedPreference":
         mapped = ", ".join(
             f"{role}: {name}" for role, name in suggestion.get("columns", {}).items()
         )
@@ -126,13 +129,13 @@ def suggestion_sentence(
     also = f" and spec.columns to {mapped}" if mapped else ""
     return (
         f"{there}rows need no PromptTemplate; set spec.format of the Dataset to"
-        f" {suggestion['format']}{also}, and leave promptRef out"
+        f" {suggestion.get('format')}{also}, and leave promptRef out"
     )
 
 
-def _left_out(suggestion: JsonObject) -> str:
+def _left_out(suggestion: PromptSuggestionDict) -> str:
     """What the guess doesn't use, as the end of a sentence."""
-    left: list[str] = suggestion.get("leftOut") or []
+    left = suggestion.get("leftOut") or []
     if not left:
         return ""
     grade = next((name for name in left if name.lower() in GRADES), None)
@@ -142,7 +145,7 @@ def _left_out(suggestion: JsonObject) -> str:
     return note
 
 
-def _prompt(question: str, columns: Sequence[JsonObject]) -> str:
+def _prompt(question: str, columns: Sequence[ColumnDict]) -> str:
     extras = (*EXTRAS, *CONTEXTS) if question.lower() == "instruction" else CONTEXTS
     others = [column for column in columns if column["name"] != question]
     system, extra = _find(SYSTEMS, others), _find(extras, others)
@@ -151,13 +154,13 @@ def _prompt(question: str, columns: Sequence[JsonObject]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _dataset(format: str, **columns: str) -> JsonObject:
+def _dataset(format: str, **columns: str) -> PromptSuggestionDict:
     """Only what differs from the defaults."""
     mapped = {role: name for role, name in columns.items() if name != role}
-    return {"format": format, **({"columns": mapped} if mapped else {})}
+    return {"format": format, "columns": mapped} if mapped else {"format": format}
 
 
-def _find(names: Sequence[str], columns: Sequence[JsonObject]) -> str | None:
+def _find(names: Sequence[str], columns: Sequence[ColumnDict]) -> str | None:
     """The first of the names that a column has, whatever its case."""
-    there = {str(column["name"]).lower(): str(column["name"]) for column in reversed(columns)}
+    there = {column["name"].lower(): column["name"] for column in reversed(columns)}
     return next((there[name] for name in names if name in there), None)

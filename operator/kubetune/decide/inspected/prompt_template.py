@@ -6,18 +6,17 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
-from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec, template_slots
+from kubetune.api.kinds.status_types import DatasetStatusDict, PromptTemplateStatusDict
 from kubetune.api.run.plan import InspectionPlan
 from kubetune.api.schema.suggestions import listed
-from kubetune.decide.decision import Decision, conditions_of
+from kubetune.decide.decision import Decision, PromptTemplateDecision, conditions_of
 from kubetune.decide.inspected.guard import delete, guarded
 from kubetune.decide.inspected.inspection import Found
 from kubetune.decide.inspected.prompt_suggestion import suggest, suggestion_sentence
 from kubetune.decide.inspected.shared import InspectionFacts, conclude, identity, inspect, tidy
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import DatasetResource, PromptTemplateResource
 from kubetune.decide.sources import Mounts, dataset_source, prompt_plan
 
 
@@ -25,12 +24,12 @@ from kubetune.decide.sources import Mounts, dataset_source, prompt_plan
 class ObservedPromptTemplate:
     """A PromptTemplate and the Dataset that it names."""
 
-    template: Resource[PromptTemplateSpec]
+    template: PromptTemplateResource
     facts: InspectionFacts
-    dataset: Resource[DatasetSpec] | None = None
+    dataset: DatasetResource | None = None
 
 
-def unknown_slots(spec: PromptTemplateSpec, dataset_status: JsonObject) -> list[str]:
+def unknown_slots(spec: PromptTemplateSpec, dataset_status: DatasetStatusDict) -> list[str]:
     """Slots that no column of a ready Dataset has; none when its columns are cut short."""
     if dataset_status.get("columnsTruncated"):
         return []
@@ -39,7 +38,7 @@ def unknown_slots(spec: PromptTemplateSpec, dataset_status: JsonObject) -> list[
 
 
 def slot_problem(
-    spec: PromptTemplateSpec, dataset_name: str, dataset_status: JsonObject
+    spec: PromptTemplateSpec, dataset_name: str, dataset_status: DatasetStatusDict
 ) -> str | None:
     """A sentence about slots that no column has."""
     unknown = unknown_slots(spec, dataset_status)
@@ -68,7 +67,7 @@ def inspection_of(observed: ObservedPromptTemplate) -> tuple[InspectionPlan, Mou
     return plan, mounts
 
 
-def decide(observed: ObservedPromptTemplate, now: datetime) -> Decision:
+def decide(observed: ObservedPromptTemplate, now: datetime) -> PromptTemplateDecision:
     """What to do for a PromptTemplate."""
     template = observed.template
     if template.deleting:
@@ -76,10 +75,10 @@ def decide(observed: ObservedPromptTemplate, now: datetime) -> Decision:
     return guarded(template, tidy(template.owner, template.status, _decide(observed, now)))
 
 
-def _decide(observed: ObservedPromptTemplate, now: datetime) -> Decision:
+def _decide(observed: ObservedPromptTemplate, now: datetime) -> PromptTemplateDecision:
     template, dataset = observed.template, observed.dataset
     conditions = conditions_of(template.status, template.generation, now)
-    status: JsonObject = {
+    status: PromptTemplateStatusDict = {
         "observedGeneration": template.generation,
         "conditions": conditions.current,
     }
@@ -126,11 +125,13 @@ def _decide(observed: ObservedPromptTemplate, now: datetime) -> Decision:
 
     # 4. A sample was asked for.
     plan, mounts = inspection_of(observed)
-    known = dict(template.status)
-    step = inspect(template.owner, known, observed.facts, plan, mounts, template.waiting_since, now)
+    step = inspect(
+        template.owner, template.status, observed.facts, plan, mounts, template.waiting_since, now
+    )
     if isinstance(step.result, Found):
         summary = step.result.summary
         status["sample"] = summary.get("sample") or {
-            key: summary[key] for key in ("prompt", "completion")
+            "prompt": summary["prompt"],
+            "completion": summary["completion"],
         }
     return conclude(status, conditions, step, (), lambda _: "a sample row is rendered")

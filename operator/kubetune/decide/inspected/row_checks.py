@@ -5,22 +5,24 @@ The inspection only counts, so that another policy needs no other inspection.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.api.kinds.dataset.spec import CheckPolicy, Checks
+from kubetune.api.kinds.status_types import (
+    DatasetInspectionDict,
+    RowChecksDict,
+    SplitRowsDict,
+)
 from kubetune.decide.decision import Conditions
 
 
 def judge(
-    policies: Checks, found: Mapping[str, Any] | None, conditions: Conditions
+    policies: Checks, found: DatasetInspectionDict | None, conditions: Conditions
 ) -> tuple[Reason, str] | None:
     """Set ChecksPassed from what an inspection has found; reason and sentence of a refusal.
 
     Without a finding, or with one from before rows were checked, the condition is removed.
     """
-    counts = (found or {}).get("checks")
+    counts = found.get("checks") if found else None
     if found is None or counts is None:
         conditions.remove(ConditionType.CHECKS_PASSED)
         return None
@@ -56,7 +58,7 @@ _WAYS_OUT = {
 
 
 def _faults(
-    policies: Checks, counts: Mapping[str, Any], rows: Mapping[str, Any]
+    policies: Checks, counts: RowChecksDict, rows: SplitRowsDict
 ) -> list[tuple[CheckPolicy, Reason, str]]:
     """Policy, reason and sentence of each fault; the worst comes first."""
     held_out = rows["evaluation"]
@@ -80,9 +82,10 @@ def _faults(
     return found
 
 
-def _rest(counts: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _rest(counts: RowChecksDict, found: DatasetInspectionDict) -> str:
     everything = found["rows"]["train"] + found["rows"]["evaluation"]
-    unit = (found.get("lengths") or {}).get("unit", "tokens")
+    lengths = found.get("lengths")
+    unit = lengths.get("unit", "tokens") if lengths else "tokens"
     text = "rows neither repeat nor leak as far as spec.checks asks"
     if count := counts["emptyRows"]:
         text += f"; {_of(count, everything)} rows are empty and left out"

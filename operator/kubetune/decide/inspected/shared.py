@@ -7,11 +7,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import Reason
+from kubetune.api.conditions import InspectionResult, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import (
+    DatasetStatusDict,
+    InspectionStateDict,
+    ModelStatusDict,
+    PromptTemplateStatusDict,
+    RecordedTargetDict,
+)
 from kubetune.api.run.plan import InspectionPlan, RunIdentity, TrackingPlan
-from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns
+from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns, Inspected
 from kubetune.decide.inspected import inspection
 from kubetune.decide.resources import Target, TargetProblem
 from kubetune.decide.retries import TARGET_SECONDS, until_secret
@@ -37,7 +43,7 @@ class InspectionFacts:
     """Why the target could not be asked about runs."""
     secret_problem: str = ""
     """A sentence when a named Secret or its key is missing, else empty."""
-    twin: Mapping[str, Any] | None = None
+    twin: DatasetStatusDict | ModelStatusDict | PromptTemplateStatusDict | None = None
     """Status of a settled object of the same kind, namespace and inspection key."""
     left: ComputeTargetSpec | None = None
     """Where runs are that were begun on another default target and haven't started."""
@@ -69,7 +75,7 @@ def inspections_plan(target: ComputeTargetSpec, namespace: str) -> TrackingPlan:
 
 def inspect(
     owner: Owner,
-    status: JsonObject,
+    status: Inspected,
     facts: InspectionFacts,
     plan: InspectionPlan,
     mounts: Mounts,
@@ -78,7 +84,7 @@ def inspect(
 ) -> inspection.Step:
     """Bring an inspection forward, or repeat what a settled one has found."""
     key = inspection.inspection_key(plan, mounts, facts.target.label)
-    state: JsonObject = status.get("inspection") or {}
+    state: InspectionStateDict = status.get("inspection") or {}
     target = facts.target
     # 1. Settled: only what is left of its runs has to go.
     if inspection.settled(state, key):
@@ -87,16 +93,17 @@ def inspect(
         clean_up: tuple[Action, ...] = (
             (DeleteRuns(inspection.inspection_run_key(owner, key)),) if gone else ()
         )
-        if state["result"] == "found":
+        if state.get("result") == InspectionResult.FOUND:
             return inspection.Step(inspection.Found(status), state, clean_up)
-        refused = inspection.Refused(state["reason"], state.get("message", ""), status)
+        reason = state.get("reason", Reason.INSPECTION_FAILED)
+        refused = inspection.Refused(reason, state.get("message", ""), status)
         return inspection.Step(refused, state, clean_up, kept or None)
     if state.get("key") != key:
         # The spec changed: nothing of the old state holds. ``tidy`` deletes its runs.
         state = {"key": key, "attempts": 0}
     # 2. Another object of the namespace has read the same.
-    if facts.twin is not None:
-        return inspection.Step(inspection.Found(dict(facts.twin)), dict(facts.twin["inspection"]))
+    if facts.twin is not None and "inspection" in facts.twin:
+        return inspection.Step(inspection.Found(facts.twin), facts.twin["inspection"].copy())
     # 3. What the run would need.
     if facts.secret_problem:
         waiting = inspection.Waiting(Reason.SECRET_MISSING, facts.secret_problem)
@@ -134,16 +141,16 @@ def inspect(
     return replace(step, actions=(*clear, *step.actions))
 
 
-def _is_elsewhere(started: ComputeTargetSpec, external: JsonObject, target: Target) -> bool:
+def _is_elsewhere(started: ComputeTargetSpec, external: RecordedTargetDict, target: Target) -> bool:
     """Whether another target is named by now, or this one leads to another place."""
     if external.get("target") != target.label or target.spec is None:
         return True
     return not same_place(started, target.spec)
 
 
-def tidy(owner: Owner, old: JsonObject, decision: Decision) -> Decision:
+def tidy(owner: Owner, old: Inspected, decision: Decision[Inspected]) -> Decision[Inspected]:
     """Add the deletion of what an inspection started that the new status no longer knows."""
-    known: str | None = (old.get("inspection") or {}).get("key")
+    known = (old.get("inspection") or {}).get("key")
     if decision.status is None or known is None:
         return decision
     if (decision.status.get("inspection") or {}).get("key") == known:
@@ -153,12 +160,12 @@ def tidy(owner: Owner, old: JsonObject, decision: Decision) -> Decision:
 
 
 def conclude(
-    status: JsonObject,
+    status: Inspected,
     conditions: Conditions,
     step: inspection.Step,
     fields: Sequence[str],
-    ready_message: Callable[[JsonObject], str],
-) -> Decision:
+    ready_message: Callable[[Inspected], str],
+) -> Decision[Inspected]:
     """Write a step into the status: what was found, and Ready, Reconciling and Stalled."""
     if step.state:
         status["inspection"] = step.state
@@ -166,9 +173,14 @@ def conclude(
         case inspection.Waiting(reason, message):
             conditions.waiting(reason, message)
         case inspection.Refused(reason, message, summary):
-            status |= {key: summary[key] for key in fields if key in summary}
+            _take_over(status, summary, fields)
             conditions.stalled(reason, message)
         case inspection.Found(summary):
-            status |= {key: summary[key] for key in fields if key in summary}
+            _take_over(status, summary, fields)
             conditions.ready(Reason.INSPECTED, ready_message(status))
     return Decision(step.actions, status, step.requeue_after)
+
+
+def _take_over(status: Any, summary: Mapping[str, Any], fields: Sequence[str]) -> None:
+    """What was found; the names of the fields are those of the kind's models."""
+    status |= {key: summary[key] for key in fields if key in summary}

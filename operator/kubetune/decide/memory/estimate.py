@@ -7,6 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kubetune.api import JsonObject
+from kubetune.api.kinds.status_types import (
+    DatasetStatusDict,
+    EstimateDict,
+    LengthBucketDict,
+    LengthHistogramDict,
+    ModelStatusDict,
+    PeakMemoryDict,
+)
 from kubetune.api.training.settings import merge
 from kubetune.decide.memory.peak import (
     MIB,
@@ -30,13 +38,13 @@ SPECIAL_TOKENS = 2
 
 
 def estimate(
-    model: Mapping[str, Any],
-    dataset: Mapping[str, Any],
+    model: ModelStatusDict,
+    dataset: DatasetStatusDict,
     settings: Mapping[str, Any],
     objective: str,
     *,
     templated: bool,
-) -> JsonObject | None:
+) -> EstimateDict | None:
     """What the job will take, as far as the status of Model and Dataset tells.
 
     ``templated`` says that a PromptTemplate makes other text of the rows than was measured.
@@ -48,7 +56,7 @@ def estimate(
     sequence = longest_row(lengths, settings)
     tokens = _tokens_per_epoch(lengths, dataset, settings)
     steps = _steps(dataset, settings, tokens)
-    found: JsonObject = {"sequenceLength": sequence, "rowsPerStep": _rows_per_step(settings)}
+    found: EstimateDict = {"sequenceLength": sequence, "rowsPerStep": _rows_per_step(settings)}
     if tokens is not None:
         found["tokensPerEpoch"] = tokens
     if steps is not None:
@@ -67,8 +75,8 @@ def estimate(
 
 
 def misfit(
-    model: Mapping[str, Any],
-    dataset: Mapping[str, Any],
+    model: ModelStatusDict,
+    dataset: DatasetStatusDict,
     settings: Mapping[str, Any],
     objective: str,
     *,
@@ -102,7 +110,7 @@ def misfit(
     return ""
 
 
-def longest_row(lengths: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> int:
+def longest_row(lengths: LengthHistogramDict | None, settings: Mapping[str, Any]) -> int:
     """Tokens of the longest rows that a batch may hold."""
     numbers = settings["hyperparameters"]
     if lengths is None or numbers["packing"]:
@@ -213,13 +221,26 @@ _LORA: JsonObject = {
 }
 
 
-def _parts(peak: Memory) -> JsonObject:
-    names = ("total", "weights", "gradients", "optimizer", "activations", "logits", "runtime")
-    parts = {name: f"{math.ceil(getattr(peak, name) / MIB)}Mi" for name in names}
-    return parts | ({"host": f"{math.ceil(peak.host / MIB)}Mi"} if peak.host is not None else {})
+def _parts(peak: Memory) -> PeakMemoryDict:
+    parts: PeakMemoryDict = {
+        "total": _mebibytes(peak.total),
+        "weights": _mebibytes(peak.weights),
+        "gradients": _mebibytes(peak.gradients),
+        "optimizer": _mebibytes(peak.optimizer),
+        "activations": _mebibytes(peak.activations),
+        "logits": _mebibytes(peak.logits),
+        "runtime": _mebibytes(peak.runtime),
+    }
+    if peak.host is not None:
+        parts["host"] = _mebibytes(peak.host)
+    return parts
 
 
-def _rows(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None:
+def _mebibytes(size: int) -> str:
+    return f"{math.ceil(size / MIB)}Mi"
+
+
+def _rows(dataset: DatasetStatusDict, settings: Mapping[str, Any]) -> int | None:
     rows = dataset.get("rows")
     if not rows:
         return None
@@ -227,27 +248,30 @@ def _rows(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None
 
 
 def _tokens_per_epoch(
-    lengths: Mapping[str, Any] | None, dataset: Mapping[str, Any], settings: Mapping[str, Any]
+    lengths: LengthHistogramDict | None, dataset: DatasetStatusDict, settings: Mapping[str, Any]
 ) -> int | None:
     """Tokens of the rows that train, cut at maxLength; None where they weren't counted."""
     used = _rows(dataset, settings)
     if lengths is None or lengths.get("unit", "tokens") != "tokens" or used is None:
         return None
     limit = settings["hyperparameters"]["maxLength"]
-    buckets = lengths.get("buckets") or [
-        {"upTo": lengths["maximum"], "rows": _all_rows(dataset), "total": lengths["total"]}
-    ]
+    everything: LengthBucketDict = {
+        "upTo": lengths["maximum"],
+        "rows": _all_rows(dataset),
+        "total": lengths["total"],
+    }
+    buckets = lengths.get("buckets") or [everything]
     total = sum(min(bucket["total"], bucket["rows"] * limit) for bucket in buckets)
     return round(total * used / max(_all_rows(dataset), 1))
 
 
-def _all_rows(dataset: Mapping[str, Any]) -> int:
-    rows = dataset["rows"]
-    return rows["train"] + rows["evaluation"]
+def _all_rows(dataset: DatasetStatusDict) -> int:
+    rows = dataset.get("rows")
+    return rows["train"] + rows["evaluation"] if rows else 0
 
 
 def _steps(
-    dataset: Mapping[str, Any], settings: Mapping[str, Any], tokens: int | None
+    dataset: DatasetStatusDict, settings: Mapping[str, Any], tokens: int | None
 ) -> int | None:
     """Optimizer steps; None for packed rows whose tokens weren't counted."""
     numbers = settings["hyperparameters"]
@@ -271,7 +295,7 @@ def _rows_per_step(settings: Mapping[str, Any]) -> int:
 
 
 def _gpu_hours(
-    dataset: Mapping[str, Any],
+    dataset: DatasetStatusDict,
     settings: Mapping[str, Any],
     tokens: int | None,
     steps: int | None,

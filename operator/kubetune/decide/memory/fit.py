@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.kinds.status_types import FineTuneJobStatusDict
 from kubetune.decide.decision import Conditions
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.memory.estimate import estimate, misfit
@@ -11,7 +12,10 @@ from kubetune.decide.waiting import NotReady
 
 
 def check_memory(
-    observed: ObservedJob, settings: JsonObject, status: JsonObject, conditions: Conditions
+    observed: ObservedJob,
+    settings: JsonObject,
+    status: FineTuneJobStatusDict,
+    conditions: Conditions,
 ) -> NotReady | None:
     """Write status.estimate and MemoryFits; NotReady where too large a job is refused."""
     spec, model, dataset = observed.job.spec, observed.model, observed.dataset
@@ -29,13 +33,15 @@ def check_memory(
     own = spec.estimate.when_too_large if spec.estimate else None
     policy = own or (settings.get("estimate") or {}).get("whenTooLarge")
     limit = _limit(settings)
-    judged = policy != "Ignore" and found is not None and "peakMemory" in found
-    problem = misfit(*given, templated=templated) if judged else ""
-    if not judged or (limit is None and not problem):
+    if policy == "Ignore" or found is None or "peakMemory" not in found:
+        conditions.remove(ConditionType.MEMORY_FITS)
+        return None
+    problem = misfit(*given, templated=templated)
+    if limit is None and not problem:
         conditions.remove(ConditionType.MEMORY_FITS)
         return None
     if not problem:
-        peak = status["estimate"]["peakMemory"]["total"]
+        peak = found["peakMemory"]["total"]
         message = f"training needs about {peak} of {limit}"
         conditions.set(ConditionType.MEMORY_FITS, True, Reason.MEMORY_FITS, message)
         return None

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kubetune.api import JsonObject
-from kubetune.api.conditions import Reason
+from kubetune.api.conditions import AttemptResult, Reason
+from kubetune.api.kinds.status_types import AttemptDict
 from kubetune.decide.decision import shorten
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.memory.estimate import longest_row, savings
@@ -26,11 +27,12 @@ def with_memory_advice(observed: ObservedJob) -> ObservedJob:
     return replace(observed, runs=runs)
 
 
-def out_of_memory_again(attempts: Sequence[JsonObject]) -> bool:
+def out_of_memory_again(attempts: Sequence[AttemptDict]) -> bool:
     """Whether the newest attempts all ran out of memory."""
     newest = attempts[-ATTEMPTS:]
     return len(newest) == ATTEMPTS and all(
-        item["result"] == "Failed" and item.get("reason") == Reason.OUT_OF_MEMORY for item in newest
+        item["result"] == AttemptResult.FAILED and item.get("reason") == Reason.OUT_OF_MEMORY
+        for item in newest
     )
 
 

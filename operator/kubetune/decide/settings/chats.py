@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetSpec
+from kubetune.api.kinds.dataset.spec import ColumnMapping
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
 from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
+from kubetune.api.kinds.status_types import ModelStatusDict
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES, MODEL
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import DatasetResource
 
 CHAT_TYPES = ("messages", "list")
 """Types of columns that may hold chats, as an inspection names them."""
 
 
-def may_chat(dataset: Resource[DatasetSpec], prompt: PromptTemplateSpec | None) -> bool:
+def may_chat(dataset: DatasetResource, prompt: PromptTemplateSpec | None) -> bool:
     """Whether a chat template may be needed, as far as the Dataset's inspection tells."""
     if prompt is not None:
         return prompt.messages is not None
@@ -33,7 +34,7 @@ def may_chat(dataset: Resource[DatasetSpec], prompt: PromptTemplateSpec | None) 
 
 
 def template_problem(
-    spec: FineTuneJobSpec, settings: JsonObject, model_name: str, model: JsonObject
+    spec: FineTuneJobSpec, settings: JsonObject, model_name: str, model: ModelStatusDict
 ) -> str:
     """A sentence when spec.tokenizer.chatTemplate doesn't fit, else empty."""
     given = spec.tokenizer.chat_template if spec.tokenizer else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
+from kubetune.api.kinds.status_types import ModelStatusDict
 from kubetune.api.run.plan import CHECKPOINT_DIRECTORY, WORK_DIRECTORY
 from kubetune.api.run.training_plan import (
     CheckpointPlan,
@@ -57,7 +58,7 @@ def effective_settings(
     target_resources: JsonObject | None,
     context_length: int | None,
     adapter: JsonObject | None = None,
-    model: JsonObject | None = None,
+    model: ModelStatusDict | None = None,
     *,
     chat: bool = False,
 ) -> JsonObject:
@@ -67,7 +68,7 @@ def effective_settings(
     ``adapter`` is method.lora of an adapter that goes on training; ``model`` is the status of the
     Model; ``chat`` tells that rows may be chats.
     """
-    facts_of_model = model or {}
+    facts_of_model: ModelStatusDict = model or {}
     settings = merge(BUILT_IN, family_settings(facts_of_model.get("modelType")))
     settings = merge(settings, _tokenizer_of(facts_of_model))
     if target_resources:
@@ -153,7 +154,7 @@ def effective_resources(settings: JsonObject) -> Resources:
     return Resources.model_validate(settings["resources"])
 
 
-def _tokenizer_of(model: JsonObject) -> JsonObject:
+def _tokenizer_of(model: ModelStatusDict) -> JsonObject:
     """What the model's own tokenizer has, which goes before what its family would need."""
     found: JsonObject = {}
     if "padToken" in model:

@@ -6,7 +6,6 @@ Settings of a profile serve jobs of several kinds, so those that a job has no us
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
 from kubetune.api.training.objective_settings import SMOOTHED_LOSSES
 from kubetune.api.training.objectives import (
@@ -14,14 +13,14 @@ from kubetune.api.training.objectives import (
     TRAINING_LOSS,
 )
 from kubetune.api.training.own_code import ScriptTrainer
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import DatasetResource
 from kubetune.decide.settings.own_code import OtherTrainer
 
 
 def idle_problem(
     spec: FineTuneJobSpec,
     settings: JsonObject,
-    dataset: Resource[DatasetSpec],
+    dataset: DatasetResource,
     trainer: OtherTrainer | None,
 ) -> str:
     """A sentence about a setting of the job that can't act; ``settings`` are those in force."""
@@ -60,7 +59,7 @@ def _numbers(spec: FineTuneJobSpec, settings: JsonObject) -> str:
     return ""
 
 
-def _held_out(spec: FineTuneJobSpec, dataset: Resource[DatasetSpec]) -> str:
+def _held_out(spec: FineTuneJobSpec, dataset: DatasetResource) -> str:
     """What asks for held-out rows where there are none."""
     if _rows_held_out(dataset) != 0:
         return ""
@@ -79,7 +78,7 @@ def _held_out(spec: FineTuneJobSpec, dataset: Resource[DatasetSpec]) -> str:
     )
 
 
-def _answers(spec: FineTuneJobSpec, dataset: Resource[DatasetSpec]) -> str:
+def _answers(spec: FineTuneJobSpec, dataset: DatasetResource) -> str:
     if _is_plain_text(spec, dataset) and spec.evaluation and spec.evaluation.max_rows:
         return (
             "evaluation.maxRows compares answers with those of the data, and rows of Dataset"
@@ -91,7 +90,7 @@ def _answers(spec: FineTuneJobSpec, dataset: Resource[DatasetSpec]) -> str:
 def _promotion(
     spec: FineTuneJobSpec,
     settings: JsonObject,
-    dataset: Resource[DatasetSpec],
+    dataset: DatasetResource,
     trainer: OtherTrainer | None,
 ) -> str:
     """A demand on a metric that this job won't have, so that the alias would never move."""
@@ -118,12 +117,12 @@ def _promotion(
     return ""
 
 
-def _rows_held_out(dataset: Resource[DatasetSpec]) -> int | None:
-    rows: JsonObject = dataset.status.get("rows") or {}
-    return rows.get("evaluation")
+def _rows_held_out(dataset: DatasetResource) -> int | None:
+    rows = dataset.status.get("rows")
+    return rows["evaluation"] if rows else None
 
 
-def _is_plain_text(spec: FineTuneJobSpec, dataset: Resource[DatasetSpec]) -> bool:
+def _is_plain_text(spec: FineTuneJobSpec, dataset: DatasetResource) -> bool:
     return spec.prompt_ref is None and dataset.spec is not None and dataset.spec.format == "text"
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
-from kubetune.api.kinds.dataset.spec import ColumnMapping, DatasetSpec
+from kubetune.api.kinds.dataset.spec import ColumnMapping
+from kubetune.api.kinds.status_types import ModelStatusDict
 from kubetune.api.rows import FORMAT_ROLES, DatasetFormat
 from kubetune.api.schema.suggestions import listed
 from kubetune.api.training.objectives import OBJECTIVES, Objective
 from kubetune.api.training.trl_names import GOES_WITH
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import DatasetResource
 
 SCORING = "ForSequenceClassification"
 """The end of the architecture's name of a model that gives a text a number."""
 
 
-def format_problem(objective: Objective, dataset: Resource[DatasetSpec]) -> str:
+def format_problem(objective: Objective, dataset: DatasetResource) -> str:
     """Why the objective can't learn from the Dataset's rows."""
     spec = dataset.spec
     formats = OBJECTIVES[objective].formats
@@ -33,7 +34,7 @@ def format_problem(objective: Objective, dataset: Resource[DatasetSpec]) -> str:
     )
 
 
-def columns_problem(dataset: Resource[DatasetSpec], *, with_template: bool) -> str:
+def columns_problem(dataset: DatasetResource, *, with_template: bool) -> str:
     """Which column of its format the Dataset lacks."""
     spec = dataset.spec
     if spec is None or dataset.status.get("columnsTruncated"):
@@ -51,14 +52,14 @@ def columns_problem(dataset: Resource[DatasetSpec], *, with_template: bool) -> s
     return ""
 
 
-def rows_problem(dataset: Resource[DatasetSpec], *, with_template: bool) -> str:
+def rows_problem(dataset: DatasetResource, *, with_template: bool) -> str:
     """Why nothing would be left to train on, as the inspection has counted."""
-    checks = dataset.status.get("checks") or {}
-    if checks.get("trainableRows") != 0:
+    checks = dataset.status.get("checks")
+    if checks is None or checks.get("trainableRows") != 0:
         return ""
-    problems = dataset.status.get("problems") or []
-    first = next((problem for problem in problems if problem.get("row")), None)
-    where = f", such as row {first['row']}: {first['message']}" if first else ""
+    problems = dataset.status.get("problems") or ()
+    named = ((problem.get("row"), problem["message"]) for problem in problems)
+    where = next((f", such as row {row}: {why}" for row, why in named if row), "")
     hint = ", or name a PromptTemplate in spec.promptRef" if with_template else ""
     return (
         f"none of the rows of Dataset {dataset.name} that train can be used{where}; correct the"
@@ -66,11 +67,12 @@ def rows_problem(dataset: Resource[DatasetSpec], *, with_template: bool) -> str:
     )
 
 
-def model_problem(objective: Objective, name: str, status: JsonObject) -> str:
+def model_problem(objective: Objective, name: str, status: ModelStatusDict) -> str:
     """Why the objective can't start from the model."""
-    if str(status.get("architecture") or "").endswith(SCORING) and objective != "reward":
+    architecture = status.get("architecture") or ""
+    if architecture.endswith(SCORING) and objective != "reward":
         return (
-            f"Model {name} scores texts and generates none ({status['architecture']}), so"
+            f"Model {name} scores texts and generates none ({architecture}), so"
             f" objective {objective} can't train it: name a language model in spec.modelRef"
         )
     return ""

@@ -7,8 +7,22 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kubetune.api.conditions import AT_REST, Phase, Reason
-from kubetune.decide.decision import AbandonRuns, Action, Decision, Record, ReleaseFinalizer
-from kubetune.decide.resources import Resource, TargetProblem
+from kubetune.decide.decision import (
+    AbandonRuns,
+    Action,
+    Decision,
+    Record,
+    ReleaseFinalizer,
+    Running,
+    Status,
+)
+from kubetune.decide.resources import (
+    AnyResource,
+    EvaluationResource,
+    FineTuneJobResource,
+    Resource,
+    TargetProblem,
+)
 from kubetune.decide.target.unreachable import target_unreachable
 from kubetune.names import ABANDON_RUNS
 
@@ -24,42 +38,42 @@ _ACCESS_GONE = frozenset(
 )
 
 
-def is_forced(resource: Resource[Any]) -> bool:
+def is_forced(resource: AnyResource) -> bool:
     """Whether somebody wants it gone, whatever runs on."""
     return resource.annotations.get(ABANDON_RUNS) == "true"
 
 
-def is_over(resource: Resource[Any]) -> bool:
+def is_over(resource: FineTuneJobResource | EvaluationResource) -> bool:
     """Whether nothing of it runs any more; what is left is no more than entries and files."""
     return resource.status.get("phase") in AT_REST
 
 
-def ended(resource: Resource[Any], clean_up: Sequence[Action]) -> Decision:
+def ended(resource: Resource[Any, Running], clean_up: Sequence[Action]) -> Decision[Running]:
     """Let a deleted object go of which nothing runs in CML any more, and say that first.
 
     What its runs can't be reached without is let go before itself. An operator that ends in
     between would leave behind what seems to run in a place that nobody can ask.
     """
-    if is_over(resource):
+    if resource.status.get("phase") in AT_REST:
         return Decision((*clean_up, ReleaseFinalizer()))
-    over = {"phase": str(Phase.CANCELLED)}
-    say = Record("phase", over["phase"])
-    return Decision((*clean_up, say, ReleaseFinalizer()), resource.status | over)
+    status = resource.status.copy()
+    status["phase"] = Phase.CANCELLED
+    say = Record("phase", Phase.CANCELLED)
+    return Decision((*clean_up, say, ReleaseFinalizer()), status)
 
 
 def without_target(
-    resource: Resource[Any],
+    resource: Resource[Any, Status],
     problem: TargetProblem,
     run_keys: Sequence[str],
     now: datetime,
     *,
-    waits: bool | None = None,
-) -> Decision:
+    over: bool,
+) -> Decision[Status]:
     """Deleted while its target can't be asked: wait where something may run, else let go.
 
-    ``waits`` is by default what is_over says.
+    ``over`` tells that nothing of it runs that is worth waiting for.
     """
-    over = is_over(resource) if waits is None else not waits
     patience_ends = (resource.deleted or now) + PATIENCE
     hopeless = problem.reason in _ACCESS_GONE or now >= patience_ends
     if is_forced(resource) or (over and hopeless):
@@ -76,6 +90,6 @@ def without_target(
     return Decision((), waiting.status, (patience_ends - now).total_seconds())
 
 
-def let_go(run_keys: Sequence[str], why: str) -> Decision:
+def let_go(run_keys: Sequence[str], why: str) -> Decision[Any]:
     """Leave the runs where they are, and say so."""
     return Decision((*(AbandonRuns(key, why) for key in run_keys), ReleaseFinalizer()))

@@ -7,7 +7,7 @@ present Secret counts, so that a key can be replaced while runs go on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -20,6 +20,7 @@ from kubetune.api.conditions import Phase
 from kubetune.api.kinds.compute_target.block import RecordedBlock, TargetBlock
 from kubetune.api.kinds.compute_target.recorded import RecordedTracking
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
+from kubetune.api.kinds.status_types import ExternalDict
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.schema.base import Value
 from kubetune.decide.decision import Action, DeleteRuns, Record
@@ -39,13 +40,14 @@ class Known:
     tracking: RecordedTracking
 
 
-def record(target: Target, namespace: str) -> JsonObject:
+def record(target: Target, namespace: str) -> ExternalDict:
     """What a status keeps of a target before the first run of ``namespace`` is started there."""
     spec = target.spec
     if spec is None:
         raise ValueError("a run needs a target")
     tracking = _chosen(spec.tracking, RecordedTracking)
-    recorded: JsonObject = {
+    # Any, here and below, since the type of a target names its block.
+    recorded: Any = {
         "target": target.label,
         "type": spec.type,
         "tracking": tracking | {"experiment": spec.tracking.experiment_in(namespace)},
@@ -56,12 +58,15 @@ def record(target: Target, namespace: str) -> JsonObject:
     return recorded
 
 
-def recorded_in(external: JsonObject) -> JsonObject:
+def recorded_in(external: Mapping[str, Any]) -> ExternalDict:
     """The record alone, without what else stands in status.external."""
-    return {key: value for key, value in external.items() if key in FIELDS or key in FACTS}
+    kept: Any = {key: value for key, value in external.items() if key in FIELDS or key in FACTS}
+    return kept
 
 
-def place_of(external: JsonObject, present: ComputeTargetSpec | None) -> ComputeTargetSpec | None:
+def place_of(
+    external: Mapping[str, Any], present: ComputeTargetSpec | None
+) -> ComputeTargetSpec | None:
     """The target as following its runs takes it; None when none is recorded.
 
     ``present`` is the recorded target as it is now, if it is there.
@@ -96,13 +101,13 @@ def _known(text: bytes) -> Known | None:
 
 
 def before_start(
-    external: JsonObject,
+    external: Mapping[str, Any],
     started: ComputeTargetSpec | None,
     target: Target,
     namespace: str,
     run_keys: Sequence[str],
-    phase: str,
-) -> tuple[JsonObject, list[Action]]:
+    phase: Phase | None,
+) -> tuple[ExternalDict, list[Action]]:
     """The record for a run that is about to start on the target, and what must be done before.
 
     ``run_keys`` are those of runs that have ended where ``started`` says: they leave nothing
@@ -110,20 +115,20 @@ def before_start(
     """
     actions: list[Action] = []
     wanted, known = record(target, namespace), recorded_in(external)
+    kept: Any = dict(external)
     if started and target.spec and not same_place(started, target.spec):
         actions += [
             DeleteRuns(run_key, settled=True, elsewhere=started, needed=False)
             for run_key in run_keys
         ]
-        external = known
+        kept = known
     if known != wanted:
-        others = {key: value for key, value in external.items() if key not in known}
-        external = others | wanted
-        actions.append(Record("external", external))
+        kept = {key: value for key, value in kept.items() if key not in known} | wanted
+        actions.append(Record("external", kept))
     if phase == Phase.SUSPENDED and recorded_facts(wanted).needs_access:
         # While it says so nothing is held that a run can't be reached without.
-        actions.append(Record("phase", str(Phase.QUEUED)))
-    return external, actions
+        actions.append(Record("phase", Phase.QUEUED))
+    return kept, actions
 
 
 def has_moved(started: ComputeTargetSpec, target: ComputeTargetSpec, namespace: str) -> bool:
@@ -162,7 +167,7 @@ def _spec() -> type[ComputeTargetSpec]:
 
 
 def _block(
-    known: RecordedBlock, external: JsonObject, present: ComputeTargetSpec | None
+    known: RecordedBlock, external: Mapping[str, Any], present: ComputeTargetSpec | None
 ) -> TargetBlock:
     """The present block while it leads to the same place, else what is recorded of it."""
     if present and present.block and present.address == known.address:

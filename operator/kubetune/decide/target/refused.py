@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
-from kubetune.api import JsonObject
-from kubetune.api.conditions import ConditionType, Phase, Reason
-from kubetune.decide.decision import Conditions, conditions_of, parse_time, rfc3339
+from kubetune.api.conditions import (
+    AttemptResult,
+    CandidatePhase,
+    ConditionType,
+    Phase,
+    Reason,
+)
+from kubetune.api.kinds.status_types import (
+    AnyStatusDict,
+    EvaluationStatusDict,
+    FineTuneJobStatusDict,
+    InspectionStateDict,
+)
+from kubetune.decide.decision import Conditions, Status, conditions_of, parse_time, rfc3339
 from kubetune.decide.evaluation.candidate import say
 from kubetune.decide.retries import REFUSED_STOP_SECONDS, after_inspection, after_refusal
 from kubetune.targets.errors import BackendError, CutLooseError
 
 
 def start_refused(
-    status: JsonObject,
+    status: AnyStatusDict,
     error: BackendError,
     generation: int,
     now: datetime,
-) -> tuple[JsonObject, float | None]:
+) -> tuple[AnyStatusDict, float | None]:
     """The target doesn't take a run, now or ever; seconds until it is asked again."""
     conditions = conditions_of(status, generation, now)
-    status = status | {"conditions": conditions.current}
+    status = _with(status, conditions)
     if "candidates" in status:
         _unsubmit(status, error)
     elif "phase" in status:
-        status["phase"] = str(Phase.PENDING)
+        status["phase"] = Phase.PENDING
         if not status.get("attempts"):
             status.pop("startTime", None)
         conditions.set(ConditionType.SUBMITTED, False, error.reason, str(error))
-    if isinstance(error, CutLooseError) and (state := status.get("inspection")) is not None:
-        return _lost_try(status, state, conditions, error, now)
+    if isinstance(error, CutLooseError) and "inspection" in status:
+        told, wait = _lost_try(status["inspection"], error, now)
+        status["inspection"] = told
+        conditions.waiting(Reason.RUN_LOST, told.get("message", ""))
+        return status, wait
     if error.retryable:
         conditions.waiting(error.reason, str(error))
         return status, error.retry_after or _retry_wait(conditions, now)
@@ -37,7 +53,7 @@ def start_refused(
     return status, None
 
 
-def without_record(status: JsonObject, before: JsonObject) -> JsonObject:
+def without_record(status: Mapping[str, Any], before: Mapping[str, Any]) -> Any:
     """The status of a start that came to nothing before its place and its run key were written.
 
     Where something is recorded, something may run; and nobody waits for that.
@@ -48,55 +64,53 @@ def without_record(status: JsonObject, before: JsonObject) -> JsonObject:
 
 
 def stop_refused(
-    status: JsonObject, error: BackendError, generation: int, now: datetime
-) -> tuple[JsonObject, float | None]:
+    status: AnyStatusDict, error: BackendError, generation: int, now: datetime
+) -> tuple[AnyStatusDict, float | None]:
     """The target could not be asked to stop or delete something: say so, and try again."""
     conditions = conditions_of(status, generation, now)
-    status = status | {"conditions": conditions.current}
+    status = _with(status, conditions)
     conditions.set(ConditionType.TARGET_AVAILABLE, False, error.reason, str(error))
     return status, error.retry_after or REFUSED_STOP_SECONDS
 
 
 def output_refused(
-    status: JsonObject, error: BackendError, generation: int, now: datetime
-) -> tuple[JsonObject, float | None]:
+    status: FineTuneJobStatusDict, error: BackendError, generation: int, now: datetime
+) -> tuple[FineTuneJobStatusDict, float | None]:
     """The cluster doesn't take the Model of a result: the job isn't complete before it does."""
     conditions = conditions_of(status, generation, now)
-    status = {key: value for key, value in status.items() if key != "completionTime"}
-    status |= {"conditions": conditions.current, "phase": str(Phase.REGISTERING)}
+    status = _with(status, conditions)
+    status.pop("completionTime", None)
+    status["phase"] = Phase.REGISTERING
     conditions.remove(ConditionType.COMPLETE)
     conditions.waiting(error.reason, str(error))
     return status, _retry_wait(conditions, now)
 
 
 def change_refused(
-    status: JsonObject, error: BackendError, generation: int, now: datetime
-) -> tuple[JsonObject, float | None]:
+    status: AnyStatusDict, error: BackendError, generation: int, now: datetime
+) -> tuple[AnyStatusDict, float | None]:
     """The cluster doesn't take a change of the object itself, or of what was made for it."""
-    candidates: list[JsonObject] = status.get("candidates") or []
+    candidates = status.get("candidates") or ()
     begun = status.get("attempts") or any("attempt" in item for item in candidates)
     told = stop_refused if begun else start_refused
     return told(status, error, generation, now)
 
 
+def _with(status: Status, conditions: Conditions) -> Status:
+    """A copy with these conditions, which may yet change; what is decided is of no generation."""
+    new = status.copy()
+    new["conditions"] = conditions.current
+    return new
+
+
 def _lost_try(
-    status: JsonObject,
-    state: JsonObject,
-    conditions: Conditions,
-    error: CutLooseError,
-    now: datetime,
-) -> tuple[JsonObject, float]:
+    state: InspectionStateDict, error: CutLooseError, now: datetime
+) -> tuple[InspectionStateDict, float]:
     """A try of an inspection whose result nobody can read any more: the next one follows."""
-    attempts = int(state.get("attempts", 0)) + 1
+    attempts = state.get("attempts", 0) + 1
     wait = float(after_inspection(attempts))
     message = f"{error.what}; it is tried again in {wait:.0f} s"
-    status["inspection"] = state | {
-        "attempts": attempts,
-        "time": rfc3339(now),
-        "message": message,
-    }
-    conditions.waiting(Reason.RUN_LOST, message)
-    return status, wait
+    return state | {"attempts": attempts, "time": rfc3339(now), "message": message}, wait
 
 
 def _retry_wait(conditions: Conditions, now: datetime) -> float:
@@ -105,14 +119,16 @@ def _retry_wait(conditions: Conditions, now: datetime) -> float:
     return after_refusal(since, now)
 
 
-def _unsubmit(status: JsonObject, error: BackendError) -> None:
+def _unsubmit(status: EvaluationStatusDict, error: BackendError) -> None:
     """Take back that candidates of an Evaluation were submitted; others may be running."""
-    candidates: list[JsonObject] = status["candidates"]
+    candidates = status.get("candidates") or ()
     for candidate in candidates:
-        running = candidate.get("attempt", {}).get("result") == "Running"
-        if candidate["phase"] == "Queued" and not running:
-            say(candidate, "Pending", error.reason, str(error))
-    if not any(candidate["phase"] in ("Queued", "Running") for candidate in candidates):
-        status["phase"] = str(Phase.PENDING)
+        attempt = candidate.get("attempt")
+        running = attempt is not None and attempt["result"] == AttemptResult.RUNNING
+        if candidate["phase"] == CandidatePhase.QUEUED and not running:
+            say(candidate, CandidatePhase.PENDING, error.reason, str(error))
+    moving = (CandidatePhase.QUEUED, CandidatePhase.RUNNING)
+    if not any(candidate["phase"] in moving for candidate in candidates):
+        status["phase"] = Phase.PENDING
     if not any("attempt" in candidate for candidate in candidates):
         status.pop("startTime", None)

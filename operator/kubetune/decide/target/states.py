@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Reason
-from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
-from kubetune.decide.decision import Conditions, Decision, ReleaseTarget, conditions_of
-from kubetune.decide.resources import Resource
+from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION
+from kubetune.api.kinds.status_types import ComputeTargetStatusDict
+from kubetune.decide.decision import (
+    Conditions,
+    Decision,
+    ReleaseTarget,
+    TargetDecision,
+    conditions_of,
+)
+from kubetune.decide.resources import TargetResource
 from kubetune.decide.retries import PROBE_SECONDS, until_secret
 from kubetune.names import ABANDON_RUNS, IN_USE
 from kubetune.targets.values import TargetProbe
@@ -36,7 +42,7 @@ class TrackingProbe:
 class ObservedTarget:
     """A target and the newest probe of what it names."""
 
-    target: Resource[ComputeTargetSpec]
+    target: TargetResource
     secret_problem: str
     probe: TrackingProbe | None
     """None when a Secret is missing, or the place doesn't answer: nothing was asked."""
@@ -52,7 +58,7 @@ class ObservedTarget:
     """It is too early to say that nothing is left in the place for which it is needed."""
 
 
-def decide(observed: ObservedTarget, now: datetime) -> Decision:
+def decide(observed: ObservedTarget, now: datetime) -> TargetDecision:
     """What to do for a target."""
     target = observed.target
     held = IN_USE in target.finalizers
@@ -66,14 +72,14 @@ def decide(observed: ObservedTarget, now: datetime) -> Decision:
     return replace(_assessed(observed, now), actions=release)
 
 
-def _assessed(observed: ObservedTarget, now: datetime) -> Decision:
+def _assessed(observed: ObservedTarget, now: datetime) -> TargetDecision:
     """Whether runs would find what they need."""
     target, probe = observed.target, observed.probe
     conditions = conditions_of(target.status, target.generation, now)
     if target.deleting:
         conditions.set(ConditionType.IN_USE, True, Reason.RUNS_LEFT, _held_by(observed))
     _compare_defaults(observed, conditions)
-    status: JsonObject = {
+    status: ComputeTargetStatusDict = {
         "observedGeneration": target.generation,
         "conditions": conditions.current,
     }

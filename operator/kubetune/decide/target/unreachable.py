@@ -7,23 +7,27 @@ from typing import Any
 
 from kubetune.api.conditions import ConditionType, Phase, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.decide.decision import Decision, conditions_of
+from kubetune.decide.decision import Decision, Running, Status, conditions_of, with_conditions
 from kubetune.decide.resources import Resource, Target, TargetProblem
 from kubetune.decide.retries import TARGET_SECONDS
 
 
-def target_unreachable(job: Resource[Any], problem: TargetProblem, now: datetime) -> Decision:
+def target_unreachable(
+    job: Resource[Any, Status], problem: TargetProblem, now: datetime
+) -> Decision[Status]:
     """Say so, and change nothing else: what is known of the attempts stays."""
     conditions = conditions_of(job.status, job.generation, now)
     conditions.set(ConditionType.TARGET_AVAILABLE, False, problem.reason, problem.message)
     conditions.waiting(problem.reason, problem.message)
-    status = job.status | {
-        "observedGeneration": job.generation,
-        "conditions": conditions.current,
-    }
-    if job.owner.kind in ("FineTuneJob", "Evaluation"):
-        status.setdefault("phase", str(Phase.PENDING))
+    status = with_conditions(job.status, conditions)
     return Decision(status=status, requeue_after=TARGET_SECONDS)
+
+
+def with_phase(decision: Decision[Running]) -> Decision[Running]:
+    """The same of an object that may not have got a phase before."""
+    if decision.status is not None:
+        decision.status.setdefault("phase", Phase.PENDING)
+    return decision
 
 
 def tracker_unreachable(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.status_types import ExternalDict
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import outcome_path
 from kubetune.clients.cml import CmlError, CredentialsError, NotFoundError
@@ -353,9 +354,9 @@ class Follower:
             return None, False
         return usage_row(job, run, runs, rows), True
 
-    def _external(self, job: Job) -> dict[str, str]:
+    def _external(self, job: Job) -> ExternalDict:
         target = self._workspace.target
-        known = {"workspace": target.url, "jobId": job.id}
+        known: ExternalDict = {"workspace": target.url, "jobId": job.id}
         if self._workspace.project_id:
             known["projectId"] = self._workspace.project_id
         if slug := job.project.slug:

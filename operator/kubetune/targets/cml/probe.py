@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.status_types import CmlAcceleratorDict, CmlQuotaDict
 from kubetune.api.training.settings import Resources
 from kubetune.clients.cml import CmlError, UnknownOutcomeError
 from kubetune.clients.cml_models import (
     AcceleratorNodeLabel,
     CreateProjectRequest,
-    Quota,
     variables,
 )
 from kubetune.clients.cml_operations import CREATE_PROJECT
@@ -109,7 +108,7 @@ async def _create(workspace: Workspace) -> WorkspaceProbe:
     return WorkspaceProbe(Reason.PROJECT_CREATING, message)
 
 
-async def _quota(workspace: Workspace) -> JsonObject:
+async def _quota(workspace: Workspace) -> CmlQuotaDict:
     """Quota of the key's user, as far as the workspace tells; it is for people only."""
     try:
         row = await workspace.quota()
@@ -119,16 +118,19 @@ async def _quota(workspace: Workspace) -> JsonObject:
     if row is None:
         return {}
 
-    def amounts(quota: Quota) -> tuple[str, str, str]:
-        return quota.cpu, quota.memory, quota.nvidia_gpu
+    used, allowed = row.quota_usage, row.quota_configured
+    shown: CmlQuotaDict = {}
+    if allowed.cpu:
+        shown["cpu"] = f"{used.cpu or 0}/{allowed.cpu}"
+    if allowed.memory:
+        shown["memory"] = f"{used.memory or 0}/{allowed.memory}"
+    if allowed.nvidia_gpu:
+        shown["gpu"] = f"{used.nvidia_gpu or 0}/{allowed.nvidia_gpu}"
+    return shown
 
-    names = ("cpu", "memory", "gpu")
-    each = zip(names, amounts(row.quota_usage), amounts(row.quota_configured), strict=True)
-    return {name: f"{used or 0}/{allowed}" for name, used, allowed in each if allowed}
 
-
-def _accelerator(label: AcceleratorNodeLabel) -> JsonObject:
-    value: JsonObject = {"key": label.label_key, "value": label.label_value}
+def _accelerator(label: AcceleratorNodeLabel) -> CmlAcceleratorDict:
+    value: CmlAcceleratorDict = {"key": label.label_key, "value": label.label_value}
     if (most := whole(label.max_gpu_per_workload)) is not None:
         value["maxPerWorkload"] = most
     total, used = whole(label.max_gpu_count), whole(label.current_gpu_count)

@@ -8,6 +8,12 @@ from typing import Any, cast
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.cml import CmlTarget
+from kubetune.api.kinds.status_types import (
+    CmlAcceleratorDict,
+    CmlQuotaDict,
+    CmlWorkspaceStatusDict,
+    ComputeTargetStatusDict,
+)
 from kubetune.targets.values import TargetProbe
 
 MAX_ACCELERATORS = 32
@@ -24,23 +30,24 @@ class WorkspaceProbe:
     message: str = ""
     project_id: str = ""
     runtime: str = ""
-    accelerators: tuple[JsonObject, ...] = ()
+    accelerators: tuple[CmlAcceleratorDict, ...] = ()
     """Items of status.workspace.accelerators."""
-    quota: JsonObject = field(default_factory=dict[str, Any])
+    quota: CmlQuotaDict = field(default_factory=CmlQuotaDict)
     variables: tuple[str, ...] = ()
     """Names of the project's variables."""
 
 
-def describe(probe: WorkspaceProbe) -> JsonObject:
+def describe(probe: WorkspaceProbe) -> CmlWorkspaceStatusDict:
     """status.workspace."""
-    value: JsonObject = {
+    value: CmlWorkspaceStatusDict = {
         "projectId": probe.project_id,
         "runtime": probe.runtime,
         "accelerators": list(probe.accelerators[:MAX_ACCELERATORS]),
         "quota": probe.quota,
         "variables": sorted(probe.variables)[:MAX_VARIABLES],
     }
-    return {key: _bounded(item) for key, item in value.items() if item}
+    known: Any = {key: _bounded(item) for key, item in value.items() if item}
+    return known
 
 
 def _bounded(value: Any) -> Any:
@@ -57,7 +64,7 @@ def _bounded(value: Any) -> Any:
 
 def told(target: CmlTarget, probe: WorkspaceProbe) -> TargetProbe:
     """What the target's status says of it."""
-    status = {"workspace": describe(probe)}
+    status: ComputeTargetStatusDict = {"workspace": describe(probe)}
     if probe.reason is not None:
         return TargetProbe(probe.reason, probe.message, status)
     missing = [name for name in target.required_variables or () if name not in probe.variables]

@@ -7,11 +7,12 @@ the outcome that the runner left, else from the usage row.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.status_types import ExternalDict
 from kubetune.api.run import plan
 from kubetune.api.run.outcome import Outcome
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse, variables
@@ -86,7 +87,7 @@ def numbered(runs: Sequence[JobRun]) -> dict[int, JobRun]:
 def run_state(
     attempt: int,
     run: JobRun,
-    external: Mapping[str, str],
+    external: ExternalDict,
     now: datetime,
     limits: Limits,
     *,

@@ -14,6 +14,7 @@ from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.status_types import ExternalDict
 from kubetune.api.run.outcome import ExitCode, Outcome, last_lines
 from kubetune.api.run.redact import without_credentials
 from kubetune.targets.kubernetes import worker_pods
@@ -238,7 +239,7 @@ def _name(job: JsonObject) -> str:
     return str(job["metadata"]["name"])
 
 
-def _external(job: JsonObject) -> dict[str, str]:
+def _external(job: JsonObject) -> ExternalDict:
     return {"jobId": f"{job['metadata']['namespace']}/{job['metadata']['name']}"}
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from kubetune.api import JsonObject
 from kubetune.api.schema.base import ObjectName, Value
 
 
@@ -62,5 +61,5 @@ class RecordedBlock(Value):
         """As that of the block."""
 
     @abstractmethod
-    def as_block(self, external: JsonObject) -> TargetBlock:
+    def as_block(self, external: Mapping[str, Any]) -> TargetBlock:
         """The block as following runs takes it; ``external`` is the status.external around it."""

@@ -5,11 +5,11 @@ References to Secrets are names alone. No rules: what stands here was accepted b
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
-from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.block import CaBundle, RecordedBlock
 from kubetune.api.kinds.compute_target.cml import (
     ApiKeyRef,
@@ -37,7 +37,7 @@ class RecordedWorkspace(RecordedBlock):
         """Workspace and project."""
         return self.url, self.project
 
-    def as_block(self, external: JsonObject) -> CmlTarget:
+    def as_block(self, external: Mapping[str, Any]) -> CmlTarget:
         """Without what only new runs need: resources, a runtime."""
         return CmlTarget.model_construct(
             url=self.url,

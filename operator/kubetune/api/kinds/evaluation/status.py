@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from kubetune.api.conditions import Phase
+from kubetune.api.conditions import CandidatePhase, Phase
 from kubetune.api.kinds.compute_target.recorded import RecordedTarget
 from kubetune.api.kinds.evaluation.spec import MAX_CANDIDATES
 from kubetune.api.kinds.running import Attempt, AttemptCounts, MlflowRun, RegisteredResult, RunTime
@@ -46,7 +46,7 @@ class CandidateStatus(Value):
     """Where a candidate stands, and its results."""
 
     name: str = Field(description="Name of the candidate.")
-    phase: Literal["Pending", "Queued", "Running", "Retrying", "Succeeded", "Failed"] = Field(
+    phase: CandidatePhase = Field(
         description="Pending, Queued, Running, Retrying, Succeeded or Failed."
     )
     reason: str | None = Field(default=None, description="CamelCase reason of the phase.")

@@ -1,1 +1,0 @@
-"""Reminder: says when a Dataset has grown large enough."""
