@@ -10,8 +10,8 @@ import pytest
 
 from tests.cluster.support import eventually
 from tests.cluster.test_operator_script import INPUTS, code, job
-from tests.cluster.test_operator_training import sample
 from tests.cluster.workspace import Workspace, phase_of
+from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
 
@@ -60,7 +60,7 @@ def follow(space: Workspace, subject: str, folder: Path) -> subprocess.Popen[byt
 
 
 def test_logs_of_a_run_wherever_they_are(space: Workspace, tmp_path: Path) -> None:
-    sample(space)
+    put_sample(space.files, 200)
 
     def apply(text: str) -> None:
         space.cluster.kubectl("apply", "-n", space.namespace, "-f", "-", input=text)

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import Workspace, condition, phase_of, volume
+from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
 
@@ -33,16 +34,6 @@ TASK = {
         """,
     "kinds.jsonl": '{"question": "A plum is a", "kind": 0}\n{"question": "Oslo is a", "kind": 1}\n',
 }
-
-
-def sample(space: Workspace) -> None:
-    """The sample model in its test size, and tickets."""
-    for arguments in (
-        ("model", str(space.files / "model"), "--size", "test"),
-        ("tickets", str(space.files / "tickets.jsonl"), "--rows", "60"),
-    ):
-        command = [sys.executable, "-m", "kubetune_runner.sample", *arguments]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def spec(registry: str) -> dict[str, Any]:
@@ -89,7 +80,7 @@ def runs_of(space: Workspace, name: str) -> list[dict[str, Any]]:
 
 
 def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Workspace):
-    sample(space)
+    put_sample(space.files, 60)
     registry = f"{space.namespace}-router"
     source = {"volume": {"claimName": "files", "glob": "tickets.jsonl", "format": "jsonl"}}
     space.create("Dataset", "tickets", {"source": source, **LOCAL})

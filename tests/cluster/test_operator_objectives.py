@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.cluster.test_operator_training import sample
 from tests.cluster.workspace import Workspace, condition, phase_of
+from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
 
@@ -55,7 +55,7 @@ spec:
 
 
 def test_preferences_from_apply_to_a_registered_adapter(space: Workspace) -> None:
-    sample(space)
+    put_sample(space.files, 200)
     space.cluster.kubectl("apply", "-n", space.namespace, "-f", "-", input=MANIFESTS)
     ended = ("Succeeded", "Failed")
     body = space.until("FineTuneJob", "polite", lambda found: phase_of(found) in ended, 240)

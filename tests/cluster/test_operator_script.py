@@ -7,8 +7,8 @@ import pytest
 import yaml
 from kubetune import names
 
-from tests.cluster.test_operator_training import sample
 from tests.cluster.workspace import Workspace, condition, phase_of
+from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
 
@@ -54,7 +54,7 @@ def code(**texts: str) -> str:
 
 
 def test_scripts_from_apply_to_the_end(space: Workspace) -> None:
-    sample(space)
+    put_sample(space.files, 200)
 
     def apply(text: str) -> None:
         space.cluster.kubectl("apply", "-n", space.namespace, "-f", "-", input=text)

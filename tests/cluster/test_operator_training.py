@@ -1,8 +1,5 @@
 """From kubectl apply to a registered adapter: the real operator and a real training."""
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -12,6 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.cluster.support import eventually
 from tests.cluster.workspace import Workspace, annotations, condition, phase_of
+from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
 
@@ -60,18 +58,8 @@ OTHER_WRITES = 8
 """Writes on the object once its inputs are ready, progress aside."""
 
 
-def sample(space: Workspace) -> None:
-    """The sample model in its test size, and tickets."""
-    for arguments in (
-        ("model", str(space.files / "model"), "--size", "test"),
-        ("tickets", str(space.files / "tickets.jsonl"), "--rows", "200"),
-    ):
-        command = [sys.executable, "-m", "kubetune_runner.sample", *arguments]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
 def test_from_apply_to_a_registered_adapter(space: Workspace):
-    sample(space)
+    put_sample(space.files, 200)
     kubectl, namespace = space.cluster.kubectl, ("-n", space.namespace)
     manifests = MANIFESTS.replace("STEPS", str(STEPS))
     kubectl("apply", *namespace, "-f", "-", input=manifests)
@@ -129,7 +117,7 @@ def test_from_apply_to_a_registered_adapter(space: Workspace):
 
 
 def test_the_tracking_server_shows_sources_and_has_inspections_apart(space: Workspace):
-    sample(space)
+    put_sample(space.files, 200)
     manifests, _, _ = MANIFESTS.replace("STEPS", "1").partition("  output:")
     space.cluster.kubectl("apply", "-n", space.namespace, "-f", "-", input=manifests)
     status = space.phase("router", "Succeeded", 240)["status"]

@@ -8,8 +8,9 @@ from kubetune import names
 from kubetune.api.run.outcome import ExitCode, Outcome
 
 from tests.cluster.support import eventually, process_of
-from tests.cluster.test_operator_training import MANIFESTS, sample
+from tests.cluster.test_operator_training import MANIFESTS
 from tests.cluster.workspace import JsonObject, Workspace, annotations, condition
+from tests.samples import put_sample
 
 pytestmark = pytest.mark.cluster
 
@@ -77,7 +78,7 @@ def test_orphaned_workers_keep_their_names(jobs: Workspace):
 @pytest.mark.exhaustive
 @pytest.mark.training
 def test_two_workers_train_although_one_crashes(space: Workspace):
-    sample(space)
+    put_sample(space.files, 200)
     changes = {
         "STEPS": "100",
         "loggingSteps: 5": "loggingSteps: 1, perDeviceBatchSize: 2",

@@ -1,9 +1,6 @@
 """The same FineTuneJob and Evaluation in the cluster and in CML: real runs, and the same status."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from tests.cluster import kstatus
 from tests.cluster.workspace import Workspace, condition, phase_of
 from tests.cml.space import CmlSpace
+from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
 
@@ -69,16 +67,6 @@ TIMES = frozenset({"startTime", "endTime", "completionTime", "updatedAt", "lastT
 SPEED = frozenset({"tokensPerSecond", "etaSeconds", "eta", "train_runtime", "runtime"})
 
 
-def sample(folder: Path) -> None:
-    """The sample model in its test size, and tickets."""
-    for arguments in (
-        ("model", str(folder / "model"), "--size", "test"),
-        ("tickets", str(folder / "tickets.jsonl"), "--rows", "100"),
-    ):
-        command = [sys.executable, "-m", "kubetune_runner.sample", *arguments]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
 def make(space: Workspace, text: str, target: JsonObject, registry: JsonObject) -> None:
     """Make a FineTuneJob from YAML."""
     body = yaml.safe_load(text.replace("TARGET", str(target)).replace("OUTPUT", str(registry)))
@@ -113,7 +101,7 @@ def in_cluster(cluster: LocalCluster, cml: CmlSpace) -> Iterator[Workspace]:
 def in_project(cml: CmlSpace, tracking: JsonObject | None = None) -> None:
     """Runs of the simulator are processes; the target takes what the cluster's takes."""
     cml.simulator.mode = "process"
-    sample(cml.simulator.files())
+    put_sample(cml.simulator.files(), 100)
     env = [{"name": "OMP_NUM_THREADS", "value": "1"}]
     cml.create("ComputeTarget", "plain", cml.cml_target(tracking, env=env))
     dataset = {"project": {"glob": "tickets.jsonl", "format": "jsonl"}}
@@ -188,7 +176,7 @@ def side_by_side(space: Workspace) -> str:
 
 
 def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Workspace) -> None:
-    sample(in_cluster.files)
+    put_sample(in_cluster.files, 100)
     dataset = {"volume": {"claimName": "files", "glob": "tickets.jsonl", "format": "jsonl"}}
     inputs(in_cluster, dataset, {"volume": {"claimName": "files", "path": "model"}}, IN_CLUSTER)
     here = train(in_cluster, IN_CLUSTER, ALIASED)["status"]

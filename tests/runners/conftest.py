@@ -24,6 +24,7 @@ from kubetune_runner.sample.model import RECIPES, make_model
 from kubetune_runner.sample.tickets import tickets
 
 from tests.runners.evaluation_fixtures import make_evaluation, plain_process
+from tests.runners.forking import Forks
 
 __all__ = ["make_evaluation", "plain_process"]
 
@@ -157,25 +158,29 @@ def _document(data: str, model: str, checkpoints: str) -> dict[str, Any]:
 
 
 class Runner:
-    """``python -m kubetune_runner`` as a process of its own."""
+    """``python -m kubetune_runner`` as a process of its own: a new one, or one of ``forks``."""
 
-    def __init__(self, plan: RunPlan, folder: Path, **environment: str) -> None:
+    def __init__(self, plan: RunPlan, folder: Path, forks: Forks | None, **added: str) -> None:
         self._termination = folder / "termination-log"
         self._termination.unlink(missing_ok=True)
         self._log = folder / "log"
         plan_file = folder / "plan.json"
         plan_file.write_text(json.dumps(plan.to_json()))
+        environment = os.environ | {
+            "KUBETUNE_PLAN": str(plan_file),
+            "KUBETUNE_TERMINATION_LOG": str(self._termination),
+            **added,
+        }
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "kubetune_runner"],
-                stdout=log,
-                stderr=log,
-                env=os.environ
-                | {
-                    "KUBETUNE_PLAN": str(plan_file),
-                    "KUBETUNE_TERMINATION_LOG": str(self._termination),
-                }
-                | environment,
+            self.process = (
+                forks.start(environment, log)
+                if forks
+                else subprocess.Popen(
+                    [sys.executable, "-m", "kubetune_runner"],
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                )
             )
 
     @property
@@ -199,13 +204,31 @@ class Runner:
         return code, outcome
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process that has imported what trainings need, made when the first test wants it."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
+
+
 @pytest.fixture
 def start_runner(tmp_path: Path) -> Iterator[Callable[..., Runner]]:
-    """Starts runner processes; what still runs at the end is killed."""
+    """Starts runners as new processes; what still runs at the end is killed."""
+    yield from _starting(tmp_path, None)
+
+
+@pytest.fixture
+def fork_runner(tmp_path: Path, forks: Forks) -> Iterator[Callable[..., Runner]]:
+    """Like ``start_runner``, for trainings without quantization whose start is not the subject."""
+    yield from _starting(tmp_path, forks)
+
+
+def _starting(folder: Path, forks: Forks | None) -> Iterator[Callable[..., Runner]]:
     started: list[Runner] = []
 
     def start(plan: RunPlan, **environment: str) -> Runner:
-        started.append(Runner(plan, tmp_path, **environment))
+        started.append(Runner(plan, folder, forks, **environment))
         return started[-1]
 
     yield start

@@ -108,7 +108,7 @@ def test_what_is_told_belongs_to_the_attempt_and_its_last_step(
 def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     make_plan: PlanFactory,
     mlflow_server: str,
-    start_runner: Callable[..., Runner],
+    fork_runner: Callable[..., Runner],
     tmp_path: Path,
 ) -> None:
     """SIGTERM saves the step it came in; SIGKILL loses what came after the last checkpoint."""
@@ -121,7 +121,7 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
             "checkpoint": {"everySteps": 30},
         },
     )
-    first = start_runner(plan, KUBETUNE_ATTEMPT="1")
+    first = fork_runner(plan, KUBETUNE_ATTEMPT="1")
     first.wait_for("step 10/")
     first.process.send_signal(signal.SIGTERM)
     code, outcome = first.wait()
@@ -132,12 +132,12 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     [run] = runs_of(mlflow_server, plan.run.run_key)
     assert (run.info.status, run.data.tags[names.TAG_PHASE]) == ("KILLED", "interrupted")
 
-    second = start_runner(plan, KUBETUNE_ATTEMPT="2")
+    second = fork_runner(plan, KUBETUNE_ATTEMPT="2")
     second.wait_for("step 65/")
     second.process.kill()
     second.process.wait()
 
-    code, outcome = start_runner(plan, KUBETUNE_ATTEMPT="3").wait()
+    code, outcome = fork_runner(plan, KUBETUNE_ATTEMPT="3").wait()
     assert code == 0, outcome
     [run] = runs_of(mlflow_server, plan.run.run_key)
     history = client_of(mlflow_server).get_metric_history(run.info.run_id, "loss")
@@ -160,14 +160,14 @@ def test_a_result_that_can_not_be_uploaded_is_uploaded_by_the_next_attempt(
     make_plan: PlanFactory,
     mlflow_server: str,
     relay: Relay,
-    start_runner: Callable[..., Runner],
+    fork_runner: Callable[..., Runner],
 ) -> None:
     relay.mode = "refuse"
     plan = make_plan(tracking={"uri": relay.url})
-    code, outcome = start_runner(plan, KUBETUNE_UPLOAD_PATIENCE_SECONDS="1").wait()
+    code, outcome = fork_runner(plan, KUBETUNE_UPLOAD_PATIENCE_SECONDS="1").wait()
     assert (code, outcome.reason) == (ExitCode.FAILED, "TrackingUnavailable"), outcome
     relay.mode = "forward"
-    again = start_runner(plan)
+    again = fork_runner(plan)
     started = time.monotonic()
     code, outcome = again.wait()
     assert code == 0, (outcome, time.monotonic() - started)

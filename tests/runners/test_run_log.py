@@ -185,11 +185,11 @@ def test_a_run_that_fails_has_its_traceback_in_mlflow_and_its_end_in_the_outcome
 
 @training
 def test_a_mistake_of_the_runner_has_its_traceback_too(
-    make_plan: PlanFactory, mlflow_server: str, start_runner: Callable[..., Runner], tmp_path: Path
+    make_plan: PlanFactory, mlflow_server: str, fork_runner: Callable[..., Runner], tmp_path: Path
 ) -> None:
     plan = make_plan(tracking={"uri": mlflow_server})
     (tmp_path / "checkpoints").write_text("a file where a folder belongs")
-    code, outcome = start_runner(plan, KUBETUNE_ATTEMPT="3").wait()
+    code, outcome = fork_runner(plan, KUBETUNE_ATTEMPT="3").wait()
     assert (code, outcome.reason) == (1, "UnexpectedError")
     assert "FileExistsError" in outcome.log.splitlines()[-1]
     text = stored(mlflow_server, plan, "logs/attempt-3.log")
@@ -199,10 +199,10 @@ def test_a_mistake_of_the_runner_has_its_traceback_too(
 
 @training
 def test_a_run_that_is_interrupted(
-    scripted: Callable[[str], RunPlan], mlflow_server: str, start_runner: Callable[..., Runner]
+    scripted: Callable[[str], RunPlan], mlflow_server: str, fork_runner: Callable[..., Runner]
 ) -> None:
     plan = scripted("import time\nprint('under way', flush=True)\ntime.sleep(600)\n")
-    runner = start_runner(plan)
+    runner = fork_runner(plan)
     runner.wait_for("under way")
     runner.process.send_signal(signal.SIGTERM)
     code, outcome = runner.wait()
@@ -214,10 +214,10 @@ def test_a_run_that_is_interrupted(
 
 @training
 def test_a_server_that_is_away_changes_nothing(
-    make_plan: PlanFactory, start_runner: Callable[..., Runner]
+    make_plan: PlanFactory, fork_runner: Callable[..., Runner]
 ) -> None:
     plan = make_plan(rows=[{"prompt": "a", "completion": ""}])
-    runner = start_runner(plan)
+    runner = fork_runner(plan)
     code, outcome = runner.wait()
     assert (code, outcome.reason) == (64, "NoTrainableRows")
     assert "the log isn't stored in MLflow" in runner.log
@@ -225,7 +225,7 @@ def test_a_server_that_is_away_changes_nothing(
 
 @training
 def test_a_failed_inspection_has_a_run_with_its_log(
-    mlflow_server: str, start_runner: Callable[..., Runner], tmp_path: Path
+    mlflow_server: str, fork_runner: Callable[..., Runner], tmp_path: Path
 ) -> None:
     plan = InspectionPlan.model_validate(
         {
@@ -247,7 +247,7 @@ def test_a_failed_inspection_has_a_run_with_its_log(
             "tracking": {"uri": mlflow_server, "experiment": "tests"},
         }
     )
-    runner = start_runner(plan)
+    runner = fork_runner(plan)
     code, outcome = runner.wait()
     assert code in (1, 64), runner.log
     assert outcome.status == "failed"

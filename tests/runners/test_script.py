@@ -123,10 +123,10 @@ def test_a_plain_trainer_reports_goes_on_and_its_adapter_is_measured_and_uploade
 
 
 def test_a_whole_model_that_reports_by_the_protocol_alone(
-    scripted: Callable[..., RunPlan], mlflow_server: str, start_runner: Callable[..., Runner]
+    scripted: Callable[..., RunPlan], mlflow_server: str, fork_runner: Callable[..., Runner]
 ) -> None:
     plan = scripted(TRAINER.replace("REPORT", ""), "full", tracking={"uri": mlflow_server})
-    runner = start_runner(plan)
+    runner = fork_runner(plan)
     code, outcome = runner.wait(SECONDS)
     assert code == 0, (outcome, runner.log)
     assert outcome.message == "the code left a model after 6 steps"
@@ -228,13 +228,13 @@ time.sleep(600)
 def test_sigterm_is_passed_on_and_ends_in_time(
     scripted: Callable[..., RunPlan],
     mlflow_server: str,
-    start_runner: Callable[..., Runner],
+    fork_runner: Callable[..., Runner],
     handle: str,
 ) -> None:
     text = WAITS.replace("HANDLE", handle)
     if handle == "pass":
         text = text.replace("time.sleep(600)", "while True: time.sleep(600)")
-    runner = start_runner(
+    runner = fork_runner(
         scripted(text, tracking={"uri": mlflow_server}), KUBETUNE_SCRIPT_GRACE_SECONDS="2"
     )
     runner.wait_for("ready", SECONDS)

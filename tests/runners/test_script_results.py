@@ -68,14 +68,14 @@ def test_an_adapter_on_resized_embeddings_is_measured_merged_and_loaded(
     scripted: Callable[..., RunPlan],
     make_evaluation: EvaluationFactory,
     mlflow_server: str,
-    start_runner: Callable[..., Runner],
+    fork_runner: Callable[..., Runner],
     tiny_model: Path,
     embed: bool,
 ) -> None:
     import mlflow
 
     text = RESIZED.replace("EMBED", str(embed)) + REPORTS
-    runner = start_runner(scripted(text, merge=True))
+    runner = fork_runner(scripted(text, merge=True))
     code, outcome = runner.wait(SECONDS)
     assert (code, outcome.reason) == (0, "Trained"), (outcome, runner.log)
     summary: Any = outcome.summary
@@ -93,7 +93,7 @@ def test_an_adapter_on_resized_embeddings_is_measured_merged_and_loaded(
     plan = make_evaluation(
         model=adapter, metrics=["loss"], tracking={"uri": mlflow_server}, run={"runKey": uri}
     )
-    found: Any = start_runner(plan).wait(SECONDS)[1].summary
+    found: Any = fork_runner(plan).wait(SECONDS)[1].summary
     assert found["metrics"]["loss"]["value"] == pytest.approx(
         summary["metrics"]["eval_loss"], rel=1e-4
     )
@@ -103,11 +103,11 @@ def test_an_adapter_on_resized_embeddings_is_measured_merged_and_loaded(
 def test_reports_of_the_script_cost_no_result(
     scripted: Callable[..., RunPlan],
     mlflow_server: str,
-    start_runner: Callable[..., Runner],
+    fork_runner: Callable[..., Runner],
     end: str,
 ) -> None:
     """Also a report that MLflow refuses, which ends the script after it has saved."""
-    runner = start_runner(scripted(RESIZED.replace("EMBED", "False") + REPORTS + end))
+    runner = fork_runner(scripted(RESIZED.replace("EMBED", "False") + REPORTS + end))
     code, outcome = runner.wait(SECONDS)
     assert (code, outcome.reason) == (0, "Trained"), (outcome, runner.log)
     assert ("MLflow refused" in outcome.message) == bool(end)
@@ -127,15 +127,15 @@ def test_reports_of_the_script_cost_no_result(
 
 
 def test_a_script_that_reports_wrongly_before_it_saves_has_failed(
-    scripted: Callable[..., RunPlan], start_runner: Callable[..., Runner]
+    scripted: Callable[..., RunPlan], fork_runner: Callable[..., Runner]
 ) -> None:
     text = "import mlflow\n" + TWICE + RESIZED.replace("EMBED", "False")
-    code, outcome = start_runner(scripted(text)).wait(SECONDS)
+    code, outcome = fork_runner(scripted(text)).wait(SECONDS)
     assert (code, outcome.reason) == (64, "ScriptFailed")
 
 
 def test_a_saved_adapter_without_numbers_ends_once(
-    scripted: Callable[..., RunPlan], start_runner: Callable[..., Runner]
+    scripted: Callable[..., RunPlan], fork_runner: Callable[..., Runner]
 ) -> None:
     text = RESIZED.replace("EMBED", "False").replace(
         "get_peft_model(model, config).save",
@@ -143,13 +143,13 @@ def test_a_saved_adapter_without_numbers_ends_once(
         "for p in tuned.parameters(): p.data.fill_(float('nan'))\n"
         "tuned.save",
     )
-    code, outcome = start_runner(scripted(text)).wait(SECONDS)
+    code, outcome = fork_runner(scripted(text)).wait(SECONDS)
     assert (code, outcome.reason, outcome.retryable) == (64, "LossNotFinite", False), outcome
     assert "that the code left" in outcome.message
 
 
 def test_an_adapter_that_does_not_fit_says_all_of_it(
-    scripted: Callable[..., RunPlan], start_runner: Callable[..., Runner]
+    scripted: Callable[..., RunPlan], fork_runner: Callable[..., Runner]
 ) -> None:
     text = RESIZED.replace("EMBED", "False").replace(
         'get_peft_model(model, config).save_pretrained(os.environ["KUBETUNE_OUTPUT"])',
@@ -160,7 +160,7 @@ def test_an_adapter_that_does_not_fit_says_all_of_it(
         "save_file({n: t[:, :3].contiguous() if 'lora_A' in n else t"
         " for n, t in load_file(path).items()}, path)",
     )
-    code, outcome = start_runner(scripted(text)).wait(SECONDS)
+    code, outcome = fork_runner(scripted(text)).wait(SECONDS)
     assert (code, outcome.reason) == (64, "ResultUnreadable"), outcome
     assert "size mismatch for" in outcome.message
     assert "lora_A" in outcome.message
@@ -187,7 +187,7 @@ def test_refused_reports_cost_no_others(mlflow_server: str, make_plan: PlanFacto
 
 
 def test_a_deleted_experiment_ends_the_run_with_the_way_out(
-    mlflow_server: str, make_plan: PlanFactory, start_runner: Callable[..., Runner]
+    mlflow_server: str, make_plan: PlanFactory, fork_runner: Callable[..., Runner]
 ) -> None:
     """MLflow keeps its name and takes no run for it."""
     from mlflow.tracking import MlflowClient
@@ -195,7 +195,7 @@ def test_a_deleted_experiment_ends_the_run_with_the_way_out(
     client = MlflowClient(mlflow_server)
     client.delete_experiment(client.create_experiment("gone"))
     tracking = {"uri": mlflow_server, "experiment": "gone"}
-    runner = start_runner(make_plan(tracking=tracking))
+    runner = fork_runner(make_plan(tracking=tracking))
     code, outcome = runner.wait(SECONDS)
     assert (code, outcome.reason) == (64, "ExperimentDeleted"), (outcome, runner.log)
     assert "mlflow experiments restore -x" in outcome.message
