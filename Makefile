@@ -15,8 +15,9 @@ ENVIRONMENT := .venv/.synced
 PYTEST := .venv/bin/python -m pytest
 CODE := operator runners devcluster tests tools
 
-# Files of tests run side by side, each worker with a cluster of its own; 0 for a debugger.
-TEST_WORKERS ?= 2
+# Files of tests run side by side, each worker with a cluster of its own; 0 for a debugger. Tests wait
+# for as long as they compute, so three workers keep two cores busy. Each takes up to 3 GB of memory.
+TEST_WORKERS ?= 3
 SPREAD := -n $(TEST_WORKERS) --dist loadfile
 
 help: ## List the targets
