@@ -1,0 +1,1 @@
+"""Reminder: says when a Dataset has grown large enough."""
