@@ -12,7 +12,7 @@ from typing import Any
 import kopf
 
 from kubetune.act.left_behind import taken_over
-from kubetune.clients.cml import CmlClients
+from kubetune.clients.connections import connect
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
 from kubetune.health import Health
@@ -40,22 +40,22 @@ async def operate(
 
     Raises kopf.LoginError without credentials, ApiError when the cluster can't be read.
     """
-    client = KubernetesClient.connect()
+    connections = connect(settings)
+    client = connections.cluster
     install_id = settings.install_id or await _install_id(client)
     cache, queue = ObjectCache(), WorkQueue()
     pool = TrackerPool(settings.tracking_timeout_seconds)
-    cml_clients = CmlClients(settings.cml_timeout_seconds)
 
     def notify(owner: Owner) -> None:
         queue.add(Key(owner.kind, owner.namespace, owner.name))
 
-    parts = Parts(client, cache, cml_clients, settings, notify, partial(taken_over, client))
+    parts = Parts(connections, cache, settings, notify, partial(taken_over, client))
     targets = backends(parts)
     reconciler = Reconciler(
         cache,
         client,
         targets,
-        Trackers(sources(client, pool, cml_clients)),
+        Trackers(sources(connections, pool)),
         queue,
         settings,
         install_id,
@@ -107,8 +107,7 @@ async def operate(
             await server.cleanup()
         await targets.close()
         await pool.close()
-        await cml_clients.close()
-        await client.close()
+        await connections.close()
     for result in results:
         if isinstance(result, Exception):
             raise result

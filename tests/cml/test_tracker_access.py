@@ -11,6 +11,7 @@ import pytest_asyncio
 from aiohttp import web
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.clients.cml import CmlClients
+from kubetune.clients.connections import Connections
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import TrackingError
@@ -69,7 +70,7 @@ def cluster(simulator: Simulator) -> Cluster:
 async def trackers(cluster: Cluster) -> AsyncGenerator[Trackers]:
     clients, pool = CmlClients(), TrackerPool(5.0)
     async with connected(cluster) as client:
-        yield Trackers(sources(client, pool, clients))
+        yield Trackers(sources(Connections(client, clients), pool))
     await pool.close()
     await clients.close()
 

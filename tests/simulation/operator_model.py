@@ -10,6 +10,7 @@ import aiohttp
 from kubetune.act.left_behind import taken_over
 from kubetune.api import JsonObject
 from kubetune.clients.cml import CmlClients
+from kubetune.clients.connections import Connections
 from kubetune.clients.kubernetes import ApiError
 from kubetune.handlers import WATCHED, Feed
 from kubetune.observe.cache import ObjectCache
@@ -53,19 +54,19 @@ class OperatorProcess:
         self._world = world
         self.cache, queue = ObjectCache(), WorkQueue()
         client = ModelClient(world)
-        clients = cast("CmlClients", ModelCmlClients(world))
+        connections = Connections(client, cast("CmlClients", ModelCmlClients(world)))
 
         def notify(owner: Owner) -> None:
             queue.add(Key(owner.kind, owner.namespace, owner.name))
 
         ended = partial(taken_over, client)
-        parts = Parts(client, self.cache, clients, SETTINGS, notify, ended, world.loop.time)
+        parts = Parts(connections, self.cache, SETTINGS, notify, ended, world.loop.time)
         pool = cast("Any", ModelPool(ModelTracker(world.tracker)))
         self._reconciler = Reconciler(
             self.cache,
             client,
             backends(parts),
-            Trackers(sources(client, pool, clients)),
+            Trackers(sources(connections, pool)),
             queue,
             SETTINGS,
             INSTALL_ID,

@@ -16,7 +16,7 @@ from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.memory.estimate import advice, estimate, misfit, quantity, savings
 from kubetune.decide.memory.peak import MIB, memory, sizes_of, trainable_parameters
 from kubetune.decide.settings.effective import effective_settings
-from kubetune.targets.kubernetes.quantities import amount
+from kubetune.targets.quantities import amount
 
 
 def llama(hidden: int = 576, inner: int = 1536, layers: int = 30, heads: int = 9) -> JsonObject:

@@ -18,7 +18,7 @@ from kubetune.targets.kubernetes.manifests import (
     job_name,
     plan_name,
 )
-from kubetune.targets.kubernetes.quantities import whole_cpus
+from kubetune.targets.quantities import whole_cpus
 from kubetune.targets.values import Owner
 
 

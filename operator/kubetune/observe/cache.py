@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kubetune.api import JsonObject
+from kubetune.clients.pods import is_live
 from kubetune.names import OWNER_KIND, OWNER_NAME, RUN_KEY
 from kubetune.observe.references import references
 from kubetune.queue import Key
-from kubetune.targets.kubernetes.pods import is_live
 
 CHILD_KINDS = frozenset({"Job", "Pod"})
 NO_PLACE = ("", "")

@@ -7,10 +7,10 @@ several places. Whatever they write, a run that lives is never forgotten for ano
 from __future__ import annotations
 
 from kubetune.api import JsonObject
+from kubetune.clients.pods import condition
 from kubetune.decide.resources import FineTuneJobResource
 from kubetune.names import RUN_KEY, new_run_key, run_key_in, run_key_is_ours
 from kubetune.observe.cache import ObjectCache
-from kubetune.targets.kubernetes.pods import condition
 
 
 class RunKeys:

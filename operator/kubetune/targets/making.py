@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from kubetune.clients.cml import CmlClients
 from kubetune.clients.cml_access import cml_access
 from kubetune.clients.config_maps import config_map_value
-from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.clients.connections import Connections
 from kubetune.settings import Settings
 from kubetune.targets.cml.backend import CmlBackend
 from kubetune.targets.contract import Backend
@@ -23,9 +22,8 @@ from kubetune.targets.values import Owner, RunAddress
 class Parts:
     """What a backend may be made of."""
 
-    client: KubernetesClient
+    connections: Connections
     cache: JobCache
-    cml_clients: CmlClients
     settings: Settings
     notify: Callable[[Owner], None]
     """Called with an owner whose runs have news."""
@@ -35,10 +33,11 @@ class Parts:
 
 
 def _cml(parts: Parts) -> CmlBackend:
+    cluster = parts.connections.cluster
     return CmlBackend(
-        parts.cml_clients,
-        partial(cml_access, parts.client),
-        partial(config_map_value, parts.client),
+        parts.connections.cml,
+        partial(cml_access, cluster),
+        partial(config_map_value, cluster),
         parts.notify,
         settle_seconds=parts.settings.cml_settle_seconds,
         unknown_seconds=parts.settings.cml_unknown_seconds,
@@ -47,7 +46,7 @@ def _cml(parts: Parts) -> CmlBackend:
 
 
 def _kubernetes(parts: Parts) -> KubernetesBackend:
-    return KubernetesBackend(parts.client, parts.cache, parts.clock)
+    return KubernetesBackend(parts.connections.cluster, parts.cache, parts.clock)
 
 
 MAKERS: dict[str, Callable[[Parts], Backend]] = {"cml": _cml, "kubernetes": _kubernetes}

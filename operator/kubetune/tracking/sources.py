@@ -9,6 +9,7 @@ from typing import Protocol
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.cml_access import cml_access
+from kubetune.clients.connections import Connections
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.tracking.base import Tracker
 from kubetune.tracking.pool import CmlTrackers, TrackerPool
@@ -31,11 +32,10 @@ class TrackerSource(Protocol):
         ...
 
 
-def sources(
-    client: KubernetesClient, pool: TrackerPool, cml_clients: CmlClients
-) -> Mapping[str, TrackerSource]:
+def sources(connections: Connections, pool: TrackerPool) -> Mapping[str, TrackerSource]:
     """One for each type; see kubetune.tracking.facts."""
-    return {"mlflow": MlflowSource(client, pool), "cml": CmlSource(client, cml_clients)}
+    cluster = connections.cluster
+    return {"mlflow": MlflowSource(cluster, pool), "cml": CmlSource(cluster, connections.cml)}
 
 
 class MlflowSource:

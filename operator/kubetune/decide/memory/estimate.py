@@ -27,7 +27,7 @@ from kubetune.decide.memory.peak import (
     sizes_of,
     trainable_parameters,
 )
-from kubetune.targets.kubernetes.quantities import amount
+from kubetune.targets.quantities import amount
 
 SECONDS_PER_HOUR = 3600
 SHORTEST_USEFUL = 128

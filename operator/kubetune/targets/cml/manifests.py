@@ -24,7 +24,7 @@ from kubetune.clients.cml_models import (
 from kubetune.targets.cml.offers import Offer
 from kubetune.targets.errors import BackendError
 from kubetune.targets.kubernetes.environment import OWN_PREFIX
-from kubetune.targets.kubernetes.quantities import amount
+from kubetune.targets.quantities import amount
 from kubetune.targets.values import Made, Owner, RunRequest
 
 NAME_PREFIX = "kubetune"

@@ -23,6 +23,7 @@ from kubetune.clients.kubernetes import (
     KubernetesClient,
     NotFoundError,
 )
+from kubetune.clients.pods import is_live
 from kubetune.targets.contract import Bookkeeping
 from kubetune.targets.errors import BackendError
 from kubetune.targets.kubernetes.job_limits import new_limit
@@ -42,7 +43,6 @@ from kubetune.targets.kubernetes.ownership import (
     was_made_for,
 )
 from kubetune.targets.kubernetes.pod_refusals import PodRefusals, is_quota
-from kubetune.targets.kubernetes.pods import is_live
 from kubetune.targets.kubernetes.states import has_ended, run_state
 from kubetune.targets.kubernetes.strays import controlled_by, is_loose, stray_states, without_job
 from kubetune.targets.kubernetes.worker_pods import workers_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 from kubetune import names
 from kubetune.api import JsonObject
 from kubetune.api.run import plan
-from kubetune.targets.kubernetes.quantities import whole_cpus
+from kubetune.targets.quantities import whole_cpus
 from kubetune.targets.values import RunRequest
 
 OWN_PREFIX = "KUBETUNE_"

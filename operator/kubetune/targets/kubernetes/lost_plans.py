@@ -13,9 +13,9 @@ from dataclasses import replace
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.clients.kubernetes import ApiError, KubernetesClient, NotFoundError
+from kubetune.clients.pods import phase_of
 from kubetune.names import service_name
 from kubetune.targets.kubernetes.manifests import plan_name
-from kubetune.targets.kubernetes.pods import phase_of
 from kubetune.targets.kubernetes.rare_questions import RareQuestions
 from kubetune.targets.kubernetes.worker_pods import workers_of
 from kubetune.targets.values import Owner, RunState

@@ -17,9 +17,7 @@ from kubetune.api.conditions import Reason
 from kubetune.api.kinds.status_types import ExternalDict
 from kubetune.api.run.outcome import ExitCode, Outcome, last_lines
 from kubetune.api.run.redact import without_credentials
-from kubetune.targets.kubernetes import worker_pods
-from kubetune.targets.kubernetes.job_limits import limit_of
-from kubetune.targets.kubernetes.pods import (
+from kubetune.clients.pods import (
     any_condition,
     condition,
     container_statuses,
@@ -27,6 +25,8 @@ from kubetune.targets.kubernetes.pods import (
     phase_of,
     terminated_state,
 )
+from kubetune.targets.kubernetes import worker_pods
+from kubetune.targets.kubernetes.job_limits import limit_of
 from kubetune.targets.sentences import out_of_memory, short
 from kubetune.targets.values import RunPhase, RunState
 

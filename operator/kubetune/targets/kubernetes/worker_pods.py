@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kubetune.api import JsonObject
 from kubetune.api.run.outcome import WORKER_LOST, Outcome
-from kubetune.targets.kubernetes.pods import condition, is_live, phase_of, terminated_state
+from kubetune.clients.pods import condition, is_live, phase_of, terminated_state
 from kubetune.targets.sentences import short
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
