@@ -13,7 +13,7 @@ from kubetune.api.training.objectives import OBJECTIVES
 from kubetune_runner.mlflow import card, records
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import MERGED, describe, save, upload
-from kubetune_runner.model import merging
+from kubetune_runner.model import adapter_files, merging
 from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.text.encoding import EncodedRows
 
@@ -47,7 +47,7 @@ def save_results(
 ) -> Saved:
     """Write the results into their folder; ``rows`` are texts to compare a merged model on.
 
-    Raises RunError as ``merging.merge`` does.
+    Raises RunError as ``adapter_files.check_saved`` and ``merging.merge`` do.
     """
     folder = folder_of(plan)
     about: dict[str, Any] = {
@@ -60,6 +60,7 @@ def save_results(
         return Saved(folder / "model")
     adapter = folder / "adapter"
     save(model, tokenizer, start.base, adapter, **about)
+    adapter_files.check_saved(model, adapter)
     if not start.merged and not plan.merge:
         return Saved(adapter)
     whole = folder / ("model" if start.merged else "merged")

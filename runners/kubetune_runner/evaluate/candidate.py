@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
 from kubetune_runner.mlflow.loader import IN_CLUSTER, fit_embeddings
-from kubetune_runner.model import loading
+from kubetune_runner.model import adapter_files, loading
 
 MAX_ERROR = 500
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 OWN_DESCRIPTION = "kubetune.json"
 """Beside weights that a FineTuneJob made (``loader.DESCRIPTION``)."""
 
@@ -77,7 +75,7 @@ def load(candidate: Candidate, dtype: Any, quantized: Any = None) -> Any:
     """
     import torch
 
-    from kubetune_runner.model import heads
+    from kubetune_runner.model import heads, shortcuts
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = loading.load_model(candidate.model, candidate.folder, dtype, quantized)
@@ -87,7 +85,7 @@ def load(candidate: Candidate, dtype: Any, quantized: Any = None) -> Any:
     if candidate.adapter is not None:
         model = _with_adapter(candidate.model, model, candidate.adapter)
     model.eval()
-    heads.settle(model, candidate.tokenizer)
+    shortcuts.settle(model, candidate.tokenizer)
     return model
 
 
@@ -122,7 +120,7 @@ def _comparable(name: str) -> str:
 
 def _check_shapes(base: ModelPlan, folder: Path, adapter: Path) -> None:
     """Compare the weights' shapes, where both are safetensors."""
-    weights = adapter / ADAPTER_WEIGHTS
+    weights = adapter / adapter_files.WEIGHTS
     if not weights.is_file() or "quantization_config" in _json(folder / "config.json"):
         return
     base_tensors: Tensors = {}
@@ -140,7 +138,7 @@ def _tensors(model: ModelPlan, path: Path) -> Tensors:
 
 
 def _with_adapter(base: ModelPlan, model: Any, adapter: Path) -> Any:
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftModel
 
     fit_embeddings(model, adapter)
     try:
@@ -153,31 +151,14 @@ def _with_adapter(base: ModelPlan, model: Any, adapter: Path) -> Any:
             f"the adapter can't be put on base model {base.name} ({type(error).__name__}: {text}):"
             " set spec.baseModelRef of the Model to the model it was trained on",
         ) from error
-    weights = adapter / ADAPTER_WEIGHTS
-    if weights.is_file():
-        expected = _matrices(get_peft_model_state_dict(adapted))
-        missing = sorted(expected - _matrices(_tensors(base, weights)))
-        if missing:
-            # peft would leave these layers of the base as they are, and say so in a warning.
-            raise RunError(
-                "BaseModelMismatch",
-                f"the adapter has no weights for {len(missing)} layers of base model {base.name},"
-                f" such as {missing[0]}: set spec.baseModelRef of the Model to the model it was"
-                " trained on",
-            )
+    if missing := adapter_files.left_out(adapted, adapter):
+        raise RunError(
+            "BaseModelMismatch",
+            f"the adapter has no weights for {len(missing)} layers of base model {base.name},"
+            f" such as {missing[0]}: set spec.baseModelRef of the Model to the model it was"
+            " trained on",
+        )
     return adapted
-
-
-def _matrices(names: Any) -> set[str]:
-    """The modules that have a low-rank matrix."""
-    return set(_modules(names))
-
-
-def _modules(names: Any) -> Iterator[str]:
-    for name in names:
-        module, found, _ = str(name).partition(".lora_A")
-        if found:
-            yield module
 
 
 def _json(path: Path) -> dict[str, Any]:

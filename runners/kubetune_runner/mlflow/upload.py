@@ -74,7 +74,7 @@ def save(
         # "auto" would ask the hub for the base model; embeddings are never resized here.
         model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=["default"])
     else:
-        model.save_pretrained(folder)
+        loading.save_whole(model, folder)
     parameters = (model.get_base_model() if hasattr(model, "peft_config") else model).parameters()
     dtype = next(iter(parameters)).dtype
     describe(tokenizer, dtype, folder, chat=chat, max_new_tokens=max_new_tokens, scores=scores)

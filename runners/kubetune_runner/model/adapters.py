@@ -8,6 +8,7 @@ from typing import Any
 from kubetune.api.run.training_plan import LoraPlan
 
 from kubetune_runner.errors import RunError
+from kubetune_runner.model import adapter_files
 
 ALL_LINEAR = ["all-linear"]
 FAMILY_DEFAULT = ["family-default"]
@@ -35,8 +36,7 @@ def lora_config(model: Any, lora: LoraPlan, *, scores: bool = False) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
-        # Not what trains with all its weights anyway, nor what an adapter would break.
-        exclude_modules=[*kept, *_peculiar(model)] or None if targets == "all-linear" else None,
+        exclude_modules=_left_out(model, kept) or None if targets == "all-linear" else None,
         bias=lora.bias,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
@@ -107,8 +107,23 @@ def _adaptable() -> tuple[type, ...]:
     return (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
 
 
+def _left_out(model: Any, kept: list[str]) -> list[str]:
+    """Of all linear layers those that train with all their weights, that an adapter would break,
+    that peft refuses, and whose adapter couldn't be read again.
+    """
+    from torch import nn
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [
+        *kept,
+        *_peculiar(model),
+        *(name for name in linear if _is_refused(model, name)),
+        *adapter_files.unreadable_modules(model, linear),
+    ]
+
+
 def _peculiar(model: Any) -> list[str]:
-    """Linear layers with a forward of their own, such as routers of experts.
+    """Linear layers that give something else than linear ones do, such as routers of experts.
 
     An adapter would wrap them and add its output to what may be several tensors, or chosen experts.
     """
@@ -120,7 +135,40 @@ def _peculiar(model: Any) -> list[str]:
         if isinstance(module, nn.Linear)
         and type(module).forward is not nn.Linear.forward
         and not type(module).__module__.startswith("bitsandbytes")
+        and not _is_plain(module)
     ]
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether a layer gives what a linear one gives, whatever its forward is."""
+    import torch
+
+    weight = layer.weight
+    given = torch.ones(1, layer.in_features, dtype=weight.dtype, device=weight.device)
+    try:
+        with torch.no_grad():
+            found: Any = layer(given)
+            expected = torch.nn.functional.linear(given, weight, layer.bias)
+    # A router may want another shape.
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return False
+    return isinstance(found, torch.Tensor) and torch.allclose(found, expected, atol=1e-3)
+
+
+def _is_refused(model: Any, name: str) -> bool:
+    """Whether peft gives a layer no adapter, since kernels of its architecture would pass it by.
+
+    peft says so of layers that it chooses itself, too.
+    """
+    from peft import LoraConfig
+    from peft.tuners import tuners_utils
+
+    check: Any = vars(tuners_utils)["_check_lora_target_modules_mamba"]
+    try:
+        check(LoraConfig(), model, name.rsplit(".", 1)[-1])
+    except ValueError:
+        return True
+    return False
 
 
 def _matches(target: str) -> Callable[[str], bool]:

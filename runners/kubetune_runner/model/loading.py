@@ -188,6 +188,26 @@ def load_model(
     return compute_plainly(loaded) if getattr(loaded, "is_quantized", False) else loaded
 
 
+def save_whole(model: Any, folder: Path) -> None:
+    """Write a model with a configuration that transformers can load it by.
+
+    The language part of some models for pictures is of a type that no model has by itself, so it
+    gets the configuration of the whole that it came with.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    model.save_pretrained(folder)
+    own = model.config
+    if type(own) in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(own, "auto_map", None):
+        return
+    whole: Any = AutoConfig.from_pretrained(model.name_or_path)
+    parts = [name for name in whole.sub_configs if type(getattr(whole, name, None)) is type(own)]
+    for name in parts:
+        setattr(whole, name, own)
+    if parts:
+        whole.save_pretrained(folder)
+
+
 def check_tokens(name: str, model: Any, tokenizer: Any, rows: Iterable[Sequence[int]]) -> None:
     """Refuse tokens of rows that the model has no embedding for; torch would only fail.
 

@@ -13,7 +13,7 @@ from kubetune.api.run.plan import WORK_DIRECTORY, ModelPlan, in_container
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow.loader import fit_embeddings
-from kubetune_runner.model import loading
+from kubetune_runner.model import adapter_files, loading
 
 PROBE_TOKENS = 32
 PROBE_ROWS = 2
@@ -40,9 +40,11 @@ def with_adapter(model: Any, adapter: Path, *, dropout: float | None = None) -> 
     if dropout is not None:
         config.lora_dropout = dropout
     try:
-        return PeftModel.from_pretrained(model, str(adapter), config=config, is_trainable=True)
+        adapted = PeftModel.from_pretrained(model, str(adapter), config=config, is_trainable=True)
     except (ValueError, RuntimeError, KeyError) as error:
         raise _unfit(error) from error
+    _check_whole(adapted, adapter)
+    return adapted
 
 
 def merge(
@@ -66,6 +68,7 @@ def merge(
     fit_embeddings(model, adapter)
     try:
         adapted: Any = PeftModel.from_pretrained(model, str(adapter))
+        _check_whole(adapted, adapter)
         texts = _probes(adapted, rows)
         expected = _scores(adapted, texts)
         _untie(adapted.get_base_model())
@@ -79,7 +82,7 @@ def merge(
     if tied:
         _tie_if_equal(merged)
     with torch.no_grad():
-        merged.save_pretrained(into)
+        loading.save_whole(merged, into)
     # Two of them may be more than the memory holds.
     del model, adapted, merged
     gc.collect()
@@ -164,6 +167,12 @@ def _tie_if_equal(model: Any) -> None:
         config.tie_word_embeddings = equal
     if equal:
         model.tie_weights()
+
+
+def _check_whole(adapted: Any, adapter: Path) -> None:
+    """Refuse an adapter of which a part alone was read."""
+    if missing := adapter_files.left_out(adapted, adapter):
+        raise _unfit(ValueError(f"it has no weights that peft can read for {missing[0]}"))
 
 
 def _unfit(error: Exception) -> RunError:

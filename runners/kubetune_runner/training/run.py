@@ -27,7 +27,7 @@ from kubetune_runner import data, finite, outcomes, own_code, startup_gc
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import records
 from kubetune_runner.mlflow.tracking import NullTracker, Tracker
-from kubetune_runner.model import adapters, loading, quantization, starting
+from kubetune_runner.model import adapter_files, adapters, loading, quantization, starting
 from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.results import save_results, upload_results
 from kubetune_runner.run_log import quieten
@@ -310,6 +310,7 @@ def _make_trainer(
     except (ValueError, TypeError, NotImplementedError) as error:
         text = str(error).splitlines()[0][:500]
         raise RunError("TrainerRefused", f"trl refuses the settings: {text}") from error
+    adapter_files.settle(trainer.model)
     if not scores and not trainer.settle():
         tracker.tags({TAG_LM_HEAD: "model"})
     if getattr(trainer, "padding_free", False):

@@ -17,7 +17,7 @@ from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from kubetune_runner.errors import RunError
-from kubetune_runner.model import heads
+from kubetune_runner.model import heads, shortcuts
 from kubetune_runner.model import precision as precisions
 from kubetune_runner.model.parameter_lists import ParameterListCache
 from kubetune_runner.training import strategies
@@ -176,7 +176,7 @@ class RunTrainer(Trainer):
         """
         given: Any = self.args.gradient_checkpointing_kwargs or {}
         options = given if self.args.gradient_checkpointing else None
-        found = heads.settle(
+        found = shortcuts.settle(
             self.model,
             self.processing_class,
             training=True,

@@ -41,6 +41,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 }
 REFUSALS = (
     # Before the first step.
+    "AdapterUnreadable",
     "DoraUnsupported",
     "LossNotFinite",
     "ModelFails",
@@ -87,7 +88,7 @@ def architectures() -> list[str]:
 def make(kind: str, folder: Path) -> Path:
     """Save a tiny model of an architecture, with a tokenizer of its kind."""
     import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     tokenizer = vocabularies.make(kind, folder)
     special = {
@@ -100,6 +101,9 @@ def make(kind: str, folder: Path) -> Path:
     torch.manual_seed(1)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(folder)
+    if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        # It is a part of a model for pictures too, which is told by the configuration of the whole.
+        config.save_pretrained(folder)
     return folder
 
 
@@ -390,14 +394,15 @@ class Trained:
     def _twin(self, plain: Any) -> Any:
         """The plain model with the same adapter, before the first step."""
         from peft import get_peft_model
-        from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
         if self.plan.training.method == "full":
             return plain
         ours: Any = self.trainer.model
         twin: Any = get_peft_model(plain, ours.peft_config["default"])
-        state = {name: value.clone() for name, value in get_peft_model_state_dict(ours).items()}
-        set_peft_model_state_dict(twin, state)
+        trained = dict(twin.named_parameters())
+        for name, weight in ours.named_parameters():
+            if weight.requires_grad:
+                trained[name].data.copy_(weight.data)
         return twin
 
     def _steps(self, twin: Any) -> Iterator[float]:

@@ -66,7 +66,8 @@ OWN: Mapping[str, Fields] = {
              "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "dots3_note_text": {"swa_head_dim": 16, "head_dim": 16},
+    # As wide as the parts of a sliding layer together.
+    "dots3_note_text": {"head_dim": 24},
     "dory": {"n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1,
              "num_hidden_layers": 3, "layer_types": ["sliding_attention", "full_attention",
                                                      "sliding_attention"]},
@@ -148,10 +149,11 @@ def shrunk(given: Mapping[str, Any], vocabulary: int, special: Mapping[str, int]
             ]
         elif name == "per_layer_config":
             layers = cast("dict[Any, Any]", value or {})
-            known = {str(at): one for at, one in layers.items()}
-            chosen = [known.get(str(at)) for at in places]
+            # Keys may be "05".
+            known = {int(at): one for at, one in layers.items()}
+            chosen = [known.get(at) for at in places]
             small[name] = {
-                str(at): shrunk(one, vocabulary, special) for at, one in enumerate(chosen) if one
+                str(at): _others(one, vocabulary) for at, one in enumerate(chosen) if one
             } or None
         elif isinstance(value, float) and ("drop" in name or "jitter" in name):
             small[name] = 0.0
@@ -170,6 +172,16 @@ def shrunk(given: Mapping[str, Any], vocabulary: int, special: Mapping[str, int]
             small[name] = len(places)
     small |= {name: value for name, value in special.items() if name in small}
     return {**small, **OWN.get(str(given.get("model_type")), {})}
+
+
+def _others(layer: Mapping[str, int], vocabulary: int) -> Fields:
+    """Sizes of a layer that has others than most; equal ones would not be saved with it."""
+    heads = layer.get("num_attention_heads")
+    return {
+        name: 2
+        * (HEADS if name in KEY_VALUES and value == heads else number(name, value, vocabulary))
+        for name, value in layer.items()
+    }
 
 
 def layers_of(fields: Mapping[str, Any]) -> list[int]:
