@@ -18,7 +18,8 @@ CODE := operator runners devcluster tests tools
 # Files of tests run side by side, each worker with a cluster of its own; 0 for a debugger. Tests wait
 # for as long as they compute, so three workers keep two cores busy. Each takes up to 3 GB of memory.
 TEST_WORKERS ?= 3
-SPREAD := -n $(TEST_WORKERS) --dist loadfile
+# In the order of their names: the short files of tests/unit come last, and no worker waits for another.
+SPREAD := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
