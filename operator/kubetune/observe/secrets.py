@@ -36,6 +36,9 @@ def source_secrets(
             continue
         if isinstance(resource.spec, DatasetSpec):
             _, mounts = dataset_source(resource.name, resource.spec)
+        elif resource.spec.source.fine_tune_job:
+            # Where it is kept isn't known here, and needs no token of its own.
+            continue
         else:
             _, mounts = model_source(resource.name, resource.spec)
         wanted += [(token.name, token.key) for token in mounts.tokens.values()]
