@@ -31,6 +31,7 @@ COPIED = (
 GENERATORS = (
     ("-m", "kubetune.api.crd"),
     ("tools/generate_reference.py",),
+    ("tools/generate_status_types.py",),
     ("tools/generate_cluster_role.py",),
     ("tools/generate_chart.py",),
 )

@@ -80,7 +80,7 @@ def _annotation_only(self: RunKeys, job: Resource[Any, Any]) -> str | None:
     return key if key and self._is_ours(job, key) else None
 
 
-def _as_decided(observed: Any, decision: Decision) -> Decision:
+def _as_decided(observed: Any, decision: Decision[Any]) -> Decision[Any]:
     return decision
 
 
@@ -108,7 +108,7 @@ async def _let_through(self: Refusals, *_: Any) -> None:
 _finish = fine_tune_result.finish
 
 
-def _deadline_first(draft: fine_tune_job.Draft) -> Decision:
+def _deadline_first(draft: fine_tune_job.Draft) -> Decision[Any]:
     started = parse_time(draft.status.get("startTime"))
     limit = draft.spec.active_deadline_seconds
     if started and limit is not None and draft.now > started + timedelta(seconds=limit):

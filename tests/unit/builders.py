@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -211,7 +212,7 @@ TRACKED = TrackedRun(
 )
 
 
-def condition_of(status: JsonObject | None, kind: str) -> tuple[str, str] | None:
+def condition_of(status: Mapping[str, Any] | None, kind: str) -> tuple[str, str] | None:
     """Status and reason of a condition."""
     for item in (status or {}).get("conditions", ()):
         if item["type"] == kind:
@@ -219,11 +220,11 @@ def condition_of(status: JsonObject | None, kind: str) -> tuple[str, str] | None
     return None
 
 
-def ready_reason(decision: Decision) -> tuple[str, str] | None:
+def ready_reason(decision: Decision[Any]) -> tuple[str, str] | None:
     return condition_of(decision.status, ConditionType.READY)
 
 
-def kstatus(status: JsonObject, generation: int) -> str:
+def kstatus(status: Mapping[str, Any], generation: int) -> str:
     """The verdict of kstatus, by its rules for conditions of any kind."""
     found = {item["type"]: item["status"] for item in status.get("conditions", ())}
     if status.get("observedGeneration", generation) != generation:
@@ -235,13 +236,13 @@ def kstatus(status: JsonObject, generation: int) -> str:
     return "InProgress" if found.get("Ready", "True") != "True" else "Current"
 
 
-def assert_fits(kind: str, status: JsonObject) -> None:
+def assert_fits(kind: str, status: Mapping[str, Any]) -> None:
     """Raises when the API server would refuse the status: wrong types, or too much of it."""
     model = BY_KIND[kind].status
     assert model is not None
     model.model_validate_json(json.dumps(status))
 
 
-def names(decision: Decision) -> list[str]:
+def names(decision: Decision[Any]) -> list[str]:
     """The actions by name, in order, without what is only written down before a start."""
     return [type(action).__name__ for action in decision.actions if not isinstance(action, Record)]

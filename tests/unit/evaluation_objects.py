@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -39,10 +40,10 @@ from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 
 @dataclass(frozen=True)
-class Decided(Decision):
+class Decided(Decision[Any]):
     """A decision with a status."""
 
-    status: JsonObject = field(default_factory=dict[str, Any])
+    status: Any = field(default_factory=dict[str, Any])
 
 
 def decided(given: ObservedEvaluation, now: datetime = NOW) -> Decided:
@@ -62,7 +63,9 @@ def spec_of(*names: str, **fields: Any) -> JsonObject:
     return given | fields
 
 
-def evaluation(*names: str, status: JsonObject | None = None, **fields: Any) -> Resource[Any, Any]:
+def evaluation(
+    *names: str, status: Mapping[str, Any] | None = None, **fields: Any
+) -> Resource[Any, Any]:
     spec = spec_of(*(names or ("base", "tuned")), **fields)
     return resource("Evaluation", "compare", spec, status=status or {})
 
@@ -137,7 +140,7 @@ def settle(
     results: dict[str, JsonObject],
     holder: RegisteredVersion | None = None,
     moved_to: int | None = None,
-) -> JsonObject:
+) -> Any:
     """The status after all candidates were found measured with these metrics by candidate.
 
     ``holder`` has the alias, and ``moved_to`` has it after the move.
@@ -185,15 +188,15 @@ def not_found(given: ObservedEvaluation) -> ObservedEvaluation:
     return replace(given, answers=EvaluationAnswers(found=dict.fromkeys(asked)))
 
 
-def started(decision: Decision) -> list[str]:
+def started(decision: Decision[Any]) -> list[str]:
     """Names of the candidates whose runs are started, in order."""
     return [a.request.plan["candidate"] for a in decision.actions if isinstance(a, StartRun)]
 
 
-def phases(status: JsonObject | None) -> dict[str, str]:
+def phases(status: Mapping[str, Any] | None) -> dict[str, str]:
     """Phase by candidate."""
     return {item["name"]: item["phase"] for item in (status or {})["candidates"]}
 
 
-def candidate(status: JsonObject | None, name: str) -> JsonObject:
+def candidate(status: Mapping[str, Any] | None, name: str) -> JsonObject:
     return next(item for item in (status or {})["candidates"] if item["name"] == name)

@@ -4,6 +4,7 @@ from typing import Any
 
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.cml import CmlTarget
+from kubetune.api.kinds.status_types import CmlAcceleratorDict
 from kubetune.targets.cml.probed import WorkspaceProbe, describe, told
 from kubetune.targets.values import TargetProbe
 
@@ -44,7 +45,9 @@ def test_what_is_missing_is_said() -> None:
 
 def test_a_description_is_bounded_and_says_nothing_of_what_is_not_known() -> None:
     assert describe(WorkspaceProbe()) == {}
-    labels = tuple({"key": "gpu", "value": str(at)} for at in range(50))
+    labels: tuple[CmlAcceleratorDict, ...] = tuple(
+        {"key": "gpu", "value": str(at)} for at in range(50)
+    )
     names = tuple(f"V{at:03}" for at in range(150, 0, -1))
     shown = describe(WorkspaceProbe(project_id="p", accelerators=labels, variables=names))
     assert len(shown["accelerators"]) == 32

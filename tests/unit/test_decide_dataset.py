@@ -286,5 +286,6 @@ def test_jobs_refuse_hidden_parts_by_policy_and_inspections_only_count(policy: s
     spec = dataset({"format": "messages", "checks": {"hiddenParts": policy}}).spec
     assert spec is not None
     assert dataset_source("d", spec)[0].refuse_hidden is None
-    plan, _ = dataset_source("d", spec, DATASET_FOUND)
+    found: Any = DATASET_FOUND
+    plan, _ = dataset_source("d", spec, found)
     assert plan.refuse_hidden == (True if policy == "Refuse" else None)

@@ -28,6 +28,7 @@ from builders import (
     tried,
 )
 from kubetune.api import JsonObject
+from kubetune.api.kinds.status_types import RunTimeDict
 from kubetune.decide.deadline import Span, read_clock, spans
 from kubetune.decide.decision import LimitRuns, StartRun, parse_time, rfc3339
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
@@ -294,7 +295,9 @@ def at(seconds: float) -> Any:
 def test_the_clock(
     counted: tuple[int, int] | None, given: list[tuple[float, float | None]], seconds: float
 ) -> None:
-    before = {"seconds": counted[0], "countedUntil": rfc3339(at(counted[1]))} if counted else None
+    before: RunTimeDict | None = (
+        {"seconds": counted[0], "countedUntil": rfc3339(at(counted[1]))} if counted else None
+    )
     found = [Span(at(start), at(end) if end is not None else None) for start, end in given]
     clock = read_clock(before, found, at(50))
     assert clock.used == seconds
@@ -303,7 +306,7 @@ def test_the_clock(
 
 
 def test_a_run_that_a_queue_sends_back_ran_until_then() -> None:
-    known = [attempt(1, "Running", startTime=ago(100))]
+    known: Any = [attempt(1, "Running", startTime=ago(100))]
     sent_back = run(1, "pending", started_at=None, waiting_since=NOW - timedelta(seconds=40))
     assert spans([sent_back], known, NOW) == [Span(at(-100), at(-40))]
     observed = observed_job(job(status=tried(*known)), runs=[sent_back])

@@ -19,7 +19,7 @@ from kubetune.decide.settings.effective import effective_settings
 from kubetune.targets.quantities import amount
 
 
-def llama(hidden: int = 576, inner: int = 1536, layers: int = 30, heads: int = 9) -> JsonObject:
+def llama(hidden: int = 576, inner: int = 1536, layers: int = 30, heads: int = 9) -> Any:
     """Status of a Model of the shape of SmolLM2-135M."""
     key_value, vocabulary = hidden // 3, 49152
     shapes = {
@@ -72,14 +72,14 @@ LENGTHS: JsonObject = {
         {"upTo": 2048, "rows": 2, "total": 2800},
     ],
 }
-ROWS: JsonObject = {"rows": {"train": 90, "evaluation": 10}, "lengths": LENGTHS}
+ROWS: Any = {"rows": {"train": 90, "evaluation": 10}, "lengths": LENGTHS}
 
 
 def effective(spec: JsonObject | None = None) -> JsonObject:
     return effective_settings(spec or {}, None, None, 8192)
 
 
-def told(spec: JsonObject | None = None, dataset: JsonObject = ROWS, **options: Any) -> JsonObject:
+def told(spec: JsonObject | None = None, dataset: Any = ROWS, **options: Any) -> Any:
     given = {"templated": False} | options
     found = estimate(SMOL, dataset, effective(spec), "sft", **given)
     assert found is not None
@@ -167,7 +167,7 @@ def test_trainable_parameters(method: JsonObject, trains: int) -> None:
     ],
 )
 def test_work(
-    because: str, spec: JsonObject, dataset: JsonObject, templated: bool, expected: JsonObject
+    because: str, spec: JsonObject, dataset: Any, templated: bool, expected: JsonObject
 ) -> None:
     found = told(spec, dataset, templated=templated)
     assert {key: found.get(key) for key in expected} == expected, because
@@ -175,7 +175,7 @@ def test_work(
 
 def test_what_is_not_known_is_left_out() -> None:
     mixture = SMOL | {"experts": 8}
-    unmeasured = {"type": "base"}
+    unmeasured: Any = {"type": "base"}
     for given_model in (mixture, unmeasured):
         found = estimate(given_model, ROWS, effective(), "sft", templated=False)
         assert found is not None

@@ -113,6 +113,7 @@ def test_a_stop_that_ends_after_the_suspension_was_ordered_all_the_same() -> Non
 def test_what_a_target_refuses_was_never_submitted() -> None:
     given = evaluation(functions=FUNCTIONS, metrics=["words"])
     before = not_found(observed(given, functions={"words": "too long"}))
+    status: Any
     status, again = start_refused(decided(before).status, REFUSAL, 1, NOW)
     assert again is None
     assert phases(status) == {"base": "Pending", "tuned": "Pending"}
@@ -133,7 +134,7 @@ def test_what_a_target_refuses_was_never_submitted() -> None:
 
 def test_a_refusal_leaves_what_runs_as_it_is() -> None:
     runs = {"base": [run(1, "running")]}
-    status: JsonObject = running() | {"startTime": rfc3339(NOW)}
+    status: Any = running() | {"startTime": rfc3339(NOW)}
     status["candidates"][1] = {"name": "tuned", "phase": "Pending"}
     given = not_found(observed(evaluation(**AT_ONCE, status=status), runs=runs))
     status, _ = start_refused(decided(given).status, REFUSAL, 1, NOW)
@@ -213,7 +214,7 @@ def test_results_are_looked_up_after_the_deadline() -> None:
 def test_nothing_starts_after_the_deadline() -> None:
     given = evaluation(activeDeadlineSeconds=30, status=running())
     runs = {"base": [run(1, "succeeded", evaluated())]}
-    status: JsonObject = running()
+    status: Any = running()
     status["candidates"][1] = {"name": "tuned", "phase": "Pending"}
     given = evaluation(activeDeadlineSeconds=30, status=status)
     decision = decided(observed(given, runs=runs))

@@ -20,7 +20,7 @@ def tracked(status: str, **tags: str) -> TrackedRun:
     return replace(TRACKED, status=status, tags=tags)
 
 
-def decided(run: TrackedRun | None, spec: Any = None, status: Any = LOST) -> Decision:
+def decided(run: TrackedRun | None, spec: Any = None, status: Any = LOST) -> Decision[Any]:
     given = job({"backoffLimit": 0} | (spec or {}), status=status)
     observed = observed_job(given, answers=TrackerAnswers(run=run, run_sought=True), fresh=False)
     return decide(observed, NOW)

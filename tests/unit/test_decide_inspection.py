@@ -38,13 +38,13 @@ def step(
     seconds: float = 0,
     generation: int = 1,
     **given: Any,
-) -> Decision:
+) -> Decision[Any]:
     resource = dataset(spec, status=status or {}, generation=generation)
     observed = ObservedDataset(resource, facts(runs=runs or (), **given))
     return decide(observed, NOW + timedelta(seconds=seconds))
 
 
-def status_of(decision: Decision) -> JsonObject:
+def status_of(decision: Decision[Any]) -> JsonObject:
     assert decision.status is not None
     return decision.status
 

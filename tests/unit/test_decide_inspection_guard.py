@@ -27,13 +27,13 @@ IN_CML = target(
 AWAY = TargetProblem("TargetUnreachable", "https://cml.example: no answer")
 
 
-def started() -> JsonObject:
+def started() -> Any:
     """status.inspection once a run was started in CML."""
     observed = ObservedDataset(dataset=dataset(), facts=facts(target=IN_CML))
     return (decide(observed, NOW).status or {})["inspection"]
 
 
-def going_on(around: JsonObject | None = None, **fields: Any) -> Decision:
+def going_on(around: JsonObject | None = None, **fields: Any) -> Decision[Any]:
     state = started()
     given = dataset(status={"inspection": state}, finalizers=(FINALIZER,), **fields)
     place = place_of(state["external"], IN_CML.spec)

@@ -25,6 +25,7 @@ from builders import (
 )
 from kubetune.api import JsonObject
 from kubetune.api.kinds.running import MAX_ATTEMPTS
+from kubetune.api.kinds.status_types import AttemptCountsDict, AttemptDict
 from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import Decision, StartRun
 from kubetune.decide.fine_tune_job.progress import merge_attempts
@@ -134,9 +135,9 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_merge(case: Case) -> None:
-    known = [attempt(number, result) for number, result in enumerate(case.known, 1)]
+    known: Any = [attempt(number, result) for number, result in enumerate(case.known, 1)]
     labels = ("total", "failed", "preempted")
-    before: JsonObject = dict(zip(labels, case.before, strict=True))
+    before: Any = dict(zip(labels, case.before, strict=True))
     attempts, counts = merge_attempts(known, before, case.runs, stopped=case.stopped)
     assert [item["result"] for item in attempts] == case.results, case.because
     assert counts == dict(zip(labels, case.counts, strict=True)), case.because
@@ -146,7 +147,7 @@ def test_merge(case: Case) -> None:
 
 def test_the_newest_failed_attempt_has_the_end_of_its_log() -> None:
     told = CRASHED.model_copy(update={"log": "Traceback\nValueError: first"})
-    attempts, counts = merge_attempts([], {}, [run(1, "failed", told)], stopped=False)
+    attempts, counts = merge_attempts([], None, [run(1, "failed", told)], stopped=False)
     assert attempts[0]["log"] == "Traceback\nValueError: first"
     attempts, counts = merge_attempts(attempts, counts, [run(2, "running")], stopped=False)
     assert ["log" in item for item in attempts] == [True, False], "while the next one runs"
@@ -161,8 +162,8 @@ def test_the_newest_failed_attempt_has_the_end_of_its_log() -> None:
 def test_attempts_beyond_the_newest_ten_are_counted_once() -> None:
     """Failed Jobs stay in the cluster, also those that status no longer lists."""
     runs = [run(number, "failed", CRASHED) for number in range(1, 16)]
-    attempts: list[JsonObject] = []
-    counts: JsonObject = {}
+    attempts: list[AttemptDict] = []
+    counts: AttemptCountsDict | None = None
     for _ in range(3):
         attempts, counts = merge_attempts(attempts, counts, runs, stopped=False)
         assert counts == {"total": 15, "failed": 15, "preempted": 0}
@@ -170,7 +171,7 @@ def test_attempts_beyond_the_newest_ten_are_counted_once() -> None:
         assert len(attempts) == MAX_ATTEMPTS
 
 
-def next_attempt(decision: Decision) -> StartRun:
+def next_attempt(decision: Decision[Any]) -> StartRun:
     (start,) = (action for action in decision.actions if isinstance(action, StartRun))
     return start
 
@@ -271,7 +272,8 @@ def test_newest_job_stands_in_status() -> None:
 
 @pytest.mark.parametrize("attempts", [0, 1])
 def test_refusal_of_a_later_attempt_keeps_the_clock_of_the_deadline(attempts: int) -> None:
-    status = tried(*[attempt(1, "Failed")] * attempts)
+    status: Any = tried(*[attempt(1, "Failed")] * attempts)
+    after: Any
     error = BackendError("QuotaExceeded", "no room", retryable=True)
     after, requeue = start_refused(status, error, 1, NOW)
     assert ("startTime" in after) == bool(attempts)

@@ -147,7 +147,7 @@ class World:
             case _:
                 pass
 
-    def decide(self) -> Decision:
+    def decide(self) -> Decision[Any]:
         """Decide twice on the same: the answer is the same, and the arguments stay as they are."""
         given = observed_job(
             job(self.spec, status=self.status),
@@ -287,7 +287,7 @@ CML: JsonObject = {
 WORKSPACE = Target("ComputeTarget", "main", ComputeTargetSpec.model_validate(CML), True, "")
 
 
-def deleted(policy: str = "Delete", **fields: Any) -> Decision:
+def deleted(policy: str = "Delete", **fields: Any) -> Decision[Any]:
     given = observed_job(
         job({"deletionPolicy": policy}, deleting=True, status=tried(attempt(1, "Running"))),
         target=WORKSPACE,

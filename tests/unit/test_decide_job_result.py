@@ -48,13 +48,13 @@ IN_CML = target(
 )
 
 
-def ended(spec: JsonObject, method: str = "lora", **around: Any) -> Decision:
+def ended(spec: JsonObject, method: str = "lora", **around: Any) -> Decision[Any]:
     status = tried(attempt(1, "Running"), lineage={"digest": "sha256:l", "codeVersion": "1"})
     status["effective"] = {"method": {"type": method}, "resources": {}}
     return decide(observed_job(job(spec, status=status), **({"runs": SUCCEEDED} | around)), NOW)
 
 
-def status_of(decision: Decision) -> JsonObject:
+def status_of(decision: Decision[Any]) -> JsonObject:
     assert decision.status is not None
     return decision.status
 

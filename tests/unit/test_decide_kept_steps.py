@@ -58,7 +58,7 @@ PLACES = [
 places = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
 
 
-def submitted(place: Place) -> tuple[JsonObject, StartRun]:
+def submitted(place: Place) -> tuple[Any, StartRun]:
     there = target(**place.target)
     decision = decide(observed_job(job(place.spec), target=there, answers=NONE_FINISHED), NOW)
     start = next(action for action in decision.actions if isinstance(action, StartRun))
@@ -67,7 +67,7 @@ def submitted(place: Place) -> tuple[JsonObject, StartRun]:
 
 def interrupted(
     place: Place, attempts: JsonObject, phase: RunPhase | None, step: int = 200, **spec: Any
-) -> JsonObject:
+) -> str:
     """The message of Running once an attempt has got to a step and something happens to it."""
     effective = submitted(place)[0]["effective"]
     status = tried(attempts, effective=effective, progress={"step": step, "updatedAt": "x"})

@@ -28,14 +28,14 @@ LACKING = run(
 FIRST = decide(observed_job(), NOW).status or {}
 
 
-def again(**around: Any) -> Decision:
+def again(**around: Any) -> Decision[Any]:
     status = tried(attempt(1, "Running")) | {
         key: FIRST[key] for key in ("lineage", "effective", "external")
     }
     return decide(observed_job(job(status=status), runs=[LACKING], **around), NOW)
 
 
-def message(decision: Decision) -> str:
+def message(decision: Decision[Any]) -> str:
     found = (decision.status or {})["conditions"]
     return next(item["message"] for item in found if item["type"] == "Ready")
 

@@ -185,7 +185,7 @@ def test_model(case: Case) -> None:
     assert names(decision) == case.actions, case.because
 
 
-def _inspected(spec: JsonObject | None, outcome: Outcome) -> JsonObject:
+def _inspected(spec: JsonObject | None, outcome: Outcome) -> Any:
     observed = ObservedModel(model(spec), facts(runs=[run(1, "succeeded", outcome)]))
     return decide(observed, NOW).status or {}
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from builders import NOW, condition_of, job, names, observed_job, resource, run, target, tried
 from kubetune.api import JsonObject
+from kubetune.api.conditions import Phase
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.decide.decision import AbandonRuns, DeleteRuns, Record, ReleaseFinalizer
 from kubetune.decide.fine_tune_job.states import decide
@@ -91,26 +92,27 @@ def test_what_is_no_record_leads_nowhere(external: JsonObject) -> None:
 
 def test_a_new_attempt_elsewhere_leaves_nothing_where_the_old_ones_were() -> None:
     started, now = place_of(EXTERNAL, None), at()
-    external, actions = before_start(EXTERNAL, started, now, "team", ["k"], "Queued")
+    external, actions = before_start(EXTERNAL, started, now, "team", ["k"], Phase.QUEUED)
     assert external == record(now, "team")
     assert actions == [
         DeleteRuns("k", settled=True, elsewhere=started, needed=False),
         Record("external", external),
     ]
     there = place_of(EXTERNAL, spec({}))
-    again, actions = before_start(EXTERNAL, there, at({}), "team", ["k"], "Queued")
+    again, actions = before_start(EXTERNAL, there, at({}), "team", ["k"], Phase.QUEUED)
     assert (again, actions) == (EXTERNAL, [])
 
 
 def test_who_was_suspended_says_that_it_is_no_more_before_a_run_starts() -> None:
     """Nothing is held for one that is suspended, also after a crash between run and status."""
     there = place_of(EXTERNAL, spec({}))
-    _, actions = before_start(EXTERNAL, there, at({}), "team", ["k"], "Suspended")
+    _, actions = before_start(EXTERNAL, there, at({}), "team", ["k"], Phase.SUSPENDED)
     assert actions == [Record("phase", "Queued")]
     here = at()
     known = record(here, "team")
     assert (
-        before_start(known, place_of(known, here.spec), here, "team", ["k"], "Suspended")[1] == []
+        before_start(known, place_of(known, here.spec), here, "team", ["k"], Phase.SUSPENDED)[1]
+        == []
     )
 
 

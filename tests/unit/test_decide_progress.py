@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from builders import (
@@ -81,7 +82,7 @@ def test_a_loss_that_is_no_number_and_no_end_in_sight_can_be_shown() -> None:
     assert (shown["step"], shown["loss"], "eta" in shown) == (3, "nan", False)
 
 
-def resumed(spec: JsonObject, runs: list[RunState], seen: TrackedRun | None) -> JsonObject:
+def resumed(spec: JsonObject, runs: list[RunState], seen: TrackedRun | None) -> Any:
     """The status of a job whose first attempt was stopped at step 200."""
     status = tried(attempt(1, "Stopped"), phase="Suspended", progress=PROGRESS)
     around: JsonObject = {"runs": runs, "tracked": seen, "answers": NONE_FINISHED}

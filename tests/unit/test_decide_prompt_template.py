@@ -18,6 +18,7 @@ from builders import (
     run,
 )
 from kubetune.api.kinds.prompt_template.spec import PromptTemplateSpec
+from kubetune.api.kinds.status_types import ColumnDict
 from kubetune.api.run.outcome import Outcome
 from kubetune.decide.inspected.prompt_template import ObservedPromptTemplate, decide, slot_problem
 from kubetune.decide.resources import Resource
@@ -148,7 +149,10 @@ def test_deleted_template_is_left_alone() -> None:
 
 def test_braces_of_json_and_names_with_spaces_are_explained() -> None:
     spec = PromptTemplateSpec(prompt="{question}", completion='{"answer": "{answer}"}')
-    columns = [{"name": "question", "type": "string"}, {"name": "answer ", "type": "string"}]
+    columns: list[ColumnDict] = [
+        {"name": "question", "type": "string"},
+        {"name": "answer ", "type": "string"},
+    ]
     found = slot_problem(spec, "tickets", {"columns": columns})
     assert found is not None
     assert found.startswith("{answer}: no such column")

@@ -42,7 +42,7 @@ def mute_job(status: JsonObject | None = None, **fields: Any) -> ObservedJob:
     return observed_job(job(status=status or tried(attempt(1, "Running"))), **given)
 
 
-def first_attempt(decision: Decision) -> JsonObject:
+def first_attempt(decision: Decision[Any]) -> JsonObject:
     return (decision.status or {})["attempts"][0]
 
 

@@ -41,7 +41,7 @@ PROMOTE: JsonObject = {"promote": {"name": "tickets", "alias": "champion"}}
 REFUSED: JsonObject = {"tracking_error": ERROR, "tracking_reason": Reason.TRACKING_REFUSED}
 
 
-def ended(answers: TrackerAnswers, **around: Any) -> Decision:
+def ended(answers: TrackerAnswers, **around: Any) -> Decision[Any]:
     status = tried(attempt(1, "Running"), lineage={"digest": "sha256:l", "codeVersion": "1"})
     status["effective"] = {"method": {"type": "lora"}, "resources": {}}
     given = {"runs": [run(1, "succeeded", TRAINED)]} | around

@@ -330,7 +330,7 @@ def laid(path: str, value: Any, spec: JsonObject) -> JsonObject:
     return merge(spec, given)
 
 
-def started(decision: Decision) -> JsonObject:
+def started(decision: Decision[Any]) -> JsonObject:
     """The run that is asked for, without the names that are made of it."""
     (request,) = [each.request for each in decision.actions if isinstance(each, StartRun)]
     fields = {name: repr(value) for name, value in vars(request).items() if name != "run_key"}

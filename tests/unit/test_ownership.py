@@ -64,7 +64,8 @@ def test_what_was_made_for_a_run_is_known_by_what_nobody_can_change(
 
 @pytest.mark.parametrize(("before", "wait"), [(0, 5.0), (1, 10.0)])
 def test_a_try_of_an_inspection_that_was_cut_loose_counts_as_lost(before: int, wait: float) -> None:
-    status: JsonObject = {"conditions": [], "inspection": {"key": "k", "attempts": before}}
+    status: Any = {"conditions": [], "inspection": {"key": "k", "attempts": before}}
+    told: Any
     told, again = start_refused(status, CutLooseError("Job rows-k1-1 was cut loose"), 1, NOW)
     assert again == wait
     assert told["inspection"]["attempts"] == before + 1
@@ -74,7 +75,8 @@ def test_a_try_of_an_inspection_that_was_cut_loose_counts_as_lost(before: int, w
 
 
 def test_an_attempt_of_a_job_that_was_cut_loose_says_what_is_in_its_way() -> None:
-    status: JsonObject = {"conditions": [], "phase": "Queued"}
+    status: Any = {"conditions": [], "phase": "Queued"}
+    told: Any
     told, _ = start_refused(status, CutLooseError("Job tune-k1-1 was cut loose"), 1, NOW)
     ready = next(item for item in told["conditions"] if item["type"] == "Ready")
     assert (ready["reason"], ready["message"]) == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kubetune.api.kinds.status_types import ColumnDict
 from kubetune.decide.inspected.prompt_suggestion import suggest, suggestion_sentence
 
 
@@ -72,7 +73,7 @@ def columns(*names: str, **types: str) -> list[dict[str, Any]]:
         ([], None),
     ],
 )
-def test_a_guess(given: list[dict[str, Any]], expected: dict[str, Any] | None) -> None:
+def test_a_guess(given: list[ColumnDict], expected: dict[str, Any] | None) -> None:
     assert suggest(given) == expected
 
 
@@ -94,5 +95,5 @@ def test_a_guess(given: list[dict[str, Any]], expected: dict[str, Any] | None) -
         ),
     ],
 )
-def test_what_to_write(given: list[dict[str, Any]], words: str) -> None:
+def test_what_to_write(given: list[ColumnDict], words: str) -> None:
     assert words in suggestion_sentence(suggest(given), given, "rows")

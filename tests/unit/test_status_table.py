@@ -38,11 +38,11 @@ REGISTRY: JsonObject = {"output": {"registry": {}}}
 CONDITIONS = ("Ready", "Reconciling", "Stalled", "Running", "Complete", "Failed")
 
 
-def status(given: Any = None, **around: Any) -> JsonObject:
+def status(given: Any = None, **around: Any) -> Any:
     return decide(observed_job(given, **around), NOW).status or {}
 
 
-def refused(*, retryable: bool) -> JsonObject:
+def refused(*, retryable: bool) -> Any:
     error = BackendError("QuotaExceeded", "no room", retryable=retryable)
     return start_refused(status(), error, 1, NOW)[0]
 

@@ -91,7 +91,7 @@ def keys(folders: tuple[str, ...]) -> tuple[set[str], set[str]]:
     for node in (node for tree in trees for node in ast.walk(tree)):
         match node:
             case ast.Dict(keys=names):
-                written |= {name.value for name in names if isinstance(name, ast.Constant)}
+                written |= {str(name.value) for name in names if isinstance(name, ast.Constant)}
             case ast.Subscript(slice=ast.Constant(value=str(name)), ctx=context):
                 (written if isinstance(context, ast.Store) else read).add(name)
             case ast.Call(func=ast.Attribute(attr=call), args=[ast.Constant(value=str(name)), *_]):

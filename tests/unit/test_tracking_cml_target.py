@@ -26,7 +26,7 @@ ANSWERED = TrackingProbe(
 ITS_PROJECT = TargetProbe(message="project p-1 answers", status={"workspace": {"projectId": "p-1"}})
 
 
-def decided(probe: TrackingProbe | None, place: TargetProbe = ITS_PROJECT) -> dict[str, Any]:
+def decided(probe: TrackingProbe | None, place: TargetProbe = ITS_PROJECT) -> Any:
     observed = ObservedTarget(
         resource("ComputeTarget", "main", TARGET), "", probe, probe_seconds=300, place_probe=place
     )

@@ -48,7 +48,9 @@ def with_times_kept(old: JsonObject, new: JsonObject) -> JsonObject:
         before = known.get(item["type"])
         same = before is not None and before["status"] == item["status"]
         time = before["lastTransitionTime"] if before and same else item["lastTransitionTime"]
-        kept.append(item | {"lastTransitionTime": time})
+        timed = item.copy()
+        timed["lastTransitionTime"] = time
+        kept.append(timed)
     kept.sort(key=lambda item: places.get(item["type"], len(places)))
     return new | {"conditions": kept}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.reminder.spec import ReminderSpec
+from kubetune.api.kinds.status_types import ReminderStatusDict
 from kubetune.controllers.base import Forgetful
 from kubetune.decide.decision import Decision
 from kubetune.decide.reminder import states
@@ -23,13 +24,15 @@ class ReminderController(Forgetful[ObservedReminder]):
     def __init__(self, cache: ObjectCache) -> None:
         self._cache = cache
 
-    async def observe(self, resource: Resource[Any, Any], kept: None) -> ObservedReminder:
+    async def observe(
+        self, resource: Resource[ReminderSpec, ReminderStatusDict], kept: None
+    ) -> ObservedReminder:
         """A Reminder and its Dataset."""
         name = resource.spec.dataset_ref.name if resource.spec else None
         dataset = find(self._cache, "Dataset", resource.owner.namespace, name)
         return ObservedReminder(resource, dataset)
 
-    def decide(self, observed: ObservedReminder, now: datetime) -> Decision[Any]:
+    def decide(self, observed: ObservedReminder, now: datetime) -> Decision[ReminderStatusDict]:
         """See kubetune.decide.reminder.states."""
         return states.decide(observed, now)
 

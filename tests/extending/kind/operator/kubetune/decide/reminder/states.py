@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.reminder.spec import ReminderSpec
+from kubetune.api.kinds.status_types import ReminderStatusDict
 from kubetune.decide.decision import Decision, conditions_of
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import DatasetResource, Resource
 
 
 @dataclass(frozen=True)
 class ObservedReminder:
     """A Reminder and the Dataset that it names."""
 
-    reminder: Resource[Any, Any]
-    dataset: Resource[Any, Any] | None
+    reminder: Resource[ReminderSpec, ReminderStatusDict]
+    dataset: DatasetResource | None
 
 
-def decide(observed: ObservedReminder, now: datetime) -> Decision[Any]:
+def decide(observed: ObservedReminder, now: datetime) -> Decision[ReminderStatusDict]:
     """What to do for a Reminder."""
     reminder, dataset = observed.reminder, observed.dataset
     conditions = conditions_of(reminder.status, reminder.generation, now)
-    status: dict[str, Any] = {
+    status: ReminderStatusDict = {
         "observedGeneration": reminder.generation,
         "conditions": conditions.current,
     }
@@ -42,7 +43,8 @@ def decide(observed: ObservedReminder, now: datetime) -> Decision[Any]:
         return Decision(status=status)
 
     # 3. It has enough rows, or not.
-    status["found"] = found = dataset.status["rows"]["train"]
+    rows = dataset.status.get("rows")
+    status["found"] = found = rows["train"] if rows else 0
     if found < spec.rows:
         message = f"Dataset {name} has {found} of {spec.rows} rows"
         conditions.waiting(Reason.DATASET_NOT_READY, message)
