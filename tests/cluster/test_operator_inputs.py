@@ -98,7 +98,9 @@ def test_what_an_inspection_finds_wrong_is_said(space: Workspace):
     space.create("Dataset", "absent.jsonl", files("absent.jsonl"))
     write(space.files / "base", model_files())
     write(space.files / "wider", adapter_files(hidden=32))
+    write(space.files / "t5", {"config.json": b'{"model_type": "t5"}'})
     space.create("Model", "base", {"source": volume("base")})
+    space.create("Model", "reader", {"source": volume("t5")})
     space.create("Model", "nowhere", {"source": volume("no/such/folder")})
     space.create("Model", "lonely", {"source": volume("wider")})
     space.create("Model", "misfit", {"source": volume("wider"), "baseModelRef": {"name": "base"}})
@@ -107,6 +109,7 @@ def test_what_an_inspection_finds_wrong_is_said(space: Workspace):
         assert words in message + json.dumps(space.get("Dataset", name)["status"].get("problems"))
     assert "absent.jsonl" in space.stalls("Dataset", "absent.jsonl", "NoFiles")
     assert "no/such/folder" in space.stalls("Model", "nowhere", "ModelNotFound")
+    assert "of type t5" in space.stalls("Model", "reader", "ModelNotCausal")
     assert "baseModelRef" in space.stalls("Model", "lonely", "BaseModelMissing")
     assert "base" in space.stalls("Model", "misfit", "BaseModelMismatch")
     problems = space.get("Dataset", "broken.jsonl")["status"]["problems"]

@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from inspection_fixtures import inspection_plan, model_files, write
 from kubetune.api.run.plan import ModelPlan
 from kubetune_runner import evaluate
 from kubetune_runner.errors import RunError
-from kubetune_runner.evaluate import candidate, rows
+from kubetune_runner.evaluate import candidate, harness, rows
 from kubetune_runner.inspection import run
+from kubetune_runner.mlflow.loader import FineTunedModel
 from kubetune_runner.mlflow.tracking import Tracker
+from kubetune_runner.mlflow.upload import describe
 from kubetune_runner.model import loading
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.training import run as train
@@ -89,6 +92,62 @@ def test_rows_with_a_token_without_embedding(make_plan: PlanFactory, with_pictur
     with pytest.raises(RunError, match=r"'<picture>', number [\d,]+") as caught:
         train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     assert caught.value.reason == "TokenBeyondVocabulary"
+
+
+def test_a_registered_model_refuses_a_token_without_embedding(with_picture: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(with_picture).eval()
+    describe(
+        AutoTokenizer.from_pretrained(with_picture),
+        model.dtype,
+        with_picture,
+        chat=False,
+        max_new_tokens=2,
+    )
+    loaded = FineTunedModel()
+    loaded.load_context(SimpleNamespace(artifacts={"model": str(with_picture)}, model_config={}))
+    assert len(loaded.predict(None, ["a"])) == 1
+    with pytest.raises(ValueError, match=r"'<picture>', number [\d,]+.*leave the token out"):
+        loaded.predict(None, ["a", "a <picture>"])
+
+
+TASK = """
+task: pictures
+dataset_path: json
+dataset_kwargs: {data_files: {test: pictures.jsonl}}
+test_split: test
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{prompt}}"
+"""
+KINDS = {
+    "generate_until": """
+generation_kwargs: {until: ["|"], max_gen_toks: 2}
+metric_list: [{metric: exact_match}]
+""",
+    "loglikelihood_rolling": """
+metric_list: [{metric: word_perplexity}]
+""",
+}
+
+
+@pytest.mark.usefixtures("plain_process")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_benchmark_with_a_token_without_embedding(
+    make_evaluation: EvaluationFactory, with_picture: Path, kind: str
+) -> None:
+    files = {
+        "pictures.yaml": f"{TASK}output_type: {kind}{KINDS[kind]}",
+        "pictures.jsonl": json.dumps(PICTURES[0]) + "\n",
+    }
+    task = {"name": "pictures", "task": "pictures", "files": files}
+    plan = make_evaluation(metrics=[], tasks=[task], model={"directory": str(with_picture)})
+    found = candidate.find(plan.model)
+    counter = harness.Counter(lambda count: None, lambda: None)
+    ran = harness.measure(
+        plan, candidate.load(found, None), found.tokenizer, found.context, counter
+    )
+    assert "'<picture>', number" in str(ran.columns["pictures"].measured.error)
 
 
 @pytest.mark.usefixtures("plain_process")

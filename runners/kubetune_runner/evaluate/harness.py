@@ -26,7 +26,7 @@ from kubetune_runner.evaluate import table
 from kubetune_runner.evaluate.metrics import MetricError
 from kubetune_runner.evaluate.table import Column
 from kubetune_runner.mlflow.client import first_line
-from kubetune_runner.mlflow.loader import ways
+from kubetune_runner.mlflow.loader import unembedded, ways
 from kubetune_runner.outcomes import packages_hint
 
 RESAMPLES = 1000
@@ -169,7 +169,20 @@ def _model(
     harness_model: Any = huggingface.HFLM
 
     class Counted(harness_model):
-        """Tells how far it is. Every request passes the hook of the harness' cache."""
+        """Tells how far it is. Every request passes the hook of the harness' cache.
+
+        Tokens without an embedding are refused.
+        """
+
+        def tok_encode(self, *args: Any, **options: Any) -> list[int]:
+            ids: list[int] = super().tok_encode(*args, **options)
+            _check([ids])
+            return ids
+
+        def tok_batch_encode(self, *args: Any, **options: Any) -> Any:
+            encoded: Any = super().tok_batch_encode(*args, **options)
+            _check(encoded[0].tolist())
+            return encoded
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
             counter.expect(len(requests))
@@ -182,6 +195,10 @@ def _model(
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
             counter.expect(len(requests))
             return super().generate_until(requests, disable_tqdm=True)
+
+    def _check(rows: list[list[int]]) -> None:
+        if what := unembedded(model, tokenizer, rows):
+            raise MetricError(f"its rows have {what}")
 
     class Hook:
         def add_partial(self, *_: object) -> None:

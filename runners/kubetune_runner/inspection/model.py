@@ -25,7 +25,7 @@ from kubetune.api.training.trained_rows import TrainedRows, of_tags
 
 from kubetune_runner.data.findings import listing, quote
 from kubetune_runner.errors import RunError
-from kubetune_runner.inspection import vocabulary
+from kubetune_runner.inspection import causal, vocabulary
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.chat_template import renderer
 from kubetune_runner.inspection.model_files import ModelFiles, open_model
@@ -58,7 +58,8 @@ def inspect_model(plan: ModelPlan, tracking: TrackingPlan | None) -> ModelInspec
     """Tell base models and adapters apart and describe them.
 
     Raises RunError ModelNotFound, ModelUnrecognized, ModelFilesMissing, ModelFilesInvalid,
-    BaseModelMissing, BaseModelUnexpected, BaseModelMismatch, or as ``open_model`` does.
+    BaseModelMissing, BaseModelUnexpected, BaseModelMismatch, ModelNotCausal, or as ``open_model``
+    does.
     """
     files = _open(plan, tracking, ENV_MODEL_TOKEN)
     rows = trained_on(plan, tracking)
@@ -99,6 +100,7 @@ def _described(
             f"{files.place} is a base model, not an adapter; remove spec.baseModelRef",
         )
     config = _json(files, "config.json")
+    causal.check(files.place, config)
     weights = _weights(files)
     described = _describe(config, files, weights)
     _check_vocabulary(files, described.get("vocabularySize"), weights)
@@ -190,6 +192,7 @@ def _adapter(plan: ModelPlan, files: ModelFiles, tracking: TrackingPlan | None) 
             " the adapter was trained on",
         )
     base_config = _json(base_files, "config.json")
+    causal.check(base_files.place, base_config)
     weights = _weights(files, adapter=True)
     if weights and not base_config.get("quantization_config"):
         base_weights = _weights(base_files)

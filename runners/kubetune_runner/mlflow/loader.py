@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -134,6 +134,19 @@ def fit_embeddings(model: Any, adapter: Path) -> None:
     for size in sizes - {embeddings.weight.shape[0]}:
         log.info("the adapter brings %d embeddings, the base has others", size)
         model.resize_token_embeddings(size, mean_resizing=False)
+
+
+def unembedded(model: Any, tokenizer: Any, rows: Iterable[Sequence[int]]) -> str | None:
+    """In words, a token of rows that the model has no embedding for; torch would only fail."""
+    size = model.get_input_embeddings().weight.shape[0]
+    largest = max((max(ids, default=0) for ids in rows), default=0)
+    if largest < size:
+        return None
+    name = tokenizer.convert_ids_to_tokens(largest)
+    return (
+        f"the token {name!r}, number {largest:,}, but the model has {size:,} embeddings, numbered"
+        " from 0"
+    )
 
 
 @dataclass(frozen=True)
@@ -324,11 +337,13 @@ class FineTunedModel(PythonModel):
         """
         if self.scores:
             rows = [self._whole(one) for one in answered_of(model_input)]
+            self._check(rows)
             return score(self.model, rows, self.tokenizer.pad_token_id, batch=8)
         asked = requests_of(model_input)
         limit = (params or {}).get("max_new_tokens") or self.description["maxNewTokens"]
         shape = Shape(**self.description.get("answer", {}))
         prompts = [self._prompt(request) for request in asked]
+        self._check(prompts)
         answers: list[list[int]] = [[] for _ in asked]
         for length in {request.limit or limit for request in asked}:
             places = [at for at, one in enumerate(asked) if (one.limit or limit) == length]
@@ -343,6 +358,10 @@ class FineTunedModel(PythonModel):
             for at, answer in zip(places, found, strict=True):
                 answers[at] = answer
         return read(self.tokenizer, answers, shape)
+
+    def _check(self, rows: list[list[int]]) -> None:
+        if what := unembedded(self.model, self.tokenizer, rows):
+            raise ValueError(f"the input has {what}: leave the token out")
 
     def _prompt(self, asked: Request) -> list[int]:
         """What an answer is generated from."""

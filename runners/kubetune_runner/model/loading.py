@@ -20,6 +20,7 @@ from kubetune.api.training.families import SpecialTokens, pad_token
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
+from kubetune_runner.mlflow.loader import unembedded
 from kubetune_runner.model.quantization import compute_plainly
 
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
@@ -209,18 +210,15 @@ def save_whole(model: Any, folder: Path) -> None:
 
 
 def check_tokens(name: str, model: Any, tokenizer: Any, rows: Iterable[Sequence[int]]) -> None:
-    """Refuse tokens of rows that the model has no embedding for; torch would only fail.
+    """Refuse tokens of rows that the model has no embedding for.
 
     Raises RunError TokenBeyondVocabulary.
     """
-    size = model.get_input_embeddings().weight.shape[0]
-    longest = max((max(ids, default=0) for ids in rows), default=0)
-    if longest >= size:
+    if what := unembedded(model, tokenizer, rows):
         raise RunError(
             "TokenBeyondVocabulary",
-            f"the rows have the token {tokenizer.convert_ids_to_tokens(longest)!r}, number"
-            f" {longest:,}, but model {name} has {size:,} embeddings, numbered from 0: resize them"
-            " by `model.resize_token_embeddings(len(tokenizer))` and save both, or keep the token"
+            f"model {name}: the rows have {what}: resize them by"
+            " `model.resize_token_embeddings(len(tokenizer))` and save both, or keep the token"
             " out of rows and chat template",
         )
 
