@@ -50,7 +50,9 @@ def rendered() -> str:
         NOTE,
         "from typing import Any, Literal, NotRequired, TypeAlias",
         "from typing_extensions import TypedDict",
+        "from kubetune.api import JsonObject",
         *(f"from {module} import {name}" for module, name in enums),
+        "def status_of(body: JsonObject) -> Any: ...",
         *classes,
         f"{ALL}: TypeAlias = {' | '.join(_name(root) for root in ROOTS)}",
     ]

@@ -25,6 +25,7 @@ from kubetune.act.release import Release
 from kubetune.act.status import StatusWriter
 from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import status_of
 from kubetune.api.kinds.table import RUNNING
 from kubetune.clients.kubernetes import (
     REFUSALS,
@@ -44,7 +45,7 @@ from kubetune.decide.target.refused import (
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.following import FollowedRuns
-from kubetune.observe.objects import parse, status_of
+from kubetune.observe.objects import parse
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key, WorkQueue
 from kubetune.settings import Settings

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType
+from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_is
 from kubetune_devcluster.cml import client_package
 from kubetune_devcluster.cml.server import FOREVER, Script, Simulator
@@ -143,7 +144,7 @@ async def _submit(plane: ControlPlane, jobs: int) -> None:
 
 async def _target_ready(plane: ControlPlane) -> bool:
     body = await plane.user.get(path("computetargets", CML_NAMESPACE, "cml"))
-    return condition_is(body.get("status") or {}, ConditionType.READY)
+    return condition_is(status_of(body), ConditionType.READY)
 
 
 async def _answer_times(operator: OperatorProcess, seconds: float) -> list[float]:

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from kubetune.api.conditions import ConditionType
+from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_is
 
 from . import cml_polling, lives, submission
@@ -163,8 +164,7 @@ class OperatorBench:
 
 
 async def _target_ready(plane: ControlPlane) -> bool:
-    status = (await plane.target()).get("status") or {}
-    return condition_is(status, ConditionType.READY)
+    return condition_is(status_of(await plane.target()), ConditionType.READY)
 
 
 def _summary(requests: dict[tuple[str, str], int]) -> str:

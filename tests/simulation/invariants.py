@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import AT_REST, TERMINAL_PHASES, ConditionType, Reason
+from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_in
 from kubetune.names import FINALIZER, JOB, RUN_KEY
 
@@ -104,8 +105,8 @@ def _is_held(world: World, target: JsonObject) -> bool:
         and (status := body.get("status") or {}).get("phase") not in AT_REST
         and (status.get("external") or {}).get("target") == f"ComputeTarget/{_name(target)}"
     ]
-    told = condition_in(target.get("status") or {}, ConditionType.IN_USE)
-    said = told.get("message", "") if told.get("status") == "True" else ""
+    told = condition_in(status_of(target), ConditionType.IN_USE)
+    said = told["message"] if told and told["status"] == "True" else ""
     if "deletionTimestamp" not in target["metadata"]:
         return bool(users)
     return bool(users) and all(user in said for user in users)

@@ -20,13 +20,13 @@ from kubetune.api.kinds.status_types import (
     DatasetStatusDict,
     ModelStatusDict,
     PromptTemplateStatusDict,
+    status_of,
 )
 from kubetune.api.kinds.table import INSPECTED, RUNNING
 from kubetune.clients.kubernetes import REFUSALS, KubernetesClient, NotFoundError
 from kubetune.decide.inspected.inspection import inspection_run_key
 from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache
-from kubetune.observe.objects import status_of
 from kubetune.queue import Key
 from kubetune.targets.dispatch import Backends
 from kubetune.targets.errors import BackendError

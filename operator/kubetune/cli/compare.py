@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from kubetune.api import JsonObject
+from kubetune.api.kinds.status_types import EvaluationStatusDict, MlflowRunDict, status_of
 from kubetune.cli.connection import NotThereError, artifact, choose_cluster
 
 
@@ -43,7 +44,7 @@ def compare(
         body, answers, problems = asyncio.run(_read(namespace, evaluation))
     except NotThereError as error:
         raise click.ClickException(str(error)) from None
-    status: JsonObject = body.get("status") or {}
+    status: EvaluationStatusDict = status_of(body)
     if output == "json":
         rows = {name: [row.to_json() for row in found] for name, found in answers.items()}
         click.echo(json.dumps({"status": status, "samples": rows}, indent=2, ensure_ascii=False))
@@ -81,8 +82,9 @@ async def _read(namespace: str, name: str) -> tuple[JsonObject, dict[str, Any], 
         await client.close()
     answers: dict[str, Any] = {}
     problems: list[str] = []
-    for candidate in (body.get("status") or {}).get("candidates") or ():
-        if candidate.get("samples"):
+    status: EvaluationStatusDict = status_of(body)
+    for candidate in status.get("candidates") or ():
+        if candidate.get("samples") and "mlflow" in candidate:
             try:
                 answers[candidate["name"]] = await _rows(candidate["mlflow"])
             except (NotThereError, ValueError, KeyError) as error:
@@ -90,7 +92,7 @@ async def _read(namespace: str, name: str) -> tuple[JsonObject, dict[str, Any], 
     return body, answers, problems
 
 
-async def _rows(run: JsonObject) -> list[Any]:
+async def _rows(run: MlflowRunDict) -> list[Any]:
     """The rows of a run's artifact. Raises NotThereError, ValueError."""
     from kubetune.api.run.evaluation_plan import SAMPLES_ARTIFACT, EvaluatedRow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kubetune.api import JsonObject
+from kubetune.api.kinds.status_types import MlflowRunDict
 
 
 class NotThereError(Exception):
@@ -30,7 +30,7 @@ def choose_cluster(home: Path | None) -> None:
         raise NotThereError(f"{home} holds no cluster yet; run: {way_out}")
 
 
-async def artifact(run: JsonObject, path: str) -> str:
+async def artifact(run: MlflowRunDict, path: str) -> str:
     """The text of a run's artifact; ``run`` is a status.mlflow.
 
     It is asked for at MLFLOW_TRACKING_URI when that is set, with the credentials of its variables;
@@ -39,7 +39,7 @@ async def artifact(run: JsonObject, path: str) -> str:
     from kubetune.tracking.base import TrackingError
     from kubetune.tracking.rest import Credentials, RestClient
 
-    root, page, _ = str(run.get("url", "")).partition("/#/")
+    root, page, _ = run.get("url", "").partition("/#/")
     if not page:
         raise NotThereError(
             f"the API of CML hands out no artifacts; look at {path} of run {run.get('runId')} in"
@@ -56,7 +56,7 @@ async def artifact(run: JsonObject, path: str) -> str:
         )
     server = RestClient(root, credentials, timeout_seconds=30.0)
     try:
-        query = {"path": path, "run_uuid": str(run["runId"])}
+        query = {"path": path, "run_uuid": run.get("runId", "")}
         return await server.text("GET", "/get-artifact", query=query, retry=True)
     except TrackingError as error:
         raise NotThereError(str(error)) from None

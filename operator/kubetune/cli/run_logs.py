@@ -14,6 +14,13 @@ import click
 
 from kubetune import names
 from kubetune.api import JsonObject
+from kubetune.api.conditions import AT_REST, AttemptResult, CandidatePhase, InspectionResult
+from kubetune.api.kinds.status_types import (
+    AnyStatusDict,
+    AttemptDict,
+    CandidateStatusDict,
+    status_of,
+)
 from kubetune.api.kinds.table import KINDS, Kind
 from kubetune.api.run.plan import log_artifact
 from kubetune.cli.connection import NotThereError, artifact
@@ -22,7 +29,7 @@ CONTAINER = "runner"
 LOOK_SECONDS = 1.0
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _WITH_RUNS = ("FineTuneJob", "Evaluation", "Dataset", "Model", "PromptTemplate")
-_OVER = ("Succeeded", "Failed", "Cancelled", "Suspended")
+Part = AnyStatusDict | CandidateStatusDict
 
 
 @dataclass(frozen=True)
@@ -100,17 +107,18 @@ class _Cluster:
         return answer
 
     async def pods(
-        self, wanted: Wanted, body: JsonObject, part: JsonObject
+        self, wanted: Wanted, body: JsonObject, part: Part
     ) -> dict[int, list[JsonObject]]:
         """The pods of the object's runs by attempt."""
         labels = {
             names.OWNER_KIND: wanted.kind.kind,
             names.OWNER_NAME: names.label_value(wanted.name),
         }
-        if wanted.kind.kind == "Evaluation":
+        if "name" in part:
+            # A candidate's.
             from kubetune.decide.evaluation.inputs import candidate_run_key
 
-            uid, digest = body["metadata"]["uid"], str(part.get("digest", ""))
+            uid, digest = body["metadata"]["uid"], part.get("digest", "")
             labels[names.RUN_KEY] = candidate_run_key(uid, part["name"], digest)
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         path = f"/api/v1/namespaces/{wanted.namespace}/pods"
@@ -167,30 +175,31 @@ async def _cluster() -> AsyncGenerator[_Cluster]:
         raise NotThereError(f"the cluster can't be reached: {error or 'no answer'}") from None
 
 
-def _part_of(wanted: Wanted, body: JsonObject) -> JsonObject:
+def _part_of(wanted: Wanted, body: JsonObject) -> Part:
     """The part of the status that is about the run: of an Evaluation one candidate's."""
-    status: JsonObject = body.get("status") or {}
+    status: AnyStatusDict = status_of(body)
     if wanted.kind.kind != "Evaluation":
         return status
-    candidates: list[JsonObject] = status.get("candidates") or []
+    candidates = status.get("candidates") or []
     known = [item["name"] for item in candidates] or [
         item["name"] for item in body["spec"]["candidates"]
     ]
     name = wanted.candidate or (known[0] if len(known) == 1 else None)
-    if name not in known:
+    if name is None or name not in known:
         problem = f"no candidate {name}" if name else f"{len(known)} candidates"
         raise NotThereError(f"{wanted.subject} has {problem}; give --candidate {'|'.join(known)}")
-    return next((item for item in candidates if item["name"] == name), {"name": name})
+    none_yet: CandidateStatusDict = {"name": name, "phase": CandidatePhase.PENDING}
+    return next((item for item in candidates if item["name"] == name), none_yet)
 
 
-def _attempts(part: JsonObject) -> list[JsonObject]:
+def _attempts(part: Part) -> list[AttemptDict]:
     """The attempts that the status lists, oldest first."""
     if "attempt" in part:
         return [part["attempt"]]
     return part.get("attempts") or []
 
 
-def _attempt_of(wanted: Wanted, part: JsonObject, pods: dict[int, list[JsonObject]]) -> int:
+def _attempt_of(wanted: Wanted, part: Part, pods: dict[int, list[JsonObject]]) -> int:
     """The attempt that is asked for; 0 when there is none yet. Raises NotThereError."""
     numbers = {*pods, *(item["number"] for item in _attempts(part))}
     newest = max(numbers, default=0)
@@ -234,24 +243,26 @@ async def _write_pod(cluster: _Cluster, wanted: Wanted, pod: JsonObject) -> bool
     return True
 
 
-def _is_over(body: JsonObject, part: JsonObject, number: int) -> bool:
+def _is_over(body: JsonObject, part: Part, number: int) -> bool:
     """Whether nothing more will come of the attempt."""
-    if part.get("phase") in _OVER or (body.get("status") or {}).get("phase") in _OVER:
+    status: AnyStatusDict = status_of(body)
+    if part.get("phase") in AT_REST or status.get("phase") in AT_REST:
         return True
-    ended = {item["number"]: item["result"] != "Running" for item in _attempts(part)}
+    ended = {item["number"]: item["result"] != AttemptResult.RUNNING for item in _attempts(part)}
     if number in ended:
         return ended[number]
     return (part.get("inspection") or {}).get("result") is not None
 
 
 def _waiting(body: JsonObject) -> str:
-    conditions = (body.get("status") or {}).get("conditions") or ()
+    status: AnyStatusDict = status_of(body)
+    conditions = status.get("conditions") or ()
     ready = next((item for item in conditions if item["type"] == "Ready"), None)
     return str(ready["message"]) if ready else "the operator has not seen it yet"
 
 
 async def _write_what_is_left(
-    wanted: Wanted, body: JsonObject, part: JsonObject, number: int, pod: JsonObject | None
+    wanted: Wanted, body: JsonObject, part: Part, number: int, pod: JsonObject | None
 ) -> None:
     """Write what MLflow has, else what the status has. Raises NotThereError."""
     if not number and (part.get("reused") or (part.get("result") or {}).get("reused")):
@@ -281,12 +292,12 @@ async def _write_what_is_left(
     _write(kept, wanted.tail)
 
 
-def _why_nothing(wanted: Wanted, body: JsonObject, part: JsonObject, pod: JsonObject | None) -> str:
+def _why_nothing(wanted: Wanted, body: JsonObject, part: Part, pod: JsonObject | None) -> str:
     if pod is not None:
         return f"pod {pod['metadata']['name']} has no log yet: {_waiting(body)}"
     if page := (part.get("external") or {}).get("url"):
         return f"the run is on CML, whose API hands out no logs: look at {page}"
-    if (part.get("inspection") or {}).get("result") == "found":
+    if (part.get("inspection") or {}).get("result") == InspectionResult.FOUND:
         return "the log of an inspection that went well isn't kept"
     return "its pod is gone, and it has no MLflow run"
 

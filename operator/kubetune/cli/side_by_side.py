@@ -5,17 +5,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from kubetune.api import JsonObject
+from kubetune.api.conditions import Phase
+from kubetune.api.kinds.status_types import CandidateStatusDict, EvaluationStatusDict
 from kubetune.api.run.evaluation_plan import EvaluatedRow
 
 MIN_WIDTH = 40
 INDENT = 2
 
 
-def verdict(status: JsonObject) -> str:
+def verdict(status: EvaluationStatusDict) -> str:
     """Phase and verdict in a line or two."""
     conditions = {item["type"]: item for item in status.get("conditions") or ()}
-    lines = [str(status.get("phase", "Pending"))]
+    lines = [str(status.get("phase", Phase.PENDING))]
     for kind in ("Passed", "Promoted"):
         if found := conditions.get(kind):
             lines.append(f"{kind} {found['status']}: {found['message']}")
@@ -24,9 +25,9 @@ def verdict(status: JsonObject) -> str:
     return "\n".join(lines)
 
 
-def table(status: JsonObject) -> str:
+def table(status: EvaluationStatusDict) -> str:
     """Metrics by candidate as aligned columns; a star marks the winner."""
-    candidates: list[JsonObject] = status.get("candidates") or []
+    candidates = status.get("candidates") or []
     names = [
         item["name"] + (" *" if item["name"] == status.get("winner") else "") for item in candidates
     ]
@@ -38,19 +39,24 @@ def table(status: JsonObject) -> str:
         rows.append([metric, *(_cell(item, metric) for item in candidates)])
     if len(rows) == 1:
         rows += [["-", *(item["phase"] for item in candidates)]]
-    for label, field in (("rows", "rows"), ("left out", "skipped"), ("tokens", "tokens")):
-        if any(item.get(field) for item in candidates):
-            rows.append([label, *(str(item.get(field, "-")) for item in candidates)])
+    counts = {
+        "rows": [item.get("rows") for item in candidates],
+        "left out": [item.get("skipped") for item in candidates],
+        "tokens": [item.get("tokens") for item in candidates],
+    }
+    for label, numbers in counts.items():
+        if any(numbers):
+            rows.append([label, *("-" if number is None else str(number) for number in numbers)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
     errors = [
-        f"{item['name']}, {metric['name']}: {metric['error']}"
+        f"{item['name']}, {metric['name']}: {problem}"
         for item in candidates
         for metric in item.get("metrics") or ()
-        if metric.get("error")
+        if (problem := metric.get("error"))
     ]
     return "\n".join(lines + (["", *errors] if errors else []))
 
@@ -81,13 +87,13 @@ def samples(
     return "\n\n".join(blocks)
 
 
-def _cell(candidate: JsonObject, name: str) -> str:
+def _cell(candidate: CandidateStatusDict, name: str) -> str:
     item = next((m for m in candidate.get("metrics") or () if m["name"] == name), None)
     if item is None:
         return "-"
     if "value" not in item:
         return "error"
-    text = str(item["value"])
+    text = item["value"]
     if "low" in item and "high" in item:
         text += f" [{float(item['low']):.3g}, {float(item['high']):.3g}]"
     return text + (f" {item['delta']}" if "delta" in item else "")

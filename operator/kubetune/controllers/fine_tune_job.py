@@ -10,7 +10,7 @@ from kubetune.act import job_questions
 from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.kinds.status_types import FineTuneJobStatusDict
+from kubetune.api.kinds.status_types import FineTuneJobStatusDict, status_of
 from kubetune.controllers.base import Controller
 from kubetune.decide.decision import FineTuneJobDecision, Question
 from kubetune.decide.fine_tune_job import states
@@ -18,7 +18,6 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.resources import FineTuneJobResource
 from kubetune.names import FINALIZER
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
-from kubetune.observe.objects import status_of
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
 from kubetune.targets.dispatch import Backends

@@ -8,7 +8,7 @@ from dataclasses import replace
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.evaluation.spec import Candidate, EvaluationSpec
-from kubetune.api.kinds.status_types import EvaluationStatusDict
+from kubetune.api.kinds.status_types import EvaluationStatusDict, status_of
 from kubetune.clients.config_maps import config_map_value
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.evaluation.candidate import MOVING, SETTLED
@@ -30,7 +30,6 @@ from kubetune.observe.objects import (
     recorded_target,
     resolve_target,
     source_job,
-    status_of,
 )
 from kubetune.observe.secrets import named_secrets, secret_problem, source_secrets
 from kubetune.targets.dispatch import Backends

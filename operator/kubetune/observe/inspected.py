@@ -12,6 +12,7 @@ from kubetune.api.kinds.status_types import (
     DatasetStatusDict,
     ModelStatusDict,
     PromptTemplateStatusDict,
+    status_of,
 )
 from kubetune.api.run.plan import InspectionPlan
 from kubetune.clients.kubernetes import KubernetesClient
@@ -33,7 +34,6 @@ from kubetune.observe.objects import (
     recorded_target,
     resolve_target,
     source_job,
-    status_of,
 )
 from kubetune.observe.secrets import secret_problem
 from kubetune.targets.dispatch import Backends

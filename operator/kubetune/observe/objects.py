@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION, ComputeTargetSpec
-from kubetune.api.kinds.status_types import ModelStatusDict
+from kubetune.api.kinds.status_types import ModelStatusDict, status_of
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.schema.base import Value
 from kubetune.api.schema.references import ComputeTargetRef
@@ -56,18 +56,6 @@ def parse(body: JsonObject) -> Resource[Any, Any]:
         status=status_of(body),
         deleted=parse_time(metadata.get("deletionTimestamp")),
     )
-
-
-def status_of(body: JsonObject) -> Any:
-    """The status of an object, where JSON becomes a typed status.
-
-    It may be trusted to have the fields of its model, in the right types: only what fits the
-    schema of the CRD gets through the API server, which drops what isn't in it. Another version of
-    the operator has kept to the schema too. A field that a newer one has added stays unseen, and
-    one that an older one has written differently is as if nobody had written it, since everything
-    but what a schema requires may be absent.
-    """
-    return body.get("status") or {}
 
 
 def find(

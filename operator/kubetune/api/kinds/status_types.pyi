@@ -4,7 +4,10 @@ from typing import Any, Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import AttemptResult, CandidatePhase, InspectionResult, Phase
+
+def status_of(body: JsonObject) -> Any: ...
 
 class ObjectStatusDict(TypedDict):
     observedGeneration: NotRequired[int]
