@@ -7,7 +7,7 @@ from typing import Any
 from kubetune.api.run.evaluation_plan import EvaluatedRow
 from kubetune.cli.side_by_side import samples, table, verdict
 
-STATUS: dict[str, Any] = {
+STATUS: Any = {
     "phase": "Succeeded",
     "winner": "tuned",
     "conditions": [
