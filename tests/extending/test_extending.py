@@ -21,6 +21,7 @@ PAGE = (ROOT / "docs/extending.md").read_text()
 RECIPES = dict(re.findall(r"^## An? ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 TOYS = {
     "kind": "kind",
+    "target": "target",
     "objective": "objective",
     "source of rows": "source",
     "metric": "metric",

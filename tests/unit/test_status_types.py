@@ -52,8 +52,8 @@ OTHER_NAMES = {
     *("train_loss", "eval_loss", "modelId", "artifactPath"),
     # In a tag of a registered version.
     "from",
-    # Names of a kind, an objective, a loss, a metric and layers.
-    *("ComputeTarget", "sft", "exo_pair", "latency", "embed"),
+    # Names of an objective, a loss, a metric and layers.
+    *("sft", "exo_pair", "latency", "embed"),
 }
 RECORD = ("external.cml", "external.projectId")
 """Read as a whole, by the models of a record."""

@@ -49,7 +49,10 @@ def _kubernetes(parts: Parts) -> KubernetesBackend:
     return KubernetesBackend(parts.connections.cluster, parts.cache, parts.clock)
 
 
-MAKERS: dict[str, Callable[[Parts], Backend]] = {"cml": _cml, "kubernetes": _kubernetes}
+MAKERS: dict[str, Callable[[Parts], Backend]] = {
+    "cml": _cml,
+    "kubernetes": _kubernetes,
+}
 """By type, in the order in which all are told the same."""
 
 

@@ -10,7 +10,10 @@ from kubetune.targets.cml.facts import CML
 from kubetune.targets.facts import TargetFacts
 from kubetune.targets.kubernetes.facts import KUBERNETES
 
-FACTS: dict[str, TargetFacts] = {"kubernetes": KUBERNETES, "cml": CML}
+FACTS: dict[str, TargetFacts] = {
+    "kubernetes": KUBERNETES,
+    "cml": CML,
+}
 
 
 def facts_of(target: ComputeTargetSpec | None) -> TargetFacts:

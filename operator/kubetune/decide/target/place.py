@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
@@ -21,7 +21,6 @@ from kubetune.api.kinds.compute_target.block import RecordedBlock, TargetBlock
 from kubetune.api.kinds.compute_target.recorded import RecordedTracking
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
 from kubetune.api.kinds.status_types import ExternalDict
-from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.schema.base import Value
 from kubetune.decide.decision import Action, DeleteRuns, Record
 from kubetune.decide.resources import Target
@@ -80,7 +79,7 @@ def place_of(
     if known.block is not None:
         block[known.type] = _block(known.block, external, present)
     # Without what only new runs need: images, resources, a runtime.
-    return _spec().model_construct(**block, tracking=_tracking(known.tracking, present))
+    return ComputeTargetSpec.model_construct(**block, tracking=_tracking(known.tracking, present))
 
 
 @lru_cache(maxsize=1024)
@@ -160,10 +159,6 @@ def _chosen(spec: Value, recorded: type[Value]) -> JsonObject:
     """The fields of a part of a target that are recorded."""
     names = {field.alias for field in recorded.model_fields.values()}
     return {key: value for key, value in spec.to_json().items() if key in names}
-
-
-def _spec() -> type[ComputeTargetSpec]:
-    return cast("type[ComputeTargetSpec]", BY_KIND["ComputeTarget"].spec)
 
 
 def _block(

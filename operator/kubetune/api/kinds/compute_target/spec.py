@@ -174,21 +174,22 @@ class Tracking(Value):
         return f"{self.experiment_in(namespace)}-inspections"
 
 
+BLOCKS = ("kubernetes", "cml")
+"""Fields of which one is given: its name is the type of the target."""
+
+
 class ComputeTargetSpec(Value):
     """What the admin declares."""
 
-    blocks: ClassVar[tuple[str, ...]] = ("kubernetes", "cml")
-    """Fields of which one is given: its name is the type of the target."""
     transitions: ClassVar[tuple[TransitionRule, ...]] = (
         same_choice(
-            "kubernetes",
-            "cml",
+            *BLOCKS,
             hint="runs go on where they were started; make another target, and delete this one when"
             " nothing runs there",
         ),
     )
     rules: ClassVar[tuple[Rule, ...]] = (
-        exactly_one("kubernetes", "cml"),
+        exactly_one(*BLOCKS),
         Rule(
             cel="self.tracking.type != 'cml' || has(self.cml)",
             message="type cml needs a target in CML: give spec.cml, or type mlflow and its uri",
@@ -208,8 +209,8 @@ class ComputeTargetSpec(Value):
     @property
     def type(self) -> str:
         """The type of target; what a status records of runs in this cluster has no block."""
-        given = (name for name in self.blocks if getattr(self, name) is not None)
-        return next(given, self.blocks[0])
+        given = (name for name in BLOCKS if getattr(self, name) is not None)
+        return next(given, BLOCKS[0])
 
     @property
     def block(self) -> TargetBlock | None:
