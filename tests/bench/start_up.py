@@ -36,11 +36,12 @@ def run(path: Path) -> None:
 
     plan: Any = runner.read_plan(path)
     startup_gc.begin(plan)
-    from kubetune_runner.training import run as train
+    from kubetune_runner.training.fitting import fit, make_trainer
+    from kubetune_runner.training.inputs import prepare
 
-    inputs = train._prepare(plan)
+    inputs = prepare(plan)
     trainer: Any
-    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    trainer, progress = make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     from transformers.trainer_callback import TrainerCallback
 
     class FirstStep(TrainerCallback):
@@ -49,7 +50,7 @@ def run(path: Path) -> None:
             os._exit(0)
 
     trainer.add_callback(FirstStep())
-    train._fit(plan, StopSignal(), trainer, progress)
+    fit(plan, StopSignal(), trainer, progress)
     raise RuntimeError("no step was taken")
 
 

@@ -7,14 +7,15 @@ from typing import Any
 from kubetune.api.run.plan import RunPlan
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.training import run as train
+from kubetune_runner.training.fitting import fit, make_trainer
+from kubetune_runner.training.inputs import prepare
 
 
 def fitted(plan: RunPlan, tracker: Tracker | None = None) -> tuple[Any, Any]:
     """Trainer and inputs after training; reports go nowhere without a tracker that was started."""
-    inputs = train._prepare(plan)
-    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), tracker or Tracker(plan))
-    train._fit(plan, StopSignal(), trainer, progress)
+    inputs = prepare(plan)
+    trainer, progress = make_trainer(plan, inputs, StopSignal(), tracker or Tracker(plan))
+    fit(plan, StopSignal(), trainer, progress)
     return trainer, inputs
 
 

@@ -23,7 +23,7 @@ from kubetune.api.run.outcome import Outcome
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run
 from kubetune_runner.text.encoding import IGNORED
-from kubetune_runner.training import run as train
+from kubetune_runner.training.inputs import Inputs, prepare
 
 from tests.runners.conftest import PlanFactory
 
@@ -82,7 +82,7 @@ class Found:
     """What an inspection says of a file, and what a job makes of it."""
 
     inspection: Outcome
-    inputs: train.Inputs | None
+    inputs: Inputs | None
     """None where the job refuses."""
     refusal: RunError | None
     decode: Callable[[Sequence[int]], str]
@@ -192,7 +192,7 @@ class Laboratory:
         )
         inputs, refusal = None, None
         try:
-            inputs = train._prepare(plan)
+            inputs = prepare(plan)
         except RunError as error:
             refusal = error
         (folder / f"rows.{suffix}").unlink()

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubetune.api.plan import ModelPlan, RunPlan
-from kubetune.api.training import merge as laid
+from kubetune.api.run.plan import ModelPlan, RunPlan
+from kubetune.api.training.settings import merge as laid
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.model import adapter_files, loading, merging
 from kubetune_runner.results import save_results
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.training import run as train
+from kubetune_runner.training.fitting import make_trainer
+from kubetune_runner.training.inputs import prepare
 
 from tests.runners.matrix import cells
 
@@ -45,8 +46,8 @@ def planned(tmp_path: Path) -> Make:
 
 def begun(plan: RunPlan) -> tuple[Any, Any]:
     """Trainer and inputs before the first step."""
-    inputs = train._prepare(plan)
-    return train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))[0], inputs
+    inputs = prepare(plan)
+    return make_trainer(plan, inputs, StopSignal(), Tracker(plan))[0], inputs
 
 
 def changed(model: Any) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def test_an_adapter_that_is_read_in_part_is_refused(planned: Make, tmp_path: Pat
     plan = planned(RENAMED)
     folder, adapter = Path(plan.model.directory or ""), tmp_path / "adapter"
     config = LoraConfig(r=4, target_modules=["up_proj"], task_type="CAUSAL_LM")
-    get_peft_model(cells.stock(folder), config).save_pretrained(adapter)
+    get_peft_model(cells.stock(folder), config).save_pretrained(str(adapter))
     base = ModelPlan(name="base", type="base", directory=str(folder))
     for use in (
         lambda: merging.merge(base, folder, adapter, tmp_path / "merged"),

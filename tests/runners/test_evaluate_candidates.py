@@ -40,7 +40,7 @@ TEXT = [{"text": f"Text number {number}."} for number in range(4)]
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """No MLflow server is there: don't wait for it at the end."""
-    monkeypatch.setattr("kubetune_runner.training.run.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("kubetune_runner.mlflow.closing.CLOSE_SECONDS", 0.0)
     monkeypatch.setenv("KUBETUNE_UPLOAD_PATIENCE_SECONDS", "0")
 
 

@@ -11,7 +11,8 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.training import run as train
+from kubetune_runner.training.fitting import make_trainer
+from kubetune_runner.training.inputs import prepare
 
 from tests.runners import architectures
 from tests.runners.conftest import PlanFactory
@@ -37,8 +38,8 @@ def make_model_plan(make_plan: PlanFactory, tiny_model: Path, tmp_path: Path) ->
 
 def begun(plan: RunPlan) -> tuple[Any, Any]:
     """Trainer and inputs before the first step."""
-    inputs = train._prepare(plan)
-    trainer, _ = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    inputs = prepare(plan)
+    trainer, _ = make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     return trainer, inputs
 
 
@@ -79,7 +80,7 @@ def test_a_candidates_loss_is_the_models_own(make_model_plan: Any, kind: str) ->
     plan = make_model_plan(kind)
     found = candidate.find(plan.model)
     model = candidate.load(found, torch.float32)
-    rows = train._prepare(plan).evaluation.rows
+    rows = prepare(plan).evaluation.rows
     batch = losses.padded(rows, found.tokenizer.pad_token_id, "cpu")
     total = sum(loss for loss, _ in losses.row_losses(model, batch))
     tokens = sum(count for _, count in losses.row_losses(model, batch))

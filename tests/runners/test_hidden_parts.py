@@ -21,7 +21,7 @@ from kubetune_runner import data
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run
 from kubetune_runner.own_code import handover
-from kubetune_runner.training import run as train
+from kubetune_runner.training.inputs import prepare
 
 from tests.runners.conftest import PlanFactory
 
@@ -148,7 +148,7 @@ def test_rows_of_a_script_count_and_refuse(
     rows = [{"messages": [USER, SAID]}, {"messages": turns}]
     training = {"tokenizer": {"chatTemplate": template}}
     plan = make_plan(rows=rows, held_out=[], dataset=WHOLE_SPLIT, training=training)
-    tokenizer = train._prepare(plan).tokenizer
+    tokenizer = prepare(plan).tokenizer
     loaded = data.load(plan.dataset, None)
     placed = list(zip(loaded.train, loaded.train_places, strict=True))
     counts = handover.write_rows(tmp_path, plan, "train", placed, [], tokenizer).rows.counts()
@@ -173,16 +173,16 @@ def test_a_job_counts_and_refuses(make_plan: PlanFactory, case: str) -> None:
     rows = [{"messages": [USER, SAID]}, {"messages": turns}, {"messages": [USER, SAID, USER, SAID]}]
     over: dict[str, Any] = {"training": {"tokenizer": {"chatTemplate": template}}}
     plan = make_plan(rows=rows, held_out=rows[:1], dataset={"format": "messages"}, **over)
-    inputs = train._prepare(plan)
+    inputs = prepare(plan)
     assert inputs.train.counts()["hidden"] == (part is not None)
     assert inputs.train.counts()["used"] == 3
     refusing = {"format": "messages", "refuseHidden": True}
     plan = make_plan(rows=rows, held_out=rows[:1], dataset=refusing, **over)
     if part is None:
-        train._prepare(plan)
+        prepare(plan)
         return
     with pytest.raises(RunError, match=rf"row 2 of file 'train\.jsonl': .* {part}") as caught:
-        train._prepare(plan)
+        prepare(plan)
     assert caught.value.reason == "PartsHidden"
 
 
@@ -212,15 +212,15 @@ def test_preferences_count_and_refuse(make_plan: PlanFactory, tmp_path: Path, ca
     training["tokenizer"] = {"chatTemplate": PHI}
     dataset = {"format": format, "splits": {"evaluationFraction": 0.0}}
     plan = make_plan(rows=rows, held_out=[], dataset=dataset, training=training)
-    inputs = train._prepare(plan)
+    inputs = prepare(plan)
     assert (inputs.train.counts()["hidden"], inputs.train.counts()["used"]) == (bool(part), 3)
     refusing = dataset | {"refuseHidden": True}
     plan = make_plan(rows=rows, held_out=[], dataset=refusing, training=training)
     if part is None:
-        train._prepare(plan)
+        prepare(plan)
     else:
         with pytest.raises(RunError, match=rf"row 2 of file 'train\.jsonl': .* {part}") as caught:
-            train._prepare(plan)
+            prepare(plan)
         assert caught.value.reason == "PartsHidden"
     found = inspected(tmp_path / "inspected", PHI, rows, True, format)
     assert found.checks is not None

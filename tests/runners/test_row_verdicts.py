@@ -16,7 +16,7 @@ from kubetune_runner import data
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import run
 from kubetune_runner.own_code import handover
-from kubetune_runner.training import run as train
+from kubetune_runner.training.inputs import prepare
 
 from tests.runners.conftest import PlanFactory
 
@@ -105,7 +105,7 @@ def test_what_an_inspection_lets_pass_trains(
         dataset={"format": format, "splits": {"evaluationFraction": 0.0}},
         training=training,
     )
-    inputs = train._prepare(plan)
+    inputs = prepare(plan)
     counts = inputs.train.counts()
     assert (counts["used"], counts["empty"], counts["unusable"]) == (2, len(empty), len(unusable))
     outcome = run(inspection_plan("inspectDataset", dataset=plan.dataset.to_json()))
@@ -135,7 +135,7 @@ def test_a_template_may_use_what_does_not_fit(make_plan: PlanFactory) -> None:
     ]
     prompt = {"prompt": "{question}{context}", "completion": "{answer}"}
     plan = make_plan(rows=rows, held_out=[{"question": "q", "answer": "z"}], prompt=prompt)
-    inputs = train._prepare(plan)
+    inputs = prepare(plan)
     assert inputs.train.counts()["used"] == 2
     assert inputs.train.counts()["empty"] == 1
     assert len(inputs.evaluation.rows) == 1
@@ -167,7 +167,7 @@ def test_a_template_that_refuses_names_the_row_of_the_file(
 
     plan = planned(next(seed for seed in range(100) if trains(seed) == (split == "train")))
     with pytest.raises(RunError, match=r"row 18 of file 'train\.jsonl': .*no system") as caught:
-        train._prepare(plan)
+        prepare(plan)
     assert caught.value.reason == "ChatTemplateUnsupported"
 
 
@@ -188,7 +188,7 @@ def test_a_preference_that_a_template_refuses_is_named(make_plan: PlanFactory) -
         training=training,
     )
     with pytest.raises(RunError, match=r"row 2 of file 'train\.jsonl'"):
-        train._prepare(plan)
+        prepare(plan)
 
 
 def test_rows_of_which_only_held_out_ones_fit_are_refused(tmp_path: Path) -> None:
@@ -234,5 +234,5 @@ def test_chats_of_other_forms_are_read(make_plan: PlanFactory) -> None:
     encoded: list[Any] = []
     for rows in ([{"conversations": SHAREGPT}], [{"messages": openai}], [{"messages": plain}]):
         plan = make_plan(rows=rows, held_out=[], dataset={"format": "messages"}, training=training)
-        encoded.append(train._prepare(plan).train.rows[0].input_ids)
+        encoded.append(prepare(plan).train.rows[0].input_ids)
     assert encoded[0] == encoded[1] == encoded[2]

@@ -205,7 +205,7 @@ def test_a_deleted_experiment_ends_the_run_with_the_way_out(
 def test_a_version_that_was_deleted_is_not_asked_for_again(
     make_evaluation: EvaluationFactory, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kubetune_runner.training.run.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("kubetune_runner.mlflow.closing.CLOSE_SECONDS", 0.0)
     gone = {"directory": None, "registryUri": "models:/nothing/1"}
     with pytest.raises(RunError) as caught:
         evaluate.run(make_evaluation(model=gone, tracking={"uri": mlflow_server}))

@@ -17,7 +17,8 @@ from kubetune_runner.mlflow.upload import save
 from kubetune_runner.results import save_results
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.training import run as train
+from kubetune_runner.training.fitting import fit, make_trainer
+from kubetune_runner.training.inputs import prepare
 
 from tests.runners.conftest import PlanFactory, Runner
 from tests.runners.fitting import fitted
@@ -39,8 +40,8 @@ STARTS: dict[str, dict[str, Any]] = {
 
 def begun(plan: RunPlan) -> tuple[Any, Any, Any]:
     """Trainer, its progress and inputs, before the first step."""
-    inputs = train._prepare(plan)
-    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    inputs = prepare(plan)
+    trainer, progress = make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     return trainer, progress, inputs
 
 
@@ -84,7 +85,7 @@ def test_an_adapter_goes_on_where_it_ended(
     trainer, progress, inputs = begun(continued(plan, adapter, "adapter"))
     assert trainer.held_out_loss() == pytest.approx(ended, abs=1e-5)
     second = continued(plan, adapter, "adapter")
-    train._fit(second, StopSignal(), trainer, progress)
+    fit(second, StopSignal(), trainer, progress)
     seen = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert seen[0] < untrained - 0.3
     assert trainer.held_out_loss() < ended
@@ -94,7 +95,7 @@ def test_an_adapter_goes_on_where_it_ended(
     assert config["r"] == 4
     # Another attempt takes its checkpoint over.
     again, progress, _ = begun(second)
-    train._fit(second, StopSignal(), again, progress)
+    fit(second, StopSignal(), again, progress)
     assert again.held_out_loss() == pytest.approx(trainer.held_out_loss(), abs=1e-5)
 
 
@@ -112,7 +113,7 @@ def test_a_merged_adapter_is_trained_on_and_the_result_is_whole(
     trainer, progress, inputs = begun(second)
     # 4 bits move the start a little.
     assert trainer.held_out_loss() == pytest.approx(ended, abs=0.2 if method == "qlora" else 1e-4)
-    train._fit(second, StopSignal(), trainer, progress)
+    fit(second, StopSignal(), trainer, progress)
     expected = trainer.held_out_loss()
     assert expected < ended - 0.05
     saved = save_results(second, inputs.start, trainer.model, inputs.tokenizer, chat=False)
@@ -140,7 +141,7 @@ def test_preferences_are_learned_on_top_of_a_supervised_adapter(
     trainer, progress, inputs = begun(second)
     # Nothing is preferred at first: the model compares with itself, the merged one.
     assert measured(second, trainer, inputs)["eval_rewards/margins"] == pytest.approx(0, abs=1e-5)
-    train._fit(second, StopSignal(), trainer, progress)
+    fit(second, StopSignal(), trainer, progress)
     after = measured(second, trainer, inputs)
     assert after["eval_rewards/accuracies"] == 1
     saved = save_results(second, inputs.start, trainer.model, inputs.tokenizer, chat=False)
@@ -226,5 +227,5 @@ def test_an_adapter_is_refused(make_plan: PlanFactory, tmp_path: Path, case: str
     (tmp_path / "adapter_model.safetensors").touch()
     plan = continued(make_plan(), tmp_path, how, **training)
     with pytest.raises(RunError) as caught:
-        train._prepare(plan)
+        prepare(plan)
     assert (caught.value.reason, caught.value.retryable) == (reason, False)

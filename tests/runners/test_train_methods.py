@@ -21,8 +21,9 @@ from kubetune_runner.model import adapters
 from kubetune_runner.model.quantization import compute_plainly
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.training import run as train
+from kubetune_runner.training.fitting import fit, make_trainer
 from kubetune_runner.training.held_out import evaluate
+from kubetune_runner.training.inputs import prepare
 
 from tests.runners.conftest import PlanFactory, Runner
 from tests.runners.fitting import fitted, losses
@@ -171,14 +172,14 @@ def test_in_16_bits_adapters_read_what_their_layers_read(
     def trained(folder: str) -> tuple[list[float], set[Any]]:
         over = {"hyperparameters": {"precision": "bf16"}, "checkpoint": {"directory": folder}}
         plan = make_plan(training=over)
-        inputs = train._prepare(plan)
-        trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+        inputs = prepare(plan)
+        trainer, progress = make_trainer(plan, inputs, StopSignal(), Tracker(plan))
         model: Any = trainer.model
         read: set[Any] = set()
         for name, module in model.named_modules():
             if name.endswith("lora_A.default"):
                 module.register_forward_pre_hook(lambda _, given: read.add(given[0].dtype))
-        train._fit(plan, StopSignal(), trainer, progress)
+        fit(plan, StopSignal(), trainer, progress)
         return losses(trainer), read
 
     folder = make_plan().training.checkpoint.directory
@@ -250,7 +251,7 @@ def test_without_bitsandbytes_the_run_says_what_is_missing(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     plan = make_plan(training=training(NF4, PLAIN))
     with pytest.raises(RunError) as caught:
-        train._prepare(plan)
+        prepare(plan)
     assert (caught.value.reason, caught.value.retryable) == ("BitsandbytesMissing", False)
     assert "kubetune[runner]" in caught.value.message
 
@@ -272,7 +273,7 @@ def test_a_model_that_is_quantized_is_refused(
     model.save_pretrained(folder)
     over = training(NF4, PLAIN) if method == "qlora" else {}
     with pytest.raises(RunError) as caught:
-        train._prepare(make_plan(model={"directory": str(folder)}, training=over))
+        prepare(make_plan(model={"directory": str(folder)}, training=over))
     assert (caught.value.reason, caught.value.retryable) == ("ModelQuantized", False)
     assert "bitsandbytes" in caught.value.message
 
@@ -306,9 +307,9 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_a_method_is_refused(make_plan: PlanFactory, case: str) -> None:
     over, reason, words = REFUSALS[case]
     plan = make_plan(training=over)
-    inputs = train._prepare(plan)
+    inputs = prepare(plan)
     with pytest.raises(RunError) as caught:
-        train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+        make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     assert (caught.value.reason, caught.value.retryable) == (reason, False)
     assert words in caught.value.message
 
@@ -338,7 +339,7 @@ def test_models_with_other_linear_modules_name_them() -> None:
 
 def test_a_plan_without_quantization_is_refused(make_plan: PlanFactory) -> None:
     with pytest.raises(RunError) as caught:
-        train._prepare(make_plan(training={"method": "qlora"}))
+        prepare(make_plan(training={"method": "qlora"}))
     assert caught.value.reason == "PlanInvalid"
 
 

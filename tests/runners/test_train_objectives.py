@@ -17,7 +17,8 @@ from kubetune_runner.mlflow.upload import save, upload
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.training import objectives
-from kubetune_runner.training import run as train
+from kubetune_runner.training.fitting import fit, make_trainer
+from kubetune_runner.training.inputs import prepare
 from kubetune_runner.training.objectives.base import Measure
 
 from tests.runners.conftest import PlanFactory, Runner
@@ -76,10 +77,10 @@ def measured(plan: RunPlan, trainer: Any, inputs: Any) -> dict[str, float]:
 
 def fitted(plan: RunPlan) -> tuple[Any, Any, dict[str, float]]:
     """Trainer, inputs and the metrics before training, all in this process."""
-    inputs = train._prepare(plan)
-    trainer, progress = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    inputs = prepare(plan)
+    trainer, progress = make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     before = measured(plan, trainer, inputs)
-    train._fit(plan, StopSignal(), trainer, progress)
+    fit(plan, StopSignal(), trainer, progress)
     return trainer, inputs, before
 
 
@@ -158,7 +159,7 @@ def test_kto_learns_from_answers_sorted_by_label(make_plan: PlanFactory) -> None
 
 def test_kto_pairs_each_prompt_with_another_answer(make_plan: PlanFactory) -> None:
     plan = plan_for(make_plan, "kto", rows=rated(2) + rated(2)[:1])
-    inputs = train._prepare(plan)
+    inputs = prepare(plan)
     table = objectives.load("kto").table(inputs.train.rows, plan.training)
     answers, others = table["completion_ids"], table["KL_completion_ids"]
     assert list(others[:4]) == [answers[3], *answers[:3]]

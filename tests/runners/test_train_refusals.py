@@ -96,7 +96,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """No MLflow server is there: don't wait for it at the end."""
-    monkeypatch.setattr("kubetune_runner.training.run.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("kubetune_runner.mlflow.closing.CLOSE_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("case", REFUSALS)

@@ -13,7 +13,8 @@ from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.text.encoding import EncodedRow
 from kubetune_runner.training import packing
-from kubetune_runner.training import run as train
+from kubetune_runner.training.fitting import make_trainer
+from kubetune_runner.training.inputs import prepare
 
 from tests.runners.conftest import PlanFactory
 
@@ -31,7 +32,7 @@ def test_long_rows(make_plan: PlanFactory, policy: str, used: int, cut: int, dro
     rows, held = ([{"text": r["prompt"] + r["completion"]} for r in s] for s in (ROWS, held_out))
     training = {"longRows": policy, "hyperparameters": {"maxLength": 60}}
     plan = make_plan(rows=rows, held_out=held, dataset={"format": "text"}, training=training)
-    inputs = train._prepare(plan)
+    inputs = prepare(plan)
     assert inputs.train.counts() == {
         "used": used,
         "empty": 0,
@@ -49,7 +50,7 @@ def test_long_rows_are_refused(make_plan: PlanFactory) -> None:
         rows=ROWS, training={"longRows": "refuse", "hyperparameters": {"maxLength": 60}}
     )
     with pytest.raises(RunError) as caught:
-        train._prepare(plan)
+        prepare(plan)
     assert (caught.value.reason, caught.value.retryable) == ("RowsTooLong", False)
     assert "2 of 8 rows" in caught.value.message
     assert "maxLength 60" in caught.value.message
@@ -60,7 +61,7 @@ def test_a_share_of_the_training_rows(make_plan: PlanFactory) -> None:
 
     def chosen(seed: int) -> tuple[list[list[int]], int]:
         plan = make_plan(rows=tickets(40), training={"dataFraction": 0.25, "dataSeed": seed})
-        inputs = train._prepare(plan)
+        inputs = prepare(plan)
         return [row.input_ids for row in inputs.train.rows], len(inputs.evaluation.rows)
 
     rows, held_out = chosen(1)
@@ -75,7 +76,7 @@ def test_operations_are_counted_as_transformers_counts_them(make_plan: PlanFacto
 
     plan = make_plan()
     trainer: Any
-    trainer, _ = train._make_trainer(plan, train._prepare(plan), StopSignal(), Tracker(plan))
+    trainer, _ = make_trainer(plan, prepare(plan), StopSignal(), Tracker(plan))
     batch = next(iter(trainer.get_train_dataloader()))
     assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch) > 0
     assert trainer.floating_point_ops({}) == 0
@@ -88,8 +89,8 @@ def test_packed_rows_do_not_see_each_other(make_plan: PlanFactory, method: str) 
     import torch
 
     plan = make_plan(training={"method": method, "hyperparameters": {"packing": True}})
-    inputs = train._prepare(plan)
-    trainer, _ = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    inputs = prepare(plan)
+    trainer, _ = make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     model: Any = trainer.model
     model.eval()
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
@@ -136,8 +137,8 @@ def test_rows_whose_answers_are_not_graded_are_counted(make_plan: PlanFactory) -
     long = [{"prompt": "word " * 60, "completion": "yes"} for _ in range(9)]
     held_out = [{"prompt": "short", "completion": "yes"}, *long]
     plan = make_plan(held_out=held_out, training={"evaluation": {"maxNewTokens": 230}})
-    inputs = train._prepare(plan)
-    trainer, _ = train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+    inputs = prepare(plan)
+    trainer, _ = make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     measure = Measure(inputs.tokenizer, inputs.evaluation.rows, plan.training, inputs.context)
     found = objectives.load("sft").evaluate(trainer, measure)
     assert found.counts() == {"answered": 1, "noRoom": 9}

@@ -21,7 +21,8 @@ from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import describe
 from kubetune_runner.model import loading
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.training import run as train
+from kubetune_runner.training.fitting import make_trainer
+from kubetune_runner.training.inputs import prepare
 
 from tests.runners.conftest import PlanFactory
 from tests.runners.evaluation_fixtures import EvaluationFactory
@@ -88,9 +89,9 @@ PICTURES = [{"prompt": "a <picture>", "completion": "b"}]
 
 def test_rows_with_a_token_without_embedding(make_plan: PlanFactory, with_picture: Path) -> None:
     plan = make_plan(rows=PICTURES, held_out=[], model={"directory": str(with_picture)})
-    inputs = train._prepare(plan)
+    inputs = prepare(plan)
     with pytest.raises(RunError, match=r"'<picture>', number [\d,]+") as caught:
-        train._make_trainer(plan, inputs, StopSignal(), Tracker(plan))
+        make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     assert caught.value.reason == "TokenBeyondVocabulary"
 
 

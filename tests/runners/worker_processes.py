@@ -12,6 +12,7 @@ from typing import Any
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import RunPlan
 from kubetune_runner import outcomes
+from kubetune_runner.mlflow import closing
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.training import run as train
 from kubetune_runner.training.progress import Progress
@@ -54,7 +55,7 @@ def _work(plan: RunPlan, rank: int, port: int, at_step: AtStep | None, pipe: Any
         "KUBETUNE_RENDEZVOUS": f"localhost:{port}",
         "KUBETUNE_UPLOAD_PATIENCE_SECONDS": "0",
     }
-    train.CLOSE_SECONDS = 0.1
+    closing.CLOSE_SECONDS = 0.1
     if at_step is not None:
         after, told = Progress.on_step_end, at_step
 

@@ -29,9 +29,9 @@ from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.rows import AskedRows
 from kubetune_runner.evaluate.table import Column
 from kubetune_runner.mlflow import records
+from kubetune_runner.mlflow.closing import close
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.model import loading, quantization
-from kubetune_runner.training import run as train
 
 if TYPE_CHECKING:
     from kubetune_runner.evaluate.measuring import Progress
@@ -57,9 +57,9 @@ def run(plan: EvaluationRunPlan) -> Outcome:
     try:
         outcome = _run(plan, tracker)
     except BaseException as error:
-        train.close(tracker, outcomes.from_error(error))
+        close(tracker, outcomes.from_error(error))
         raise
-    train.close(tracker, outcome)
+    close(tracker, outcome)
     return outcome
 
 

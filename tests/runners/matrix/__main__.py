@@ -26,12 +26,12 @@ def main() -> int:
     warnings.filterwarnings("ignore")
     import torch
     import transformers
-    from kubetune_runner.training import run as train
+    from kubetune_runner.run_log import quieten
 
     from tests.runners.matrix import cells, record
 
     torch.set_num_threads(1)
-    train.quieten()
+    quieten()
     transformers.logging.set_verbosity_error()
     logging.disable(logging.CRITICAL)
     rows = record.read()

@@ -23,7 +23,8 @@ from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.results import save_results
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.signals import StopSignal
-from kubetune_runner.training import run as train
+from kubetune_runner.training.fitting import fit, make_trainer
+from kubetune_runner.training.inputs import prepare
 
 from tests.runners.inspection_fixtures import inspection_plan
 from tests.runners.matrix import shrink, vocabularies
@@ -272,8 +273,8 @@ class Trained:
 
     def __init__(self, plan: RunPlan) -> None:
         self.plan = plan
-        self.inputs = train._prepare(plan)
-        made = train._make_trainer(plan, self.inputs, StopSignal(), Tracker(plan))
+        self.inputs = prepare(plan)
+        made = make_trainer(plan, self.inputs, StopSignal(), Tracker(plan))
         self.trainer: Any = made[0]
         self._progress = made[1]
         base = self.trainer.model
@@ -289,7 +290,7 @@ class Trained:
         finite.check_metrics({"eval_loss": untrained}, "before any training", finite.OTHER_MODEL)
         same("untrained loss", untrained, mean_loss(plain, self.held_out))
         twin = self._twin(plain)
-        train._fit(self.plan, StopSignal(), self.trainer, self._progress)
+        fit(self.plan, StopSignal(), self.trainer, self._progress)
         seen = [one["loss"] for one in self.trainer.state.log_history if "loss" in one]
         for step, (found, expected) in enumerate(
             zip(seen, self._steps(twin), strict=True), start=1
