@@ -5,7 +5,7 @@ from typing import Any
 from api_client import spec_schema
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.training.objective_settings import WITH_SETTINGS
-from kubetune.api.training.objectives import OBJECTIVES
+from kubetune.api.training.objectives import LOGGED_NAMES, OBJECTIVES
 from kubetune.api.training.trl_names import GOES_WITH
 
 Spec = dict[str, Any]
@@ -318,6 +318,15 @@ REFUSED: list[tuple[str, Spec, str]] = [
     *(
         (
             "FineTuneJob",
+            promoted({"metric": logged, "max": 1}, alias="a"),
+            f"{logged} is called {name} here",
+        )
+        for logged, name in LOGGED_NAMES.items()
+        if logged in ("exact_match", "baseline_token_f1", "eval_rewards/margins")
+    ),
+    *(
+        (
+            "FineTuneJob",
             promoted({"metric": "no_such", "max": 1}, alias="a") | {"objective": name},
             f"with objective {name} promoteWhen may ask for {', '.join(facts.final_metrics)}",
         )
@@ -426,7 +435,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("FineTuneJob", job(objective="kto", kto={"desirableWeight": 2})),
     ("FineTuneJob", job(objective="reward", reward={}, evaluation={"baseline": True})),
     ("TuningProfile", {"dpo": {"beta": 0.2}, "kto": {"beta": 0.1}}),
-    ("FineTuneJob", promoted({"metric": "eval_loss", "max": 1}, alias="champion")),
+    ("FineTuneJob", promoted({"metric": "evalLoss", "max": 1}, alias="champion")),
     ("Evaluation", evaluation()),
     ("Evaluation", evaluation(functions=[FUNCTION], metrics=["words", "loss"])),
     (
@@ -446,7 +455,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("Evaluation", evaluation(thresholds=[better(candidate="a")], generation={"topP": 1})),
     ("Evaluation", evaluation(generation={"topP": 0.5, "temperature": 1})),
     ("Evaluation", evaluation(metrics=["bitsPerByte"])),
-    ("FineTuneJob", promoted({"metric": "baseline_token_f1", "max": 1}, alias="champion-v1")),
+    ("FineTuneJob", promoted({"metric": "baselineTokenF1", "max": 1}, alias="champion-v1")),
     ("FineTuneJob", job(objective="dpo", dpo={"labelSmoothing": 0.1})),
     ("FineTuneJob", job(data={"fraction": 0.5, "seed": 1}, hyperparameters={"warmup": 0.1})),
     ("TuningProfile", {"hyperparameters": {"learningRate": 1e-4}}),

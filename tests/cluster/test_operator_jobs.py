@@ -37,7 +37,7 @@ def test_a_job_runs_and_succeeds(jobs: Workspace):
     assert condition(body, "Complete")[0] == "True"
     assert condition(body, "Ready")[0] == "True"
     assert attempts(body) == [("Succeeded", "Trained")]
-    assert body["status"]["result"]["metrics"] == {"eval_loss": "0.5"}
+    assert body["status"]["result"]["metrics"] == {"evalLoss": "0.5"}
     assert body["status"]["counts"] == {"total": 1, "failed": 0, "preempted": 0}
 
 

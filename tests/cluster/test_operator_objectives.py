@@ -68,8 +68,8 @@ def test_preferences_from_apply_to_a_registered_adapter(space: Workspace) -> Non
     }
     assert "kto" not in status["effective"]
     metrics = status["result"]["metrics"]
-    assert float(metrics["eval_rewards/margins"]) != 0
-    assert "exact_match" not in metrics
+    assert float(metrics["evalRewardsMargins"]) != 0
+    assert "exactMatch" not in metrics
     assert status["result"]["registered"]["version"] == 1
 
     refused = space.get("FineTuneJob", "rated")

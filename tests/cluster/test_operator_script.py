@@ -70,7 +70,7 @@ def test_scripts_from_apply_to_the_end(space: Workspace) -> None:
     status = body["status"]
     assert status["phase"] == "Succeeded", status
     assert condition(body, "Complete")[0] == "True"
-    assert float(status["result"]["metrics"]["eval_loss"]) > 0
+    assert float(status["result"]["metrics"]["evalLoss"]) > 0
     assert status["result"]["registered"]["alias"] == "champion"
     assert (status["progress"]["step"], status["progress"]["totalSteps"]) == (6, 6)
     assert "loss" in status["progress"]

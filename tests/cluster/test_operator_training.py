@@ -81,7 +81,7 @@ def test_from_apply_to_a_registered_adapter(space: Workspace):
     assert status["phase"] == "Succeeded", status
     name = f"{space.namespace}-router"
     assert status["result"]["registered"] == {"name": name, "version": 1, "alias": "champion"}
-    assert float(status["result"]["metrics"]["eval_loss"]) > 0
+    assert float(status["result"]["metrics"]["evalLoss"]) > 0
     assert [attempt["result"] for attempt in status["attempts"]] == ["Succeeded"]
     assert condition(body, "Complete")[0] == condition(body, "Registered")[0] == "True"
 

@@ -31,7 +31,7 @@ def test_a_job_becomes_one_cml_job_with_one_run(cml: CmlSpace) -> None:
     )
     assert (external["jobId"], external["runId"]) == (made.id, run.id)
     assert external["url"].endswith(f"/jobs/{made.id}")
-    assert job["status"]["result"]["metrics"] == {"eval_loss": "0.5"}
+    assert job["status"]["result"]["metrics"] == {"evalLoss": "0.5"}
     assert condition(job, "Complete")[0] == "True"
 
 

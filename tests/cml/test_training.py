@@ -227,7 +227,7 @@ def test_a_job_that_a_workspace_tracks_and_registers_itself(cml: CmlSpace) -> No
     body = train(cml, IN_CML, {"provider": "cml"})
     status, name = body["status"], f"{cml.namespace}-router"
     assert status["result"]["registered"] == {"name": name, "version": 1}
-    assert float(status["result"]["metrics"]["eval_loss"]) > 0
+    assert float(status["result"]["metrics"]["evalLoss"]) > 0
     assert status["progress"]["step"] == 20
     assert condition(body, "Registered")[0] == "True"
     (model,) = cml.simulator.workspace.tracking.registry.search_registered_models()

@@ -119,4 +119,4 @@ def test_the_metrics_that_a_job_may_ask_for_are_those_that_it_measures() -> None
         objective = objectives.load(name)
         if isinstance(objective, PreferenceObjective):
             measured = {"eval_loss", *(f"eval_{metric}" for metric in objective.metrics)}
-            assert set(facts.metrics) == measured
+            assert set(facts.logged) == measured

@@ -79,7 +79,7 @@ def test_completes_once_the_version_is_known() -> None:
     status = status_of(decision)
     assert status["phase"] == "Succeeded"
     assert status["result"]["registered"] == {"name": "team-tune", "version": 3, "alias": "best"}
-    assert status["result"]["metrics"] == {"eval_loss": "0.5"}
+    assert status["result"]["metrics"] == {"evalLoss": "0.5"}
     assert condition_of(status, "Complete") == ("True", "Succeeded")
     assert condition_of(status, "Registered") == ("True", "Registered")
     assert kstatus(status, 1) == "Current"
@@ -111,7 +111,7 @@ def test_without_a_target_it_is_the_target_that_is_waited_for(runs: Any) -> None
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        ({"answered": 1, "noRoom": 9}, "exact_match and token_f1 are of 1 of 10 held-out rows: 9"),
+        ({"answered": 1, "noRoom": 9}, "exactMatch and tokenF1 are of 1 of 10 held-out rows: 9"),
         ({"answered": 0, "noRoom": 10}, "no answer is graded of 10 held-out rows: 10 leave no"),
         ({"answered": 4, "noRoom": 0}, ""),
     ],
@@ -313,13 +313,13 @@ class TestReuse:
         made = replace(VERSION, tags=register.registration.tags)
         answers = TrackerAnswers(identical=made, identical_sought=True)
         status = status_of(decide(observed_job(job(BOTH), answers=answers), NOW))
-        assert status["result"]["metrics"] == {"eval_loss": "0.5"}
+        assert status["result"]["metrics"] == {"evalLoss": "0.5"}
 
     def test_what_a_run_measured_counts_before_what_its_code_logged(self) -> None:
         tags = FOUND_RUN.tags | {"kubetune.metrics": '{"exact_match": 0.25}'}
         tracked = replace(FOUND_RUN, tags=tags, metrics={"exact_match": 5.0})
         status = status_of(ended({}, runs=SILENT, tracked=tracked))
-        assert status["result"]["metrics"] == {"exact_match": "0.25"}
+        assert status["result"]["metrics"] == {"exactMatch": "0.25"}
 
     def test_outage_is_waited_for(self) -> None:
         """Training before the registry was asked could cost a GPU for nothing."""
@@ -348,30 +348,30 @@ class TestPromoteWhen:
     @pytest.mark.parametrize(
         ("rule", "met"),
         [
-            ({"metric": "eval_loss", "max": 0.5}, True),
-            ({"metric": "eval_loss", "max": 0.4}, False),
-            ({"metric": "eval_loss", "min": 0.6}, False),
-            ({"metric": "token_f1", "min": 0}, False),
+            ({"metric": "evalLoss", "max": 0.5}, True),
+            ({"metric": "evalLoss", "max": 0.4}, False),
+            ({"metric": "evalLoss", "min": 0.6}, False),
+            ({"metric": "tokenF1", "min": 0}, False),
         ],
         ids=str,
     )
     def test_the_alias_is_asked_for_when_all_rules_are_met(
         self, rule: JsonObject, met: bool
     ) -> None:
-        (register,) = ended(self.gated({"metric": "eval_loss", "min": 0.1}, rule)).actions
+        (register,) = ended(self.gated({"metric": "evalLoss", "min": 0.1}, rule)).actions
         assert isinstance(register, Register)
         assert register.registration.alias == ("best" if met else None)
 
     def test_a_missed_rule_is_told_and_the_version_made_anyway(self) -> None:
-        spec = self.gated({"metric": "eval_loss", "max": 0.4})
+        spec = self.gated({"metric": "evalLoss", "max": 0.4})
         status = status_of(ended(spec, answers=TrackerAnswers(registered=VERSION)))
         assert status["phase"] == "Succeeded"
         assert condition_of(status, "Promoted") == ("False", "NotPromoted")
-        assert "eval_loss 0.5 is above 0.4" in str(status["conditions"])
+        assert "evalLoss 0.5 is above 0.4" in str(status["conditions"])
         assert "alias" not in status["result"]["registered"]
 
     def test_who_got_the_alias_is_promoted(self) -> None:
-        spec = self.gated({"metric": "eval_loss", "max": 0.9})
+        spec = self.gated({"metric": "evalLoss", "max": 0.9})
         version = replace(VERSION, aliases=("best",))
         status = status_of(ended(spec, answers=TrackerAnswers(registered=version)))
         assert condition_of(status, "Promoted") == ("True", "Promoted")
@@ -379,7 +379,7 @@ class TestPromoteWhen:
         assert condition_of(newer, "Promoted") == ("False", "NotPromoted")
 
     def test_an_adopted_version_does_not_get_it_unseen(self) -> None:
-        spec = self.gated({"metric": "eval_loss", "max": 0.9}) | {"reuse": "IfIdentical"}
+        spec = self.gated({"metric": "evalLoss", "max": 0.9}) | {"reuse": "IfIdentical"}
         (sought,) = decide(observed_job(job(spec)), NOW).actions
         assert isinstance(sought, FindIdentical)
         assert sought.alias is None
@@ -388,7 +388,7 @@ class TestPromoteWhen:
         assert condition_of(status, "Promoted") == ("False", "NotPromoted")
 
     def test_a_registry_without_aliases_is_told(self) -> None:
-        spec = self.gated({"metric": "eval_loss", "max": 0.9})
+        spec = self.gated({"metric": "evalLoss", "max": 0.9})
         answers = TrackerAnswers(registered=VERSION)
         status = status_of(ended(spec, answers=answers, target=IN_CML))
         assert condition_of(status, "Promoted") == ("False", "RegistryWithoutAliases")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from kubetune.api.training.objectives import baseline_name
+
 from kubetune_devcluster.cluster import LocalCluster
 from kubetune_devcluster.quickstart.start import Object
 
-BASELINE = "baseline_"
 SAMPLES_FILE = "samples.json"
-_ORDER = ("exact_match", "token_f1", "eval_loss", "perplexity")
+_ORDER = ("exactMatch", "tokenF1", "evalLoss", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ def comparisons(job: Object) -> list[Comparison]:
     """The metrics that were measured both before and after, best known ones first."""
     metrics: dict[str, str] = job["status"]["result"].get("metrics") or {}
     found = [
-        Comparison(name, metrics[BASELINE + name], after)
+        Comparison(name, metrics[baseline_name(name)], after)
         for name, after in metrics.items()
-        if BASELINE + name in metrics
+        if baseline_name(name) in metrics
     ]
     known = [name for name in _ORDER if name in metrics]
     return sorted(found, key=lambda c: known.index(c.metric) if c.metric in known else len(known))

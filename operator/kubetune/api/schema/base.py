@@ -87,7 +87,7 @@ class Value(BaseModel):
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:
-        if broken := [rule for rule in self.rules if not rule.check(self)]:
+        if broken := [rule.broken_by(self) for rule in self.rules if not rule.check(self)]:
             raise RulesError(broken)
         return self
 

@@ -7,10 +7,18 @@ the models run. Transition rules (immutability) exist in CEL only: a model sees 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is said of one value: ``cel`` is an expression of text for the API server."""
+
+    cel: str
+    text: Callable[[Any], str]
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,12 @@ class Rule:
     check: Callable[[Any], bool]
     field: str | None = None
     """The camelCase field that an error points to, when one is to blame."""
+    exact: Message | None = None
+    """Said in place of ``message``, where it depends on the value."""
+
+    def broken_by(self, value: Any) -> Rule:
+        """The rule with what it says of a value."""
+        return replace(self, message=self.exact.text(value)) if self.exact else self
 
 
 class RulesError(ValueError):

@@ -50,6 +50,8 @@ def _validation(rule: Rule | TransitionRule) -> Schema:
     validation = {"rule": rule.cel, "message": rule.message}
     if isinstance(rule, Rule) and rule.field:
         validation["fieldPath"] = f".{rule.field}"
+    if isinstance(rule, Rule) and rule.exact:
+        validation["messageExpression"] = rule.exact.cel
     return validation
 
 

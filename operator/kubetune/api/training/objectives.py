@@ -6,6 +6,7 @@ same name for each, in ``kubetune_runner/training/objectives``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,8 +17,8 @@ from kubetune.api.training.objective_settings import WITH_SETTINGS
 from kubetune.api.training.trl_names import GOES_WITH
 
 Objective = Literal["sft", "dpo", "kto", "reward"]
-TRAINING_LOSS = "train_loss"
-GRADED_METRICS = ("exact_match", "token_f1")
+TRAINING_LOSS = "trainLoss"
+GRADED_METRICS = ("exactMatch", "tokenF1")
 """Of generated answers."""
 
 
@@ -27,8 +28,8 @@ class ObjectiveFacts:
 
     formats: tuple[DatasetFormat, ...]
     """Formats of a Dataset that it learns from."""
-    metrics: tuple[str, ...]
-    """Of held-out rows after training."""
+    logged: tuple[str, ...]
+    """Metrics of held-out rows after training, as MLflow has them."""
     adapter_rate: float
     """Default learning rate of an adapter; that of whole models is the next."""
     full_rate: float
@@ -43,10 +44,25 @@ class ObjectiveFacts:
     """The result gives a text a number instead of going on with it."""
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The same by their names in the API."""
+        return tuple(map(metric_name, self.logged))
+
+    @property
     def final_metrics(self) -> tuple[str, ...]:
         """All that status.result.metrics may have."""
-        before = () if self.reference else tuple(f"baseline_{name}" for name in self.metrics)
+        before = () if self.reference else tuple(map(baseline_name, self.metrics))
         return (*self.metrics, *before, TRAINING_LOSS)
+
+
+def metric_name(logged: str) -> str:
+    """The name in the API of a metric that a training run logs."""
+    return re.sub(r"[_/](.)", lambda match: match[1].upper(), logged)
+
+
+def baseline_name(metric: str) -> str:
+    """The name in the API of a metric of the model before training."""
+    return f"baseline{metric[0].upper()}{metric[1:]}"
 
 
 def _rewards(*names: str) -> tuple[str, ...]:
@@ -56,7 +72,7 @@ def _rewards(*names: str) -> tuple[str, ...]:
 OBJECTIVES: Mapping[Objective, ObjectiveFacts] = {
     "sft": ObjectiveFacts(
         ("promptCompletion", "text", "messages"),
-        ("eval_loss", "perplexity", *GRADED_METRICS),
+        ("eval_loss", "perplexity", "exact_match", "token_f1"),
         2e-4,
         2e-5,
         packs=True,
@@ -87,6 +103,16 @@ OBJECTIVES: Mapping[Objective, ObjectiveFacts] = {
         scores=True,
     ),
 }
+
+
+LOGGED_NAMES: Mapping[str, str] = {
+    logged: metric_name(logged)
+    for facts in OBJECTIVES.values()
+    for name in (*facts.logged, "train_loss")
+    for logged in (name, f"baseline_{name}")
+    if logged != metric_name(logged)
+}
+"""MLflow's names of final metrics, where the API has others."""
 
 
 def objectives_where(quality: str) -> tuple[Objective, ...]:

@@ -208,8 +208,8 @@ class EvaluationSettings(Value):
     )
     baseline: bool | None = Field(
         default=None,
-        description="Measure the untrained model too, as metrics with prefix baseline_. Objectives"
-        " dpo and kto do it by nature. Default false.",
+        description="Measure the untrained model too, as metrics with prefix baseline, such as"
+        " baselineEvalLoss. Objectives dpo and kto do it by nature. Default false.",
     )
 
 

@@ -37,6 +37,7 @@ from kubetune.api.run.plan import (
     TAG_PROGRESS,
     TAG_TOTAL_STEPS,
 )
+from kubetune.api.training.objectives import LOGGED_NAMES
 from kubetune.decide.decision import parse_time, rfc3339, shorten
 from kubetune.targets.values import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun
@@ -255,9 +256,9 @@ def run_link(experiment_id: str, run_id: str, target: ComputeTargetSpec) -> Mlfl
 
 
 def result_metrics(metrics: dict[str, Any]) -> dict[str, str]:
-    """Final metrics as text, bounded."""
+    """Final metrics by their names in the API, as text, bounded."""
     chosen = {
-        name: number(float(value))
+        LOGGED_NAMES.get(name, name): number(float(value))
         for name, value in sorted(metrics.items())
         if name not in _NOT_RESULTS and isinstance(value, int | float)
     }

@@ -21,6 +21,7 @@ from kubetune.api.run.plan import (
     TAG_NAMESPACE,
     TAG_RUN_KEY,
 )
+from kubetune.api.training.objectives import LOGGED_NAMES
 from kubetune.decide.decision import CreateModel, FindRun, FineTuneJobDecision, Register, rfc3339
 from kubetune.decide.fine_tune_job.continuation import leaves_adapter
 from kubetune.decide.fine_tune_job.draft import Draft, fail
@@ -77,7 +78,7 @@ def finish(draft: Draft) -> FineTuneJobDecision:
         return _complete(draft, "the run has ended well")
 
     # 2. The version is made: complete.
-    unmet = misses(promotion_demands(observed), _numbers(metrics))
+    unmet = misses(promotion_demands(observed), _by_name(metrics))
     if answers.registered:
         return adopt(draft, answers.registered, answers.merged, unmet)
 
@@ -133,6 +134,11 @@ def _show_last_progress(
     last = finished_progress(shown, summary, metrics, draft.now)
     if last is not None:
         draft.status["progress"] = last
+
+
+def _by_name(metrics: JsonObject) -> dict[str, float]:
+    """By their names in the API."""
+    return {LOGGED_NAMES.get(name, name): value for name, value in _numbers(metrics).items()}
 
 
 def _numbers(metrics: JsonObject) -> dict[str, float]:
@@ -256,7 +262,7 @@ def _left_out(draft: Draft) -> str:
     if held_out is None or not no_room:
         return ""
     answered = held_out.get("answered") or 0
-    graded = f"exact_match and token_f1 are of {answered}" if answered else "no answer is graded"
+    graded = f"exactMatch and tokenF1 are of {answered}" if answered else "no answer is graded"
     return (
         f"; {graded} of {held_out['used']} held-out rows: {no_room} leave no room for"
         " evaluation.maxNewTokens tokens within the model's context"

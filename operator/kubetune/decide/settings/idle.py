@@ -11,6 +11,7 @@ from kubetune.api.training.objective_settings import SMOOTHED_LOSSES
 from kubetune.api.training.objectives import (
     GRADED_METRICS,
     TRAINING_LOSS,
+    baseline_name,
 )
 from kubetune.api.training.own_code import ScriptTrainer
 from kubetune.decide.resources import DatasetResource
@@ -98,16 +99,17 @@ def _promotion(
     evaluation: JsonObject = settings.get("evaluation") or {}
     for rule in (registry.promote_when if registry else None) or ():
         why = ""
-        name = rule.metric.removeprefix("baseline_")
+        before = rule.metric.startswith("baseline")
+        graded = rule.metric in (*GRADED_METRICS, *map(baseline_name, GRADED_METRICS))
         if rule.metric == TRAINING_LOSS:
             why = "a script tells no loss of the whole training" if _is_script(trainer) else ""
         elif _rows_held_out(dataset) == 0:
             why = f"Dataset {dataset.name} has no held-out rows"
-        elif name != rule.metric and not evaluation.get("baseline"):
+        elif before and not evaluation.get("baseline"):
             why = "evaluation.baseline is false"
-        elif name in GRADED_METRICS and evaluation.get("maxRows") == 0:
+        elif graded and evaluation.get("maxRows") == 0:
             why = "evaluation.maxRows is 0"
-        elif name in GRADED_METRICS and _is_plain_text(spec, dataset):
+        elif graded and _is_plain_text(spec, dataset):
             why = f"rows of Dataset {dataset.name} are plain text"
         if why:
             return (

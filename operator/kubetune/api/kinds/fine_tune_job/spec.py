@@ -17,6 +17,7 @@ from kubetune.api.schema.registry_names import (
     registrable,
 )
 from kubetune.api.schema.rules import (
+    Message,
     Rule,
     TransitionRule,
     changed_while_suspended,
@@ -24,7 +25,7 @@ from kubetune.api.schema.rules import (
     unchanged,
 )
 from kubetune.api.training.objective_settings import WITH_SETTINGS
-from kubetune.api.training.objectives import Objective, objective_rules
+from kubetune.api.training.objectives import LOGGED_NAMES, Objective, objective_rules
 from kubetune.api.training.settings import ContinueFrom, TrainingSettings
 
 _FROZEN = (
@@ -50,15 +51,31 @@ _FROZEN = (
 )
 
 
+_LOGGED = f"{{{', '.join(f'{key!r}: {name!r}' for key, name in LOGGED_NAMES.items())}}}"
+
+
 class PromotionRule(Value):
     """A demand on a final metric: min or max."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("min", "max"),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("min", "max"),
+        Rule(
+            cel=f"!(self.metric in {_LOGGED})",
+            message="give the name that the metric has in status.result.metrics, such as"
+            " exactMatch, not MLflow's, such as exact_match",
+            check=lambda rule: rule.metric not in LOGGED_NAMES,
+            field="metric",
+            exact=Message(
+                cel=f"self.metric + ' is called ' + {_LOGGED}[self.metric] + ' here'",
+                text=lambda rule: f"{rule.metric} is called {LOGGED_NAMES[rule.metric]} here",
+            ),
+        ),
+    )
 
     metric: str = Field(
         min_length=1,
-        max_length=250,
-        description="Name of a metric of status.result.metrics, such as eval_loss.",
+        max_length=63,
+        description="Name of a metric of status.result.metrics, such as evalLoss or exactMatch.",
     )
     min: float | None = Field(default=None, description="Lowest value that passes.")
     max: float | None = Field(default=None, description="Highest value that passes.")

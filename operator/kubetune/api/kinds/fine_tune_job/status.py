@@ -116,7 +116,7 @@ class RowCounts(Value):
     )
     answered: int | None = Field(
         default=None,
-        description="Rows that exact_match and token_f1 are of: at most evaluation.maxRows of those"
+        description="Rows that exactMatch and tokenF1 are of: at most evaluation.maxRows of those"
         " that leave room for an answer.",
     )
     no_room: int | None = Field(
