@@ -70,7 +70,7 @@ class Submission:
         self._read_config_map = read_config_map
         self._settle_seconds = settle_seconds
         self._begun = time.monotonic()
-        self._introduced: set[str] = set()
+        self._new: set[str] = set()
         """Run keys that were made in this process: what was sent for them is known."""
         self._job_ids: dict[str, str] = {}
         """Jobs by run key that were seen or made; a listing may be behind."""
@@ -79,7 +79,7 @@ class Submission:
 
     def mark_new(self, run_key: str) -> None:
         """See kubetune.targets.contract.Backend."""
-        self._introduced.add(run_key)
+        self._new.add(run_key)
 
     def remember(self, run_key: str, job_id: str) -> None:
         """A job of this id was seen, by whomever; one that is known already stays."""
@@ -87,7 +87,7 @@ class Submission:
 
     def forget(self, run_key: str) -> None:
         """See kubetune.targets.contract.Backend."""
-        self._introduced.discard(run_key)
+        self._new.discard(run_key)
         self.job_is_gone(run_key)
 
     def job_is_gone(self, run_key: str) -> bool:
@@ -102,7 +102,7 @@ class Submission:
         ``doubted`` tells that an operator that ended may have sent something for the key.
         """
         sent = [self._sent[key].at for key in self._unanswered(run_key)]
-        if doubted and run_key not in self._introduced:
+        if doubted and run_key not in self._new:
             sent.append(self._begun)
         return time.monotonic() < max(sent, default=float("-inf")) + self._settle_seconds
 
@@ -145,7 +145,7 @@ class Submission:
         now = time.monotonic()
         # Nothing can have been sent for a key that was made just now.
         known = run_key in self._sent or run_key in self._job_ids
-        fresh = run_key in self._introduced and not known
+        fresh = run_key in self._new and not known
         since = now - RECENT_SECONDS * fresh
         job = await self.find(workspace, request.owner, run_key, since)
         if job is None:
@@ -249,7 +249,7 @@ class Submission:
 
         An operator that ended may have sent it just before this one began.
         """
-        if run_key not in self._introduced:
+        if run_key not in self._new:
             self._sent.setdefault(key, Sent(self._begun))
 
     def _unanswered(self, run_key: str) -> list[str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.kinds.reminder.spec import ReminderSpec
 from kubetune.api.kinds.status_types import ReminderStatusDict
 from kubetune.controllers.base import Forgetful
 from kubetune.decide.decision import Decision
 from kubetune.decide.reminder import states
-from kubetune.decide.reminder.states import ObservedReminder
-from kubetune.decide.resources import Resource
+from kubetune.decide.reminder.states import ObservedReminder, ReminderResource
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import find
 
@@ -24,9 +22,7 @@ class ReminderController(Forgetful[ObservedReminder]):
     def __init__(self, cache: ObjectCache) -> None:
         self._cache = cache
 
-    async def observe(
-        self, resource: Resource[ReminderSpec, ReminderStatusDict], kept: None
-    ) -> ObservedReminder:
+    async def observe(self, resource: ReminderResource, kept: None) -> ObservedReminder:
         """A Reminder and its Dataset."""
         name = resource.spec.dataset_ref.name if resource.spec else None
         dataset = find(self._cache, "Dataset", resource.owner.namespace, name)

@@ -11,12 +11,14 @@ from kubetune.api.kinds.status_types import ReminderStatusDict
 from kubetune.decide.decision import Decision, conditions_of
 from kubetune.decide.resources import DatasetResource, Resource
 
+ReminderResource = Resource[ReminderSpec, ReminderStatusDict]
+
 
 @dataclass(frozen=True)
 class ObservedReminder:
     """A Reminder and the Dataset that it names."""
 
-    reminder: Resource[ReminderSpec, ReminderStatusDict]
+    reminder: ReminderResource
     dataset: DatasetResource | None
 
 
