@@ -47,7 +47,7 @@ by hand.
 - ✗ is neither, which is a fault.
 
 The methods include loading and comparing what was saved, and merging it where it is an adapter.
-QLoRA is nf4 on a CPU. `kept` trains the input layer whole (`modulesToSave`) beside an adapter.
+QLoRA is nf4 on a CPU. `kept` trains the input layer whole (`modulesToSave`) along with an adapter.
 `make test-all` measures all of it again and fails where this table isn't true any more;
 `make test` does so for eight of them. What isn't here, such as models with code of their own
 (`trustRemoteCode`), gets the same checks before its first step.

@@ -30,7 +30,7 @@ def _silent(subject: str, text: str) -> None:
 
 
 class LocalCluster:
-    """One cluster below ``home``; ``components`` says what runs beside the control plane.
+    """One cluster below ``home``; ``components`` says what runs besides the control plane.
 
     Its node is ``node``, the process node, or ``containers``, a kubelet on containerd. An add-on
     whose module this installation lacks is left out. ``flags`` are added to the command lines of

@@ -23,7 +23,7 @@ FILES = ("bin", "kubeconfig", "ports.json", "lock")
 
 @dataclass(frozen=True)
 class Home:
-    """The folder ``path`` of a cluster; ``wanted`` says what runs beside the control plane."""
+    """The folder ``path`` of a cluster; ``wanted`` says what runs besides the control plane."""
 
     path: Path
     wanted: frozenset[str]
@@ -87,7 +87,7 @@ class Home:
         access.write_kubeconfigs(self.layout())
 
     def free_ports(self) -> bool:
-        """Choose ports anew where somebody else took them, as long as nobody of ours knows them.
+        """Choose ports again where somebody else took them, as long as nobody of ours knows them.
 
         True when there were such ports.
         """

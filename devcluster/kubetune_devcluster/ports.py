@@ -54,7 +54,7 @@ def load(file: Path) -> dict[str, int]:
 def replace_taken(file: Path, ports: dict[str, int], unused: set[str]) -> dict[str, int]:
     """Make sure that the ports in ``unused`` (nothing of ours listens there) can be had.
 
-    Internal ports that somebody else took are chosen anew; for a public one LocalClusterError
+    Internal ports that somebody else took are chosen again; for a public one LocalClusterError
     tells what to do.
     """
     taken = {name for name in unused if not _comes_free(ports[name])}

@@ -83,7 +83,7 @@ class Feed:
     def listed(
         self, kind: str, namespace: str | None, found: Mapping[tuple[str, str], str], version: int
     ) -> None:
-        """A watch was begun, or begun anew, with a list: what that hasn't is gone.
+        """A watch was started, or restarted, with a list: what that hasn't is gone.
 
         Of ``namespace`` or, when None, of the whole cluster. ``found`` has uids by namespace and
         name, ``version`` is the list's resourceVersion. The watch itself tells of deletions only
@@ -178,7 +178,7 @@ def build_settings(silence: float) -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = Backoffs()
     settings.watching.inactivity_timeout = silence
-    # Belt and braces beside the inactivity time-out: watches are renewed at least this often.
+    # Belt and braces, besides the inactivity timeout: watches are renewed at least this often.
     settings.watching.server_timeout = 600
     settings.watching.chunk_size = PAGE
     # Our kinds are known, and the session says so: clients/watching.py.

@@ -209,7 +209,7 @@ class Reconciler:
             raise _RefusedError(*stop_refused(status, error, generation, now)) from error
 
     async def _end_runs_of_gone(self, key: Key, body: JsonObject | None = None) -> None:
-        """End what goes on of objects that had this name and went without their finalizer.
+        """End what still runs of objects that had this name and went without their finalizer.
 
         ``body`` is the one that has the name now, and doesn't wait for it.
         """

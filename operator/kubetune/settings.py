@@ -32,7 +32,7 @@ class Settings:
     doubles up to 6 minutes."""
 
     tracking_timeout_seconds: float = 5.0
-    """Time-out of one MLflow request."""
+    """Timeout of one MLflow request."""
 
     target_probe_seconds: float = 60.0
     """Seconds between two probes of a ready compute target."""
@@ -42,13 +42,13 @@ class Settings:
     not made."""
 
     cml_timeout_seconds: int = 30
-    """Time-out of one CML request. What a write without an answer has done is looked up."""
+    """Timeout of one CML request. What a write without an answer has done is looked up."""
 
     cml_unknown_seconds: float = 300.0
     """Seconds that a run of CML may have a status that nobody knows before it counts as lost."""
 
     watch_silence_seconds: float = 70.0
-    """Seconds without event or bookmark after which a watch is begun anew; an API server sends a
+    """Seconds without event or bookmark after which a watch is restarted; an API server sends a
     bookmark every minute. After three times as many without any answer /healthz fails."""
 
     @property

@@ -94,7 +94,7 @@ def runner_folder(project: Path) -> list[str] | None:
     places = [Path(script).resolve().parent.parent] if script else []
     for place in [*places, project, project / "runners"]:
         if (place / "kubetune_runner" / "cml" / "project.py").is_file():
-            # In a checkout the API is beside, in operator/.
+            # In a checkout the API is next to it, in operator/.
             return [str(place), str(place.parent / "operator")]
     return None
 
@@ -137,7 +137,7 @@ def extracted(archive: Path) -> Path:
 
 
 def missing(error: ImportError) -> NotStartedError:
-    """What the user hears about a module that can't be imported."""
+    """What the user is told about a module that can't be imported."""
     name = (error.name or "").split(".")[0]
     if isinstance(error, ModuleNotFoundError) and name in ("kubetune", "kubetune_runner"):
         return NotStartedError(

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class RunError(Exception):
-    """The run can't go on, for a reason the user can read.
+    """The run can't continue, for a reason the user can read.
 
     ``reason`` is CamelCase, ``message`` a sentence with the way out and without row text or
     secrets, ``retryable`` whether another attempt may succeed with the same plan, ``summary``

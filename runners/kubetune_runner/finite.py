@@ -1,4 +1,4 @@
-"""Results that are no numbers end a run once: another attempt would end alike.
+"""Results that aren't numbers end a run once: another attempt would end alike.
 
 A loss can be finite at the last step that is reported, and the weights not after it.
 """
@@ -29,7 +29,7 @@ def finite_number(value: Any) -> float | None:
 
 
 def check_metrics(metrics: Mapping[str, float], when: str, way_out: str = TRAIN_AGAIN) -> None:
-    """Raise RunError LossNotFinite naming the metrics that are no numbers.
+    """Raise RunError LossNotFinite naming the metrics that aren't numbers.
 
     ``when`` ends "eval_loss is nan ...".
     """
@@ -49,7 +49,7 @@ def check_weights(
 ) -> None:
     """Raise RunError LossNotFinite where a weight is no number.
 
-    ``what`` begins "the weights ... are no numbers". Of sharded weights each worker looks at its
+    ``what`` begins "the weights ... aren't numbers". Of sharded weights each worker looks at its
     own; ``agree`` tells whether any of them found one.
     """
     import torch
@@ -67,7 +67,7 @@ def check_weights(
                 break
     if agree(bool(broken)):
         named = f", such as {broken}," if broken else ""
-        raise RunError(REASON, f"{what}{named} are no numbers: {way_out}")
+        raise RunError(REASON, f"{what}{named} aren't numbers: {way_out}")
 
 
 def check_scores(
@@ -93,4 +93,4 @@ def check_scores(
             broken |= bool(torch.isnan(model(input_ids=ids, use_cache=False).logits).any())
     model.train(training)
     if agree(broken):
-        raise RunError(REASON, f"what {what} gives is no number: {way_out}")
+        raise RunError(REASON, f"what {what} gives isn't a number: {way_out}")

@@ -1,4 +1,4 @@
-"""What a run prints: kept while it goes on, stored in MLflow at its end.
+"""What a run prints: kept while it runs, stored in MLflow at its end.
 
 Kept are the first and the last part, so that a run of weeks costs no memory. Credentials are hidden
 in what is kept and in what is printed. What a native library writes past Python is in the pod's log

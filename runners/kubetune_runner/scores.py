@@ -20,12 +20,12 @@ def perplexity(loss: float) -> float:
 
 
 def exact_match(answer: str, reference: str) -> bool:
-    """Whether the texts are equal but for white space at their ends."""
+    """Whether the texts are equal but for whitespace at their ends."""
     return answer.strip() == reference.strip()
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Harmonic mean of precision and recall over words between white space, 0 to 1."""
+    """Harmonic mean of precision and recall over words between whitespace, 0 to 1."""
     words, wanted = answer.split(), reference.split()
     if not words or not wanted:
         return float(words == wanted)

@@ -39,7 +39,7 @@ class StopSignal:
             self._installed = True
 
     def release(self) -> None:
-        """Ignore further signals: the run is writing its last words."""
+        """Ignore further signals: the run is writing its final report."""
         if self._installed:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -136,7 +136,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     (
         "ComputeTarget",
         {**TARGET, "tracking": {"uri": "http://me:secret@host"}},
-        "credentials don't belong into an address",
+        "credentials don't belong in an address",
     ),
     (
         "ComputeTarget",
@@ -178,12 +178,12 @@ REFUSED: list[tuple[str, Spec, str]] = [
     (
         "ComputeTarget",
         cml(url="https://me:secret@host"),
-        "credentials don't belong into an address; use apiKeySecretRef",
+        "credentials don't belong in an address; use apiKeySecretRef",
     ),
     (
         "ComputeTarget",
         cml(createProject={"url": "https://me:secret@host/x.git"}),
-        "credentials don't belong into an address; give the workspace's project a deploy key",
+        "credentials don't belong in an address; give the workspace's project a deploy key",
     ),
     ("ComputeTarget", cml(runtime={}), "give exactly one of identifier, kernel"),
     (
@@ -368,7 +368,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     (
         "Evaluation",
         evaluation(judges=[{**JUDGE, "baseUrl": "https://me:key@h/v1"}], metrics=["help"]),
-        "credentials don't belong into an address",
+        "credentials don't belong in an address",
     ),
     ("Evaluation", evaluation(judges=[{**JUDGE, "name": "bleu"}]), "give the judge another one"),
     (

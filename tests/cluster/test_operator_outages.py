@@ -1,4 +1,4 @@
-"""What is broken or away never stops anything else, and is made good when it is back."""
+"""What is broken or away never stops anything else, and is is caught up with when it is back."""
 
 import copy
 from collections.abc import Iterator

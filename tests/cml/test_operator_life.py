@@ -155,7 +155,7 @@ def test_the_tracked_run_tells_the_outcome_when_its_file_is_missing(cml_jobs: Cm
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_run_that_cml_timed_out_is_over(cml_jobs: CmlSpace, finished: bool) -> None:
     name = "late" if finished else "endless"
-    # Without an end it may go on, and cost.
+    # Without an end it may still run, and cost.
     cml_jobs.scripts[name] = (
         ended("ENGINE_TIMEDOUT") if finished else staying(RUNNING, "ENGINE_TIMEDOUT")
     )

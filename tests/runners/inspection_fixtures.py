@@ -106,7 +106,7 @@ def adapter_files(hidden: int = 16, layers: int = 2, rank: int = 4) -> dict[str,
 
 
 def tokenizer_json() -> str:
-    """A tokenizer that cuts at white space."""
+    """A tokenizer that cuts at whitespace."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace

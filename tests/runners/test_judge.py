@@ -281,7 +281,9 @@ def test_an_endpoint_that_is_away_is_an_error(endpoint: Endpoint) -> None:
     assert "can't be reached" in (judge.measure(away, ROWS[:1], 42).measured.error or "")
 
 
-@pytest.mark.parametrize(("key", "words"), [("", "is empty"), ("a\x07b", "fits into no header")])
+@pytest.mark.parametrize(
+    ("key", "words"), [("", "is empty"), ("a\x07b", "can't be sent in a header")]
+)
 def test_a_key_that_can_not_be_sent(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, key: str, words: str
 ) -> None:

@@ -27,7 +27,7 @@ What is modelled
     * what runs do (``runs``): they take their time, succeed, fail, are evicted, and report to a
       tracking server;
     * the tracking server (``tracker``): away, slow, refusing, answers that are lost;
-    * the network to the API server (``network``): errors before and after the effect, time-outs;
+    * the network to the API server (``network``): errors before and after the effect, timeouts;
     * watches as kopf has them (``watches``): they lag, break, are continued or listed anew, which
       tells nothing of what is gone;
     * the operator's crashes, at any request before or after its effect, and its restarts.

@@ -63,11 +63,11 @@ def test_nothing_is_said_twice(config: Any, spec: dict[str, Any], says: str) -> 
 
 
 TEXTS = [
-    ("a: [", "is no YAML"),
+    ("a: [", "isn't YAML"),
     ("- 1", "is not one map"),
     ("a: 1\n---\nb: 2", "is not one map"),
     ("", "is not one map"),
-    ("a: .nan", "is no JSON"),
+    ("a: .nan", "isn't JSON"),
     ("a: " + "x" * 70000, "the limit is 65,536"),
     ("output_dir: /x", "output_dir is kubetune's to set"),
 ]

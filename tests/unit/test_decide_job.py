@@ -300,7 +300,7 @@ def test_outage_of_the_tracking_server_is_told_while_it_lasts() -> None:
         given, runs=[run(1, "running")], answers=TrackerAnswers(tracking_error="away")
     )
     status = decide(away, NOW).status or {}
-    assert status["phase"] == "Running", "training goes on"
+    assert status["phase"] == "Running", "training continues"
     assert condition_of(status, "TrackingAvailable") == ("False", "TrackingUnreachable")
     back = observed_job(job(status=status), runs=[run(1, "running")])
     assert condition_of(decide(back, NOW).status, "TrackingAvailable") is None

@@ -181,7 +181,7 @@ IDLE: list[tuple[JsonObject, JsonObject, str]] = [
     (
         gated("trainLoss", trainer={"script": {"configMapRef": {"name": "c", "key": "train.py"}}}),
         {"trainer_text": "print()"},
-        "a script tells no loss",
+        "a script reports no loss",
     ),
 ]
 

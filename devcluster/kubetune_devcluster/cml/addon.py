@@ -1,4 +1,4 @@
-"""The simulator beside the local cluster; ``components.py`` has its flags.
+"""The simulator as part of the local cluster; ``components.py`` has its flags.
 
 It keeps its API key and its project's files over restarts, but no jobs.
 """

@@ -1,7 +1,7 @@
 """Build the cluster's Go programs, once per cache.
 
 First step of ``kubetune up``. A Go module beside this file pins every version; its hash names the
-folder in the cache, so an upgrade of kubetune builds anew only when the module changed. The
+folder in the cache, so an upgrade of kubetune builds again only when the module changed. The
 control plane (etcd, the Kubernetes servers and kubectl in one binary) is always needed; what a
 container node adds is built when somebody asks for one.
 """

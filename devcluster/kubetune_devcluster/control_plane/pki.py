@@ -78,7 +78,7 @@ def _usable(folder: Path, name: str, issuer: str) -> bool:
         certificate = _certificate(folder, name)
         certificate.verify_directly_issued_by(_certificate(folder, issuer))
         complete = (folder / f"{name}.key").exists()
-    except Exception:  # missing, damaged or of another authority: all cured by issuing it anew
+    except Exception:  # missing, damaged or of another authority: all cured by issuing it again
         return False
     return complete and certificate.not_valid_after_utc - datetime.now(UTC) > RENEW_BEFORE
 

@@ -135,7 +135,7 @@ def _use_hub_model(objects: list[Object], repo: str) -> None:
 
 @contextmanager
 def _samples(folder: Path, *, sample_model: bool, report: Report) -> Generator[Callable[[], None]]:
-    """Make the samples beside whatever the block does; it gets a function that waits for them."""
+    """Make the samples during whatever the block does; it gets a function that waits for them."""
     steps = [
         ["tickets", folder / "tickets/train.jsonl", "--rows", str(TRAIN_ROWS)],
         ["tickets", folder / "tickets/test.jsonl", "--rows", str(HELD_OUT_ROWS), "--held-out"],

@@ -107,7 +107,7 @@ class Effects:
         status: JsonObject,
         target: ComputeTargetSpec | None,
     ) -> bool:
-        """Carry effects out, in order; True when the target must be observed anew.
+        """Carry effects out, in order; True when the target must be observed again.
 
         ``status`` is what was decided with them, ``target`` where the object's runs are.
         Raises StartRefusedError, CleanUpRefusedError, OutputRefusedError, BackendError.

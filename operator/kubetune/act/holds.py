@@ -3,7 +3,7 @@
 As ``kubernetes.io/pvc-protection`` does for claims: a finalizer keeps an object that is deleted
 until nothing needs it any more. It is added before a run is even recorded, and taken away by the
 last object that needs it, once the status of that says that nothing of it runs: so whatever a
-status records is held, and an operator that starts anew finds what it needs. What one that ended
+status records is held, and an operator that starts again finds what it needs. What one that ended
 in between leaves is taken away by the next, which knows from the same status what was held.
 """
 

@@ -1,4 +1,4 @@
-"""What goes on elsewhere of objects that are gone: ended some time after the operator's start.
+"""What still runs elsewhere of objects that are gone: ended some time after the operator's start.
 
 An object whose finalizer was taken away, as a PUT does, goes at once when it is deleted. While the
 operator runs it knows what that had; what happens while none runs is told by what was made in the
@@ -63,14 +63,14 @@ class LeftBehind:
         """How often something was left in a place."""
 
     def note(self, address: RunAddress) -> None:
-        """Runs are let go that may go on: look through their place once it answers."""
+        """Runs are let go that may still run: look through their place once it answers."""
         if address.target is not None and address.target.address:
             self._left[address.target.address] += 1
 
     async def end(
         self, key: Key, target: ComputeTargetSpec | None, namespace: str, *, away: bool
     ) -> bool:
-        """End what goes on; False while it is too early for that.
+        """End what still runs; False while it is too early for that.
 
         What can't be ended now, as when the place is ``away``, is left to the next call.
         ``key`` is the target's, ``namespace`` the one whose credentials are used to look.

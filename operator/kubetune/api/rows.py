@@ -20,6 +20,6 @@ OPTIONAL_ROLES: Mapping[DatasetFormat, tuple[Role, ...]] = {
     "messages": ("tools",),
     "preference": ("prompt",),
 }
-"""The columns that they may have beside."""
+"""The columns that they may have as well."""
 CONVERSATIONS = "conversations"
 """The column of chats in data sets of ShareGPT's form, where none is called messages."""

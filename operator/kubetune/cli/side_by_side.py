@@ -100,7 +100,7 @@ def _cell(candidate: CandidateStatusDict, name: str) -> str:
 
 
 def _labelled(label: str, text: str, indent: int, width: int) -> str:
-    """A text of several lines beside its label."""
+    """A text of several lines next to its label."""
     room = max(width - indent, MIN_WIDTH)
     lines = [
         part

@@ -91,7 +91,7 @@ class CmlClient:
         self._api_key = api_key.strip()
         self._ca_pem = ca_pem
         self._concurrency = concurrency
-        # The package ignores time-outs that aren't an int or a pair, without a word.
+        # The package ignores timeouts that aren't an int or a pair, without a word.
         self._timeouts = (int(timeouts[0]), int(timeouts[1]))
         self._gate = Gate()
         self._opening = threading.Lock()
@@ -218,7 +218,7 @@ class CmlClient:
         return callable(getattr(api, operation.name, None))
 
     async def close(self) -> None:
-        """Close the connections; those in use when their calls end. A later call opens anew."""
+        """Close the connections; those in use when their calls end. A later call opens again."""
         threads, self._threads = self._threads, None
         if threads:
             threads.shutdown(wait=False)
@@ -306,7 +306,7 @@ class CmlClient:
         pools = api_client.rest_client.pool_manager.connection_pool_kw
         pools["retries"] = _no_retries()
         if self.url.lower().startswith("https"):
-            # One context for all connections; with a file the package's would be made anew for
+            # One context for all connections; with a file the package's would be made again for
             # each, and the operator has no place to write one.
             pools.pop("ca_certs", None)
             pools["ssl_context"] = _tls(self._ca_pem)
@@ -332,7 +332,7 @@ class CmlClients:
         return digest(url, api_key, ca_pem or "")
 
     def get(self, url: str, api_key: str, ca_pem: str | None = None) -> CmlClient:
-        """The client for a workspace; call it anew for each use. Needs a running event loop."""
+        """The client for a workspace; call it again for each use. Needs a running event loop."""
         return self._clients.get(
             self.key(url, api_key, ca_pem),
             lambda: CmlClient(url, api_key, ca_pem, timeouts=self._timeouts),

@@ -26,7 +26,7 @@ REFUSAL_SECONDS = 30.0
 _UNAUTHENTICATED, _FORBIDDEN, _NOT_FOUND = 16, 7, 5
 _CONFLICTS = frozenset({6, 9})
 _CONFLICT_TEXT = re.compile(r"\balready (?:active|exists?|running|has an? )", re.IGNORECASE)
-# A time-out that a server or proxy reports in the range of the caller's own mistakes.
+# A timeout that a server or proxy reports in the range of the caller's own mistakes.
 _TIMED_OUT = frozenset({408, 425, 499})
 _CERTIFICATE = re.compile(r"CERTIFICATE_VERIFY_FAILED|certificate verify|hostname|WRONG_VERSION")
 
@@ -226,7 +226,7 @@ def _of_transport(error: Exception, call: Call) -> CmlError:
     if isinstance(error, exceptions.LocationValueError):
         return InvalidError(call.message(f"is not an address of a workspace: {text}"))
     # Refused connections and unknown hosts: in some versions of urllib3 a subclass of the
-    # connection time-out, in others not.
+    # connection timeout, in others not.
     if isinstance(error, (exceptions.NewConnectionError, exceptions.ConnectTimeoutError)):
         return UnavailableError(call.message(f"can't be reached: {text}"))
     if isinstance(error, exceptions.SSLError):

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Closable(Protocol):
-    """Opens connections anew when it is used after ``close``."""
+    """Opens connections again when it is used after ``close``."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -28,7 +28,7 @@ class Pool(Generic[T]):
         self._closing: set[asyncio.Task[None]] = set()
 
     def get(self, key: str, make: Callable[[], T]) -> T:
-        """The item of a key, made when there is none; call this anew for each use."""
+        """The item of a key, made when there is none; call this again for each use."""
         if key not in self._items:
             self._items[key] = make()
         self._items.move_to_end(key)

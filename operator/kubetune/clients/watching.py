@@ -1,12 +1,12 @@
 """The session of kopf's lists and watches: what they show as a whole, and what goes wrong.
 
 kopf hands on single objects. That a list was complete, so that what it hasn't is gone, it tells
-nobody, though it lists anew whenever a watch can't be continued. It watches the kinds that it
+nobody, though it lists again whenever a watch can't be continued. It watches the kinds that it
 has found before they are served or after they were, and ends at the first 404. So here
 
 - our kinds are always said to be served, and a list of one that isn't is tried until it is;
 - every complete list is told, and so is every sign of life of a watch;
-- every error of a watch that isn't over soon makes kopf list anew.
+- every error of a watch that isn't over soon makes kopf list again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 NAMESPACE = re.compile(r"/namespaces/([^/]+)(?=/)")
 ERROR = re.compile(rb'^\{\s*"type":\s*"ERROR".*', re.MULTILINE)
 EXPIRED = b'{"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}\n'
-"""What makes kopf list anew."""
+"""What makes kopf list again."""
 PAUSE_SECONDS = 1.0
 ABSENT_SECONDS = 3.0
 """So long a kind must not be served before its objects count as gone: no glitch is that long."""

@@ -28,7 +28,7 @@ from kubetune.tracking.poller import ProgressPoller
 
 @dataclass(frozen=True)
 class JobMemory:
-    """What is known of a job beside its status."""
+    """What is known of a job besides its status."""
 
     fresh_run_key: str
     """Used when the job has none yet."""
@@ -53,7 +53,7 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         self._backend = backend
 
     def begin(self, key: Key, kept: JobMemory | None) -> JobMemory:
-        """What the tracker has answered stays known; whether it answers is found out anew."""
+        """What the tracker has answered stays known; whether it answers is found out again."""
         fresh = self._observer.run_keys.new(key.namespace, key.name)
         answers = kept.answers if kept else TrackerAnswers()
         return JobMemory(fresh, replace(answers, tracking_error="", run_sought=False))

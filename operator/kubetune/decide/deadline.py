@@ -1,7 +1,7 @@
 """activeDeadlineSeconds: how long runs may run, as a clock that stands still while they wait.
 
-The clock goes while at least one run is under way on its target: from the start of its container
-(on CML, of its engine) to its end. It stands while a run is queued, suspended by a queue, without a
+The clock runs while at least one run is under way on its target: from the start of its container
+(on CML, of its engine) to its end. It stops while a run is queued, suspended by a queue, without a
 node or being set up, between attempts, while the object is suspended, and while results are
 registered. What has been counted is in ``status.runTime``, so nothing is counted twice and a Job
 that is gone loses nothing.

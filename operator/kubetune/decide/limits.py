@@ -15,7 +15,7 @@ def after_end(
     stop: tuple[Action, ...],
     now: datetime,
 ) -> Decision[Running]:
-    """Over: only the time to live may act. ``stop`` ends what the end has left running."""
+    """Over: only the time to live applies. ``stop`` ends what the end has left running."""
     ended = parse_time(resource.status.get("completionTime"))
     status: Running | None = None
     if resource.status.get("observedGeneration") != resource.generation:

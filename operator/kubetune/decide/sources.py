@@ -44,7 +44,7 @@ from kubetune.targets.table import facts_of
 
 @dataclass(frozen=True)
 class Mounts:
-    """What a run needs beside its plan; fields as in targets.contract.RunRequest."""
+    """What a run needs besides its plan; fields as in targets.contract.RunRequest."""
 
     inline_rows: list[JsonObject] | None = None
     dataset_claim: str | None = None

@@ -14,7 +14,7 @@ def with_strays_stopped(
 ) -> Decision[Status]:
     """The decision, with strays of ``runs`` stopped, given by run key.
 
-    Not those of an object that lets its runs go on without it.
+    Not those of an object that lets its runs continue without it.
     """
     if any(isinstance(action, ReleaseFinalizer) for action in decision.actions):
         return decision

@@ -15,8 +15,8 @@ def evicted_too_often(newest: AttemptDict, counts: AttemptCountsDict) -> str:
     if newest["result"] != AttemptResult.PREEMPTED or preempted <= MAX_PREEMPTED:
         return ""
     return (
-        f"evicted or preempted {preempted} times, and at most {MAX_PREEMPTED} are made good: choose"
-        " another place, or a higher priority"
+        f"evicted or preempted {preempted} times, and at most {MAX_PREEMPTED} are repeated for"
+        " free: choose another place, or a higher priority"
     )
 
 

@@ -221,7 +221,7 @@ class FineTuneJobObserver:
             return [], TargetProblem(error.reason, str(error))
 
     def _are_kept(self, job: FineTuneJobResource) -> bool:
-        """Whether runs go on when the job is deleted."""
+        """Whether runs continue when the job is deleted."""
         policy = job.spec.deletion_policy if job.spec else None
         return policy == "Orphan" or self._cache.lets_dependents_go(job.owner.uid)
 

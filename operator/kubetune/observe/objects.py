@@ -85,7 +85,7 @@ def resolve_target(
 ) -> Target:
     """The target that a reference names, else the namespace's default, else the cluster's.
 
-    ``begun`` is the label of the target that runs were started on: they go on there though it is
+    ``begun`` is the label of the target that runs were started on: they continue there though it is
     being deleted, where nothing else may begin.
     """
     if reference is not None:
@@ -131,7 +131,7 @@ def default_instead(
     reference: ComputeTargetRef | None,
     runs: Iterable[RunState],
 ) -> Target:
-    """Where to go on when the default target that was taken once is gone.
+    """Where to continue when the default target that was used is gone.
 
     What was begun there ends there, and who names a target waits for it.
     """

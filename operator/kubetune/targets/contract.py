@@ -44,7 +44,7 @@ class Backend(Protocol):
 
 
 class Bookkeeping:
-    """What a backend may do beside that, by deriving from this and overriding what it needs.
+    """What a backend may do besides that, by deriving from this and overriding what it needs.
 
     The answers here suit a target that remembers nothing and whose runs need no care.
     """
@@ -87,4 +87,4 @@ class Bookkeeping:
         return []
 
     async def close(self) -> None:
-        """The operator ends: end what goes on in the background."""
+        """The operator ends: end the background tasks."""

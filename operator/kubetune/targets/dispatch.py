@@ -59,7 +59,7 @@ class Backends(Bookkeeping):
         await self._books[_type(address.target)].limit(address, seconds, now)
 
     async def stop_strays(self, address: RunAddress) -> None:
-        """Stop what of the runs goes on by itself."""
+        """Stop what still runs of them by itself."""
         await self._books[_type(address.target)].stop_strays(address)
 
     async def orphan(self, address: RunAddress) -> None:
@@ -80,7 +80,7 @@ class Backends(Bookkeeping):
         return await self._books[_type(target)].made_for(namespace, target, install_id, fresh=fresh)
 
     async def close(self) -> None:
-        """End what goes on in the background."""
+        """End the background tasks."""
         for books in self._books.values():
             await books.close()
 

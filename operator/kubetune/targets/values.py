@@ -45,7 +45,7 @@ class RunAddress:
     job_id: str | None = None
     """The target's id of the job that has them, where it was written down."""
     kept: bool = False
-    """The runs are to go on when their owner is deleted."""
+    """The runs are to continue when their owner is deleted."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RunRequest:
     resources: Resources
     """Resolved: cpu, memory and gpu are set. Each worker gets them."""
     kept: bool = False
-    """It is to go on when its owner is deleted."""
+    """It is to continue when its owner is deleted."""
     workers: int = 1
     """Processes that train together."""
     deadline_seconds: int | None = None
@@ -128,7 +128,7 @@ class RunState:
     look_again_seconds: float | None = None
     """Nothing tells of what comes next, so it must be asked for."""
     stray: bool = False
-    """It goes on without anything that would end it, and must be stopped by StopStrays."""
+    """It continues without anything that would end it, and must be stopped by StopStrays."""
     foreign: bool = False
     """It belongs to a Job that isn't its owner's (any more), or is gone."""
     overdue: bool = False

@@ -1,6 +1,6 @@
 """The contract of a tracker: an experiment tracking server with a model registry.
 
-Calls are coroutines with short time-outs and one quick retry at most; they raise TrackingError and
+Calls are coroutines with short timeouts and one quick retry at most; they raise TrackingError and
 never block the loop.
 """
 

@@ -87,7 +87,7 @@ class CmlTracker:
             if run_tags(item).get(plan.TAG_INSTALL) == install_id
         ]
         if not found:
-            # An experiment may have been deleted and made anew under another id.
+            # An experiment may have been deleted and made again under another id.
             self._experiment_ids.clear()
         return found
 
@@ -195,7 +195,7 @@ class CmlTracker:
         except CmlError as error:
             missing = isinstance(error, NotFoundError)
             if missing:
-                # The project may have been deleted and made anew under another id.
+                # The project may have been deleted and made again under another id.
                 self._project_id = ""
                 self._experiment_ids.clear()
             raise TrackingError(

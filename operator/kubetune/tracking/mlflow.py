@@ -62,8 +62,8 @@ class MlflowTracker:
     async def check_storage(self, experiment: str | None = None) -> StorageCheck:
         """Write, read and delete one small artifact.
 
-        It goes beside the experiment's runs when there is one of that name, as rights are given
-        by experiment; else beside those of the default experiment.
+        It goes next to the experiment's runs when there is one of that name, as rights are given
+        by experiment; else next to those of the default experiment.
         """
         location = await self._artifact_location(experiment)
         parts = urlsplit(location)
@@ -105,7 +105,7 @@ class MlflowTracker:
             condition = f"attributes.status = 'RUNNING' and {_tag(plan.TAG_INSTALL, install_id)}"
             found = await self._search_runs(known, condition)
         if not found:
-            # An experiment may have been deleted and made anew under another id.
+            # An experiment may have been deleted and made again under another id.
             self._experiment_ids.clear()
         return found
 

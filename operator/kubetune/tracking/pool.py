@@ -30,7 +30,7 @@ class TrackerPool:
     def get(
         self, uri: str, credentials: Credentials | None = None, ca_pem: str | None = None
     ) -> MlflowTracker:
-        """The tracker for a server; call it anew for each use. Needs a running event loop."""
+        """The tracker for a server; call it again for each use. Needs a running event loop."""
         return self._trackers.get(
             self.key(uri, credentials, ca_pem),
             lambda: MlflowTracker(uri, credentials, ca_pem, self._timeout),
@@ -54,7 +54,7 @@ class CmlTrackers:
         return digest("cml", project, CmlClients.key(url, api_key, ca_pem))
 
     def get(self, url: str, project: str, api_key: str, ca_pem: str | None = None) -> CmlTracker:
-        """The tracker for a project; call it anew for each use. Needs a running event loop."""
+        """The tracker for a project; call it again for each use. Needs a running event loop."""
         client = self._clients.get(url, api_key, ca_pem)
         key = self.key(url, project, api_key, ca_pem)
         tracker = self._trackers.get(key)

@@ -52,7 +52,7 @@ class Engines:
         self._over = threading.Event()
 
     def launch(self, plan: Any) -> None:
-        """Start the workers that the plan asks for beside this one.
+        """Start the workers that the plan asks for besides this one.
 
         Raises RunError WorkersUnavailable.
         """
@@ -130,7 +130,7 @@ class Engines:
                 log.warning("worker %d can't be watched: %s", worker, error)
                 self._over.wait(PAUSE_SECONDS)
                 continue
-            # Its own word counts: a kernel that dies quietly ends like one that is done.
+            # Its own outcome counts: a kernel that dies quietly ends like one that is done.
             outcome = self._outcome(worker)
             return outcome is None or outcome.status != "succeeded"
         return False
@@ -147,7 +147,7 @@ class Engines:
         outcome = self._outcome(worker) or Outcome(
             status="failed",
             reason=WORKER_LOST,
-            message="it ended without a word; the run's console has its log",
+            message="it ended without an outcome; the run's console has its log",
             retryable=True,
         )
         message = f"worker {worker} of {self._size}: {outcome.message}"
@@ -162,8 +162,8 @@ def _workers_api() -> Any:
             continue
     raise RunError(
         "WorkersUnavailable",
-        f"this runtime has neither {' nor '.join(MODULES)}, by which a run launches workers: choose"
-        " another runtime in the compute target, or set workers to 1",
+        f"this runtime has neither {' nor '.join(MODULES)}, with which a run launches workers:"
+        " choose another runtime in the compute target, or set workers to 1",
     )
 
 

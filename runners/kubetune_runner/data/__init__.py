@@ -38,7 +38,7 @@ class LoadedDataset:
     revision: str | None
     """Commit of a hub source."""
     problems: list[Problem]
-    """What is odd and doesn't stop a run, such as empty completions."""
+    """What is odd but doesn't stop a run, such as empty completions."""
     train_places: list[Place]
     """Where each row of ``train`` stands in the source."""
     evaluation_places: list[Place]

@@ -30,7 +30,7 @@ PACKED = {
 
 
 def _packed(what: str, suffix: str) -> str:
-    return f"is packed by {what}; unpack it: `{PACKED[suffix]}`"
+    return f"is compressed with {what}; unpack it: `{PACKED[suffix]}`"
 
 
 _MAGIC = {

@@ -68,8 +68,8 @@ def _rows(file: SourceFile, table: Any) -> Iterator[Item]:
                     file=file.name,
                     row=at,
                     field=name[:256],
-                    message=f"column {quote(name)} holds what can't be read in row {at:,}: {fault};"
-                    " store it as text",
+                    message=f"column {quote(name)} holds a value that can't be read in row {at:,}:"
+                    f" {fault}; store it as text",
                 )
                 return
         for at in range(batch.num_rows):

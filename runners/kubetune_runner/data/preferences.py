@@ -75,7 +75,7 @@ def _unread(row: Row, names: list[str]) -> dict[str, None]:
 
 
 def _is_lost(given: Text, prompt: Text) -> bool:
-    """Whether a prompt beside chats that have one says what theirs doesn't."""
+    """Whether a prompt column says what the prompt in the chats doesn't."""
     if isinstance(prompt, str) or not given:
         return False
     if isinstance(given, list):
@@ -184,7 +184,7 @@ def _split_text(chosen: str, rejected: str) -> Pair:
         if ours != theirs:
             break
         shared += 1
-    # A text that goes on where the other ends keeps its last word, too.
+    # A text that continues where the other ends keeps its last word, too.
     while shared and not chosen[shared - 1].isspace():
         shared -= 1
     while shared and chosen[shared - 1].isspace():

@@ -24,10 +24,10 @@ __all__ = ["ROW_LIMIT_BYTES", "Item", "Note", "Row", "SourceFile", "read_file"]
 
 ROW_LIMIT_BYTES = 1024 * 1024
 JSON_LIMIT_BYTES = 256 * 1024 * 1024
-"""A json array is read as a whole; longer ones belong into jsonl."""
+"""A json array is read as a whole; longer ones belong in jsonl."""
 
 _TOO_LONG = f"is longer than the {ROW_LIMIT_BYTES:,} bytes a row may have; split or shorten it"
-_TOO_DEEP = "has too many lists and maps in each other; write them as text"
+_TOO_DEEP = "nests lists and maps too deeply; write them as text"
 _BOM = b"\xef\xbb\xbf"
 
 

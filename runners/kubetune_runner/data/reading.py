@@ -29,7 +29,7 @@ from kubetune_runner.errors import RunError
 ALL_ROWS = sys.maxsize
 NESTING = 100
 """Lists and maps in each other: libraries that meet deeper ones later on end with an error."""
-_TOO_DEEP = f"the row has more than {NESTING} lists and maps in each other; write them as text"
+_TOO_DEEP = f"the row has more than {NESTING} nested lists and maps; write them as text"
 
 Visitor = Callable[[Row], None]
 

@@ -1,4 +1,4 @@
-"""JSON as its standard has it: what Python would take beyond that is told, not guessed at."""
+"""JSON as its standard has it: what Python would accept beyond that is reported, not guessed at."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _holds(value: Any) -> bool:
 
 
 def _outdone(turn: Mapping[str, Any]) -> list[str]:
-    """Fields of one shape that say something else than those of the other beside them."""
+    """Fields of one shape that say something else than those of the other in the same turn."""
     found: list[str] = []
     role, speaker = turn.get("role"), turn.get("from")
     if role is not None and _holds(speaker) and _role({"from": speaker}) != _role(turn):

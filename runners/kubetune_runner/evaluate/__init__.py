@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 def run(plan: EvaluationRunPlan) -> Outcome:
     """Measure the candidate and report.
 
-    Raises RunError when the run can't go on, Interrupted after a signal.
+    Raises RunError when the run can't continue, Interrupted after a signal.
     """
     tracker = Tracker(plan)
     tracker.start()

@@ -96,7 +96,7 @@ class _Harness:
                     "OutOfMemory",
                     f"the memory is too small for task {task.task} with generation.batchSize"
                     f" {self.plan.generation.batch_size}: lower batchSize first, or give the run"
-                    " more memory by resources",
+                    " more memory with resources",
                 ) from error
             log.warning("task %s", task.task, exc_info=True)
             return MetricError(first_line(error))

@@ -106,7 +106,9 @@ def grades(judge: JudgePlan, rows: Sequence[MeasuredRow]) -> list[float]:
     if judge.key_variable and not key:
         raise MetricError("the key in the Secret that apiKeySecretRef names is empty")
     if key and not (key.isascii() and key.isprintable()):
-        raise MetricError("the key in the Secret that apiKeySecretRef names fits into no header")
+        raise MetricError(
+            "the key in the Secret that apiKeySecretRef names can't be sent in a header"
+        )
     endpoint = _Endpoint(judge, key, threading.Event())
     with ThreadPoolExecutor(judge.concurrency, thread_name_prefix="judge") as pool:
         asked = [pool.submit(_grade, endpoint, row) for row in rows]

@@ -47,7 +47,7 @@ def grade_of(reply: str, given: Sequence[str] = ()) -> float:
     fenced = _FENCED.fullmatch(said)
     said = fenced[1].strip() if fenced else said
     try:
-        # Nothing beside it: it can't be a quotation.
+        # Nothing else: it can't be a quotation.
         whole: Any = json.loads(said, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         found = _beside_words(said, given)

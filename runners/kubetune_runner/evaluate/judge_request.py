@@ -31,7 +31,7 @@ class Form:
     """Parts of a request that some endpoints don't take."""
 
     reply: Literal["schema", "object", "free"] = "schema"
-    """How the reply's form is asked for beside the words."""
+    """How the reply's form is requested, besides in words."""
     temperature: bool = True
 
     def simpler(self, refusal: str, *, agreed: bool) -> Form | None:

@@ -80,7 +80,7 @@ def measure(
             "OutOfMemory",
             f"the memory is too small for generation.batchSize {size} with maxNewTokens"
             f" {plan.generation.max_new_tokens}: lower batchSize first, or give the run more"
-            " memory by resources",
+            " memory with resources",
         ) from error
     return [found[row.number] for row in rows]
 

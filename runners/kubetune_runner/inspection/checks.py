@@ -1,7 +1,7 @@
 """Rows that repeat, leak from training into the held-out ones, are empty or very long.
 
 Only digests are kept, so that an inspection of many rows fits into a small pod: 24 bytes a row
-beside those of the reading, and a set of those of one split while they are compared. It needs no
+besides those of the reading, and a set of those of one split while they are compared. It needs no
 package that a runtime without the training packages lacks. No text of a row leaves the run;
 problems name rows by number.
 """

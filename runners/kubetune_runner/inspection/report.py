@@ -42,7 +42,7 @@ def publish(
 ) -> str | None:
     """Store the report as an artifact; its ``runs:/`` address, or None where that fails.
 
-    Best effort with short time-outs: an inspection doesn't fail because MLflow is away. An
+    Best effort with short timeouts: an inspection doesn't fail because MLflow is away. An
     inspection that is repeated writes into the run it made before.
     """
     try:

@@ -31,7 +31,7 @@ def check(
     """Refuse a model whose tokenizer has tokens beyond its embeddings that texts will have.
 
     ``special`` are the tokenizer's fields, ``numbers`` those of added tokens. Tokens that stand
-    neither for a role nor in the chat template are let be: some models have one that only their
+    neither for a role nor in the chat template are accepted: some models have one that only their
     larger siblings, which see pictures, have a row for.
 
     Raises RunError TokenBeyondVocabulary.
@@ -46,7 +46,7 @@ def check(
             raise RunError(
                 "TokenBeyondVocabulary",
                 f"{place}: its tokenizer gives {text!r} ({role}) the number {numbers[text]:,}, but"
-                f" the embeddings have {rows:,} rows, numbered from 0: resize them by"
+                f" the embeddings have {rows:,} rows, numbered from 0: resize them with"
                 " `model.resize_token_embeddings(len(tokenizer))` and save both, or take another"
                 f" {role}",
             )

@@ -1,4 +1,4 @@
-"""The model card beside a result: what it is, what it was made of, and how it is loaded.
+"""The model card of a result: what it is, what it was made of, and how it is loaded.
 
 peft writes one that is a form without answers.
 """
@@ -37,7 +37,7 @@ def write(
     own = plan.model.base is not None and plan.training.continue_from is not None
     facts = {
         "Base model": _code(base) + (f", revision {_code(revision)}" if revision else ""),
-        **({"Went on from": f"the adapter {_code(plan.model.name)}"} if own else {}),
+        **({"Continued from": f"the adapter {_code(plan.model.name)}"} if own else {}),
         "Objective": plan.training.objective,
         "Method": plan.training.method,
         "Data": f"Dataset {_code(plan.dataset.name)}"

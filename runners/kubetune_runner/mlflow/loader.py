@@ -27,7 +27,7 @@ CONFIG_BASE_MODEL = "base_model"
 IN_CLUSTER = ("pvc://", "project://")
 """How addresses begin that lead to a volume or a project, which only runs see."""
 DESCRIPTION = "kubetune.json"
-"""File beside the weights: {"dtype", "chat"} with "maxNewTokens" and "answer" (of a chat, the
+"""File next to the weights: {"dtype", "chat"} with "maxNewTokens" and "answer" (of a chat, the
 fields of ``Shape``), or "scores" when it's true."""
 PROBES = ("What is red?", "It rains again, and nobody has brought one of the umbrellas along.")
 """Prompts of different lengths."""
@@ -44,7 +44,7 @@ class Shape:
     """How an answer begins and ends."""
 
     turn: bool = False
-    """Whether it is a turn of a chat, where white space at its ends is the template's."""
+    """Whether it is a turn of a chat, where whitespace at its ends is the template's."""
     end_tokens: Sequence[int] = ()
     end_text: str = ""
     """What ends an answer, where the tokenizer has no token for it."""
@@ -116,7 +116,7 @@ def generate(
 def fit_embeddings(model: Any, adapter: Path) -> None:
     """Give the model as many embeddings as an adapter brings, whose code has resized them.
 
-    peft keeps such embeddings beside the adapter, and loads them into layers of their size only.
+    peft keeps such embeddings next to the adapter, and loads them into layers of their size only.
     """
     weights = adapter / "adapter_model.safetensors"
     embeddings = model.get_input_embeddings()
@@ -159,13 +159,13 @@ class Ways:
 
 
 def ways(model: Any, tokenizer: Any) -> Ways:
-    """Looks once whether a prompt gets the same answer beside a longer one, and with a cache."""
+    """Checks once whether a prompt gets the same answer in a batch, and with a cache."""
     if model not in _WAYS:
         _WAYS[model] = found = _ways(model, tokenizer)
         if not found.together:
-            log.warning("the model answers a prompt otherwise beside others: one by one, then")
+            log.warning("the model answers a prompt differently in a batch: one by one, then")
         if not found.cache:
-            log.warning("the model answers otherwise with a cache: without one, then")
+            log.warning("the model answers differently with a cache: without one, then")
     return _WAYS[model]
 
 

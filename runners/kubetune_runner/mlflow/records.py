@@ -1,4 +1,4 @@
-"""What MLflow keeps of a run beside its metrics: settings, data, environment."""
+"""What MLflow keeps of a run besides its metrics: settings, data, environment."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Tracker:
         self._calls: deque[Callable[[Any, str], None]] = deque()
         self._gauges: Gauges = lambda: None
         self._shown: dict[str, float] = {}
-        """Newest values of this attempt that the operator shows beside the step."""
+        """Newest values of this attempt that the operator shows with the step."""
         self._said_last = False
         """Whether the gauges were asked once more at the end."""
         self._lock = threading.Lock()
@@ -115,7 +115,7 @@ class Tracker:
             self._shown |= {key: metrics[key] for key in names.SHOWN_METRICS if key in metrics}
 
     def last_values(self) -> dict[str, float]:
-        """What was reported of the last step, for the run's last word."""
+        """What was reported of the last step, for the run's final report."""
         with self._lock:
             return {
                 _LAST_WORD[key]: value
@@ -170,7 +170,7 @@ class Tracker:
                 self._failures += 1
                 self._refusal = error if isinstance(error, RunError) else None
                 if first_line(error) != self._problem:
-                    log.warning("MLflow takes no reports, they are kept: %s", first_line(error))
+                    log.warning("MLflow accepts no reports, they are kept: %s", first_line(error))
                 self._problem = first_line(error)
             if self._deadline is not None and (
                 not self._pending() or time.monotonic() >= self._deadline
@@ -323,7 +323,7 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _own_tags(plan: RunPlan | EvaluationRunPlan) -> dict[str, str]:
-    """What a run of this kind has beside the tags of all runs."""
+    """What a run of this kind has besides the tags of all runs."""
     if isinstance(plan, RunPlan):
         return {
             **plan.tags,

@@ -238,7 +238,7 @@ def _log_model(run_id: str, folder: Path, name: str) -> str:
 
 
 def _log_files(client: Any, run_id: str, folder: Path, name: str) -> None:
-    """Put the model together in a folder beside, and upload that to the run's artifacts."""
+    """Put the model together in a folder, and upload that to the run's artifacts."""
     import mlflow
     from mlflow.models import Model
 

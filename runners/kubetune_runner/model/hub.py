@@ -256,7 +256,7 @@ def _translate(error: Exception, repo: str, type: str, revision: str) -> RunErro
     if status == 429:
         return RunError(
             "HubThrottled",
-            f"the hub answers too many requests (429) for {name}; a token in tokenSecretRef"
+            f"the hub reports too many requests (429) for {name}; a token in tokenSecretRef"
             " raises the limit",
             retryable=True,
         )
@@ -265,7 +265,7 @@ def _translate(error: Exception, repo: str, type: str, revision: str) -> RunErro
     if is_a(errors.OfflineModeIsEnabled):
         return RunError(
             "HubUnreachable",
-            f"{name} isn't in the cache and HF_HUB_OFFLINE forbids to ask the hub",
+            f"{name} isn't in the cache and HF_HUB_OFFLINE forbids asking the hub",
             retryable=True,
         )
     if status is not None or is_a(_network_errors()):

@@ -143,7 +143,7 @@ def _without_vocabulary(model: ModelPlan, folder: Path, what: str) -> RunError:
         f"model {model.name}: its tokenizer {what}; of its files {', '.join(found) or 'none'} could"
         " hold a vocabulary, which transformers reads from tokenizer.json, tokenizer.model (of"
         " SentencePiece or tiktoken) or a file that the tokenizer's class names: load it where it"
-        " works, save it by `save_pretrained`, and put tokenizer.json beside the weights",
+        " works, save it with `save_pretrained`, and put tokenizer.json next to the weights",
     )
 
 
@@ -269,8 +269,7 @@ def _from_registry(uri: str) -> Path:
         if getattr(error, "error_code", None) in _GONE:
             raise RunError(
                 "RegistryNotFound",
-                f"{uri} is not there any more: {_first_line(error)}; name another version in the"
-                " Model",
+                f"{uri} no longer exists: {_first_line(error)}; name another version in the Model",
             ) from error
         raise RunError(
             "RegistryUnavailable",
@@ -293,7 +292,7 @@ def _no_config(model: ModelPlan, names: list[str], configuration: str) -> RunErr
     found = ", ".join(names[:5]) or "nothing"
     return RunError(
         "ModelMissing",
-        f"model {model.name} has no {configuration} with weights beside it; found {found}",
+        f"model {model.name} has no {configuration} with weights next to it; found {found}",
     )
 
 

@@ -85,7 +85,7 @@ def configuration(plan: QuantizationPlan, dtype: Any, *, dora: bool) -> Any:
 def compute_plainly(model: Any) -> Any:
     """The model, with 4-bit weights that stay as they are stored.
 
-    On a CPU with AVX512-BF16 bitsandbytes packs them anew at the first forward that needs no
+    On a CPU with AVX512-BF16 bitsandbytes packs them again at the first forward that needs no
     gradients and computes in bf16 from then on, in training too. What is measured then is
     another model than the one that is trained and reported.
     """

@@ -1,4 +1,4 @@
-"""Where training starts: a base model, an adapter that goes on, or an adapter merged into its base.
+"""Where training starts: a base model, an adapter that continues, or one merged into its base.
 
 ``fetch`` reads and checks files without torch; ``load`` makes a model of them.
 """
@@ -26,7 +26,7 @@ class StartingModel:
     folder: Path
     """Files of the base model; of the merged one, once it is made."""
     adapter: Path | None = None
-    """Files of the adapter that goes on training."""
+    """Files of the adapter that continues training."""
     unmerged: Path | None = None
     """Files of the adapter that ``load`` merges into the base."""
     merged: bool = False
@@ -73,8 +73,8 @@ def fetch(model: ModelPlan, training: TrainingPlan) -> StartingModel:
     if config.get("peft_type") != "LORA":
         raise RunError(
             "AdapterUnsupported",
-            f"model {model.name} is an adapter of type {config.get('peft_type')}: training goes on"
-            " from LoRA adapters only; name its base model",
+            f"model {model.name} is an adapter of type {config.get('peft_type')}: training"
+            " continues from LoRA adapters only; name its base model",
         )
     if how == "merged":
         return StartingModel(model.base, base, unmerged=adapter, merged=True)
@@ -86,7 +86,7 @@ def fetch(model: ModelPlan, training: TrainingPlan) -> StartingModel:
 def load(
     start: StartingModel, training: TrainingPlan, quantized: Any, *, score_seed: int | None = None
 ) -> Any:
-    """The model that trains; with an adapter on it when that goes on.
+    """The model that trains; with an adapter on it when that continues.
 
     ``quantized`` is ``quantization.configuration`` or None; ``score_seed`` as in
     ``loading.load_model``.

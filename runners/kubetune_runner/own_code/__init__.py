@@ -236,7 +236,7 @@ def _finish(
 
 
 def _tokenizer(job: _Job, result: Found) -> Any:
-    """The tokenizer that the code left beside the weights, else the model's with its changes."""
+    """The tokenizer that the code left with the weights, else the model's with its changes."""
     plan, change = job.plan, job.plan.training.tokenizer
     if not (result.folder / "tokenizer_config.json").is_file():
         return loading.load_tokenizer(plan.model, job.start.tokenizer, change)

@@ -31,7 +31,7 @@ def check(code: int, last_lines: list[str]) -> None:
     if code < 0:
         name = _signal_name(-code)
         hint = (
-            "; mostly that is a lack of memory: raise resources.memory, or lower the batch size"
+            "; usually that is a lack of memory: raise resources.memory, or lower the batch size"
             if -code == signal.SIGKILL
             else ""
         )

@@ -21,7 +21,7 @@ DONE = "done.json"
 SHOWN = 8
 _WEIGHTS = ("*.safetensors", "*.bin")
 _NOT_RESULT = ("*.pt", "*.pth", "training_args.bin", "optimizer.bin", "trainer_state.json")
-"""What trainers write beside a model for themselves."""
+"""What trainers write next to a model for themselves."""
 
 
 @dataclass(frozen=True)

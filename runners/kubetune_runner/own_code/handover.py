@@ -107,7 +107,7 @@ def environment(
         "PYTHONUNBUFFERED": "1",
     }
     if attempt > 1:
-        # The first attempt's parameters stay; MLflow refuses other values, and a path to go on
+        # The first attempt's parameters stay; MLflow refuses other values, and a path to continue
         # from is another one.
         own["MLFLOW_MAX_LOG_PARAMS"] = "0"
     # Progress goes to this machine, whatever proxy is set.

@@ -89,11 +89,13 @@ def _handler(token: str, receive: Callable[[Posted], None]) -> type[BaseHTTPRequ
         def do_POST(self) -> None:
             given = self.headers.get("Authorization", "")
             if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-                self._answer(401, {"error": "the token of the file is asked for"})
+                self._answer(401, {"error": "the token from the file is required"})
                 return
             size = self.headers.get("Content-Length", "")
             if not size.isdigit() or int(size) > MAX_BODY_BYTES:
-                self._answer(413, {"error": f"a body of at most {MAX_BODY_BYTES} bytes is taken"})
+                self._answer(
+                    413, {"error": f"a body of at most {MAX_BODY_BYTES} bytes is accepted"}
+                )
                 return
             try:
                 posted = read(self.rfile.read(int(size)))

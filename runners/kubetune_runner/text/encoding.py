@@ -180,7 +180,7 @@ def _pairs(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
 
 def _chats(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
     shape = shape_of(tokenizer, chat=True)
-    # A template that ends a turn with nothing would teach the model to go on for ever.
+    # A template that ends a turn with nothing would teach the model to continue for ever.
     end = [] if shape.end_tokens or shape.end_text else end_of(tokenizer)
     for example in examples:
         messages = example.messages or []

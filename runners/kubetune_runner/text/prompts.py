@@ -1,6 +1,6 @@
 """Rows become examples: prompt and completion, plain text, or a chat.
 
-The first step after reading the data; no tokenizer is needed yet. ``encoding`` goes on from
+The first step after reading the data; no tokenizer is needed yet. ``encoding`` continues from
 here.
 """
 

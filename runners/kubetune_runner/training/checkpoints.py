@@ -1,4 +1,4 @@
-"""Which checkpoint an attempt goes on from.
+"""Which checkpoint an attempt continues from.
 
 A checkpoint counts only with a seal: a file, written last, with the size of every other file
 and the lineage digest of the plan. A half-written folder has none, and a folder of another

@@ -1,6 +1,6 @@
 """Whether rows that share a sequence stay apart: told by the model itself, before it trains.
 
-Packed rows come with positions that start anew at each row. Most models make a mask of them, but
+Packed rows come with positions that start again at each row. Most models make a mask of them, but
 whether one does depends on its architecture, the attention's implementation and the device.
 """
 

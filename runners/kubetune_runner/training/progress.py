@@ -49,7 +49,7 @@ class Progress(TrainerCallback):
         self._first_step = self._step = self._total = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Training starts or goes on."""
+        """Training starts or continues."""
         if self.trainer is not None:
             strategies.check(self._workers, self.trainer.model_wrapped)
         self.begin(state)
@@ -99,7 +99,7 @@ class Progress(TrainerCallback):
 
     def _report(self, logs: Mapping[str, Any], step: int) -> dict[str, float]:
         """Pass a step's metrics on; returns them."""
-        # The trainer's last words are sums over the run, which don't belong to a step.
+        # The trainer's final values are sums over the run, which don't belong to a step.
         if "train_runtime" in logs:
             return {}
         values = {

@@ -58,7 +58,7 @@ def check(workers: Workers, model: Any) -> None:
         raise RunError(
             "StrategyNotRun",
             f"strategy {workers.strategy} was asked for, and the libraries of this runner train"
-            f" {type(model).__name__} otherwise: choose another strategy",
+            f" {type(model).__name__} differently: choose another strategy",
         )
 
 

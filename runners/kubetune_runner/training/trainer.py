@@ -137,7 +137,7 @@ class RunTrainer(Trainer):
         self._operations_per_token: int | None = None
         exact: dict[str, torch.Tensor] = {}
         quantized = getattr(options["model"], "is_quantized", False)
-        # An adapter that goes on is there already.
+        # An adapter that continues is there already.
         made_here = quantized and options.get("peft_config")
         if quantized:
             adapter = options.pop("peft_config")

@@ -59,7 +59,7 @@ class Behaviour:
     delete_active_job: Literal["stop", "refuse"] = "stop"
     """Deleting a job whose run is active: ends the run, or 400 code 9."""
     timeout_without_kill: Literal["ignore", "mark"] = "ignore"
-    """A time-out without ``kill_on_timeout``: nothing, or the run goes on as timed out."""
+    """A timeout without ``kill_on_timeout``: nothing, or the run goes on as timed out."""
     stop_seconds: float = 0.0
     """How long a scripted run is stopping."""
     process_grace_seconds: float = 10.0

@@ -48,11 +48,11 @@ class InspectionState(Value):
     key: str | None = Field(default=None, description="Digest of what was inspected and how.")
     attempts: int | None = Field(default=None, description="Failed tries since the spec changed.")
     external: RecordedTarget | None = Field(
-        default=None, description="Where it reads, while it goes on."
+        default=None, description="Where it reads, while it is under way."
     )
     time: Timestamp | None = Field(default=None, description="When the last try ended.")
     result: InspectionResult | None = Field(
-        default=None, description="found or refused once it ended; absent while it goes on."
+        default=None, description="found or refused once it ended; absent while it is under way."
     )
     reason: str | None = Field(default=None, description="Why the source was refused.")
     message: str | None = Field(

@@ -55,7 +55,7 @@ class Kind:
     """What `kubectl explain` says about the kind."""
     namespaced: bool = True
     verbs: tuple[str, ...] = ()
-    """What the operator may do with its objects beside reading them and writing their status."""
+    """What the operator may do with its objects besides reading them and writing their status."""
     why: str = ""
     """What it needs these verbs for."""
 

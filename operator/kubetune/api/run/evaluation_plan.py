@@ -22,7 +22,7 @@ from kubetune.api.run.plan import (
 from kubetune.api.schema.base import PlanValue, Value
 from kubetune.api.schema.rules import Rule, exactly_one
 
-# Tags of the MLflow run of a candidate, beside those that every run has.
+# Tags of the MLflow run of a candidate, besides those that every run has.
 TAG_EVALUATION = "kubetune.evaluation"
 """Name of the Evaluation that the run was made for."""
 TAG_CANDIDATE = "kubetune.candidate"

@@ -98,7 +98,7 @@ TAG_PROGRESS = "kubetune.progress"
 Of each metric MLflow shows the value of the highest step, which after a step back is an old one.
 """
 SHOWN_METRICS = ("epoch", "loss", "eval_loss", "learning_rate")
-"""Metrics that the tag has beside those of kubetune itself."""
+"""Metrics that the tag has besides those of kubetune itself."""
 TAG_METRICS = "kubetune.metrics"
 """Of a run and of a version: the final metrics of the result as JSON. What the user's own code logs
 under the same names doesn't touch it."""

@@ -66,6 +66,6 @@ def _is_registrable(name: str | None) -> bool:
 
 
 def _is_shown(character: str) -> bool:
-    """Neither white space nor a control character, as the rule for the API server has it."""
+    """Neither whitespace nor a control character, as the rule for the API server has it."""
     control = character <= "\x20" or "\x7f" <= character <= "\xa0"
     return not control and not unicodedata.category(character).startswith("Z")

@@ -86,7 +86,7 @@ def no_credentials(field: str, hint: str) -> Rule:
     name = to_camel(field)
     return Rule(
         cel=f"!has(self.{name}) || !self.{name}.matches('^https?://[^/]*@')",
-        message=f"credentials don't belong into an address; {hint}",
+        message=f"credentials don't belong in an address; {hint}",
         check=check,
         field=name,
     )

@@ -70,7 +70,7 @@ def _structural(schema: Schema, definitions: Schema) -> Schema:
             result[exclusive] = True
     if "properties" in result:
         # Unknown fields are refused by strict field validation and pruned otherwise; the
-        # structural form has no additionalProperties beside properties.
+        # structural form has no additionalProperties next to properties.
         result.pop("additionalProperties", None)
         result["properties"] = {
             name: _structural(item, definitions) for name, item in result["properties"].items()

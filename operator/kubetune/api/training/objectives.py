@@ -41,7 +41,7 @@ class ObjectiveFacts:
     reference: bool = False
     """The model is measured against the one it was, so there is no other baseline."""
     scores: bool = False
-    """The result gives a text a number instead of going on with it."""
+    """The result gives a text a number instead of continuing it."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -214,7 +214,7 @@ class EvaluationSettings(Value):
 
 
 class Checkpoint(Value):
-    """Where interrupted attempts go on from."""
+    """Where interrupted attempts continue from."""
 
     every_steps: int | None = Field(
         default=None,
@@ -315,7 +315,7 @@ class TrainingSettings(ObjectiveSettings):
         default=None, description="The check on held-out rows after training."
     )
     checkpoint: Checkpoint | None = Field(
-        default=None, description="Where interrupted attempts go on from."
+        default=None, description="Where interrupted attempts continue from."
     )
     resources: Resources | None = Field(default=None, description="What one worker gets.")
     workers: int | None = Field(

@@ -53,7 +53,7 @@ class CandidateDraft:
     status: CandidateStatusDict
     now: datetime
     resting: bool = False
-    """Whether the pause before its next attempt goes on."""
+    """Whether the pause before its next attempt isn't over."""
     sought: bool = False
     """Whether the tracking server is asked what the newest attempt has left."""
 
@@ -109,7 +109,7 @@ class CandidateDraft:
         return bool(self.counts["total"])
 
     def unsure(self, attempt: AttemptDict, *, suspended: bool) -> bool:
-        """Whether the newest attempt is over and was not seen to end with a word of its own."""
+        """Whether the newest attempt is over and was not seen to end with an outcome of its own."""
         run = next((run for run in self.observed.runs if run.attempt == attempt["number"]), None)
         if self.live or (run and run.outcome):
             return False
@@ -251,7 +251,7 @@ def rows_done(run: TrackedRun, now: datetime) -> CandidateProgressDict:
 
 
 def summary_of(draft: CandidateDraft, tracked: TrackedRun | None) -> EvaluationSummary | None:
-    """Results by the run's own word, else by its tag."""
+    """Results from the run's outcome, else from its tag."""
     newest = draft.attempt["number"] if draft.attempt else None
     for run in draft.observed.runs:
         if run.attempt == newest and run.outcome and run.outcome.status == "succeeded":
@@ -346,7 +346,7 @@ def _follow_live(draft: CandidateDraft, run: RunState) -> None:
 
 def _result(name: str, measured: MeasuredValue | None) -> MetricResultDict:
     if measured is None:
-        return {"name": name, "error": "the run left no word of it"}
+        return {"name": name, "error": "the run left no message"}
     result: MetricResultDict = {"name": name}
     if measured.value is not None:
         result["value"] = f"{measured.value:.6g}"

@@ -1,4 +1,4 @@
-"""activeDeadlineSeconds of an Evaluation: the time in which at least one of its runs goes on."""
+"""activeDeadlineSeconds of an Evaluation: the time in which at least one of its runs is live."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of an attempt of a candidate, by its own word or by what it has tracked."""
+"""What became of an attempt of a candidate, from its outcome or from what it has tracked."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def lookup_refused(draft: Draft, candidate: CandidateDraft) -> bool:
 
 
 def _looked_up(draft: Draft, candidate: CandidateDraft, attempt: AttemptDict) -> bool:
-    """Whether an attempt that left no word is being looked up, or was found to have finished.
+    """Whether an attempt that left no outcome is being looked up, or was found to have finished.
 
     Its Job may have been cleaned up, or its pod's last word lost; what it measured was tracked.
     """
@@ -107,7 +107,7 @@ def _looked_up(draft: Draft, candidate: CandidateDraft, attempt: AttemptDict) ->
         return True
     if lookup_refused(draft, candidate):
         return True
-    message = f"attempt {attempt['number']} left no word: its results are looked up"
+    message = f"attempt {attempt['number']} left no outcome: its results are looked up"
     _say_sought(draft, candidate, CandidatePhase.RETRYING, message)
     candidate.resting = candidate.sought = True
     ask(draft, FindEvaluation(candidate.digest, asked))

@@ -1,7 +1,7 @@
 """Evaluation: the numbered list of its states.
 
-Each candidate goes its own way (``evaluation_candidate``); once all have ended the verdict follows
-(``evaluation_end``), and nothing starts the Evaluation again.
+Each candidate goes its own way (``candidate``); once all have ended the verdict follows
+(``result``), and nothing starts the Evaluation again.
 """
 
 from __future__ import annotations
@@ -110,12 +110,12 @@ def _decide(observed: ObservedEvaluation, now: datetime) -> EvaluationDecision:
     if deadline.lacks_time(draft):
         return deadline.expire(draft)
 
-    # 9. Whoever can starts, as many at once as may.
+    # 9. Whatever can start starts, as many at once as allowed.
     return _start_more(draft)
 
 
 def _over(observed: ObservedEvaluation, now: datetime) -> EvaluationDecision:
-    """Nothing may be left running, and the time to live may act."""
+    """Nothing may be left running, and the time to live applies."""
     evaluation = observed.evaluation
     stop = tuple(
         StopRuns(item.run_key)
@@ -296,7 +296,7 @@ def _submit(draft: Draft, candidate: CandidateDraft, inputs: CandidateInputs) ->
 
 
 def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> None:
-    """Phase and conditions of an Evaluation that goes on."""
+    """Phase and conditions of an Evaluation that isn't over."""
     conditions = draft.conditions
     phases = [candidate.status["phase"] for candidate in draft.candidates]
     done, total = phases.count(CandidatePhase.SUCCEEDED), len(phases)

@@ -60,7 +60,7 @@ def judge(
     if apart and not passed and not failing:
         message = f"nobody wins: {apart}"
     elif passed:
-        message = f"{chosen} meets all thresholds" if spec.thresholds else "nothing is demanded"
+        message = f"{chosen} meets all thresholds" if spec.thresholds else "no thresholds are set"
     else:
         shown = failing or list(values)
         message = "; ".join(

@@ -32,9 +32,9 @@ def start_problem(spec: FineTuneJobSpec, model: ModelResource) -> str:
         )
     if spec.continue_from is None:
         return (
-            f"Model {model.name} is an adapter: set spec.continueFrom to adapter to go on training"
-            " it, or to merged to train on it and its base model merged; or name its base model in"
-            " spec.modelRef"
+            f"Model {model.name} is an adapter: set spec.continueFrom to adapter to continue"
+            " training it, or to merged to train on it and its base model merged; or name its base"
+            " model in spec.modelRef"
         )
     if "adapter" not in model.status:
         return (
@@ -48,7 +48,7 @@ def start_problem(spec: FineTuneJobSpec, model: ModelResource) -> str:
 
 
 def adapter_settings(spec: FineTuneJobSpec, model: ModelResource) -> JsonObject | None:
-    """method.lora of a job that goes on with an adapter; None for other jobs."""
+    """method.lora of a job that continues from an adapter; None for other jobs."""
     if spec.continue_from != "adapter":
         return None
     settings: JsonObject = {"targetModules": [], "modulesToSave": []}
@@ -105,7 +105,7 @@ def _contradiction(spec: FineTuneJobSpec, model: ModelResource) -> str:
         if asked != has:
             return (
                 f"method.lora.{name} is {_shown(asked)}, but Model {model.name} has"
-                f" {_shown(has)}, and spec.continueFrom adapter goes on with its weights: remove"
+                f" {_shown(has)}, and spec.continueFrom adapter continues with its weights: remove"
                 f" {name}, or use continueFrom merged"
             )
     return ""

@@ -53,7 +53,7 @@ def delete(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
         over = is_over(job)
         return ended(job, [DeleteRuns(observed.run_key, settled=over, needed=not over)])
     if is_forced(job) and all(run.phase == "stopping" for run in live):
-        return let_go((observed.run_key,), "they were told to stop, and go on")
+        return let_go((observed.run_key,), "they were told to stop, and still run")
     conditions = conditions_of(job.status, job.generation, now)
     conditions.waiting(Reason.DELETED, "the job is deleted: waiting for its run to stop")
     status = with_conditions(job.status, conditions)
@@ -71,7 +71,7 @@ def is_stalled(resource: ModelResource) -> bool:
 
 
 def after_end(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
-    """Over: only the time to live may act, and nothing may be left running."""
+    """Over: only the time to live applies, and nothing may be left running."""
     job = observed.job
     stop: tuple[Action, ...] = ()
     if any(run.phase not in FINISHED and run.phase != "stopping" for run in observed.runs):

@@ -143,7 +143,7 @@ def begin(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
             status["mlflow"] = mlflow_link(run, observed.place)
         shown = progress(run, now)
         due = progress_due(old.get("progress"), shown, run, now, observed.progress_seconds)
-        # Once it has ended well, its last word stands there already.
+        # Once it has ended well, its final values are there already.
         due = due and old.get("phase") != Phase.REGISTERING
         if due and tells_of(run, attempts):
             status["progress"] = shown

@@ -310,11 +310,11 @@ class RunResult:
     source: str
     """``models:/<model id>`` or ``runs:/<run id>/<path>``."""
     merged_source: str = ""
-    """The like of the merged model; empty when there is none."""
+    """The same for the merged model; empty when there is none."""
 
 
 def result_of(run: RunState | None, tracked: TrackedRun | None) -> RunResult | None:
-    """The model of a run that succeeded: by the run's own word, else by its tags."""
+    """The model of a run that succeeded: from the run's outcome, else from its tags."""
     summary: JsonObject = dict(run.outcome.summary) if run and run.outcome else {}
     tags = tracked.tags if tracked else {}
     run_id = summary.get("runId") or (tracked.run_id if tracked else None)

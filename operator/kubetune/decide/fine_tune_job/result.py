@@ -245,7 +245,7 @@ def _registering(draft: Draft, action: FindRun | Register) -> FineTuneJobDecisio
 
 
 def _refused(draft: Draft, error: str) -> FineTuneJobDecision:
-    """The registry doesn't take the result, and would say so for ever."""
+    """The registry refuses the result, and always will."""
     uri = (draft.status.get("result") or {}).get("modelUri")
     message = f"the run has ended well, but its result can't be registered: {error}"
     if uri:

@@ -1,4 +1,4 @@
-"""A FineTuneJob whose run lives: what the status says of it, and what keeps it within its time."""
+"""A FineTuneJob whose run is live: what the status says of it, and what limits its time."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _make_again(draft: Draft, run: RunState) -> str:
 
 
 def _note_tracking(draft: Draft) -> None:
-    """Tell of a tracking outage while a run lives; silence while all is well."""
+    """Report a tracking outage while a run is live; say nothing while all is well."""
     error = draft.observed.answers.tracking_error
     if error:
         draft.conditions.set(

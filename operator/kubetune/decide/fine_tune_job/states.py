@@ -82,7 +82,7 @@ def _decide(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
     if job.deleting:
         return delete(observed, now)
 
-    # 2. Over: only the time to live may act.
+    # 2. Over: only the time to live applies.
     if job.status.get("phase") in TERMINAL_PHASES:
         return after_end(observed, now)
 
@@ -96,7 +96,7 @@ def _decide(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
     if observed.target_problem:
         return with_phase(target_unreachable(job, observed.target_problem, now))
 
-    # 5. A run failed without a word: the tracked run may tell why.
+    # 5. A run failed without an outcome: the tracked run may have it.
     if (seeking := seek_outcome(observed)) is not None:
         return seeking
     observed = with_memory_advice(with_outcome_from_tracker(observed))

@@ -1,4 +1,4 @@
-"""What an inspection that outlives its owner needs: a record, and a finalizer until it is gone."""
+"""What an inspection needs that outlives its owner: a record, and a finalizer until it is gone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def guarded(
 
 
 def _is_recorded(status: Inspected) -> bool:
-    """Whether an inspection goes on, by the record of where."""
+    """Whether an inspection is under way, by the record of where."""
     return "external" in (status.get("inspection") or {})
 
 

@@ -45,7 +45,7 @@ _SUBJECTS = {"inspectDataset": "dataset", "inspectModel": "model"}
 
 @dataclass(frozen=True)
 class Waiting:
-    """The inspection goes on by itself."""
+    """The inspection continues by itself."""
 
     reason: Reason | str
     message: str

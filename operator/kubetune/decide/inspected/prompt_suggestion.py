@@ -1,4 +1,4 @@
-"""A guess what a PromptTemplate may say, from the names of a Dataset's columns.
+"""A guess at what a PromptTemplate may say, from the names of a Dataset's columns.
 
 Nobody trains on a guess: it stands in status, and a user copies it.
 """
@@ -45,7 +45,7 @@ QUESTIONS = (
     "article",
 )
 EXTRAS = ("input", "inputs")
-"""Beside an instruction."""
+"""Next to an instruction."""
 ANSWERS = (
     "completion",
     "output",

@@ -31,7 +31,7 @@ MOVE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class InspectionFacts:
-    """What was observed beside the object itself."""
+    """What was observed besides the object itself."""
 
     install_id: str
     target: Target
@@ -122,7 +122,7 @@ def inspect(
         waiting = inspection.Waiting(trouble.reason, trouble.message)
         return inspection.Step(waiting, state, requeue_after=TARGET_SECONDS)
     # 4. What waits on the target that was the default before is of no use, and neither is what was
-    # started on one that is another by now. Nothing of it may run beside the next one.
+    # started on one that is another by now. Nothing of it may run next to the next one.
     left = facts.left or (facts.started if moved and facts.runs else None)
     if left is not None:
         before = (external or {}).get("target")

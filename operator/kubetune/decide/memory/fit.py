@@ -1,4 +1,4 @@
-"""Whether a job fits into memory, told before it is submitted."""
+"""Whether a job fits into memory, reported before it is submitted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How much memory a training takes at its peak, from the model's sizes and the settings.
 
-The formula and how far it is off stand in docs/estimates.md. Everything is in bytes.
+The formula and how far it is off are in docs/estimates.md. Everything is in bytes.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Memory:
     runtime: int
     total: int
     host: int | None = None
-    """Main memory that a run on a GPU needs beside."""
+    """Main memory that a run on a GPU needs as well."""
 
 
 def sizes_of(model: Mapping[str, Any]) -> Sizes | None:

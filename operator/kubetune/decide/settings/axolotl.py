@@ -30,7 +30,7 @@ def configuration(trainer: AxolotlTrainer, text: str | None) -> JsonObject:
     try:
         size = len(json.dumps(given, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"axolotl's configuration is no JSON: {error}") from error
+        raise ConfigError(f"axolotl's configuration isn't JSON: {error}") from error
     if size > MAX_CONFIG_CHARACTERS:
         raise ConfigError(
             f"axolotl's configuration has {size:,} characters as JSON, the limit is"
@@ -75,7 +75,7 @@ def _read(trainer: AxolotlTrainer, text: str) -> JsonObject:
     try:
         found = [document.value for document in read(text)]
     except YamlError as error:
-        raise ConfigError(f"{place} is no YAML: {error}") from error
+        raise ConfigError(f"{place} isn't YAML: {error}") from error
     if len(found) != 1 or not isinstance(found[0], dict):
         raise ConfigError(f"{place} is not one map of axolotl's options")
     return found[0]

@@ -41,8 +41,8 @@ def template_problem(
     template = (settings.get("tokenizer") or {}).get("chatTemplate")
     if given and template is None:
         return (
-            "tokenizer.chatTemplate makes text of chats, and the rows of this job are none: remove"
-            " it, or name a Dataset of format messages or a PromptTemplate with messages"
+            "tokenizer.chatTemplate makes text of chats, and the rows of this job aren't chats:"
+            " remove it, or name a Dataset of format messages or a PromptTemplate with messages"
         )
     if template == MODEL and model.get("chatTemplate") is False:
         return (

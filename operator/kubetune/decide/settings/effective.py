@@ -65,7 +65,7 @@ def effective_settings(
     """All settings of a job as one JSON value, nothing left open but what the device decides.
 
     ``job`` and ``profile`` are specs as JSON; ``target_resources`` are the target's defaults;
-    ``adapter`` is method.lora of an adapter that goes on training; ``model`` is the status of the
+    ``adapter`` is method.lora of an adapter that continues training; ``model`` is the status of the
     Model; ``chat`` tells that rows may be chats.
     """
     facts_of_model: ModelStatusDict = model or {}

@@ -55,7 +55,8 @@ def _numbers(spec: FineTuneJobSpec, settings: JsonObject) -> str:
         )
     if spec.data and spec.data.seed is not None and settings["data"]["fraction"] == 1:
         return (
-            "data.seed chooses a share of the rows, and all train: set data.fraction, or remove it"
+            "data.seed chooses a share of the rows, and all rows train: set data.fraction, or"
+            " remove it"
         )
     return ""
 
@@ -102,7 +103,7 @@ def _promotion(
         before = rule.metric.startswith("baseline")
         graded = rule.metric in (*GRADED_METRICS, *map(baseline_name, GRADED_METRICS))
         if rule.metric == TRAINING_LOSS:
-            why = "a script tells no loss of the whole training" if _is_script(trainer) else ""
+            why = "a script reports no loss of the whole training" if _is_script(trainer) else ""
         elif _rows_held_out(dataset) == 0:
             why = f"Dataset {dataset.name} has no held-out rows"
         elif before and not evaluation.get("baseline"):

@@ -80,8 +80,8 @@ def without_target(
         return let_go(run_keys, problem.message)
     owner = resource.owner
     advice = (
-        f"{problem.message}; deletion waits, since its runs may go on. To let it go and leave them"
-        f" behind: kubectl annotate {owner.kind.lower()} {owner.name} -n {owner.namespace}"
+        f"{problem.message}; deletion waits, since its runs may continue. To let it go and leave"
+        f" them behind: kubectl annotate {owner.kind.lower()} {owner.name} -n {owner.namespace}"
         f" {ABANDON_RUNS}=true"
     )
     waiting = target_unreachable(resource, TargetProblem(problem.reason, advice), now)

@@ -2,7 +2,7 @@
 
 A run is followed, stopped and deleted where it was started, whatever has become of the target
 since. Only how to get there may be newer: of a target that still leads to the same place the
-present Secret counts, so that a key can be replaced while runs go on.
+present Secret counts, so that a key can be replaced while there are runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kubetune.decide.resources import Target
 from kubetune.targets.table import FACTS, facts_of, recorded_facts
 
 FIELDS = frozenset({"target", "type", "tracking"})
-"""Fields of every record, beside the block of its type; status.external has others too."""
+"""Fields of every record, besides the block of its type; status.external has others too."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def has_moved(started: ComputeTargetSpec, target: ComputeTargetSpec, namespace: 
 def moved_from(started: ComputeTargetSpec | None, target: Target, namespace: str) -> str:
     """A sentence where what waits at ``started`` would get the plan of another place; else empty.
 
-    The target was changed, or made anew as another one.
+    The target was changed, or made again as another one.
     """
     if started is None or target.spec is None or not has_moved(started, target.spec, namespace):
         return ""

@@ -53,7 +53,7 @@ class ObservedTarget:
     users: Sequence[str] = ()
     """Whose runs can't be reached without it: kind, namespace and name."""
     defaults: Sequence[str] = ()
-    """Names of the default targets beside which it is one, its own among them; the first counts."""
+    """Names of all default targets, if it is one, its own among them; the first counts."""
     settling: bool = False
     """It is too early to say that nothing is left in the place for which it is needed."""
 
@@ -64,7 +64,7 @@ def decide(observed: ObservedTarget, now: datetime) -> TargetDecision:
     held = IN_USE in target.finalizers
     if target.deleting and held and target.annotations.get(ABANDON_RUNS) == "true":
         return Decision((ReleaseTarget(forced=True),))
-    # Whoever needed it is gone without a word: a finalizer that somebody removed by hand.
+    # Whatever needed it is gone without a trace: a finalizer that somebody removed by hand.
     unused = held and not observed.users and not observed.settling
     release = (ReleaseTarget(),) if unused else ()
     if target.deleting and (unused or not held):
@@ -149,7 +149,7 @@ def _held_by(observed: ObservedTarget) -> str:
     """Why a deleted target stays, and how to let it go."""
     owner, users = observed.target.owner, observed.users
     if not users:
-        return "it is deleted, and looked through first for runs of objects that are gone"
+        return "it is being deleted; first it is searched for runs of objects that are gone"
     named = ", ".join(users[:MOST_USERS])
     if len(users) > MOST_USERS:
         named += f" and {len(users) - MOST_USERS} more"

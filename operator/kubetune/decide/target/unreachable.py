@@ -1,4 +1,4 @@
-"""An object whose target can't be asked about its runs, or names no tracking server any more."""
+"""An object whose target can't be asked about its runs, or no longer names a tracking server."""
 
 from __future__ import annotations
 

@@ -310,7 +310,7 @@ class CmlBackend(Bookkeeping):
         workspace, follower = self._of(key, target)
         before = self._places.get(address.run_key)
         if before is not None and before != key:
-            # The target was changed: what follows by its old spec must not go on beside this.
+            # The target was changed: what follows by its old spec must not run next to this.
             self._workspaces[before][1].forget(address.run_key)
         self._places[address.run_key] = key
         return workspace, follower

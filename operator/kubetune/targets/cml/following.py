@@ -1,8 +1,8 @@
 """Looks at active runs, each at its own pace, and tells whom it concerns.
 
 One task for each workspace, and none while nothing is active. A run that starts or stops is
-looked at often, one that goes on quietly less and less often. While the workspace doesn't answer
-one probe takes the place of all looks.
+looked at often, one in which nothing happens less and less often. While the workspace doesn't
+answer, one probe replaces all other requests.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Follower:
             try:
                 await self._look()
             except Exception:
-                # Following must go on, whatever one answer looks like.
+                # Following must continue, whatever one answer looks like.
                 logger.exception("looking at the runs of %s failed", self._workspace.target.url)
                 self._rest()
 
@@ -327,7 +327,7 @@ class Follower:
         """What a run left; None when why it failed may be told at the next look."""
         word = status_word(run)
         if word == "TIMEDOUT" and run.finished_at is None:
-            # Without an end it may go on, and cost.
+            # Without an end it may still run, and cost.
             await stop_run(self._workspace, followed.job.id, run.id)
         content = await self._workspace.download(outcome_path(followed.run_key, attempt))
         outcome = Outcome.from_message(content.decode(errors="replace")) if content else None

@@ -342,7 +342,7 @@ async def stop_run(workspace: Workspace, job_id: str, run_id: str) -> None:
         await workspace.write(STOP_JOB_RUN, job_id, run_id)
     except CmlError as error:
         if not (ours or isinstance(error, UnknownOutcomeError)):
-            # It goes on, or ended without us.
+            # It still runs, or ended without us.
             workspace.stopped.discard(run_id)
         match error:
             case NotFoundError():

@@ -259,7 +259,7 @@ class KubernetesBackend(Bookkeeping):
             if (pod["metadata"].get("labels") or {}).get(names.ATTEMPT, number) != number:
                 raise BackendError(
                     Reason.STOPPING,
-                    f"pod {pod['metadata']['name']} of an earlier attempt goes on",
+                    f"pod {pod['metadata']['name']} of an earlier attempt still runs",
                     retryable=True,
                 )
 

@@ -50,7 +50,7 @@ def new_limit(job: JsonObject, left: float | None, now: datetime, *, started: bo
     if left is None:
         return Limit(None) if current is not None else None
     began = (job.get("status") or {}).get("startTime")
-    # While a queue holds the Job there is no such time: it begins anew when it is let go.
+    # While a queue holds the Job there is no such time: it begins again when it is let go.
     elapsed = (now - datetime.fromisoformat(began)).total_seconds() if began else 0.0
     exact = max(elapsed, 0.0) + max(left, 0.0)
     if started:

@@ -88,7 +88,7 @@ def build_job(request: RunRequest) -> JsonObject:
     """One attempt as a Job with a pod for each worker, never restarted after a failure.
 
     A pod that is evicted or preempted ends the attempt, so that evictions are counted and bounded;
-    the next attempt goes on from the last checkpoint.
+    the next attempt continues from the last checkpoint.
     """
     labels = {**_labels(request), names.ATTEMPT: str(request.attempt)}
     metadata = _metadata(request, _job_name(request), labels)

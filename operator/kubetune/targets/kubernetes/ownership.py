@@ -54,7 +54,7 @@ def was_made_for(item: JsonObject, owner: Owner, run_key: str) -> bool:
 def cut_loose(job: JsonObject, attempt: int) -> RunState:
     """An attempt whose Job isn't its owner's any more, while it may run.
 
-    It is nobody's to stop, and nothing else may start beside it.
+    It is nobody's to stop, and nothing else may start next to it.
     """
     return RunState(
         attempt,

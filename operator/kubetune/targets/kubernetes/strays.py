@@ -1,4 +1,4 @@
-"""Pods that have lost their Job and go on: a deletion of the Job may leave them, and some do.
+"""Pods that have lost their Job and still run: a deletion of the Job may leave them, and some do.
 
 A bare DELETE of a batch/v1 Job, or one with ``--cascade=orphan``, takes the Job and lets its pods
 run. They write the same checkpoints as the next attempt would.

@@ -26,7 +26,7 @@ __all__ = ["BatchMeans", "Evaluation", "Objective", "PreferenceObjective", "are_
 
 @dataclass(frozen=True)
 class Measure:
-    """What an evaluation needs beside the trainer."""
+    """What an evaluation needs besides the trainer."""
 
     tokenizer: Any
     rows: Sequence[Any]
@@ -78,7 +78,7 @@ class PreferenceObjective(Objective):
     """An objective that compares answers and reports how well it tells them apart."""
 
     metrics: ClassVar[tuple[str, ...]]
-    """trl's names of what is reported of held-out rows, beside the loss."""
+    """trl's names of what is reported of held-out rows, besides the loss."""
     reference: ClassVar[bool] = True
     """Whether answers are weighed against the untrained model."""
 

@@ -1,1 +1,1 @@
-"""What a workload of CML can import: of the simulator, as processes beside the run's own."""
+"""What a workload of CML can import: of the simulator, as processes besides the run's own."""

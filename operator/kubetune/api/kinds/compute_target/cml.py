@@ -133,7 +133,7 @@ class PollBounds(Value):
         default=60,
         ge=1,
         le=3600,
-        description="Seconds between two looks at a run that goes on quietly. Default 60.",
+        description="Seconds between two looks at a run while nothing happens. Default 60.",
     )
 
 

@@ -89,7 +89,7 @@ class KubernetesTarget(TargetBlock):
     )
     model_cache: ModelCache | None = Field(
         default=None,
-        description="Claim that keeps downloads between runs. Default: each run downloads anew.",
+        description="Claim that keeps downloads between runs. Default: each run downloads again.",
     )
     env: Annotated[list[EnvVar], *keyed_by("name")] | None = Field(
         default=None,
@@ -184,8 +184,8 @@ class ComputeTargetSpec(Value):
     transitions: ClassVar[tuple[TransitionRule, ...]] = (
         same_choice(
             *BLOCKS,
-            hint="runs go on where they were started; make another target, and delete this one when"
-            " nothing runs there",
+            hint="runs continue where they were started; make another target, and delete this one"
+            " when nothing runs there",
         ),
     )
     rules: ClassVar[tuple[Rule, ...]] = (

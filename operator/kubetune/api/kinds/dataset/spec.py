@@ -121,7 +121,7 @@ class Splits(Value):
         min_length=1,
         max_length=128,
         description="Source split to hold out. Default: `validation` or `test` where the source"
-        " has one beside the training split, else a fraction of the training split.",
+        " has one besides the training split, else a fraction of the training split.",
     )
     evaluation_fraction: float = Field(
         default=DEFAULT_EVALUATION_FRACTION,

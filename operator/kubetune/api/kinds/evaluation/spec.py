@@ -359,7 +359,7 @@ class EvaluationSpec(Value):
 
 
 def measured_metrics(spec: EvaluationSpec) -> list[str]:
-    """What the table has: spec.metrics and, beside loss or perplexity, bits per byte."""
+    """What the table has: spec.metrics and, next to loss or perplexity, bits per byte."""
     if PER_TOKEN.isdisjoint(spec.metrics) or BITS_PER_BYTE in spec.metrics:
         return list(spec.metrics)
     return [*spec.metrics, BITS_PER_BYTE]

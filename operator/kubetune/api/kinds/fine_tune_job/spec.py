@@ -220,7 +220,7 @@ class FineTuneJobSpec(TrainingSettings):
         ),
         Rule(
             cel=f"!has(self.continueFrom) || self.continueFrom != 'adapter' || !{_FULL}",
-            message="continueFrom adapter goes on training the adapter, method full trains all"
+            message="continueFrom adapter continues training the adapter, method full trains all"
             " weights: use lora or qlora, or continueFrom merged",
             check=lambda spec: not (spec.continue_from == "adapter" and _full(spec)),
             field="continueFrom",
@@ -283,7 +283,7 @@ class FineTuneJobSpec(TrainingSettings):
     model_ref: LocalRef = Field(description="Model to start from.")
     continue_from: ContinueFrom | None = Field(
         default=None,
-        description="How to start from a Model that is an adapter: adapter goes on training its"
+        description="How to start from a Model that is an adapter: adapter continues training its"
         " weights, merged merges it into its base model first, and the result is a whole model."
         " Default: the Model must be a base model.",
     )

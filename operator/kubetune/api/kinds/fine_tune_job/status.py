@@ -180,7 +180,7 @@ class FineTuneJobStatus(ObjectStatus):
         default=None, description="All settings after profile and defaults, frozen."
     )
     estimate: Estimate | None = Field(
-        default=None, description="What it will take, told before it is submitted."
+        default=None, description="What it will take, reported before it is submitted."
     )
     start_time: Timestamp | None = Field(default=None, description="First submission.")
     completion_time: Timestamp | None = Field(default=None, description="The end, either way.")
