@@ -200,7 +200,7 @@ class _Probe:
         ids = texts["input_ids"]
         ids[0, -1] = next((token for token in ids[0] if token != ids[0, -1]), 0)
         apart = (before - self._run(texts).logits[:, :-1].float()).abs()
-        # What is no number is told elsewhere.
+        # What is no number is reported elsewhere.
         apart = apart[apart.isfinite()]
         return bool(apart.numel() and apart.max() > self._tolerance(1.0))
 
