@@ -196,7 +196,7 @@ CASES = [
         "InputsRefused",
         {},
         spec={"tokenizer": {"chatTemplate": "plain"}},
-        says="tokenizer.chatTemplate makes text of chats, and the rows of this job are none",
+        says="tokenizer.chatTemplate makes text of chats, and the rows of this job aren't chats",
     ),
     refused(
         "the template of a model that has none",

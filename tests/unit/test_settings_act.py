@@ -173,7 +173,7 @@ IDLE: list[tuple[JsonObject, JsonObject, str]] = [
     ({"evaluation": {"baseline": True}}, NONE_HELD_OUT, "evaluation.baseline is about held-out"),
     ({"evaluation": {"maxRows": 3}}, NONE_HELD_OUT, "evaluation.maxRows is about held-out rows"),
     ({"evaluation": {"maxRows": 3}}, TEXTS, "are plain text"),
-    ({"data": {"seed": 3}}, {}, "all train"),
+    ({"data": {"seed": 3}}, {}, "all rows train"),
     (gated("evalLoss"), NONE_HELD_OUT, "has no held-out rows"),
     (gated("baselineEvalLoss"), {}, "evaluation.baseline is false"),
     (gated("exactMatch", evaluation={"maxRows": 0}), {}, "evaluation.maxRows is 0"),
