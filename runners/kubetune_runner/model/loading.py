@@ -217,7 +217,7 @@ def check_tokens(name: str, model: Any, tokenizer: Any, rows: Iterable[Sequence[
     if what := unembedded(model, tokenizer, rows):
         raise RunError(
             "TokenBeyondVocabulary",
-            f"model {name}: the rows have {what}: resize them by"
+            f"model {name}: the rows have {what}: resize them with"
             " `model.resize_token_embeddings(len(tokenizer))` and save both, or keep the token"
             " out of rows and chat template",
         )

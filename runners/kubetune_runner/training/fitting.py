@@ -116,11 +116,11 @@ def fit(
     if checkpoint is not None and not checkpoint.is_dir():
         raise RunError(
             "CheckpointNotShared",
-            f"worker 0 goes on from {checkpoint.name}, which worker {workers.rank} doesn't see:"
+            f"worker 0 continues from {checkpoint.name}, which worker {workers.rank} doesn't see:"
             " give checkpoint.claimName a claim that all workers share (ReadWriteMany)",
         )
     if checkpoint is not None:
-        log.info("going on from %s", checkpoint)
+        log.info("continuing from %s", checkpoint)
         if trainer.restore_finished(checkpoint):
             progress.begin(trainer.state)
             return

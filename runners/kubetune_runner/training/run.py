@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     """Train, evaluate and upload.
 
-    Raises RunError when the run can't go on, Interrupted after a signal.
+    Raises RunError when the run can't continue, Interrupted after a signal.
     """
     workers = Workers.of(plan)
     if not workers.leads:
