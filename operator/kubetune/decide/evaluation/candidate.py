@@ -117,7 +117,7 @@ class CandidateDraft:
             # Interrupted by the clock.
             return False
         if attempt["result"] == AttemptResult.STOPPED:
-            # By somebody in CML, which is final; or on our order, which matters when it goes on.
+            # By somebody else, which is final; or on our order, which matters when it goes on.
             return not attempt.get("reason") and not suspended
         return attempt["result"] in (AttemptResult.FAILED, AttemptResult.PREEMPTED)
 

@@ -49,7 +49,7 @@ def is_over(resource: FineTuneJobResource | EvaluationResource) -> bool:
 
 
 def ended(resource: Resource[Any, Running], clean_up: Sequence[Action]) -> Decision[Running]:
-    """Let a deleted object go of which nothing runs in CML any more, and say that first.
+    """Let a deleted object go of which nothing runs elsewhere any more, and say that first.
 
     What its runs can't be reached without is let go before itself. An operator that ends in
     between would leave behind what seems to run in a place that nobody can ask.
