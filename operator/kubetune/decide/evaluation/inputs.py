@@ -12,7 +12,7 @@ from kubetune.api import JsonObject
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.kinds.evaluation.spec import EvaluationSpec, Generation, measured_metrics
 from kubetune.api.kinds.status_types import EvaluatedRowsDict, ModelStatusDict
-from kubetune.api.metrics.metric import MAX_FUNCTION_CHARACTERS, METRIC_NAMES, WITHOUT_REFERENCE
+from kubetune.api.metrics.metric import METRIC_NAMES
 from kubetune.api.run.evaluation_plan import (
     CustomMetricPlan,
     EvaluationRunPlan,
@@ -22,19 +22,18 @@ from kubetune.api.run.evaluation_plan import (
 from kubetune.api.run.plan import DatasetPlan, PromptPlan, RunIdentity
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES, ChatTemplateName
 from kubetune.api.training.families import family_of
-from kubetune.api.training.objectives import OBJECTIVES
 from kubetune.api.training.settings import Resources, merge
+from kubetune.decide.checks import first_problem, refused
+from kubetune.decide.evaluation.checks import CHECKS
 from kubetune.decide.evaluation.judges import judge_keys, judge_plans
 from kubetune.decide.evaluation.observed import ObservedCandidate, ObservedEvaluation
-from kubetune.decide.evaluation.tasks import task_plans, tasks_missing, tasks_problem
+from kubetune.decide.evaluation.tasks import task_plans
 from kubetune.decide.inspected.model import output_uri
-from kubetune.decide.inspected.prompt_template import slot_problem
 from kubetune.decide.inspected.shared import tracking_plan
 from kubetune.decide.lineage import model_identity
-from kubetune.decide.resources import Resource
 from kubetune.decide.settings.chats import may_chat
 from kubetune.decide.settings.effective import BUILT_IN
-from kubetune.decide.settings.objectives import SCORING, columns_problem
+from kubetune.decide.settings.objectives import SCORING
 from kubetune.decide.sources import (
     Mounts,
     dataset_source,
@@ -46,7 +45,6 @@ from kubetune.decide.trained_rows import of_models
 from kubetune.decide.waiting import NotReady
 from kubetune.names import digest
 from kubetune.targets.values import RunRequest
-from kubetune.tracking.facts import tracker_facts
 
 RUN_KEY_LENGTH = 16
 MEASURING = 2
@@ -121,7 +119,7 @@ def candidate_run_key(uid: str, candidate: str, digest_: str) -> str:
 
 def shared_inputs(observed: ObservedEvaluation) -> Shared | NotReady:
     """What all candidates need, or the first thing that stands in the way."""
-    return _missing(observed) or _unfit(observed) or _assemble(observed)
+    return first_problem(CHECKS, observed) or _assemble(observed)
 
 
 def candidate_inputs(
@@ -142,16 +140,16 @@ def candidate_inputs(
     if candidate.secret_problem:
         return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, candidate.secret_problem)
     if model.spec is None:
-        return _refused(f"{named}: {model.problem}")
+        return refused(f"{named}: {model.problem}")
     if model.status.get("architecture", "").endswith(SCORING):
-        return _refused(f"{named} scores texts and generates none: name a language model")
+        return refused(f"{named} scores texts and generates none: name a language model")
     base = candidate.base
     if model.status.get("type") == "adapter" and (base is None or base.spec is None):
         name = model.spec.base_model_ref.name if model.spec.base_model_ref else ""
         message = f"waiting for Model {name}, the base of {named}, to be created"
         return NotReady(Phase.PENDING, Reason.MODEL_MISSING, message)
     if problem := _trained_on_rows(spec, candidate, shared.data):
-        return _refused(problem, Reason.TRAINED_ON_ROWS)
+        return refused(problem, Reason.TRAINED_ON_ROWS)
     plan, mounts = model_source(
         model.name,
         model.spec,
@@ -162,7 +160,7 @@ def candidate_inputs(
     )
     mounts = shared.mounts | mounts
     if problem := unreachable(mounts, target):
-        return _refused(problem, Reason.SOURCE_UNREACHABLE)
+        return refused(problem, Reason.SOURCE_UNREACHABLE)
     generation = spec.generation or Generation()
     template = _chat_template(observed, model.status)
     owner = observed.evaluation.owner
@@ -236,112 +234,6 @@ def _digest(plan: EvaluationRunPlan, placed: list[Any]) -> str:
     if "latency" in plan.metrics:
         parts.append(placed)
     return f"sha256:{digest(json.dumps(parts, sort_keys=True))}"
-
-
-def _refused(message: str, reason: Reason = Reason.INPUTS_REFUSED) -> NotReady:
-    return NotReady(Phase.PENDING, reason, message, refused=True)
-
-
-def _missing(observed: ObservedEvaluation) -> NotReady | None:
-    spec = observed.evaluation.spec
-    if spec is None:
-        return _refused(observed.evaluation.problem, Reason.INVALID_SPEC)
-    prompt = spec.prompt_ref.name if spec.prompt_ref else None
-    wanted: list[tuple[str, str | None, Resource[Any, Any] | None, Reason, Reason]] = [
-        (
-            "Dataset",
-            spec.dataset_ref.name,
-            observed.dataset,
-            Reason.DATASET_MISSING,
-            Reason.DATASET_NOT_READY,
-        ),
-        (
-            "PromptTemplate",
-            prompt,
-            observed.prompt,
-            Reason.PROMPT_MISSING,
-            Reason.PROMPT_NOT_READY,
-        ),
-    ]
-    for kind, name, found, missing, _ in wanted:
-        if name and found is None:
-            return NotReady(Phase.PENDING, missing, f"waiting for {kind} {name} to be created")
-    if observed.target.spec is None:
-        return NotReady(Phase.PENDING, Reason.TARGET_MISSING, observed.target.why_not)
-    for kind, name, found, _, not_ready in wanted:
-        if name and found is not None and not found.is_ready:
-            message = f"waiting for {kind} {name} to be Ready; {found.why_not_ready}"
-            return NotReady(Phase.PREPARING, not_ready, message)
-    if not observed.target.ready:
-        return NotReady(Phase.PREPARING, Reason.TARGET_NOT_READY, observed.target.why_not)
-    for function in spec.functions or ():
-        if function.name not in observed.functions:
-            source = function.config_map_ref
-            message = (
-                f"waiting for key {source.key} of ConfigMap {source.name}, which has the function"
-                f" {function.name} of spec.functions"
-            )
-            return NotReady(Phase.PENDING, Reason.CONFIG_MAP_MISSING, message)
-    if message := tasks_missing(spec, observed.task_files):
-        return NotReady(Phase.PENDING, Reason.CONFIG_MAP_MISSING, message)
-    if observed.secret_problem:
-        return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
-    return None
-
-
-def _unfit(observed: ObservedEvaluation) -> NotReady | None:
-    spec, target = observed.evaluation.spec, observed.target.spec
-    dataset, prompt = observed.dataset, observed.prompt
-    if spec is None or target is None or dataset is None or dataset.spec is None:
-        return _refused("an input's spec can't be read")
-    if spec.promote and not tracker_facts(target).has_aliases:
-        return _refused(
-            f"spec.promote can't move alias {spec.promote.alias}:"
-            f" {tracker_facts(target).registry}, the one of {observed.target.label}, has no"
-            " aliases; leave promote out, or name a target whose tracking is mlflow",
-            Reason.REGISTRY_WITHOUT_ALIASES,
-        )
-    for name, code in observed.functions.items():
-        if len(code) > MAX_FUNCTION_CHARACTERS:
-            return _refused(
-                f"function {name} of spec.functions has {len(code):,} characters, the limit is"
-                f" {MAX_FUNCTION_CHARACTERS:,}: shorten it, or put parts into the runner's image"
-            )
-    if problem := tasks_problem(spec, observed.task_files):
-        return _refused(problem)
-    rows = dataset.status.get("rows")
-    if rows is not None and rows[spec.split] == 0:
-        return _refused(
-            f"Dataset {dataset.name} has no {spec.split} rows: set spec.splits of the Dataset, or"
-            " spec.split to the rows that it has"
-        )
-    if prompt is not None:
-        if prompt.spec is None:
-            return _refused(f"PromptTemplate {prompt.name}: {prompt.problem}")
-        if problem := slot_problem(prompt.spec, dataset.name, dataset.status):
-            return _refused(problem, Reason.SLOT_UNKNOWN)
-        return None
-    taken = OBJECTIVES["sft"].formats
-    if dataset.spec.format not in taken:
-        return _refused(
-            f"an evaluation takes no rows of format {dataset.spec.format} (Dataset"
-            f" {dataset.name}): name a PromptTemplate in spec.promptRef that makes text of them,"
-            f" or a Dataset of format {', '.join(taken)}",
-            Reason.FORMAT_MISMATCH,
-        )
-    if problem := columns_problem(dataset, with_template=True):
-        return _refused(problem, Reason.FORMAT_MISMATCH)
-    benchmarks = {task.name for task in spec.tasks or ()}
-    needy = [name for name in spec.metrics if name not in WITHOUT_REFERENCE | benchmarks]
-    if dataset.spec.format == "text" and needy:
-        return _refused(
-            f"{', '.join(needy)} in spec.metrics compare answers with references, and rows of"
-            f" Dataset {dataset.name} are plain text: ask for"
-            f" {' and '.join(sorted(WITHOUT_REFERENCE))} only, or name a PromptTemplate in"
-            " spec.promptRef",
-            Reason.FORMAT_MISMATCH,
-        )
-    return None
 
 
 def _assemble(observed: ObservedEvaluation) -> Shared:

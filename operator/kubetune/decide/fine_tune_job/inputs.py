@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Phase, Reason
@@ -14,22 +13,18 @@ from kubetune.api.kinds.status_types import (
     LineageDict,
 )
 from kubetune.api.run.plan import RunIdentity, RunPlan
-from kubetune.api.schema.registry_names import MAX_REGISTERED_NAME
 from kubetune.api.training.own_code import ScriptTrainer
+from kubetune.decide.checks import first_problem
+from kubetune.decide.fine_tune_job.checks import CHECKS, trainer_of
 from kubetune.decide.fine_tune_job.continuation import (
     adapter_settings,
     method_problem,
-    start_problem,
 )
 from kubetune.decide.fine_tune_job.kept_steps import acting_settings, keeps_steps
-from kubetune.decide.fine_tune_job.observed import ObservedJob, merged_name, registry_name
+from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.inspected.model import output_uri
-from kubetune.decide.inspected.prompt_template import slot_problem
 from kubetune.decide.inspected.shared import tracking_plan
 from kubetune.decide.lineage import lineage
-from kubetune.decide.registry import provider_problem
-from kubetune.decide.resources import Resource
-from kubetune.decide.retries import CONFIG_MAP_SECONDS
 from kubetune.decide.settings.chats import may_chat, template_problem
 from kubetune.decide.settings.effective import (
     effective_resources,
@@ -38,19 +33,11 @@ from kubetune.decide.settings.effective import (
 )
 from kubetune.decide.settings.idle import idle_problem
 from kubetune.decide.settings.objectives import (
-    columns_problem,
-    format_problem,
-    model_problem,
-    rows_problem,
     settings_problem,
 )
 from kubetune.decide.settings.own_code import (
-    OtherTrainer,
     in_plan,
-    other_trainer,
     settings_conflict,
-    text_missing,
-    trainer_problem,
 )
 from kubetune.decide.settings.workers import workers_problem
 from kubetune.decide.sources import (
@@ -105,7 +92,7 @@ class Inputs:
 
 def resolve(observed: ObservedJob) -> Inputs | NotReady:
     """The inputs, or the first thing that stands in the way."""
-    return _missing(observed) or _unfit(observed) or _assemble(observed)
+    return first_problem(CHECKS, observed) or _assemble(observed)
 
 
 def freeze(
@@ -125,146 +112,6 @@ def freeze(
         status["lineage"] = inputs.lineage
     status["effective"] = settings | {"resources": inputs.settings["resources"]}
     return status["effective"]
-
-
-def _missing(observed: ObservedJob) -> NotReady | None:
-    spec = observed.job.spec
-    if spec is None:
-        return NotReady(Phase.PENDING, Reason.INVALID_SPEC, observed.job.problem, refused=True)
-    wanted: list[tuple[str, str | None, Resource[Any, Any] | None, Reason, Reason]] = [
-        (
-            "Model",
-            spec.model_ref.name,
-            observed.model,
-            Reason.MODEL_MISSING,
-            Reason.MODEL_NOT_READY,
-        ),
-        (
-            "Dataset",
-            spec.dataset_ref.name,
-            observed.dataset,
-            Reason.DATASET_MISSING,
-            Reason.DATASET_NOT_READY,
-        ),
-        (
-            "PromptTemplate",
-            spec.prompt_ref.name if spec.prompt_ref else None,
-            observed.prompt,
-            Reason.PROMPT_MISSING,
-            Reason.PROMPT_NOT_READY,
-        ),
-    ]
-    for kind, name, found, missing, _ in wanted:
-        if name and found is None:
-            return NotReady(Phase.PENDING, missing, f"waiting for {kind} {name} to be created")
-    if spec.profile_ref and observed.profile is None:
-        named = f"{spec.profile_ref.kind} {spec.profile_ref.name}"
-        return NotReady(Phase.PENDING, Reason.PROFILE_MISSING, f"waiting for {named} to be created")
-    if observed.target.spec is None:
-        return NotReady(Phase.PENDING, Reason.TARGET_MISSING, observed.target.why_not)
-    for kind, name, found, _, not_ready in wanted:
-        if name and found is not None and not found.is_ready:
-            return NotReady(
-                Phase.PREPARING,
-                not_ready,
-                f"waiting for {kind} {name} to be Ready; {found.why_not_ready}",
-            )
-    if spec.continue_from and (missing := _missing_base(observed)):
-        return missing
-    if not observed.target.ready:
-        return NotReady(Phase.PREPARING, Reason.TARGET_NOT_READY, observed.target.why_not)
-    if observed.secret_problem:
-        return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
-    if problem := text_missing(_other_trainer(observed), observed.trainer_text):
-        return NotReady(
-            Phase.PENDING,
-            Reason.CONFIG_MAP_MISSING,
-            problem,
-            look_again_seconds=CONFIG_MAP_SECONDS,
-        )
-    return None
-
-
-def _other_trainer(observed: ObservedJob) -> OtherTrainer | None:
-    return other_trainer(observed.job.spec, observed.profile.spec if observed.profile else None)
-
-
-def _missing_base(observed: ObservedJob) -> NotReady | None:
-    """The base model of an adapter, which may be gone since the adapter was inspected."""
-    model, base = observed.model, observed.base
-    if model is None or model.spec is None or model.spec.base_model_ref is None:
-        return None
-    name = model.spec.base_model_ref.name
-    if base is None:
-        message = (
-            f"waiting for Model {name} to be created, named by spec.baseModelRef of {model.name}"
-        )
-        return NotReady(Phase.PENDING, Reason.MODEL_MISSING, message)
-    if not base.is_ready:
-        message = f"waiting for Model {name} to be Ready; {base.why_not_ready}"
-        return NotReady(Phase.PREPARING, Reason.MODEL_NOT_READY, message)
-    return None
-
-
-def _unfit(observed: ObservedJob) -> NotReady | None:
-    def refuse(message: str, reason: Reason = Reason.INPUTS_REFUSED) -> NotReady:
-        return NotReady(Phase.PENDING, reason, message, refused=True)
-
-    if observed.output_rival:
-        return refuse(observed.output_rival, Reason.OUTPUT_MODEL_TAKEN)
-    if problem := _registry_problem(observed):
-        return refuse(problem, Reason.REGISTRY_PROVIDER_MISMATCH)
-    if problem := _name_problem(observed):
-        return refuse(problem)
-    profile, dataset, prompt, model = (
-        observed.profile,
-        observed.dataset,
-        observed.prompt,
-        observed.model,
-    )
-    if profile and profile.spec is None:
-        return refuse(f"the profile can't be read: {profile.problem}")
-    if dataset is None or dataset.spec is None or model is None or model.spec is None:
-        return refuse("an input's spec can't be read")
-    spec = observed.job.spec
-    objective = spec.objective if spec else "sft"
-    trainer = _other_trainer(observed)
-    if problem := trainer_problem(trainer, spec, observed.trainer_text, observed.target.spec):
-        return refuse(problem)
-    problem = start_problem(spec, model) if spec else ""
-    if problem := problem or model_problem(objective, model.name, model.status):
-        return refuse(problem)
-    if prompt is not None:
-        if prompt.spec is None:
-            return refuse(f"PromptTemplate {prompt.name}: {prompt.problem}")
-        if problem := slot_problem(prompt.spec, dataset.name, dataset.status):
-            return refuse(problem, Reason.SLOT_UNKNOWN)
-        return None
-    # A script takes rows of any format.
-    problem = "" if isinstance(trainer, ScriptTrainer) else format_problem(objective, dataset)
-    may_template = objective == "sft"
-    problem = problem or columns_problem(dataset, with_template=may_template)
-    problem = problem or rows_problem(dataset, with_template=may_template)
-    return refuse(problem, Reason.FORMAT_MISMATCH) if problem else None
-
-
-def _registry_problem(observed: ObservedJob) -> str:
-    spec, target = observed.job.spec, observed.target.spec
-    registry = spec.output.registry if spec and spec.output else None
-    if registry is None or target is None:
-        return ""
-    return provider_problem(registry.provider, target.tracking, "spec.output.registry.provider")
-
-
-def _name_problem(observed: ObservedJob) -> str:
-    """A sentence where the name that a job's own gives is longer than a registry's may be."""
-    for name, field in ((registry_name(observed), "name"), (merged_name(observed), "mergedName")):
-        if name and len(name) > MAX_REGISTERED_NAME:
-            return (
-                f"the registered model would be {name}, of {len(name)} characters, and a name has"
-                f" at most {MAX_REGISTERED_NAME}: give spec.output.registry.{field}"
-            )
-    return ""
 
 
 def _assemble(observed: ObservedJob) -> Inputs | NotReady:
@@ -287,7 +134,7 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     )
     if problem := template_problem(spec, settings, model.name, model.status):
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
-    trainer = _other_trainer(observed)
+    trainer = trainer_of(observed)
     if problem := method_problem(settings, spec) or settings_conflict(
         trainer, observed.trainer_text, settings
     ):
