@@ -65,7 +65,7 @@ def utc_now() -> datetime:
 
 
 class Reconciler:
-    """Brings one object at a time closer to what its spec says."""
+    """Reconciles one object at a time."""
 
     def __init__(
         self,

@@ -180,7 +180,7 @@ def test_examples_and_limits_are_as_the_plan_says(make_evaluation: EvaluationFac
     assert chat["prompt"] == asked
 
 
-def test_tasks_simulator_the_table_of_an_evaluation(
+def test_tasks_are_in_the_table_of_an_evaluation(
     make_evaluation: EvaluationFactory, mlflow_server: str
 ) -> None:
     from mlflow.tracking import MlflowClient

@@ -171,7 +171,7 @@ def test_dataset(case: Case) -> None:
     assert names(decision) == case.actions, case.because
 
 
-def test_found_rows_simulator_status() -> None:
+def test_found_rows_are_in_the_status() -> None:
     runs = [run(1, "succeeded", FOUND)]
     status = decide(ObservedDataset(dataset(), facts(runs=runs)), NOW).status or {}
     assert {key: status[key] for key in DATASET_FOUND} == DATASET_FOUND

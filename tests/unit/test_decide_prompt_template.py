@@ -124,7 +124,7 @@ def test_prompt_template(case: Case) -> None:
     assert names(decision) == case.actions, case.because
 
 
-def test_slots_and_sample_simulator_status() -> None:
+def test_slots_and_sample_are_in_the_status() -> None:
     runs = [run(1, "succeeded", RENDERED)]
     observed = ObservedPromptTemplate(prompt(SAMPLE), facts(runs=runs), READY)
     status = decide(observed, NOW).status or {}

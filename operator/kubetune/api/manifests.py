@@ -221,7 +221,7 @@ def _size_problems(spec: Value) -> list[Problem]:
     if size <= INLINE_LIMIT_BYTES:
         return []
     message = (
-        f"{size} bytes of rows, and at most {INLINE_LIMIT_BYTES} are taken; put them into a file"
+        f"{size} bytes of rows, and at most {INLINE_LIMIT_BYTES} are accepted; put them into a file"
         " and use source.volume, source.http or source.huggingFace"
     )
     return [Problem(("spec", "source", "inline", "rows"), message)]

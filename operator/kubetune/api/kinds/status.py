@@ -38,7 +38,7 @@ class ObjectStatus(Value):
     conditions: Annotated[list[Condition], *keyed_by("type")] | None = Field(
         default=None,
         max_length=16,
-        description="Conditions; Ready tells whether the object can be used.",
+        description="Conditions; Ready says whether the object can be used.",
     )
 
 

@@ -1,4 +1,4 @@
-"""A status as the JSON that it is, for the type checker: the stub beside this has the types.
+"""A status as the JSON that it is, for the type checker: the stub next to this has the types.
 
 The stub is generated from the status models by ``make generate``. At run time each of its types is
 a plain dict, so that they cost nothing.

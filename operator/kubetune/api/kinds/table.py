@@ -212,11 +212,11 @@ KINDS: tuple[Kind, ...] = (
 
 BY_KIND = {kind.kind: kind for kind in KINDS}
 RECONCILED = frozenset(kind.kind for kind in KINDS if kind.status)
-"""Kinds whose objects the operator brings closer to their specs; the others are only read."""
+"""Kinds whose objects the operator reconciles; the others are only read."""
 INSPECTED = frozenset(
     kind.kind for kind in KINDS if kind.status and "inspection" in kind.status.model_fields
 )
-"""Kinds that are looked into by a run of their own."""
+"""Kinds that are inspected by a run of their own."""
 RUNNING = INSPECTED | {
     kind.kind for kind in KINDS if kind.status and "external" in kind.status.model_fields
 }

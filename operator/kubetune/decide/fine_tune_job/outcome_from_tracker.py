@@ -18,7 +18,7 @@ from kubetune.targets.values import RunState
 
 
 def seek_outcome(observed: ObservedJob) -> FineTuneJobDecision | None:
-    """Ask for the tracked run of an attempt that failed just now without an outcome."""
+    """Ask for the tracked run of an attempt that just failed without an outcome."""
     answers = observed.answers
     if not facts_of(observed.place).outcome_may_be_lost or not observed.runs:
         return None

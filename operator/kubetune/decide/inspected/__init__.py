@@ -1,1 +1,1 @@
-"""What is looked into: Dataset, Model, PromptTemplate, and the life of an inspection."""
+"""What is inspected: Dataset, Model, PromptTemplate, and the life of an inspection."""

@@ -35,7 +35,7 @@ from kubetune.targets.values import Made, Owner, RunAddress, RunRequest, RunStat
 logger = logging.getLogger(__name__)
 
 GUARDED_KINDS = frozenset({"FineTuneJob"})
-"""Their finalizer keeps an object until its runs are gone; others vanish without a word."""
+"""Their finalizer keeps an object until its runs are gone; others vanish silently."""
 GONE_RETRY_SECONDS = 1.0
 LOOKUP_SECONDS = 10.0
 """A listing of this age answers who asks for a run key the first time."""
@@ -105,7 +105,7 @@ class CmlBackend(Bookkeeping):
         followed = follower.get(address.run_key)
         if followed:
             self._note(address)
-        # Inspections are not doubted: there are many at a start, and a double costs little.
+        # Inspections are not doubted: there are many at a start, and a duplicate costs little.
         guarded = address.owner.kind in GUARDED_KINDS
         doubted = guarded and not (followed and followed.states)
         expects = self._submission.expects(address.run_key, doubted=doubted)

@@ -54,7 +54,7 @@ class Followed:
     endings: dict[str, Ending] = field(default_factory=dict[str, Ending])
     """What ended runs left, by run id: read once."""
     unexplained: set[str] = field(default_factory=set[str])
-    """Ids of runs that failed without a word, and were looked for once in the usage list."""
+    """Ids of runs that failed without an outcome, and were looked for once in the usage list."""
     given_up: set[str] = field(default_factory=set[str])
     """Ids of runs that were overdue."""
     unknown_since: datetime | None = None
@@ -66,7 +66,7 @@ class Followed:
 class Follower:
     """Follows the active runs of one workspace.
 
-    Doubles of their jobs are sought every ``settle_seconds``: so late may one show.
+    Duplicates of their jobs are sought every ``settle_seconds``: so late may one show.
     """
 
     def __init__(

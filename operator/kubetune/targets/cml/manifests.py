@@ -1,7 +1,7 @@
 """Builds what is sent to CML: the job, its run, and the files that they read.
 
 Pure functions from a RunRequest. The job's name and its environment carry the run key, so a job
-whose creation got no answer is found again, and a person's job of the same name is left alone.
+whose creation got no answer is found again, and a user's job of the same name is left alone.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def run_state(
         started_at=run.running_at or run.starting_at,
         ended_at=run.finished_at,
         outcome=outcome,
-        # The API tells no exit code; only a script that ends by itself succeeds.
+        # The API reports no exit code; only a script that ends by itself succeeds.
         exit_code=0 if phase == "succeeded" else _exit_code(left.usage),
         reason=str(reason),
         message=message,

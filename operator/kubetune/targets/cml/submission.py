@@ -315,7 +315,7 @@ async def settle(workspace: Workspace, candidates: list[Job]) -> Job:
         candidates, key=lambda job: (not runs[job.id], str(job.created_at), job.id)
     )
     for job in others:
-        logger.warning("removing job %s, a double of %s", job.id, winner.id)
+        logger.warning("removing job %s, a duplicate of %s", job.id, winner.id)
         await remove_job(workspace, job.id, runs[job.id])
     return winner
 

@@ -85,7 +85,7 @@ class JobCache(Protocol):
 class KubernetesBackend(Bookkeeping):
     """Runs as Jobs in this cluster.
 
-    Beside BackendError its calls raise what the client raises when the API server is away:
+    Besides BackendError its calls raise what the client raises when the API server is away:
     ApiError, aiohttp.ClientError, TimeoutError. The caller tries again later.
     """
 

@@ -1,4 +1,4 @@
-"""A Job's own activeDeadlineSeconds, by which Kubernetes ends a run while no operator looks.
+"""A Job's own activeDeadlineSeconds, by which Kubernetes ends a run while no operator runs.
 
 Kubernetes counts from the moment that the Job may make pods, so it would count the wait for a node
 too. While a run waits its limit is therefore put off by a day, and once its container runs it is

@@ -46,7 +46,7 @@ SETUP_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
 def has_ended(job: JsonObject) -> bool:
-    """Whether the Job has said its last word."""
+    """Whether the Job is over."""
     return bool(condition(job, "Complete") or condition(job, "Failed"))
 
 

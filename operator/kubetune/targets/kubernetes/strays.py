@@ -14,7 +14,7 @@ from kubetune.api.conditions import Reason
 from kubetune.targets.values import Owner, RunState
 
 LOOK_AGAIN_SECONDS = 10.0
-"""After so long an ending pod is asked for, lest its watch is mute."""
+"""After so long an ending pod is asked for, in case its watch is silent."""
 JOB_NAME = "batch.kubernetes.io/job-name"
 
 

@@ -148,7 +148,7 @@ class CmlTarget(TargetBlock):
     """A project of a CML workspace. Each FineTuneJob is one job there, each attempt one run."""
 
     transitions: ClassVar[tuple[TransitionRule, ...]] = tuple(
-        unchanged(field, "jobs are known by it; make another target")
+        unchanged(field, "jobs are found by it; make another target")
         for field in ("url", "project")
     )
     rules: ClassVar[tuple[Rule, ...]] = (no_credentials("url", "use apiKeySecretRef"),)

@@ -43,7 +43,7 @@ class CsvOptions(Value):
 CSV = Field(
     default=None,
     description="How csv files are written. Default: commas between cells, or what the header has"
-    " in their place, which status.problems tells.",
+    " in their place, which status.problems reports.",
 )
 
 

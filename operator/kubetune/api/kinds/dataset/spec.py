@@ -65,7 +65,7 @@ class ColumnMapping(Value):
     )
     label: ColumnName | None = Field(
         default=None,
-        description="Column of unpairedPreference that tells whether the completion is good:"
+        description="Column of unpairedPreference that says whether the completion is good:"
         " true or false, also as text or as 1 and 0. Default label.",
     )
     tools: ColumnName | None = Field(
@@ -90,8 +90,8 @@ class Splits(Value):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.evaluation) || self.evaluationFraction in [0.0, 0.1]",
-            message="evaluationFraction is of the training split, and evaluation names another one"
-            " to hold out: remove one of them",
+            message="evaluationFraction is a share of the training split, and evaluation names another"
+            " one to hold out: remove one of them",
             check=lambda splits: (
                 splits.evaluation is None
                 or splits.evaluation_fraction in (0, DEFAULT_EVALUATION_FRACTION)
@@ -142,7 +142,7 @@ CheckPolicy = Literal["Ignore", "Warn", "Refuse"]
 
 
 class Checks(Value):
-    """What follows from what is wrong with the rows; the counts stand in status.checks anyway.
+    """What follows from what is wrong with the rows; the counts are in status.checks anyway.
 
     Warn sets the condition ChecksPassed to False, Refuse also keeps the Dataset from being Ready.
     """

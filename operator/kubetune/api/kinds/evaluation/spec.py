@@ -341,7 +341,7 @@ class EvaluationSpec(Value):
         ge=1,
         le=2**31 - 1,
         description="Seconds during which runs may be under way, all candidates together; what"
-        " runs at the same time counts once, and waiting for nothing. May be changed."
+        " runs at the same time counts once, and waiting doesn't count. May be changed."
         " Default: no limit.",
     )
     suspend: bool = Field(

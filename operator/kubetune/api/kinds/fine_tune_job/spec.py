@@ -147,7 +147,7 @@ class Output(Value):
     )
     registry: RegistryOutput | None = Field(
         default=None,
-        description="Register the result in the tracking server's model registry. Default: not.",
+        description="Register the result in the tracking server's model registry. Default: no.",
     )
     merge: bool = Field(
         default=False,
@@ -311,7 +311,7 @@ class FineTuneJobSpec(TrainingSettings):
         ge=1,
         le=2**31 - 1,
         description="Seconds that the job's runs may be under way, all attempts together. Waiting"
-        " counts for nothing: for a queue, a node or images, between attempts, while suspended,"
+        " doesn't count: for a queue, a node or images, between attempts, while suspended,"
         " or for registration. May be changed. Default: no limit.",
     )
     suspend: bool = Field(
