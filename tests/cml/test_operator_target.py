@@ -110,7 +110,7 @@ def test_an_address_or_project_never_changes(cml_jobs: CmlSpace) -> None:
             "ComputeTarget", "fixed", {"spec": {"cml": {field: value}}}
         )
         assert status == 422
-        assert "jobs are known by it" in answer["message"]
+        assert "jobs are found by it" in answer["message"]
 
 
 # --- what jobs get and don't get

@@ -90,8 +90,8 @@ class Splits(Value):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.evaluation) || self.evaluationFraction in [0.0, 0.1]",
-            message="evaluationFraction is a share of the training split, and evaluation names another"
-            " one to hold out: remove one of them",
+            message="evaluationFraction is a share of the training split, and evaluation names"
+            " another one to hold out: remove one of them",
             check=lambda splits: (
                 splits.evaluation is None
                 or splits.evaluation_fraction in (0, DEFAULT_EVALUATION_FRACTION)
