@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 
 def inspected(folder: Path) -> Sizes:
     plan = inspection_plan("inspectModel", model={"name": "tiny", "directory": str(folder)})
-    sizes = sizes_of(run(plan).summary)
+    found: Any = run(plan).summary
+    sizes = sizes_of(found)
     assert sizes is not None
     return sizes
 

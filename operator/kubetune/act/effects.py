@@ -17,6 +17,7 @@ from kubetune.act.status import status_patch
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import AnyStatusDict, status_of
 from kubetune.clients.kubernetes import REFUSALS, ApiError, ConflictError, KubernetesClient
 from kubetune.decide.decision import (
     AbandonRuns,
@@ -104,7 +105,7 @@ class Effects:
         self,
         body: JsonObject,
         effects: Sequence[Effect],
-        status: JsonObject,
+        status: Any,
         target: ComputeTargetSpec | None,
     ) -> bool:
         """Carry effects out, in order; True when the target must be observed again.
@@ -126,7 +127,7 @@ class Effects:
                 case Record():
                     body = await self._record(body, effect)
                 case StartRun(request):
-                    if needed := needs_of(self._cache, body, body.get("status") or {}):
+                    if needed := needs_of(self._cache, body, status_of(body)):
                         # No longer what was needed to clean up elsewhere.
                         await self._holds.keep(key, needed)
                     await self._start(request)
@@ -162,7 +163,7 @@ class Effects:
                 case DeleteSelf():
                     await self._client.delete(*key, uid=body["metadata"]["uid"])
                 case ReleaseFinalizer():
-                    held = needs_of(self._cache, body, body.get("status") or {})
+                    held = needs_of(self._cache, body, status_of(body))
                     await self._holds.leave(key, held)
                     await self._release_finalizer(body)
                 case ReleaseTarget(forced):
@@ -170,7 +171,7 @@ class Effects:
             logger.debug("%s %s/%s: %s", key.kind, key.namespace, key.name, effect)
         return changed
 
-    async def _take(self, body: JsonObject, status: JsonObject) -> None:
+    async def _take(self, body: JsonObject, status: AnyStatusDict) -> None:
         """Hold what a run needs, before the status records that it may be there.
 
         An operator that ends in between leaves nothing that waits for what is gone by then.
@@ -200,7 +201,7 @@ class Effects:
         self._left_behind.note(address)
 
     async def _record(self, body: JsonObject, record: Record) -> JsonObject:
-        status: JsonObject = body.get("status") or {}
+        status = status_of(body)
         old = {record.field: status[record.field]} if record.field in status else {}
         patch = status_patch(old, {record.field: record.value})
         if patch is None or _says_the_same(old.get(record.field), record):
@@ -221,7 +222,7 @@ class Effects:
 
     async def _stamp(self, body: JsonObject, stamp: Stamp, status: JsonObject) -> JsonObject:
         key = key_of(body)
-        if patch := status_patch(body.get("status") or {}, status) if stamp.run_key else None:
+        if patch := status_patch(status_of(body), status) if stamp.run_key else None:
             # In status first. All of it: one that has but a run key would look like one at rest.
             patch["metadata"] = self._precondition(body)
             body = await self._client.patch(*key, patch, subresource="status")
@@ -267,7 +268,7 @@ class Effects:
                 patch = {"spec": manifest["spec"] | {"source": source}}
                 there = await self._client.patch(*key, patch)
                 self._cache.put(there, ours=False)
-        shown: JsonObject = there.get("status") or {}
+        shown = status_of(there)
         if status and any(shown.get(field) != value for field, value in status.items()):
             kept = await self._client.patch(*key, {"status": status}, subresource="status")
             self._cache.put(kept, ours=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kubetune.act.holds import Holds
 from kubetune.api import JsonObject
+from kubetune.api.kinds.status_types import AnyStatusDict, status_of
 from kubetune.api.kinds.table import INSPECTED, RUNNING
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.observe.cache import ObjectCache, key_of
@@ -24,11 +25,11 @@ class Needs:
         """Know who needs what, by what is listed; before the first object is looked at."""
         for kind in RUNNING:
             for body in self._cache.of_kind(kind):
-                status: JsonObject = body.get("status") or {}
+                status: AnyStatusDict = status_of(body)
                 if may_run(body, status):
                     self.holds.note(key_of(body), needs_of(self._cache, body, status))
 
-    async def hold(self, body: JsonObject, status: JsonObject) -> None:
+    async def hold(self, body: JsonObject, status: AnyStatusDict) -> None:
         """Hold what an object needs by the status that is about to be written."""
         key = key_of(body)
         if key.kind not in RUNNING:
@@ -46,7 +47,7 @@ class Needs:
 
         Not before: whoever looks next would need it to see the same again.
         """
-        status: JsonObject = body.get("status") or {}
+        status: AnyStatusDict = status_of(body)
         if body["kind"] in RUNNING and not may_run(body, status):
             await self.holds.leave(key_of(body), needs_of(self._cache, body, status))
 

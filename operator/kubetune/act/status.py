@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.api import JsonObject
-from kubetune.api.kinds.status_types import ConditionDict
+from kubetune.api.kinds.status_types import ConditionDict, status_of
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.observe.cache import ObjectCache
 from kubetune.queue import Key, WorkQueue
@@ -70,7 +70,7 @@ class StatusWriter:
             # Gone, or another object has taken its name.
             return
         # To what is there by now: an effect may have written before.
-        there: JsonObject = before.get("status") or {}
+        there = status_of(before)
         patch = status_patch(there, with_times_kept(there, status))
         if patch is None:
             return

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from kubetune.api import JsonObject
 from kubetune.api.conditions import AT_REST
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.kinds.status_types import AnyStatusDict, RecordedTargetDict
 from kubetune.api.kinds.table import INSPECTED
 from kubetune.decide.target.place import place_of
 from kubetune.names import FINALIZER
@@ -18,13 +16,13 @@ from kubetune.queue import Key
 from kubetune.targets.table import facts_of, recorded_facts
 
 
-def external_of(kind: str, status: Mapping[str, Any]) -> Mapping[str, Any]:
+def external_of(kind: str, status: AnyStatusDict) -> RecordedTargetDict:
     """The record of where runs were started."""
     holder = status.get("inspection") or {} if kind in INSPECTED else status
     return holder.get("external") or {}
 
 
-def may_run(body: JsonObject, status: Mapping[str, Any]) -> bool:
+def may_run(body: JsonObject, status: AnyStatusDict) -> bool:
     """Whether runs may be under way with this status that need access to be reached."""
     if not recorded_facts(external_of(body["kind"], status)).needs_access:
         return False
@@ -34,7 +32,7 @@ def may_run(body: JsonObject, status: Mapping[str, Any]) -> bool:
     return body["kind"] in INSPECTED or status.get("phase") not in AT_REST
 
 
-def needs_of(cache: ObjectCache, body: JsonObject, status: Mapping[str, Any]) -> frozenset[Key]:
+def needs_of(cache: ObjectCache, body: JsonObject, status: AnyStatusDict) -> frozenset[Key]:
     """Target, Secrets and certificates without which its runs can't be reached."""
     namespace = body["metadata"]["namespace"]
     external = external_of(body["kind"], status)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kubetune.api.kinds.status_types import ModelInspectionDict, ModelStatusDict
+
 MIB = 1024**2
 FLOAT = 4
 """Bytes of a weight that trains, of its gradient, and of numbers in fp32."""
@@ -102,26 +104,33 @@ class Memory:
     """Main memory that a run on a GPU needs as well."""
 
 
-def sizes_of(model: Mapping[str, Any]) -> Sizes | None:
+def sizes_of(model: ModelStatusDict | ModelInspectionDict) -> Sizes | None:
     """From the status of a Model; None where it doesn't tell enough, or for a mixture of experts.
 
     Only some of a mixture's weights work on a token, and its layers differ between families.
     """
-    names = ("parameters", "hiddenSize", "layers", "attentionHeads", "headSize", "vocabularySize")
-    if model.get("experts") or not model.get("matrices") or any(not model.get(n) for n in names):
+    parameters, matrices = model.get("parameters"), model.get("matrices")
+    hidden, vocabulary = model.get("hiddenSize"), model.get("vocabularySize")
+    layers, heads, head_size = (
+        model.get("layers"),
+        model.get("attentionHeads"),
+        model.get("headSize"),
+    )
+    if not (parameters and matrices and hidden and vocabulary and layers and heads and head_size):
+        return None
+    if model.get("experts"):
         return None
     return Sizes(
-        parameters=model["parameters"],
-        hidden=model["hiddenSize"],
-        layers=model["layers"],
-        heads=model["attentionHeads"],
-        head_size=model["headSize"],
-        intermediate=model.get("intermediateSize") or 4 * model["hiddenSize"],
-        vocabulary=model["vocabularySize"],
+        parameters=parameters,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        head_size=head_size,
+        intermediate=model.get("intermediateSize") or 4 * hidden,
+        vocabulary=vocabulary,
         stored_as=model.get("dtype") or "",
         matrices=tuple(
-            Matrix(item["name"], item["count"], item["rows"], item["columns"])
-            for item in model["matrices"]
+            Matrix(item["name"], item["count"], item["rows"], item["columns"]) for item in matrices
         ),
     )
 

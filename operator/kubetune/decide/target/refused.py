@@ -97,7 +97,7 @@ def change_refused(
 
 
 def _with(status: Status, conditions: Conditions) -> Status:
-    """A copy with these conditions, which may yet change; what is decided is of no generation."""
+    """A copy with these conditions, which may yet change; its generation stays what was decided."""
     new = status.copy()
     new["conditions"] = conditions.current
     return new
