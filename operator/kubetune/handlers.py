@@ -36,9 +36,6 @@ WATCHED = {kind.kind: "" for kind in KINDS} | {
     kind: SELECTORS[plural] for (_, _, plural), kind in KUBERNETES_KINDS.items()
 }
 """Label selectors by kind, empty for all objects."""
-# Half the memory of a finished run.
-UNREAD_SPEC_FIELDS = {"Job": ("template",), "Pod": ("containers", "initContainers", "volumes")}
-MIRRORED_CONFIG_MAP_FIELDS = {"apiVersion", "kind", "metadata"}
 
 PASSED_ON = ("Model", "TuningProfile")
 """A job depends on the base of the adapter that it names, and on its profile's ConfigMap."""
@@ -154,7 +151,9 @@ def build_registry(feed: Feed) -> kopf.OperatorRegistry:
     def watch(group: str, version: str, plural: str, kind: str) -> None:
         @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}-event")
         async def event(event: kopf.RawEvent, **_: Any) -> None:
-            body = _slim(cast("JsonObject", event["object"]), kind)
+            body = cast("JsonObject", event["object"])
+            # Lists leave it out.
+            body["kind"] = kind
             if event["type"] == "DELETED":
                 feed.gone(body)
             else:
@@ -211,20 +210,3 @@ class NoDiffs(kopf.DiffBaseStorage):
 
     def store(self, **_: Any) -> None:
         """Nothing is."""
-
-
-def _slim(body: JsonObject, kind: str) -> JsonObject:
-    """The object as the cache wants it; lists leave out the kind, and what nobody reads goes.
-
-    In place: kopf keeps each object for some seconds, and thousands come at a start.
-    """
-    body["kind"] = kind
-    body["metadata"].pop("managedFields", None)
-    if kind == "ConfigMap":
-        for field in body.keys() - MIRRORED_CONFIG_MAP_FIELDS:
-            del body[field]
-    elif kind in BY_KIND:
-        body.setdefault("spec", {})
-    for field in UNREAD_SPEC_FIELDS.get(kind, ()):
-        body["spec"].pop(field, None)
-    return body

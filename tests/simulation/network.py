@@ -110,8 +110,13 @@ class ModelClient(KubernetesClient):
 
 
 def _copy(body: JsonObject) -> JsonObject:
-    """An answer whose outermost parts the client may change."""
-    return {**body, "metadata": dict(body["metadata"])}
+    """An answer of which the client may change what the cache leaves out."""
+    copied = {**body, "metadata": dict(body["metadata"])}
+    if "spec" in body:
+        copied["spec"] = dict(body["spec"])
+    if "items" in body:
+        copied["items"] = [_copy(item) for item in body["items"]]
+    return copied
 
 
 def _named(path: str) -> str:

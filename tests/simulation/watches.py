@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kubetune.api import JsonObject
 from kubetune.clients.watching import Refusals
-from kubetune.handlers import WATCHED, Backoffs, Feed, _slim
+from kubetune.handlers import WATCHED, Backoffs, Feed
 
 from tests.simulation.api_server import selects
 from tests.simulation.discovery import NOT_FOUND, Discovery
@@ -152,11 +152,9 @@ class Watch:
         if self.closed or uid not in self._pending:
             return
         event, body = self._pending.pop(uid)
-        # Handlers change what they are given.
-        given = _slim(
-            {**body, "metadata": dict(body["metadata"]), "spec": dict(body.get("spec") or {})},
-            self._kind,
-        )
+        # The cache changes what it is given.
+        copied = {"metadata": dict(body["metadata"]), "spec": dict(body.get("spec") or {})}
+        given = {**body, **copied, "kind": self._kind}
         if event == "DELETED":
             self._feed.gone(given)
         else:
