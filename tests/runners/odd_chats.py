@@ -235,6 +235,9 @@ def _add(draw: st.DrawFn, chat: Chat, turn: Row) -> None:
         return
     if name == "from" and value == {"assistant": "gpt", "user": "human"}.get(str(role)):
         return
+    if name == "weight" and (assistant or role == "function_call"):
+        # It says whether the turn is learned.
+        return
     if name == "name" and tool:
         chat.said.append("Ann")
     elif name in ("thinking", "reasoning") and assistant and isinstance(value, str):

@@ -11,6 +11,9 @@ from kubetune.api.training.chat_templates import CHAT_TEMPLATES
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import loading
 from kubetune_runner.text.chats import IGNORED, label_answers, last_answer
+from kubetune_runner.training.inputs import prepare
+
+from tests.runners.conftest import PlanFactory
 
 CHAT: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
@@ -95,22 +98,23 @@ def learned(
     return [tokenizer.decode(piece) for piece in pieces if piece]
 
 
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        (None, ["Fine.<eos>", "Still fine.<eos>"]),
-        (ENDS_BY_HEADER, ["Fine.<eot>", "Still fine.<eot>"]),
-        (
-            THINKS_IN_THE_LAST_TURN,
-            ["Fine.</im>\n", "<think>\n\n</think>\n\nStill fine.</im>\n"],
-        ),
-        (PROMPT_THAT_THINKS, ["Fine.<eos>", "Still fine.<eos>"]),
-        (LEAVES_ANSWERS_OUT, ["Still fine.<eos>"]),
-        (MARKED, ["short<eos>", "Still fine.<eos>"]),
-        # Without a prompt for generation the model begins its turn itself.
-        (SYSTEM_BY_DEFAULT, ["<assistant>Fine.</s>", "<assistant>Still fine.</s>"]),
-    ],
-)
+LEARNED: list[tuple[str | None, list[str]]] = [
+    (None, ["Fine.<eos>", "Still fine.<eos>"]),
+    (ENDS_BY_HEADER, ["Fine.<eot>", "Still fine.<eot>"]),
+    (
+        THINKS_IN_THE_LAST_TURN,
+        ["Fine.</im>\n", "<think>\n\n</think>\n\nStill fine.</im>\n"],
+    ),
+    (PROMPT_THAT_THINKS, ["Fine.<eos>", "Still fine.<eos>"]),
+    (LEAVES_ANSWERS_OUT, ["Still fine.<eos>"]),
+    (MARKED, ["short<eos>", "Still fine.<eos>"]),
+    # Without a prompt for generation the model begins its turn itself.
+    (SYSTEM_BY_DEFAULT, ["<assistant>Fine.</s>", "<assistant>Still fine.</s>"]),
+]
+"""Templates, and what is learned of ``CHAT``."""
+
+
+@pytest.mark.parametrize(("template", "expected"), LEARNED)
 def test_the_assistants_turns_are_learned_and_nothing_else(
     tokenizer: Any, template: str | None, expected: list[str]
 ) -> None:
@@ -120,6 +124,43 @@ def test_the_assistants_turns_are_learned_and_nothing_else(
     assert reference == "Still fine."
     assert "And now?" in prompt
     assert "Still" not in prompt
+
+
+@pytest.mark.parametrize(("template", "expected"), LEARNED)
+def test_a_turn_without_weight_is_shown_and_not_learned(
+    tokenizer: Any, template: str | None, expected: list[str]
+) -> None:
+    tokenizer.chat_template = template or tokenizer.chat_template
+    answers = [at for at, turn in enumerate(CHAT) if turn["role"] == "assistant"]
+    shown = label_answers(CHAT, tokenizer)[0]
+    for number, other in ((0, "Still fine."), (1, "Fine.")):
+        chat = [dict(turn) for turn in CHAT]
+        chat[answers[number]]["weight"] = 0
+        assert label_answers(chat, tokenizer)[0] == shown
+        # One template leaves the first answer out.
+        kept = [text for at, text in enumerate(expected, 2 - len(expected)) if at != number]
+        assert learned(tokenizer, chat) == kept
+        assert last_answer(chat, tokenizer)[1] == other
+
+
+def test_rows_are_weighed_as_files_have_them(make_plan: PlanFactory) -> None:
+    said = {"role": "assistant", "content": "yes"}
+    asked = {"role": "user", "content": "well?"}
+    rows = [
+        {"messages": [asked, said | {"weight": 0}, asked, said | {"content": "no", "weight": 1}]},
+        # As Parquet has it where others have none.
+        {"messages": [asked, said, asked, said | {"content": "no", "weight": 0.0}]},
+        {"messages": [asked, said | {"weight": 0}]},
+    ]
+    dataset = {"format": "messages", "splits": {"evaluationFraction": 0.0}}
+    plan = make_plan(rows=rows, held_out=[], dataset=dataset)
+    inputs = prepare(plan)
+    assert [row.reference for row in inputs.train.rows] == ["no", "yes"]
+    for row in inputs.train.rows:
+        text = inputs.tokenizer.decode([label for label in row.labels if label != IGNORED])
+        assert text.startswith(row.reference)
+        assert ("yes" in text) + ("no" in text) == 1
+    assert (inputs.train.empty, inputs.train.hidden) == (1, 0)
 
 
 def test_an_answer_that_begins_the_chat(tokenizer: Any) -> None:

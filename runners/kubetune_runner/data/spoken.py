@@ -29,7 +29,8 @@ def chats_of(row: Row, format: DatasetFormat, columns: ColumnMapping) -> list[Ch
     if format == "messages":
         turns = row[columns.of("messages", row)]
         tools = tools_of(row.get(columns.of("tools")))
-        return [Chat([turn_of(turn) for turn in turns], tools, tuple(unread(turns)))]
+        read = [turn_of(turn, weighted=True) for turn in turns]
+        return [Chat(read, tools, tuple(unread(turns, weighted=True)))]
     if format == "preference":
         pair = pair_of(row, columns)
         return [*_chats(pair.prompt, [pair.chosen, pair.rejected], pair.unread)]

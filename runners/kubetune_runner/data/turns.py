@@ -27,6 +27,8 @@ _CALL = "function_call"
 REASONING = "reasoning_content"
 REASONING_NAMES = (REASONING, "thinking", "reasoning")
 """What datasets and chat templates call that which the assistant thinks before it speaks."""
+WEIGHT = "weight"
+"""OpenAI's field that says whether training learns a turn of the assistant: 1, or 0 for not."""
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 """Types of the parts of a content that are text."""
 _READ = {"role", "content", "from", "value", "tool_calls", _CALL}
@@ -66,8 +68,11 @@ def turns_fault(value: Any) -> str | None:
     return None
 
 
-def turn_of(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn without fault, as chat templates read it: arguments of calls as maps."""
+def turn_of(value: Mapping[str, Any], *, weighted: bool = False) -> dict[str, Any]:
+    """A turn without fault, as chat templates read it: arguments of calls as maps.
+
+    If ``weighted``, one that isn't to be learned says so.
+    """
     role = _role(value)
     calls = _calls_of(value, role)
     turn: dict[str, Any] = {"role": role, "content": _content(value) or ""}
@@ -78,18 +83,29 @@ def turn_of(value: Mapping[str, Any]) -> dict[str, Any]:
         turn[REASONING] = value[taken]
     if calls:
         turn["tool_calls"] = calls
+    if weighted and _weighs(value, role) and not value[WEIGHT]:
+        turn[WEIGHT] = 0
     return turn
+
+
+def _weighs(turn: Mapping[str, Any], role: str | None) -> bool:
+    """Whether a turn says as OpenAI has it whether it is to be learned; Parquet has 0.0 for 0."""
+    weight = turn.get(WEIGHT)
+    return role == "assistant" and not isinstance(weight, bool) and weight in (0, 1)
 
 
 def answers(turn: Mapping[str, Any]) -> bool:
     """Whether a turn, as ``turn_of`` gives it, is one that training learns something from."""
-    if turn["role"] != "assistant":
+    if turn["role"] != "assistant" or turn.get(WEIGHT) == 0:
         return False
     return bool(turn["content"].strip() or turn.get("tool_calls"))
 
 
-def unread(turns: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Fields of turns without fault that hold something and are read by nobody, each once."""
+def unread(turns: Sequence[Mapping[str, Any]], *, weighted: bool = False) -> list[str]:
+    """Fields of turns without fault that hold something and are read by nobody, each once.
+
+    If ``weighted``, weights of the assistant's turns are read.
+    """
     found: dict[str, None] = {}
     for turn in turns:
         role = _role(turn)
@@ -99,6 +115,8 @@ def unread(turns: Sequence[Mapping[str, Any]]) -> list[str]:
         if role == "assistant":
             taken = _taken(turn)
             read |= {name for name in REASONING_NAMES if taken and turn.get(name) == turn[taken]}
+        if weighted and _weighs(turn, role):
+            read.add(WEIGHT)
         names = [name for name, value in turn.items() if _holds(value) and name not in read]
         found |= dict.fromkeys(f"field {name} of a turn" for name in names + _outdone(turn))
         found |= dict.fromkeys(_unread_within(turn))

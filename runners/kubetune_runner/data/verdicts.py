@@ -16,7 +16,7 @@ from kubetune.api.rows import FORMAT_ROLES, DatasetFormat
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.items import Row
 from kubetune_runner.data.preferences import UnusableRowError, pair_of, rated_of
-from kubetune_runner.data.turns import answers, tools_fault, turn_of, turns_fault
+from kubetune_runner.data.turns import WEIGHT, answers, tools_fault, turn_of, turns_fault
 from kubetune_runner.data.values import text_fault
 
 EMPTY = "is empty"
@@ -80,11 +80,14 @@ def _chat_fault(row: Row, columns: ColumnMapping) -> Fault | None:
         return Fault(name, EMPTY, empty=True)
     if fault := turns_fault(turns):
         return Fault(name, fault)
-    read = [turn_of(turn) for turn in turns]
+    read = [turn_of(turn, weighted=True) for turn in turns]
     if not any(turn["role"] == "assistant" for turn in read):
         return Fault(name, "has no turn of the assistant, which training learns", empty=True)
     if not any(map(answers, read)):
-        return Fault(name, "has no turn of the assistant that says something", empty=True)
+        fault = "has no turn of the assistant that says something"
+        if any(turn.get(WEIGHT) == 0 for turn in read):
+            fault += " and whose weight isn't 0"
+        return Fault(name, fault, empty=True)
     if fault := tools_fault(row.get(tools)):
         return Fault(tools, fault)
     return None

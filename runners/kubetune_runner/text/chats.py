@@ -7,6 +7,8 @@ this order, and each is exact or says that it doesn't apply:
 2. The template marks the turns itself with {% generation %}.
 3. Another answer in a turn's place changes the text there and nowhere else, so the two texts
    differ exactly in the turn.
+
+A turn of the assistant whose weight is 0 is context for those that follow, and isn't learned.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from kubetune_runner.data.turns import WEIGHT
 from kubetune_runner.data.verdicts import Place
 from kubetune_runner.errors import RunError
 from kubetune_runner.text.prompts import Message, Tool
@@ -68,11 +71,11 @@ def chat_text(
 def last_answer(
     messages: Sequence[Message], tokenizer: Any, tools: Sequence[Tool] | None = None
 ) -> tuple[str, str]:
-    """What generation of the last answer starts from, and that answer.
+    """What generation of the last answer that is learned starts from, and that answer.
 
     It is what the turn says and not what was thought; calls of tools are as the template has them.
     """
-    turn = max(_answers(messages))
+    turn = max(filter(lambda at: learns(messages[at]), _answers(messages)))
     prompt = prompt_text(messages, turn, tokenizer, tools)
     said = messages[turn]
     if not said.get("tool_calls"):
@@ -121,11 +124,12 @@ def label_answers(
     """
     whole = chat_text(messages, tokenizer, tools)
     _check_tools(whole, messages, tokenizer, tools)
-    spans = _added_spans(whole, messages, tokenizer, tools)
+    learned = [at for at in _answers(messages) if learns(messages[at])]
+    spans = _added_spans(whole, messages, learned, tokenizer, tools)
     if spans is None and _is_marked(tokenizer):
-        return _label_marked(messages, tokenizer, tools)
+        return _label_marked(whole, messages, tokenizer, tools)
     if spans is None:
-        spans = _probed_spans(whole, messages, tokenizer, tools)
+        spans = _probed_spans(whole, messages, learned, tokenizer, tools)
     if not tokenizer.is_fast:
         return _label_pieces(whole, spans, tokenizer)
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
@@ -149,6 +153,11 @@ def _begins_a_token(whole: str, start: int, ids: list[int], tokenizer: Any) -> b
         return True
     before: list[int] = tokenizer(whole[:start], add_special_tokens=False)["input_ids"]
     return ids[: len(before)] == before
+
+
+def learns(message: Message) -> bool:
+    """Whether a turn of the assistant is learned."""
+    return message.get(WEIGHT) != 0
 
 
 def _answers(messages: Sequence[Message]) -> list[int]:
@@ -182,11 +191,15 @@ def _check_tools(
 
 
 def _added_spans(
-    whole: str, messages: Sequence[Message], tokenizer: Any, tools: Sequence[Tool] | None
+    whole: str,
+    messages: Sequence[Message],
+    turns: Sequence[int],
+    tokenizer: Any,
+    tools: Sequence[Tool] | None,
 ) -> list[Span] | None:
-    """The assistant's turns as what one more message adds; None where that isn't so."""
+    """Turns of the assistant as what one more message adds; None where that isn't so."""
     spans: list[Span] = []
-    for turn in _answers(messages):
+    for turn in turns:
         try:
             before = chat_text(messages[:turn], tokenizer, tools, answer_follows=True)
             through = chat_text(messages[: turn + 1], tokenizer, tools)
@@ -200,14 +213,18 @@ def _added_spans(
 
 
 def _probed_spans(
-    whole: str, messages: Sequence[Message], tokenizer: Any, tools: Sequence[Tool] | None
+    whole: str,
+    messages: Sequence[Message],
+    turns: Sequence[int],
+    tokenizer: Any,
+    tools: Sequence[Tool] | None,
 ) -> list[Span]:
-    """The assistant's turns as what changes with the answer, and the mark that ends them.
+    """Turns of the assistant as what changes with the answer, and the mark that ends them.
 
     A turn that the template leaves out has nothing to learn.
     """
     spans: list[Span] = []
-    for turn in _answers(messages):
+    for turn in turns:
         start, end = _changed(whole, messages, turn, tokenizer, tools)
         if start >= len(whole):
             continue
@@ -261,9 +278,9 @@ def _is_marked(tokenizer: Any) -> bool:
 
 
 def _label_marked(
-    messages: Sequence[Message], tokenizer: Any, tools: Sequence[Tool] | None
+    whole: str, messages: Sequence[Message], tokenizer: Any, tools: Sequence[Tool] | None
 ) -> tuple[list[int], list[int]]:
-    """Label what the template itself marks with {% generation %}."""
+    """Label what the template itself marks with {% generation %}, but for turns without weight."""
     encoded = tokenizer.apply_chat_template(
         as_taken(messages, str(tokenizer.chat_template)),
         tools=list(tools) if tools else None,
@@ -272,8 +289,38 @@ def _label_marked(
         return_assistant_tokens_mask=True,
     )
     ids: list[int] = encoded["input_ids"]
-    mask: list[int] = encoded["assistant_masks"]
-    return ids, [token if marked else IGNORED for token, marked in zip(ids, mask, strict=True)]
+    labels = [
+        token if marked else IGNORED
+        for token, marked in zip(ids, encoded["assistant_masks"], strict=True)
+    ]
+    others = [at for at in _answers(messages) if not learns(messages[at])]
+    if not others:
+        return ids, labels
+    found = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    marked = _marked_spans(labels, found["offset_mapping"])
+    answers = _answers(messages)
+    if len(marked) == len(answers):
+        spans = [span for span, at in zip(marked, answers, strict=True) if at in others]
+    else:
+        spans = _probed_spans(whole, messages, others, tokenizer, tools)
+    return ids, [
+        IGNORED if any(start <= at < end for start, end in spans) else label
+        for label, (at, _) in zip(labels, found["offset_mapping"], strict=True)
+    ]
+
+
+def _marked_spans(labels: Sequence[int], offsets: Sequence[Span]) -> list[Span]:
+    """Where labels stand in the text, those that follow each other together."""
+    spans: list[Span] = []
+    before = IGNORED
+    for label, (start, end) in zip(labels, offsets, strict=True):
+        if label != IGNORED:
+            if before == IGNORED:
+                spans.append((start, end))
+            else:
+                spans[-1] = (spans[-1][0], end)
+        before = label
+    return spans
 
 
 def _label_pieces(whole: str, spans: list[Span], tokenizer: Any) -> tuple[list[int], list[int]]:

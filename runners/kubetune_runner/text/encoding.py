@@ -21,6 +21,7 @@ from kubetune_runner.text.chats import (
     IGNORED,
     label_answers,
     last_answer,
+    learns,
     naming,
 )
 from kubetune_runner.text.prompts import Example
@@ -188,7 +189,8 @@ def _chats(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
             ids, labels = label_answers(messages, tokenizer, example.tools)
             prompt, reference = last_answer(messages, tokenizer, example.tools)
         if messages[-1]["role"] == "assistant":
-            ids, labels = [*ids, *end], [*labels, *end]
+            learned = end if learns(messages[-1]) else [IGNORED] * len(end)
+            ids, labels = [*ids, *end], [*labels, *learned]
         prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         yield EncodedRow(ids, labels, prompt_ids, prompt, view(reference, shape), chat=True)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kubetune_runner.data.spoken import Chat
-from kubetune_runner.data.turns import REASONING, REASONING_NAMES
+from kubetune_runner.data.turns import REASONING, REASONING_NAMES, WEIGHT
 
 Message = dict[str, Any]
 Render = Callable[[Sequence[Message], "Sequence[Any] | None"], str]
@@ -25,10 +25,17 @@ _THOUGHT = re.compile(r"(?s)<think(?:ing)?>(?P<thought>.*?)</think(?:ing)?>")
 
 
 def as_taken(messages: Sequence[Message], template: str) -> list[Message]:
-    """The turns, with what was thought under the name by which the template takes it."""
+    """The turns, with what was thought under the name by which the template takes it.
+
+    Weights are for training alone.
+    """
     taken = next((name for name in REASONING_NAMES if _reads(template, name)), REASONING)
     return [
-        {taken if name == REASONING else name: value for name, value in turn.items()}
+        {
+            taken if name == REASONING else name: value
+            for name, value in turn.items()
+            if name != WEIGHT
+        }
         for turn in messages
     ]
 
