@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from kubetune_devcluster.cluster import LocalCluster
 
+from tests.cluster.namespace import Namespace
 from tests.cluster.operator_process import Operator
-from tests.cluster.workspace import Workspace
 
 # How fast a busy machine draws examples tells nothing about the code.
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -50,25 +50,25 @@ def operator(operator_process: Operator) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def space(cluster: LocalCluster, operator: Operator) -> Iterator[Workspace]:
+def space(cluster: LocalCluster, operator: Operator) -> Iterator[Namespace]:
     """A namespace of the test's own, watched by the operator."""
-    space = Workspace(cluster)
+    space = Namespace(cluster)
     yield space
     space.close()
 
 
 @pytest.fixture(scope="module")
-def module_space(cluster: LocalCluster, operator_process: Operator) -> Iterator[Workspace]:
+def module_space(cluster: LocalCluster, operator_process: Operator) -> Iterator[Namespace]:
     """A namespace with ready inputs, for the jobs of a module."""
     if operator_process.ended():
         operator_process.start()
-    space = Workspace(cluster)
+    space = Namespace(cluster)
     space.inputs()
     yield space
     space.close()
 
 
 @pytest.fixture
-def jobs(module_space: Workspace, operator: Operator) -> Workspace:
+def jobs(module_space: Namespace, operator: Operator) -> Namespace:
     """The module's namespace; give each job a name of its own."""
     return module_space

@@ -11,9 +11,9 @@ from kubetune_devcluster.cml.server import Script
 from kubetune_devcluster.cml.server.faults import Fault
 
 from tests.chaos.closed_door import ClosedDoor
+from tests.cluster.namespace import TRAINED, condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import TRAINED, condition, phase_of
 from tests.cml.bad_days import (
     advance,
     check_single,

@@ -13,10 +13,10 @@ from kubetune.api.run.outcome import Outcome
 from kubetune_devcluster.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 
+from tests.cluster.namespace import Namespace, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
-from tests.cluster.workspace import Workspace, phase_of
 
 pytestmark = pytest.mark.cluster
 
@@ -32,19 +32,19 @@ def faulty(operator: Operator) -> Iterator[Operator]:
     operator.start()
 
 
-def submit(jobs: Workspace, name: str) -> None:
+def submit(jobs: Namespace, name: str) -> None:
     registry = {"name": f"{jobs.namespace}-{name}", "alias": "champion"}
     jobs.job(name, output={"registry": registry, "modelName": name}, reuse="Never")
 
 
-def finish(jobs: Workspace, name: str) -> None:
+def finish(jobs: Namespace, name: str) -> None:
     """Have the run end with a model in MLflow."""
     run_id, model_id = logged_run(jobs.cluster.mlflow_url, jobs, name)
     summary: dict[str, Any] = {"runId": run_id, "modelId": model_id}
     jobs.end(name, outcome=Outcome(status="succeeded", reason="Trained", summary=summary))
 
 
-def check(jobs: Workspace, name: str) -> None:
+def check(jobs: Namespace, name: str) -> None:
     """One of everything."""
     status = jobs.phase(name, "Succeeded")["status"]
     assert status["counts"] == {"total": 1, "failed": 0, "preempted": 0}
@@ -66,7 +66,7 @@ def check(jobs: Workspace, name: str) -> None:
     assert source == {"registry": {"name": registered, "version": int(version.version)}}
 
 
-def test_killed_at_every_write(jobs: Workspace, faulty: Operator):
+def test_killed_at_every_write(jobs: Namespace, faulty: Operator):
     """One operator after the other dies at its job's next write, until one has none left."""
     ended: set[str] = set()
     names: list[str] = []
@@ -99,7 +99,7 @@ def test_killed_at_every_write(jobs: Workspace, faulty: Operator):
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_every_write_fails_once(
-    cluster: LocalCluster, jobs: Workspace, faulty: Operator, moment: str
+    cluster: LocalCluster, jobs: Namespace, faulty: Operator, moment: str
 ):
     """Job N loses its N-th write, or the answer to it; one operator bears them all."""
     prefix = f"lossy-{moment}"

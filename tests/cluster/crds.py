@@ -6,8 +6,8 @@ from kubetune.clients.kubernetes import KubernetesClient
 from kubetune_devcluster.cluster import LocalCluster
 from kubetune_devcluster.objects import packaged
 
+from tests.cluster.namespace import Namespace
 from tests.cluster.support import eventually
-from tests.cluster.workspace import Workspace
 
 
 def crd_name(kind: str) -> str:
@@ -40,7 +40,7 @@ class Crds:
                 file,
             )
 
-    def served(self, space: Workspace, *kinds: str) -> None:
+    def served(self, space: Namespace, *kinds: str) -> None:
         """Wait until the API server answers for some kinds, or all."""
         for kind in kinds or BY_KIND:
             path = KubernetesClient.path(kind, None, None)

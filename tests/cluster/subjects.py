@@ -11,8 +11,8 @@ from kubetune.api.kinds.inspection import DatasetInspection, ModelInspection
 from kubetune.api.run.evaluation_plan import EvaluationSummary
 from kubetune.api.run.outcome import Outcome
 
+from tests.cluster.namespace import ROWS, TRAINED, Namespace, phase_of, volume
 from tests.cluster.support import eventually
-from tests.cluster.workspace import ROWS, TRAINED, Workspace, phase_of, volume
 
 KINDS = ("FineTuneJob", "Evaluation", "Dataset", "Model")
 MEASURED = EvaluationSummary.model_validate(
@@ -54,7 +54,7 @@ OUTCOMES = {
 class Subjects:
     """Makes and ends them; ``target`` is how they name their target."""
 
-    def __init__(self, space: Workspace, target: JsonObject) -> None:
+    def __init__(self, space: Namespace, target: JsonObject) -> None:
         self._space = space
         self.target = target
 

@@ -20,10 +20,10 @@ from kubetune_devcluster.cluster import LocalCluster
 from kubetune_devcluster.containers import cleanup, requirements
 from kubetune_devcluster.containers.layout import device_name
 
+from tests.cluster.namespace import Namespace, condition
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually, processes_of
 from tests.cluster.test_operator_training import MANIFESTS
-from tests.cluster.workspace import Workspace, condition
 
 PROBLEM = requirements.missing(Path(tempfile.gettempdir()))
 pytestmark = [
@@ -93,9 +93,9 @@ def own_operator(
 @pytest.fixture(scope="module")
 def there(
     real: LocalCluster, own_operator: Operator, sample: Callable[[], Path]
-) -> Iterator[Workspace]:
+) -> Iterator[Namespace]:
     """A namespace of restricted pods with the sample as a volume."""
-    space = Workspace(real)
+    space = Namespace(real)
     shutil.copytree(sample(), space.files, dirs_exist_ok=True)
     for path in (space.files.parent, space.files, *space.files.rglob("*")):
         path.chmod(0o755)  # pods are another user than the test
@@ -105,7 +105,7 @@ def there(
     space.close()
 
 
-def test_a_training_is_evicted_goes_on_and_succeeds(there: Workspace):
+def test_a_training_is_evicted_goes_on_and_succeeds(there: Namespace):
     apply(there, job_manifest("router", STEPS, OUTPUT))
     pod = eventually(lambda: running_pod(there), 180)
     assert pod
@@ -130,7 +130,7 @@ def test_a_training_is_evicted_goes_on_and_succeeds(there: Workspace):
     assert running_pod(there) is None
 
 
-def test_two_workers_train_together(there: Workspace):
+def test_two_workers_train_together(there: Namespace):
     """They find one another by the names of their pods, and average gradients over gloo."""
     more = "  workers: 2\n  resources: {cpu: '1', memory: 3Gi}\n"
     apply(there, job_manifest("pair", 5, more))
@@ -145,7 +145,7 @@ def test_two_workers_train_together(there: Workspace):
     assert len(set(addresses)) == 2
 
 
-def test_a_run_over_its_memory_is_killed_and_told_so(there: Workspace):
+def test_a_run_over_its_memory_is_killed_and_told_so(there: Namespace):
     """The kernel kills it while it imports torch."""
     apply(there, job_manifest("cramped", 1, "  resources: {cpu: 500m, memory: 150Mi}\n"))
     body = there.phase("cramped", "Failed", 180)
@@ -154,7 +154,7 @@ def test_a_run_over_its_memory_is_killed_and_told_so(there: Workspace):
     assert "resources.memory" in condition(body, "Failed")[2]
 
 
-def test_pods_see_their_own_and_what_they_are_given(there: Workspace, tmp_path: Path):
+def test_pods_see_their_own_and_what_they_are_given(there: Namespace, tmp_path: Path):
     secret = tmp_path / "secret"
     secret.write_text("of the machine")
     code = f"""
@@ -183,7 +183,7 @@ print(json.dumps(told))
     assert told["outside"] == "URLError"
 
 
-def test_pods_of_a_job_find_one_another_by_name(there: Workspace):
+def test_pods_of_a_job_find_one_another_by_name(there: Namespace):
     """As workers of one training do: an Indexed Job behind a headless Service."""
     code = f"""
 import os, socket, time
@@ -219,7 +219,7 @@ else:
     assert "hello from 0" in there.cluster.kubectl("logs", "-n", there.namespace, "-l", label)
 
 
-def test_down_moves_pods_away_and_leaves_nothing(there: Workspace, own_operator: Operator):
+def test_down_moves_pods_away_and_leaves_nothing(there: Namespace, own_operator: Operator):
     cluster = there.cluster
     code = "import signal, time; signal.signal(15, lambda *_: exit(3)); print('up', flush=True)"
     waits = f"{code}\nimport pathlib\nwhile not pathlib.Path('/files/go').exists(): time.sleep(0.1)"
@@ -245,7 +245,7 @@ def test_down_moves_pods_away_and_leaves_nothing(there: Workspace, own_operator:
 # --- what the tests do
 
 
-def apply(space: Workspace, text: str) -> None:
+def apply(space: Namespace, text: str) -> None:
     space.cluster.kubectl("apply", "-n", space.namespace, "-f", "-", input=text)
 
 
@@ -255,7 +255,7 @@ def job_manifest(name: str, steps: int, more: str) -> str:
     return job.replace("STEPS", str(steps)).replace("router", name) + more
 
 
-def running_pod(space: Workspace) -> JsonObject | None:
+def running_pod(space: Namespace) -> JsonObject | None:
     """The pod of the training that is running."""
     pods = json.loads(
         space.cluster.kubectl(
@@ -266,13 +266,13 @@ def running_pod(space: Workspace) -> JsonObject | None:
     return next(iter(pods["items"]), None)
 
 
-def kubectl(space: Workspace, *arguments: str) -> list[str]:
+def kubectl(space: Namespace, *arguments: str) -> list[str]:
     cluster = space.cluster
     config = f"--kubeconfig={cluster.kubeconfig}"
     return [str(cluster.kubectl_path()), config, "-n", space.namespace, *arguments]
 
 
-def evict(space: Workspace, pod: str) -> None:
+def evict(space: Namespace, pod: str) -> None:
     body = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -308,7 +308,7 @@ def pod_spec(code: str) -> JsonObject:
     }
 
 
-def run_pod(space: Workspace, name: str, code: str) -> str:
+def run_pod(space: Namespace, name: str, code: str) -> str:
     """The output of a program in a pod of its own, which must succeed."""
     space.create("Job", name, {"backoffLimit": 0, "template": {"spec": pod_spec(code)}})
     ended: Callable[[JsonObject], Any] = lambda job: (job.get("status") or {}).get("conditions")  # noqa: E731

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.namespace import Namespace, phase_of
 from tests.cluster.support import eventually
 from tests.cluster.test_operator_script import INPUTS, code, job
-from tests.cluster.workspace import Workspace, phase_of
 from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
@@ -34,11 +34,11 @@ spec:
 """
 
 
-def environment(space: Workspace, **more: str) -> dict[str, str]:
+def environment(space: Namespace, **more: str) -> dict[str, str]:
     return {**os.environ, "KUBECONFIG": str(space.cluster.kubeconfig), **more}
 
 
-def logs(space: Workspace, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+def logs(space: Namespace, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, "-n", space.namespace, *arguments],
         env=environment(space, **more),
@@ -49,7 +49,7 @@ def logs(space: Workspace, *arguments: str, **more: str) -> subprocess.Completed
     )
 
 
-def follow(space: Workspace, subject: str, folder: Path) -> subprocess.Popen[bytes]:
+def follow(space: Namespace, subject: str, folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         return subprocess.Popen(
             [*COMMAND, "-n", space.namespace, subject, "-f"],
@@ -59,7 +59,7 @@ def follow(space: Workspace, subject: str, folder: Path) -> subprocess.Popen[byt
         )
 
 
-def test_logs_of_a_run_wherever_they_are(space: Workspace, tmp_path: Path) -> None:
+def test_logs_of_a_run_wherever_they_are(space: Namespace, tmp_path: Path) -> None:
     put_sample(space.files, 200)
 
     def apply(text: str) -> None:
@@ -120,7 +120,7 @@ def test_logs_of_a_run_wherever_they_are(space: Workspace, tmp_path: Path) -> No
     assert "the log of an inspection that went well isn't kept" in fine.stderr
 
 
-def test_an_interrupt_ends_it_without_a_traceback(space: Workspace, tmp_path: Path) -> None:
+def test_an_interrupt_ends_it_without_a_traceback(space: Namespace, tmp_path: Path) -> None:
     space.job("patient")
     following = follow(space, "ftj/patient", tmp_path)
     try:
@@ -141,7 +141,7 @@ def test_an_interrupt_ends_it_without_a_traceback(space: Workspace, tmp_path: Pa
     ],
 )
 def test_what_isnt_there_is_said_with_the_way_on(
-    space: Workspace, subject: str, exit_code: int, words: str
+    space: Namespace, subject: str, exit_code: int, words: str
 ) -> None:
     done = logs(space, subject, KUBETUNE_HOME=str(space.cluster.home))
     assert done.returncode == exit_code

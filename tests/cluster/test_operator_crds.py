@@ -8,9 +8,9 @@ from kubetune.api.kinds.table import KINDS
 from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.crds import Crds
+from tests.cluster.namespace import DEFAULT_TARGET, Namespace, condition
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import DEFAULT_TARGET, Workspace, condition
 
 pytestmark = pytest.mark.cluster
 
@@ -47,19 +47,19 @@ def crds(cluster: LocalCluster) -> Iterator[Crds]:
     cluster.up()
 
 
-def make(space: Workspace, kind: str, name: str) -> None:
+def make(space: Namespace, kind: str, name: str) -> None:
     """Make an object as soon as the API server takes it."""
     eventually(lambda: space.created(kind, name, REASONS[kind][0]), SECONDS)
 
 
-def looked_at(space: Workspace, kind: str, name: str) -> None:
+def looked_at(space: Namespace, kind: str, name: str) -> None:
     """Wait until the operator has said why an object waits."""
     space.waits(kind, name, REASONS[kind][1], SECONDS)
 
 
 @pytest.mark.parametrize("kind", sorted(REASONS))
 def test_one_crd_deleted_and_made_again(
-    space: Workspace, crds: Crds, operator: Operator, kind: str
+    space: Namespace, crds: Crds, operator: Operator, kind: str
 ):
     make(space, kind, "before")
     looked_at(space, kind, "before")
@@ -70,7 +70,7 @@ def test_one_crd_deleted_and_made_again(
     looked_at(space, kind, "after")
 
 
-def test_all_crds_deleted_and_made_again(space: Workspace, crds: Crds, operator: Operator):
+def test_all_crds_deleted_and_made_again(space: Namespace, crds: Crds, operator: Operator):
     space.inputs()
     space.job("running")
     space.phase("running", "Running")
@@ -89,7 +89,7 @@ def test_all_crds_deleted_and_made_again(space: Workspace, crds: Crds, operator:
     space.phase("running", "Succeeded")
 
 
-def test_crds_that_are_replaced_at_once(space: Workspace, crds: Crds, operator: Operator):
+def test_crds_that_are_replaced_at_once(space: Namespace, crds: Crds, operator: Operator):
     """Deleted and applied as fast as the API server does it, so that nobody sees them away."""
     for kind in REASONS:
         make(space, kind, "before")
@@ -111,7 +111,7 @@ def _replace(crds: Crds, kind: str) -> None:
     crds.apply(kind)
 
 
-def test_an_operator_that_comes_before_its_crds(space: Workspace, crds: Crds, operator: Operator):
+def test_an_operator_that_comes_before_its_crds(space: Namespace, crds: Crds, operator: Operator):
     operator.stop()
     crds.delete()
     operator.start()
@@ -125,7 +125,7 @@ def test_an_operator_that_comes_before_its_crds(space: Workspace, crds: Crds, op
 
 
 def test_objects_that_went_with_their_crd_while_nobody_looked(
-    space: Workspace, crds: Crds, operator: Operator
+    space: Namespace, crds: Crds, operator: Operator
 ):
     """And a CRD that goes while the operator is away is not missed when it comes."""
     make(space, "Model", "before")

@@ -6,9 +6,9 @@ All kinds go through each story side by side: most of it is waiting for the next
 import pytest
 from kubetune import names
 
+from tests.cluster.namespace import Namespace, condition
 from tests.cluster.subjects import KINDS, Subjects
 from tests.cluster.support import eventually
-from tests.cluster.workspace import Workspace, condition
 
 pytestmark = pytest.mark.cluster
 
@@ -16,7 +16,7 @@ OUR_LABELS = dict.fromkeys((names.RUN_KEY, names.OWNER_KIND, names.OWNER_NAME, n
 
 
 @pytest.fixture(scope="module")
-def subjects(module_space: Workspace) -> Subjects:
+def subjects(module_space: Namespace) -> Subjects:
     return Subjects(module_space, module_space.scripted_target("all-scripted"))
 
 
@@ -37,18 +37,18 @@ def go_on(subjects: Subjects, name: str, **attempts: int) -> None:
         subjects.done(kind, name)
 
 
-def only_job(space: Workspace, kind: str, name: str) -> str:
+def only_job(space: Namespace, kind: str, name: str) -> str:
     (job,) = space.runs(name, kind)
     return job["metadata"]["name"]
 
 
-def cut_loose(space: Workspace, kind: str, child: str, *, labels: bool = False) -> None:
+def cut_loose(space: Namespace, kind: str, child: str, *, labels: bool = False) -> None:
     """Take the owner reference from a child, and perhaps all by which we find it."""
     bare = {"labels": OUR_LABELS, "annotations": {names.OWNER_NAME: None}} if labels else {}
     space.patch(kind, child, {"metadata": {"ownerReferences": None, **bare}})
 
 
-def hold_back(space: Workspace, kind: str, name: str) -> str:
+def hold_back(space: Namespace, kind: str, name: str) -> str:
     """Suspend a Job, as a queue does, and cut it loose without a pod; its name."""
     job = only_job(space, kind, name)
     space.patch("Job", job, {"spec": {"suspend": True}})
@@ -57,13 +57,13 @@ def hold_back(space: Workspace, kind: str, name: str) -> str:
     return job
 
 
-def until_told(space: Workspace, kind: str, name: str, what: str) -> None:
+def until_told(space: Namespace, kind: str, name: str, what: str) -> None:
     space.until(kind, name, lambda o: what in condition(o, "Ready")[2])
 
 
 @pytest.mark.parametrize("labels", [False, True], ids=["owner", "owner-and-labels"])
 def test_a_job_that_was_cut_loose_is_waited_for_and_counts_as_lost(
-    jobs: Workspace, subjects: Subjects, labels: bool
+    jobs: Namespace, subjects: Subjects, labels: bool
 ) -> None:
     """It is nobody's to stop, but it runs."""
     name = "bare" if labels else "cut-loose"
@@ -83,7 +83,7 @@ def test_a_job_that_was_cut_loose_is_waited_for_and_counts_as_lost(
 
 
 def test_nothing_starts_beside_a_job_that_was_cut_loose_without_a_pod(
-    jobs: Workspace, subjects: Subjects
+    jobs: Namespace, subjects: Subjects
 ) -> None:
     """As where a queue or a quota holds its pod back: it may come at any time."""
     begin(subjects, "held-back")
@@ -98,7 +98,7 @@ def test_nothing_starts_beside_a_job_that_was_cut_loose_without_a_pod(
 
 
 def test_nothing_starts_beside_a_job_that_was_cut_loose_until_it_is_deleted(
-    jobs: Workspace, subjects: Subjects
+    jobs: Namespace, subjects: Subjects
 ) -> None:
     begin(subjects, "let-go")
     loose = {kind: hold_back(jobs, kind, "let-go") for kind in KINDS}
@@ -109,7 +109,7 @@ def test_nothing_starts_beside_a_job_that_was_cut_loose_until_it_is_deleted(
     go_on(subjects, "let-go", Dataset=1, Model=1)
 
 
-def test_a_plan_that_was_cut_loose_is_claimed_again(jobs: Workspace, subjects: Subjects) -> None:
+def test_a_plan_that_was_cut_loose_is_claimed_again(jobs: Namespace, subjects: Subjects) -> None:
     begin(subjects, "planned")
     plans = {kind: jobs.children("ConfigMap", "planned", kind)[0] for kind in KINDS}
     for kind in KINDS:
@@ -123,7 +123,7 @@ def test_a_plan_that_was_cut_loose_is_claimed_again(jobs: Workspace, subjects: S
     go_on(subjects, "planned")
 
 
-def test_a_plan_of_somebody_else_is_left_alone(jobs: Workspace, subjects: Subjects) -> None:
+def test_a_plan_of_somebody_else_is_left_alone(jobs: Namespace, subjects: Subjects) -> None:
     begin(subjects, "foreign")
     plans = {
         kind: jobs.children("ConfigMap", "foreign", kind)[0]["metadata"]["name"] for kind in KINDS
@@ -139,7 +139,7 @@ def test_a_plan_of_somebody_else_is_left_alone(jobs: Workspace, subjects: Subjec
     go_on(subjects, "foreign")
 
 
-def test_a_service_that_was_cut_loose_is_claimed_again(jobs: Workspace) -> None:
+def test_a_service_that_was_cut_loose_is_claimed_again(jobs: Namespace) -> None:
     jobs.job("several", backoffLimit=1, workers=2)
     jobs.phase("several", "Running")
     service = names.service_name(jobs.run_key("several"))

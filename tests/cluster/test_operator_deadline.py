@@ -10,12 +10,12 @@ from kubetune import names
 from kubetune.api.run.outcome import Outcome
 from kubetune_devcluster.cluster import LocalCluster
 
+from tests.cluster.namespace import Namespace, condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay
 from tests.cluster.subjects import Subjects
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
-from tests.cluster.workspace import Workspace, condition, phase_of
 
 pytestmark = pytest.mark.cluster
 
@@ -23,7 +23,7 @@ LIMITED = ("FineTuneJob", "Evaluation")
 
 
 @pytest.fixture(scope="module")
-def subjects(module_space: Workspace) -> Subjects:
+def subjects(module_space: Namespace) -> Subjects:
     return Subjects(module_space, module_space.scripted_target("all-scripted"))
 
 
@@ -40,16 +40,16 @@ def until_past(body: dict[str, Any], seconds: float) -> None:
     eventually(lambda: time.time() > began + seconds)
 
 
-def only_run(jobs: Workspace, name: str, kind: str = "FineTuneJob") -> dict[str, Any]:
+def only_run(jobs: Namespace, name: str, kind: str = "FineTuneJob") -> dict[str, Any]:
     (run,) = jobs.runs(name, kind)
     return run
 
 
-def deadline_of(jobs: Workspace, job: str) -> int | None:
+def deadline_of(jobs: Namespace, job: str) -> int | None:
     return only_run(jobs, job)["spec"].get("activeDeadlineSeconds")
 
 
-def elapsed(jobs: Workspace, job: str) -> float:
+def elapsed(jobs: Namespace, job: str) -> float:
     """Seconds from the first moment of the Job to the start of the run."""
     # A quick pod runs before its Job says that it has begun.
     noted = eventually(lambda: only_run(jobs, job).get("status", {}).get("startTime"))
@@ -59,7 +59,7 @@ def elapsed(jobs: Workspace, job: str) -> float:
 
 
 def test_a_success_that_no_operator_saw_counts_after_the_deadline(
-    jobs: Workspace, subjects: Subjects, operator: Operator
+    jobs: Namespace, subjects: Subjects, operator: Operator
 ):
     for kind in ("Evaluation", "FineTuneJob"):
         subjects.make(kind, "in-time", activeDeadlineSeconds=20)
@@ -75,7 +75,7 @@ def test_a_success_that_no_operator_saw_counts_after_the_deadline(
         subjects.done(kind, "in-time")
 
 
-def test_registration_is_not_training(cluster: LocalCluster, jobs: Workspace, relay: Relay):
+def test_registration_is_not_training(cluster: LocalCluster, jobs: Namespace, relay: Relay):
     jobs.create("ComputeTarget", "away", jobs.target(relay.url))
     registry = {"name": f"{jobs.namespace}-registered-late"}
     jobs.job(
@@ -97,7 +97,7 @@ def test_registration_is_not_training(cluster: LocalCluster, jobs: Workspace, re
     assert body["status"]["result"]["registered"]["version"] == 1
 
 
-def test_waiting_in_a_queue_takes_no_time(jobs: Workspace, subjects: Subjects):
+def test_waiting_in_a_queue_takes_no_time(jobs: Namespace, subjects: Subjects):
     """As Kueue does it: the Job is suspended, let go when there is room, and sent back."""
     held_back: dict[str, str] = {}
     for kind in LIMITED:
@@ -127,7 +127,7 @@ def test_waiting_in_a_queue_takes_no_time(jobs: Workspace, subjects: Subjects):
         assert body["status"]["runTime"]["seconds"] < 10
 
 
-def test_a_pod_that_waits_takes_no_time(jobs: Workspace):
+def test_a_pod_that_waits_takes_no_time(jobs: Namespace):
     target = jobs.target(nodeSelector={"kubetune.io/process-node": "true", "gpu": "none"})
     jobs.create("ComputeTarget", "full", target)
     named = {"kind": "ComputeTarget", "name": "full"}
@@ -140,7 +140,7 @@ def test_a_pod_that_waits_takes_no_time(jobs: Workspace):
 
 
 def test_the_deadline_holds_while_no_operator_looks(
-    jobs: Workspace, subjects: Subjects, operator: Operator
+    jobs: Namespace, subjects: Subjects, operator: Operator
 ):
     for kind in LIMITED:
         subjects.make(kind, "unwatched", activeDeadlineSeconds=12)
@@ -159,7 +159,7 @@ def test_the_deadline_holds_while_no_operator_looks(
         assert len(jobs.runs("unwatched", kind)) == 1
 
 
-def test_a_deadline_that_is_edited_reaches_the_run(jobs: Workspace):
+def test_a_deadline_that_is_edited_reaches_the_run(jobs: Namespace):
     jobs.job("edited", activeDeadlineSeconds=3000)
     jobs.phase("edited", "Running")
     for seconds in (6000, 500, None):
@@ -176,7 +176,7 @@ def test_a_deadline_that_is_edited_reaches_the_run(jobs: Workspace):
     assert condition(body, "Failed")[1] == "DeadlineExceeded"
 
 
-def test_suspension_keeps_what_is_left_of_an_evaluation(jobs: Workspace, subjects: Subjects):
+def test_suspension_keeps_what_is_left_of_an_evaluation(jobs: Namespace, subjects: Subjects):
     """Of 12 seconds some are used, then it rests for longer than all of them."""
     subjects.make("Evaluation", "paused", activeDeadlineSeconds=12)
     subjects.running("Evaluation", "paused")
@@ -194,7 +194,7 @@ def test_suspension_keeps_what_is_left_of_an_evaluation(jobs: Workspace, subject
     assert condition(body, "Failed")[1] == "DeadlineExceeded"
 
 
-def test_suspension_keeps_what_is_left(jobs: Workspace):
+def test_suspension_keeps_what_is_left(jobs: Namespace):
     jobs.job("paused", activeDeadlineSeconds=4000)
     body = jobs.phase("paused", "Running")
     until_past(body, 3)
@@ -213,7 +213,7 @@ def test_suspension_keeps_what_is_left(jobs: Workspace):
     assert body["status"]["runTime"]["seconds"] >= used
 
 
-def test_a_limit_that_an_admin_sets_is_left_alone(jobs: Workspace):
+def test_a_limit_that_an_admin_sets_is_left_alone(jobs: Namespace):
     jobs.job("capped")
     jobs.phase("capped", "Running")
     name = only_run(jobs, "capped")["metadata"]["name"]

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from kubetune.api.run.outcome import Outcome
 
+from tests.cluster.namespace import DEFAULT_TARGET, ROWS, Namespace, condition, phase_of
 from tests.cluster.subjects import MEASURED, Subjects
 from tests.cluster.support import eventually
-from tests.cluster.workspace import DEFAULT_TARGET, ROWS, Workspace, condition, phase_of
 
 pytestmark = pytest.mark.cluster
 
@@ -15,19 +15,19 @@ NOWHERE = {"no": "node"}
 LOST = Outcome(status="failed", reason="OutOfMemory", message="killed", retryable=True)
 
 
-def default_of(space: Workspace, name: str, status: str) -> str:
+def default_of(space: Namespace, name: str, status: str) -> str:
     """The message of a target's condition Default once it has a status."""
     wanted = (status, "SeveralDefaults")
     body = space.until("ComputeTarget", name, lambda o: condition(o, "Default")[:2] == wanted)
     return condition(body, "Default")[2]
 
 
-def inspected(space: Workspace, name: str) -> None:
+def inspected(space: Namespace, name: str) -> None:
     """A Dataset that names no target."""
     space.create("Dataset", name, {"source": {"inline": {"rows": ROWS}}})
 
 
-def waits_on(space: Workspace, name: str, target: str) -> None:
+def waits_on(space: Namespace, name: str, target: str) -> None:
     """Wait until the inspection of a Dataset waits on a target."""
 
     def holds(body: dict[str, Any]) -> bool:
@@ -38,7 +38,7 @@ def waits_on(space: Workspace, name: str, target: str) -> None:
     space.waits("Dataset", name, "Unschedulable")
 
 
-def test_several_defaults_are_told_and_ordered_by_name(space: Workspace):
+def test_several_defaults_are_told_and_ordered_by_name(space: Namespace):
     space.ready("ComputeTarget", "scripted")
     assert condition(space.get("ComputeTarget", "scripted"), "Default") == ("", "", "")
     space.create("ComputeTarget", "another", space.target(), **DEFAULT_TARGET)
@@ -57,7 +57,7 @@ def test_several_defaults_are_told_and_ordered_by_name(space: Workspace):
     assert body["status"]["external"]["target"] == "ComputeTarget/scripted"
 
 
-def test_an_inspection_goes_on_when_its_default_is_removed(space: Workspace):
+def test_an_inspection_goes_on_when_its_default_is_removed(space: Namespace):
     space.create("ComputeTarget", "a-useless", space.target(nodeSelector=NOWHERE), **DEFAULT_TARGET)
     space.ready("ComputeTarget", "a-useless")
     inspected(space, "rows")
@@ -67,7 +67,7 @@ def test_an_inspection_goes_on_when_its_default_is_removed(space: Workspace):
     assert status["rows"]["train"] + status["rows"]["evaluation"] == len(ROWS)
 
 
-def test_an_inspection_goes_on_when_another_target_becomes_the_default(space: Workspace):
+def test_an_inspection_goes_on_when_another_target_becomes_the_default(space: Namespace):
     space.create("ComputeTarget", "a-useless", space.target(nodeSelector=NOWHERE), **DEFAULT_TARGET)
     space.ready("ComputeTarget", "a-useless")
     inspected(space, "rows")
@@ -77,7 +77,7 @@ def test_an_inspection_goes_on_when_another_target_becomes_the_default(space: Wo
     space.ready("Dataset", "rows")
 
 
-def test_what_was_found_outlives_the_default_it_was_found_on(space: Workspace):
+def test_what_was_found_outlives_the_default_it_was_found_on(space: Namespace):
     """And a change of the spec is read on the present one."""
     space.ready("ComputeTarget", "scripted")
     inspected(space, "rows")
@@ -91,7 +91,7 @@ def test_what_was_found_outlives_the_default_it_was_found_on(space: Workspace):
     assert space.get("Dataset", "rows")["status"]["inspection"] == before["inspection"]
 
 
-def test_a_job_goes_on_when_its_default_is_removed(space: Workspace):
+def test_a_job_goes_on_when_its_default_is_removed(space: Namespace):
     space.inputs()
     space.create("ComputeTarget", "a-first", space.target(), **DEFAULT_TARGET)
     space.ready("ComputeTarget", "a-first")
@@ -109,7 +109,7 @@ def test_a_job_goes_on_when_its_default_is_removed(space: Workspace):
     assert body["status"]["external"]["target"] == "ComputeTarget/scripted"
 
 
-def test_who_names_a_target_waits_for_it(space: Workspace):
+def test_who_names_a_target_waits_for_it(space: Namespace):
     space.create("ComputeTarget", "named", space.target(nodeSelector=NOWHERE))
     space.ready("ComputeTarget", "named")
     reference = {"computeTargetRef": {"kind": "ComputeTarget", "name": "named"}}
@@ -119,7 +119,7 @@ def test_who_names_a_target_waits_for_it(space: Workspace):
     assert "named" in space.waits("Dataset", "rows", "TargetMissing")
 
 
-def make_default(space: Workspace, name: str, *others: str) -> None:
+def make_default(space: Namespace, name: str, *others: str) -> None:
     """Move the annotation to a target from others."""
     for target, value in ((name, "true"), *((other, None) for other in others)):
         annotation = {"kubetune.io/is-default-target": value}
@@ -132,7 +132,7 @@ def started_on(body: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def two(space: Workspace) -> Subjects:
+def two(space: Namespace) -> Subjects:
     """Two targets with scripted runs, ``a-first`` the default; objects that name none."""
     space.inputs()
     for name in ("a-first", "b-second"):
@@ -141,7 +141,7 @@ def two(space: Workspace) -> Subjects:
     return Subjects(space, {})
 
 
-def test_a_job_that_runs_stays_when_the_default_moves(space: Workspace, two: Subjects):
+def test_a_job_that_runs_stays_when_the_default_moves(space: Namespace, two: Subjects):
     two.make("FineTuneJob", "stays", backoffLimit=1)
     pod = two.running("FineTuneJob", "stays")
     make_default(space, "b-second", "a-first")
@@ -157,7 +157,7 @@ def test_a_job_that_runs_stays_when_the_default_moves(space: Workspace, two: Sub
     assert started_on(two.done("FineTuneJob", "stays")) == "a-first"
 
 
-def test_candidates_are_measured_where_the_first_was(space: Workspace, two: Subjects):
+def test_candidates_are_measured_where_the_first_was(space: Namespace, two: Subjects):
     pair = [{"name": name, "modelRef": {"name": "base"}} for name in ("one", "two")]
     # The same model twice would be measured once.
     space.create("Model", "other", space.get("Model", "base")["spec"] | {"trustRemoteCode": True})
@@ -178,7 +178,7 @@ def test_candidates_are_measured_where_the_first_was(space: Workspace, two: Subj
     assert started_on(two.done("Evaluation", "compare")) == "a-first"
 
 
-def test_an_evaluation_goes_on_when_its_default_is_removed(space: Workspace, two: Subjects):
+def test_an_evaluation_goes_on_when_its_default_is_removed(space: Namespace, two: Subjects):
     """What runs there ends there; what begins afterwards is elsewhere."""
     two.make("Evaluation", "bereft", backoffLimit=1)
     pod = two.running("Evaluation", "bereft")
@@ -198,7 +198,7 @@ def test_an_evaluation_goes_on_when_its_default_is_removed(space: Workspace, two
     assert candidate["rows"] == MEASURED.rows
 
 
-def test_a_suspended_evaluation_goes_on_with_the_present_default(space: Workspace, two: Subjects):
+def test_a_suspended_evaluation_goes_on_with_the_present_default(space: Namespace, two: Subjects):
     two.make("Evaluation", "paused")
     two.running("Evaluation", "paused")
     space.patch("Evaluation", "paused", {"spec": {"suspend": True}})
@@ -212,7 +212,7 @@ def test_a_suspended_evaluation_goes_on_with_the_present_default(space: Workspac
 
 @pytest.mark.parametrize("kind", ["FineTuneJob", "Evaluation"])
 def test_what_was_refused_on_one_default_begins_on_the_next(
-    space: Workspace, two: Subjects, kind: str
+    space: Namespace, two: Subjects, kind: str
 ):
     """A quota lets no Job be made; what was never started isn't tied to any target."""
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}}

@@ -10,8 +10,8 @@ import pytest
 from kubetune import names
 from mlflow.tracking import MlflowClient
 
+from tests.cluster.namespace import Namespace, condition, phase_of, volume
 from tests.cluster.support import eventually
-from tests.cluster.workspace import Workspace, condition, phase_of, volume
 from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
@@ -63,7 +63,7 @@ def spec(registry: str) -> dict[str, Any]:
     }
 
 
-def ended(space: Workspace, name: str) -> dict[str, Any]:
+def ended(space: Namespace, name: str) -> dict[str, Any]:
     body = space.until(
         "Evaluation", name, lambda o: phase_of(o) in ("Succeeded", "Failed"), seconds=240
     )
@@ -71,7 +71,7 @@ def ended(space: Workspace, name: str) -> dict[str, Any]:
     return body
 
 
-def runs_of(space: Workspace, name: str) -> list[dict[str, Any]]:
+def runs_of(space: Namespace, name: str) -> list[dict[str, Any]]:
     return [
         item
         for item in space.objects("Job")
@@ -79,7 +79,7 @@ def runs_of(space: Workspace, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Workspace):
+def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Namespace):
     put_sample(space.files, 60)
     registry = f"{space.namespace}-router"
     source = {"volume": {"claimName": "files", "glob": "tickets.jsonl", "format": "jsonl"}}
@@ -192,7 +192,7 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Worksp
     eventually(lambda: runs_of(space, "compare") == [])
 
 
-def logs(space: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
+def logs(space: Namespace, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``kubetune logs``, without the server that this process may have talked to."""
     environment = {name: value for name, value in os.environ.items() if "MLFLOW" not in name}
     return subprocess.run(

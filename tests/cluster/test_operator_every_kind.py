@@ -9,16 +9,16 @@ import pytest
 from kubetune.api import JsonObject
 from kubetune_devcluster.cluster import LocalCluster
 
+from tests.cluster.namespace import Namespace, condition
 from tests.cluster.operator_process import Operator
 from tests.cluster.subjects import KINDS, Subjects
 from tests.cluster.support import eventually
-from tests.cluster.workspace import Workspace, condition
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
-def subjects(module_space: Workspace) -> Subjects:
+def subjects(module_space: Namespace) -> Subjects:
     return Subjects(module_space, module_space.scripted_target("all-scripted"))
 
 
@@ -29,12 +29,12 @@ def begin(subjects: Subjects, name: str) -> dict[str, JsonObject]:
     return {kind: subjects.running(kind, name) for kind in KINDS}
 
 
-def looked_at(space: Workspace, kind: str, name: str) -> None:
+def looked_at(space: Namespace, kind: str, name: str) -> None:
     """Wait until the operator has said something of the object as it is now."""
     space.until(kind, name, lambda o: condition(o, "Ready")[0])
 
 
-def end(space: Workspace, subjects: Subjects, name: str, pods: dict[str, JsonObject]) -> None:
+def end(space: Namespace, subjects: Subjects, name: str, pods: dict[str, JsonObject]) -> None:
     """See the only run of each kind through to its end."""
     for kind, pod in pods.items():
         assert subjects.running(kind, name)["metadata"]["uid"] == pod["metadata"]["uid"]
@@ -46,7 +46,7 @@ def end(space: Workspace, subjects: Subjects, name: str, pods: dict[str, JsonObj
 
 @pytest.mark.parametrize("wiped", [False, True], ids=["replaced", "replaced-and-wiped-unseen"])
 def test_a_replacement_keeps_the_run(
-    jobs: Workspace, subjects: Subjects, operator: Operator, wiped: bool
+    jobs: Namespace, subjects: Subjects, operator: Operator, wiped: bool
 ) -> None:
     name = "wiped" if wiped else "replaced"
     pods = begin(subjects, name)
@@ -63,7 +63,7 @@ def test_a_replacement_keeps_the_run(
 
 @pytest.mark.parametrize("how", ["Background", "Foreground"])
 def test_what_is_made_again_at_once_has_a_run_of_its_own(
-    jobs: Workspace, subjects: Subjects, how: str
+    jobs: Namespace, subjects: Subjects, how: str
 ) -> None:
     name = f"again-{how.lower()}"
     pods = begin(subjects, name)
@@ -80,7 +80,7 @@ def test_what_is_made_again_at_once_has_a_run_of_its_own(
 
 
 def test_a_run_goes_on_when_its_target_is_made_again_as_another_one(
-    jobs: Workspace, subjects: Subjects
+    jobs: Namespace, subjects: Subjects
 ) -> None:
     there = Subjects(jobs, jobs.scripted_target("changes"))
     pods = begin(there, "moving")
@@ -94,7 +94,7 @@ def test_a_run_goes_on_when_its_target_is_made_again_as_another_one(
     end(jobs, there, "moving", pods)
 
 
-def test_an_orphaning_deletion_leaves_the_run(jobs: Workspace, subjects: Subjects) -> None:
+def test_an_orphaning_deletion_leaves_the_run(jobs: Namespace, subjects: Subjects) -> None:
     pods = begin(subjects, "orphaned")
     for kind in KINDS:
         jobs.delete(kind, "orphaned", "Orphan")
@@ -128,7 +128,7 @@ def another(subjects: Subjects, kind: str, name: str, known: JsonObject) -> Json
 def test_a_namespace_goes_with_all_that_runs_in_it(
     cluster: LocalCluster, operator: Operator, seen: bool
 ) -> None:
-    space = Workspace(cluster)
+    space = Namespace(cluster)
     space.inputs()
     subjects = Subjects(space, space.scripted_target("all-scripted"))
     begin(subjects, "going")

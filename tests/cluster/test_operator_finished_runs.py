@@ -9,11 +9,11 @@ from kubetune.api.run.plan import TAG_MODEL_ID, TAG_PHASE
 from kubetune_devcluster.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 
+from tests.cluster.namespace import Namespace, annotations, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
-from tests.cluster.workspace import Workspace, annotations, phase_of
 
 pytestmark = pytest.mark.cluster
 
@@ -25,7 +25,7 @@ def relay(cluster: LocalCluster) -> Iterator[Relay]:
     relay.close()
 
 
-def finished_run(uri: str, jobs: Workspace, name: str) -> tuple[str, str]:
+def finished_run(uri: str, jobs: Namespace, name: str) -> tuple[str, str]:
     """The job's run in MLflow as the runner leaves it after all went well; run and model."""
     run_id, model_id = logged_run(uri, jobs, name, eval_loss=0.5)
     client: Any = MlflowClient(uri)
@@ -35,7 +35,7 @@ def finished_run(uri: str, jobs: Workspace, name: str) -> tuple[str, str]:
     return run_id, model_id
 
 
-def clean_up(jobs: Workspace, name: str) -> None:
+def clean_up(jobs: Namespace, name: str) -> None:
     """Let the run end and remove its Job, as a clean-up of old Jobs does."""
     jobs.end(name)
     (run,) = jobs.runs(name)
@@ -47,7 +47,7 @@ def clean_up(jobs: Workspace, name: str) -> None:
 
 @pytest.mark.parametrize("registry", [False, True])
 def test_a_finished_job_that_was_cleaned_up_unseen(
-    cluster: LocalCluster, jobs: Workspace, operator: Operator, registry: bool
+    cluster: LocalCluster, jobs: Namespace, operator: Operator, registry: bool
 ) -> None:
     name = "tidied-registered" if registry else "tidied"
     registered = {"name": f"{jobs.namespace}-{name}", "alias": "best"}
@@ -67,7 +67,7 @@ def test_a_finished_job_that_was_cleaned_up_unseen(
 
 
 def test_a_lost_run_waits_for_the_tracking_server(
-    cluster: LocalCluster, jobs: Workspace, operator: Operator, relay: Relay
+    cluster: LocalCluster, jobs: Namespace, operator: Operator, relay: Relay
 ) -> None:
     jobs.create("ComputeTarget", "faint", jobs.target(relay.url))
     target = {"kind": "ComputeTarget", "name": "faint"}
@@ -91,7 +91,7 @@ def test_a_lost_run_waits_for_the_tracking_server(
 
 
 def test_a_job_of_a_backup_whose_run_has_finished(
-    cluster: LocalCluster, jobs: Workspace, operator: Operator
+    cluster: LocalCluster, jobs: Namespace, operator: Operator
 ) -> None:
     jobs.job("restored", deletionPolicy="Orphan")
     jobs.phase("restored", "Running")
@@ -114,7 +114,7 @@ def test_a_job_of_a_backup_whose_run_has_finished(
 
 
 def test_a_resumed_job_whose_run_finished_while_it_was_stopped(
-    cluster: LocalCluster, jobs: Workspace
+    cluster: LocalCluster, jobs: Namespace
 ) -> None:
     jobs.job("in-time")
     jobs.phase("in-time", "Running")

@@ -7,14 +7,14 @@ import pytest
 from kubetune import names
 from kubetune.names import FINALIZER, new_run_key
 
+from tests.cluster.namespace import TRAINED, Namespace, annotations, condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import TRAINED, Workspace, annotations, condition, phase_of
 
 pytestmark = pytest.mark.cluster
 
 
-def tied(jobs: Workspace, name: str, key: str | None = None) -> str:
+def tied(jobs: Namespace, name: str, key: str | None = None) -> str:
     """The job's run key once status, annotation and finalizer are there; maybe a known one."""
 
     def whole(body: dict[str, Any]) -> bool:
@@ -26,12 +26,12 @@ def tied(jobs: Workspace, name: str, key: str | None = None) -> str:
     return jobs.until("FineTuneJob", name, whole)["status"]["runKey"]
 
 
-def only_run(jobs: Workspace, name: str) -> dict[str, Any]:
+def only_run(jobs: Namespace, name: str) -> dict[str, Any]:
     (run,) = jobs.runs(name)
     return run
 
 
-def test_a_running_job_that_is_replaced_keeps_its_run(jobs: Workspace) -> None:
+def test_a_running_job_that_is_replaced_keeps_its_run(jobs: Namespace) -> None:
     jobs.job("put", backoffLimit=0)
     jobs.phase("put", "Running")
     key, run = tied(jobs, "put"), only_run(jobs, "put")
@@ -44,7 +44,7 @@ def test_a_running_job_that_is_replaced_keeps_its_run(jobs: Workspace) -> None:
     assert body["status"]["counts"]["total"] == 1
 
 
-def test_a_replacement_that_suspends_stops_the_run(jobs: Workspace) -> None:
+def test_a_replacement_that_suspends_stops_the_run(jobs: Namespace) -> None:
     jobs.job("put-aside")
     jobs.phase("put-aside", "Running")
     key = tied(jobs, "put-aside")
@@ -61,7 +61,7 @@ def test_a_replacement_that_suspends_stops_the_run(jobs: Workspace) -> None:
     assert [item["number"] for item in body["status"]["attempts"]] == [1, 2]
 
 
-def test_a_job_that_is_replaced_while_no_operator_runs(jobs: Workspace, operator: Operator) -> None:
+def test_a_job_that_is_replaced_while_no_operator_runs(jobs: Namespace, operator: Operator) -> None:
     jobs.job("put-unseen", backoffLimit=0)
     jobs.phase("put-unseen", "Running")
     key, run = tied(jobs, "put-unseen"), only_run(jobs, "put-unseen")
@@ -73,7 +73,7 @@ def test_a_job_that_is_replaced_while_no_operator_runs(jobs: Workspace, operator
     assert only_run(jobs, "put-unseen")["metadata"]["uid"] == run["metadata"]["uid"]
 
 
-def test_a_finished_job_that_is_replaced_stays_as_it_is(jobs: Workspace) -> None:
+def test_a_finished_job_that_is_replaced_stays_as_it_is(jobs: Namespace) -> None:
     jobs.job("put-late", output={"modelName": "late-model"})
     jobs.end("put-late", outcome=TRAINED)
     done = jobs.phase("put-late", "Succeeded")
@@ -86,21 +86,21 @@ def test_a_finished_job_that_is_replaced_stays_as_it_is(jobs: Workspace) -> None
     eventually(lambda: jobs.runs("put-late") == [])
 
 
-def wipe_status(jobs: Workspace, name: str) -> None:
+def wipe_status(jobs: Namespace, name: str) -> None:
     fields = dict.fromkeys(jobs.get("FineTuneJob", name)["status"])
     jobs.patch("FineTuneJob", name, {"status": fields}, "status")
 
 
-def replace_all(jobs: Workspace, name: str) -> None:
+def replace_all(jobs: Namespace, name: str) -> None:
     jobs.replace("FineTuneJob", name)
 
 
-def wipe_both(jobs: Workspace, name: str) -> None:
+def wipe_both(jobs: Namespace, name: str) -> None:
     wipe_status(jobs, name)
     replace_all(jobs, name)
 
 
-def foreign_key(jobs: Workspace, name: str) -> None:
+def foreign_key(jobs: Namespace, name: str) -> None:
     """Another job's key in status and annotation."""
     key = new_run_key("another installation", jobs.namespace, name)
     jobs.patch("FineTuneJob", name, {"status": {"runKey": key}}, "status")
@@ -110,7 +110,7 @@ def foreign_key(jobs: Workspace, name: str) -> None:
 @pytest.mark.parametrize("away", [False, True], ids=["at once", "operator away"])
 @pytest.mark.parametrize("lose", [wipe_status, wipe_both, foreign_key])
 def test_a_lost_run_key_is_found_again(
-    jobs: Workspace, operator: Operator, lose: Callable[[Workspace, str], None], away: bool
+    jobs: Namespace, operator: Operator, lose: Callable[[Namespace, str], None], away: bool
 ) -> None:
     name = f"lost-{lose.__name__.replace('_', '-')}{'-away' if away else ''}"
     jobs.job(name, backoffLimit=0)
@@ -131,7 +131,7 @@ def test_a_lost_run_key_is_found_again(
 
 @pytest.mark.parametrize("away", [False, True], ids=["at once", "operator away"])
 def test_a_run_whose_labels_are_removed_is_not_lost(
-    jobs: Workspace, operator: Operator, away: bool
+    jobs: Namespace, operator: Operator, away: bool
 ) -> None:
     name = "bare-away" if away else "bare"
     jobs.job(name, backoffLimit=0)
@@ -154,7 +154,7 @@ def test_a_run_whose_labels_are_removed_is_not_lost(
     assert [item["number"] for item in body["status"]["attempts"]] == [1]
 
 
-def test_another_attempts_number_on_a_run_changes_nothing(jobs: Workspace) -> None:
+def test_another_attempts_number_on_a_run_changes_nothing(jobs: Namespace) -> None:
     jobs.job("renumbered", backoffLimit=0)
     jobs.phase("renumbered", "Running")
     run = only_run(jobs, "renumbered")
@@ -165,7 +165,7 @@ def test_another_attempts_number_on_a_run_changes_nothing(jobs: Workspace) -> No
     assert [item["number"] for item in body["status"]["attempts"]] == [1]
 
 
-def test_an_output_model_that_is_replaced_stays_the_jobs(jobs: Workspace) -> None:
+def test_an_output_model_that_is_replaced_stays_the_jobs(jobs: Namespace) -> None:
     jobs.job("maker", output={"modelName": "made"})
     jobs.end("maker", outcome=TRAINED)
     jobs.phase("maker", "Succeeded")

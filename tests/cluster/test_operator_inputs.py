@@ -8,8 +8,8 @@ import pytest
 from kubetune import names
 from kubetune_devcluster.cluster import LocalCluster
 
+from tests.cluster.namespace import ROWS, Namespace, annotations, condition, volume
 from tests.cluster.support import eventually
-from tests.cluster.workspace import ROWS, Workspace, annotations, condition, volume
 from tests.hub.server import running
 from tests.runners.inspection_fixtures import adapter_files, jsonl, model_files, write
 
@@ -46,7 +46,7 @@ def files(name: str) -> dict[str, Any]:
     return {"source": {"volume": {"claimName": "files", "glob": name, "format": suffix}}}
 
 
-def test_each_missing_reference_is_waited_for_in_turn(space: Workspace):
+def test_each_missing_reference_is_waited_for_in_turn(space: Namespace):
     profile = {"kind": "TuningProfile", "name": "gentle"}
     target = {"kind": "ComputeTarget", "name": "here"}
     space.job("patient", profileRef=profile, computeTargetRef=target)
@@ -78,7 +78,7 @@ def test_each_missing_reference_is_waited_for_in_turn(space: Workspace):
 
 
 def test_references_stay_within_the_namespace(
-    cluster: LocalCluster, jobs: Workspace, space: Workspace
+    cluster: LocalCluster, jobs: Namespace, space: Namespace
 ):
     space.job("alone")
     assert "base" in space.waits("FineTuneJob", "alone", "ModelMissing", AT_ONCE)
@@ -91,7 +91,7 @@ def test_references_stay_within_the_namespace(
     assert space.runs("alone") == []
 
 
-def test_what_an_inspection_finds_wrong_is_said(space: Workspace):
+def test_what_an_inspection_finds_wrong_is_said(space: Namespace):
     for name, (content, _, _) in BROKEN.items():
         (space.files / name).write_bytes(content)
         space.create("Dataset", name, files(name))
@@ -133,7 +133,7 @@ def test_what_an_inspection_finds_wrong_is_said(space: Workspace):
     )
 
 
-def test_slots_that_no_column_has(jobs: Workspace):
+def test_slots_that_no_column_has(jobs: Namespace):
     wrong = {"prompt": "{question}", "completion": "{completion}"}
     jobs.create("PromptTemplate", "checked", wrong | {"datasetRef": {"name": "rows"}})
     jobs.create("PromptTemplate", "unchecked", wrong)
@@ -147,13 +147,13 @@ def test_slots_that_no_column_has(jobs: Workspace):
     jobs.ready("PromptTemplate", "checked")
 
 
-def test_too_many_inline_rows(jobs: Workspace):
+def test_too_many_inline_rows(jobs: Namespace):
     rows = [{"prompt": "x" * 1000, "completion": "y"}] * 300
     jobs.create("Dataset", "heavy", {"source": {"inline": {"rows": rows}}})
     assert "ConfigMap" in jobs.stalls("Dataset", "heavy", "InlineRowsTooLarge")
 
 
-def test_inspections_are_cleaned_up_shared_and_repeated(space: Workspace):
+def test_inspections_are_cleaned_up_shared_and_repeated(space: Namespace):
     path = space.files / "rows.jsonl"
     path.write_text(jsonl(ROWS))
     space.create("Dataset", "one", files("rows.jsonl"))
@@ -172,7 +172,7 @@ def test_inspections_are_cleaned_up_shared_and_repeated(space: Workspace):
     eventually(lambda: space.objects("Job") == [])
 
 
-def test_a_secret_that_appears_is_read(space: Workspace, tmp_path: Path):
+def test_a_secret_that_appears_is_read(space: Namespace, tmp_path: Path):
     with running(tmp_path) as hub:
         hub.add("datasets", "acme/rows", {"train.jsonl": jsonl(ROWS)}, private=True, tokens=("t",))
         target = space.target()
@@ -196,7 +196,7 @@ def test_a_secret_that_appears_is_read(space: Workspace, tmp_path: Path):
         assert sum(status["rows"].values()) == len(ROWS)
 
 
-def test_a_sample_is_rendered_when_asked_for(jobs: Workspace):
+def test_a_sample_is_rendered_when_asked_for(jobs: Namespace):
     spec = TEMPLATE | {"prompt": "Q: {prompt}", "datasetRef": {"name": "rows"}, "sample": True}
     jobs.create("PromptTemplate", "shown", spec)
     status = jobs.ready("PromptTemplate", "shown")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from kubetune.api.run.outcome import ExitCode, Outcome
 
+from tests.cluster.namespace import TRAINED, Namespace, condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import TRAINED, Workspace, condition, phase_of
 
 pytestmark = pytest.mark.cluster
 
@@ -22,7 +22,7 @@ def attempts(body: dict[str, Any]) -> list[tuple[str, str | None]]:
     return [(item["result"], item.get("reason")) for item in body["status"].get("attempts", ())]
 
 
-def test_a_job_runs_and_succeeds(jobs: Workspace):
+def test_a_job_runs_and_succeeds(jobs: Namespace):
     jobs.job("plain")
     body = jobs.phase("plain", "Running")
     assert condition(body, "Running")[0] == "True"
@@ -41,7 +41,7 @@ def test_a_job_runs_and_succeeds(jobs: Workspace):
     assert body["status"]["counts"] == {"total": 1, "failed": 0, "preempted": 0}
 
 
-def test_a_failed_attempt_is_repeated_and_recorded(jobs: Workspace):
+def test_a_failed_attempt_is_repeated_and_recorded(jobs: Namespace):
     jobs.job("again", backoffLimit=1)
     jobs.end("again", code=ExitCode.FAILED, outcome=CRASHED)
     waiting = jobs.until("FineTuneJob", "again", lambda o: phase_of(o) == "Queued" and attempts(o))
@@ -55,7 +55,7 @@ def test_a_failed_attempt_is_repeated_and_recorded(jobs: Workspace):
     assert len(jobs.runs("again")) == 2
 
 
-def test_what_another_attempt_cannot_cure_is_not_repeated(jobs: Workspace):
+def test_what_another_attempt_cannot_cure_is_not_repeated(jobs: Namespace):
     jobs.job("refused", backoffLimit=5)
     jobs.end("refused", code=ExitCode.REFUSED, outcome=REFUSED)
     body = jobs.phase("refused", "Failed")
@@ -64,7 +64,7 @@ def test_what_another_attempt_cannot_cure_is_not_repeated(jobs: Workspace):
     assert len(jobs.runs("refused")) == 1
 
 
-def test_suspend_stops_the_run_and_resume_starts_another(jobs: Workspace):
+def test_suspend_stops_the_run_and_resume_starts_another(jobs: Namespace):
     jobs.job("pause", backoffLimit=0)
     body = jobs.phase("pause", "Running")
     assert "claimName its steps are lost when" in condition(body, "Running")[2], "said before"
@@ -80,7 +80,7 @@ def test_suspend_stops_the_run_and_resume_starts_another(jobs: Workspace):
     assert body["status"]["counts"]["failed"] == 0
 
 
-def test_a_job_made_suspended_starts_when_it_is_let_go(jobs: Workspace):
+def test_a_job_made_suspended_starts_when_it_is_let_go(jobs: Namespace):
     jobs.job("held", suspend=True)
     jobs.phase("held", "Suspended")
     assert jobs.runs("held") == []
@@ -93,7 +93,7 @@ def test_a_job_made_suspended_starts_when_it_is_let_go(jobs: Workspace):
     assert run["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "70m"
 
 
-def test_the_deadline_ends_a_job(jobs: Workspace):
+def test_the_deadline_ends_a_job(jobs: Namespace):
     jobs.job("late", activeDeadlineSeconds=1)
     body = jobs.phase("late", "Failed")
     assert condition(body, "Failed")[1] == "DeadlineExceeded"
@@ -102,7 +102,7 @@ def test_the_deadline_ends_a_job(jobs: Workspace):
     assert not run["status"].get("active")
 
 
-def test_the_time_to_live_removes_job_and_runs(jobs: Workspace):
+def test_the_time_to_live_removes_job_and_runs(jobs: Namespace):
     jobs.job("brief", ttlSecondsAfterFinished=0)
     jobs.end("brief")
     eventually(lambda: jobs.find("FineTuneJob", "brief") is None)
@@ -110,7 +110,7 @@ def test_the_time_to_live_removes_job_and_runs(jobs: Workspace):
 
 
 @pytest.mark.parametrize("policy", ["Delete", "Orphan"])
-def test_deletion_stops_the_run_or_leaves_it(jobs: Workspace, policy: str):
+def test_deletion_stops_the_run_or_leaves_it(jobs: Namespace, policy: str):
     name = f"gone-{policy.lower()}"
     jobs.job(name, deletionPolicy=policy)
     jobs.phase(name, "Running")
@@ -128,7 +128,7 @@ def test_deletion_stops_the_run_or_leaves_it(jobs: Workspace, policy: str):
     jobs.until("Job", left["metadata"]["name"], lambda job: job["status"].get("succeeded") == 1)
 
 
-def test_a_job_deleted_right_after_its_creation_leaves_nothing(jobs: Workspace):
+def test_a_job_deleted_right_after_its_creation_leaves_nothing(jobs: Namespace):
     for at in range(5):
         jobs.job(f"short-{at}")
         jobs.delete("FineTuneJob", f"short-{at}")
@@ -137,7 +137,7 @@ def test_a_job_deleted_right_after_its_creation_leaves_nothing(jobs: Workspace):
         eventually(lambda at=at: jobs.runs(f"short-{at}") == [])
 
 
-def test_a_dataset_deleted_while_its_job_runs_changes_nothing(jobs: Workspace):
+def test_a_dataset_deleted_while_its_job_runs_changes_nothing(jobs: Namespace):
     jobs.create("Dataset", "passing", {"source": {"inline": {"rows": [{"prompt": "a"}]}}})
     jobs.ready("Dataset", "passing")
     jobs.create("PromptTemplate", "echo", {"prompt": "{prompt}", "completion": "{prompt}"})
@@ -149,7 +149,7 @@ def test_a_dataset_deleted_while_its_job_runs_changes_nothing(jobs: Workspace):
 
 
 @pytest.mark.parametrize("length", [63, 253])
-def test_long_names_run(jobs: Workspace, length: int):
+def test_long_names_run(jobs: Namespace, length: int):
     # As a DNS subdomain: labels of at most 63 characters.
     name = ".".join(["n" * 61] * 4).ljust(253, "n")[:length] if length > 63 else "n" * length
     dataset, template = "d" + name[1:], "p" + name[1:]
@@ -160,7 +160,7 @@ def test_long_names_run(jobs: Workspace, length: int):
     jobs.phase(name, "Succeeded")
 
 
-def test_the_name_of_an_output_belongs_to_one_job(jobs: Workspace):
+def test_the_name_of_an_output_belongs_to_one_job(jobs: Namespace):
     jobs.job("first", output={"modelName": "made"})
     jobs.phase("first", "Running")
     jobs.job("second", output={"modelName": "made"}, hyperparameters={"maxSteps": 2})
@@ -175,7 +175,7 @@ def test_the_name_of_an_output_belongs_to_one_job(jobs: Workspace):
     assert "ownerReferences" not in made["metadata"]
 
 
-def test_a_finished_job_never_runs_again(jobs: Workspace, operator: Operator):
+def test_a_finished_job_never_runs_again(jobs: Namespace, operator: Operator):
     jobs.create("Dataset", "edited", {"source": {"inline": {"rows": [{"q": "a"}]}}})
     jobs.create("PromptTemplate", "short", {"prompt": "{q}", "completion": "{q}"})
     given = {"datasetRef": {"name": "edited"}, "promptRef": {"name": "short"}}
@@ -202,7 +202,7 @@ def test_a_finished_job_never_runs_again(jobs: Workspace, operator: Operator):
         assert jobs.runs(name) == []
 
 
-def test_a_run_that_ended_while_no_operator_looked(jobs: Workspace, operator: Operator):
+def test_a_run_that_ended_while_no_operator_looked(jobs: Namespace, operator: Operator):
     jobs.job("unseen")
     jobs.phase("unseen", "Running")
     with operator.stopped():
@@ -214,7 +214,7 @@ def test_a_run_that_ended_while_no_operator_looked(jobs: Workspace, operator: Op
     assert attempts(body) == [("Succeeded", "Trained")]
 
 
-def test_a_run_deleted_by_hand_is_a_failed_attempt(jobs: Workspace):
+def test_a_run_deleted_by_hand_is_a_failed_attempt(jobs: Namespace):
     jobs.job("lost", backoffLimit=0)
     jobs.phase("lost", "Running")
     (run,) = jobs.runs("lost")
@@ -224,7 +224,7 @@ def test_a_run_deleted_by_hand_is_a_failed_attempt(jobs: Workspace):
     assert len(body["status"]["attempts"]) == 1
 
 
-def test_times_and_plan_of_a_job(jobs: Workspace):
+def test_times_and_plan_of_a_job(jobs: Namespace):
     template = "Ünïcödé ☃ " * 200 + "{prompt}"
     jobs.create("PromptTemplate", "unicode", {"prompt": template, "completion": "{completion}"})
     jobs.job("frozen", promptRef={"name": "unicode"})

@@ -6,9 +6,9 @@ import pytest
 from kubetune import names
 from kubetune.names import service_name
 
+from tests.cluster.namespace import Namespace, annotations, condition
 from tests.cluster.subjects import Subjects
 from tests.cluster.support import eventually
-from tests.cluster.workspace import Workspace, annotations, condition
 
 pytestmark = pytest.mark.cluster
 
@@ -17,20 +17,20 @@ def selector(name: str) -> dict[str, str]:
     return {"kubetune.io/process-node": "true", f"example.com/{name}": "yes"}
 
 
-def held_back(jobs: Workspace, name: str) -> dict[str, Any]:
+def held_back(jobs: Namespace, name: str) -> dict[str, Any]:
     """A target whose pods no node takes until ``let_go``."""
     jobs.create("ComputeTarget", name, jobs.target(nodeSelector=selector(name)))
     jobs.ready("ComputeTarget", name)
     return {"computeTargetRef": {"kind": "ComputeTarget", "name": name}}
 
 
-def let_go(jobs: Workspace, name: str) -> None:
+def let_go(jobs: Namespace, name: str) -> None:
     node = jobs.request("GET", "/api/v1/nodes")["items"][0]["metadata"]["name"]
     label = {"metadata": {"labels": {f"example.com/{name}": "yes"}}}
     jobs.request("PATCH", f"/api/v1/nodes/{node}", label)
 
 
-def plan_of(jobs: Workspace, kind: str, name: str) -> dict[str, Any] | None:
+def plan_of(jobs: Namespace, kind: str, name: str) -> dict[str, Any] | None:
     for item in jobs.objects("ConfigMap"):
         labels = item["metadata"].get("labels") or {}
         if labels.get(names.OWNER_KIND) == kind and annotations(item).get(names.OWNER_NAME) == name:
@@ -38,7 +38,7 @@ def plan_of(jobs: Workspace, kind: str, name: str) -> dict[str, Any] | None:
     return None
 
 
-def test_the_plan_of_a_waiting_run_is_made_again(jobs: Workspace) -> None:
+def test_the_plan_of_a_waiting_run_is_made_again(jobs: Namespace) -> None:
     jobs.job("forgotten", **held_back(jobs, "late-plan"))
     jobs.waits("FineTuneJob", "forgotten", "Unschedulable")
     before = plan_of(jobs, "FineTuneJob", "forgotten")
@@ -55,7 +55,7 @@ def test_the_plan_of_a_waiting_run_is_made_again(jobs: Workspace) -> None:
     assert body["status"]["counts"] == {"total": 1, "failed": 0, "preempted": 0}
 
 
-def test_a_plan_that_would_be_another_is_not_made(jobs: Workspace) -> None:
+def test_a_plan_that_would_be_another_is_not_made(jobs: Namespace) -> None:
     jobs.create("Dataset", "moving", {"source": {"inline": {"rows": [{"q": "a"}]}}})
     jobs.create("PromptTemplate", "plain", {"prompt": "{q}", "completion": "{q}"})
     given = {"datasetRef": {"name": "moving"}, "promptRef": {"name": "plain"}}
@@ -72,7 +72,7 @@ def test_a_plan_that_would_be_another_is_not_made(jobs: Workspace) -> None:
     assert plan_of(jobs, "FineTuneJob", "moved") is None
 
 
-def test_the_service_of_waiting_workers_is_made_again(jobs: Workspace) -> None:
+def test_the_service_of_waiting_workers_is_made_again(jobs: Namespace) -> None:
     jobs.job("apart", workers=2, **held_back(jobs, "late-workers"))
     jobs.waits("FineTuneJob", "apart", "Unschedulable")
     service = service_name(jobs.run_key("apart"))
@@ -86,7 +86,7 @@ def test_the_service_of_waiting_workers_is_made_again(jobs: Workspace) -> None:
     assert condition(body, "Running")[0] == "True"
 
 
-def test_the_plan_of_a_waiting_inspection_is_made_again(jobs: Workspace) -> None:
+def test_the_plan_of_a_waiting_inspection_is_made_again(jobs: Namespace) -> None:
     rows = {"source": {"inline": {"rows": [{"q": "seen late"}]}}}
     jobs.create("Dataset", "late", rows | held_back(jobs, "late-look"))
     jobs.waits("Dataset", "late", "Unschedulable")
@@ -98,7 +98,7 @@ def test_the_plan_of_a_waiting_inspection_is_made_again(jobs: Workspace) -> None
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["same-inputs", "other-inputs"])
-def test_the_plan_of_a_waiting_measurement_is_made_again(jobs: Workspace, changed: bool) -> None:
+def test_the_plan_of_a_waiting_measurement_is_made_again(jobs: Namespace, changed: bool) -> None:
     name = "late-other" if changed else "late-measurement"
     subjects = Subjects(jobs, jobs.scripted_target(name, nodeSelector=selector(name)))
     jobs.create("Dataset", name, {"source": {"inline": {"rows": [{"prompt": "a"}] * 8}}})

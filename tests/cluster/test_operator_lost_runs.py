@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from kubetune import names
 
+from tests.cluster.namespace import Namespace, condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.subjects import Subjects
 from tests.cluster.support import eventually, frozen
-from tests.cluster.workspace import Workspace, condition, phase_of
 
 pytestmark = pytest.mark.cluster
 
@@ -19,7 +19,7 @@ NEXT = {"Evaluation": 2, "Dataset": 1, "Model": 1}
 
 
 @pytest.fixture(scope="module")
-def subjects(module_space: Workspace) -> Subjects:
+def subjects(module_space: Namespace) -> Subjects:
     return Subjects(module_space, module_space.scripted_target("all-scripted"))
 
 
@@ -30,14 +30,14 @@ def begin(subjects: Subjects, name: str) -> dict[str, dict[str, Any]]:
     return {kind: subjects.running(kind, name) for kind in KINDS}
 
 
-def lose_the_job(jobs: Workspace, kind: str, name: str) -> None:
+def lose_the_job(jobs: Namespace, kind: str, name: str) -> None:
     (job,) = jobs.runs(name, kind)
     jobs.delete("Job", job["metadata"]["name"], "Orphan")
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["operator-runs", "operator-away"])
 def test_the_next_run_waits_for_a_pod_without_a_job(
-    jobs: Workspace, subjects: Subjects, operator: Operator, away: bool
+    jobs: Namespace, subjects: Subjects, operator: Operator, away: bool
 ) -> None:
     name = "stray-unseen" if away else "stray"
     pods = begin(subjects, name)
@@ -59,7 +59,7 @@ def test_the_next_run_waits_for_a_pod_without_a_job(
         subjects.done(kind, name)
 
 
-def test_what_is_deleted_leaves_no_pod_without_a_job(jobs: Workspace, subjects: Subjects) -> None:
+def test_what_is_deleted_leaves_no_pod_without_a_job(jobs: Namespace, subjects: Subjects) -> None:
     begin(subjects, "dropped")
     for kind in KINDS:
         lose_the_job(jobs, kind, "dropped")
@@ -69,7 +69,7 @@ def test_what_is_deleted_leaves_no_pod_without_a_job(jobs: Workspace, subjects: 
         eventually(lambda kind=kind: subjects.pods(kind, "dropped") == [])
 
 
-def test_suspension_waits_for_a_pod_without_a_job(jobs: Workspace, subjects: Subjects) -> None:
+def test_suspension_waits_for_a_pod_without_a_job(jobs: Namespace, subjects: Subjects) -> None:
     subjects.make("Evaluation", "paused")
     pod = subjects.running("Evaluation", "paused")
     with frozen(subjects.run_key(pod)):
@@ -81,7 +81,7 @@ def test_suspension_waits_for_a_pod_without_a_job(jobs: Workspace, subjects: Sub
     assert subjects.pods("Evaluation", "paused") == []
 
 
-def test_a_job_without_its_labels_is_found(jobs: Workspace, subjects: Subjects) -> None:
+def test_a_job_without_its_labels_is_found(jobs: Namespace, subjects: Subjects) -> None:
     pods = begin(subjects, "unlabelled")
     labels = dict.fromkeys((names.RUN_KEY, names.OWNER_KIND, names.OWNER_NAME))
     for kind, pod in pods.items():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cluster.workspace import Workspace, condition, phase_of
+from tests.cluster.namespace import Namespace, condition, phase_of
 from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
@@ -54,7 +54,7 @@ spec:
 """
 
 
-def test_preferences_from_apply_to_a_registered_adapter(space: Workspace) -> None:
+def test_preferences_from_apply_to_a_registered_adapter(space: Namespace) -> None:
     put_sample(space.files, 200)
     space.cluster.kubectl("apply", "-n", space.namespace, "-f", "-", input=MANIFESTS)
     ended = ("Succeeded", "Failed")

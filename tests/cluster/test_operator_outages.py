@@ -10,11 +10,11 @@ from kubetune.names import FINALIZER
 from kubetune_devcluster.cluster import LocalCluster
 from kubetune_devcluster.objects import packaged
 
+from tests.cluster.namespace import Namespace, condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
-from tests.cluster.workspace import Workspace, condition, phase_of
 
 pytestmark = pytest.mark.cluster
 
@@ -28,14 +28,14 @@ def relay(cluster: LocalCluster) -> Iterator[Relay]:
     relay.close()
 
 
-def through(jobs: Workspace, relay: Relay, name: str) -> dict[str, Any]:
+def through(jobs: Namespace, relay: Relay, name: str) -> dict[str, Any]:
     """A target whose MLflow is behind the relay, as a job names it."""
     jobs.create("ComputeTarget", name, jobs.target(relay.url))
     return {"computeTargetRef": {"kind": "ComputeTarget", "name": name}}
 
 
 def test_mlflow_away_while_a_job_trains_and_registers(
-    cluster: LocalCluster, jobs: Workspace, relay: Relay
+    cluster: LocalCluster, jobs: Namespace, relay: Relay
 ):
     target = through(jobs, relay, "shaky")
     registry = {"name": f"{jobs.namespace}-shaky", "alias": "champion"}
@@ -60,7 +60,7 @@ def test_mlflow_away_while_a_job_trains_and_registers(
     assert condition(body, "TrackingAvailable") == ("", "", "")
 
 
-def test_an_mlflow_that_never_answers_holds_up_nobody(jobs: Workspace, relay: Relay):
+def test_an_mlflow_that_never_answers_holds_up_nobody(jobs: Namespace, relay: Relay):
     relay.mode = "hang"
     target = through(jobs, relay, "silent")
     names = [f"behind-{at}" for at in range(20)]
@@ -80,7 +80,7 @@ def test_an_mlflow_that_never_answers_holds_up_nobody(jobs: Workspace, relay: Re
         jobs.phase(name, "Succeeded")
 
 
-def test_a_spec_of_another_version_stalls_alone(jobs: Workspace):
+def test_a_spec_of_another_version_stalls_alone(jobs: Namespace):
     definition = jobs.request("GET", DATASETS)
     loose = copy.deepcopy(definition)
     schema = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
@@ -100,12 +100,12 @@ def test_a_spec_of_another_version_stalls_alone(jobs: Workspace):
     assert "foreign" in jobs.waits("FineTuneJob", "dependent", "DatasetNotReady")
 
 
-def set_spec(jobs: Workspace, definition: dict[str, Any]) -> None:
+def set_spec(jobs: Namespace, definition: dict[str, Any]) -> None:
     """Replace the spec of a CRD."""
     jobs.request("PATCH", DATASETS, {"spec": {"versions": definition["spec"]["versions"]}})
 
 
-def test_a_status_that_somebody_spoiled(jobs: Workspace, operator: Operator):
+def test_a_status_that_somebody_spoiled(jobs: Namespace, operator: Operator):
     """Whatever another client writes there, the operator recovers or leaves it at this object."""
     with operator.stopped():
         jobs.job("spoiled")
@@ -130,7 +130,7 @@ def test_a_status_that_somebody_spoiled(jobs: Workspace, operator: Operator):
 
 
 def test_a_missing_crd_stops_no_other_kind(
-    cluster: LocalCluster, jobs: Workspace, operator: Operator
+    cluster: LocalCluster, jobs: Namespace, operator: Operator
 ):
     name = "clustertuningprofiles.kubetune.io"
     folder = packaged("crds", "crds")
@@ -157,7 +157,7 @@ def test_a_missing_crd_stops_no_other_kind(
         jobs.delete("ClusterTuningProfile", jobs.namespace)
 
 
-def test_foreign_objects_with_our_labels_are_left_alone(jobs: Workspace):
+def test_foreign_objects_with_our_labels_are_left_alone(jobs: Namespace):
     """Anybody may label a Job as ours; that makes it no child of an object."""
     labels = {"kubetune.io/run-key": "x", "kubetune.io/owner-kind": "ConfigMap"}
     jobs.create(

@@ -8,15 +8,15 @@ from kubetune.api.kinds.inspection import AdapterSettings
 from kubetune.api.run.outcome import Outcome
 from kubetune_devcluster.cluster import LocalCluster
 
+from tests.cluster.namespace import Namespace
 from tests.cluster.subjects import BASE, Subjects
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
-from tests.cluster.workspace import Workspace
 
 pytestmark = pytest.mark.cluster
 
 
-def test_the_time_to_live_waits_until_the_output_was_read(cluster: LocalCluster, jobs: Workspace):
+def test_the_time_to_live_waits_until_the_output_was_read(cluster: LocalCluster, jobs: Namespace):
     """The scripted result has no files, so its Model ends Stalled: either way it was read."""
     jobs.job("brief-output", ttlSecondsAfterFinished=0, output={"modelName": "brief-output"})
     jobs.phase("brief-output", "Running")
@@ -32,7 +32,7 @@ def test_the_time_to_live_waits_until_the_output_was_read(cluster: LocalCluster,
 
 
 def test_a_job_that_is_deleted_at_once_leaves_a_model_that_is_read(
-    cluster: LocalCluster, jobs: Workspace
+    cluster: LocalCluster, jobs: Namespace
 ):
     jobs.job("gone-at-once", output={"modelName": "left"})
     jobs.phase("gone-at-once", "Running")
@@ -44,13 +44,13 @@ def test_a_job_that_is_deleted_at_once_leaves_a_model_that_is_read(
     jobs.stalls("Model", "left", "ModelFilesMissing")
 
 
-def plan_of(jobs: Workspace, kind: str, name: str) -> dict[str, Any]:
+def plan_of(jobs: Namespace, kind: str, name: str) -> dict[str, Any]:
     """The plan of an object's only run."""
     (found,) = jobs.children("ConfigMap", name, kind)
     return json.loads(found["data"]["plan.json"])
 
 
-def test_what_is_made_of_a_result_needs_no_job(cluster: LocalCluster, jobs: Workspace):
+def test_what_is_made_of_a_result_needs_no_job(cluster: LocalCluster, jobs: Namespace):
     """Its adapter is trained on, measured, and kept from the rows that it was trained on."""
     subjects = Subjects(jobs, jobs.scripted_target("all-scripted"))
     jobs.job("gone", ttlSecondsAfterFinished=0, output={"modelName": "made"}, **subjects.target)

@@ -8,9 +8,9 @@ import pytest
 from kubetune.api import JsonObject
 from kubetune_devcluster.cluster import LocalCluster
 
+from tests.cluster.namespace import ROWS, Namespace, condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import ROWS, Workspace, condition, phase_of
 
 pytestmark = pytest.mark.cluster
 
@@ -20,7 +20,7 @@ BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindi
 
 @contextlib.contextmanager
 def forbidden(
-    space: Workspace, groups: list[str], resources: list[str], operations: list[str], probe: Any
+    space: Namespace, groups: list[str], resources: list[str], operations: list[str], probe: Any
 ) -> Generator[None]:
     """A policy that denies these operations in the namespace; in force once ``probe`` says so."""
     name = f"{space.namespace}-no-{resources[0].replace('/', '-')}"
@@ -57,7 +57,7 @@ def forbidden(
         space.request("DELETE", f"{POLICIES}/{name}")
 
 
-def denies(space: Workspace, kind: str, spec: JsonObject, **fields: Any) -> Any:
+def denies(space: Namespace, kind: str, spec: JsonObject, **fields: Any) -> Any:
     """Whether making an object is refused now; nothing is made."""
 
     def probe() -> bool:
@@ -69,7 +69,7 @@ def denies(space: Workspace, kind: str, spec: JsonObject, **fields: Any) -> Any:
     return probe
 
 
-def no_jobs(space: Workspace) -> Any:
+def no_jobs(space: Namespace) -> Any:
     container = {"name": "c", "image": "i"}
     template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
     spec = {"template": template}
@@ -77,12 +77,12 @@ def no_jobs(space: Workspace) -> Any:
     return forbidden(space, ["batch"], ["jobs"], ["CREATE"], probe)
 
 
-def no_models(space: Workspace) -> Any:
+def no_models(space: Namespace) -> Any:
     probe = denies(space, "Model", {"source": {"huggingFace": {"repo": "a/b"}}})
     return forbidden(space, ["kubetune.io"], ["models"], ["CREATE"], probe)
 
 
-def test_a_job_that_a_policy_refuses_goes_on_when_it_relents(jobs: Workspace):
+def test_a_job_that_a_policy_refuses_goes_on_when_it_relents(jobs: Namespace):
     with no_jobs(jobs):
         jobs.job("at-night")
         message = jobs.waits("FineTuneJob", "at-night", "TargetRefused")
@@ -93,7 +93,7 @@ def test_a_job_that_a_policy_refuses_goes_on_when_it_relents(jobs: Workspace):
     jobs.phase("at-night", "Running")
 
 
-def test_an_inspection_that_a_policy_refuses(jobs: Workspace):
+def test_an_inspection_that_a_policy_refuses(jobs: Namespace):
     with no_jobs(jobs):
         rows = [*ROWS, {"prompt": "one", "completion": "more"}]
         jobs.create("Dataset", "at-night", {"source": {"inline": {"rows": rows}}})
@@ -101,7 +101,7 @@ def test_an_inspection_that_a_policy_refuses(jobs: Workspace):
     jobs.ready("Dataset", "at-night")
 
 
-def test_an_output_that_a_policy_refuses_keeps_the_job_from_completing(jobs: Workspace):
+def test_an_output_that_a_policy_refuses_keeps_the_job_from_completing(jobs: Namespace):
     with no_models(jobs):
         jobs.job("no-output", output={"modelName": "at-night"})
         jobs.end("no-output")
@@ -114,7 +114,7 @@ def test_an_output_that_a_policy_refuses_keeps_the_job_from_completing(jobs: Wor
     assert jobs.find("Model", "at-night") is not None
 
 
-def test_a_change_of_the_object_that_a_policy_refuses(jobs: Workspace):
+def test_a_change_of_the_object_that_a_policy_refuses(jobs: Namespace):
     jobs.job("untouched", suspend=True)
     jobs.phase("untouched", "Suspended")
 
@@ -130,7 +130,7 @@ def test_a_change_of_the_object_that_a_policy_refuses(jobs: Workspace):
     jobs.phase("sealed", "Running")
 
 
-def test_a_status_that_a_policy_refuses(cluster: LocalCluster, jobs: Workspace, operator: Operator):
+def test_a_status_that_a_policy_refuses(cluster: LocalCluster, jobs: Namespace, operator: Operator):
     jobs.job("mute-probe", suspend=True)
     jobs.phase("mute-probe", "Suspended")
 
@@ -147,7 +147,7 @@ def test_a_status_that_a_policy_refuses(cluster: LocalCluster, jobs: Workspace, 
     assert len(jobs.runs("mute")) == 1
 
 
-def test_a_quota_on_pods_is_named(space: Workspace):
+def test_a_quota_on_pods_is_named(space: Namespace):
     space.inputs()
     quotas = f"/api/v1/namespaces/{space.namespace}/resourcequotas"
     quota = {"kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
@@ -161,7 +161,7 @@ def test_a_quota_on_pods_is_named(space: Workspace):
     space.phase("crowded", "Running", seconds=120)
 
 
-def test_a_service_account_that_is_missing_is_named(jobs: Workspace):
+def test_a_service_account_that_is_missing_is_named(jobs: Namespace):
     jobs.create("ComputeTarget", "nobody", jobs.target(serviceAccountName="nobody"))
     named = {"kind": "ComputeTarget", "name": "nobody"}
     jobs.job("nobody", computeTargetRef=named)

@@ -7,11 +7,11 @@ import pytest
 from kubetune.api import JsonObject
 from kubetune_devcluster.cluster import LocalCluster
 
+from tests.cluster.namespace import Namespace, condition
 from tests.cluster.operator_process import Operator
 from tests.cluster.subjects import KINDS, Subjects
 from tests.cluster.support import eventually
 from tests.cluster.webhook import MESSAGE, PATH, Webhook
-from tests.cluster.workspace import Workspace, condition
 
 pytestmark = pytest.mark.cluster
 
@@ -36,18 +36,18 @@ def installed(cluster: LocalCluster, operator_process: Operator) -> Iterator[Non
 
 
 @pytest.fixture(scope="module")
-def subjects(module_space: Workspace) -> Subjects:
+def subjects(module_space: Namespace) -> Subjects:
     return Subjects(module_space, module_space.scripted_target("all-scripted"))
 
 
-def answer_to_a_job(space: Workspace) -> tuple[int, str]:
+def answer_to_a_job(space: Namespace) -> tuple[int, str]:
     """What the API server says of a Job now; none is made."""
     status, answer = space.try_request("POST", space.path("Job") + "?dryRun=All", PROBE)
     return status, answer.get("message", "")
 
 
 @contextlib.contextmanager
-def hooked(space: Workspace, webhook: Webhook) -> Generator[None]:
+def hooked(space: Namespace, webhook: Webhook) -> Generator[None]:
     """The API server asks the webhook."""
     name = f"{space.namespace}-closed"
     space.request("POST", PATH, webhook.configuration(name, space.namespace))
@@ -60,7 +60,7 @@ def hooked(space: Workspace, webhook: Webhook) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def without_right(space: Workspace, resource: str, verb: str) -> Generator[None]:
+def without_right(space: Namespace, resource: str, verb: str) -> Generator[None]:
     """The operator's role lacks a verb."""
     role = space.request("GET", ROLE)
     rules = [
@@ -88,7 +88,7 @@ def without_right(space: Workspace, resource: str, verb: str) -> Generator[None]
 
 
 @contextlib.contextmanager
-def no_room(space: Workspace, hard: str) -> Generator[None]:
+def no_room(space: Namespace, hard: str) -> Generator[None]:
     """A ResourceQuota of nothing."""
     path = f"/api/v1/namespaces/{space.namespace}/resourcequotas"
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
@@ -101,7 +101,7 @@ def no_room(space: Workspace, hard: str) -> Generator[None]:
         space.request("DELETE", f"{path}/none")
 
 
-def waits_for(space: Workspace, kind: str, name: str, reason: str, told: str) -> None:
+def waits_for(space: Namespace, kind: str, name: str, reason: str, told: str) -> None:
     """Wait until an object says why it waits, and that nobody but the cluster's has to help."""
     assert told in space.waits(kind, name, reason)
     body = space.get(kind, name)
@@ -109,7 +109,7 @@ def waits_for(space: Workspace, kind: str, name: str, reason: str, told: str) ->
     assert condition(body, "Reconciling")[0] == "True"
 
 
-def all_wait(space: Workspace, subjects: Subjects, name: str, reason: str, told: str) -> None:
+def all_wait(space: Namespace, subjects: Subjects, name: str, reason: str, told: str) -> None:
     """Make an object of each kind, and see each wait."""
     for kind in KINDS:
         subjects.make(kind, name)
@@ -124,7 +124,7 @@ def go_on(subjects: Subjects, name: str, seconds: float = 60) -> None:
         subjects.done(kind, name)
 
 
-def test_a_webhook_that_refuses(cluster: LocalCluster, jobs: Workspace, subjects: Subjects) -> None:
+def test_a_webhook_that_refuses(cluster: LocalCluster, jobs: Namespace, subjects: Subjects) -> None:
     with Webhook(cluster) as webhook, hooked(jobs, webhook):
         all_wait(jobs, subjects, "closed", "TargetRefused", MESSAGE)
         names = [f"{kind}/closed" for kind in KINDS]
@@ -138,20 +138,20 @@ def test_a_webhook_that_refuses(cluster: LocalCluster, jobs: Workspace, subjects
     go_on(subjects, "closed")
 
 
-def test_a_webhook_that_is_away(cluster: LocalCluster, jobs: Workspace, subjects: Subjects) -> None:
+def test_a_webhook_that_is_away(cluster: LocalCluster, jobs: Namespace, subjects: Subjects) -> None:
     with Webhook(cluster) as webhook, hooked(jobs, webhook):
         webhook.go()
         all_wait(jobs, subjects, "unanswered", "TargetRefused", "failed calling webhook")
     go_on(subjects, "unanswered")
 
 
-def test_the_operator_may_make_no_jobs(jobs: Workspace, subjects: Subjects) -> None:
+def test_the_operator_may_make_no_jobs(jobs: Namespace, subjects: Subjects) -> None:
     with without_right(jobs, "jobs", "create"):
         all_wait(jobs, subjects, "powerless", "TargetRefused", "cannot create resource")
     go_on(subjects, "powerless")
 
 
-def test_the_operator_may_not_change_jobs_of_its_own(jobs: Workspace, subjects: Subjects) -> None:
+def test_the_operator_may_not_change_jobs_of_its_own(jobs: Namespace, subjects: Subjects) -> None:
     with without_right(jobs, "finetunejobs", "patch"):
         subjects.make("FineTuneJob", "untouchable")
         waits_for(jobs, "FineTuneJob", "untouchable", "TargetRefused", "cannot patch resource")
@@ -159,26 +159,26 @@ def test_the_operator_may_not_change_jobs_of_its_own(jobs: Workspace, subjects: 
     subjects.done("FineTuneJob", "untouchable")
 
 
-def test_a_quota_on_jobs(jobs: Workspace, subjects: Subjects) -> None:
+def test_a_quota_on_jobs(jobs: Namespace, subjects: Subjects) -> None:
     with no_room(jobs, "count/jobs.batch"):
         all_wait(jobs, subjects, "crowded", "QuotaExceeded", "none")
     go_on(subjects, "crowded")
 
 
-def test_a_quota_on_pods(jobs: Workspace, subjects: Subjects) -> None:
+def test_a_quota_on_pods(jobs: Namespace, subjects: Subjects) -> None:
     with no_room(jobs, "pods"):
         all_wait(jobs, subjects, "cramped", "QuotaExceeded", "exceeded quota: none")
     # Kubernetes' Job controller asks again after a minute at the latest.
     go_on(subjects, "cramped", seconds=120)
 
 
-def test_a_quota_on_config_maps(jobs: Workspace, subjects: Subjects) -> None:
+def test_a_quota_on_config_maps(jobs: Namespace, subjects: Subjects) -> None:
     with no_room(jobs, "count/configmaps"):
         all_wait(jobs, subjects, "unplanned", "QuotaExceeded", "none")
     go_on(subjects, "unplanned")
 
 
-def test_a_limit_range(jobs: Workspace, subjects: Subjects) -> None:
+def test_a_limit_range(jobs: Namespace, subjects: Subjects) -> None:
     path = f"/api/v1/namespaces/{jobs.namespace}/limitranges"
     limit = {"type": "Container", "max": {"memory": "1Mi"}}
     body = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "tiny"}}
@@ -189,7 +189,7 @@ def test_a_limit_range(jobs: Workspace, subjects: Subjects) -> None:
     go_on(subjects, "too-large", seconds=120)
 
 
-def test_a_service_account_that_is_missing(jobs: Workspace, subjects: Subjects) -> None:
+def test_a_service_account_that_is_missing(jobs: Namespace, subjects: Subjects) -> None:
     nobody = Subjects(jobs, jobs.scripted_target("nobody", serviceAccountName="nobody"))
     all_wait(jobs, nobody, "nobody", "PodsRefused", 'serviceaccount "nobody" not found')
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}}

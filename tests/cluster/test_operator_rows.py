@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.workspace import ROWS, Workspace, condition
+from tests.cluster.namespace import ROWS, Namespace, condition
 
 pytestmark = pytest.mark.cluster
 
@@ -15,7 +15,7 @@ def inline(rows: list[Any], **spec: Any) -> dict[str, Any]:
     return {"source": {"inline": {"rows": rows}}, **spec}
 
 
-def test_rows_that_are_left_out_are_said(jobs: Workspace) -> None:
+def test_rows_that_are_left_out_are_said(jobs: Namespace) -> None:
     odd = [*ROWS, {"prompt": "a", "completion": ""}, {"prompt": {"a": 1}, "completion": "b"}]
     jobs.create("Dataset", "odd", inline(odd))
     status = jobs.ready("Dataset", "odd")
@@ -34,7 +34,7 @@ def test_rows_that_are_left_out_are_said(jobs: Workspace) -> None:
     assert "spec.checks.unusable" in jobs.stalls("Dataset", "strict", "RowsUnusable")
 
 
-def test_files_of_other_kinds_and_delimiters(space: Workspace) -> None:
+def test_files_of_other_kinds_and_delimiters(space: Namespace) -> None:
     (space.files / "rows.zst").write_bytes(b"\x28\xb5\x2f\xfd\x04\x58")
     (space.files / "rows.csv").write_text("prompt;completion\na, b;c\nd;e\nf;g\n")
     packed = {"claimName": "files", "glob": "rows.zst", "format": "jsonl"}
@@ -50,7 +50,7 @@ def test_files_of_other_kinds_and_delimiters(space: Workspace) -> None:
     assert space.ready("Dataset", "stated").get("problems", []) == []
 
 
-def test_a_dataset_without_usable_rows_starts_nothing(jobs: Workspace) -> None:
+def test_a_dataset_without_usable_rows_starts_nothing(jobs: Namespace) -> None:
     """It waits for its rows to be corrected; then the same job trains."""
     useless = inline([{"prompt": "a", "completion": ""}, {"prompt": "b"}, {"text": [1]}])
     jobs.create("Dataset", "useless", useless | {"format": "text"})

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from kubetune import names
 
-from tests.cluster.workspace import Workspace, condition, phase_of
+from tests.cluster.namespace import Namespace, condition, phase_of
 from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
@@ -53,7 +53,7 @@ def code(**texts: str) -> str:
     return json.dumps(document)
 
 
-def test_scripts_from_apply_to_the_end(space: Workspace) -> None:
+def test_scripts_from_apply_to_the_end(space: Namespace) -> None:
     put_sample(space.files, 200)
 
     def apply(text: str) -> None:

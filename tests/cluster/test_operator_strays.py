@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from kubetune import names
 
+from tests.cluster.namespace import Namespace, annotations, condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually, frozen
-from tests.cluster.workspace import Workspace, annotations, condition, phase_of
 
 pytestmark = pytest.mark.cluster
 
 
-def live_pods(jobs: Workspace, name: str) -> list[dict[str, Any]]:
+def live_pods(jobs: Namespace, name: str) -> list[dict[str, Any]]:
     return [
         pod
         for pod in jobs.objects("Pod")
@@ -21,11 +21,11 @@ def live_pods(jobs: Workspace, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def attempts_alive(jobs: Workspace, name: str) -> set[str]:
+def attempts_alive(jobs: Namespace, name: str) -> set[str]:
     return {pod["metadata"]["labels"][names.ATTEMPT] for pod in live_pods(jobs, name)}
 
 
-def lose_the_job(jobs: Workspace, name: str) -> str:
+def lose_the_job(jobs: Namespace, name: str) -> str:
     """Delete the Job and leave its pod; the pod's name."""
     (run,) = jobs.runs(name)
     (pod,) = live_pods(jobs, name)
@@ -33,12 +33,12 @@ def lose_the_job(jobs: Workspace, name: str) -> str:
     return pod["metadata"]["name"]
 
 
-def told_to_stop(jobs: Workspace, pod: str) -> None:
+def told_to_stop(jobs: Namespace, pod: str) -> None:
     """Wait until a pod is being deleted; its process is still there."""
     jobs.until("Pod", pod, lambda o: o["metadata"].get("deletionTimestamp"))
 
 
-def test_the_next_attempt_waits_for_a_pod_without_a_job(jobs: Workspace) -> None:
+def test_the_next_attempt_waits_for_a_pod_without_a_job(jobs: Namespace) -> None:
     jobs.job("stray", backoffLimit=1)
     jobs.phase("stray", "Running")
     # It doesn't end when it is told to, so that the wait for it can be seen.
@@ -62,7 +62,7 @@ def test_the_next_attempt_waits_for_a_pod_without_a_job(jobs: Workspace) -> None
     assert results[1][0] == "Succeeded"
 
 
-def test_a_pod_that_lost_its_job_while_no_operator_ran(jobs: Workspace, operator: Operator) -> None:
+def test_a_pod_that_lost_its_job_while_no_operator_ran(jobs: Namespace, operator: Operator) -> None:
     jobs.job("stray-unseen", backoffLimit=1)
     jobs.phase("stray-unseen", "Running")
     with frozen(jobs.run_key("stray-unseen")):
@@ -76,7 +76,7 @@ def test_a_pod_that_lost_its_job_while_no_operator_ran(jobs: Workspace, operator
 
 
 @pytest.mark.parametrize("how", ["suspend", "delete"])
-def test_a_pod_without_a_job_holds_suspension_and_deletion(jobs: Workspace, how: str) -> None:
+def test_a_pod_without_a_job_holds_suspension_and_deletion(jobs: Namespace, how: str) -> None:
     name = f"stray-{how}"
     jobs.job(name)
     jobs.phase(name, "Running")
@@ -98,7 +98,7 @@ def test_a_pod_without_a_job_holds_suspension_and_deletion(jobs: Workspace, how:
 
 @pytest.mark.parametrize("away", [False, True], ids=["at once", "operator away"])
 def test_an_orphaning_deletion_leaves_the_run(
-    jobs: Workspace, operator: Operator, away: bool
+    jobs: Namespace, operator: Operator, away: bool
 ) -> None:
     name = "let-go-away" if away else "let-go"
     jobs.job(name)

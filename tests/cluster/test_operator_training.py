@@ -7,8 +7,8 @@ from kubetune import names
 from kubetune.api.run.plan import DATASET_DIRECTORY, MODEL_DIRECTORY, TAG_LINEAGE
 from mlflow.tracking import MlflowClient
 
+from tests.cluster.namespace import Namespace, annotations, condition, phase_of
 from tests.cluster.support import eventually
-from tests.cluster.workspace import Workspace, annotations, condition, phase_of
 from tests.samples import put_sample
 
 pytestmark = [pytest.mark.cluster, pytest.mark.training]
@@ -58,7 +58,7 @@ OTHER_WRITES = 8
 """Writes on the object once its inputs are ready, progress aside."""
 
 
-def test_from_apply_to_a_registered_adapter(space: Workspace):
+def test_from_apply_to_a_registered_adapter(space: Namespace):
     put_sample(space.files, 200)
     kubectl, namespace = space.cluster.kubectl, ("-n", space.namespace)
     manifests = MANIFESTS.replace("STEPS", str(STEPS))
@@ -116,7 +116,7 @@ def test_from_apply_to_a_registered_adapter(space: Workspace):
     assert space.runs("router") == []
 
 
-def test_the_tracking_server_shows_sources_and_has_inspections_apart(space: Workspace):
+def test_the_tracking_server_shows_sources_and_has_inspections_apart(space: Namespace):
     put_sample(space.files, 200)
     manifests, _, _ = MANIFESTS.replace("STEPS", "1").partition("  output:")
     space.cluster.kubectl("apply", "-n", space.namespace, "-f", "-", input=manifests)

@@ -15,9 +15,9 @@ from kubetune.handlers import WATCHED
 from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.api_proxy import ApiProxy
+from tests.cluster.namespace import Namespace, condition
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import Workspace, condition
 
 pytestmark = pytest.mark.cluster
 
@@ -65,7 +65,7 @@ class Distant:
     ) -> None:
         self.proxy = proxy
         self.operator = operator
-        self.space = Workspace(cluster)
+        self.space = Namespace(cluster)
         self._namespace = self.space.namespace if alone else None
         self._arguments = ("--namespace", self.space.namespace) if alone else ()
 

@@ -7,9 +7,9 @@ import pytest
 from kubetune import names
 from kubetune.api.run.outcome import ExitCode, Outcome
 
+from tests.cluster.namespace import JsonObject, Namespace, annotations, condition
 from tests.cluster.support import eventually, process_of
 from tests.cluster.test_operator_training import MANIFESTS
-from tests.cluster.workspace import JsonObject, Workspace, annotations, condition
 from tests.samples import put_sample
 
 pytestmark = pytest.mark.cluster
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 REFUSED = Outcome(status="failed", reason="DatasetChanged", message="other rows than before")
 
 
-def test_the_worker_that_failed_is_named_and_the_others_are_stopped(jobs: Workspace):
+def test_the_worker_that_failed_is_named_and_the_others_are_stopped(jobs: Namespace):
     jobs.job("pair", workers=2, backoffLimit=0)
     jobs.phase("pair", "Running")
     (run,) = jobs.runs("pair")
@@ -35,7 +35,7 @@ def test_the_worker_that_failed_is_named_and_the_others_are_stopped(jobs: Worksp
     assert body["status"]["counts"] == {"total": 1, "failed": 1, "preempted": 0}
 
 
-def test_other_workers_start_over_while_suspended(jobs: Workspace):
+def test_other_workers_start_over_while_suspended(jobs: Namespace):
     jobs.job("grows", workers=2)
     jobs.phase("grows", "Running")
     jobs.patch("FineTuneJob", "grows", {"spec": {"suspend": True}})
@@ -49,7 +49,7 @@ def test_other_workers_start_over_while_suspended(jobs: Workspace):
     assert [run["spec"]["completions"] for run in jobs.runs("grows")] == [3]
 
 
-def test_an_evicted_worker_costs_no_retry(jobs: Workspace):
+def test_an_evicted_worker_costs_no_retry(jobs: Namespace):
     jobs.job("moved", workers=2, backoffLimit=0)
     jobs.phase("moved", "Running")
     pod = next(pod for pod in jobs.objects("Pod") if is_worker(pod, "moved", 1))
@@ -62,7 +62,7 @@ def test_an_evicted_worker_costs_no_retry(jobs: Workspace):
     assert status["counts"] == {"total": 2, "failed": 0, "preempted": 1}
 
 
-def test_orphaned_workers_keep_their_names(jobs: Workspace):
+def test_orphaned_workers_keep_their_names(jobs: Namespace):
     jobs.job("cut-loose", workers=2, deletionPolicy="Orphan")
     jobs.phase("cut-loose", "Running")
     key = jobs.run_key("cut-loose")
@@ -77,7 +77,7 @@ def test_orphaned_workers_keep_their_names(jobs: Workspace):
 # The same happens in a workspace (tests/cml) and, without a crash, on a real node in every run.
 @pytest.mark.exhaustive
 @pytest.mark.training
-def test_two_workers_train_although_one_crashes(space: Workspace):
+def test_two_workers_train_although_one_crashes(space: Namespace):
     put_sample(space.files, 200)
     changes = {
         "STEPS": "100",

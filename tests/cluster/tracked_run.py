@@ -7,10 +7,10 @@ from kubetune.api.run import plan
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from tests.cluster.workspace import Workspace
+from tests.cluster.namespace import Namespace
 
 
-def logged_run(uri: str, space: Workspace, job: str, **metrics: float) -> tuple[str, str]:
+def logged_run(uri: str, space: Namespace, job: str, **metrics: float) -> tuple[str, str]:
     """The MLflow run of a job's run key with a logged model; ids of both."""
     client: Any = MlflowClient(uri)
     name = f"kubetune-{space.namespace}"

@@ -9,8 +9,8 @@ from kubetune.api import JsonObject
 from kubetune_devcluster.cml.server import FOREVER, ManualClock, Script
 from kubetune_devcluster.cml.server.records import Job, Run
 
+from tests.cluster.namespace import TRAINED, phase_of
 from tests.cluster.support import eventually
-from tests.cluster.workspace import TRAINED, phase_of
 from tests.cml.space import CmlSpace
 
 TRAINING = Script(steps=(("ENGINE_RUNNING", FOREVER),), outcome=TRAINED.to_json())

@@ -5,7 +5,7 @@ from typing import Any
 from kubetune.api.run.outcome import Outcome
 from kubetune_devcluster.cml.server import FOREVER, Script
 
-from tests.cluster.workspace import TRAINED
+from tests.cluster.namespace import TRAINED
 
 RUNNING = "ENGINE_RUNNING"
 SCHEDULING = "ENGINE_SCHEDULING"

@@ -12,7 +12,7 @@ from kubetune_devcluster.cml.server import Script, Simulator
 from kubetune_devcluster.cml.server.records import Job, Run
 from kubetune_devcluster.cml.server.scripts import FOREVER
 
-from tests.cluster.workspace import DEFAULT_TARGET, MERGE_PATCH, ROWS, Workspace
+from tests.cluster.namespace import DEFAULT_TARGET, MERGE_PATCH, ROWS, Namespace
 
 SECRET = "cml-key"
 TARGET = "workspace"
@@ -39,7 +39,7 @@ INSPECTED = {
 QUICK = (("ENGINE_SCHEDULING", 0.1), ("ENGINE_RUNNING", 0.1))
 
 
-class CmlSpace(Workspace):
+class CmlSpace(Namespace):
     """A workspace of tests with a ComputeTarget in CML beside the one in the cluster."""
 
     def __init__(self, cluster: LocalCluster, simulator: Simulator) -> None:

@@ -3,9 +3,9 @@
 import pytest
 from kubetune.api.run.outcome import Outcome
 
+from tests.cluster.namespace import condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import condition, phase_of
 from tests.cml.lives import CRASHED, RUNNING, ended, failed, staying
 from tests.cml.space import CmlSpace
 

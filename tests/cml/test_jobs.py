@@ -4,7 +4,7 @@ import pytest
 from kubetune.api.run import plan
 from kubetune_devcluster.cml.server import Script
 
-from tests.cluster.workspace import TRAINED, condition
+from tests.cluster.namespace import TRAINED, condition
 from tests.cml.space import QUICK, TARGET, CmlSpace
 
 pytestmark = pytest.mark.cluster

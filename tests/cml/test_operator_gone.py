@@ -11,9 +11,9 @@ from kubetune_devcluster.cml.server import ManualClock
 from kubetune_devcluster.cml.server.records import Job
 
 from tests.cluster.crds import Crds, crd_name
+from tests.cluster.namespace import annotations, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import annotations, phase_of
 from tests.cml.lives import RUNNING, attempts, staying
 from tests.cml.space import SECRET, CmlSpace
 

@@ -11,9 +11,9 @@ import pytest
 from kubetune.names import ABANDON_RUNS, IN_USE
 from kubetune_devcluster.cluster import LocalCluster
 
+from tests.cluster.namespace import condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import condition, phase_of
 from tests.cml.lives import RUNNING, attempts, staying, succeeded
 from tests.cml.space import SECRET, TARGET, CmlSpace
 

@@ -8,8 +8,8 @@ from kubetune.api.run.outcome import Outcome
 from kubetune_devcluster.cml.server import RealClock
 from kubetune_devcluster.cml.server.records import Job
 
+from tests.cluster.namespace import ROWS, condition
 from tests.cluster.support import eventually
-from tests.cluster.workspace import ROWS, condition
 from tests.cml.lives import RUNNING, ended, failed, staying
 from tests.cml.space import INSPECTED, CmlSpace
 

@@ -9,9 +9,9 @@ from kubetune_devcluster.cml.server.records import Job
 from kubetune_devcluster.cml.server.statuses import STOPPED
 from mlflow.tracking import MlflowClient
 
+from tests.cluster.namespace import TRAINED, condition
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import TRAINED, condition
 from tests.cml.lives import (
     CRASHED,
     REFUSED,

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from kubetune.names import ABANDON_RUNS, FINALIZER
 
+from tests.cluster.namespace import DEFAULT_TARGET, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import DEFAULT_TARGET, phase_of
 from tests.cml.lives import RUNNING, attempts, ended, staying
 from tests.cml.space import INSPECTED, SECRET, TARGET, CmlSpace
 

@@ -9,10 +9,10 @@ from kubetune.api.run.plan import TAG_MODEL_ID
 from kubetune.names import FINALIZER
 from mlflow.tracking import MlflowClient
 
+from tests.cluster.namespace import annotations
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
-from tests.cluster.workspace import annotations
 from tests.cml.lives import RUNNING, attempts, staying, succeeded
 from tests.cml.space import CmlSpace
 

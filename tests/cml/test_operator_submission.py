@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from kubetune_devcluster.cml.server.records import Run
 
+from tests.cluster.namespace import condition, phase_of
 from tests.cluster.support import eventually
-from tests.cluster.workspace import condition, phase_of
 from tests.cml.bad_days import (
     advance,
     check_single,

@@ -8,9 +8,9 @@ import pytest
 from kubetune.names import ABANDON_RUNS
 from kubetune_devcluster.cml.server.catalog import quota_row
 
+from tests.cluster.namespace import condition, volume
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import condition, volume
 from tests.cml.lives import attempts, succeeded
 from tests.cml.space import TARGET, CmlSpace
 

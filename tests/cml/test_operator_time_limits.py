@@ -9,11 +9,11 @@ from kubetune.api.run.outcome import Outcome
 from kubetune_devcluster.cml.server import FOREVER, Script
 from kubetune_devcluster.cml.server.clock import RealClock
 
+from tests.cluster.namespace import TRAINED, condition
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay
 from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
-from tests.cluster.workspace import TRAINED, condition
 from tests.cml.lives import RUNNING, SCHEDULING, attempts, ended, succeeded
 from tests.cml.space import CmlSpace
 

@@ -16,7 +16,7 @@ from kubetune_devcluster.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 
 from tests.cluster import kstatus
-from tests.cluster.workspace import Workspace, condition, phase_of
+from tests.cluster.namespace import Namespace, condition, phase_of
 from tests.cml.space import CmlSpace
 from tests.samples import put_sample
 
@@ -67,19 +67,19 @@ TIMES = frozenset({"startTime", "endTime", "completionTime", "updatedAt", "lastT
 SPEED = frozenset({"tokensPerSecond", "etaSeconds", "eta", "train_runtime", "runtime"})
 
 
-def make(space: Workspace, text: str, target: JsonObject, registry: JsonObject) -> None:
+def make(space: Namespace, text: str, target: JsonObject, registry: JsonObject) -> None:
     """Make a FineTuneJob from YAML."""
     body = yaml.safe_load(text.replace("TARGET", str(target)).replace("OUTPUT", str(registry)))
     space.create("FineTuneJob", body["metadata"]["name"], body["spec"])
 
 
-def train(space: Workspace, target: JsonObject, registry: JsonObject) -> JsonObject:
+def train(space: Namespace, target: JsonObject, registry: JsonObject) -> JsonObject:
     """Make the FineTuneJob and return it when it is over."""
     make(space, JOB, target, registry)
     return space.phase("router", "Succeeded", SECONDS)
 
 
-def inputs(space: Workspace, dataset: JsonObject, model: JsonObject, target: JsonObject) -> None:
+def inputs(space: Namespace, dataset: JsonObject, model: JsonObject, target: JsonObject) -> None:
     """The objects that the job names, Ready."""
     there = {"computeTargetRef": target}
     space.create("Dataset", "tickets", {"source": dataset, **there})
@@ -91,9 +91,9 @@ def inputs(space: Workspace, dataset: JsonObject, model: JsonObject, target: Jso
 
 
 @pytest.fixture
-def in_cluster(cluster: LocalCluster, cml: CmlSpace) -> Iterator[Workspace]:
+def in_cluster(cluster: LocalCluster, cml: CmlSpace) -> Iterator[Namespace]:
     """A second namespace, whose job trains in the cluster."""
-    space = Workspace(cluster)
+    space = Namespace(cluster)
     yield space
     space.close()
 
@@ -108,7 +108,7 @@ def in_project(cml: CmlSpace, tracking: JsonObject | None = None) -> None:
     inputs(cml, dataset, {"project": {"path": "model"}}, IN_CML)
 
 
-def evaluate(space: Workspace, target: JsonObject) -> None:
+def evaluate(space: Namespace, target: JsonObject) -> None:
     """Compare the base with what the job made, whose Model is not Ready yet."""
     there = {"computeTargetRef": target}
     adapter = {"source": {"fineTuneJob": {"name": "router"}}, "baseModelRef": {"name": "small"}}
@@ -116,7 +116,7 @@ def evaluate(space: Workspace, target: JsonObject) -> None:
     space.create("Evaluation", "compare", EVALUATION | there)
 
 
-def evaluated(space: Workspace) -> JsonObject:
+def evaluated(space: Namespace) -> JsonObject:
     """The Evaluation when it is over."""
     ends = ("Succeeded", "Failed")
     body = space.until("Evaluation", "compare", lambda o: phase_of(o) in ends, SECONDS)
@@ -124,7 +124,7 @@ def evaluated(space: Workspace) -> JsonObject:
     return body
 
 
-def told(space: Workspace, status: JsonObject) -> JsonObject:
+def told(space: Namespace, status: JsonObject) -> JsonObject:
     """The status without what belongs to one place and one moment."""
 
     def plain(value: Any) -> Any:
@@ -145,7 +145,7 @@ def told(space: Workspace, status: JsonObject) -> JsonObject:
     return plain(status)
 
 
-def judged(space: Workspace, body: JsonObject) -> JsonObject:
+def judged(space: Namespace, body: JsonObject) -> JsonObject:
     """The status of an Evaluation without speed, and digests that the place counts for."""
     status = told(space, body["status"])
     for candidate in status["candidates"]:
@@ -164,7 +164,7 @@ def rows_of(client: Any, candidate: JsonObject) -> list[EvaluatedRow]:
     return rows
 
 
-def side_by_side(space: Workspace) -> str:
+def side_by_side(space: Namespace) -> str:
     """The answers that ``kubetune compare`` shows."""
     environment = {"KUBECONFIG": str(space.cluster.kubeconfig), "MLFLOW_TRACKING_URI": None}
     shown = CliRunner().invoke(compare, ["compare", "-n", space.namespace], env=environment)
@@ -175,7 +175,7 @@ def side_by_side(space: Workspace) -> str:
     return separator + answers
 
 
-def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Workspace) -> None:
+def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Namespace) -> None:
     put_sample(in_cluster.files, 100)
     dataset = {"volume": {"claimName": "files", "glob": "tickets.jsonl", "format": "jsonl"}}
     inputs(in_cluster, dataset, {"volume": {"claimName": "files", "path": "model"}}, IN_CLUSTER)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from kubetune_devcluster.cluster import LocalCluster
 
+from tests.cluster.namespace import Namespace, condition
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.workspace import Workspace, condition
 from tests.extending.toys import HERE, ROOT, Checkout, Toy
 from tests.runners.conftest import PlanFactory, make_plan, tiny_model
 
@@ -110,7 +110,7 @@ def test_the_copy_learns_by_the_objective(
 @pytest.mark.cluster
 @pytest.mark.parametrize("recipe", ["kind"])
 def test_an_operator_of_the_copy_reconciles_the_kind(
-    checkout: Checkout, recipe: str, space: Workspace, operator: Operator, cluster: LocalCluster
+    checkout: Checkout, recipe: str, space: Namespace, operator: Operator, cluster: LocalCluster
 ) -> None:
     checkout.generate()
     crd = checkout.folder / "crds/kubetune.io_reminders.yaml"

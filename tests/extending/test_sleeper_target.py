@@ -12,10 +12,10 @@ from kubetune.api.run.outcome import Outcome
 from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.crds import Crds
+from tests.cluster.namespace import ROWS, TRAINED, Namespace, condition, volume
 from tests.cluster.operator_process import Operator
 from tests.cluster.subjects import BASE, READ
 from tests.cluster.support import eventually
-from tests.cluster.workspace import ROWS, TRAINED, Workspace, condition, volume
 from tests.extending.toys import Checkout, Toy
 
 HOUR = 3600
@@ -68,7 +68,7 @@ def sleeps(attempt: Path) -> bool:
 class Dormitory:
     """A namespace with targets whose runs sleep in a folder: ``naps`` a second, ``sleeps`` long."""
 
-    space: Workspace
+    space: Namespace
     folder: Path
 
     def target(self, name: str, seconds: int, folder: Path | None = None) -> None:
@@ -94,7 +94,7 @@ class Dormitory:
 def at(
     cluster: LocalCluster, operator_with_it: Operator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Dormitory]:
-    space, folder = Workspace(cluster), tmp_path_factory.mktemp("runs")
+    space, folder = Namespace(cluster), tmp_path_factory.mktemp("runs")
     for kind, outcome in OUTCOMES.items():
         (folder / f"{kind}.json").write_text(outcome.to_message())
     at = Dormitory(space, folder)

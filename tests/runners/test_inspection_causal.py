@@ -27,7 +27,7 @@ def inspected(folder: Path, **config: Any) -> Any:
     ("config", "words"),
     [
         ({"model_type": "t5", "architectures": ["T5Model"]}, "of type t5.*no model.*T5Model"),
-        ({"model_type": "clip"}, "of type clip.*no model that goes on with a text"),
+        ({"model_type": "clip"}, "of type clip.*no model that continues a text"),
         ({"model_type": "bert"}, "of type bert.*set is_decoder"),
         ({"model_type": "xlnet", "is_decoder": True}, "of type xlnet"),
     ],

@@ -58,7 +58,7 @@ def check(place: str, config: Mapping[str, Any]) -> None:
         raise RunError(
             "ModelNotCausal",
             f"{place} is of type {kind}, of which transformers {version('transformers')} has no"
-            f" model that goes on with a text{_other(config)}: name a model that was made to"
+            f" model that continues a text{_other(config)}: name a model that was made to"
             " generate text",
         )
 

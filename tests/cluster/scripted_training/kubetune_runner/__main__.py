@@ -1,7 +1,7 @@
 """Hands inspections and evaluations to the real runner; a training ends as its script says, once it
 has one, for all workers or its own. With SCRIPTED=all everything does.
 
-``tests/cluster/workspace.py`` writes the scripts into the volume that is mounted at SCRIPTS.
+``tests/cluster/namespace.py`` writes the scripts into the volume that is mounted at SCRIPTS.
 """
 
 import json

@@ -24,7 +24,7 @@ ROWS = [{"prompt": f"question {at}", "completion": f"answer {at}"} for at in ran
 TRAINED = Outcome(status="succeeded", reason="Trained", summary={"metrics": {"eval_loss": 0.5}})
 
 
-class Workspace:
+class Namespace:
     """A namespace with pod security restricted, a volume, and a default target.
 
     The target's trainings are scripted, its inspections real. ``files`` is the folder behind
