@@ -19,7 +19,7 @@ from kubetune.decide.evaluation.observed import (
     ObservedCandidate,
     ObservedEvaluation,
 )
-from kubetune.decide.resources import EvaluationResource, TargetProblem
+from kubetune.decide.resources import EvaluationResource, ModelResource, TargetProblem
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.fine_tune_job import running_names
@@ -174,7 +174,8 @@ class EvaluationObserver:
         target: ComputeTargetSpec | None,
     ) -> ObservedCandidate:
         """The candidate with its Model and what that depends on."""
-        model = find(self._cache, "Model", namespace, given.model_ref.name)
+        named = given.model_ref.name
+        model: ModelResource | None = find(self._cache, "Model", namespace, named)
         if model is None or model.spec is None:
             return replace(item, model=model)
         base_ref, job_ref = model.spec.base_model_ref, model.spec.source.fine_tune_job
