@@ -269,7 +269,7 @@ def _canonical(row: Row) -> bytes | str:
 
 
 def _depth(value: Any) -> int:
-    """How many lists and maps stand in each other."""
+    """How many lists and maps are nested."""
     deepest, waiting = 0, [(value, 0)]
     while waiting:
         each, depth = waiting.pop()
