@@ -67,7 +67,8 @@ def test_the_table_says_how_many_rows_each_candidate_had() -> None:
 
 def test_before_there_are_results_the_phases_are_shown() -> None:
     candidates = [{"name": "base", "phase": "Running"}, {"name": "tuned", "phase": "Pending"}]
-    shown = table({"phase": "Running", "candidates": candidates})
+    running: Any = {"phase": "Running", "candidates": candidates}
+    shown = table(running)
     assert shown.splitlines()[1].split() == ["-", "Running", "Pending"]
     assert verdict({}) == "Pending"
 
