@@ -206,7 +206,7 @@ def test_throttling_is_waited_out_and_then_reported(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
+    monkeypatch.setattr("time.sleep", pauses.append)
     hub.add("datasets", "acme/rows", {"train.jsonl": TRAIN})
     hub.throttle(2, retry_after=7)
     assert counts(hub_plan("acme/rows")) == (54, 6)
@@ -222,7 +222,7 @@ def test_throttling_is_waited_out_and_then_reported(
 def test_an_absent_hub_is_retryable_and_the_cache_serves_commits(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     commit = hub.add("datasets", "acme/rows", {"train.jsonl": TRAIN, "test.jsonl": TEST})
     before = load(hub_plan("acme/rows", commit), None)
     hub.fail(1000)

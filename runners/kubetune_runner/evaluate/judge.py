@@ -17,21 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubetune.api.run.evaluation_plan import JudgePlan
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential,
-)
-from tenacity.nap import sleep_using_event
 
 from kubetune_runner.evaluate import judge_request, table
 from kubetune_runner.evaluate.judge_reply import ReplyError, grade_of, text_of
 from kubetune_runner.evaluate.judge_request import Form
 from kubetune_runner.evaluate.metrics import MeasuredRow, MetricError
 from kubetune_runner.evaluate.table import Column
-from kubetune_runner.retrying import failure
+from kubetune_runner.retrying import longer, repeated
 
 FIRST_PAUSE_SECONDS = 1.0
 """Doubled after each try."""
@@ -133,16 +125,16 @@ def _grade(endpoint: _Endpoint, row: MeasuredRow) -> float:
         return _shown(str(error), endpoint.key)
 
     try:
-        return Retrying(
-            retry=retry_if_exception_type(_AgainError),
-            stop=stop_after_attempt(tries),
-            wait=_pause,
-            sleep=sleep_using_event(endpoint.over),
-            before_sleep=lambda state: log.info(
-                "judge %s, row %d: %s; asked again", judge.name, row.number, told(failure(state))
+        return repeated(
+            lambda: _grade_once(endpoint, row),
+            may_pass=lambda error: isinstance(error, _AgainError),
+            pause=_pause,
+            attempts=tries,
+            tell=lambda error, _: log.info(
+                "judge %s, row %d: %s; asked again", judge.name, row.number, told(error)
             ),
-            reraise=True,
-        )(_grade_once, endpoint, row)
+            sleep=endpoint.over.wait,
+        )
     except _AgainError as error:
         raise MetricError(f"row {row.number}: {told(error)} ({tries} tries)") from None
     except MetricError as error:
@@ -158,12 +150,10 @@ def _grade_once(endpoint: _Endpoint, row: MeasuredRow) -> float:
     raise MetricError("it was not asked about")
 
 
-def _pause(state: RetryCallState) -> float:
+def _pause(error: BaseException, tries: int) -> float:
     """Seconds to the next try: what the endpoint asks for, else longer each time."""
-    error = failure(state)
     asked = error.seconds if isinstance(error, _AgainError) else None
-    longer = wait_exponential(multiplier=FIRST_PAUSE_SECONDS, max=MAX_PAUSE_SECONDS)
-    return min(asked or longer(state), MAX_PAUSE_SECONDS)
+    return min(asked or longer(FIRST_PAUSE_SECONDS, tries, MAX_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
 
 
 def _ask(endpoint: _Endpoint, row: MeasuredRow) -> bytes:

@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from kubetune.api.run.plan import TAG_RUN_KEY
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
 from kubetune_runner.errors import RunError
-from kubetune_runner.retrying import failure
+from kubetune_runner.retrying import repeated
 
 ENV_REGISTRY_URI = "MLFLOW_REGISTRY_URI"
 PAGE_RUNS = 500
@@ -106,15 +105,15 @@ def is_elsewhere(error: BaseException) -> bool:
 
 def retried(call: Callable[[], T]) -> T:
     """The call's result; tried again after a pause where that may help."""
-    return Retrying(
-        retry=retry_if_exception(_may_pass),
-        stop=stop_after_attempt(len(PAUSES_SECONDS) + 1),
-        wait=wait_chain(*(wait_fixed(pause) for pause in PAUSES_SECONDS)),
-        before_sleep=lambda state: log.warning(
-            "MLflow: trying again in %.0f s: %s", state.upcoming_sleep, first_line(failure(state))
+    return repeated(
+        call,
+        may_pass=_may_pass,
+        pause=lambda _, tries: PAUSES_SECONDS[tries - 1],
+        attempts=len(PAUSES_SECONDS) + 1,
+        tell=lambda error, seconds: log.warning(
+            "MLflow: trying again in %.0f s: %s", seconds, first_line(error)
         ),
-        reraise=True,
-    )(call)
+    )
 
 
 def _may_pass(error: BaseException) -> bool:

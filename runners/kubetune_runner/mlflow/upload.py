@@ -24,14 +24,13 @@ from kubetune.api.run.plan import (
     TAG_MODEL_PATH,
     ModelPlan,
 )
-from tenacity import Retrying, retry_if_exception, wait_exponential
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
 from kubetune_runner.mlflow.loader import CONFIG_BASE_MODEL, DESCRIPTION, Shape
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.model import loading
-from kubetune_runner.retrying import failure
+from kubetune_runner.retrying import longer, repeated
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.text.chats import chat_text
 
@@ -170,8 +169,6 @@ def patiently(tracker: Tracker, store: Callable[[str], T], problem: str, way_out
     # A server may take longer to store a large file than to answer a question.
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "120"
 
-    longer = wait_exponential(multiplier=1, max=30)
-
     def once() -> T:
         run_id = tracker.wait_run(max(0.0, min(5.0, end - time.monotonic())))
         tracker.check()
@@ -180,15 +177,13 @@ def patiently(tracker: Tracker, store: Callable[[str], T], problem: str, way_out
         return store(run_id)
 
     try:
-        return Retrying(
-            retry=retry_if_exception(_may_pass),
-            stop=lambda _: time.monotonic() >= end,
-            wait=lambda state: min(longer(state), max(0.0, end - time.monotonic())),
-            before_sleep=lambda state: log.warning(
-                "upload failed, trying again: %s", failure(state)
-            ),
-            reraise=True,
-        )(once)
+        return repeated(
+            once,
+            may_pass=_may_pass,
+            pause=lambda _, tries: longer(1.0, tries, 30.0),
+            until=end,
+            tell=lambda error, _: log.warning("upload failed, trying again: %s", error),
+        )
     except RunError:
         raise
     except Exception as error:

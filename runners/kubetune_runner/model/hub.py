@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt
-
 from kubetune_runner.data.findings import quote
 from kubetune_runner.errors import RunError
-from kubetune_runner.retrying import failure
+from kubetune_runner.retrying import longer, repeated
 
 logger = logging.getLogger(__name__)
 
@@ -163,15 +161,13 @@ def _call(repo: str, type: str, revision: str, ask: Callable[[], T]) -> T:
                 raise
             raise refusal from error
 
-    return Retrying(
-        retry=retry_if_exception(_may_pass),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=lambda state: _pause(failure(state), state.attempt_number),
-        before_sleep=lambda state: logger.warning(
-            "%s Asking again in %.1f s.", failure(state), state.upcoming_sleep
-        ),
-        reraise=True,
-    )(once)
+    return repeated(
+        once,
+        may_pass=_may_pass,
+        pause=_pause,
+        attempts=ATTEMPTS,
+        tell=lambda error, seconds: logger.warning("%s Asking again in %.1f s.", error, seconds),
+    )
 
 
 def _root_causes(error: BaseException) -> list[BaseException]:
@@ -204,7 +200,7 @@ def _may_pass(error: BaseException) -> bool:
 
 def _pause(error: BaseException, attempt: int) -> float:
     """Seconds to wait before asking again."""
-    return max(0.5 * 2 ** (attempt - 1), _asked_for(error))
+    return max(longer(0.5, attempt, LONGEST_WAIT_SECONDS), _asked_for(error))
 
 
 def _asked_for(error: BaseException) -> float:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from kubetune.api.run.outcome import WORKER_LOST
 from kubetune.api.run.plan import ENV_PEERS_AT, ENV_RENDEZVOUS, ENV_WORKER, RunPlan
 from kubetune.api.training.settings import Strategy
-from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from kubetune_runner.errors import RunError
+from kubetune_runner.retrying import repeated
 
 JOIN_SECONDS = 1800.0
 """For all workers to come, and for one to wait for the others while training."""
@@ -161,12 +161,12 @@ class Workers:
             socket.create_connection((self.host, self.port), timeout=5).close()
 
         try:
-            Retrying(
-                retry=retry_if_exception_type(OSError),
-                stop=lambda _: time.monotonic() >= end,
-                wait=wait_fixed(_PAUSE_SECONDS),
-                reraise=True,
-            )(connect)
+            repeated(
+                connect,
+                may_pass=lambda error: isinstance(error, OSError),
+                pause=lambda *_: _PAUSE_SECONDS,
+                until=end,
+            )
         except OSError as error:
             raise self._missing(str(error)) from error
 
