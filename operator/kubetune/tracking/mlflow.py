@@ -23,8 +23,9 @@ from kubetune.tracking.base import (
     TrackedRun,
     TrackingError,
 )
+from kubetune.tracking.mlflow_answers import quoted, run_of, tag_is, version_of
 from kubetune.tracking.rest import Credentials, MlflowError, RestClient
-from kubetune.tracking.values import best_evaluation, metric_value
+from kubetune.tracking.values import best_evaluation
 
 PAGE_SIZE = 1000
 VERSION_PAGE_SIZE = 200
@@ -102,7 +103,7 @@ class MlflowTracker:
         ids = [await self._experiment_id(name) for name in dict.fromkeys(experiments)]
         known = [experiment_id for experiment_id in ids if experiment_id]
         if known:
-            condition = f"attributes.status = 'RUNNING' and {_tag(plan.TAG_INSTALL, install_id)}"
+            condition = f"attributes.status = 'RUNNING' and {tag_is(plan.TAG_INSTALL, install_id)}"
             found = await self._search_runs(known, condition)
         if not found:
             # An experiment may have been deleted and made again under another id.
@@ -114,7 +115,7 @@ class MlflowTracker:
         experiment_id = await self._experiment_id(experiment)
         if not experiment_id:
             return None
-        runs = await self._search_runs([experiment_id], _tag(plan.TAG_RUN_KEY, run_key))
+        runs = await self._search_runs([experiment_id], tag_is(plan.TAG_RUN_KEY, run_key))
         if not runs:
             self._experiment_ids.pop(experiment, None)
         return runs[-1] if runs else None
@@ -124,7 +125,7 @@ class MlflowTracker:
         experiment_id = await self._experiment_id(experiment)
         if not experiment_id:
             return None
-        condition = _tag(evaluation_plan.TAG_EVALUATION_DIGEST, digest)
+        condition = tag_is(evaluation_plan.TAG_EVALUATION_DIGEST, digest)
         runs = await self._search_runs([experiment_id], condition)
         return best_evaluation(runs)
 
@@ -140,7 +141,7 @@ class MlflowTracker:
             if error.missing or error.code == "INVALID_PARAMETER_VALUE":
                 return None
             raise
-        return _version(answer["model_version"])
+        return version_of(answer["model_version"])
 
     async def move_alias(self, move: AliasMove) -> AliasMove:
         """Move the alias unless another version than the expected one has it; with ``holder``.
@@ -163,7 +164,7 @@ class MlflowTracker:
 
     async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
         """The newest READY version with this lineage tag whose run and model still exist."""
-        condition = f"name = {_quoted(name)} and {_tag(plan.TAG_LINEAGE, lineage_digest)}"
+        condition = f"name = {quoted(name)} and {tag_is(plan.TAG_LINEAGE, lineage_digest)}"
         for version in reversed(await self._search_versions(condition)):
             if version.status == "READY" and await self._source_exists(version):
                 # Searches leave the aliases out.
@@ -205,7 +206,7 @@ class MlflowTracker:
         except MlflowError:
             await self._check_source(registration)
             raise
-        created = _version(answer["model_version"])
+        created = version_of(answer["model_version"])
         first = await self._version_of_run(registration)
         if first is None or first.version >= created.version:
             return created
@@ -244,9 +245,7 @@ class MlflowTracker:
 
     async def _version_of_run(self, registration: Registration) -> RegisteredVersion | None:
         """The oldest version that was made from the source."""
-        condition = (
-            f"name = {_quoted(registration.name)} and run_id = {_quoted(registration.run_id)}"
-        )
+        condition = f"name = {quoted(registration.name)} and run_id = {quoted(registration.run_id)}"
         versions = await self._search_versions(condition)
         if not versions:
             return None
@@ -291,7 +290,7 @@ class MlflowTracker:
     async def _get_version(self, version: RegisteredVersion) -> RegisteredVersion:
         query = {"name": version.name, "version": str(version.version)}
         answer = await self._rest.call("GET", "model-versions/get", query=query)
-        return _version(answer["model_version"])
+        return version_of(answer["model_version"])
 
     async def _source_exists(self, version: RegisteredVersion) -> bool:
         try:
@@ -323,7 +322,7 @@ class MlflowTracker:
         }
         while True:
             answer = await self._rest.call("POST", "runs/search", body)
-            runs.extend(_run(item) for item in answer.get("runs", ()))
+            runs.extend(run_of(item) for item in answer.get("runs", ()))
             if not answer.get("next_page_token"):
                 return runs
             body = {**body, "page_token": answer["next_page_token"]}
@@ -334,7 +333,7 @@ class MlflowTracker:
         query = {"filter": condition, "max_results": str(VERSION_PAGE_SIZE)}
         while True:
             answer = await self._rest.call("GET", "model-versions/search", query=query)
-            versions.extend(_version(item) for item in answer.get("model_versions", ()))
+            versions.extend(version_of(item) for item in answer.get("model_versions", ()))
             if not answer.get("next_page_token"):
                 return sorted(versions, key=lambda version: version.version)
             query["page_token"] = answer["next_page_token"]
@@ -369,42 +368,3 @@ class MlflowTracker:
             found = next(iter(answer.get("experiments", ())), None)
         # Without any experiment in sight the proxy's root is all that is left to try.
         return found["artifact_location"] if found else f"{PROXY_SCHEME}:/"
-
-
-def _run(item: JsonObject) -> TrackedRun:
-    info, data = item["info"], item.get("data", {})
-    metrics = data.get("metrics", ())
-    tags = {tag["key"]: tag.get("value", "") for tag in data.get("tags", ())}
-    return TrackedRun(
-        run_key=tags.get(plan.TAG_RUN_KEY, ""),
-        experiment_id=info["experiment_id"],
-        run_id=info["run_id"],
-        status=info["status"],
-        tags=tags,
-        metrics={metric["key"]: metric_value(metric.get("value")) for metric in metrics},
-        updated_ms=max((int(metric.get("timestamp", 0)) for metric in metrics), default=0),
-    )
-
-
-def _version(item: JsonObject) -> RegisteredVersion:
-    return RegisteredVersion(
-        name=item["name"],
-        version=int(item["version"]),
-        run_id=item.get("run_id", ""),
-        source=item.get("source", ""),
-        status=item.get("status", "READY"),
-        tags={tag["key"]: tag.get("value", "") for tag in item.get("tags", ())},
-        aliases=tuple(item.get("aliases", ())),
-    )
-
-
-def _tag(key: str, value: str) -> str:
-    return f"tags.`{key}` = {_quoted(value)}"
-
-
-def _quoted(value: str) -> str:
-    """A text in MLflow's filter language, which knows no escapes."""
-    for mark in ("'", '"'):
-        if mark not in value:
-            return f"{mark}{value}{mark}"
-    raise TrackingError(f"{value!r} can't be searched for in MLflow: it has both kinds of quotes")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import re
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,10 +24,17 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.inspection import causal, vocabulary
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.chat_template import renderer
+from kubetune_runner.inspection.documents import json_of, text_of
 from kubetune_runner.inspection.model_files import ModelFiles, open_model
 from kubetune_runner.inspection.model_shape import first_number as _first_number
 from kubetune_runner.inspection.model_shape import shape_facts
-from kubetune_runner.inspection.safetensors import DTYPES, Tensors
+from kubetune_runner.inspection.safetensors import Tensors
+from kubetune_runner.inspection.weights import (
+    main_dtype,
+    parameters,
+    read_weights,
+    size_of,
+)
 from kubetune_runner.mlflow.rest import open_api
 from kubetune_runner.mlflow.tracking_api import MlflowError
 from kubetune_runner.text.shown import Render
@@ -51,7 +54,6 @@ WIDTH_NAMES = ("hidden_size", "n_embd", "d_model", "dim")
 MODULES_LIMIT = 1024
 """Characters of the names of modules: the outcome is small."""
 log = logging.getLogger(__name__)
-OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack")
 
 
 def inspect_model(plan: ModelPlan, tracking: TrackingPlan | None) -> ModelInspection:
@@ -99,9 +101,9 @@ def _described(
             "BaseModelUnexpected",
             f"{files.place} is a base model, not an adapter; remove spec.baseModelRef",
         )
-    config = _json(files, "config.json")
+    config = json_of(files, "config.json")
     causal.check(files.place, config)
-    weights = _weights(files)
+    weights = read_weights(files)
     described = _describe(config, files, weights)
     _check_vocabulary(files, described.get("vocabularySize"), weights)
     return ModelInspection.model_validate({"type": "base", **described})
@@ -109,13 +111,13 @@ def _described(
 
 def _check_vocabulary(files: ModelFiles, size: int | None, weights: Tensors | None) -> None:
     """Raises RunError TokenBeyondVocabulary."""
-    config = _json(files, "tokenizer_config.json", missing={})
-    special = _json(files, "special_tokens_map.json", missing={})
+    config = json_of(files, "tokenizer_config.json", missing={})
+    special = json_of(files, "special_tokens_map.json", missing={})
     decoder: Any = config.get("added_tokens_decoder")
-    added = None if decoder else _json(files, "tokenizer.json", missing={}).get("added_tokens")
+    added = None if decoder else json_of(files, "tokenizer.json", missing={}).get("added_tokens")
     template: Any = config.get("chat_template") or ""
     if "chat_template.jinja" in files.sizes:
-        template = _text(files, "chat_template.jinja")
+        template = text_of(files, "chat_template.jinja")
     vocabulary.check(
         files.place,
         {**special, **_present(config)},
@@ -141,14 +143,14 @@ def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> tuple[Toke
         files = _open(part, tracking, variable)
         if "tokenizer.json" in files.sizes:
             try:
-                tokenizer = Tokenizer.from_str(_text(files, "tokenizer.json"))
+                tokenizer = Tokenizer.from_str(text_of(files, "tokenizer.json"))
             except RunError:
                 raise
             except Exception as error:  # the tokenizers library raises nothing more specific
                 raise RunError(
                     "ModelFilesInvalid", f"tokenizer.json of {files.place} can't be read"
                 ) from error
-            config = _json(files, "config.json", missing={})
+            config = json_of(files, "config.json", missing={})
             return tokenizer, _first_number(_text_part(config), CONTEXT_NAMES)
     raise RunError("TokenizerMissing", f"model {quote(plan.name)} has no tokenizer.json")
 
@@ -164,11 +166,11 @@ def read_chat_template(plan: ModelPlan, tracking: TrackingPlan | None) -> Render
         base = _open(plan.base, tracking, ENV_BASE_MODEL_TOKEN)
         if "tokenizer_config.json" not in files.sizes:
             files = base
-    special = _json(files, "special_tokens_map.json", missing={})
-    config = {**special, **_present(_json(files, "tokenizer_config.json", missing={}))}
+    special = json_of(files, "special_tokens_map.json", missing={})
+    config = {**special, **_present(json_of(files, "tokenizer_config.json", missing={}))}
     name = "chat_template.jinja"
-    jinja = _text(files, name) if name in files.sizes else None
-    return renderer(config, jinja, _json(base, "config.json", missing={}).get("model_type"))
+    jinja = text_of(files, name) if name in files.sizes else None
+    return renderer(config, jinja, json_of(base, "config.json", missing={}).get("model_type"))
 
 
 def _open(plan: ModelPlan, tracking: TrackingPlan | None, variable: str) -> ModelFiles:
@@ -176,7 +178,7 @@ def _open(plan: ModelPlan, tracking: TrackingPlan | None, variable: str) -> Mode
 
 
 def _adapter(plan: ModelPlan, files: ModelFiles, tracking: TrackingPlan | None) -> ModelInspection:
-    config = _json(files, "adapter_config.json")
+    config = json_of(files, "adapter_config.json")
     trained_on = config.get("base_model_name_or_path")
     if plan.base is None:
         raise RunError(
@@ -191,20 +193,20 @@ def _adapter(plan: ModelPlan, files: ModelFiles, tracking: TrackingPlan | None) 
             f"spec.baseModelRef {quote(plan.base.name)} is no base model; name the model that"
             " the adapter was trained on",
         )
-    base_config = _json(base_files, "config.json")
+    base_config = json_of(base_files, "config.json")
     causal.check(base_files.place, base_config)
-    weights = _weights(files, adapter=True)
+    weights = read_weights(files, adapter=True)
     if weights and not base_config.get("quantization_config"):
-        base_weights = _weights(base_files)
+        base_weights = read_weights(base_files)
         if base_weights:
             check_fits(weights, base_weights, plan.base.name)
     described = _describe(base_config, base_files, None)
     own = _tokenizer_facts(files, base_config.get("model_type"))
     described |= {
         "revision": files.revision,
-        "parameters": _parameters(weights),
-        "dtype": _dtype(weights),
-        "sizeBytes": _size(files, adapter=True),
+        "parameters": parameters(weights),
+        "dtype": main_dtype(weights),
+        "sizeBytes": size_of(files, adapter=True),
         "license": files.license,
         "adapterRank": config.get("r") if isinstance(config.get("r"), int) else None,
         "adapter": _adapter_settings(config),
@@ -255,10 +257,10 @@ def _describe(config: dict[str, Any], files: ModelFiles, weights: Tensors | None
             "architecture": str(architectures[0]),
             "modelType": str(config.get("model_type") or "unknown"),
             # Packed weights hold several parameters in one element, so they aren't counted.
-            "parameters": None if quantized else _parameters(weights),
-            "dtype": _dtype(weights) or _configured_dtype(text),
+            "parameters": None if quantized else parameters(weights),
+            "dtype": main_dtype(weights) or _configured_dtype(text),
             "contextLength": _first_number(text, CONTEXT_NAMES),
-            "sizeBytes": _size(files),
+            "sizeBytes": size_of(files),
             "license": files.license,
             "hiddenSize": _first_number(text, WIDTH_NAMES),
             "vocabularySize": _first_number(text, ("vocab_size", "n_vocab")),
@@ -287,8 +289,8 @@ def _tokenizer_facts(files: ModelFiles, model_type: str | None) -> dict[str, Any
     """Chat template and the token that pads; None where there is no tokenizer."""
     if not {"tokenizer_config.json", "tokenizer.json"} & files.sizes.keys():
         return None
-    config = _json(files, "tokenizer_config.json", missing={})
-    special = _json(files, "special_tokens_map.json", missing={})
+    config = json_of(files, "tokenizer_config.json", missing={})
+    special = json_of(files, "special_tokens_map.json", missing={})
     template = bool(config.get("chat_template")) or "chat_template.jinja" in files.sizes
     known = special_tokens({**special, **_present(config)}, lambda _: False)
     if not known.pad:
@@ -305,111 +307,5 @@ def _added_tokens(files: ModelFiles, config: dict[str, Any]) -> set[str]:
     if isinstance(decoder, dict) and decoder:
         added: list[Any] = list(cast("dict[str, Any]", decoder).values())
     else:
-        added = _json(files, "tokenizer.json", missing={}).get("added_tokens") or []
+        added = json_of(files, "tokenizer.json", missing={}).get("added_tokens") or []
     return {str(token.get("content")) for token in added if isinstance(token, dict)}
-
-
-def _weight_files(files: ModelFiles, adapter: bool = False) -> list[str]:
-    """The safetensors files of the model; those of an index where there is one."""
-    if adapter:
-        return [name for name in ("adapter_model.safetensors",) if name in files.sizes]
-    index = "model.safetensors.index.json"
-    if index in files.sizes:
-        shards: Any = _json(files, index).get("weight_map") or {}
-        names = sorted({str(shard) for shard in shards.values()})
-        missing = [name for name in names if name not in files.sizes]
-        if missing:
-            raise RunError(
-                "ModelFilesMissing",
-                f"{files.place} lacks {listing(missing, 5)} of its {len(names)} weight files",
-            )
-        return names
-    return ["model.safetensors"] if "model.safetensors" in files.sizes else []
-
-
-def _other_weights(files: ModelFiles, adapter: bool) -> list[str]:
-    return [
-        name
-        for name in files.sizes
-        if name.endswith(OTHER_WEIGHTS)
-        and "/" not in name
-        and name.startswith("adapter_model") == adapter
-        and name != "training_args.bin"
-    ]
-
-
-def _weights(files: ModelFiles, adapter: bool = False) -> Tensors | None:
-    """All tensors; None where the weights aren't safetensors.
-
-    Raises RunError ModelFilesMissing and ModelFilesInvalid.
-    """
-    names = _weight_files(files, adapter)
-    if not names:
-        if _other_weights(files, adapter):
-            return None
-        kind = "adapter_model.safetensors" if adapter else "model.safetensors"
-        raise RunError(
-            "ModelFilesMissing",
-            f"{files.place} has a configuration, but no weights such as {kind}",
-        )
-    with ThreadPoolExecutor(max_workers=min(8, len(names))) as pool:
-        headers = list(pool.map(lambda name: _header(files, name), names))
-    return {name: tensor for header in headers for name, tensor in header.items()}
-
-
-def _header(files: ModelFiles, name: str) -> Tensors:
-    try:
-        return files.tensors(name)
-    except MlflowError as error:
-        raise _unreachable(files, name, error) from error
-    except ValueError as error:
-        raise RunError("ModelFilesInvalid", f"{name} of {files.place} {error}") from error
-
-
-def _parameters(weights: Tensors | None) -> int | None:
-    return sum(math.prod(shape) for _, shape in weights.values()) if weights else None
-
-
-def _dtype(weights: Tensors | None) -> str | None:
-    """The format that holds most parameters."""
-    counts: Counter[str] = Counter()
-    for dtype, shape in (weights or {}).values():
-        counts[dtype] += math.prod(shape)
-    return DTYPES.get(name := counts.most_common(1)[0][0], name) if counts else None
-
-
-def _size(files: ModelFiles, adapter: bool = False) -> int | None:
-    names = _weight_files(files, adapter) or _other_weights(files, adapter)
-    sizes = [files.sizes[name] for name in names]
-    return sum(size for size in sizes if size) if sizes and None not in sizes else None
-
-
-def _text(files: ModelFiles, name: str) -> str:
-    try:
-        return files.text(name)
-    except MlflowError as error:
-        raise _unreachable(files, name, error) from error
-    except ValueError as error:
-        raise RunError("ModelFilesInvalid", f"{name} of {files.place} isn't UTF-8 text") from error
-
-
-def _json(files: ModelFiles, name: str, missing: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A JSON object among the files. Raises RunError ModelFilesInvalid."""
-    if missing is not None and name not in files.sizes:
-        return missing
-    text = _text(files, name)
-    try:
-        document: Any = json.loads(text)
-    except ValueError as error:
-        raise RunError("ModelFilesInvalid", f"{name} of {files.place} isn't JSON") from error
-    if not isinstance(document, dict):
-        raise RunError("ModelFilesInvalid", f"{name} of {files.place} isn't a JSON object")
-    return cast("dict[str, Any]", document)
-
-
-def _unreachable(files: ModelFiles, name: str, error: MlflowError) -> RunError:
-    return RunError(
-        "RegistryUnreachable",
-        f"{name} of {files.place} can't be read: {error}; check the compute target's tracking",
-        retryable=True,
-    )
