@@ -1,6 +1,7 @@
 """The rendered CRDs on a real API server: what is accepted, refused, explained and kept."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -110,6 +111,11 @@ def rules_in(schema: Any) -> Iterator[Spec]:
             yield from rules_in(item)
 
 
+def made_up(rule: dict[str, str]) -> list[str]:
+    """What stands in every message that a rule makes of what it has found."""
+    return re.findall(r"' (is [a-z ]+ )'", rule.get("messageExpression", ""))
+
+
 def test_every_rule_has_a_case_that_breaks_it() -> None:
     owned = {f"not a free argument: {instead}" for instead in TrainerArguments.owned.values()}
     tried = {kind: [m for k, _, m in REFUSED if k == kind] for kind in BY_KIND}
@@ -127,6 +133,7 @@ def test_every_rule_has_a_case_that_breaks_it() -> None:
         if "oldSelf" not in rule["rule"]
         and rule["message"] not in owned
         and not any(part in rule["message"] for part in tried[kind.kind])
+        and not any(words in part for words in made_up(rule) for part in tried[kind.kind])
     }
     assert not untried
 
