@@ -117,7 +117,8 @@ def examine(kind: str, folder: Path, methods: Mapping[str, Any] = METHODS) -> di
         inspection_plan("inspectModel", model={"name": kind, "directory": str(base)})
     )
     if found.status == "failed":
-        why = f"{found.reason}: {found.message}"
+        # The folder is another one each time.
+        why = f"{found.reason}: {found.message}".replace(f"folder {folder / 'base'}", "the model")
         return dict.fromkeys(COLUMNS, Cell(REFUSED, why))
     cells = {"inspection": Cell(EQUAL)}
     for method in methods:
