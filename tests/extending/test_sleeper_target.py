@@ -127,7 +127,7 @@ def test_a_job_goes_from_apply_to_succeeded(at: Dormitory) -> None:
     external = status["external"]
     assert external["target"] == "ComputeTarget/naps"
     assert (external["type"], external["sleeper"]) == ("sleeper", {"folder": str(at.folder)})
-    assert status["result"]["metrics"] == {"eval_loss": "0.5"}
+    assert status["result"]["metrics"] == {"evalLoss": "0.5"}
     assert at.space.runs("first") == []
     # What outlives its owner goes with it.
     attempt = at.folder / at.space.run_key("first") / "1"

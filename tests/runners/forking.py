@@ -46,7 +46,9 @@ IMPORTED = (
     "DATASETS_",
     "TORCH",
     "PYTORCH",
-    "MLFLOW_",
+    # The others are read with each use, and the runner sets some itself.
+    "MLFLOW_LOGGING_",
+    "MLFLOW_CONFIGURE_LOGGING",
     "OMP_",
     "MKL_",
     "TOKENIZERS_",

@@ -11,6 +11,7 @@ import pytest
 from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.api_client import ApiClient
+from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.simulation.rehearsal import Model, Rehearsal, draw_requests
 
@@ -22,8 +23,9 @@ SETTLE_SECONDS = 30.0
 
 
 @pytest.fixture
-def api(cluster: LocalCluster, tmp_path: Path) -> Iterator[ApiClient]:
-    """A connection as administrator."""
+def api(cluster: LocalCluster, operator_process: Operator, tmp_path: Path) -> Iterator[ApiClient]:
+    """A connection as administrator, while nobody reconciles."""
+    operator_process.stop()
     client = ApiClient(cluster.kubeconfig, tmp_path)
     yield client
     client.close()
