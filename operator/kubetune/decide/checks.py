@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from kubetune.api.conditions import Phase, Reason
-from kubetune.decide.resources import Resource
+from kubetune.decide.resources import Resource, Target
 from kubetune.decide.waiting import NotReady
 
 ObservedT = TypeVar("ObservedT")
@@ -27,6 +27,41 @@ def refused(message: str, reason: Reason = Reason.INPUTS_REFUSED) -> NotReady:
 def refused_if(problem: str | None, reason: Reason = Reason.INPUTS_REFUSED) -> NotReady | None:
     """Refused where there is a problem."""
     return refused(problem, reason) if problem else None
+
+
+class Submitted(Protocol):
+    """What every check of something that runs may look at."""
+
+    @property
+    def target(self) -> Target:
+        """Where it would run."""
+        ...
+
+    @property
+    def secret_problem(self) -> str:
+        """A sentence when a Secret is missing, else empty."""
+        ...
+
+
+def target_created(observed: Submitted) -> NotReady | None:
+    """There is no target, or none that can be read."""
+    if observed.target.spec is None:
+        return NotReady(Phase.PENDING, Reason.TARGET_MISSING, observed.target.why_not)
+    return None
+
+
+def target_ready(observed: Submitted) -> NotReady | None:
+    """The target isn't Ready."""
+    if not observed.target.ready:
+        return NotReady(Phase.PREPARING, Reason.TARGET_NOT_READY, observed.target.why_not)
+    return None
+
+
+def secrets_there(observed: Submitted) -> NotReady | None:
+    """A Secret is missing, or a key of one."""
+    if observed.secret_problem:
+        return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
+    return None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.metrics.metric import MAX_FUNCTION_CHARACTERS, WITHOUT_REFERENCE
 from kubetune.api.training.objectives import OBJECTIVES
-from kubetune.decide.checks import Check, NamedInput, not_created, not_ready, refused, refused_if
+from kubetune.decide.checks import (
+    Check,
+    NamedInput,
+    not_created,
+    not_ready,
+    refused,
+    refused_if,
+    secrets_there,
+    target_created,
+    target_ready,
+)
 from kubetune.decide.evaluation.observed import ObservedEvaluation
 from kubetune.decide.evaluation.tasks import tasks_missing, tasks_problem
 from kubetune.decide.inspected.prompt_template import slot_problem
@@ -46,20 +56,8 @@ def _inputs_created(observed: ObservedEvaluation) -> NotReady | None:
     return not_created(_named(observed))
 
 
-def _target_created(observed: ObservedEvaluation) -> NotReady | None:
-    if observed.target.spec is None:
-        return NotReady(Phase.PENDING, Reason.TARGET_MISSING, observed.target.why_not)
-    return None
-
-
 def _inputs_ready(observed: ObservedEvaluation) -> NotReady | None:
     return not_ready(_named(observed))
-
-
-def _target_ready(observed: ObservedEvaluation) -> NotReady | None:
-    if not observed.target.ready:
-        return NotReady(Phase.PREPARING, Reason.TARGET_NOT_READY, observed.target.why_not)
-    return None
 
 
 def _functions_there(observed: ObservedEvaluation) -> NotReady | None:
@@ -79,12 +77,6 @@ def _tasks_there(observed: ObservedEvaluation) -> NotReady | None:
     spec = observed.evaluation.spec
     message = tasks_missing(spec, observed.task_files) if spec else ""
     return NotReady(Phase.PENDING, Reason.CONFIG_MAP_MISSING, message) if message else None
-
-
-def _secrets_there(observed: ObservedEvaluation) -> NotReady | None:
-    if observed.secret_problem:
-        return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
-    return None
 
 
 def _dataset_readable(observed: ObservedEvaluation) -> NotReady | None:
@@ -176,12 +168,12 @@ def _rows_fit(observed: ObservedEvaluation) -> NotReady | None:
 CHECKS: tuple[Check[ObservedEvaluation], ...] = (
     _spec,
     _inputs_created,
-    _target_created,
+    target_created,
     _inputs_ready,
-    _target_ready,
+    target_ready,
     _functions_there,
     _tasks_there,
-    _secrets_there,
+    secrets_there,
     _dataset_readable,
     _alias_can_move,
     _functions_fit,

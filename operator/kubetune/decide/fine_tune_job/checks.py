@@ -5,7 +5,17 @@ from __future__ import annotations
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.schema.registry_names import MAX_REGISTERED_NAME
 from kubetune.api.training.own_code import ScriptTrainer
-from kubetune.decide.checks import Check, NamedInput, not_created, not_ready, refused, refused_if
+from kubetune.decide.checks import (
+    Check,
+    NamedInput,
+    not_created,
+    not_ready,
+    refused,
+    refused_if,
+    secrets_there,
+    target_created,
+    target_ready,
+)
 from kubetune.decide.fine_tune_job.continuation import start_problem
 from kubetune.decide.fine_tune_job.observed import ObservedJob, merged_name, registry_name
 from kubetune.decide.inspected.prompt_template import slot_problem
@@ -69,12 +79,6 @@ def _profile_created(observed: ObservedJob) -> NotReady | None:
     return NotReady(Phase.PENDING, Reason.PROFILE_MISSING, message)
 
 
-def _target_created(observed: ObservedJob) -> NotReady | None:
-    if observed.target.spec is None:
-        return NotReady(Phase.PENDING, Reason.TARGET_MISSING, observed.target.why_not)
-    return None
-
-
 def _inputs_ready(observed: ObservedJob) -> NotReady | None:
     return not_ready(_named(observed))
 
@@ -95,18 +99,6 @@ def _base_ready(observed: ObservedJob) -> NotReady | None:
     if not base.is_ready:
         message = f"waiting for Model {name} to be Ready; {base.why_not_ready}"
         return NotReady(Phase.PREPARING, Reason.MODEL_NOT_READY, message)
-    return None
-
-
-def _target_ready(observed: ObservedJob) -> NotReady | None:
-    if not observed.target.ready:
-        return NotReady(Phase.PREPARING, Reason.TARGET_NOT_READY, observed.target.why_not)
-    return None
-
-
-def _secrets_there(observed: ObservedJob) -> NotReady | None:
-    if observed.secret_problem:
-        return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
     return None
 
 
@@ -195,11 +187,11 @@ CHECKS: tuple[Check[ObservedJob], ...] = (
     _spec,
     _inputs_created,
     _profile_created,
-    _target_created,
+    target_created,
     _inputs_ready,
     _base_ready,
-    _target_ready,
-    _secrets_there,
+    target_ready,
+    secrets_there,
     _trainer_text_there,
     _output_name_free,
     _registry_fits,
