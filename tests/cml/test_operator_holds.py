@@ -274,7 +274,12 @@ def test_what_a_cluster_wide_target_holds_is_let_go_of_who_went_unseen(
             cml.delete("Secret", secret)
         eventually(lambda: cml.find("Secret", secret) is None)
         assert [run.active for run in cml.cml_runs("forced")] == [False]
-        assert IN_USE not in finalizers(cml, "ClusterComputeTarget", name)
+        # The Secret is let go of first, so the target may still be held when that is gone.
+        cml.until(
+            "ClusterComputeTarget",
+            name,
+            lambda o: IN_USE not in (o["metadata"].get("finalizers") or ()),
+        )
         cml.delete("ClusterComputeTarget", name)
         eventually(lambda: cml.find("ClusterComputeTarget", name) is None)
 
