@@ -34,13 +34,17 @@ def administrator(config: dict[str, Any], folder: Path) -> ssl.SSLContext:
 
 
 class ApiClient:
-    """One kept-alive connection with the administrator's certificate of a kubeconfig."""
+    """One kept-alive connection with the administrator's certificate of a kubeconfig.
 
-    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+    ``user`` is somebody whom it acts as, with no more rights than theirs.
+    """
+
+    def __init__(self, kubeconfig: Path, folder: Path, user: str | None = None) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
         cluster, context = config["clusters"][0]["cluster"], administrator(config, folder)
         address = urlsplit(cluster["server"]).netloc
         self._connection = http.client.HTTPSConnection(address, context=context, timeout=30)
+        self._user = {"Impersonate-User": user} if user else {}
         self._used = time.monotonic()
 
     def request(
@@ -51,7 +55,7 @@ class ApiClient:
             # The server closes idle connections, and that shows only in the next request.
             self._connection.close()
         data = None if body is None else json.dumps(body)
-        headers = {"Content-Type": content_type, "Accept": "application/json"}
+        headers = {"Content-Type": content_type, "Accept": "application/json"} | self._user
         try:
             self._connection.request(method, path, body=data, headers=headers)
             response = self._connection.getresponse()

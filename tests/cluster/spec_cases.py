@@ -163,6 +163,14 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ),
     ("ComputeTarget", target(env=[{"name": "A"}, {"name": "A"}]), "Duplicate value"),
     ("ComputeTarget", target(envFrom=[{}]), "give exactly one of configMapRef, secretRef"),
+    ("ComputeTarget", target(gpuLabels=[{"key": "a"}, {"key": "a"}]), "Duplicate value"),
+    ("ComputeTarget", target(gpuLabels=[{"key": "a", "values": []}]), "values"),
+    ("ComputeTarget", target(gpuLabels=[{"key": "a b"}]), "key"),
+    (
+        "ComputeTarget",
+        target(nodeSelector={"a": "b"}, resources={"gpuLabel": {"a": "c"}}),
+        "nodeSelector and resources.gpuLabel give one label two values",
+    ),
     ("ComputeTarget", target(nodeSelector={"a b": "c"}), "a label key is a name of at most"),
     ("ComputeTarget", {**TARGET, "tracking": {}}, "give the address of the MLflow server"),
     (

@@ -182,6 +182,7 @@ MOUNT: JsonObject = {"name": "more", "claimName": "c", "mountPath": "/more", "re
 OF_MAP: JsonObject = {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "n", "key": "k"}}}
 OF_SECRET: JsonObject = {"name": "A", "valueFrom": {"secretKeyRef": {"name": "n", "key": "k"}}}
 WORKSPACES = "tests/cml/test_operator_target.py::test_what_is_missing_is_named"
+LABELS = "tests/unit/test_gpu_labels.py::test_what_a_target_allows"
 AUTHORITY = "tests/cml/test_tracker_access.py::test_certificates_are_looked_for"
 TARGET: dict[str, Proof] = {
     "kubernetes.image": ("runner:2", IN_CLUSTER),
@@ -216,6 +217,8 @@ TARGET: dict[str, Proof] = {
     "kubernetes.resources.gpu": (2, IN_CLUSTER),
     "kubernetes.resources.gpuMemory": ("80Gi", IN_CLUSTER),
     "kubernetes.resources.gpuLabel": ({"gpu": "large"}, IN_CLUSTER),
+    "kubernetes.gpuLabels[].key": LABELS,
+    "kubernetes.gpuLabels[].values": LABELS,
     **{
         f"kubernetes.volumes[].{name}": ([MOUNT | {name: value}], kubernetes(volumes=[MOUNT]))
         for name, value in {
@@ -267,6 +270,8 @@ TARGET: dict[str, Proof] = {
     "cml.resources.gpu": (2, IN_CML),
     "cml.resources.gpuMemory": ("80Gi", IN_CML),
     "cml.resources.gpuLabel": ({"gpu": "large"}, IN_CML),
+    "cml.gpuLabels[].key": LABELS,
+    "cml.gpuLabels[].values": LABELS,
     "cml.runner.script": ("own.py", IN_CML),
     "cml.env[].name": (
         [{"name": "B", "value": "1"}],

@@ -162,28 +162,32 @@ def test_an_empty_target_leaves_no_empty_fields():
     assert not {"envFrom", "imagePullPolicy"} & spec["containers"][0].keys()
 
 
+PLACED: JsonObject = {
+    "nodeSelector": {"pool": "training", "nvidia.com/gpu.product": "any"},
+    "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "imagePullPolicy": "Never",
+    "imagePullSecrets": [{"name": "pull"}],
+    "serviceAccountName": "runner",
+    "priorityClassName": "low",
+    "runtimeClassName": "nvidia",
+    "gpuResourceName": "amd.com/gpu",
+    "env": [{"name": "HF_ENDPOINT", "value": "https://hub.example.com"}],
+    "envFrom": [{"configMapRef": {"name": "proxy"}}],
+    "volumes": [{"name": "more", "claimName": "shared", "mountPath": "/data/shared"}],
+}
+
+
 def test_placement_comes_from_target_and_gpu_label():
-    spec = pod_spec(
-        kubernetes={
-            "nodeSelector": {"pool": "training", "nvidia.com/gpu.product": "any"},
-            "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
-            "imagePullPolicy": "Never",
-            "imagePullSecrets": [{"name": "pull"}],
-            "serviceAccountName": "runner",
-            "priorityClassName": "low",
-            "runtimeClassName": "nvidia",
-            "gpuResourceName": "amd.com/gpu",
-        },
-        resources=Resources.model_validate(
-            {
-                "cpu": "8",
-                "memory": "64Gi",
-                "gpu": 2,
-                "gpuLabel": {"nvidia.com/gpu.product": "H100"},
-            }
-        ),
+    asked = Resources.model_validate(
+        {
+            "cpu": "8",
+            "memory": "64Gi",
+            "gpu": 2,
+            "gpuLabel": {"nvidia.com/gpu.product": "H100", "zone": "b"},
+        }
     )
-    assert spec["nodeSelector"] == {"pool": "training", "nvidia.com/gpu.product": "H100"}
+    spec = pod_spec(kubernetes=PLACED, resources=asked)
+    assert spec["nodeSelector"] == PLACED["nodeSelector"] | {"zone": "b"}
     assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     assert spec["serviceAccountName"] == "runner"
@@ -192,6 +196,39 @@ def test_placement_comes_from_target_and_gpu_label():
     assert runner["imagePullPolicy"] == "Never"
     wanted = {"cpu": "8", "memory": "64Gi", "amd.com/gpu": "2"}
     assert runner["resources"] == {"requests": wanted, "limits": wanted}
+
+
+def named(entries: list[JsonObject]) -> dict[str, JsonObject]:
+    return {entry["name"]: entry for entry in entries}
+
+
+def test_nothing_that_a_job_says_is_laid_over_its_target():
+    given: JsonObject = {
+        "resources": Resources.model_validate(
+            {"cpu": "8", "gpuLabel": {"pool": "expensive", "nvidia.com/gpu.product": "H100"}}
+        ),
+        "tokens": {"KUBETUNE_MODEL_TOKEN": SecretKeyRef(name="hub", key="token")},
+        "dataset_claim": "rows",
+        "dataset_config_map": None,
+        "model_claim": "models",
+        "base_model_claim": "bases",
+        "checkpoint_claim": "kept",
+        "workers": 4,
+        "deadline_seconds": 60,
+    }
+    plain, asked = pod_spec(kubernetes=PLACED), pod_spec(kubernetes=PLACED, **given)
+    for field in plain.keys() - {"containers", "volumes", "nodeSelector"}:
+        assert asked[field] == plain[field], field
+    assert asked["nodeSelector"].items() >= PLACED["nodeSelector"].items()
+    (before,), (after,) = plain["containers"], asked["containers"]
+    for field in before.keys() - {"env", "resources", "volumeMounts"}:
+        assert after[field] == before[field], field
+    theirs = {entry["name"] for entry in PLACED["env"]}
+    for name in theirs:
+        assert named(after["env"])[name] == named(before["env"])[name]
+    paths = {mount["mountPath"]: mount["name"] for mount in after["volumeMounts"]}
+    claim = named(asked["volumes"])[paths["/data/shared"]]["persistentVolumeClaim"]
+    assert claim == {"claimName": "shared"}
 
 
 def test_own_environment():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from builders import DATASET_FOUND, NOW, dataset, job, observed_job, ready
+from builders import DATASET_FOUND, NOW, dataset, job, observed_job, ready, target
 from kubetune.api import JsonObject
 from kubetune.api.crd import structural_schema
 from kubetune.api.training.settings import TrainingSettings, merge
@@ -33,6 +33,8 @@ QLORA: JsonObject = {"method": {"type": "qlora"}}
 CLAIM: JsonObject = {"checkpoint": {"claimName": "kept"}}
 ROBUST: JsonObject = {"dpo": {"lossType": ["robust"]}}
 SEVERAL: JsonObject = {"workers": 2}
+
+ANY_LABEL = target(kubernetes={"image": "runner:1", "gpuLabels": [{"key": "gpu"}]})
 
 # Each leaf of TrainingSettings: a value, and what else the job says where it needs that.
 ACTS: dict[str, tuple[Any, JsonObject]] = {
@@ -129,7 +131,7 @@ def rows_for(spec: JsonObject, path: str) -> JsonObject:
 
 def run_of(spec: JsonObject, path: str) -> tuple[Any, ...]:
     """What comes of a job with these settings: its run, and what its status says before."""
-    observed = observed_job(job(spec), **rows_for(spec, path))
+    observed = observed_job(job(spec), target=ANY_LABEL, **rows_for(spec, path))
     inputs = resolve(observed)
     assert isinstance(inputs, Inputs), inputs
     request = inputs.request(observed, 1, inputs.settings, None)

@@ -19,6 +19,7 @@ from kubetune.decide.checks import (
 from kubetune.decide.evaluation.observed import ObservedEvaluation
 from kubetune.decide.evaluation.tasks import tasks_missing, tasks_problem
 from kubetune.decide.inspected.prompt_template import slot_problem
+from kubetune.decide.settings.gpu_labels import gpu_label_problem
 from kubetune.decide.settings.objectives import columns_problem
 from kubetune.decide.waiting import NotReady
 from kubetune.tracking.facts import tracker_facts
@@ -77,6 +78,12 @@ def _tasks_there(observed: ObservedEvaluation) -> NotReady | None:
     spec = observed.evaluation.spec
     message = tasks_missing(spec, observed.task_files) if spec else ""
     return NotReady(Phase.PENDING, Reason.CONFIG_MAP_MISSING, message) if message else None
+
+
+def _labels_allowed(observed: ObservedEvaluation) -> NotReady | None:
+    spec = observed.evaluation.spec
+    given = (("spec", spec.resources if spec else None),)
+    return refused_if(gpu_label_problem(observed.target, given))
 
 
 def _dataset_readable(observed: ObservedEvaluation) -> NotReady | None:
@@ -174,6 +181,7 @@ CHECKS: tuple[Check[ObservedEvaluation], ...] = (
     _functions_there,
     _tasks_there,
     secrets_there,
+    _labels_allowed,
     _dataset_readable,
     _alias_can_move,
     _functions_fit,

@@ -21,6 +21,7 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob, merged_name, reg
 from kubetune.decide.inspected.prompt_template import slot_problem
 from kubetune.decide.registry import provider_problem
 from kubetune.decide.retries import CONFIG_MAP_SECONDS
+from kubetune.decide.settings.gpu_labels import gpu_label_problem
 from kubetune.decide.settings.objectives import (
     columns_problem,
     format_problem,
@@ -114,6 +115,18 @@ def _trainer_text_there(observed: ObservedJob) -> NotReady | None:
     )
 
 
+def _labels_allowed(observed: ObservedJob) -> NotReady | None:
+    spec, profile = observed.job.spec, observed.profile
+    given = (
+        ("spec", spec.resources if spec else None),
+        (
+            f"{profile.owner.kind} {profile.name}: spec" if profile else "",
+            profile.spec.resources if profile and profile.spec else None,
+        ),
+    )
+    return refused_if(gpu_label_problem(observed.target, given))
+
+
 def _output_name_free(observed: ObservedJob) -> NotReady | None:
     return refused_if(observed.output_rival, Reason.OUTPUT_MODEL_TAKEN)
 
@@ -193,6 +206,7 @@ CHECKS: tuple[Check[ObservedJob], ...] = (
     target_ready,
     secrets_there,
     _trainer_text_there,
+    _labels_allowed,
     _output_name_free,
     _registry_fits,
     _registered_names_fit,

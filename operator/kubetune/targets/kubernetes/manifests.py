@@ -199,7 +199,8 @@ def _pod(request: RunRequest) -> JsonObject:
     optional = {
         "serviceAccountName": target.service_account_name,
         "imagePullSecrets": [ref.to_json() for ref in target.image_pull_secrets or ()],
-        "nodeSelector": {**(target.node_selector or {}), **(request.resources.gpu_label or {})},
+        # Whatever a run asks for: its place is the admin's.
+        "nodeSelector": {**(request.resources.gpu_label or {}), **(target.node_selector or {})},
         "tolerations": [toleration.to_json() for toleration in target.tolerations or ()],
         "priorityClassName": target.priority_class_name,
         "runtimeClassName": target.runtime_class_name,

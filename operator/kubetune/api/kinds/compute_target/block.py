@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kubetune.api.schema.base import ObjectName, Value
+from kubetune.api.schema.kubernetes_values import LabelKey, LabelValue
 
 
 class CaBundle(Value):
@@ -18,6 +19,22 @@ class CaBundle(Value):
     key: Annotated[str, Field(min_length=1, max_length=253)] = Field(
         default="ca.crt", description="Key with PEM certificates. Default ca.crt."
     )
+
+
+class GpuLabel(Value):
+    """A label that resources.gpuLabel of whoever uses the target may set."""
+
+    key: LabelKey = Field(description="Key, such as nvidia.com/gpu.product.")
+    values: list[LabelValue] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="Values that it may have. Default: any.",
+    )
+
+    def allows(self, key: str, value: str) -> bool:
+        """Whether a label is this one."""
+        return key == self.key and (self.values is None or value in self.values)
 
 
 class TargetBlock(Value):
@@ -45,6 +62,16 @@ class TargetBlock(Value):
     def access_bundles(self) -> Sequence[CaBundle]:
         """Certificates with which the place is reached."""
         return ()
+
+    @property
+    def fixed_labels(self) -> Mapping[str, str]:
+        """Labels of a node that nobody else may choose."""
+        return {}
+
+    @property
+    def allowed_labels(self) -> Sequence[GpuLabel] | None:
+        """What resources.gpuLabel may set; None: whatever the place offers."""
+        return None
 
     @property
     def mount_paths(self) -> Sequence[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kubetune.api.kinds.compute_target.block import CaBundle, TargetBlock
+from kubetune.api.kinds.compute_target.block import CaBundle, GpuLabel, TargetBlock
 from kubetune.api.schema.base import ConfigKey, HttpAddress, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.schema.rules import (
     Rule,
@@ -175,6 +175,12 @@ class CmlTarget(TargetBlock):
         description="Resources of a run that neither job nor profile states. gpuLabel names one"
         " accelerator label of the workspace by its key and value.",
     )
+    gpu_labels: Annotated[list[GpuLabel], *keyed_by("key")] | None = Field(
+        default=None,
+        max_length=32,
+        description="Accelerator labels that resources.gpuLabel of jobs, profiles and Evaluations"
+        " may name. Default: all that the workspace has.",
+    )
     runner: RunnerPlacement | None = Field(
         default=None,
         description="Training code that is in the project already. Default: the operator uploads"
@@ -209,6 +215,11 @@ class CmlTarget(TargetBlock):
         description="Seconds after which CML kills a run, whatever happens to the operator."
         " A shorter activeDeadlineSeconds of a job wins. Default 604800, seven days.",
     )
+
+    @property
+    def allowed_labels(self) -> list[GpuLabel] | None:
+        """What the admin lists."""
+        return self.gpu_labels
 
     @property
     def address(self) -> tuple[str, ...]:

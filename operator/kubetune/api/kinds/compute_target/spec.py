@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kubetune.api.kinds.compute_target.block import CaBundle, TargetBlock
+from kubetune.api.kinds.compute_target.block import CaBundle, GpuLabel, TargetBlock
 from kubetune.api.kinds.compute_target.cml import CmlTarget
 from kubetune.api.schema.base import HttpAddress, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.schema.kubernetes_values import (
@@ -43,6 +43,20 @@ class ModelCache(Value):
 class KubernetesTarget(TargetBlock):
     """How runs look as Kubernetes Jobs in the namespace of the FineTuneJob."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.nodeSelector) || !has(self.resources) ||"
+            " !has(self.resources.gpuLabel) || self.resources.gpuLabel.all(key,"
+            " !(key in self.nodeSelector) ||"
+            " self.nodeSelector[key] == self.resources.gpuLabel[key])",
+            message="nodeSelector and resources.gpuLabel give one label two values",
+            check=lambda block: all(
+                (block.node_selector or {}).get(key, value) == value
+                for key, value in ((block.resources and block.resources.gpu_label) or {}).items()
+            ),
+        ),
+    )
+
     image: str = Field(
         min_length=1,
         max_length=1024,
@@ -67,7 +81,16 @@ class KubernetesTarget(TargetBlock):
         description="Service account of the pods. Runs need no Kubernetes rights, and no token"
         " is mounted. Default: the namespace's `default`.",
     )
-    node_selector: Labels | None = Field(default=None, description="Labels a node must have.")
+    node_selector: Labels | None = Field(
+        default=None,
+        description="Labels a node must have. What it says of a key no job can change.",
+    )
+    gpu_labels: Annotated[list[GpuLabel], *keyed_by("key")] | None = Field(
+        default=None,
+        max_length=32,
+        description="Node labels that resources.gpuLabel of jobs, profiles and Evaluations may"
+        " set. Default: none but those of nodeSelector and resources, with their values.",
+    )
     tolerations: list[Toleration] | None = Field(
         default=None, max_length=32, description="Taints that the pods accept."
     )
@@ -99,6 +122,16 @@ class KubernetesTarget(TargetBlock):
     env_from: list[EnvFromSource] | None = Field(
         default=None, max_length=16, description="Environment from ConfigMaps and Secrets."
     )
+
+    @property
+    def fixed_labels(self) -> Labels:
+        """Those of its node selector."""
+        return self.node_selector or {}
+
+    @property
+    def allowed_labels(self) -> list[GpuLabel]:
+        """What the admin lists."""
+        return self.gpu_labels or []
 
     @property
     def mount_paths(self) -> list[str]:
