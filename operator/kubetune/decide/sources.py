@@ -119,7 +119,7 @@ def _hub(source: HuggingFaceDataset, found: DatasetStatusDict) -> Reading:
         config=source.config,
         delimiter=_delimiter(source.csv),
     )
-    token = source.token_secret_ref
+    token = source.token
     return Reading("hub", place, Mounts(tokens={ENV_DATASET_TOKEN: token} if token else {}))
 
 
@@ -193,7 +193,8 @@ def model_source(
     status of an adapter's base model, which may not be an adapter itself, and
     ``base_registry_uri`` the like of it.
     """
-    plan, claim, token = _one_model(name, spec, status or {}, MODEL_DIRECTORY, registry_uri)
+    plan, claim = _one_model(name, spec, status or {}, MODEL_DIRECTORY, registry_uri)
+    token = spec.source.token
     mounts = Mounts(
         model_claim=claim,
         project=spec.source.project is not None,
@@ -201,7 +202,8 @@ def model_source(
     )
     if base is None:
         return plan, mounts
-    base_plan, base_claim, base_token = _one_model(*base, BASE_MODEL_DIRECTORY, base_registry_uri)
+    base_plan, base_claim = _one_model(*base, BASE_MODEL_DIRECTORY, base_registry_uri)
+    base_token = base[1].source.token
     tokens = {ENV_BASE_MODEL_TOKEN: base_token} if base_token else {}
     return (
         plan.model_copy(update={"base": base_plan}),
@@ -216,7 +218,7 @@ def model_source(
 
 def _one_model(
     name: str, spec: ModelSpec, status: ModelStatusDict, directory: str, registry_uri: str | None
-) -> tuple[ModelPlan, str | None, SecretKeyRef | None]:
+) -> tuple[ModelPlan, str | None]:
     source = spec.source
     revision = status.get("revision")
     common: JsonObject = {
@@ -229,12 +231,12 @@ def _one_model(
     common = {key: value for key, value in common.items() if value is not None}
     if hub := source.hugging_face:
         place = HubSource(repo=hub.repo, revision=revision or hub.revision)
-        return ModelPlan(hub=place, **common), None, hub.token_secret_ref
+        return ModelPlan(hub=place, **common), None
     if volume := source.volume:
         path = directory if volume.path == "." else f"{directory}/{volume.path}"
-        return ModelPlan(directory=path, **common), volume.claim_name, None
+        return ModelPlan(directory=path, **common), volume.claim_name
     if project := source.project:
-        return ModelPlan(directory=f"{PROJECT_DIRECTORY}/{project.path}", **common), None, None
+        return ModelPlan(directory=f"{PROJECT_DIRECTORY}/{project.path}", **common), None
     if registered := source.registry:
         if revision:
             registry_uri = f"models:/{registered.name}/{revision}"
@@ -242,7 +244,7 @@ def _one_model(
             registry_uri = f"models:/{registered.name}/{registered.version}"
         else:
             registry_uri = f"models:/{registered.name}@{registered.alias}"
-    return ModelPlan(registry_uri=registry_uri, **common), None, None
+    return ModelPlan(registry_uri=registry_uri, **common), None
 
 
 def model_line(spec: ModelSpec) -> str:

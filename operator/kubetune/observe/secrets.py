@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
 from kubetune.decide.resources import Resource
-from kubetune.decide.sources import dataset_source, model_source
 from kubetune.targets.table import facts_of
 
 
@@ -30,19 +28,8 @@ def source_secrets(
     """
     if not facts_of(target).carries_secrets:
         return []
-    wanted: list[tuple[str, str | None]] = []
-    for resource in resources:
-        if resource is None or resource.spec is None:
-            continue
-        if isinstance(resource.spec, DatasetSpec):
-            _, mounts = dataset_source(resource.name, resource.spec)
-        elif resource.spec.source.fine_tune_job:
-            # Where it is kept isn't known here, and needs no token of its own.
-            continue
-        else:
-            _, mounts = model_source(resource.name, resource.spec)
-        wanted += [(token.name, token.key) for token in mounts.tokens.values()]
-    return wanted
+    tokens = [each.spec.source.token for each in resources if each and each.spec]
+    return [(token.name, token.key) for token in tokens if token]
 
 
 async def secret_problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -239,7 +240,7 @@ class ComputeTargetSpec(Value):
     )
     tracking: Tracking = Field(description="Where runs report and results are registered.")
 
-    @property
+    @cached_property
     def type(self) -> str:
         """The type of target; what a status records of runs in this cluster has no block."""
         given = (name for name in BLOCKS if getattr(self, name) is not None)

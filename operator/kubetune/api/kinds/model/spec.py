@@ -107,6 +107,11 @@ class ModelSource(Value):
         default=None, description="The output of a FineTuneJob in the same namespace."
     )
 
+    @property
+    def token(self) -> SecretKeyRef | None:
+        """The access token that a run reads it with."""
+        return self.hugging_face.token_secret_ref if self.hugging_face else None
+
 
 class ModelSpec(Value):
     """What the user declares."""
