@@ -11,6 +11,13 @@ RECONCILE_SECONDS = Histogram(
     "kubetune_reconcile_seconds", "Duration of reconciles by kind.", ["kind"]
 )
 QUEUE_LENGTH = Gauge("kubetune_queue_length", "Objects that wait for or are in a reconcile.")
+QUEUE_OLDEST = Gauge(
+    "kubetune_queue_oldest_seconds", "How long the object waits that waits longest for a reconcile."
+)
+WAITING_OUTSIDE = Gauge(
+    "kubetune_reconciles_waiting_outside",
+    "Reconciles that wait for a tracking server or workspace, and hold no worker.",
+)
 LAST_EVENT = Gauge("kubetune_last_event_timestamp_seconds", "When the last watch event came.")
 WATCH_SHOWN = Gauge(
     "kubetune_watch_shown_timestamp_seconds",

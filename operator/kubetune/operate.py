@@ -16,7 +16,7 @@ from kubetune.clients.connections import connect
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
 from kubetune.health import Health
-from kubetune.metrics import OBJECTS, QUEUE_LENGTH
+from kubetune.metrics import OBJECTS, QUEUE_LENGTH, QUEUE_OLDEST, WAITING_OUTSIDE
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key, WorkQueue
@@ -62,6 +62,8 @@ async def operate(
     )
     feed = Feed(cache, queue, namespaces)
     QUEUE_LENGTH.set_function(lambda: len(queue))
+    QUEUE_OLDEST.set_function(lambda: queue.oldest_seconds)
+    WAITING_OUTSIDE.set_function(lambda: queue.outside)
     for kind in WATCHED:
         OBJECTS.labels(kind).set_function(partial(cache.count, kind))
     stop, ready = asyncio.Event(), asyncio.Event()

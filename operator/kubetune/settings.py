@@ -19,7 +19,8 @@ class Settings:
     """Where Secrets of a ClusterComputeTarget are read from for its own probe."""
 
     workers: int = 16
-    """Objects reconciled at the same time. More help only when the API server is far away."""
+    """Objects reconciled at the same time; a namespace alone gets half of them. More help only when
+    the API server is far away."""
 
     tracking_poll_seconds: float = 5.0
     """Seconds between two batched reads of running jobs from MLflow."""

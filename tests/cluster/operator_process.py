@@ -102,10 +102,12 @@ class Operator:
 
     def known(self, kind: str) -> int:
         """How many objects of a kind it knows of."""
-        found = re.search(
-            rf'^kubetune_objects{{kind="{kind}"}} (\S+)', self.metrics(), re.MULTILINE
-        )
-        assert found, kind
+        return self.gauge(f'kubetune_objects{{kind="{kind}"}}')
+
+    def gauge(self, name: str) -> int:
+        """The value of a metric."""
+        found = re.search(rf"^{re.escape(name)} (\S+)", self.metrics(), re.MULTILINE)
+        assert found, name
         return int(float(found[1]))
 
     def health(self) -> tuple[int, str]:

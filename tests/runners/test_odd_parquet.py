@@ -22,7 +22,6 @@ from odd_data import (
     DRAWN,
     MANY,
     TEXTS,
-    UNHURRIED_SECONDS,
     Laboratory,
     ended,
     make_laboratory,
@@ -162,7 +161,6 @@ def test_columns(laboratory: Laboratory, column: tuple[str, list[Any], str, int]
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(UNHURRIED_SECONDS)
 @MANY
 @given(column=columns())
 def test_many_columns(laboratory: Laboratory, column: tuple[str, list[Any], str, int]) -> None:

@@ -41,6 +41,7 @@ from kubetune.clients.cml_models import Answer, Body
 from kubetune.clients.cml_operations import DOWNLOAD_FILE, UPLOAD_FILE, Listing, Operation
 from kubetune.clients.pool import Pool
 from kubetune.names import digest
+from kubetune.queue.outside import CALLS_AT_ONCE, Place, SilentError
 
 __all__ = [
     "CmlClient",
@@ -82,7 +83,7 @@ class CmlClient:
         api_key: str,
         ca_pem: str | None = None,
         *,
-        concurrency: int = 8,
+        concurrency: int = CALLS_AT_ONCE,
         timeouts: tuple[int, int] = (CONNECT_SECONDS, ANSWER_SECONDS),
     ) -> None:
         self.url = url.strip().rstrip("/").removesuffix("/api/v2").rstrip("/")
@@ -93,6 +94,7 @@ class CmlClient:
         self._concurrency = concurrency
         # The package ignores timeouts that aren't an int or a pair, without a word.
         self._timeouts = (int(timeouts[0]), int(timeouts[1]))
+        self._place = Place((UnavailableError, UnknownOutcomeError), concurrency)
         self._gate = Gate()
         self._opening = threading.Lock()
         self._api: Any = None
@@ -246,9 +248,14 @@ class CmlClient:
         return await self._submit(lambda: self._run(operation, run, writes))
 
     async def _submit(self, work: Callable[[], T]) -> T:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="cml")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            async with self._place.call():
+                if self._threads is None:
+                    self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="cml")
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except SilentError as error:
+            # Nothing was sent.
+            raise UnavailableError(str(error)) from None
 
     def _run(self, operation: str, run: Callable[[Any], T], writes: bool) -> T:
         # The gate is asked when a call's turn has come, not when it gets in line.

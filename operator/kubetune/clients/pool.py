@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from kubetune.queue.outside import background
+
 
 class Closable(Protocol):
     """Opens connections again when it is used after ``close``."""
@@ -35,7 +37,7 @@ class Pool(Generic[T]):
         if len(self._items) > self._limit:
             # A closed one that somebody still holds opens new connections when it is used.
             _, unused = self._items.popitem(last=False)
-            task = asyncio.create_task(unused.close())
+            task = background(unused.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         return self._items[key]

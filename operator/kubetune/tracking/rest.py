@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 import aiohttp
 
 from kubetune.api import JsonObject
+from kubetune.queue.outside import CALLS_AT_ONCE, Place, SilentError
 from kubetune.tracking.base import TrackingError
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -83,11 +84,16 @@ class MlflowError(TrackingError):
         """MLflow's error_code, such as RESOURCE_ALREADY_EXISTS."""
 
 
+class NoAnswerError(TrackingError):
+    """The server was given enough time."""
+
+
 class RestClient:
-    """Requests to one server with one set of credentials.
+    """Requests to one server with one set of credentials, so many at a time.
 
     ``ca_pem`` adds authorities to the system's. ``timeout_seconds`` is the limit of a whole
-    call, its one retry included. Connections open with the first call, also after ``close``.
+    call from its turn on, its one retry included. Connections open with the first call, also
+    after ``close``.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class RestClient:
         self._credentials = credentials or Credentials()
         self._ca_pem = ca_pem
         self._timeout = timeout_seconds
+        self._place = Place(NoAnswerError)
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -157,10 +164,19 @@ class RestClient:
             "allow_redirects": False,
         }
         try:
+            async with self._place.call():
+                return await self._in_time(method, path, arguments, retry=retry)
+        except SilentError as error:
+            raise TrackingError(str(error)) from None
+
+    async def _in_time(
+        self, method: Method, path: str, arguments: JsonObject, *, retry: bool
+    ) -> str:
+        try:
             async with asyncio.timeout(self._timeout):
                 return await self._once(method, path, arguments, retry=retry)
         except TimeoutError:
-            raise TrackingError(
+            raise NoAnswerError(
                 f"{self.shown_uri} did not answer within {self._timeout:g} s"
             ) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -195,7 +211,7 @@ class RestClient:
                     ) from None
             self._session = aiohttp.ClientSession(
                 headers={**self._credentials.headers(), "User-Agent": "kubetune"},
-                connector=aiohttp.TCPConnector(limit=8, ssl=context),
+                connector=aiohttp.TCPConnector(limit=CALLS_AT_ONCE, ssl=context),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session

@@ -21,6 +21,7 @@ from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import outcome_path
 from kubetune.clients.cml import CmlError, CredentialsError, NotFoundError
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse
+from kubetune.queue.outside import background
 from kubetune.targets.cml.states import (
     Ending,
     Limits,
@@ -170,7 +171,7 @@ class Follower:
     def _start(self) -> None:
         self._wake.set()
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
+            self._task = background(self._work())
 
     def _tell_all(self) -> None:
         for followed in list(self._followed.values()):

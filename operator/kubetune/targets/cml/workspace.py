@@ -45,6 +45,7 @@ from kubetune.clients.cml_models import (
 from kubetune.clients.cml_operations import Operation
 from kubetune.clients.cml_projects import ID, find_project
 from kubetune.clients.kubernetes import ApiError
+from kubetune.queue.outside import without_worker
 from kubetune.targets.cml import offers
 from kubetune.targets.cml.archive import runner
 from kubetune.targets.cml.manifests import NAME_PREFIX
@@ -148,7 +149,7 @@ class Workspace:
         return found
 
     async def _list(self, since: float) -> None:
-        async with self._listing:
+        async with without_worker(), self._listing:
             # Whoever waited here meanwhile shares the listing.
             if self._listed_at < since:
                 begun = time.monotonic()
@@ -293,7 +294,7 @@ class Workspace:
         # Packing takes a while the first time.
         ours = await asyncio.to_thread(runner)
         project_id = (await self.project()).id
-        async with self._placing:
+        async with without_worker(), self._placing:
             self._remembered = self._placed_in == project_id
             if not self._remembered:
                 sizes = await self._sizes(CML_FOLDER)

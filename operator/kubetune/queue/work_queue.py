@@ -10,8 +10,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
+
+from kubetune.queue.outside import Worker, working
+from kubetune.queue.turns import Turns
 
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 120.0
@@ -32,11 +37,17 @@ def backoff(failures: int, jitter: Callable[[], float] = random.random) -> float
 
 
 class WorkQueue:
-    """De-duplicated keys with due times, served by a fixed number of workers."""
+    """De-duplicated keys with due times, served by a fixed number of workers.
+
+    Namespaces take turns, and cluster-wide objects are one of them: see kubetune.queue.turns. A
+    key that waits for somebody outside has no worker meanwhile: see kubetune.queue.outside.
+    """
 
     def __init__(self) -> None:
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._waiting: set[Key] = set()
+        self._turns = Turns(spare=True)
+        self._serve: Callable[[Key], object] | None = None
+        self._waiting: dict[Key, float] = {}
+        """Since when, the longest first."""
         self._active: set[Key] = set()
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
@@ -47,13 +58,24 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._active)
 
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the key has waited that waits longest to be worked on; 0 when none waits."""
+        since = next(iter(self._waiting.values()), None)
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def outside(self) -> int:
+        """How many keys wait for somebody outside."""
+        return len(self._active) - self._turns.taken
+
     def add(self, key: Key) -> None:
         """Have the key worked on as soon as a worker is free."""
         if key in self._active:
             self._again.add(key)
         elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.put_nowait(key)
+            self._waiting[key] = time.monotonic()
+            self._turns.ask(key.namespace, partial(self._begin, key))
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Have the key worked on in some seconds; the earliest of several calls counts."""
@@ -75,27 +97,38 @@ class WorkQueue:
     async def run(self, work: Callable[[Key], Awaitable[None]], workers: int) -> None:
         """Serve keys until cancelled. An exception of ``work`` brings the key back later."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(self._serve(work))
-
-    async def _serve(self, work: Callable[[Key], Awaitable[None]]) -> None:
-        while True:
-            key = await self._ready.get()
-            self._waiting.discard(key)
-            self._active.add(key)
+            self._serve = lambda key: group.create_task(self._work_on(key, work))
+            self._turns.open(workers)
             try:
-                await work(key)
-            except Exception:
-                # ``work`` reports its errors itself; here only the way back matters.
-                self._failures[key] = self._failures.get(key, 0) + 1
-                self.add_after(key, backoff(self._failures[key]))
-            else:
-                self._failures.pop(key, None)
+                # Only a cancellation ends it.
+                await asyncio.get_running_loop().create_future()
             finally:
-                self._active.discard(key)
-                if key in self._again:
-                    self._again.discard(key)
-                    self.add(key)
+                self._turns.open(0)
+
+    def _begin(self, key: Key) -> None:
+        if self._serve is None:
+            raise RuntimeError("nobody has a turn while nobody serves")
+        del self._waiting[key]
+        self._active.add(key)
+        self._serve(key)
+
+    async def _work_on(self, key: Key, work: Callable[[Key], Awaitable[None]]) -> None:
+        worker = Worker(self._turns, key.namespace)
+        working.set(worker)
+        try:
+            await work(key)
+        except Exception:
+            # ``work`` reports its errors itself; here only the way back matters.
+            self._failures[key] = self._failures.get(key, 0) + 1
+            self.add_after(key, backoff(self._failures[key]))
+        else:
+            self._failures.pop(key, None)
+        finally:
+            self._active.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+            worker.end()
 
     def _set_alarm(self) -> None:
         if self._alarm:
