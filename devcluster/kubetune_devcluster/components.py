@@ -167,6 +167,10 @@ def operator(layout: Layout) -> Component:
         | {
             "KUBECONFIG": str(layout.kubeconfig("operator")),
             "PYTHONPATH": os.pathsep.join(filter(None, packages)),
+            # MLflow and the simulator of CML are on this machine, as its targets say.
+            "KUBETUNE_EGRESS_ALLOW": ",".join(
+                filter(None, ["127.0.0.0/8", "::1", os.environ.get("KUBETUNE_EGRESS_ALLOW")])
+            ),
         },
         address=url,
         health=f"{url}/healthz",

@@ -44,7 +44,7 @@ async def operate(
     client = connections.cluster
     install_id = settings.install_id or await _install_id(client)
     cache, queue = ObjectCache(), WorkQueue()
-    pool = TrackerPool(settings.tracking_timeout_seconds)
+    pool = TrackerPool(settings.tracking_timeout_seconds, connections.egress)
 
     def notify(owner: Owner) -> None:
         queue.add(Key(owner.kind, owner.namespace, owner.name))

@@ -52,6 +52,15 @@ class Settings:
     """Seconds without event or bookmark after which a watch is restarted; an API server sends a
     bookmark every minute. After three times as many without any answer /healthz fails."""
 
+    egress_allow: str = ""
+    """What the operator may connect to on behalf of specs, with commas between: addresses, networks
+    such as 10.0.0.0/8, host names, and *.example.com for all below one. Loopback, link-local and
+    unspecified addresses and the metadata services of clouds have to be listed as addresses or
+    networks; otherwise nobody is connected to them, whatever names lead there."""
+
+    egress_others: str = "Allowed"
+    """Allowed, or Refused for what is not listed."""
+
     @property
     def settle_seconds(self) -> float:
         """Seconds from the start until what was made outside of the cluster can count as left."""

@@ -16,6 +16,7 @@ from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.support import eventually
 
+LOOPBACK = "127.0.0.0/8,::1"
 COMMAND = (sys.executable, "-m", "kubetune.cli")
 
 
@@ -44,6 +45,8 @@ class Operator:
                 env={
                     **os.environ,
                     "KUBECONFIG": str(self._kubeconfig),
+                    # Servers of the tests are on loopback, where no operator connects unasked.
+                    "KUBETUNE_EGRESS_ALLOW": LOOPBACK,
                     # Seconds of the defaults that tests would only wait for.
                     "KUBETUNE_TRACKING_POLL_SECONDS": "1",
                     "KUBETUNE_TARGET_PROBE_SECONDS": "5",

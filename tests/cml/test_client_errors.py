@@ -93,7 +93,7 @@ async def test_the_message_is_the_workspaces_own_and_short():
     expected = f"{workspace.url} answered create_job with HTTP 400: cpu must be positive"
     assert str(caught.value) == expected
     async with talking(answering(PAGE, 502)) as (client, _):
-        with pytest.raises(UnavailableError, match=r"HTTP 502: 502 Bad & Ugly$"):
+        with pytest.raises(UnavailableError, match=r"HTTP 502 \(text/html\)$"):
             await client.read(GET_JOB, "p", "j")
     async with talking(answering(refusal(3, "x " * 2000), 400)) as (client, _):
         with pytest.raises(InvalidError) as caught:
@@ -248,7 +248,11 @@ async def test_a_server_without_tls_at_an_https_address_has_changed_nothing():
     [
         ("workspace.example.com", KEY, None, InvalidError, "https://<host>"),
         ("https://", KEY, None, InvalidError, "https://<host>"),
-        ("https://a b", KEY, None, InvalidError, "not an address"),
+        ("https://a b", KEY, None, InvalidError, "https://<host>"),
+        ("https://me:s3cret@a", KEY, None, InvalidError, "https://<host>"),
+        ("https://a/x?y=", KEY, None, InvalidError, "https://<host>"),
+        ("https://a/x#", KEY, None, InvalidError, "https://<host>"),
+        ("https://a/../x", KEY, None, InvalidError, "https://<host>"),
         ("https://example.com", KEY, "no pem", InvalidError, "CA bundle"),
         ("https://example.com", " \n", None, CredentialsError, "API key"),
         ("https://example.com", f"{KEY}\n{KEY}", None, CredentialsError, "API key"),

@@ -12,6 +12,7 @@ from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.compute_target.status import CmlWorkspaceStatus
 from kubetune.api.training.settings import Resources
 from kubetune.clients.cml import CmlClients
+from kubetune.clients.egress import OPEN
 from kubetune.targets.cml.backend import CmlBackend
 from kubetune.targets.errors import BackendError
 from kubetune.targets.values import Owner, RunAddress, RunRequest, RunState, TargetProbe
@@ -209,7 +210,7 @@ async def site(simulator: Simulator) -> AsyncGenerator[Site]:
     async def config_map(*_: Any) -> str:
         return ""
 
-    clients = CmlClients()
+    clients = CmlClients(egress=OPEN)
     backend = CmlBackend(clients, access, config_map, lambda _: None, settle_seconds=1)
     try:
         yield Site(backend, target, RunAddress(OWNER, RUN_KEY, target))

@@ -12,6 +12,7 @@ from aiohttp import web
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.connections import Connections
+from kubetune.clients.egress import OPEN
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import TrackingError
@@ -68,9 +69,9 @@ def cluster(simulator: Simulator) -> Cluster:
 
 @pytest_asyncio.fixture
 async def trackers(cluster: Cluster) -> AsyncGenerator[Trackers]:
-    clients, pool = CmlClients(), TrackerPool(5.0)
+    clients, pool = CmlClients(egress=OPEN), TrackerPool(5.0, OPEN)
     async with connected(cluster) as client:
-        yield Trackers(sources(Connections(client, clients), pool))
+        yield Trackers(sources(Connections(client, clients, OPEN), pool))
     await pool.close()
     await clients.close()
 
@@ -117,7 +118,7 @@ async def test_a_renewed_key_is_used_at_once(
 ):
     simulator.revoke_key()
     probe = await trackers.probe(target(simulator), NAMESPACE)
-    assert probe.credentials_refused
+    assert probe.reason == "TrackingCredentialsRefused"
     assert "refuses the API key" in probe.error
     cluster.put_key(simulator.add_key())
     assert (await trackers.probe(target(simulator), NAMESPACE)).error == ""

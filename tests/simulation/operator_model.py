@@ -11,6 +11,7 @@ from kubetune.act.left_behind import taken_over
 from kubetune.api import JsonObject
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.connections import Connections
+from kubetune.clients.egress import OPEN
 from kubetune.clients.kubernetes import ApiError
 from kubetune.handlers import WATCHED, Feed
 from kubetune.observe.cache import ObjectCache
@@ -54,7 +55,7 @@ class OperatorProcess:
         self._world = world
         self.cache, queue = ObjectCache(), WorkQueue()
         client = ModelClient(world)
-        connections = Connections(client, cast("CmlClients", ModelCmlClients(world)))
+        connections = Connections(client, cast("CmlClients", ModelCmlClients(world)), OPEN)
 
         def notify(owner: Owner) -> None:
             queue.add(Key(owner.kind, owner.namespace, owner.name))

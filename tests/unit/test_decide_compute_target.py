@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from builders import NOW, ago, condition, condition_of, kstatus, resource
+from kubetune.api.conditions import Reason
 from kubetune.decide.target.states import ObservedTarget, TrackingProbe, decide
 from kubetune.tracking.base import StorageCheck
 
@@ -66,7 +67,7 @@ CASES = [
     ),
     Case(
         "credentials refused",
-        TrackingProbe(error="answered 401", credentials_refused=True),
+        TrackingProbe(error="answered 401", reason=Reason.TRACKING_CREDENTIALS),
         ("False", "TrackingCredentialsRefused"),
         "InProgress",
         10,

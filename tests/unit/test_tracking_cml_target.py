@@ -64,13 +64,15 @@ def test_experiments_that_answer_make_the_target_ready() -> None:
 
 
 @pytest.mark.parametrize(
-    ("refused", "reason", "way_out"),
+    ("reason", "way_out"),
     [
-        (True, "TrackingCredentialsRefused", "check spec.cml.apiKeySecretRef"),
-        (False, "TrackingUnreachable", "check spec.cml"),
+        ("TrackingCredentialsRefused", "check spec.cml.apiKeySecretRef"),
+        ("TrackingUnreachable", "check spec.cml"),
+        ("AnswerRefused", "check spec.cml"),
+        ("EgressRefused", "check spec.cml"),
     ],
 )
-def test_the_way_out_names_the_field(refused: bool, reason: str, way_out: str) -> None:
-    status = decided(TrackingProbe(error="it said no", credentials_refused=refused))
+def test_the_way_out_names_the_field(reason: str, way_out: str) -> None:
+    status = decided(TrackingProbe(error="it said no", reason=Reason(reason)))
     assert condition_of(status, "TrackingAvailable") == ("False", reason)
     assert message_of(status, "Ready") == f"https://ml.example: it said no; {way_out}"

@@ -157,6 +157,8 @@ class Reason(StrEnum):
     TRACKING_UNREACHABLE = "TrackingUnreachable"
     TRACKING_CREDENTIALS = "TrackingCredentialsRefused"
     TRACKING_REFUSED = "TrackingRefused"
+    ANSWER_REFUSED = "AnswerRefused"
+    EGRESS_REFUSED = "EgressRefused"
     STORAGE_WRITABLE = "StorageWritable"
     STORAGE_NOT_WRITABLE = "StorageNotWritable"
     STORAGE_NOT_PROXIED = "StorageNotProxied"

@@ -4,6 +4,8 @@ Python's usual reader follows YAML 1.1, where ``1e-4`` is text and ``yes`` is tr
 are those of YAML 1.2, times and dates stay text, a key may stand in a map only once, and what
 kubectl takes for something else than a reader of YAML 1.2 is an error: an unquoted ``yes``,
 ``no``, ``on``, ``off``, ``y`` or ``n``, and ``010`` or ``1_000``. Every value keeps its line.
+
+Nothing is made of a text before it is known how much would come of it: see kubetune.api.bounded.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from kubetune.api.bounded import MANIFESTS, LimitError, Limits, check_size
 
 Path = tuple[str | int, ...]
 
@@ -59,7 +63,7 @@ class Document:
         return self.lines.get(path, self.line)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
@@ -69,9 +73,10 @@ for _name, _pattern, _first in _RESOLVERS:
     )
 
 
-def read(text: str) -> Iterator[Document]:
+def read(text: str, limits: Limits = MANIFESTS) -> Iterator[Document]:
     """The documents of a text; empty ones are left out. Raises YamlError."""
     try:
+        _check(text, limits)
         loader = _Loader(text)
     except yaml.YAMLError as error:
         raise _translated(error) from None
@@ -81,13 +86,66 @@ def read(text: str) -> Iterator[Document]:
             if node is None:
                 continue
             document = Document(None, _line(node))
-            document.value = _Reader(loader, document).value(node, (), ())
+            document.value = _Reader(loader, document).value(node, ())
             if document.value is not None:
                 yield document
     except yaml.YAMLError as error:
         raise _translated(error) from None
     finally:
         loader.dispose()
+
+
+def plain_value(text: str, limits: Limits) -> Any:
+    """The value of a text as Python's usual reader takes it. Raises YamlError."""
+    try:
+        _check(text, limits)
+        return yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        raise _translated(error) from None
+    except YamlError:
+        raise
+    except ValueError as error:
+        # A date of no calendar, or a number of thousands of digits.
+        raise YamlError(f"not YAML: {error}", 1) from None
+
+
+def _check(text: str, limits: Limits) -> None:
+    """Count what would come of a text, aliases as what they stand for.
+
+    Raises YamlError and yaml.YAMLError. It looks at one event after the other, where to make
+    values of them takes recursion.
+    """
+    nodes, line = 0, 1
+    sizes: dict[Any, int] = {}
+    around: list[tuple[str | None, int]] = []
+    """Open values: their anchor, and how many values there were before."""
+    try:
+        check_size(text, limits)
+        events: Iterator[Any] = yaml.parse(text, Loader=yaml.CSafeLoader)
+        for event in events:
+            line = event.start_mark.line + 1
+            if isinstance(event, yaml.AliasEvent):
+                if any(anchor == event.anchor for anchor, _ in around):
+                    raise YamlError("a value that contains itself", line)
+                nodes += sizes.get(event.anchor, 1)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = around.pop()
+                if anchor:
+                    sizes[anchor] = nodes - before
+            elif isinstance(event, yaml.NodeEvent):
+                nodes += 1
+                if isinstance(event, yaml.CollectionStartEvent):
+                    around.append((event.anchor, nodes - 1))
+                elif event.anchor:
+                    sizes[event.anchor] = 1
+            if nodes > limits.nodes:
+                raise LimitError("nodes", limits.nodes)
+            if len(around) > limits.depth:
+                raise LimitError("depth", limits.depth)
+    except LimitError as error:
+        raise YamlError(
+            f"{error}; shorten it, or write what its aliases repeat once", line
+        ) from None
 
 
 class _Reader:
@@ -97,27 +155,22 @@ class _Reader:
         self._loader = loader
         self._document = document
 
-    def value(self, node: Node, path: Path, around: tuple[Node, ...]) -> Any:
-        if node in around:
-            raise YamlError("a value that contains itself", _line(node))
+    def value(self, node: Node, path: Path) -> Any:
         self._document.lines[path] = _line(node)
-        around = (*around, node)
         if isinstance(node, MappingNode):
-            return self._mapping(node, path, around)
+            return self._mapping(node, path)
         if isinstance(node, SequenceNode):
-            return [
-                self.value(item, (*path, index), around) for index, item in enumerate(node.value)
-            ]
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         assert isinstance(node, ScalarNode)  # there are only these three
         return self._scalar(node)
 
-    def _mapping(self, node: MappingNode, path: Path, around: tuple[Node, ...]) -> dict[str, Any]:
+    def _mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
         self._refuse_duplicates(node)
         self._loader.flatten_mapping(node)  # << takes the keys of another map
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = self._key(key_node)
-            result[key] = self.value(value_node, (*path, key), around)
+            result[key] = self.value(value_node, (*path, key))
             self._document.lines[(*path, key)] = _line(key_node)
         return result
 
@@ -142,14 +195,14 @@ class _Reader:
         return node.value
 
     def _scalar(self, node: ScalarNode) -> Any:
-        if node.style is None:
+        if not node.style:  # as plain text is
             self._refuse_ambiguous(node)
         if not node.tag.startswith(_TAG):
             raise YamlError(f"tag {node.tag} is not known here; remove it", _line(node))
         try:
             return self._loader.construct_object(node)
         except ValueError as error:
-            raise YamlError(f"{node.value!r}: {error}", _line(node)) from None
+            raise YamlError(f"{node.value[:60]!r}: {error}", _line(node)) from None
 
     def _refuse_ambiguous(self, node: ScalarNode) -> None:
         text = node.value

@@ -36,6 +36,7 @@ async def artifact(run: MlflowRunDict, path: str) -> str:
     It is asked for at MLFLOW_TRACKING_URI when that is set, with the credentials of its variables;
     else where the status says, without any. Raises NotThereError.
     """
+    from kubetune.api.bounded import DOCUMENT
     from kubetune.tracking.base import TrackingError
     from kubetune.tracking.rest import Credentials, RestClient
 
@@ -57,7 +58,7 @@ async def artifact(run: MlflowRunDict, path: str) -> str:
     server = RestClient(root, credentials, timeout_seconds=30.0)
     try:
         query = {"path": path, "run_uuid": run.get("runId", "")}
-        return await server.text("GET", "/get-artifact", query=query, retry=True)
+        return await server.text("GET", "/get-artifact", query=query, retry=True, limits=DOCUMENT)
     except TrackingError as error:
         raise NotThereError(str(error)) from None
     finally:

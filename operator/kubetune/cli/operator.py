@@ -47,6 +47,7 @@ def operator(
     gc.set_threshold(COLLECT_AT_START)
     import uvloop
 
+    from kubetune.clients.connections import egress
     from kubetune.operate import operate
     from kubetune.settings import Settings
 
@@ -58,6 +59,7 @@ def operator(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         settings = Settings.from_environment()
+        egress(settings)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     # A fifth less CPU for each object than on asyncio's own loop: most of it is short requests.

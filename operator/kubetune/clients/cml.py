@@ -12,14 +12,17 @@ import contextlib
 import importlib
 import logging
 import posixpath
-import ssl
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from kubetune.api import JsonObject
+from kubetune.api.bounded import ANSWER, LimitError
+from kubetune.api.schema.addresses import is_http_address
+from kubetune.clients.answers import body_in_thread
 from kubetune.clients.cml_answers import answer_of, page_of, strict
 from kubetune.clients.cml_errors import (
     Call,
@@ -39,6 +42,8 @@ from kubetune.clients.cml_errors import (
 )
 from kubetune.clients.cml_models import Answer, Body
 from kubetune.clients.cml_operations import DOWNLOAD_FILE, UPLOAD_FILE, Listing, Operation
+from kubetune.clients.cml_transport import pool_manager, within
+from kubetune.clients.egress import OPEN, Egress
 from kubetune.clients.pool import Pool
 from kubetune.names import digest
 from kubetune.queue.outside import CALLS_AT_ONCE, Place, SilentError
@@ -65,7 +70,7 @@ CONNECT_SECONDS = 5
 ANSWER_SECONDS = 30
 PAGE_SIZE = 100
 MAX_PAGES = 1000
-MAX_DOWNLOAD_BYTES = 64 * 2**20
+MAX_DOWNLOAD_BYTES = 2**20
 
 
 class CmlClient:
@@ -85,12 +90,14 @@ class CmlClient:
         *,
         concurrency: int = CALLS_AT_ONCE,
         timeouts: tuple[int, int] = (CONNECT_SECONDS, ANSWER_SECONDS),
+        egress: Egress = OPEN,
     ) -> None:
         self.url = url.strip().rstrip("/").removesuffix("/api/v2").rstrip("/")
         self.user = ""
         """Name of the key's owner, once an answer has told it: there is no way to ask."""
         self._api_key = api_key.strip()
         self._ca_pem = ca_pem
+        self._egress = egress
         self._concurrency = concurrency
         # The package ignores timeouts that aren't an int or a pair, without a word.
         self._timeouts = (int(timeouts[0]), int(timeouts[1]))
@@ -198,19 +205,18 @@ class CmlClient:
             response = api.download_project_file(
                 project_id, target, _preload_content=False, _request_timeout=self._timeouts
             )
+            limits = replace(ANSWER, received=MAX_DOWNLOAD_BYTES, unpacked=MAX_DOWNLOAD_BYTES)
             try:
-                content = response.read(MAX_DOWNLOAD_BYTES + 1)
-                if len(content) > MAX_DOWNLOAD_BYTES:
-                    raise InvalidError(
-                        f"the project's file {target} is larger than {MAX_DOWNLOAD_BYTES} bytes"
-                    )
+                return body_in_thread(response, time.monotonic() + self._seconds, limits)
+            except LimitError as error:
+                response.close()
+                raise InvalidError(f"the project's file {target} is refused: {error}") from None
             except BaseException:
                 # With a rest unread the connection is of no more use.
                 response.close()
                 raise
             finally:
                 response.release_conn()
-            return cast("bytes", content)
 
         return await self._in_thread(DOWNLOAD_FILE.name, receive, writes=False)
 
@@ -245,7 +251,8 @@ class CmlClient:
         return cast("JsonObject", answer) if isinstance(answer, dict) else None
 
     async def _in_thread(self, operation: str, run: Callable[[Any], T], *, writes: bool) -> T:
-        return await self._submit(lambda: self._run(operation, run, writes))
+        loop = asyncio.get_running_loop()
+        return await self._submit(lambda: self._run(operation, run, writes, loop))
 
     async def _submit(self, work: Callable[[], T]) -> T:
         try:
@@ -257,18 +264,31 @@ class CmlClient:
             # Nothing was sent.
             raise UnavailableError(str(error)) from None
 
-    def _run(self, operation: str, run: Callable[[Any], T], writes: bool) -> T:
+    def _run(
+        self,
+        operation: str,
+        run: Callable[[Any], T],
+        writes: bool,
+        loop: asyncio.AbstractEventLoop,
+    ) -> T:
         # The gate is asked when a call's turn has come, not when it gets in line.
         self._gate.enter(operation)
         failure: CmlError | None = None
-        try:
-            return run(self._open())
-        except Exception as error:
-            call = Call(redacted(self.url), operation, writes, self._api_key)
-            failure = translated(error, call)
-            raise failure from None
-        finally:
-            self._gate.leave(operation, failure)
+        with within(self._seconds, loop) as deadline:
+            try:
+                return run(self._open())
+            except Exception as error:
+                call = Call(redacted(self.url), operation, writes, self._api_key)
+                # A connection that was shut looks like one that broke.
+                failure = translated(TimeoutError() if deadline.over else error, call)
+                raise failure from None
+            finally:
+                self._gate.leave(operation, failure)
+
+    @property
+    def _seconds(self) -> float:
+        """The most that one call takes."""
+        return sum(self._timeouts) + self._timeouts[1]
 
     def _open(self) -> Any:
         with self._opening:
@@ -285,8 +305,7 @@ class CmlClient:
             return self._api
 
     def _check(self) -> None:
-        scheme, _, host = self.url.partition("://")
-        if scheme.lower() not in ("http", "https") or not host:
+        if not is_http_address(self.url):
             raise InvalidError(
                 f"the workspace's url {redacted(self.url)!r} needs the form https://<host>"
             )
@@ -310,13 +329,10 @@ class CmlClient:
             # Five threads or more, for calls of a kind that isn't made here.
             unused.close()
             unused.join()
-        pools = api_client.rest_client.pool_manager.connection_pool_kw
-        pools["retries"] = _no_retries()
-        if self.url.lower().startswith("https"):
-            # One context for all connections; with a file the package's would be made again for
-            # each, and the operator has no place to write one.
-            pools.pop("ca_certs", None)
-            pools["ssl_context"] = _tls(self._ca_pem)
+        api_client.rest_client.pool_manager.clear()
+        api_client.rest_client.pool_manager = pool_manager(
+            self._egress, self._concurrency, self._ca_pem, tls=self.url.startswith("https")
+        )
         return api_client
 
     def _install_line(self) -> str:
@@ -329,7 +345,8 @@ class CmlClients:
     ``timeout_seconds`` is for each wait for an answer.
     """
 
-    def __init__(self, timeout_seconds: int = ANSWER_SECONDS) -> None:
+    def __init__(self, timeout_seconds: int = ANSWER_SECONDS, *, egress: Egress) -> None:
+        self._egress = egress
         self._timeouts = (min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
         self._clients: Pool[CmlClient] = Pool(MAX_CLIENTS)
 
@@ -342,33 +359,12 @@ class CmlClients:
         """The client for a workspace; call it again for each use. Needs a running event loop."""
         return self._clients.get(
             self.key(url, api_key, ca_pem),
-            lambda: CmlClient(url, api_key, ca_pem, timeouts=self._timeouts),
+            lambda: CmlClient(url, api_key, ca_pem, timeouts=self._timeouts, egress=self._egress),
         )
 
     async def close(self) -> None:
         """Close all connections."""
         await self._clients.close()
-
-
-def _tls(ca_pem: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    system = ssl.get_default_verify_paths()
-    folder = Path(system.capath) if system.capath else None
-    if not system.cafile and not (folder and any(folder.iterdir())):
-        context.load_verify_locations(importlib.import_module("certifi").where())
-    if ca_pem:
-        try:
-            context.load_verify_locations(cadata=ca_pem)
-        except (ssl.SSLError, ValueError) as error:
-            raise InvalidError(f"the CA bundle holds no PEM certificates: {error}") from None
-    return context
-
-
-def _no_retries() -> Any:
-    """No second request of any kind: not after an error, and not to where a redirect points."""
-    from urllib3 import Retry
-
-    return Retry(total=0, redirect=0, raise_on_redirect=False)
 
 
 def _file_path(path: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-
+from kubetune.api.bounded import NOTE, decoded
 from kubetune.api.kinds.compute_target.block import CaBundle
 from kubetune.api.kinds.compute_target.cml import CmlTarget
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
@@ -27,7 +26,7 @@ async def cml_access(
             f" {wanted.key}, which holds an API key of the workspace",
         ) from None
     text = (secret.get("data") or {}).get(wanted.key, "")
-    key = base64.b64decode(text).decode(errors="replace").strip()
+    key = decoded(text, NOTE).decode(errors="replace").strip()
     if not key:
         raise ValueError(
             f"key {wanted.key} in Secret {wanted.name} in namespace {namespace} is missing or"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from kubetune.api import JsonObject
+from kubetune.api.bounded import LimitError, json_object
 from kubetune.clients.cml_errors import InvalidError, UnreadableAnswerError
 from kubetune.clients.cml_models import Answer
 from kubetune.clients.cml_operations import Listing, Operation
@@ -58,11 +58,11 @@ def strict(base: type[Any]) -> type[Any]:
             if not response.data:
                 return None
             try:
-                answer = json.loads(response.data)
-            except (ValueError, RecursionError):
-                raise UnreadableAnswerError("the answer is not JSON") from None
-            if not isinstance(answer, dict):
-                raise UnreadableAnswerError("the answer is not a JSON object")
+                json_object(response.data)
+            except LimitError:
+                raise
+            except ValueError as error:
+                raise UnreadableAnswerError(str(error)) from None
             try:
                 return super().deserialize(response, response_type)
             except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

@@ -6,10 +6,9 @@ of urllib3; ``translated`` makes one of the classes here from either.
 
 from __future__ import annotations
 
-import html
-import json
 import math
 import re
+import socket
 import ssl
 import threading
 import time
@@ -17,6 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
+
+from kubetune.api.bounded import LimitError
+from kubetune.api.foreign import answered, error_fields, text_of
+from kubetune.clients.addresses import origin
+from kubetune.clients.egress import EgressError
 
 MAX_MESSAGE = 300
 DEFAULT_RETRY_AFTER = 10.0
@@ -44,9 +48,6 @@ _SECRETS = (
     (re.compile(r"\beyJ[\w-]+(?:\.[\w-]+)*"), "***"),
     (re.compile(r"\b[0-9a-fA-F]{32,}(?:\.[0-9a-fA-F]+)*\b|\b[A-Za-z0-9_]{40,}\b"), "***"),
 )
-_HTML = re.compile(r"<!doctype|<html|<head|<body|<title|<h1", re.IGNORECASE)
-_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
-_TAG = re.compile(r"<[^>]*>")
 _CONNECTION = re.compile(r"^(?:<[^>]*>|\w+\([^)]*\)): ")
 
 
@@ -104,6 +105,18 @@ class UnknownOutcomeError(CmlError):
     retryable: ClassVar[bool] = True
 
 
+class AnswerRefusedError(CmlError):
+    """An answer is over the limits of what is read; a write may have happened all the same."""
+
+    retryable: ClassVar[bool] = True
+
+
+class EgressRefusedError(CmlError):
+    """The address leads to where the operator doesn't connect."""
+
+    retryable: ClassVar[bool] = True
+
+
 class PackageMissingError(CmlError):
     """The ``cmlapi`` package is not installed where the operator runs."""
 
@@ -123,6 +136,8 @@ class Call:
 
     def message(self, text: str) -> str:
         """A short message without credentials."""
+        # What fails may quote what it failed for, at any length.
+        text = text[: 8 * MAX_MESSAGE]
         if self.api_key:
             text = text.replace(self.api_key, "***")
         return shortened(redacted(f"{self.url} {text}"))
@@ -184,6 +199,15 @@ def translated(error: Exception, call: Call) -> CmlError:
 
     if isinstance(error, CmlError):
         return error
+    if isinstance(error, EgressError):
+        return EgressRefusedError(call.message(f"is not called: {error}"))
+    if isinstance(error, socket.gaierror):
+        return UnavailableError(call.message(f"can't be reached: {error.strerror}"))
+    if isinstance(error, LimitError):
+        text = f"answered {call.operation} at too great length: {error}; check the address"
+        return call.lost(text) if call.writes else AnswerRefusedError(call.message(text))
+    if isinstance(error, TimeoutError):
+        return call.lost(f"did not answer {call.operation} in time")
     if isinstance(error, UnreadableAnswerError):
         return call.lost(
             f"did not answer {call.operation} as a CML workspace: {error};"
@@ -252,32 +276,32 @@ def _of_tls(text: str, error: Exception, call: Call) -> CmlError:
 def _of_answer(error: Any, call: Call) -> CmlError:
     status: int = error.status or 0
     code, text = _read_body(error.body)
-    exists = _CONFLICT_TEXT.search(text)
-    text = shortened(text or str(error.reason or "") or "no text", MAX_MESSAGE // 2)
     if not status:
         # The package's own form of a TLS error, or a field that it can't parse.
+        reason = shortened(str(error.reason or "") or "no text", MAX_MESSAGE // 2)
         return (
-            _of_tls(text, error, call)
-            if "SSL" in text
-            else call.lost(f"answered {call.operation} in a form that can't be read: {text}")
+            _of_tls(reason, error, call)
+            if "SSL" in reason
+            else call.lost(f"answered {call.operation} in a form that can't be read: {reason}")
         )
-    said = f"answered {call.operation} with HTTP {status}: {text}"
+    exists = _CONFLICT_TEXT.search(text or _start_of(error.body))
+    # What isn't an error of the API may be anybody's page: its text is nobody's business.
+    told = answered(status, _header(error.headers, "Content-Type") or "", text)
+    said = f"answered {call.operation} with {told}"
     if status == 429:
         return ThrottledError(call.message(said), retry_after(error.headers))
     if status == 401 or code == _UNAUTHENTICATED:
-        return CredentialsError(
-            call.message(f"refuses the API key (HTTP {status}): {text}"), key_refused=True
-        )
+        return CredentialsError(call.message(f"refuses the API key: {told}"), key_refused=True)
     if status == 403 or code == _FORBIDDEN:
         return CredentialsError(
-            call.message(f"does not allow {call.operation} with this API key: {text}")
+            call.message(f"does not allow {call.operation} with this API key: {told}")
         )
     if code == _NOT_FOUND or (status == 404 and code is not None):
         return NotFoundError(call.message(said))
     if status == 409 or code in _CONFLICTS or exists:
         return ConflictError(call.message(said))
     if 300 <= status < 400:
-        target = _header(error.headers, "Location") or "elsewhere"
+        target = origin(_header(error.headers, "Location") or "") or "another place"
         return UnavailableError(
             call.message(f"redirects {call.operation} to {target}; give the workspace's address")
         )
@@ -293,23 +317,21 @@ def _of_answer(error: Any, call: Call) -> CmlError:
 
 
 def _read_body(body: Any) -> tuple[int | None, str]:
-    """The gRPC code (0 when the API's error has none; None when it isn't one) and the text."""
-    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body or "")
-    try:
-        answer: Any = json.loads(text)
-    except ValueError:
-        return None, _readable(text)
-    if not isinstance(answer, dict) or not {"code", "message", "error"} & answer.keys():
+    """The gRPC code (0 when the API's error has none; None when it isn't one) and its message."""
+    answer = error_fields(body if isinstance(body, bytes) else str(body or ""))
+    if not {"code", "message", "error"} & answer.keys():
         return None, ""
-    message, code = answer.get("message") or answer.get("error") or "", answer.get("code")
-    return code if isinstance(code, int) else 0, _readable(str(message))
+    code = answer.get("code")
+    message = text_of(answer.get("message")) or text_of(answer.get("error"))
+    return code if isinstance(code, int) else 0, message
 
 
-def _readable(text: str) -> str:
-    if not _HTML.search(text):
-        return text.strip()
-    title = _TITLE.search(text)
-    return html.unescape(_TAG.sub(" ", title.group(2))).strip() if title else ""
+def _start_of(body: Any) -> str:
+    return (
+        body[:MAX_MESSAGE].decode("utf-8", "replace")
+        if isinstance(body, bytes)
+        else str(body)[:MAX_MESSAGE]
+    )
 
 
 def retry_after(headers: Any) -> float:

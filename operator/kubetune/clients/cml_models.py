@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from kubetune.api.bounded import PLAN, json_value
+
 
 def _moment(value: Any, read: ValidatorFunctionWrapHandler) -> datetime | None:
     """A time; none when it can't be read, or was never set, which comes as the year 1."""
@@ -45,7 +47,7 @@ Environment = Annotated[str, BeforeValidator(_text_of)]
 def variables(environment: str) -> dict[str, str]:
     """The variables in the text of an environment; none when it holds something else."""
     try:
-        given: Any = json.loads(environment or "{}")
+        given: Any = json_value(environment or "{}", PLAN)
     except ValueError:
         return {}
     if not isinstance(given, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kubetune.clients.cml import CmlClients
+from kubetune.clients.egress import SETTING, Egress
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.settings import Settings
 
@@ -15,6 +16,8 @@ class Connections:
 
     cluster: KubernetesClient
     cml: CmlClients
+    egress: Egress
+    """Where those and others that specs lead to may lead."""
 
     async def close(self) -> None:
         """Close all of them."""
@@ -22,6 +25,19 @@ class Connections:
         await self.cluster.close()
 
 
+def egress(settings: Settings) -> Egress:
+    """The rule of the settings. Raises ValueError naming the variables."""
+    try:
+        return Egress.parsed(settings.egress_allow, settings.egress_others)
+    except ValueError as error:
+        raise ValueError(f"{SETTING} or KUBETUNE_EGRESS_OTHERS: {error}") from None
+
+
 def connect(settings: Settings) -> Connections:
-    """Those of this machine or pod. Raises kopf.LoginError without credentials."""
-    return Connections(KubernetesClient.connect(), CmlClients(settings.cml_timeout_seconds))
+    """Those of this machine or pod.
+
+    Raises kopf.LoginError without credentials, ValueError when the settings can't be read.
+    """
+    rule = egress(settings)
+    clients = CmlClients(settings.cml_timeout_seconds, egress=rule)
+    return Connections(KubernetesClient.connect(), clients, rule)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from kubetune.act import job_questions
 from kubetune.api import JsonObject
-from kubetune.api.conditions import TERMINAL_PHASES, Phase, Reason
+from kubetune.api.conditions import TERMINAL_PHASES, Phase
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.status_types import FineTuneJobStatusDict, status_of
 from kubetune.controllers.base import Controller
@@ -63,7 +63,7 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         answers = kept.answers
         run_key = self._observer.run_keys.of(resource) or kept.fresh_run_key
         if error := self._poller.error(run_key):
-            away = Reason.TRACKING_UNREACHABLE
+            away = self._poller.reason(run_key)
             answers = replace(answers, tracking_error=error, tracking_reason=away)
         tracked = self._poller.tracked(run_key)
         return await self._observer.observe(resource, kept.fresh_run_key, answers, tracked)

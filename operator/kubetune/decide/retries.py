@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kubetune.api.conditions import AttemptResult
+from kubetune.api.conditions import AttemptResult, Reason
 from kubetune.api.kinds.status_types import AttemptCountsDict, AttemptDict
 from kubetune.decide.decision import parse_time
 
@@ -31,6 +31,12 @@ REFUSED_STOP_SECONDS = 30.0
 TARGET_SECONDS = 60.0
 """A target that is away; its backend tells when it answers again, if it can."""
 INSPECTION_FIRST_SECONDS = 5
+
+
+def next_look(reason: Reason) -> float:
+    """Seconds until a target that isn't Ready is asked again, by what it lacks."""
+    refused = reason in (Reason.ANSWER_REFUSED, Reason.EGRESS_REFUSED)
+    return TARGET_SECONDS if refused else PROBE_SECONDS
 
 
 def after_attempt(

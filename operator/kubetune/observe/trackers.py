@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.clients.kubernetes import ApiError
 from kubetune.decide.target.states import TrackingProbe
@@ -31,7 +32,8 @@ class Trackers:
             version = await tracker.server_version()
             return TrackingProbe(version=version, storage=await tracker.check_storage())
         except TrackingError as error:
-            return TrackingProbe(error=str(error), credentials_refused=error.credentials)
+            reason = Reason.TRACKING_CREDENTIALS if error.credentials else error.away
+            return TrackingProbe(error=str(error), reason=reason)
         except (ApiError, ValueError) as error:
             return TrackingProbe(error=f"its certificates or credentials: {error}")
 

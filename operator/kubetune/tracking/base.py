@@ -23,6 +23,7 @@ class TrackingError(Exception):
         credentials: bool = False,
         missing: bool = False,
         refused: bool = False,
+        reason: Reason | None = None,
     ) -> None:
         super().__init__(message)
         self.credentials = credentials
@@ -31,10 +32,19 @@ class TrackingError(Exception):
         """What was asked for doesn't exist."""
         self.refused = refused
         """The server's own word, which stays the same however often it is asked."""
+        self._reason = reason
+
+    @property
+    def away(self) -> Reason:
+        """What a condition says of a server that can't be read, whatever was asked."""
+        refused = self._reason in (Reason.ANSWER_REFUSED, Reason.EGRESS_REFUSED)
+        return self._reason if self._reason and refused else Reason.TRACKING_UNREACHABLE
 
     @property
     def reason(self) -> Reason:
         """What a condition says of it."""
+        if self._reason is not None:
+            return self._reason
         if self.credentials:
             return Reason.TRACKING_CREDENTIALS
         return Reason.TRACKING_REFUSED if self.refused else Reason.TRACKING_UNREACHABLE

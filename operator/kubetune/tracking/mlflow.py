@@ -11,10 +11,14 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from kubetune.api import JsonObject
+from kubetune.api.conditions import Reason
+from kubetune.api.foreign import version_in
 from kubetune.api.run import evaluation_plan, plan
+from kubetune.clients.addresses import segment
+from kubetune.clients.egress import OPEN, Egress
 from kubetune.tracking.base import (
     AliasMove,
     RegisteredVersion,
@@ -23,12 +27,22 @@ from kubetune.tracking.base import (
     TrackedRun,
     TrackingError,
 )
-from kubetune.tracking.mlflow_answers import quoted, run_of, tag_is, version_of
+from kubetune.tracking.mlflow_answers import (
+    experiment_id_of,
+    quoted,
+    readable,
+    runs_of,
+    tag_is,
+    version_of,
+)
 from kubetune.tracking.rest import Credentials, MlflowError, RestClient
 from kubetune.tracking.values import best_evaluation
 
-PAGE_SIZE = 1000
+PAGE_SIZES = (200, 20, 1)
+"""Runs on a page: the next ones are tried where a page is larger than what is read."""
 VERSION_PAGE_SIZE = 200
+MAX_PAGES = 100
+MAX_FOUND = 10_000
 READY_WAIT_SECONDS = 5.0
 READY_POLL_SECONDS = 0.25
 PROXY_SCHEME = "mlflow-artifacts"
@@ -44,8 +58,9 @@ class MlflowTracker:
         credentials: Credentials | None = None,
         ca_pem: str | None = None,
         timeout_seconds: float = 5.0,
+        egress: Egress = OPEN,
     ) -> None:
-        self._rest = RestClient(uri, credentials, ca_pem, timeout_seconds)
+        self._rest = RestClient(uri, credentials, ca_pem, timeout_seconds, egress)
         self._experiment_ids: dict[str, str] = {}
 
     async def close(self) -> None:
@@ -54,12 +69,20 @@ class MlflowTracker:
 
     # --- the server
 
+    @readable
     async def server_version(self) -> str:
         """Version of the server; also proves that it answers and accepts the credentials."""
         # Some servers tell their version to everybody, so ask for something else too.
         await self._rest.call("POST", "experiments/search", {"max_results": 1})
-        return (await self._rest.text("GET", "/version", retry=True)).strip()
+        version = version_in(await self._rest.text("GET", "/version", retry=True))
+        if version is None:
+            raise TrackingError(
+                f"{self._rest.shown_uri} tells no version as an MLflow server does; check the"
+                " address"
+            )
+        return version
 
+    @readable
     async def check_storage(self, experiment: str | None = None) -> StorageCheck:
         """Write, read and delete one small artifact.
 
@@ -71,12 +94,13 @@ class MlflowTracker:
         if parts.scheme != PROXY_SCHEME:
             return StorageCheck(
                 None,
-                f"Runs write artifacts to {parts.scheme or 'a folder'} directly, not through the"
-                " server; only they can tell whether it works.",
+                f"Runs write artifacts to {_scheme(parts.scheme)} directly, not through the server;"
+                " only they can tell whether it works.",
             )
         # The folder "models" would be taken for a logged model's.
-        folder = parts.path.strip("/")
-        path = quote(f"{folder}/kubetune-check-{secrets.token_hex(4)}.txt".lstrip("/"))
+        folder = [part for part in parts.path.split("/") if part]
+        parts_of_path = [*folder, f"kubetune-check-{secrets.token_hex(4)}.txt"]
+        path = "/".join(segment(part) for part in parts_of_path)
         url = f"/api/2.0/mlflow-artifacts/artifacts/{path}"
         content = secrets.token_hex(8)
         try:
@@ -97,6 +121,7 @@ class MlflowTracker:
 
     # --- runs
 
+    @readable
     async def running(self, install_id: str, experiments: Sequence[str]) -> list[TrackedRun]:
         """All runs of this installation that are RUNNING in the experiments (by name)."""
         found: list[TrackedRun] = []
@@ -110,6 +135,7 @@ class MlflowTracker:
             self._experiment_ids.clear()
         return found
 
+    @readable
     async def find_run(self, run_key: str, experiment: str) -> TrackedRun | None:
         """The run of a key, in any state; the oldest if there should be two."""
         experiment_id = await self._experiment_id(experiment)
@@ -120,6 +146,7 @@ class MlflowTracker:
             self._experiment_ids.pop(experiment, None)
         return runs[-1] if runs else None
 
+    @readable
     async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
         """The newest run of an evaluation with this digest that has measured all, else most."""
         experiment_id = await self._experiment_id(experiment)
@@ -131,6 +158,7 @@ class MlflowTracker:
 
     # --- the registry
 
+    @readable
     async def alias_holder(self, name: str, alias: str) -> RegisteredVersion | None:
         """The version that has the alias; None when none has it, or no model has the name."""
         query = {"name": name, "alias": alias}
@@ -143,6 +171,7 @@ class MlflowTracker:
             raise
         return version_of(answer["model_version"])
 
+    @readable
     async def move_alias(self, move: AliasMove) -> AliasMove:
         """Move the alias unless another version than the expected one has it; with ``holder``.
 
@@ -162,6 +191,7 @@ class MlflowTracker:
             await self._rest.call("DELETE", "model-versions/delete-tag", tag)
         return replace(move, holder=found)
 
+    @readable
     async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
         """The newest READY version with this lineage tag whose run and model still exist."""
         condition = f"name = {quoted(name)} and {tag_is(plan.TAG_LINEAGE, lineage_digest)}"
@@ -171,6 +201,7 @@ class MlflowTracker:
                 return await self._get_version(version)
         return None
 
+    @readable
     async def register(self, registration: Registration) -> RegisteredVersion:
         """The version made from the run: found or created, tagged, and alias moved to it.
 
@@ -231,7 +262,7 @@ class MlflowTracker:
         if model_id == registration.source:
             return
         try:
-            await self._rest.call("GET", f"logged-models/{quote(model_id)}")
+            await self._rest.call("GET", f"logged-models/{segment(model_id)}")
         except MlflowError as error:
             if error.missing:
                 raise TrackingError(str(error), missing=True, refused=True) from error
@@ -301,7 +332,7 @@ class MlflowTracker:
             # Artifacts of a run are there as long as the run.
             model_id = version.source.removeprefix(LOGGED_MODEL)
             if model_id != version.source:
-                await self._rest.call("GET", f"logged-models/{quote(model_id)}")
+                await self._rest.call("GET", f"logged-models/{segment(model_id)}")
         except MlflowError as error:
             if error.missing:
                 return False
@@ -313,30 +344,50 @@ class MlflowTracker:
     async def _search_runs(self, experiment_ids: list[str], condition: str) -> list[TrackedRun]:
         """Matching runs, newest first, over all pages."""
         runs: list[TrackedRun] = []
+        sizes = iter(PAGE_SIZES)
         body: JsonObject = {
             "experiment_ids": experiment_ids,
             "filter": condition,
-            "max_results": PAGE_SIZE,
+            "max_results": next(sizes),
             "run_view_type": "ACTIVE_ONLY",
             "order_by": ["attributes.start_time DESC"],
         }
-        while True:
-            answer = await self._rest.call("POST", "runs/search", body)
-            runs.extend(run_of(item) for item in answer.get("runs", ()))
+        for _ in range(MAX_PAGES):
+            try:
+                answer = await self._rest.call("POST", "runs/search", body)
+            except TrackingError as error:
+                smaller = next(sizes, None)
+                if error.reason != Reason.ANSWER_REFUSED or smaller is None:
+                    raise
+                body["max_results"] = smaller
+                continue
+            runs += runs_of(answer)
             if not answer.get("next_page_token"):
                 return runs
+            if len(runs) > MAX_FOUND:
+                break
             body = {**body, "page_token": answer["next_page_token"]}
+        raise self._endless("runs")
 
     async def _search_versions(self, condition: str) -> list[RegisteredVersion]:
         """Matching versions, oldest first, over all pages."""
         versions: list[RegisteredVersion] = []
         query = {"filter": condition, "max_results": str(VERSION_PAGE_SIZE)}
-        while True:
+        for _ in range(MAX_PAGES):
             answer = await self._rest.call("GET", "model-versions/search", query=query)
             versions.extend(version_of(item) for item in answer.get("model_versions", ()))
             if not answer.get("next_page_token"):
                 return sorted(versions, key=lambda version: version.version)
+            if len(versions) > MAX_FOUND:
+                break
             query["page_token"] = answer["next_page_token"]
+        raise self._endless("versions")
+
+    def _endless(self, what: str) -> TrackingError:
+        return TrackingError(
+            f"{self._rest.shown_uri} gives no end to the pages of {what}",
+            reason=Reason.ANSWER_REFUSED,
+        )
 
     async def _experiment_id(self, name: str) -> str | None:
         """The id of an experiment; None while it doesn't exist. Only ids are remembered."""
@@ -344,7 +395,7 @@ class MlflowTracker:
             experiment = await self._experiment(name)
             if experiment is None:
                 return None
-            self._experiment_ids[name] = experiment["experiment_id"]
+            self._experiment_ids[name] = experiment_id_of(experiment)
         return self._experiment_ids[name]
 
     async def _experiment(self, name: str) -> JsonObject | None:
@@ -368,3 +419,7 @@ class MlflowTracker:
             found = next(iter(answer.get("experiments", ())), None)
         # Without any experiment in sight the proxy's root is all that is left to try.
         return found["artifact_location"] if found else f"{PROXY_SCHEME}:/"
+
+
+def _scheme(given: str) -> str:
+    return given if given.isascii() and given.isalnum() and len(given) < 20 else "a folder"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from kubetune.api.conditions import Reason
 from kubetune.tracking.base import TrackedRun, TrackingError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class _Server(Generic[K]):
     watched: dict[str, _Watched[K]] = field(default_factory=dict[str, _Watched[K]])
     failures: int = 0
     error: str = ""
+    reason: Reason = Reason.TRACKING_UNREACHABLE
 
 
 class ProgressPoller(Generic[K]):
@@ -92,6 +94,11 @@ class ProgressPoller(Generic[K]):
         server = self._servers.get(self._server_of.get(run_key, ""))
         return server.error if server else ""
 
+    def reason(self, run_key: str) -> Reason:
+        """What a condition says of the error."""
+        server = self._servers.get(self._server_of.get(run_key, ""))
+        return server.reason if server else Reason.TRACKING_UNREACHABLE
+
     async def run(self) -> None:
         """Poll until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -125,12 +132,12 @@ class ProgressPoller(Generic[K]):
         try:
             runs = await server.tracker.running(self._install_id, experiments)
         except TrackingError as error:
-            self._failed(server, str(error))
+            self._failed(server, str(error), error.away)
             return
-        except Exception as error:
+        except Exception:
             # A server of another kind may answer anything; that must not end the polling.
             logger.exception("reading runs failed")
-            self._failed(server, f"the tracking server's answer can't be read: {error!r}")
+            self._failed(server, "the tracking server's answer can't be read; see the log")
             return
         recovered = bool(server.error)
         server.failures, server.error = 0, ""
@@ -143,10 +150,12 @@ class ProgressPoller(Generic[K]):
             if news or recovered:
                 self._notify(watched.key)
 
-    def _failed(self, server: _Server[K], error: str) -> None:
+    def _failed(
+        self, server: _Server[K], error: str, reason: Reason = Reason.TRACKING_UNREACHABLE
+    ) -> None:
         server.failures += 1
         news = error != server.error
-        server.error = error
+        server.error, server.reason = error, reason
         if news:
             for watched in list(server.watched.values()):
                 self._notify(watched.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from kubetune.clients.cml import CmlClients
+from kubetune.clients.egress import Egress
 from kubetune.clients.pool import Pool
 from kubetune.names import digest
 from kubetune.tracking.cml import CmlTracker
@@ -17,7 +18,8 @@ MAX_TRACKERS = 64
 class TrackerPool:
     """Trackers by address, credentials and authorities; the least used ones are closed."""
 
-    def __init__(self, timeout_seconds: float) -> None:
+    def __init__(self, timeout_seconds: float, egress: Egress) -> None:
+        self._egress = egress
         self._timeout = timeout_seconds
         self._trackers: Pool[MlflowTracker] = Pool(MAX_TRACKERS)
 
@@ -33,7 +35,7 @@ class TrackerPool:
         """The tracker for a server; call it again for each use. Needs a running event loop."""
         return self._trackers.get(
             self.key(uri, credentials, ca_pem),
-            lambda: MlflowTracker(uri, credentials, ca_pem, self._timeout),
+            lambda: MlflowTracker(uri, credentials, ca_pem, self._timeout, self._egress),
         )
 
     async def close(self) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kubetune.api.schema.base import HttpAddress, SecretKeyRef, Value
+from kubetune.api.schema.addresses import HttpAddress
+from kubetune.api.schema.base import SecretKeyRef, Value
 from kubetune.api.schema.rules import Rule, no_credentials
 
 DEFAULT_RUBRIC = (

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from kubetune.api.bounded import NOTE, model_value
 from kubetune.api.metrics.metric import MAX_METRICS, MetricName
 from kubetune.api.run.plan import (
     PLAN_VERSION,
@@ -165,8 +166,8 @@ class EvaluationSummary(PlanValue):
         if not text:
             return None
         try:
-            return EvaluationSummary.model_validate_json(text, extra="ignore")
-        except ValidationError:
+            return model_value(EvaluationSummary, text, NOTE)
+        except ValueError:
             return None
 
 

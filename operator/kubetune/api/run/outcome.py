@@ -7,14 +7,14 @@ On Kubernetes the document is the container's termination message, so it holds a
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import zlib
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
+from kubetune.api.bounded import OUTCOME, LimitError, decoded, inflated, json_value
 from kubetune.api.kinds.status import MAX_LOG_BYTES
 from kubetune.api.schema.base import Value
 
@@ -22,6 +22,8 @@ MESSAGE_LIMIT_BYTES = 4096
 MAX_LOG_LINES = 20
 WORKER_LOST = "WorkerLost"
 """Reason of a run that ends because another worker has ended."""
+OUTCOME_REFUSED = "OutcomeRefused"
+"""Reason of a run that has left an outcome over the limits of what is read."""
 _COMPRESSED = "zlib:"
 
 
@@ -84,13 +86,24 @@ class Outcome(Value):
 
     @staticmethod
     def from_message(text: str | None) -> Outcome | None:
-        """Read a termination message; None when it isn't an outcome."""
+        """Read a termination message; None when it isn't an outcome.
+
+        One that is too large to be read is a failure of the run that has left it.
+        """
         if not text:
             return None
         try:
+            data = text.encode(errors="surrogatepass")
             if text.startswith(_COMPRESSED):
-                text = zlib.decompress(base64.b85decode(text[len(_COMPRESSED) :])).decode()
-            document: Any = json.loads(text)
-            return Outcome.model_validate(document, extra="ignore")
-        except (ValueError, ValidationError, zlib.error, binascii.Error):
+                packed = decoded(text[len(_COMPRESSED) :], OUTCOME, base64.b85decode)
+                data = inflated(packed, OUTCOME)
+            outcome = Outcome.model_validate(json_value(data, OUTCOME), extra="ignore")
+        except LimitError as error:
+            return Outcome(
+                status="failed",
+                reason=OUTCOME_REFUSED,
+                message=f"The outcome that the run has left is refused: {error}.",
+            )
+        except ValueError:
             return None
+        return outcome.model_copy(update={"log": last_lines(outcome.log)})

@@ -10,11 +10,13 @@ import base64
 import json
 import os
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from kubetune.api.bounded import PLAN, decoded, inflated, json_object
 from kubetune.api.kinds.dataset.sources import HubSource, ReadFrom
 from kubetune.api.kinds.dataset.spec import ColumnMapping, Splits
 from kubetune.api.kinds.prompt_template.spec import TemplateMessage
@@ -155,9 +157,10 @@ def encode_plan(plan: dict[str, Any]) -> str:
 def decode_plan(text: str) -> dict[str, Any]:
     """The plan of ``encode_plan``. Raises ValueError when it is none."""
     try:
-        return json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
-    except zlib.error as error:
-        raise ValueError(f"the plan can't be decompressed: {error}") from error
+        packed = decoded(text, PLAN, partial(base64.b64decode, validate=True))
+        return json_object(inflated(packed, PLAN), PLAN)
+    except ValueError as error:
+        raise ValueError(f"the plan can't be read: {error}") from error
 
 
 class RunIdentity(PlanValue):

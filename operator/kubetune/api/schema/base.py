@@ -34,9 +34,6 @@ HubRepo = Annotated[
 ConfigKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 """A key of a ConfigMap or a Secret."""
 
-HttpAddress = Annotated[str, Field(min_length=8, max_length=2048, pattern=r"^https?://[!-~]+$")]
-"""The address of an HTTP server."""
-
 Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 
 

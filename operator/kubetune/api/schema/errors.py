@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from kubetune.api.schema.addresses import MEANINGS
 from kubetune.api.schema.rules import RulesError
 from kubetune.api.schema.suggestions import unknown_field
 
@@ -90,6 +91,8 @@ def _message(details: ErrorDetails) -> str:
         return f"must be {words} {context[key]:.10g}, not {value}"
     if kind == "literal_error":
         return f"must be {context['expected']}, not {value}"
+    if kind == "string_pattern_mismatch" and (meaning := MEANINGS.get(context["pattern"])):
+        return f"{meaning}; {value} is none"
     if kind == "string_pattern_mismatch":
         return f"must match {context['pattern']}, which {value} does not"
     if kind in ("string_too_long", "string_too_short"):

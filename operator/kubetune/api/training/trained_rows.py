@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from kubetune.api.bounded import NOTE, json_value
 from kubetune.api.schema.base import Value
 
 MAX_TRAINED_ROWS = 32
@@ -35,7 +35,7 @@ def of_tags(tags: Mapping[str, str], job: str | None) -> list[TrainedRows]:
             TrainedRows.model_validate({"datasetDigest": digest, "splitDigest": split, "by": job})
         )
     try:
-        before = _LIST.validate_python(json.loads(tags.get(TAG_TRAINED_ON) or "[]"))
+        before = _LIST.validate_python(json_value(tags.get(TAG_TRAINED_ON) or "[]", NOTE))
     except (ValueError, ValidationError):
         before = []
     return [*found, *before][:MAX_TRAINED_ROWS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from kubetune.api.bounded import NOTE, json_value
 from kubetune.api.conditions import CandidatePhase, ConditionType, Phase, Reason
 from kubetune.api.kinds.evaluation.promotion import Promotion
 from kubetune.api.kinds.status_types import PromotedDict
@@ -144,7 +145,7 @@ def _holder_before(draft: Draft, holder: RegisteredVersion | None) -> int | None
     if note is None:
         return holder.version
     try:
-        before = json.loads(note).get("from")
+        before = json_value(note, NOTE).get("from")
     except (ValueError, AttributeError):
         return holder.version
     return before if isinstance(before, int) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from kubetune.api import JsonObject
+from kubetune.api.bounded import NOTE, float_of, json_value
 from kubetune.api.conditions import AttemptResult, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.fine_tune_job.status import RowCounts
@@ -89,7 +89,7 @@ def told_progress(run: TrackedRun) -> dict[str, float]:
     are those of the higher step until it is passed.
     """
     try:
-        told: Any = json.loads(run.tags.get(TAG_PROGRESS, ""))
+        told: Any = json_value(run.tags.get(TAG_PROGRESS, ""), NOTE)
     except ValueError:
         return {}
     if not isinstance(told, dict):
@@ -97,7 +97,8 @@ def told_progress(run: TrackedRun) -> dict[str, float]:
     given: JsonObject = told
     if str(given.get("attempt")) != run.tags.get(TAG_ATTEMPT):
         return {}
-    return {key: float(value) for key, value in given.items() if isinstance(value, int | float)}
+    numbers = {key: float_of(value) for key, value in given.items()}
+    return {key: value for key, value in numbers.items() if value is not None}
 
 
 def tells_of(run: TrackedRun, attempts: Sequence[AttemptDict]) -> bool:
@@ -294,7 +295,7 @@ def tracked_metrics(run: TrackedRun | None) -> JsonObject:
 def tagged_metrics(tags: Mapping[str, str]) -> JsonObject:
     """Final metrics in a tag of a run or of a version."""
     try:
-        found: Any = json.loads(tags.get(TAG_METRICS, ""))
+        found: Any = json_value(tags.get(TAG_METRICS, ""), NOTE)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

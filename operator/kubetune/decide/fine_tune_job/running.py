@@ -91,10 +91,13 @@ def _make_again(draft: Draft, run: RunState) -> str:
 
 def _note_tracking(draft: Draft) -> None:
     """Report a tracking outage while a run is live; say nothing while all is well."""
-    error = draft.observed.answers.tracking_error
-    if error:
+    answers = draft.observed.answers
+    if answers.tracking_error:
         draft.conditions.set(
-            ConditionType.TRACKING_AVAILABLE, False, Reason.TRACKING_UNREACHABLE, error
+            ConditionType.TRACKING_AVAILABLE,
+            False,
+            answers.tracking_reason,
+            answers.tracking_error,
         )
     else:
         draft.conditions.remove(ConditionType.TRACKING_AVAILABLE)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kubetune.api import JsonObject
+from kubetune.api.bounded import SETTINGS
 from kubetune.api.training.axolotl import (
     MAX_CONFIG_CHARACTERS,
     TYPED,
@@ -73,7 +74,7 @@ def _read(trainer: AxolotlTrainer, text: str) -> JsonObject:
             " shorten it"
         )
     try:
-        found = [document.value for document in read(text)]
+        found = [document.value for document in read(text, SETTINGS)]
     except YamlError as error:
         raise ConfigError(f"{place} isn't YAML: {error}") from error
     if len(found) != 1 or not isinstance(found[0], dict):

@@ -17,7 +17,7 @@ from kubetune.decide.decision import (
     conditions_of,
 )
 from kubetune.decide.resources import TargetResource
-from kubetune.decide.retries import PROBE_SECONDS, until_secret
+from kubetune.decide.retries import PROBE_SECONDS, next_look, until_secret
 from kubetune.names import ABANDON_RUNS, IN_USE
 from kubetune.targets.values import TargetProbe
 from kubetune.tracking.base import StorageCheck
@@ -34,7 +34,8 @@ class TrackingProbe:
 
     version: str = ""
     error: str = ""
-    credentials_refused: bool = False
+    reason: Reason = Reason.TRACKING_UNREACHABLE
+    """What a condition says of the error."""
     storage: StorageCheck | None = None
 
 
@@ -103,22 +104,22 @@ def _assessed(observed: ObservedTarget, now: datetime) -> TargetDecision:
         conditions.set(ConditionType.TARGET_AVAILABLE, available, reason, place.message)
         if not available:
             conditions.waiting(reason, place.message)
-            return Decision(status=status, requeue_after=PROBE_SECONDS)
+            return Decision(status=status, requeue_after=next_look(reason))
 
     # 4. The tracking server must answer and accept them.
     facts, uri = tracker_facts(spec), spec.tracking_uri
     if probe is None:
         return Decision(status=status, requeue_after=PROBE_SECONDS)
     if probe.error:
-        refused = probe.credentials_refused
-        reason = Reason.TRACKING_CREDENTIALS if refused else Reason.TRACKING_UNREACHABLE
+        reason = probe.reason
+        refused = reason == Reason.TRACKING_CREDENTIALS
         named = facts.credentials_field if refused else facts.address_field
         message = f"{uri}: {probe.error}; check {named}"
         conditions.set(ConditionType.TRACKING_AVAILABLE, False, reason, message)
         conditions.waiting(reason, message)
         if version := target.status.get("trackingVersion"):
             status["trackingVersion"] = version
-        return Decision(status=status, requeue_after=PROBE_SECONDS)
+        return Decision(status=status, requeue_after=next_look(reason))
     status["trackingVersion"] = probe.version
     conditions.set(
         ConditionType.TRACKING_AVAILABLE,

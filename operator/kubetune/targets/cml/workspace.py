@@ -28,6 +28,7 @@ from kubetune.clients.cml import (
     UnavailableError,
     UnknownOutcomeError,
 )
+from kubetune.clients.cml_errors import AnswerRefusedError, EgressRefusedError
 from kubetune.clients.cml_experiments import ensure_experiment
 from kubetune.clients.cml_models import (
     AcceleratorNodeLabel,
@@ -64,6 +65,8 @@ USAGE_PAGES = 10
 USAGE_MARGIN = timedelta(minutes=10)
 """Between a run and its row in the usage list."""
 UNKNOWN_RETRY_SECONDS = 2.0
+REFUSED_SECONDS = 60.0
+"""Until it is tried again what somebody has to mend first."""
 
 
 class Workspace:
@@ -348,6 +351,10 @@ def refused(error: CmlError, url: str) -> BackendError:
             reason = Reason.TARGET_REFUSED
         case InvalidError():
             reason, retryable = Reason.TARGET_REFUSED, False
+        case AnswerRefusedError():
+            reason, after = Reason.ANSWER_REFUSED, REFUSED_SECONDS
+        case EgressRefusedError():
+            reason, after = Reason.EGRESS_REFUSED, REFUSED_SECONDS
         case _:
             pass
     message = str(error)

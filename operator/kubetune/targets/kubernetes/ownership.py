@@ -6,10 +6,9 @@ still tells: the template of a Job, and the content of a plan.
 
 from __future__ import annotations
 
-import json
-
 from kubetune import names
 from kubetune.api import JsonObject
+from kubetune.api.bounded import PLAN, json_value
 from kubetune.api.conditions import Reason
 from kubetune.targets.errors import BackendError, CutLooseError
 from kubetune.targets.kubernetes.states import has_ended
@@ -41,7 +40,7 @@ def was_made_for(item: JsonObject, owner: Owner, run_key: str) -> bool:
             return (template.get("labels") or {}).get(names.RUN_KEY) == run_key
         case "ConfigMap":
             try:
-                run = json.loads((item.get("data") or {}).get("plan.json", ""))["run"]
+                run = json_value((item.get("data") or {}).get("plan.json", ""), PLAN)["run"]
                 told = (run["uid"], run["runKey"])
             except (ValueError, KeyError, TypeError):
                 return False

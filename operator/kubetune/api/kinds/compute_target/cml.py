@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from kubetune.api.kinds.compute_target.block import CaBundle, GpuLabel, TargetBlock
-from kubetune.api.schema.base import ConfigKey, HttpAddress, LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.schema.addresses import GitAddress, HttpAddress
+from kubetune.api.schema.base import ConfigKey, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.schema.rules import (
     Rule,
     TransitionRule,
@@ -82,10 +83,7 @@ class RuntimeSelection(Value):
 class GitProject(Value):
     """A project that is created from a git repository."""
 
-    url: str = Field(
-        min_length=5,
-        max_length=2048,
-        pattern=r"^[!-~]+$",
+    url: GitAddress = Field(
         description="Repository, as the workspace reaches it. Credentials in it are refused.",
     )
     ref: str | None = Field(

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from kubetune.api.kinds.compute_target.block import CaBundle, GpuLabel, TargetBlock
 from kubetune.api.kinds.compute_target.cml import CmlTarget
-from kubetune.api.schema.base import HttpAddress, LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.schema.addresses import HttpAddress
+from kubetune.api.schema.base import LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.schema.kubernetes_values import (
     EnvFromSource,
     EnvVar,

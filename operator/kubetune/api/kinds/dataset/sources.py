@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from kubetune.api.rows import FileFormat
+from kubetune.api.schema.addresses import FileAddress
 from kubetune.api.schema.base import (
     ConfigKey,
     HubRepo,
@@ -143,11 +144,8 @@ class HttpFile(RowsSource):
 
     rules: ClassVar[tuple[Rule, ...]] = (CSV_RULE,)
 
-    url: str = Field(
-        min_length=9,
-        max_length=2048,
-        pattern=r"^https://[!-~]+$",
-        description="https address of the file.",
+    url: FileAddress = Field(
+        description="https address of the file, with a query if it is a signed one."
     )
     format: FileFormat = Field(description="Format of the file: csv, json, jsonl or parquet.")
     csv: CsvOptions | None = CSV
