@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections import Counter
 from typing import Any
 
@@ -19,14 +20,19 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, MAX_EXPONENT))
 
 
+def composed(text: str) -> str:
+    """The text as it is equal to all texts that Unicode calls equal, however marks are written."""
+    return unicodedata.normalize("NFC", text)
+
+
 def exact_match(answer: str, reference: str) -> bool:
     """Whether the texts are equal but for whitespace at their ends."""
-    return answer.strip() == reference.strip()
+    return composed(answer).strip() == composed(reference).strip()
 
 
 def token_f1(answer: str, reference: str) -> float:
     """Harmonic mean of precision and recall over words between whitespace, 0 to 1."""
-    words, wanted = answer.split(), reference.split()
+    words, wanted = composed(answer).split(), composed(reference).split()
     if not words or not wanted:
         return float(words == wanted)
     common = sum((Counter(words) & Counter(wanted)).values())
@@ -55,7 +61,7 @@ def json_fields(answer: str, reference: str) -> float:
 
 def _object(text: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(composed(text), parse_constant=_refuse)
     # Brackets nested too deep for the parser are no answer either.
     except (ValueError, RecursionError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -76,6 +77,26 @@ def check(laboratory: Laboratory, drawn: tuple[Any, ...]) -> None:
     if template == "shows all":
         wrong = [n for n, chat in zip(numbers, rows, strict=True) if chat and not chat.odd]
         assert not left_out & set(wrong)
+
+
+def test_columns_beside_a_chat_are_told(laboratory: Laboratory) -> None:
+    """As LLaMA-Factory's shape and OpenAI's older one have them."""
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}]
+    beside: list[Any] = [
+        {"system": "Be brief."},
+        {"functions": [{"name": "sky", "parameters": {}}]},
+        {"system": None, "system_prompt": "", "functions": [], "tools": "[]", "id": 7},
+    ]
+    content = "".join(json.dumps({"conversations": turns} | each) + "\n" for each in beside)
+    for tools, expected in (("tools", {1, 2}), ("functions", {1})):
+        found = laboratory.find(
+            content.encode(),
+            dataset={"format": "messages", "columns": {"tools": tools}},
+            template=TEMPLATES["shows all"],
+        )
+        found.check_agreed()
+        assert told(found, "doesn't show") == expected
+    assert "<tool>" in found.texts()[1][0]
 
 
 @DRAWN

@@ -124,10 +124,10 @@ def _bleu() -> Metric:
 def _chrf() -> Metric:
     from sacrebleu.metrics.chrf import CHRF
 
-    return _of_corpus(CHRF())
+    return _of_corpus(CHRF(), scores.composed)
 
 
-def _of_corpus(library: Any, prepared: Callable[[str], str] = str) -> Metric:
+def _of_corpus(library: Any, prepared: Callable[[str], str]) -> Metric:
     """sacrebleu scores a corpus by sums of counts of its segments."""
 
     def describe(row: MeasuredRow) -> Sequence[float]:

@@ -2,7 +2,7 @@
 
 A word is letters and digits in a row with the marks that combine with them, such as the vowel
 signs of Hindi. In scripts that put nothing between words, such as Chinese and Thai, each letter is
-one.
+one. Where a text has no word, as emojis and signs, each sign is one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ _APART = rf"(?![{_TOGETHER}])"
 _WORD = rf"{_APART}[\p{{L}}\p{{N}}](?:{_APART}[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d])*"
 # Punctuation of a script is no word.
 _LETTERS = regex.compile(rf"(?=[\p{{L}}\p{{N}}]){_LETTER}")
+_SIGNS = regex.compile(r"(?!\s)\X")
 _WORDS = regex.compile(rf"{_LETTERS.pattern}|{_WORD}")
 
 
 def words(text: str) -> list[str]:
     """All words in lower case; equal ones are equal however their marks are written."""
-    return _WORDS.findall(unicodedata.normalize("NFC", text.lower()))
+    normal = unicodedata.normalize("NFC", text.lower())
+    return _WORDS.findall(normal) or _SIGNS.findall(normal)
 
 
 def separated(text: str) -> str:
