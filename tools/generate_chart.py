@@ -16,7 +16,7 @@ def copies() -> dict[Path, Path]:
     """Copy -> original."""
     shared = [
         ROOT / "manifests" / "install" / name
-        for name in ("cluster-role.yaml", "secrets-policy.yaml")
+        for name in ("cluster-role.yaml", "keys-role.yaml", "secrets-policy.yaml")
     ]
     originals = sorted((ROOT / "crds").glob("kubetune.io_*.yaml"))
     return {CHART / "crds" / file.name: file for file in originals} | {

@@ -43,3 +43,5 @@ def install(kubectl: Callable[..., str], manifests: str) -> None:
     # The operator has the rights of an installed one here, and no more.
     kubectl(*APPLY, "-f", str(packaged("cluster-role.yaml", "manifests/install/cluster-role.yaml")))
     kubectl(*APPLY, "-f", "-", input=manifests)
+    # In the namespace that is among them.
+    kubectl(*APPLY, "-f", str(packaged("keys-role.yaml", "manifests/install/keys-role.yaml")))

@@ -121,6 +121,9 @@ class Feed:
             elif (owner := owner_key(body)) and owner.kind in RECONCILED:
                 # Anybody may put our labels on an object.
                 self._queue.add(owner)
+            if (named := self._cache.controller_key(body)) and named.kind in RECONCILED:
+                # Of another namespace, where nobody's run is: it is to be told of that.
+                self._queue.add(named)
         for dependent in self._dependents(key):
             self._queue.add(dependent)
         if key.kind in TARGET_KINDS:

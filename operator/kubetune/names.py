@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from functools import lru_cache
 
 from kubetune.api import GROUP
+from kubetune.keys import Keyring
 
 FINALIZER = f"{GROUP}/finalizer"
 IN_USE = f"{GROUP}/in-use"
@@ -21,6 +21,8 @@ RUN_KEY = f"{GROUP}/run-key"
 OWNER_KIND = f"{GROUP}/owner-kind"
 OWNER_NAME = f"{GROUP}/owner-name"
 """Annotation with the owner's name, and label with its short form."""
+MARK = f"{GROUP}/mark"
+"""Annotation of what was made for a run: a code that only the operator can make."""
 ATTEMPT = f"{GROUP}/attempt"
 PURPOSE = f"{GROUP}/purpose"
 LIMIT = f"{GROUP}/active-deadline-seconds"
@@ -29,21 +31,32 @@ JOB = f"{GROUP}/job"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "kubetune"}
 
 _NONCE_LENGTH = 6
+_CODE_LENGTH = 10
+RUN_KEY_LENGTH = _NONCE_LENGTH + _CODE_LENGTH
 _HASH_LENGTH = 10
 MAX_JOB_NAME = MAX_LABEL_VALUE = 63
 """Pods carry the Job's name as a label value."""
 
 
-def new_run_key(install_id: str, namespace: str, name: str) -> str:
-    """A fresh key: a nonce and a hash that ties it to one object of one installation."""
+def new_run_key(keys: Keyring, install_id: str, namespace: str, name: str) -> str:
+    """A fresh key: a nonce and a code that ties it to one object of one installation.
+
+    Nobody else can compute it, so nothing can have been made for it before.
+    """
     nonce = secrets.token_hex(_NONCE_LENGTH // 2)
-    return nonce + _run_key_hash(install_id, namespace, name, nonce)
+    return nonce + keys.code("run", install_id, namespace, name, nonce)[:_CODE_LENGTH]
 
 
-def run_key_is_ours(key: str, install_id: str, namespace: str, name: str) -> bool:
+def run_key_is_ours(key: str, keys: Keyring, install_id: str, namespace: str, name: str) -> bool:
     """Whether the key was made for this object; a copied annotation is not honoured."""
-    nonce = key[:_NONCE_LENGTH]
-    return key == nonce + _run_key_hash(install_id, namespace, name, nonce)
+    nonce, code = key[:_NONCE_LENGTH], key[_NONCE_LENGTH:]
+    parts = ("run", install_id, namespace, name, nonce)
+    return keys.verifies(code, *parts, length=_CODE_LENGTH)
+
+
+def derived_run_key(keys: Keyring, uid: str, *parts: str) -> str:
+    """The run key of what an object has several of, such as inspections: always the same one."""
+    return keys.lasting_code("part", uid, *parts)[:RUN_KEY_LENGTH]
 
 
 def digest(*parts: str) -> str:
@@ -95,8 +108,3 @@ def rendezvous_port(run_key: str, attempt: int) -> int:
     below the ports that a system gives away by itself.
     """
     return 20000 + int(digest(run_key, str(attempt))[:8], 16) % 10000
-
-
-@lru_cache(maxsize=4096)
-def _run_key_hash(install_id: str, namespace: str, name: str, nonce: str) -> str:
-    return digest(install_id, namespace, name, nonce)[:_HASH_LENGTH]

@@ -14,6 +14,7 @@ import kopf
 from kubetune.act.left_behind import taken_over
 from kubetune.clients.connections import connect
 from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.clients.stored_keys import stored_keys
 from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
 from kubetune.health import Health
 from kubetune.metrics import OBJECTS, QUEUE_LENGTH, QUEUE_OLDEST, WAITING_OUTSIDE
@@ -38,18 +39,20 @@ async def operate(
 ) -> None:
     """Run the operator until SIGTERM or SIGINT, which kopf handles.
 
-    Raises kopf.LoginError without credentials, ApiError when the cluster can't be read.
+    Raises kopf.LoginError without credentials, ApiError when the cluster can't be read, KeysError
+    without a usable key.
     """
     connections = connect(settings)
     client = connections.cluster
     install_id = settings.install_id or await _install_id(client)
+    keys = await stored_keys(client, settings.operator_namespace)
     cache, queue = ObjectCache(), WorkQueue()
     pool = TrackerPool(settings.tracking_timeout_seconds, connections.egress)
 
     def notify(owner: Owner) -> None:
         queue.add(Key(owner.kind, owner.namespace, owner.name))
 
-    parts = Parts(connections, cache, settings, notify, partial(taken_over, client))
+    parts = Parts(connections, cache, settings, keys, notify, partial(taken_over, client))
     targets = backends(parts)
     reconciler = Reconciler(
         cache,
@@ -58,6 +61,7 @@ async def operate(
         Trackers(sources(connections, pool)),
         queue,
         settings,
+        keys,
         install_id,
     )
     feed = Feed(cache, queue, namespaces)

@@ -42,6 +42,7 @@ from kubetune.decide.target.refused import (
     stop_refused,
     without_record,
 )
+from kubetune.keys import Keyring
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.following import FollowedRuns
@@ -75,6 +76,7 @@ class Reconciler:
         trackers: Trackers,
         queue: WorkQueue,
         settings: Settings,
+        keys: Keyring,
         install_id: str,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -86,14 +88,16 @@ class Reconciler:
         self.needs = Needs(cache, client, queue)
         holds = self.needs.holds
         release = Release(holds)
-        left_behind = LeftBehind(cache, client, backend, install_id, settings.settle_seconds, clock)
+        left_behind = LeftBehind(
+            cache, client, backend, keys, install_id, settings.settle_seconds, clock
+        )
         self._effects = Effects(cache, client, backend, holds, release, left_behind)
         self._status = StatusWriter(cache, client, queue)
         self.poller: ProgressPoller[Key] = ProgressPoller(
             install_id, settings.tracking_poll_seconds, queue.add
         )
         self._followed = FollowedRuns(trackers, self.poller)
-        services = Services(cache, client, backend, trackers, settings, install_id, clock)
+        services = Services(cache, client, backend, trackers, settings, keys, install_id, clock)
         self._controllers = controllers(services, self.poller, holds, release, left_behind)
         self._kept: dict[Key, tuple[str, Any]] = {}
         """What controllers remember of objects that aren't settled, with the uid of each: another

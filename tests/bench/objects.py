@@ -14,12 +14,15 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.inspected import dataset, inspection
 from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import Target
+from kubetune.keys import Keyring
 from kubetune.names import FINALIZER, RUN_KEY, new_run_key
 from kubetune.observe.objects import parse
 from kubetune.targets.kubernetes.manifests import build_job, build_plan_config_map
 from kubetune.targets.kubernetes.states import run_state
 
 TARGET = "local"
+KEYS = Keyring((("1", b"a" * 32),))
+"""Not the operator's: what is written here is measured and not looked at."""
 DIGEST = "sha256:" + "5e" * 32
 
 JOB_SPEC: JsonObject = {
@@ -88,7 +91,7 @@ def ready_status(body: JsonObject, install_id: str) -> JsonObject:
     found = {"attempts": 0, "time": now, "result": "found"}
     if body["kind"] == "Dataset":
         target = Target("ClusterComputeTarget", TARGET, None, True, "")
-        facts = InspectionFacts(install_id, target, ())
+        facts = InspectionFacts(install_id, KEYS, target, ())
         plan, mounts = dataset.inspection_of(dataset.ObservedDataset(parse(body), facts))
         status |= {
             "inspection": found | {"key": inspection.inspection_key(plan, mounts)},
@@ -149,7 +152,7 @@ def submission(
     metadata |= {"creationTimestamp": rfc3339(now)}
     job = parse(created | {"metadata": created["metadata"] | metadata})
     resource = parse(target)
-    run_key = new_run_key(install_id, namespace, name)
+    run_key = new_run_key(KEYS, install_id, namespace, name)
     observed = ObservedJob(
         job=job,
         install_id=install_id,

@@ -18,6 +18,7 @@ from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.schema.base import SecretKeyRef
 from kubetune.api.training.settings import Resources
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
+from kubetune.keys import Keyring
 from kubetune.observe.cache import ObjectCache
 from kubetune.targets.errors import BackendError
 from kubetune.targets.kubernetes.backend import KubernetesBackend
@@ -63,6 +64,7 @@ class PolledCache(ObjectCache):
                 self.put(item)
 
 
+KEYS = Keyring((("1", b"a" * 32),))
 HOLD = "tests.kubetune.io/hold"
 
 
@@ -74,7 +76,7 @@ class Bench:
         # Any object will do as the owner; a ConfigMap needs no CRD.
         self.owner = Owner("v1", "ConfigMap", namespace, "tickets", uid)
         self.cache = PolledCache(client, namespace)
-        self.backend = KubernetesBackend(client, self.cache)
+        self.backend = KubernetesBackend(client, self.cache, KEYS)
         self.run_key = os.urandom(8).hex()
         self.address = RunAddress(self.owner, self.run_key, None)
 

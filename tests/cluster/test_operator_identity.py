@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from kubetune import names
+from kubetune.keys import Keyring
 from kubetune.names import FINALIZER, new_run_key
 
 from tests.cluster.namespace import TRAINED, Namespace, annotations, condition, phase_of
@@ -101,8 +102,9 @@ def wipe_both(jobs: Namespace, name: str) -> None:
 
 
 def foreign_key(jobs: Namespace, name: str) -> None:
-    """Another job's key in status and annotation."""
-    key = new_run_key("another installation", jobs.namespace, name)
+    """A key that somebody else has made, in status and annotation."""
+    keys = Keyring((("1", b"a" * 32),))
+    key = new_run_key(keys, "another installation", jobs.namespace, name)
     jobs.patch("FineTuneJob", name, {"status": {"runKey": key}}, "status")
     jobs.patch("FineTuneJob", name, {"metadata": {"annotations": {names.RUN_KEY: key}}})
 

@@ -319,3 +319,13 @@ def test_the_operator_may_write_nothing_of_a_secret_but_finalizers(
     ):
         with pytest.raises(Exception, match="nothing of a Secret but its finalizers"):
             patch(change)
+
+
+def test_the_operator_may_create_no_secret_but_that_of_its_keys(
+    cml_jobs: CmlSpace, cluster: LocalCluster
+) -> None:
+    with pytest.raises(Exception, match="no Secret but the one with its own keys"):
+        cluster.kubectl(
+            *("create", "secret", "generic", "another", "-n", "kubetune-system"),
+            f"--as={OPERATOR_HERE}",
+        )

@@ -14,6 +14,7 @@ from kubetune.clients.connections import Connections
 from kubetune.clients.egress import OPEN
 from kubetune.clients.kubernetes import ApiError
 from kubetune.handlers import WATCHED, Feed
+from kubetune.keys import Keyring
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key, WorkQueue
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 
 INSTALL_ID = "install"
+KEYS = Keyring((("1", b"a" * 32),))
 SETTINGS = Settings(
     install_id=INSTALL_ID,
     operator_namespace="system",
@@ -61,7 +63,7 @@ class OperatorProcess:
             queue.add(Key(owner.kind, owner.namespace, owner.name))
 
         ended = partial(taken_over, client)
-        parts = Parts(connections, self.cache, SETTINGS, notify, ended, world.loop.time)
+        parts = Parts(connections, self.cache, SETTINGS, KEYS, notify, ended, world.loop.time)
         pool = cast("Any", ModelPool(ModelTracker(world.tracker)))
         self._reconciler = Reconciler(
             self.cache,
@@ -70,6 +72,7 @@ class OperatorProcess:
             Trackers(sources(connections, pool)),
             queue,
             SETTINGS,
+            KEYS,
             INSTALL_ID,
             world.loop.now,
         )

@@ -17,12 +17,14 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import Resource, Target
 from kubetune.decide.target.place import place_of, record
+from kubetune.keys import Keyring
 from kubetune.names import FINALIZER
 from kubetune.targets.values import FINISHED, Owner, RunPhase, RunState
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 RUN_KEY = "abcdef0123456789"
+KEYS = Keyring((("1", b"a" * 32),))
 COMMIT = "c0ffee"
 
 
@@ -116,6 +118,7 @@ def job(spec: JsonObject | None = None, **fields: Any) -> Resource[Any, Any]:
 def facts(**fields: Any) -> InspectionFacts:
     given: JsonObject = {
         "install_id": "install",
+        "keys": KEYS,
         "target": target(),
         "runs": (),
         "secret_problem": "",

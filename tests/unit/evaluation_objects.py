@@ -10,6 +10,7 @@ from typing import Any
 
 from builders import (
     DATASET_FOUND,
+    KEYS,
     MODEL_FOUND,
     NOW,
     assert_fits,
@@ -101,6 +102,7 @@ def observed(given: Resource[Any, Any] | None = None, **fields: Any) -> Observed
     everything: JsonObject = {
         "evaluation": given,
         "install_id": "install",
+        "keys": KEYS,
         "target": target(),
         "candidates": candidates,
         "dataset": ready(dataset(), **DATASET_FOUND),

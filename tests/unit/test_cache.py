@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubetune.api import JsonObject
 from kubetune.handlers import Feed
+from kubetune.names import RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.references import DEFAULT_TARGETS, references
 from kubetune.queue import Key, WorkQueue
@@ -114,6 +115,35 @@ def test_children_are_found_by_their_controller() -> None:
     assert cache.jobs("owner") == []
     cache.remove(child(2, "other-owner"))
     assert cache.jobs("other-owner") == []
+
+
+def test_who_is_named_as_controller_is_found_in_any_namespace() -> None:
+    cache = ObjectCache()
+    tune = tuning(1, "a", uid="tune")
+    cache.put(tune)
+    forged = child(2, "tune")
+    forged["metadata"] |= {"namespace": "team-b", "uid": "forged"}
+    assert cache.controller_key(forged) == JOB
+    cache.put(forged)
+    pod = child(3, "forged", "Pod")
+    assert cache.controller_key(pod) == JOB
+    for other in (child(3, "nobody"), child(3, "nobody", "Pod"), tune):
+        assert cache.controller_key(other) is None
+    cache.remove(tune)
+    assert cache.controller_key(forged) is None
+
+
+def test_jobs_that_nobody_of_ours_controls_are_known_by_their_label() -> None:
+    cache, label = ObjectCache(), {"labels": {RUN_KEY: "k1"}}
+    by_tune = [{"uid": "u", "kind": "FineTuneJob", "controller": True}]
+    references = [None, [by_tune[0] | {"kind": "CronJob"}], [by_tune[0] | {"controller": False}]]
+    for at, owners in enumerate(references):
+        cache.put(body("Job", f"a-{at}", at, metadata=label | {"ownerReferences": owners or []}))
+    assert len(cache.loose_jobs("k1")) == len(references)
+    cache.put(body("Job", "a-0", 9, metadata=label | {"ownerReferences": by_tune}))
+    cache.put(body("Job", "a-1", 9))
+    assert [item["metadata"]["name"] for item in cache.loose_jobs("k1")] == ["a-2"]
+    assert cache.loose_jobs("") == []
 
 
 def test_each_change_is_told_once_and_whose_it_was() -> None:

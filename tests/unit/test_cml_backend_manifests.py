@@ -54,11 +54,13 @@ def test_a_job_carries_name_and_mark_of_its_run_key() -> None:
     assert given["environment"]["KUBETUNE_RUN_KEY"] == RUN_KEY
     assert given["environment"]["KUBETUNE_OWNER"] == "FineTuneJob/team/tickets"
     assert given["environment"]["KUBETUNE_INSTALL"] == "install-1"
-    assert is_ours(as_answered(given), RUN_KEY)
+    assert is_ours(as_answered(given), OWNER, RUN_KEY)
     # A person's job of the same name.
     for foreign in ("", "[]", "{broken", "null", '{"KUBETUNE_RUN_KEY": null}'):
-        assert not is_ours(Job(environment=foreign), RUN_KEY)
-    assert not is_ours(as_answered(given), "another")
+        assert not is_ours(Job(environment=foreign), OWNER, RUN_KEY)
+    assert not is_ours(as_answered(given), OWNER, "another")
+    other = replace(OWNER, namespace="another")
+    assert not is_ours(as_answered(given), other, RUN_KEY)
 
 
 IDENTITY = {"installId": "install-1", "runKey": RUN_KEY, "uid": OWNER.uid}
@@ -70,12 +72,13 @@ def test_a_job_says_for_whom_it_was_made() -> None:
     assert found is not None
     assert (found.owner, found.run_key, found.kept) == (OWNER, RUN_KEY, False)
     assert made(given, "install-2") is None
+    assert made(given.model_copy(update={"name": "copied"}), "install-1") is None
     let_go = given.model_copy(update=sent(with_deletion(given, kept=True)))
     assert variables(let_go.environment)["KUBETUNE_DELETION"] == "Orphan"
     found = made(let_go, "install-1")
     assert found is not None
     assert found.kept
-    assert is_ours(let_go, RUN_KEY)
+    assert is_ours(let_go, OWNER, RUN_KEY)
 
 
 @pytest.mark.parametrize("lost", ["KUBETUNE_OWNER", "KUBETUNE_DELETION", plan.ENV_PLAN_DATA])

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import NOW, RUN_KEY, attempt, facts, job, observed_job, run, target, tried
+from builders import KEYS, NOW, RUN_KEY, attempt, facts, job, observed_job, run, target, tried
 from builders import model as a_model
 from evaluation_objects import evaluation
 from kubetune.decide.decision import Decision, Stamp, TieToJob
@@ -12,7 +12,8 @@ from kubetune.decide.evaluation.observed import ObservedCandidate, ObservedEvalu
 from kubetune.decide.fine_tune_job import states as fine_tune_job
 from kubetune.decide.identity import with_finalizer
 from kubetune.decide.inspected.model import ObservedModel, decide
-from kubetune.names import JOB, new_run_key
+from kubetune.keys import Keyring
+from kubetune.names import JOB, MARK, new_run_key
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.run_keys import RunKeys
 
@@ -71,7 +72,7 @@ def test_an_evaluation_in_cml_has_a_finalizer_while_it_has_jobs_there(
     runs: list[Any], needed: bool
 ) -> None:
     candidate = ObservedCandidate("tuned", "tuned", runs=runs, run_key=RUN_KEY)
-    observed = ObservedEvaluation(evaluation("tuned"), "install", CML, [candidate])
+    observed = ObservedEvaluation(evaluation("tuned"), "install", KEYS, CML, [candidate])
     assert (Stamp(finalizer=True) in with_finalizer(observed, Decision()).actions) is needed
     here = replace(observed, target=target())
     assert with_finalizer(here, Decision()) == Decision()
@@ -108,15 +109,16 @@ def batch_job(key: str, attempt_: int, uid: str, *, ended: bool = False) -> dict
         "resourceVersion": "5",
         "creationTimestamp": f"2026-01-02T03:00:0{attempt_}Z",
         "ownerReferences": [owner],
+        "annotations": {MARK: KEYS.code("Job", "team", f"tune-{key}-{attempt_}")},
     }
     return {"kind": "Job", "metadata": metadata, "spec": {}, "status": {"conditions": conditions}}
 
 
 def test_a_run_key_is_found_wherever_it_is_left() -> None:
     cache = ObjectCache()
-    keys = RunKeys(cache, "install")
-    first, second = (new_run_key("install", "team", "tune") for _ in range(2))
-    foreign = new_run_key("install", "team", "another")
+    keys = RunKeys(cache, KEYS, "install")
+    first, second = (new_run_key(KEYS, "install", "team", "tune") for _ in range(2))
+    foreign = new_run_key(KEYS, "install", "team", "another")
     uid = job().owner.uid
 
     def found(status: str = "", annotation: str = "") -> str | None:
@@ -126,6 +128,8 @@ def test_a_run_key_is_found_wherever_it_is_left() -> None:
 
     assert found() is None
     assert found(foreign, foreign) is None, "made for another object"
+    forged = new_run_key(Keyring((("1", b"b" * 32),)), "install", "team", "tune")
+    assert found(forged, forged) is None, "made with another key"
     assert found(first) == found(annotation=first) == found(foreign, first) == first
     assert found(first, second) == first, "no user's PUT reaches the status"
     cache.put(batch_job(second, 1, uid, ended=True))
@@ -133,6 +137,10 @@ def test_a_run_key_is_found_wherever_it_is_left() -> None:
     assert found(first) == first
     cache.put(batch_job(foreign, 2, uid))
     assert found(first) == first
+    for attempt_, change in ((5, {"namespace": "another"}), (6, {"annotations": {}})):
+        copied = batch_job(second, attempt_, uid)
+        cache.put(copied | {"metadata": copied["metadata"] | change})
+        assert found(first) == first, "not made for it, whatever it says"
     cache.put(batch_job(second, 3, uid))
     assert found(first) == second, "a run that lives is never forgotten"
     cache.put(batch_job(second, 4, "another uid"))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from builders import (
     DATASET_FOUND,
+    KEYS,
     NOW,
     assert_fits,
     dataset,
@@ -141,10 +142,10 @@ def test_new_spec_deletes_what_the_old_one_started() -> None:
     started = step()
     owner = dataset().owner
     edited = step(status_of(started), spec=OTHER, generation=2)
-    assert edited.actions[0] == DeleteRuns(inspection_run_key(owner, key_of()))
+    assert edited.actions[0] == DeleteRuns(inspection_run_key(KEYS, owner, key_of()))
     start = edited.actions[1]
     assert isinstance(start, StartRun)
-    assert start.request.run_key == inspection_run_key(owner, key_of(OTHER))
+    assert start.request.run_key == inspection_run_key(KEYS, owner, key_of(OTHER))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_old_run_is_deleted_when_the_new_spec_starts_none(
     spec: JsonObject, given: JsonObject
 ) -> None:
     edited = step(status_of(step()), spec=spec, generation=2, **given)
-    assert edited.actions == (DeleteRuns(inspection_run_key(dataset().owner, key_of())),)
+    assert edited.actions == (DeleteRuns(inspection_run_key(KEYS, dataset().owner, key_of())),)
 
 
 def test_spec_put_back_while_the_new_one_waited_is_read_again() -> None:

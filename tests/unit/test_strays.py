@@ -3,14 +3,15 @@
 from typing import Any
 
 import pytest
-from builders import NOW, RUN_KEY, attempt, job, names, observed_job, run, tried
+from builders import KEYS, NOW, RUN_KEY, attempt, job, names, observed_job, run, tried
 from kubetune.decide.fine_tune_job.states import decide
-from kubetune.names import OWNER_KIND, OWNER_NAME
+from kubetune.names import MARK, OWNER_KIND, OWNER_NAME
 from kubetune.names import RUN_KEY as KEY_LABEL
 from kubetune.observe.cache import ObjectCache
 from kubetune.targets.kubernetes.strays import is_loose, stray_states, without_job
 
 OWNER = job().owner
+OUR_MARK = KEYS.code("Job", "team", f"tune-{RUN_KEY}-1")
 RUNNING = tried(attempt(1, "Running"))
 
 
@@ -27,7 +28,7 @@ def pod(number: int = 1, controller: str | None = None, **metadata: Any) -> dict
         "uid": f"pod-{number}",
         "resourceVersion": "5",
         "labels": labels | metadata.pop("labels", {}),
-        "annotations": {OWNER_NAME: "tune"},
+        "annotations": {OWNER_NAME: "tune", MARK: KEYS.code("Job", "team", name)},
     }
     if controller:
         given["ownerReferences"] = [{"uid": controller, "controller": True, "kind": "Job"}]
@@ -42,12 +43,18 @@ def pod(number: int = 1, controller: str | None = None, **metadata: Any) -> dict
         (pod(controller="another"), True),
         (pod(labels={"batch.kubernetes.io/job-name": "tune-fedcba9876543210-1"}), False),
         (pod(labels={OWNER_KIND: "Evaluation"}), False),
-        (pod(annotations={OWNER_NAME: "another"}), False),
+        (pod(annotations={OWNER_NAME: "another", MARK: OUR_MARK}), False),
+        (pod(annotations={OWNER_NAME: "tune", MARK: OUR_MARK}), True),
         (pod(annotations=None), False),
+        (pod(annotations={OWNER_NAME: "tune"}), False),
+        (pod(annotations={OWNER_NAME: "tune", MARK: "0" * 32}), False),
+        (pod(annotations={OWNER_NAME: "tune", MARK: ""}), False),
+        (pod(namespace="another"), False),
+        (pod(labels={"batch.kubernetes.io/job-name": f"tune-{RUN_KEY}-9"}), False),
     ],
 )
 def test_whose_pods_have_lost_their_job(given: dict[str, Any], counts: bool) -> None:
-    assert bool(without_job([given], OWNER, RUN_KEY, {"ours"})) is counts
+    assert bool(without_job([given], OWNER, RUN_KEY, {"ours"}, KEYS)) is counts
 
 
 def test_only_what_nobody_ends_is_stopped() -> None:
@@ -68,11 +75,11 @@ def test_only_what_nobody_ends_is_stopped() -> None:
 def test_the_cache_knows_living_pods_by_run_key() -> None:
     cache = ObjectCache()
     cache.put(pod())
-    assert [item["metadata"]["uid"] for item in cache.live_pods("team", RUN_KEY)] == ["pod-1"]
-    assert cache.live_pods("another", RUN_KEY) == []
+    assert [item["metadata"]["uid"] for item in cache.live_pods(RUN_KEY)] == ["pod-1"]
+    assert cache.live_pods("another") == []
     assert len(cache.live_pods_of("FineTuneJob", "team", "tune")) == 1
     cache.put(pod(resourceVersion="6") | {"status": {"phase": "Succeeded"}})
-    assert cache.live_pods("team", RUN_KEY) == []
+    assert cache.live_pods(RUN_KEY) == []
 
 
 @pytest.mark.parametrize("spec", [{}, {"suspend": True}])

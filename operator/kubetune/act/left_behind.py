@@ -25,7 +25,8 @@ from kubetune.api.kinds.status_types import (
 from kubetune.api.kinds.table import INSPECTED, RUNNING
 from kubetune.clients.kubernetes import REFUSALS, KubernetesClient, NotFoundError
 from kubetune.decide.inspected.inspection import inspection_run_key
-from kubetune.names import RUN_KEY
+from kubetune.keys import Keyring
+from kubetune.names import RUN_KEY, run_key_is_ours
 from kubetune.observe.cache import ObjectCache
 from kubetune.queue import Key
 from kubetune.targets.dispatch import Backends
@@ -46,6 +47,7 @@ class LeftBehind:
         cache: ObjectCache,
         client: KubernetesClient,
         backend: Backends,
+        keys: Keyring,
         install_id: str,
         settle_seconds: float,
         clock: Callable[[], datetime],
@@ -53,6 +55,7 @@ class LeftBehind:
         self._cache = cache
         self._client = client
         self._backend = backend
+        self._keys = keys
         self._install_id = install_id
         self._clock = clock
         # Not at once: objects may be on their way, as from a backup.
@@ -92,7 +95,7 @@ class LeftBehind:
                 owner = made.owner
                 # What others have there is for targets of their own namespaces.
                 ours = key.namespace in ("", owner.namespace) and owner.kind in RUNNING
-                if made.kept or not ours or await self._is_there(made):
+                if made.kept or not ours or self._is_forged(made) or await self._is_there(made):
                     continue
                 logger.warning(
                     "%s %s/%s is gone, and its runs with run key %s are ended in %s",
@@ -106,10 +109,17 @@ class LeftBehind:
         self._done[key, place] = left
         return True
 
+    def _is_forged(self, made: Made) -> bool:
+        """Whether the run key of a FineTuneJob isn't one that was made here."""
+        owner = made.owner
+        return owner.kind == "FineTuneJob" and not run_key_is_ours(
+            made.run_key, self._keys, self._install_id, owner.namespace, owner.name
+        )
+
     async def _is_there(self, made: Made) -> bool:
         owner = made.owner
         known = self._cache.get(owner.kind, owner.namespace, owner.name)
-        if known is not None and _has(known, made):
+        if known is not None and _has(known, made, self._keys):
             return True
         # A watch may be down, or not show everything.
         try:
@@ -118,10 +128,10 @@ class LeftBehind:
             return False
         except REFUSALS:
             return True
-        return _has(found, made)
+        return _has(found, made, self._keys)
 
 
-def _has(body: dict[str, Any], made: Made) -> bool:
+def _has(body: dict[str, Any], made: Made, keys: Keyring) -> bool:
     """Whether it is the owner, or one that has taken the run over, as from a backup."""
     if body["metadata"]["uid"] != made.owner.uid:
         return made.run_key in claimed_by(body)
@@ -130,7 +140,7 @@ def _has(body: dict[str, Any], made: Made) -> bool:
     # Another source, or another target, has an inspection of its own.
     status: DatasetStatusDict | ModelStatusDict | PromptTemplateStatusDict = status_of(body)
     state = status.get("inspection") or {}
-    return made.run_key == inspection_run_key(made.owner, state.get("key", ""))
+    return made.run_key == inspection_run_key(keys, made.owner, state.get("key", ""))
 
 
 async def taken_over(client: KubernetesClient, address: RunAddress) -> bool:

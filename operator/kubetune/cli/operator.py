@@ -48,6 +48,7 @@ def operator(
     import uvloop
 
     from kubetune.clients.connections import egress
+    from kubetune.clients.stored_keys import KeysError
     from kubetune.operate import operate
     from kubetune.settings import Settings
 
@@ -63,11 +64,14 @@ def operator(
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     # A fifth less CPU for each object than on asyncio's own loop: most of it is short requests.
-    uvloop.run(
-        operate(
-            settings,
-            health_address=health_address,
-            health_port=health_port,
-            namespaces=namespaces,
+    try:
+        uvloop.run(
+            operate(
+                settings,
+                health_address=health_address,
+                health_port=health_port,
+                namespaces=namespaces,
+            )
         )
-    )
+    except KeysError as error:
+        raise click.ClickException(str(error)) from None

@@ -28,6 +28,7 @@ from kubetune.cli.connection import NotThereError, artifact
 CONTAINER = "runner"
 LOOK_SECONDS = 1.0
 _INDEX = "batch.kubernetes.io/job-completion-index"
+MAX_DIGITS = 6
 _WITH_RUNS = ("FineTuneJob", "Evaluation", "Dataset", "Model", "PromptTemplate")
 Part = AnyStatusDict | CandidateStatusDict
 
@@ -116,10 +117,11 @@ class _Cluster:
         }
         if "name" in part:
             # A candidate's.
-            from kubetune.decide.evaluation.inputs import candidate_run_key
-
-            uid, digest = body["metadata"]["uid"], part.get("digest", "")
-            labels[names.RUN_KEY] = candidate_run_key(uid, part["name"], digest)
+            attempts = _attempts(part)
+            run_key = names.run_key_in(attempts[-1]["job"]) if attempts else ""
+            if not run_key:
+                return {}
+            labels[names.RUN_KEY] = run_key
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         path = f"/api/v1/namespaces/{wanted.namespace}/pods"
         answer = await self._json(path, {"labelSelector": selector})
@@ -129,7 +131,8 @@ class _Cluster:
         for pod in answer["items"]:
             metadata = pod["metadata"]
             if (metadata.get("annotations") or {}).get(names.OWNER_NAME) == wanted.name:
-                found.setdefault(int(metadata["labels"].get(names.ATTEMPT, 1)), []).append(pod)
+                number = _number(metadata["labels"].get(names.ATTEMPT, "1"))
+                found.setdefault(number, []).append(pod)
         return found
 
     async def log(self, pod: JsonObject, follow: bool, tail: int | None) -> AsyncGenerator[bytes]:
@@ -218,11 +221,16 @@ def _attempt_of(wanted: Wanted, part: Part, pods: dict[int, list[JsonObject]]) -
     return newest - 1
 
 
+def _number(text: str) -> int:
+    """A number in a label or annotation, which anybody may have written; 0 where it is none."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else 0
+
+
 def _pod_of(wanted: Wanted, pods: dict[int, list[JsonObject]], number: int) -> JsonObject | None:
     """The worker's pod of an attempt: one that lives, else the newest."""
 
     def worker(pod: JsonObject) -> int:
-        return int((pod["metadata"].get("annotations") or {}).get(_INDEX, 0))
+        return _number((pod["metadata"].get("annotations") or {}).get(_INDEX, "0"))
 
     def rank(pod: JsonObject) -> tuple[bool, str]:
         ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

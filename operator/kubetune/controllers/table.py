@@ -21,6 +21,7 @@ from kubetune.controllers.inspected import (
     ModelController,
     PromptTemplateController,
 )
+from kubetune.keys import Keyring
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.compute_target import TargetObserver
 from kubetune.observe.evaluation import EvaluationObserver
@@ -45,6 +46,7 @@ class Services:
     backend: Backends
     trackers: Trackers
     settings: Settings
+    keys: Keyring
     install_id: str
     clock: Callable[[], datetime]
 
@@ -58,22 +60,23 @@ def controllers(
 ) -> Controllers:
     """A controller for each kind that is reconciled. Raises LookupError when one has none."""
     cache, client, backend = services.cache, services.client, services.backend
-    trackers, settings, install_id = services.trackers, services.settings, services.install_id
+    trackers, settings = services.trackers, services.settings
+    keys, install_id = services.keys, services.install_id
     clock = services.clock
     pace = (settings.progress_write_seconds, settings.retry_seconds)
-    inspected = InspectedObserver(cache, client, backend, install_id)
+    inspected = InspectedObserver(cache, client, backend, keys, install_id)
     made: list[Controller[Any, Any]] = [
         DatasetController(inspected),
         ModelController(inspected),
         PromptTemplateController(inspected),
         FineTuneJobController(
-            FineTuneJobObserver(cache, client, backend, install_id, *pace, clock()),
+            FineTuneJobObserver(cache, client, backend, keys, install_id, *pace, clock()),
             trackers,
             poller,
             backend,
         ),
         EvaluationController(
-            EvaluationObserver(cache, client, backend, install_id, *pace, poller.tracked),
+            EvaluationObserver(cache, client, backend, keys, install_id, *pace, poller.tracked),
             trackers,
         ),
         ComputeTargetController(

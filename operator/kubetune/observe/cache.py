@@ -18,7 +18,6 @@ from kubetune.observe.references import references
 from kubetune.queue import Key
 
 CHILD_KINDS = frozenset({"Job", "Pod"})
-NO_PLACE = ("", "")
 ORPHAN = "orphan"
 """The finalizer by which Kubernetes lets the dependents of a deleted object be."""
 # Half the memory of a finished run.
@@ -37,8 +36,12 @@ class ObjectCache:
         self._objects: dict[Key, JsonObject] = {}
         self._children: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
         """Jobs and pods by the uid of their controlling owner."""
-        self._live_pods: dict[tuple[str, str], dict[Key, JsonObject]] = defaultdict(dict)
-        """Pods that have not ended, by namespace and run key."""
+        self._live_pods: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
+        """Pods that have not ended, by the run key in their labels."""
+        self._loose_jobs: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
+        """Jobs that no kubetune object controls, by the run key in their labels."""
+        self._by_uid: dict[str, Key] = {}
+        """Keys of what may control something: our own kinds, and Jobs."""
         self._letting_go: set[str] = set()
         """Uids of objects that were seen with the finalizer of an orphaning deletion.
 
@@ -67,27 +70,39 @@ class ObjectCache:
         return sum(key.kind == kind for key in self._objects)
 
     def jobs(self, owner_uid: str) -> list[JsonObject]:
-        """The batch Jobs that an object controls."""
+        """The batch Jobs that an object controls, by their word: of any namespace."""
         return self._owned("Job", owner_uid)
 
     def pods(self, job_uid: str) -> list[JsonObject]:
-        """The pods of a batch Job."""
+        """The pods of a batch Job, by their word: of any namespace."""
         return self._owned("Pod", job_uid)
 
-    def live_pods(self, namespace: str, run_key: str) -> list[JsonObject]:
-        """Pods with this run key that have not ended, whoever controls them."""
-        return list(self._live_pods.get((namespace, run_key), {}).values())
+    def live_pods(self, run_key: str) -> list[JsonObject]:
+        """Pods labelled with this run key that have not ended, whosever they are."""
+        return list(self._live_pods.get(run_key, {}).values())
+
+    def loose_jobs(self, run_key: str) -> list[JsonObject]:
+        """Jobs labelled with this run key that no kubetune object controls."""
+        return list(self._loose_jobs.get(run_key, {}).values())
 
     def live_pods_of(self, kind: str, namespace: str, name: str) -> list[JsonObject]:
         """Pods that were made for an object and have not ended."""
         wanted = Key(kind, namespace, name)
         return [
             pod
-            for (place, _), pods in self._live_pods.items()
-            if place == namespace
+            for pods in self._live_pods.values()
             for pod in pods.values()
             if owner_key(pod) == wanted
         ]
+
+    def controller_key(self, body: JsonObject) -> Key | None:
+        """The object that controls a Job or pod by its word, in whichever namespace it is.
+
+        Of a pod, what controls its Job.
+        """
+        key = self._by_uid.get(controller_uid(body) or "")
+        job = self._objects.get(key) if key and key.kind == "Job" else None
+        return self._by_uid.get(controller_uid(job) or "") if job else key
 
     def lets_dependents_go(self, uid: str) -> bool:
         """Whether an object was deleted with ``--cascade=orphan``."""
@@ -115,10 +130,14 @@ class ObjectCache:
         if known is not None:
             self._unlink(key, known)
         self._objects[key] = body
+        if key.kind == "Job" or key.kind in BY_KIND:
+            self._by_uid[body["metadata"]["uid"]] = key
         if owner := controller_uid(body):
             self._children[owner][key] = body
-        if (place := _place_of_live(body)) != NO_PLACE:
-            self._live_pods[place][key] = body
+        if run_key := _label_of_live(body):
+            self._live_pods[run_key][key] = body
+        if run_key := _label_of_loose(body):
+            self._loose_jobs[run_key][key] = body
         if ORPHAN in (body["metadata"].get("finalizers") or ()):
             self._letting_go.add(body["metadata"]["uid"])
         named = references(key, body)
@@ -169,15 +188,20 @@ class ObjectCache:
         ]
 
     def _unlink(self, key: Key, body: JsonObject) -> None:
+        self._by_uid.pop(body["metadata"]["uid"], None)
         owner = controller_uid(body)
         if owner and owner in self._children:
             self._children[owner].pop(key, None)
             if not self._children[owner]:
                 del self._children[owner]
-        if (place := _place_of_live(body)) in self._live_pods:
-            self._live_pods[place].pop(key, None)
-            if not self._live_pods[place]:
-                del self._live_pods[place]
+        for index, run_key in (
+            (self._live_pods, _label_of_live(body)),
+            (self._loose_jobs, _label_of_loose(body)),
+        ):
+            if run_key in index:
+                index[run_key].pop(key, None)
+                if not index[run_key]:
+                    del index[run_key]
         for other in self._references.pop(key, frozenset()):
             self._dependents[other].discard(key)
             if not self._dependents[other]:
@@ -207,13 +231,20 @@ def _declared(body: JsonObject) -> tuple[Any, ...]:
     return tuple(metadata.get(field) for field in ("uid", "generation", "deletionTimestamp"))
 
 
-def _place_of_live(body: JsonObject) -> tuple[str, str]:
-    """Namespace and run key of a pod that has not ended; empty of anything else."""
-    if body["kind"] != "Pod" or not is_live(body):
-        return NO_PLACE
-    metadata = body["metadata"]
-    run_key = (metadata.get("labels") or {}).get(RUN_KEY)
-    return (metadata["namespace"], run_key) if run_key else NO_PLACE
+def _label_of_live(body: JsonObject) -> str:
+    """The run key of a pod that has not ended; empty of anything else."""
+    live = body["kind"] == "Pod" and is_live(body)
+    return (body["metadata"].get("labels") or {}).get(RUN_KEY, "") if live else ""
+
+
+def _label_of_loose(body: JsonObject) -> str:
+    """The run key of a Job that no kubetune object controls; empty of anything else."""
+    if body["kind"] != "Job":
+        return ""
+    for owner in body["metadata"].get("ownerReferences") or ():
+        if owner.get("controller") and owner.get("kind") in BY_KIND:
+            return ""
+    return (body["metadata"].get("labels") or {}).get(RUN_KEY, "")
 
 
 def controller_uid(body: JsonObject) -> str | None:

@@ -20,6 +20,7 @@ from kubetune.decide.evaluation.observed import (
     ObservedEvaluation,
 )
 from kubetune.decide.resources import EvaluationResource, ModelResource, TargetProblem
+from kubetune.keys import Keyring
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.fine_tune_job import running_names
@@ -48,13 +49,17 @@ def _judge_secrets(
     return [(reference.name, reference.key) for reference in judge_keys(spec).values()]
 
 
-def _all(evaluation: EvaluationResource, spec: EvaluationSpec) -> list[ObservedCandidate]:
+def _all(
+    evaluation: EvaluationResource, spec: EvaluationSpec, keys: Keyring
+) -> list[ObservedCandidate]:
     """The candidates with their run keys, and nothing of their runs."""
     known = {item["name"]: item for item in evaluation.status.get("candidates") or ()}
     found: list[ObservedCandidate] = []
     for candidate in spec.candidates:
         digest = known[candidate.name].get("digest") if candidate.name in known else None
-        run_key = candidate_run_key(evaluation.owner.uid, candidate.name, digest) if digest else ""
+        uid, run_key = evaluation.owner.uid, ""
+        if digest:
+            run_key = candidate_run_key(keys, uid, candidate.name, digest)
         found.append(ObservedCandidate(candidate.name, candidate.model_ref.name, run_key=run_key))
     return found
 
@@ -72,6 +77,7 @@ class EvaluationObserver:
         cache: ObjectCache,
         client: KubernetesClient,
         backend: Backends,
+        keys: Keyring,
         install_id: str,
         progress_seconds: float,
         retry_seconds: float,
@@ -80,6 +86,7 @@ class EvaluationObserver:
         self._cache = cache
         self._client = client
         self._backend = backend
+        self._keys = keys
         self._install_id = install_id
         self._progress_seconds = progress_seconds
         self._retry_seconds = retry_seconds
@@ -100,6 +107,7 @@ class EvaluationObserver:
         observed = ObservedEvaluation(
             evaluation,
             self._install_id,
+            self._keys,
             target,
             started=started,
             progress_seconds=self._progress_seconds,
@@ -110,7 +118,7 @@ class EvaluationObserver:
         if spec is None:
             return observed
         known = {item["name"]: item for item in evaluation.status.get("candidates") or ()}
-        candidates = _all(evaluation, spec)
+        candidates = _all(evaluation, spec, self._keys)
         try:
             for at, item in enumerate(candidates):
                 if item.run_key:

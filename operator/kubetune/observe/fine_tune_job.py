@@ -20,6 +20,7 @@ from kubetune.decide.resources import (
     TargetProblem,
 )
 from kubetune.decide.settings.own_code import other_trainer
+from kubetune.keys import Keyring
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
@@ -55,6 +56,7 @@ class FineTuneJobObserver:
         cache: ObjectCache,
         client: KubernetesClient,
         backend: Backends,
+        keys: Keyring,
         install_id: str,
         progress_seconds: float,
         retry_seconds: float,
@@ -66,7 +68,7 @@ class FineTuneJobObserver:
         self._install_id = install_id
         self._progress_seconds = progress_seconds
         self._retry_seconds = retry_seconds
-        self.run_keys = RunKeys(cache, install_id)
+        self.run_keys = RunKeys(cache, keys, install_id)
         self._began = began
         """When this operator did: what it has made since it knows."""
         self._sought: set[str] = set()

@@ -26,6 +26,7 @@ from kubetune.decide.resources import (
 )
 from kubetune.decide.sources import Mounts
 from kubetune.decide.target.place import same_place
+from kubetune.keys import Keyring
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import (
     find,
@@ -54,11 +55,17 @@ class InspectedObserver:
     """Builds what decide needs to know of the kinds that are inspected."""
 
     def __init__(
-        self, cache: ObjectCache, client: KubernetesClient, backend: Backends, install_id: str
+        self,
+        cache: ObjectCache,
+        client: KubernetesClient,
+        backend: Backends,
+        keys: Keyring,
+        install_id: str,
     ) -> None:
         self._cache = cache
         self._client = client
         self._backend = backend
+        self._keys = keys
         self._install_id = install_id
 
     async def dataset(self, resource: DatasetResource) -> dataset.ObservedDataset:
@@ -113,6 +120,7 @@ class InspectedObserver:
         named = getattr(resource.spec, "compute_target_ref", None)
         return InspectionFacts(
             install_id=self._install_id,
+            keys=self._keys,
             target=resolve_target(self._cache, namespace, named, label),
             runs=(),
             started=recorded_place(self._cache, namespace, external),
@@ -139,7 +147,7 @@ class InspectedObserver:
         key = inspection.inspection_key(*inspection_of(there), target.label)
         if state.get("key") != key:
             return observed
-        run_key = inspection.inspection_run_key(resource.owner, key)
+        run_key = inspection.inspection_run_key(self._keys, resource.owner, key)
         facts = await self._observe(there.facts, resource, run_key)
         news = [run for run in facts.runs if run.attempt > state.get("attempts", 0)]
         if facts.target_problem or any(run.phase != "pending" for run in news):
@@ -162,7 +170,7 @@ class InspectedObserver:
         observed = await self._where_begun(observed, resource, inspection_of)
         plan, mounts = inspection_of(observed)
         key = inspection.inspection_key(plan, mounts, observed.facts.target.label)
-        run_key = inspection.inspection_run_key(resource.owner, key)
+        run_key = inspection.inspection_run_key(self._keys, resource.owner, key)
         facts = await self._observe(observed.facts, resource, run_key)
         runs = facts.runs
         if not inspection.settled(resource.status.get("inspection") or {}, key) and not runs:

@@ -9,15 +9,17 @@ from __future__ import annotations
 from kubetune.api import JsonObject
 from kubetune.clients.pods import condition
 from kubetune.decide.resources import FineTuneJobResource
-from kubetune.names import RUN_KEY, new_run_key, run_key_in, run_key_is_ours
+from kubetune.keys import Keyring
+from kubetune.names import MARK, RUN_KEY, new_run_key, run_key_in, run_key_is_ours
 from kubetune.observe.cache import ObjectCache
 
 
 class RunKeys:
     """The run keys of all jobs."""
 
-    def __init__(self, cache: ObjectCache, install_id: str) -> None:
+    def __init__(self, cache: ObjectCache, keys: Keyring, install_id: str) -> None:
         self._cache = cache
+        self._keys = keys
         self._install_id = install_id
         self._known: dict[tuple[str, str], tuple[str, str]] = {}
         """Uid and run key by namespace and name, of jobs that are not over: what was seen here."""
@@ -30,7 +32,8 @@ class RunKeys:
         uid, place = job.owner.uid, (job.owner.namespace, job.owner.name)
         known_uid, known = self._known.get(place, ("", ""))
         children = sorted(
-            self._cache.jobs(uid), key=lambda body: body["metadata"]["creationTimestamp"]
+            (body for body in self._cache.jobs(uid) if self._has_made(job, body)),
+            key=lambda body: body["metadata"]["creationTimestamp"],
         )
         live = [body for body in children if not _has_ended(body)]
         places = [
@@ -47,7 +50,7 @@ class RunKeys:
 
     def new(self, namespace: str, name: str) -> str:
         """A run key for a job that has none."""
-        return new_run_key(self._install_id, namespace, name)
+        return new_run_key(self._keys, self._install_id, namespace, name)
 
     def note(self, job: FineTuneJobResource, key: str) -> None:
         """A key that was found with the job's runs."""
@@ -58,7 +61,16 @@ class RunKeys:
         self._known.pop((namespace, name), None)
 
     def _is_ours(self, job: FineTuneJobResource, key: str) -> bool:
-        return run_key_is_ours(key, self._install_id, job.owner.namespace, job.owner.name)
+        owner = job.owner
+        return run_key_is_ours(key, self._keys, self._install_id, owner.namespace, owner.name)
+
+    def _has_made(self, job: FineTuneJobResource, body: JsonObject) -> bool:
+        """Whether a Job that names this one as its owner was made here."""
+        metadata = body["metadata"]
+        if metadata["namespace"] != job.owner.namespace:
+            return False
+        mark = (metadata.get("annotations") or {}).get(MARK, "")
+        return self._keys.verifies(mark, "Job", metadata["namespace"], metadata["name"])
 
 
 def _has_ended(body: JsonObject) -> bool:

@@ -10,11 +10,13 @@ from functools import partial
 from kubetune.clients.cml_access import cml_access
 from kubetune.clients.config_maps import config_map_value
 from kubetune.clients.connections import Connections
+from kubetune.keys import Keyring
 from kubetune.settings import Settings
 from kubetune.targets.cml.backend import CmlBackend
 from kubetune.targets.contract import Backend
 from kubetune.targets.dispatch import Backends
-from kubetune.targets.kubernetes.backend import JobCache, KubernetesBackend
+from kubetune.targets.kubernetes.backend import KubernetesBackend
+from kubetune.targets.kubernetes.job_cache import JobCache
 from kubetune.targets.values import Owner, RunAddress
 
 
@@ -25,6 +27,7 @@ class Parts:
     connections: Connections
     cache: JobCache
     settings: Settings
+    keys: Keyring
     notify: Callable[[Owner], None]
     """Called with an owner whose runs have news."""
     taken_over: Callable[[RunAddress], Awaitable[bool]]
@@ -46,7 +49,7 @@ def _cml(parts: Parts) -> CmlBackend:
 
 
 def _kubernetes(parts: Parts) -> KubernetesBackend:
-    return KubernetesBackend(parts.connections.cluster, parts.cache, parts.clock)
+    return KubernetesBackend(parts.connections.cluster, parts.cache, parts.keys, parts.clock)
 
 
 MAKERS: dict[str, Callable[[Parts], Backend]] = {

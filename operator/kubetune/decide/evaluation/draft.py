@@ -66,7 +66,7 @@ class Draft:
     def run_key(self, candidate: CandidateDraft) -> str:
         """The run key of a candidate whose digest is known."""
         uid = self.observed.evaluation.owner.uid
-        return candidate_run_key(uid, candidate.name, candidate.digest)
+        return candidate_run_key(self.observed.keys, uid, candidate.name, candidate.digest)
 
 
 def draft_of(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) -> Draft:

@@ -43,10 +43,10 @@ from kubetune.decide.sources import (
 )
 from kubetune.decide.trained_rows import of_models
 from kubetune.decide.waiting import NotReady
-from kubetune.names import digest
+from kubetune.keys import Keyring
+from kubetune.names import derived_run_key, digest
 from kubetune.targets.values import RunRequest
 
-RUN_KEY_LENGTH = 16
 MEASURING = 3
 """Raised where runs measure otherwise, so that what older ones have measured is not taken over."""
 
@@ -112,9 +112,9 @@ class CandidateInputs:
         )
 
 
-def candidate_run_key(uid: str, candidate: str, digest_: str) -> str:
+def candidate_run_key(keys: Keyring, uid: str, candidate: str, digest_: str) -> str:
     """The run key of a candidate: the same for all its attempts."""
-    return digest(uid, candidate, digest_)[:RUN_KEY_LENGTH]
+    return derived_run_key(keys, uid, candidate, digest_)
 
 
 def shared_inputs(observed: ObservedEvaluation) -> Shared | NotReady:

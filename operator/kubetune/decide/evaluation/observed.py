@@ -16,6 +16,7 @@ from kubetune.decide.resources import (
     TargetProblem,
 )
 from kubetune.decide.tracker_answers import Asked
+from kubetune.keys import Keyring
 from kubetune.targets.values import RunState
 from kubetune.tracking.base import AliasMove, RegisteredVersion, TrackedRun
 
@@ -59,6 +60,7 @@ class ObservedEvaluation:
 
     evaluation: EvaluationResource
     install_id: str
+    keys: Keyring
     target: Target
     """Where new attempts go."""
     candidates: Sequence[ObservedCandidate] = ()

@@ -20,10 +20,10 @@ from kubetune.api.run.plan import InspectionPlan
 from kubetune.api.schema.errors import dotted
 from kubetune.api.schema.suggestions import listed
 from kubetune.decide.decision import DatasetDecision, Decision, conditions_of
-from kubetune.decide.inspected.guard import delete, guarded
+from kubetune.decide.inspected.guard import concluded, delete
 from kubetune.decide.inspected.inspection import Found, Refused
 from kubetune.decide.inspected.row_checks import judge
-from kubetune.decide.inspected.shared import InspectionFacts, conclude, identity, inspect, tidy
+from kubetune.decide.inspected.shared import InspectionFacts, conclude, identity, inspect
 from kubetune.decide.resources import DatasetResource, ModelResource
 from kubetune.decide.sources import Mounts, dataset_source, model_source
 
@@ -61,7 +61,7 @@ def decide(observed: ObservedDataset, now: datetime) -> DatasetDecision:
     dataset = observed.dataset
     if dataset.deleting:
         return delete(dataset, observed.facts, now)
-    return guarded(dataset, tidy(dataset.owner, dataset.status, _decide(observed, now)))
+    return concluded(dataset, observed.facts, _decide(observed, now))
 
 
 def _decide(observed: ObservedDataset, now: datetime) -> DatasetDecision:

@@ -17,15 +17,23 @@ from kubetune.decide.decision import (
     StartRun,
 )
 from kubetune.decide.inspected.inspection import inspection_run_key
-from kubetune.decide.inspected.shared import InspectionFacts
+from kubetune.decide.inspected.shared import InspectionFacts, tidy
 from kubetune.decide.resources import Resource
 from kubetune.decide.target.letting_go import without_target
 from kubetune.names import FINALIZER
 from kubetune.targets.table import facts_of, recorded_facts
 
 
+def concluded(
+    resource: Resource[Any, Inspected], facts: InspectionFacts, decision: Decision[Inspected]
+) -> Decision[Inspected]:
+    """The decision, with what is left of an older inspection deleted, and guarded."""
+    tidied = tidy(resource.owner, facts, resource.status, decision)
+    return guarded(resource, facts, tidied)
+
+
 def guarded(
-    resource: Resource[Any, Inspected], decision: Decision[Inspected]
+    resource: Resource[Any, Inspected], facts: InspectionFacts, decision: Decision[Inspected]
 ) -> Decision[Inspected]:
     """The decision, with record and finalizer before a run, and without them after the last."""
     held = FINALIZER in resource.finalizers
@@ -49,7 +57,9 @@ def guarded(
             state = resource.status.get("inspection") or {}
             if "key" in state and not any(isinstance(action, DeleteRuns) for action in actions):
                 # Nobody looks for its logs there, so nothing is kept for them.
-                actions.append(DeleteRuns(inspection_run_key(resource.owner, state["key"])))
+                actions.append(
+                    DeleteRuns(inspection_run_key(facts.keys, resource.owner, state["key"]))
+                )
             # What was found is written first: a refused patch must not lose it.
             return replace(decision, actions=tuple(actions), requeue_after=0.0)
         actions.append(ReleaseFinalizer())
@@ -71,7 +81,7 @@ def delete(
     state = resource.status.get("inspection") or {}
     if not facts_of(facts.started).runs_outlive_owner or "key" not in state:
         return Decision((ReleaseFinalizer(),))
-    run_key = inspection_run_key(resource.owner, state["key"])
+    run_key = inspection_run_key(facts.keys, resource.owner, state["key"])
     if facts.target_problem:
         # It ends by itself within the hour, and has no GPU: nothing to wait long for.
         return without_target(resource, facts.target_problem, (run_key,), now, over=True)

@@ -30,7 +30,8 @@ from kubetune.decide.decision import (
 )
 from kubetune.decide.retries import INSPECTION_FIRST_SECONDS, after_inspection
 from kubetune.decide.sources import Mounts
-from kubetune.names import digest
+from kubetune.keys import Keyring
+from kubetune.names import derived_run_key, digest
 from kubetune.targets.values import FINISHED, Owner, RunRequest, RunState
 
 INSPECTION_RESOURCES = Resources(cpu="500m", memory="1Gi", gpu=0)
@@ -96,9 +97,9 @@ def inspection_key(plan: InspectionPlan, mounts: Mounts, target: str = "") -> st
     return digest(json.dumps([content, others], sort_keys=True))[:KEY_LENGTH]
 
 
-def inspection_run_key(owner: Owner, key: str) -> str:
+def inspection_run_key(keys: Keyring, owner: Owner, key: str) -> str:
     """The run key of an inspection: its own for each object."""
-    return digest(owner.uid, key)[:KEY_LENGTH]
+    return derived_run_key(keys, owner.uid, key)
 
 
 def request(
@@ -119,13 +120,12 @@ def request(
 
 def step(
     request: RunRequest,
-    key: str,
+    run_key: str,
     state: InspectionStateDict,
     runs: Sequence[RunState],
     now: datetime,
 ) -> Step:
     """What comes next. ``state`` is status.inspection of this key, ``runs`` are its runs."""
-    run_key = inspection_run_key(request.owner, key)
     attempts = state.get("attempts", 0)
     run = next((run for run in runs if run.attempt == attempts + 1), None)
     if strays := [run for run in runs if run.stray]:

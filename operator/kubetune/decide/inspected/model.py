@@ -25,14 +25,13 @@ from kubetune.decide.decision import (
     conditions_of,
 )
 from kubetune.decide.identity import with_maker
-from kubetune.decide.inspected.guard import delete, guarded
+from kubetune.decide.inspected.guard import concluded, delete
 from kubetune.decide.inspected.inspection import Found, Refused, inspection_run_key
 from kubetune.decide.inspected.shared import (
     InspectionFacts,
     conclude,
     identity,
     inspect,
-    tidy,
     tracking_plan,
 )
 from kubetune.decide.registry import provider_problem
@@ -136,7 +135,7 @@ def decide(observed: ObservedModel, now: datetime) -> ModelDecision:
     if model.deleting:
         return delete(model, observed.facts, now)
     decision = _with_output(observed, _decide(observed, now))
-    return with_maker(model, guarded(model, tidy(model.owner, model.status, decision)))
+    return with_maker(model, concluded(model, observed.facts, decision))
 
 
 def _decide(observed: ObservedModel, now: datetime) -> ModelDecision:
@@ -157,7 +156,7 @@ def _decide(observed: ObservedModel, now: datetime) -> ModelDecision:
     # 2. Once inspected, neither the job nor the base is asked again.
     state = model.status.get("inspection") or {}
     if model.is_ready and state.get("result") == InspectionResult.FOUND and "key" in state:
-        left = DeleteRuns(inspection_run_key(model.owner, state["key"]))
+        left = DeleteRuns(inspection_run_key(observed.facts.keys, model.owner, state["key"]))
         return Decision((left,) if observed.facts.runs else ())
 
     # 3. What it names must exist and be ready.

@@ -12,10 +12,10 @@ from kubetune.api.kinds.status_types import DatasetStatusDict, PromptTemplateSta
 from kubetune.api.run.plan import InspectionPlan
 from kubetune.api.schema.suggestions import listed
 from kubetune.decide.decision import Decision, PromptTemplateDecision, conditions_of
-from kubetune.decide.inspected.guard import delete, guarded
+from kubetune.decide.inspected.guard import concluded, delete
 from kubetune.decide.inspected.inspection import Found
 from kubetune.decide.inspected.prompt_suggestion import suggest, suggestion_sentence
-from kubetune.decide.inspected.shared import InspectionFacts, conclude, identity, inspect, tidy
+from kubetune.decide.inspected.shared import InspectionFacts, conclude, identity, inspect
 from kubetune.decide.resources import DatasetResource, PromptTemplateResource
 from kubetune.decide.sources import Mounts, dataset_source, prompt_plan
 
@@ -72,7 +72,7 @@ def decide(observed: ObservedPromptTemplate, now: datetime) -> PromptTemplateDec
     template = observed.template
     if template.deleting:
         return delete(template, observed.facts, now)
-    return guarded(template, tidy(template.owner, template.status, _decide(observed, now)))
+    return concluded(template, observed.facts, _decide(observed, now))
 
 
 def _decide(observed: ObservedPromptTemplate, now: datetime) -> PromptTemplateDecision:

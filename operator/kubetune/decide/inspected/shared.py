@@ -23,6 +23,7 @@ from kubetune.decide.resources import Target, TargetProblem
 from kubetune.decide.retries import TARGET_SECONDS, until_secret
 from kubetune.decide.sources import Mounts, unreachable
 from kubetune.decide.target.place import record, same_place
+from kubetune.keys import Keyring
 from kubetune.targets.values import Owner, RunState
 
 MOVE_SECONDS = 5.0
@@ -34,6 +35,7 @@ class InspectionFacts:
     """What was observed besides the object itself."""
 
     install_id: str
+    keys: Keyring
     target: Target
     runs: Sequence[RunState]
     """Runs of the key that ``inspection.inspection_run_key`` gives."""
@@ -91,7 +93,7 @@ def inspect(
         kept = inspection.kept_seconds(state, now) if facts.runs else 0.0
         gone = bool(facts.runs) and not kept
         clean_up: tuple[Action, ...] = (
-            (DeleteRuns(inspection.inspection_run_key(owner, key)),) if gone else ()
+            (DeleteRuns(inspection.inspection_run_key(facts.keys, owner, key)),) if gone else ()
         )
         if state.get("result") == InspectionResult.FOUND:
             return inspection.Step(inspection.Found(status), state, clean_up)
@@ -115,7 +117,7 @@ def inspect(
     if problem := unreachable(mounts, target.spec):
         refused = inspection.Refused(Reason.SOURCE_UNREACHABLE, problem, {})
         return inspection.Step(refused, state)
-    run_key, external = inspection.inspection_run_key(owner, key), state.get("external")
+    run_key, external = inspection.inspection_run_key(facts.keys, owner, key), state.get("external")
     moved = bool(facts.started and external and _is_elsewhere(facts.started, external, target))
     if facts.target_problem and not moved:
         trouble = facts.target_problem
@@ -137,7 +139,7 @@ def inspect(
     state = state | {"external": external if runs and external else wanted}
     plan = plan.model_copy(update={"tracking": inspections_plan(target.spec, owner.namespace)})
     request = inspection.request(owner, plan, mounts, target.spec)
-    step = inspection.step(request, key, state, runs, now)
+    step = inspection.step(request, run_key, state, runs, now)
     return replace(step, actions=(*clear, *step.actions))
 
 
@@ -148,14 +150,16 @@ def _is_elsewhere(started: ComputeTargetSpec, external: RecordedTargetDict, targ
     return not same_place(started, target.spec)
 
 
-def tidy(owner: Owner, old: Inspected, decision: Decision[Inspected]) -> Decision[Inspected]:
+def tidy(
+    owner: Owner, facts: InspectionFacts, old: Inspected, decision: Decision[Inspected]
+) -> Decision[Inspected]:
     """Add the deletion of what an inspection started that the new status no longer knows."""
     known = (old.get("inspection") or {}).get("key")
     if decision.status is None or known is None:
         return decision
     if (decision.status.get("inspection") or {}).get("key") == known:
         return decision
-    gone = DeleteRuns(inspection.inspection_run_key(owner, known))
+    gone = DeleteRuns(inspection.inspection_run_key(facts.keys, owner, known))
     return replace(decision, actions=(gone, *decision.actions))
 
 

@@ -58,9 +58,13 @@ def job_name(owner: Owner, run_key: str) -> str:
     return f"{NAME_PREFIX}-{owner.namespace}-{owner.name}-{run_key}"
 
 
-def is_ours(job: Job, run_key: str) -> bool:
-    """Whether a job carries the run key's mark."""
-    return variables(job.environment).get(plan.ENV_RUN_KEY) == run_key
+def is_ours(job: Job, owner: Owner, run_key: str) -> bool:
+    """Whether a job carries the marks of a run key and its owner.
+
+    Whoever may make jobs in the project can copy them: see docs/cml.md.
+    """
+    told = variables(job.environment)
+    return (told.get(plan.ENV_RUN_KEY), told.get(ENV_OWNER)) == (run_key, _named(owner))
 
 
 def made(job: Job, install_id: str) -> Made | None:
@@ -75,6 +79,8 @@ def made(job: Job, install_id: str) -> Made | None:
     except (ValueError, KeyError, TypeError):
         return None
     owner = Owner(API_VERSION, kind, namespace, name, str(uid))
+    if job.name != job_name(owner, run_key):
+        return None
     return Made(owner, run_key, kept=deletion != "Delete")
 
 
@@ -82,6 +88,10 @@ def with_deletion(job: Job, *, kept: bool) -> JobChange:
     """The change that says what becomes of a job when its owner is deleted."""
     told = variables(job.environment)
     return JobChange(environment=json.dumps(told | {ENV_DELETION: _deletion(kept=kept)}))
+
+
+def _named(owner: Owner) -> str:
+    return f"{owner.kind}/{owner.namespace}/{owner.name}"
 
 
 def _deletion(*, kept: bool) -> str:
@@ -201,7 +211,7 @@ def _workers_in(environment: dict[str, str]) -> int:
     """How many workers the plan of a job has."""
     try:
         return int(plan.decode_plan(environment.get(plan.ENV_PLAN_DATA, "")).get("workers", 1))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         return 1
 
 
@@ -220,12 +230,11 @@ def _encoded(request: RunRequest) -> str:
 
 def _environment(request: RunRequest, target: CmlTarget, archive: str | None) -> dict[str, str]:
     encoded = _encoded(request)
-    owner = request.owner
     given = {variable.name: variable.value for variable in target.env or ()}
     values = {name: value for name, value in given.items() if not name.startswith(OWN_PREFIX)} | {
         plan.ENV_RUN_KEY: request.run_key,
         plan.ENV_PLAN_DATA: encoded,
-        ENV_OWNER: f"{owner.kind}/{owner.namespace}/{owner.name}",
+        ENV_OWNER: _named(request.owner),
         ENV_DELETION: _deletion(kept=request.kept),
         ENV_INSTALL: str((request.plan.get("run") or {}).get("installId", "")),
         "MLFLOW_TRACKING_URI": request.target.tracking.run_uri,

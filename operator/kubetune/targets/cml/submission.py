@@ -364,5 +364,5 @@ async def _named(
         # Deleted, or the listing is behind.
         with contextlib.suppress(NotFoundError):
             detailed.append(await workspace.read(GET_JOB, known))
-    ours = [job for job in detailed if is_ours(job, run_key)]
+    ours = [job for job in detailed if is_ours(job, owner, run_key)]
     return ours, len(ours) < len(detailed)

@@ -11,10 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime
-from typing import Protocol
 
 from kubetune import names
-from kubetune.api import JsonObject
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.clients.kubernetes import (
@@ -24,8 +23,10 @@ from kubetune.clients.kubernetes import (
     NotFoundError,
 )
 from kubetune.clients.pods import is_live
+from kubetune.keys import Keyring
 from kubetune.targets.contract import Bookkeeping
 from kubetune.targets.errors import BackendError
+from kubetune.targets.kubernetes.job_cache import JobCache
 from kubetune.targets.kubernetes.job_limits import new_limit
 from kubetune.targets.kubernetes.lost_plans import LostPlans
 from kubetune.targets.kubernetes.manifests import (
@@ -36,50 +37,29 @@ from kubetune.targets.kubernetes.manifests import (
 )
 from kubetune.targets.kubernetes.ownership import (
     cut_loose,
+    has_mark,
     is_owned,
+    is_run_of,
+    mark_of,
+    marked,
     name_taken,
-    refers_to,
+    pods_of,
     taken_by_loose,
     was_made_for,
+    why_foreign,
+    why_not_adopted,
 )
 from kubetune.targets.kubernetes.pod_refusals import PodRefusals, is_quota
 from kubetune.targets.kubernetes.states import has_ended, run_state
+from kubetune.targets.kubernetes.strangers import Strangers, strangers
 from kubetune.targets.kubernetes.strays import controlled_by, is_loose, stray_states, without_job
 from kubetune.targets.kubernetes.worker_pods import workers_of
-from kubetune.targets.values import FINISHED, RunAddress, RunRequest, RunState, TargetProbe
+from kubetune.targets.values import FINISHED, Owner, RunAddress, RunRequest, RunState, TargetProbe
 
 logger = logging.getLogger(__name__)
 
 METADATA = ("ownerReferences", "labels", "annotations")
 """What we give to everything that we make."""
-
-
-class JobCache(Protocol):
-    """What the watches have shown of our Jobs and pods."""
-
-    def jobs(self, owner_uid: str) -> list[JsonObject]:
-        """Jobs whose controller is this object."""
-        ...
-
-    def pods(self, job_uid: str) -> list[JsonObject]:
-        """Pods whose controller is this Job."""
-        ...
-
-    def live_pods(self, namespace: str, run_key: str) -> list[JsonObject]:
-        """Pods with this run key that have not ended, whoever controls them."""
-        ...
-
-    def live_pods_of(self, kind: str, namespace: str, name: str) -> list[JsonObject]:
-        """Pods that were made for an object and have not ended."""
-        ...
-
-    def put(self, body: JsonObject) -> bool:
-        """Take in an object that was just created or read, before the watch shows it."""
-        ...
-
-    def drop(self, body: JsonObject) -> None:
-        """Forget an object that turned out to be gone, and have its owner look again."""
-        ...
 
 
 class KubernetesBackend(Bookkeeping):
@@ -93,12 +73,15 @@ class KubernetesBackend(Bookkeeping):
         self,
         client: KubernetesClient,
         jobs: JobCache,
+        keys: Keyring,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._cache = jobs
+        self._keys = keys
+        self._strangers = Strangers(client)
         self._refusals = PodRefusals(client, clock)
-        self._lost_plans = LostPlans(client, clock)
+        self._lost_plans = LostPlans(client, keys, clock)
 
     async def observe(self, address: RunAddress) -> list[RunState]:
         """All attempts that the watches have shown, oldest first.
@@ -107,12 +90,13 @@ class KubernetesBackend(Bookkeeping):
         our label, which a user may have removed.
         """
         jobs, loose = self._jobs(address), list[RunState]()
-        for name in set(address.running) - {job["metadata"]["name"] for job in jobs}:
+        for name in self._to_ask_for(address, jobs):
             found = await self._unseen(name, address)
-            if found and is_owned(found, address.owner):
+            if found and self._is_ours(found, address):
                 jobs.append(found)
             elif found and (attempt := attempt_of(found, address.owner, address.run_key)):
                 loose.append(cut_loose(found, attempt))
+        await self._tell_of_strangers(address, jobs)
         for job in jobs:
             if has_ended(job):
                 await self._catch_up(job, address)
@@ -134,21 +118,23 @@ class KubernetesBackend(Bookkeeping):
         """Owner references see to what has some; the guarded kinds have seen to the rest."""
         if kind == "FineTuneJob" or uid:
             return
+        owner = Owner(API_VERSION, kind, namespace, name, uid)
         for pod in self._cache.live_pods_of(kind, namespace, name):
-            if is_loose(pod):
+            if is_loose(pod) and is_run_of(pod, owner, self._keys):
                 await self._delete(pod, "Background")
 
     async def ensure(self, request: RunRequest) -> RunState:
         """Make the attempt's plan and Job, or adopt those that are there."""
         # The plan comes first: a pod whose ConfigMap is missing would wait, but a plan without
         # a Job costs nothing. An existing one stays as it is, it was frozen at first submission.
-        await self._create_or_adopt(build_plan_config_map(request), request)
+        await self._create_or_adopt(self._marked(build_plan_config_map(request)), request)
         if request.attempt > 1:
             await self._check_alone(request)
         if request.workers > 1:
             # It too comes before the Job, after which nobody would look for it.
-            await self._create_or_adopt(build_service(request), request)
-        job = await self._labelled(await self._create_or_adopt(build_job(request), request))
+            await self._create_or_adopt(self._marked(build_service(request)), request)
+        made = await self._create_or_adopt(self._marked(build_job(request)), request)
+        job = await self._labelled(made)
         self._lost_plans.made(job)
         self._cache.put(job)
         return self._state(job)
@@ -223,22 +209,46 @@ class KubernetesBackend(Bookkeeping):
         return [service] if is_owned(service, address.owner) else []
 
     def _jobs(self, address: RunAddress) -> list[JsonObject]:
-        return [
-            job
+        """The attempts that the watches have shown."""
+        return [job for job in self._cache.jobs(address.owner.uid) if self._is_ours(job, address)]
+
+    def _is_ours(self, job: JsonObject, address: RunAddress) -> bool:
+        return not why_foreign(job, address.owner, address.run_key, self._keys)
+
+    def _marked(self, manifest: JsonObject) -> JsonObject:
+        return marked(manifest, self._keys)
+
+    def _to_ask_for(self, address: RunAddress, jobs: list[JsonObject]) -> set[str]:
+        """Names of attempts that may be there, though what the watches show isn't known as ours.
+
+        Watches show no templates, and by their word a Job may have lost its mark.
+        """
+        ours = {job["metadata"]["name"] for job in jobs}
+        bare = {
+            job["metadata"]["name"]
             for job in self._cache.jobs(address.owner.uid)
-            if attempt_of(job, address.owner, address.run_key) is not None
-        ]
+            if job["metadata"]["name"] not in ours
+            and is_owned(job, address.owner)
+            and attempt_of(job, address.owner, address.run_key)
+            and not self._strangers.is_known(address.owner, job)
+        }
+        return (bare | set(address.running)) - ours
+
+    async def _tell_of_strangers(self, address: RunAddress, jobs: list[JsonObject]) -> None:
+        owner = address.owner
+        found = strangers(self._cache, owner, address.run_key, jobs, self._keys)
+        await self._strangers.tell(owner, found)
 
     async def _told(self, job: JsonObject, address: RunAddress) -> RunState:
         """The state of a Job, with what only the API server can tell of why it waits."""
         state = await self._refusals.told(self._state(job), job)
-        pods = self._cache.pods(job["metadata"]["uid"])
+        pods = self._pods(job)
         return await self._lost_plans.told(state, job, pods, address.owner, address.run_key)
 
     async def _strays(self, address: RunAddress, jobs: list[JsonObject]) -> list[JsonObject]:
         owner, uids = address.owner, {job["metadata"]["uid"] for job in jobs}
-        pods = self._cache.live_pods(owner.namespace, address.run_key)
-        strays = without_job(pods, owner, address.run_key, uids)
+        pods = self._cache.live_pods(address.run_key)
+        strays = without_job(pods, owner, address.run_key, uids, self._keys)
         if all(is_loose(pod) for pod in strays):
             return strays
         # The garbage collector ends the rest, and may have done so unseen: a watch that doesn't
@@ -255,7 +265,9 @@ class KubernetesBackend(Bookkeeping):
         for pod in await self._list("Pod", address):
             self._cache.put(pod)
         number = str(request.attempt)
-        for pod in self._cache.live_pods(request.owner.namespace, request.run_key):
+        for pod in self._cache.live_pods(request.run_key):
+            if not is_run_of(pod, request.owner, self._keys):
+                continue
             if (pod["metadata"].get("labels") or {}).get(names.ATTEMPT, number) != number:
                 raise BackendError(
                     Reason.STOPPING,
@@ -283,8 +295,9 @@ class KubernetesBackend(Bookkeeping):
         """
         try:
             job = await self._client.get("Job", address.owner.namespace, name)
-            if not is_owned(job, address.owner):
-                loose = was_made_for(job, address.owner, address.run_key) and not has_ended(job)
+            if not self._is_ours(job, address):
+                keys = (address.run_key, self._keys)
+                loose = was_made_for(job, address.owner, *keys) and not has_ended(job)
                 return job if loose else None
             job = await self._labelled(job)
         except (NotFoundError, ConflictError):
@@ -307,16 +320,17 @@ class KubernetesBackend(Bookkeeping):
 
         A Job ends after its pods. What the run left is in the pod: without it a result is lost.
         """
-        uid = job["metadata"]["uid"]
-        known = self._cache.pods(uid)
+        known = self._pods(job)
         if known and not any(is_live(pod) for pod in known):
             return
         for pod in await self._list("Pod", address):
-            if refers_to(pod, uid):
-                self._cache.put({"apiVersion": "v1", **pod})
+            self._cache.put({"apiVersion": "v1", **pod})
 
     def _state(self, job: JsonObject) -> RunState:
-        return run_state(job, self._cache.pods(job["metadata"]["uid"]))
+        return run_state(job, self._pods(job))
+
+    def _pods(self, job: JsonObject) -> list[JsonObject]:
+        return pods_of(job, self._cache.pods(job["metadata"]["uid"]))
 
     async def _create_or_adopt(self, manifest: JsonObject, request: RunRequest) -> JsonObject:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
@@ -328,25 +342,33 @@ class KubernetesBackend(Bookkeeping):
             # A policy refuses by 422, as the schema does: an admin may change what it asks for.
             reason = Reason.QUOTA_EXCEEDED if is_quota(str(error)) else Reason.TARGET_REFUSED
             raise BackendError(reason, f"{kind} {name}: {error}", retryable=True) from error
-        if is_owned(found, request.owner):
+        owner, keys = request.owner, self._keys
+        if kind != "Job":
+            if why := why_not_adopted(found, manifest, owner, keys):
+                raise name_taken(found, owner, why)
+            whole = is_owned(found, owner) and has_mark(found, keys)
+            return found if whole else await self._claim(found, manifest)
+        if not (why := why_foreign(found, owner, request.run_key, keys)):
             return found
-        if not was_made_for(found, request.owner, request.run_key):
-            raise name_taken(found, request.owner)
-        if kind == "Job":
+        if was_made_for(found, owner, request.run_key, keys):
             raise taken_by_loose(found, request)
-        return await self._claim(found, manifest)
+        raise name_taken(found, owner, why)
 
     async def _claim(self, found: JsonObject, manifest: JsonObject) -> JsonObject:
         """What our runs read, with owner and labels again: nobody else has a use for it."""
         there = found["metadata"]
         change = {key: manifest["metadata"][key] for key in METADATA}
+        change["annotations"] |= mark_of(found, self._keys)
         change |= {"uid": there["uid"], "resourceVersion": there["resourceVersion"]}
         where = (found["kind"], there["namespace"], there["name"])
         return await self._client.patch(*where, {"metadata": change})
 
     async def _owned(self, kind: str, address: RunAddress) -> list[JsonObject]:
         """What was made for a run key and is the owner's."""
-        return [item for item in await self._list(kind, address) if is_owned(item, address.owner)]
+        items = await self._list(kind, address)
+        if kind == "Job":
+            return [item for item in items if self._is_ours(item, address)]
+        return [item for item in items if is_owned(item, address.owner)]
 
     async def _list(self, kind: str, address: RunAddress) -> list[JsonObject]:
         """What has the label of a run key, whosever it is."""

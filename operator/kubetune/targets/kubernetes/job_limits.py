@@ -15,6 +15,7 @@ from kubetune import names
 from kubetune.api import JsonObject
 
 WAITING_SECONDS = 86400.0
+MAX_DIGITS = 10
 MAX_SECONDS = 2**31 - 1
 """The field is an int32; a limit beyond is none."""
 
@@ -38,7 +39,7 @@ class Limit:
 def limit_of(job: JsonObject) -> int | None:
     """The limit that we have set."""
     text = (job["metadata"].get("annotations") or {}).get(names.LIMIT) or ""
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
 def new_limit(job: JsonObject, left: float | None, now: datetime, *, started: bool) -> Limit | None:

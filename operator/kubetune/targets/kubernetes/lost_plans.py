@@ -14,8 +14,10 @@ from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.clients.kubernetes import ApiError, KubernetesClient, NotFoundError
 from kubetune.clients.pods import phase_of
+from kubetune.keys import Keyring
 from kubetune.names import service_name
 from kubetune.targets.kubernetes.manifests import plan_name
+from kubetune.targets.kubernetes.ownership import has_mark, is_owned
 from kubetune.targets.kubernetes.rare_questions import RareQuestions
 from kubetune.targets.kubernetes.worker_pods import workers_of
 from kubetune.targets.values import Owner, RunState
@@ -29,9 +31,13 @@ class LostPlans:
     """Adds to the state of runs that what they were given is gone."""
 
     def __init__(
-        self, client: KubernetesClient, clock: Callable[[], float] = time.monotonic
+        self,
+        client: KubernetesClient,
+        keys: Keyring,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
+        self._keys = keys
         self._questions = RareQuestions(_pause, clock)
 
     async def told(
@@ -59,7 +65,7 @@ class LostPlans:
         return replace(
             state,
             reason=str(Reason.PLAN_MISSING),
-            message=f"{missing}, which the run needs, was deleted",
+            message=f"{missing}, which the run needs, was deleted or replaced",
             lacks_plan=True,
             look_again_seconds=wait,
         )
@@ -74,8 +80,11 @@ class LostPlans:
             wanted.append(("Service", service_name(run_key)))
         for kind, name in wanted:
             try:
-                await self._client.get(kind, owner.namespace, name)
+                found = await self._client.get(kind, owner.namespace, name)
             except NotFoundError:
+                return f"{kind} {name}"
+            if not (is_owned(found, owner) and has_mark(found, self._keys)):
+                # To be looked at before anything is made of it.
                 return f"{kind} {name}"
         return ""
 

@@ -11,21 +11,27 @@ from collections.abc import Collection, Iterable
 from kubetune import names
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
+from kubetune.keys import Keyring
+from kubetune.targets.kubernetes.ownership import JOB_NAME, is_run_of
 from kubetune.targets.values import Owner, RunState
 
 LOOK_AGAIN_SECONDS = 10.0
 """After so long an ending pod is asked for, in case its watch is silent."""
-JOB_NAME = "batch.kubernetes.io/job-name"
 
 
 def without_job(
-    pods: Iterable[JsonObject], owner: Owner, run_key: str, job_uids: Collection[str]
+    pods: Iterable[JsonObject],
+    owner: Owner,
+    run_key: str,
+    job_uids: Collection[str],
+    keys: Keyring,
 ) -> list[JsonObject]:
     """Those of the living pods of a run key whose Job isn't among the owner's."""
     return [
         pod
         for pod in pods
         if _controller(pod) not in job_uids
+        and is_run_of(pod, owner, keys)
         and _attempt(pod, run_key) is not None
         and pod["metadata"]["labels"].get(names.OWNER_KIND) == owner.kind
         and (pod["metadata"].get("annotations") or {}).get(names.OWNER_NAME) == owner.name

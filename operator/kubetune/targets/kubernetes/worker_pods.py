@@ -12,6 +12,7 @@ from kubetune.clients.pods import condition, is_live, phase_of, terminated_state
 from kubetune.targets.sentences import short
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
+_MAX_DIGITS = 6
 _ABORTED = 134
 _LAST = "9999"
 """Sorts behind every time."""
@@ -25,8 +26,9 @@ def workers_of(job: JsonObject) -> int:
 def number_of(pod: JsonObject | None) -> int | None:
     """Which worker a pod of an indexed Job is."""
     metadata = (pod or {}).get("metadata", {})
-    text = (metadata.get("annotations") or {}).get(_INDEX)
-    return int(text) if text is not None else None
+    text = (metadata.get("annotations") or {}).get(_INDEX) or ""
+    # Anybody with rights on pods may write it.
+    return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 def slowest(pods: list[JsonObject]) -> JsonObject | None:

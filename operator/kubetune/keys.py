@@ -1,0 +1,52 @@
+"""Keys that only the operator has, and what it proves with them.
+
+Whoever sees a name, a label or a status may write the same: what is only to be believed when the
+operator has made it carries a code that nobody else can compute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+
+KEY_BYTES = 32
+CODE_LENGTH = 32
+"""Hexadecimal digits of a code: 128 bits."""
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """Keys by their ids, the newest last. While keys are changed there are two."""
+
+    keys: tuple[tuple[str, bytes], ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            raise ValueError("a keyring needs a key")
+
+    def code(self, purpose: str, *parts: str) -> str:
+        """A code over parts, with the newest key."""
+        return _code(self.keys[-1][1], purpose, parts)
+
+    def lasting_code(self, purpose: str, *parts: str) -> str:
+        """The same with the oldest key: it stays as it is while a newer one is brought in."""
+        return _code(self.keys[0][1], purpose, parts)
+
+    def verifies(self, code: str, purpose: str, *parts: str, length: int = CODE_LENGTH) -> bool:
+        """Whether a code of this length was made over these parts with any key."""
+        given = code.encode(errors="replace")
+        return len(code) == length and any(
+            hmac.compare_digest(given, _code(key, purpose, parts)[:length].encode())
+            for _, key in self.keys
+        )
+
+
+def _code(key: bytes, purpose: str, parts: tuple[str, ...]) -> str:
+    hasher = hmac.new(key, digestmod=hashlib.sha256)
+    for part in (purpose, *parts):
+        encoded = part.encode()
+        # With their borders kept.
+        hasher.update(len(encoded).to_bytes(8, "big"))
+        hasher.update(encoded)
+    return hasher.hexdigest()[:CODE_LENGTH]
