@@ -125,8 +125,8 @@ def _leaves(value: Any) -> list[str]:
 
 
 @st.composite
-def chats(draw: st.DrawFn, tools: bool = True) -> Chat:
-    """A chat of OpenAI's form or ShareGPT's; some say what tools there are."""
+def chats(draw: st.DrawFn, tools: bool = True, odd: bool = True) -> Chat:
+    """A chat of OpenAI's form or ShareGPT's; some say what tools there are, or have odd fields."""
     shared = draw(st.booleans())
     chat = Chat({})
     turns: list[Row] = []
@@ -164,7 +164,7 @@ def chats(draw: st.DrawFn, tools: bool = True) -> Chat:
             chat.learned.append(thought)
         turns.append(turn)
     for turn in turns:
-        if not draw(st.integers(0, 7)):
+        if odd and not draw(st.integers(0, 7)):
             _add(draw, chat, turn)
     name = draw(st.sampled_from(["messages", "conversations"])) if shared else "messages"
     chat.row = {name: turns} | draw(st.sampled_from([{}, {"id": 7}, {"score": None}]))
@@ -229,13 +229,14 @@ def _add(draw: st.DrawFn, chat: Chat, turn: Row) -> None:
     value = turn[name] = draw(EXTRAS[name])
     chat.odd = True
     role = turn.get("role", turn.get("from"))
-    assistant = role in ("assistant", "gpt", "chatgpt")
+    calling = role == "function_call"
+    assistant = calling or role in ("assistant", "gpt", "chatgpt")
     tool = role in ("tool", "observation", "function_response", "function")
     if value in (None, "", []) or (name == "tool_call_id" and tool):
         return
     if name == "from" and value == {"assistant": "gpt", "user": "human"}.get(str(role)):
         return
-    if name == "weight" and (assistant or role == "function_call"):
+    if name == "weight" and assistant:
         # It says whether the turn is learned.
         return
     if name == "name" and tool:
@@ -243,7 +244,7 @@ def _add(draw: st.DrawFn, chat: Chat, turn: Row) -> None:
     elif name in ("thinking", "reasoning") and assistant and isinstance(value, str):
         # Beside another thought of the same turn, one of the two can't be shown.
         chat.said.append(value)
-    elif name == "function_call" and assistant and "tool_calls" not in turn:
+    elif name == "function_call" and assistant and not calling and "tool_calls" not in turn:
         chat.said.append("older")
     else:
         chat.said.append(f"{name}={value!r}: stands in no text")

@@ -37,6 +37,8 @@ DRAWN = settings(
 """The same examples each time."""
 MANY = settings(DRAWN, max_examples=2000, derandomize=False)
 """Others each time, for the long form."""
+UNHURRIED_SECONDS = 3600
+"""For what many examples bound, however busy the machine is."""
 BOS, EOS = "<bos>", "<eos>"
 CONTEXT = 1_000_000
 ODD_TEXTS = (

@@ -59,6 +59,8 @@ def called(**fields: Any) -> Turn:
 
 CALLED = called()
 TWICE = CALLED | {"tool_calls": CALLED["tool_calls"] * 2}
+SHARED = {"from": "function_call", "value": '{"name": "sky", "arguments": {"at": "Rome"}}'}
+SHARED_ANSWER = {"from": "observation", "value": "sunny"}
 ANSWERED = {"role": "tool", "tool_call_id": "c1", "content": "sunny"}
 THIRD = PHI.replace(
     "m.role == 'user'", "m.role == 'user' and (loop.index != 3 or messages | length < 6)"
@@ -123,6 +125,37 @@ CASES: dict[str, tuple[str, list[Turn], str | None]] = {
         TOOLS,
         [USER, CALLED | {"function_call": {"name": "sea", "arguments": ""}}, ANSWERED, SAID],
         "field function_call of a turn",
+    ),
+    "an older call beside ShareGPT's": (
+        TOOLS,
+        [USER, SHARED | {"function_call": {"name": "sea", "arguments": ""}}, SHARED_ANSWER, SAID],
+        "field function_call of a turn",
+    ),
+    "a call beside ShareGPT's": (
+        TOOLS,
+        [USER, SHARED | {"tool_calls": CALLED["tool_calls"]}, SHARED_ANSWER, SAID],
+        "field tool_calls of a turn",
+    ),
+    "ShareGPT's call": (TOOLS, [USER, SHARED, SHARED_ANSWER, SAID], None),
+    "a field of ShareGPT's call": (
+        TOOLS,
+        [
+            USER,
+            SHARED | {"value": '{"name": "sky", "parameters": {"at": "Rome"}}'},
+            SHARED_ANSWER,
+            SAID,
+        ],
+        "field parameters of a call",
+    ),
+    "a field of an older call": (
+        TOOLS,
+        [
+            USER,
+            SAID | {"function_call": {"name": "sky", "parameters": {"at": "Rome"}}},
+            ANSWERED,
+            SAID,
+        ],
+        "field parameters of a call",
     ),
     "nulls": (PHI, [USER | {"name": None}, SAID | {"refusal": None, "tool_calls": []}], None),
     "ShareGPT": (

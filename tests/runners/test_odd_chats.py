@@ -13,6 +13,7 @@ from odd_chats import BROKEN, TEMPLATES, Chat, chats, lost, told
 from odd_data import (
     DRAWN,
     MANY,
+    UNHURRIED_SECONDS,
     Laboratory,
     json_document,
     json_lines,
@@ -106,6 +107,7 @@ def test_chats(laboratory: Laboratory, drawn: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(UNHURRIED_SECONDS)
 @MANY
 @given(drawn=files())
 def test_many_chats(laboratory: Laboratory, drawn: tuple[Any, ...]) -> None:

@@ -22,6 +22,7 @@ from odd_data import (
     DRAWN,
     MANY,
     TEXTS,
+    UNHURRIED_SECONDS,
     Laboratory,
     ended,
     make_laboratory,
@@ -161,6 +162,7 @@ def test_columns(laboratory: Laboratory, column: tuple[str, list[Any], str, int]
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(UNHURRIED_SECONDS)
 @MANY
 @given(column=columns())
 def test_many_columns(laboratory: Laboratory, column: tuple[str, list[Any], str, int]) -> None:

@@ -11,37 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from odd_data import (
-    BOS,
     DRAWN,
     MANY,
     TEXTS,
+    UNHURRIED_SECONDS,
     VALUES,
     Laboratory,
     Row,
-    ended,
     json_document,
     json_lines,
     make_laboratory,
     table,
 )
+from odd_texts import check, says
 
 __all__ = ["make_laboratory"]
 
 NAMES = ("prompt", "completion", "text", "a b ", "überschrift", "x" * 300, '"', "{n}")
 OTHERS = st.dictionaries(st.sampled_from(["id", "", "meta", "\x00", "k" * 400]), VALUES, max_size=2)
-UNTOLD = object()
-"""Nothing to learn from: the row must be named."""
-
-
-def says(value: Any) -> Any:
-    """A cell as text."""
-    if isinstance(value, str):
-        return value if value.strip() else UNTOLD
-    if value is None or isinstance(value, (list, dict)):
-        return UNTOLD
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value)
 
 
 @st.composite
@@ -74,33 +61,6 @@ def sources(draw: st.DrawFn, suffixes: tuple[str, ...]) -> tuple[Any, ...]:
     return format, columns, said, suffix, delimiter, content, numbers
 
 
-def check(laboratory: Laboratory, source: tuple[Any, ...]) -> None:
-    format, columns, said, suffix, delimiter, content, numbers = source
-    found = laboratory.find(
-        content, suffix, dataset={"format": format, "columns": columns}, delimiter=delimiter
-    )
-    expected = [parts for parts in said if UNTOLD not in parts]
-    if found.inspection.status == "failed":
-        assert found.inspection.reason in ("NoUsableRows", "ColumnMissing", "NoRows")
-        assert not expected
-        found.check_refused()
-        return
-    found.check_agreed()
-    left_out = {number for number, parts in zip(numbers, said, strict=True) if UNTOLD in parts}
-    if not expected:
-        return
-    assert found.named >= left_out or len(found.problems) == 20
-    assert not found.named & (set(numbers) - left_out) or _repeats(found)
-    before = BOS if format == "text" else ""
-    assert found.texts() == [
-        (BOS + ended("".join(parts)), before + ended(parts[-1])) for parts in expected
-    ]
-
-
-def _repeats(found: Any) -> bool:
-    return bool(found.checks["duplicateRows"])
-
-
 JSON_FILES = sources(("json", "jsonl"))
 TABLES = sources(("csv",))
 
@@ -118,6 +78,7 @@ def test_tables(laboratory: Laboratory, source: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(UNHURRIED_SECONDS)
 @MANY
 @given(source=st.one_of(JSON_FILES, TABLES))
 def test_many_files(laboratory: Laboratory, source: tuple[Any, ...]) -> None:

@@ -236,7 +236,21 @@ def test_a_column_that_is_named_must_be_there(columns: JsonObject, format: str, 
         ("promptCompletion", [{"prompt": "a", "completion": True}], "rows[0].completion"),
         ("text", [{"text": "a"}, {"text": False}], "rows[1].text"),
         ("preference", [{"prompt": True, "chosen": "a", "rejected": "b"}], "rows[0].prompt"),
-        ("messages", [{"messages": [{"role": "assistant", "content": True}]}], "rows[0].messages"),
+        (
+            "messages",
+            [{"messages": [{"role": "assistant", "content": True}]}],
+            "rows[0].messages[0].content",
+        ),
+        (
+            "messages",
+            [{"messages": None}, {"conversations": [{"from": "gpt", "value": False}]}],
+            "rows[1].conversations[0].value",
+        ),
+        (
+            "preference",
+            [{"chosen": [{"role": "assistant", "content": True}], "rejected": "b"}],
+            "rows[0].chosen[0].content",
+        ),
         ("promptCompletion", [{"q": "a", "a": True}, {"q": "a", "a": "maybe"}], "rows[0].a"),
         ("promptCompletion", [{"q": "a", "a": True}], None),
         (
@@ -259,6 +273,37 @@ def test_words_that_yaml_takes_for_booleans(
         message = str((decision.status or {})["conditions"])
         assert f"spec.source.inline.{cell} holds true or false where text belongs" in message
         assert "put quotes around" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "cell", "words"),
+    [
+        ({"prompt": 12345678901234567000}, "rows[0].prompt", "the API server rounds"),
+        ({"meta": {"ids": [1, -1e300]}}, "rows[0].meta.ids[1]", "the API server rounds"),
+        ({"prompt": "na\ufffdve"}, "rows[0].prompt", "a character was lost"),
+        ({"meta": {"\ufffd": 1}}, "rows[0].meta.\ufffd", "a character was lost"),
+        ({"prompt": 2**63 - 1}, "", ""),
+    ],
+)
+def test_cells_that_the_api_server_has_changed(row: JsonObject, cell: str, words: str) -> None:
+    spec = {"source": {"inline": {"rows": [{"prompt": "a", "completion": "b"} | row]}}}
+    decision = decide(ObservedDataset(dataset(spec), facts()), NOW)
+    assert ready_reason(decision) == ("False", "InvalidSpec" if cell else "Inspecting")
+    if cell:
+        message = str((decision.status or {})["conditions"])
+        assert f"spec.source.inline.{cell} holds" in message
+        assert words in message
+
+
+def test_numbers_as_text_are_told() -> None:
+    """1.10 comes as 1.1, and nobody can see it any more."""
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "version", "completion": 1.1, "n": 1}]
+    spec = {"source": {"inline": {"rows": rows}}}
+    runs = [run(1, "succeeded", FOUND)]
+    decision = decide(ObservedDataset(dataset(spec), facts(runs=runs)), NOW)
+    assert ready_reason(decision) == ("True", "Inspected")
+    message = str((decision.status or {})["conditions"])
+    assert "spec.source.inline.rows[1].completion is a number" in message
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,28 @@ def test_inline_rows_over_the_limit() -> None:
     assert "use source.volume" in line
 
 
+@pytest.mark.parametrize(
+    ("value", "place", "words"),
+    [
+        ('"\\ud83d"', 8, "row 1 holds half of a surrogate pair"),
+        ("true", 9, "rows[0].text: holds true or false where text belongs"),
+        ("12345678901234567890", 9, "rows[0].text: holds a number that the API server rounds"),
+        ("[" * 101 + "]" * 101, 8, "row 1 has more than 100 lists and maps in each other"),
+        ("[" * 3000 + "]" * 3000, 9, "nested deeper than can be read"),
+        (".nan", 9, "must be a finite number, not NaN"),
+        ("1e400", 9, "must be a finite number, not Infinity"),
+    ],
+)
+def test_inline_cells_that_cannot_be_kept(value: str, place: int, words: str) -> None:
+    text = (
+        "apiVersion: kubetune.io/v1alpha1\nkind: Dataset\nmetadata: {name: a}\n"
+        f"spec:\n  format: text\n  source:\n    inline:\n      rows:\n      - text: {value}\n"
+    )
+    (line,) = refusal(text)
+    assert line.startswith(f"job.yaml:{place}: ")
+    assert words in line
+
+
 def test_validate_command(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(JOB)
     nested = tmp_path / "more"

@@ -16,7 +16,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from kubetune.api import API_VERSION, GROUP, yaml_text
-from kubetune.api.kinds.dataset.inline import inline_rows_size
+from kubetune.api.kinds.dataset.inline import INLINE_ROWS, inline_fault, inline_rows_size
 from kubetune.api.kinds.dataset.sources import INLINE_LIMIT_BYTES
 from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.api.kinds.table import BY_KIND, Kind
@@ -103,6 +103,10 @@ def parse_manifests(text: str, source: str = "<text>") -> list[Manifest]:
                     ]
                 else:
                     manifests += [manifest] if manifest else []
+                    messages += [
+                        f"{source}:{document.line_of((*prefix, *problem.path))}: {problem}"
+                        for problem in _cell_problems(manifest)
+                    ]
     except yaml_text.YamlError as error:
         messages.append(f"{source}:{error.line}: {error.message}")
     if messages:
@@ -213,6 +217,14 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
 
 
+def _cell_problems(manifest: Manifest | None) -> list[Problem]:
+    """What the API server takes and the operator refuses: cells that YAML has changed."""
+    if manifest is None or not isinstance(manifest.spec, DatasetSpec):
+        return []
+    fault = inline_fault(manifest.spec)
+    return [Problem((*INLINE_ROWS, *fault[0]), fault[1])] if fault else []
+
+
 def _size_problems(spec: Value) -> list[Problem]:
     """A limit that the API server can't express: it counts bytes, not characters."""
     if not isinstance(spec, DatasetSpec) or spec.source.inline is None:
@@ -224,4 +236,4 @@ def _size_problems(spec: Value) -> list[Problem]:
         f"{size} bytes of rows, and at most {INLINE_LIMIT_BYTES} are accepted; put them into a file"
         " and use source.volume, source.http or source.huggingFace"
     )
-    return [Problem(("spec", "source", "inline", "rows"), message)]
+    return [Problem(INLINE_ROWS, message)]

@@ -96,7 +96,12 @@ class RunRequest:
         """The rows as the file plan.INLINE_ROWS_FILE: JSON lines."""
         if self.inline_rows is None:
             return None
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.inline_rows)
+        return rows_file(self.inline_rows)
+
+
+def rows_file(rows: list[dict[str, Any]]) -> str:
+    """Inline rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 @dataclass(frozen=True)

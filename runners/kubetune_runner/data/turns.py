@@ -77,7 +77,7 @@ def turn_of(value: Mapping[str, Any], *, weighted: bool = False) -> dict[str, An
     calls = _calls_of(value, role)
     turn: dict[str, Any] = {"role": role, "content": _content(value) or ""}
     for name in ("name", "tool_call_id"):
-        if value.get(name) and role == "tool":
+        if _holds(value.get(name)) and role == "tool":
             turn[name] = value[name]
     if role == "assistant" and (taken := _taken(value)):
         turn[REASONING] = value[taken]
@@ -136,11 +136,12 @@ def _outdone(turn: Mapping[str, Any]) -> list[str]:
         found.append("from")
     if turn.get("content") is not None and turn.get("value") not in (None, "", turn["content"]):
         found.append("value")
-    if _holds(turn.get("tool_calls")):
-        if _given(turn, "role", "from") == _CALL:
-            found.append("tool_calls")
-        elif _holds(turn.get(_CALL)):
-            found.append(_CALL)
+    # The role comes first, then the list: as _given_calls takes them.
+    is_call = _given(turn, "role", "from") == _CALL
+    if is_call and _holds(turn.get("tool_calls")):
+        found.append("tool_calls")
+    if (is_call or _holds(turn.get("tool_calls"))) and _holds(turn.get(_CALL)):
+        found.append(_CALL)
     return found
 
 
@@ -151,8 +152,7 @@ def _unread_within(turn: Mapping[str, Any]) -> list[str]:
     for part in cast("list[dict[str, Any]]", content if isinstance(content, list) else []):
         names = [name for name, value in part.items() if _holds(value)]
         found += [f"field {name} of a part" for name in names if name not in ("type", "text")]
-    calls = turn.get("tool_calls") if _given(turn, "role", "from") != _CALL else None
-    for call in cast("list[dict[str, Any]]", calls or []):
+    for call in cast("list[dict[str, Any]]", _given_calls(turn) or []):
         function: dict[str, Any] = call["function"]
         for fields, read in ((call, _READ_OF_CALLS), (function, _READ_OF_FUNCTIONS)):
             names = [name for name, value in fields.items() if _holds(value) and name not in read]
@@ -241,11 +241,7 @@ def tools_fault(value: Any) -> str | None:
 
 def _calls_of(turn: Mapping[str, Any], role: str | None) -> list[dict[str, Any]]:
     """The calls of a turn, with arguments as maps. Raises ValueError with words on the turn."""
-    given: Any = turn.get("tool_calls")
-    if _given(turn, "role", "from") == _CALL:
-        given = [{"function": _older_call(_given(turn, "content", "value"))}]
-    elif turn.get(_CALL) and not given:
-        given = [{"function": _older_call(turn[_CALL])}]
+    given = _given_calls(turn)
     if not given:
         return []
     if role != "assistant":
@@ -253,6 +249,15 @@ def _calls_of(turn: Mapping[str, Any], role: str | None) -> list[dict[str, Any]]
     if not isinstance(given, list):
         raise ValueError("whose tool_calls aren't a list")
     return [_call_of(call) for call in cast("list[Any]", given)]
+
+
+def _given_calls(turn: Mapping[str, Any]) -> Any:
+    """The calls of a turn in OpenAI's present form, whatever they are in."""
+    if _given(turn, "role", "from") == _CALL:
+        return [{"function": _older_call(_given(turn, "content", "value"))}]
+    if turn.get(_CALL) and not turn.get("tool_calls"):
+        return [{"function": _older_call(turn[_CALL])}]
+    return turn.get("tool_calls")
 
 
 def _call_of(call: Any) -> dict[str, Any]:
@@ -268,7 +273,7 @@ def _call_of(call: Any) -> dict[str, Any]:
             f"with a call of {name[:80]} whose arguments are neither a map nor JSON of one"
         ) from None
     return {
-        **({"id": fields["id"]} if fields.get("id") else {}),
+        **({"id": fields["id"]} if _holds(fields.get("id")) else {}),
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     }

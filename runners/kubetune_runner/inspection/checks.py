@@ -42,6 +42,8 @@ class RowCheck:
         """``render`` makes text of chats by the chat template that is known."""
         self._render = render
         self._hidden, self._refused = array("Q"), array("Q")
+        self._alike = array("Q")
+        """Pairs whose answers differ only in what isn't shown."""
         self._parts: dict[str, None] = {}
         self._refusal = ""
         self._format: DatasetFormat = plan.format
@@ -56,11 +58,15 @@ class RowCheck:
 
     def _look(self, row: Row, render: Render) -> None:
         try:
-            parts = hidden_in(chats_of(row, self._format, self._mapping), render)
+            chats = chats_of(row, self._format, self._mapping)
+            parts = hidden_in(chats, render)
+            texts = {render(chat.messages, chat.tools) for chat in chats}
         except ValueError as error:
             self._refused.append(len(self._prompts))
             self._refusal = self._refusal or str(error)
             return
+        if len(texts) < len(chats):
+            self._alike.append(len(self._prompts))
         if parts:
             self._hidden.append(len(self._prompts))
             self._parts |= dict.fromkeys(parts)
@@ -99,6 +105,10 @@ class RowCheck:
             f"have parts that the chat template doesn't show ({', '.join(self._parts)})",
         )
         notes.add(
+            self._alike,
+            "have answers that the chat template shows alike, so they are left out",
+        )
+        notes.add(
             self._refused, f"the chat template refuses ({self._refusal}), where a job would end"
         )
         return RowChecks.model_validate(
@@ -107,8 +117,8 @@ class RowCheck:
                 "leakedRows": len(leaked),
                 "leakedPrompts": len(prompts_leaked),
                 "emptyRows": reading.empty,
-                "unusableRows": reading.unusable,
-                "trainableRows": reading.trainable,
+                "unusableRows": reading.unusable + len(self._alike),
+                "trainableRows": reading.trainable - len(set(self._alike) & set(train_at)),
                 "hiddenPartRows": len(self._hidden),
                 "longRows": len(long),
                 "longLimit": limit,

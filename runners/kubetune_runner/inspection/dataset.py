@@ -40,11 +40,12 @@ def inspect_dataset(
         check.add(row)
 
     reading = read(plan, token, keep_rows=0, visit=visit)
-    _check_training(plan, reading)
+    _check_training(plan, reading, reading.trainable)
     if unreadable:
         reading.findings.note(Problem(message=unreadable))
     limit = (context or LONG_TOKENS) if tokenizer else LONG_TOKENS * CHARACTERS_PER_TOKEN
     checks = check.finish(reading, lengths.each(), limit, lengths.unit)
+    _check_training(plan, reading, checks.trainable_rows or 0)
     problems = [problem.to_json() for problem in reading.findings.all()]
     columns = [column.to_json() for column in reading.columns]
     report.update(columns=columns, problems=problems)
@@ -64,17 +65,22 @@ def inspect_dataset(
     return DatasetInspection.model_validate(fields)
 
 
-def _check_training(plan: DatasetPlan, reading: Reading) -> None:
-    """Refuse rows of which only held-out ones can be used.
+def _check_training(plan: DatasetPlan, reading: Reading, trainable: int) -> None:
+    """Refuse rows none of which can be used for training.
 
     Those of promptCompletion may become text by a PromptTemplate.
     """
-    if reading.trainable or plan.format == "promptCompletion":
+    if trainable or plan.format == "promptCompletion":
         return
+    why = (
+        "the chat template shows both answers of each pair alike"
+        if reading.trainable
+        else "only some that are held out"
+    )
     refusal = RunError(
         "NoUsableRows",
-        f"none of the {reading.train_count:,} rows that train fits format {plan.format}, only some"
-        " that are held out; see the problems",
+        f"none of the {reading.train_count:,} rows that train fits format {plan.format}, {why}; see"
+        " the problems",
     )
     raise RowsRefusedError(refusal, reading.findings, reading.columns)
 

@@ -25,6 +25,7 @@ from kubetune.api.run.plan import RunPlan
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
 from kubetune_runner.mlflow.client import first_line
+from kubetune_runner.mlflow.last_word import LastWord
 
 FLUSH_SECONDS = 3.0
 LONGEST_PAUSE_SECONDS = 15.0
@@ -67,6 +68,7 @@ class Tracker:
         self._failures = 0
         self._problem: str | None = None
         """The last failure, which is logged once."""
+        self._last_word = LastWord()
         self._refusal: RunError | None = None
         """Why there is no run and won't be one, however often the server is asked."""
         self._tags: dict[str, str] = {
@@ -150,6 +152,7 @@ class Tracker:
 
         Returns whether all of it arrived within the time.
         """
+        self._last_word.status = status
         self.call(lambda client, run_id: client.set_terminated(run_id, status))
         self._deadline = time.monotonic() + seconds
         self._wake.set()
@@ -159,7 +162,7 @@ class Tracker:
     def _pending(self) -> bool:
         with self._lock:
             left = self._metrics or self._params or self._tags or self._calls
-            return bool(left) or not self._said_last
+            return bool(left) or not self._said_last or self._last_word.doubted
 
     def _work(self) -> None:
         while True:
@@ -168,6 +171,7 @@ class Tracker:
                 self._failures, self._problem, self._refusal = 0, None, None
             except Exception as error:
                 self._failures += 1
+                self._last_word.doubt()
                 self._refusal = error if isinstance(error, RunError) else None
                 if first_line(error) != self._problem:
                     log.warning("MLflow accepts no reports, they are kept: %s", first_line(error))
@@ -190,6 +194,17 @@ class Tracker:
         while self._calls:
             self._guarded(lambda: self._calls[0](self.client, self.run_id or ""))
             self._calls.popleft()
+        if self._last_word.to_be_read(closing=self._deadline is not None):
+            self._repeat_overtaken(self.run_id)
+
+    def _repeat_overtaken(self, run_id: str) -> None:
+        """Say again what an older report, which the server has handled late, has replaced."""
+        overtaken = self._last_word.overtaken(self.client, run_id)
+        with self._lock:
+            self._tags = overtaken.tags | self._tags
+        if overtaken.status is not None:
+            status = overtaken.status
+            self.call(lambda client, run_id: client.set_terminated(run_id, status))
 
     def _ask_gauges(self) -> None:
         """Report what the gauges say; at the end once, as the last step is made by then."""
@@ -208,6 +223,8 @@ class Tracker:
         with self._lock:
             told = {"attempt": self.attempt, **self._shown, **values}
             self._tags[names.TAG_PROGRESS] = json.dumps(told)
+            # Which a late report of an earlier attempt may have replaced.
+            self._tags[names.TAG_ATTEMPT] = str(self.attempt)
 
     def _send(self, run_id: str) -> bool:
         """Send one batch; False when there was nothing to send."""
@@ -219,6 +236,7 @@ class Tracker:
             tags = dict(list(self._tags.items())[:BATCH_OTHERS])
         if not metrics and not params and not tags:
             return False
+        self._last_word.sends(tags)
         self._send_parts(
             run_id,
             [metric for metric, once in metrics if not (once and self._is_reported(metric))],

@@ -6,6 +6,7 @@ rows, and what becomes of each row is counted.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from kubetune_runner.data.verdicts import Place, fault_of
 from kubetune_runner.hidden import count_hidden
 from kubetune_runner.text.chats import chat_text, naming, prompt_text
 from kubetune_runner.text.encoding import EncodedRows, closed, prompt_token_ids
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def encode_pairs(
     """
     result = EncodedRows[EncodedPair]()
     where = places or [None] * len(rows)
+    alike = 0
     result.hidden = _hidden(rows, "preference", columns, tokenizer, where, refuse_hidden)
     for row, place in zip(rows, where, strict=True):
         if _left_out(row, "preference", columns, result):
@@ -66,6 +70,13 @@ def encode_pairs(
             prompt, (chosen, rejected) = _split(
                 pair.prompt, [pair.chosen, pair.rejected], tokenizer
             )
+        if chosen == rejected:
+            # What tells them apart isn't shown by the chat template.
+            result.unusable += 1
+            if not alike:
+                log.warning("%s: both answers are the same text; left out", place or "a row")
+            alike += 1
+            continue
         room = max_length - len(prompt)
         too_long = max(len(chosen), len(rejected)) > room
         if too_long and not cut:

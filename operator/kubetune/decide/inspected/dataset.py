@@ -7,9 +7,10 @@ from datetime import datetime
 
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.dataset.inline import (
-    BOOLEAN_ADVICE,
-    boolean_instead_of_text,
+    INLINE_ROWS,
+    inline_fault,
     inline_rows_size,
+    number_as_text,
 )
 from kubetune.api.kinds.dataset.sources import INLINE_LIMIT_BYTES
 from kubetune.api.kinds.dataset.spec import Checks, DatasetSpec
@@ -88,9 +89,9 @@ def _decide(observed: ObservedDataset, now: datetime) -> DatasetDecision:
         )
         return Decision(status=status)
 
-    if cell := boolean_instead_of_text(spec):
-        place = dotted(("spec", "source", "inline", "rows", *cell))
-        conditions.stalled(Reason.INVALID_SPEC, f"{place} {BOOLEAN_ADVICE}")
+    if fault := inline_fault(spec):
+        path, advice = fault
+        conditions.stalled(Reason.INVALID_SPEC, f"{dotted((*INLINE_ROWS, *path))} {advice}")
         return Decision(status=status)
 
     # 2. What it names must exist.
@@ -121,7 +122,9 @@ def _decide(observed: ObservedDataset, now: datetime) -> DatasetDecision:
     refused = (_column_problem(spec, found) if found is not None else None) or refused
     if refused and found is not None:
         step = replace(step, result=Refused(*refused, found))
-    return conclude(status, conditions, step, RESULT_FIELDS, _ready_message)
+    return conclude(
+        status, conditions, step, RESULT_FIELDS, lambda found: _ready_message(spec, found)
+    )
 
 
 def _column_problem(spec: DatasetSpec, found: DatasetInspectionDict) -> tuple[str, str] | None:
@@ -140,7 +143,15 @@ def _column_problem(spec: DatasetSpec, found: DatasetInspectionDict) -> tuple[st
     return None
 
 
-def _ready_message(status: DatasetStatusDict) -> str:
+def _ready_message(spec: DatasetSpec, status: DatasetStatusDict) -> str:
+    text = _counted(status)
+    if path := number_as_text(spec):
+        place = dotted((*INLINE_ROWS, *path))
+        text += f"; {place} is a number, which YAML may have rewritten, as 1.10 to 1.1: quote it"
+    return text
+
+
+def _counted(status: DatasetStatusDict) -> str:
     rows = status.get("rows") or {"train": 0, "evaluation": 0}
     text = f"{rows['train']:,} rows to train on, {rows['evaluation']:,} held out"
     checks = status.get("checks")

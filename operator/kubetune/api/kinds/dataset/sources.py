@@ -7,9 +7,9 @@ is mounted is files, whatever it is mounted from.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from kubetune.api.rows import FileFormat
 from kubetune.api.schema.addresses import FileAddress
@@ -29,6 +29,7 @@ RelativeGlob = Annotated[
 
 
 INLINE_LIMIT_BYTES = 128 * 1024
+INLINE_LIMIT_NESTED = 100
 
 
 class CsvOptions(Value):
@@ -181,10 +182,39 @@ class InlineRows(RowsSource):
         min_length=1, max_length=1000, description="Rows, each a map from column to value."
     )
 
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _rows_of_json(cls, rows: Any) -> Any:
+        """What readers of JSON don't agree on, before a deep row fails in words of its own."""
+        for number, row in enumerate(cast("list[Any]", rows) if isinstance(rows, list) else [], 1):
+            _check_row(row, number)
+        return rows
+
     @property
     def line(self) -> str:
         """The source in one line, for status."""
         return f"inline ({len(self.rows)} rows)"
+
+
+def _check_row(row: Any, number: int) -> None:
+    """Raise ValueError for a row that is too deep, or holds half of a surrogate pair."""
+    values: list[tuple[Any, int]] = [(row, 0)]
+    while values:
+        value, depth = values.pop()
+        inner: list[Any] = []
+        if isinstance(value, dict):
+            fields = cast("dict[Any, Any]", value)
+            inner = [*fields, *fields.values()]
+        elif isinstance(value, list):
+            inner = cast("list[Any]", value)
+        elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"row {number} holds half of a surrogate pair; write the whole one")
+        if inner and depth >= INLINE_LIMIT_NESTED:
+            raise ValueError(
+                f"row {number} has more than {INLINE_LIMIT_NESTED} lists and maps in each other;"
+                " put what is deeper into a text of JSON"
+            )
+        values += [(item, depth + 1) for item in inner]
 
 
 class DatasetSource(Value):
