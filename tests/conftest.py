@@ -1,5 +1,7 @@
 """One local cluster, and one operator, for all tests of a session that need them."""
 
+import gc
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +14,20 @@ from tests.cluster.operator_process import Operator
 # How fast a busy machine draws examples tells nothing about the code.
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
+
+# Tests make much that soon goes by itself, beside millions of objects of libraries: to look through
+# them for garbage as often as Python does by default takes a quarter of the time of short tests.
+gc.set_threshold(10_000, 20, 20)
+_modules_kept = 0
+
+
+def pytest_runtest_setup() -> None:
+    """What imports have made stays, so nobody looks for garbage in it again."""
+    global _modules_kept
+    if len(sys.modules) > _modules_kept + 100:
+        gc.collect()
+        gc.freeze()
+        _modules_kept = len(sys.modules)
 
 
 @pytest.fixture(scope="session")

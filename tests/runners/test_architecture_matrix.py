@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,17 +42,6 @@ CELLS = (
     ("mllama", "full"),
 )
 """Single cells of architectures that do something of their own."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_collections() -> Iterator[None]:
-    """Each training collects garbage several times, and the libraries' objects are millions."""
-    for name in ("mlflow", "trl", "peft"):
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def every() -> list[object]:
