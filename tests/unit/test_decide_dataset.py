@@ -21,6 +21,7 @@ from builders import (
     target,
 )
 from kubetune.api import JsonObject
+from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
@@ -334,3 +335,17 @@ def test_jobs_refuse_hidden_parts_by_policy_and_inspections_only_count(policy: s
     found: Any = DATASET_FOUND
     plan, _ = dataset_source("d", spec, found)
     assert plan.refuse_hidden == (True if policy == "Refuse" else None)
+
+
+def test_rows_that_no_reader_of_json_takes() -> None:
+    """They come by clients that don't read YAML."""
+    deep: Any = 1
+    for _ in range(3000):
+        deep = [deep]
+    for row, words in (
+        ({"text": "\ud83d"}, "row 1 holds half of a surrogate pair"),
+        ({"\udc00": 1}, "row 1 holds half of a surrogate pair"),
+        ({"text": "a", "meta": deep}, "row 1 has more than 100 lists and maps in each other"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            DatasetSpec.model_validate({"source": {"inline": {"rows": [row]}}})

@@ -116,6 +116,11 @@ def test_lists_as_kubectl_prints_them() -> None:
         ("  method: {quantization: {bits: 2}}", "8: spec.method.quantization.bits: must be "),
         ("  r: 8", "8: spec.r: unknown field; did you mean method.lora.rank?"),
         (
+            "  gradient_checkpointing: true",
+            "8: spec.gradient_checkpointing: unknown field; did you mean"
+            " hyperparameters.gradientCheckpointing?",
+        ),
+        (
             "  numTrainEpochs: 8",
             "8: spec.numTrainEpochs: unknown field; did you mean hyperparameters.",
         ),
@@ -214,11 +219,11 @@ def test_inline_rows_over_the_limit() -> None:
 @pytest.mark.parametrize(
     ("value", "place", "words"),
     [
-        ('"\\ud83d"', 8, "row 1 holds half of a surrogate pair"),
+        ('"\\ud83d"', 9, "found invalid Unicode character escape code"),
         ("true", 9, "rows[0].text: holds true or false where text belongs"),
         ("12345678901234567890", 9, "rows[0].text: holds a number that the API server rounds"),
         ("[" * 101 + "]" * 101, 8, "row 1 has more than 100 lists and maps in each other"),
-        ("[" * 3000 + "]" * 3000, 9, "nested deeper than can be read"),
+        ("[" * 3000 + "]" * 3000, 9, "exceeded maximum nesting depth"),
         (".nan", 9, "must be a finite number, not NaN"),
         ("1e400", 9, "must be a finite number, not Infinity"),
     ],

@@ -91,9 +91,6 @@ def read(text: str, limits: Limits = MANIFESTS) -> Iterator[Document]:
                 yield document
     except yaml.YAMLError as error:
         raise _translated(error) from None
-    except RecursionError:
-        line = loader.get_mark().line + 1
-        raise YamlError("lists and maps are nested deeper than can be read", line) from None
     finally:
         loader.dispose()
 

@@ -59,6 +59,7 @@ ELSEWHERE: Mapping[str, str] = {
     "bf16": "hyperparameters.precision",
     "fp16": "hyperparameters.precision",
     "save_steps": "checkpoint.everySteps",
+    "gradient_checkpointing": "hyperparameters.gradientCheckpointing",
     "save_total_limit": "checkpoint.keep",
     "eval_steps": "hyperparameters.evaluationSteps",
     "model": "modelRef",
