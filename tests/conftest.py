@@ -30,6 +30,11 @@ def pytest_runtest_setup() -> None:
         _modules_kept = len(sys.modules)
 
 
+def pytest_unconfigure() -> None:
+    """What is kept at the end of the process some libraries would report as leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A running cluster (control plane, process node, MLflow) in a temporary home.
