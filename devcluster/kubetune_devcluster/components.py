@@ -119,23 +119,14 @@ def process_node(layout: Layout) -> Component:
 
 
 def mlflow(layout: Layout) -> Component:
-    folder = layout.home / "mlflow"
     url = layout.url("mlflow", "http")
     return Component(
         name="mlflow",
         command=[
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--host", "127.0.0.1", "--port", str(layout.ports["mlflow"])),
-            *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
-            *("--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")),
+            *(sys.executable, "-m", "kubetune_devcluster.mlflow_server"),
+            *("--folder", layout.home / "mlflow", "--port", str(layout.ports["mlflow"])),
         ],
-        environment=_python_environment()
-        | {
-            # Its job queue would add worker processes that kubetune has no use for.
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "DO_NOT_TRACK": "true",
-        },
+        environment=_python_environment(),
         address=url,
         health=f"{url}/health",
     )

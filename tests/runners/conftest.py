@@ -47,18 +47,11 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
+    command = [sys.executable, "-m", "kubetune_devcluster.mlflow_server"]
+    command += ["--folder", str(folder), "--port", str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            start_new_session=True,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            command, stdout=log, stderr=log, cwd=folder, start_new_session=True
         )
     try:
         deadline = time.monotonic() + START_SECONDS

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,44 +33,7 @@ mlflow.models.set_model(Adapter())
 
 
 @pytest.fixture(scope="module")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A tracking server with registry and artifacts."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-        )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        _wait(uri, process, folder / "log")
-        yield uri
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _wait(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise AssertionError(f"MLflow didn't start:\n{log.read_text()}")
-
-
-@pytest.fixture(scope="module")
-def registry(mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def registry(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server with an adapter as a pyfunc model, and a base model as artifacts of a run."""
     import mlflow
 
@@ -85,8 +41,8 @@ def registry(mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     adapter = write(folder / "adapter", adapter_files())
     base = write(folder / "base", model_files())
     write(folder, {"loader.py": LOADER})
-    mlflow.set_tracking_uri(mlflow_uri)
-    client = mlflow.MlflowClient(mlflow_uri)
+    mlflow.set_tracking_uri(mlflow_server)
+    client = mlflow.MlflowClient(mlflow_server)
     mlflow.set_experiment("models")
     with mlflow.start_run() as active:
         logged = mlflow.pyfunc.log_model(
@@ -102,7 +58,7 @@ def registry(mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     client.set_registered_model_alias("my adapter", "champion", "1")
     client.create_registered_model("base")
     client.create_model_version("base", f"runs:/{active.info.run_id}/base", active.info.run_id)
-    yield mlflow_uri
+    yield mlflow_server
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
 
@@ -172,18 +128,18 @@ def test_versions_that_do_not_exist(uri: str, registry: str) -> None:
     assert uri in outcome.message
 
 
-def test_all_problems_are_in_the_report(mlflow_uri: str, tmp_path: Path) -> None:
+def test_all_problems_are_in_the_report(mlflow_server: str, tmp_path: Path) -> None:
     rows = "".join(f'{{"prompt": "", "completion": "c{number}"}}\n' for number in range(50))
     (tmp_path / "rows.jsonl").write_text(rows)
     plan = inspection_plan(
         "inspectDataset",
         dataset=files_plan(tmp_path, "*").to_json(),
-        tracking={"uri": mlflow_uri, "experiment": "reports"},
+        tracking={"uri": mlflow_server, "experiment": "reports"},
     )
     found = DatasetInspection.model_validate(run(plan).summary)
     again = DatasetInspection.model_validate(run(plan).summary)
     assert found.report_uri == again.report_uri
-    api = MlflowApi(mlflow_uri)
+    api = MlflowApi(mlflow_server)
     identity = api.find_run(api.experiment("reports"), "kubetune.run_key", "key")
     assert identity is not None
     assert found.report_uri == f"runs:/{identity[0]}/inspection.json"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from kubetune_devcluster.cml import client_package
 from kubetune_devcluster.cml.server import Simulator
-from kubetune_devcluster.cml.server.mlflow_database import prepare
 from kubetune_devcluster.cml.server.records import new_id
+from kubetune_devcluster.mlflow_database import artifacts, prepare
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     # A workload and the server that make the database at one time would collide.
-    prepare(arguments.folder, make=True)
+    prepare(arguments.folder, artifacts(arguments.folder), make=True)
     key = _key(arguments.key_file or arguments.folder / "key")
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,9 +18,9 @@ from kubetune_devcluster.cml.server.catalog import Catalog
 from kubetune_devcluster.cml.server.clock import Clock
 from kubetune_devcluster.cml.server.faults import Faults
 from kubetune_devcluster.cml.server.lives import ScriptFor
-from kubetune_devcluster.cml.server.mlflow_database import prepare
 from kubetune_devcluster.cml.server.records import Job, Project, Run
 from kubetune_devcluster.cml.server.workspace import Workspace
+from kubetune_devcluster.mlflow_database import artifacts, prepare
 
 PROJECT = "kubetune-demo"
 SCRIPT = "entry.py"
@@ -43,7 +43,7 @@ class Simulator:
         project_id: str | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        prepare(folder, make=False)
+        prepare(folder, artifacts(folder), make=False)
         self.workspace = Workspace(folder)
         self._application = Application(self.workspace)
         self.api_key = key or secrets.token_urlsafe(32)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from kubetune_devcluster.cml.server.mlflow_database import artifacts, database, prepare
 from kubetune_devcluster.cml.server.place import Place
 from kubetune_devcluster.cml.server.records import Run
 from kubetune_devcluster.cml.server.scripts import Script
 from kubetune_devcluster.cml.server.statuses import FAILED, STOPPED, SUCCEEDED
+from kubetune_devcluster.mlflow_database import artifacts, database, prepare
 
 _STATUS = {SUCCEEDED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 
@@ -59,7 +59,7 @@ class Tracking:
                 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
                 folder = self._workspace.folder
-                prepare(folder, make=True)
+                prepare(folder, artifacts(folder), make=True)
                 self._store = SqlAlchemyStore(database(folder), artifacts(folder))
             return self._store
 

@@ -14,22 +14,22 @@ from kubetune_devcluster.paths import default_cache
 
 
 def database(folder: Path) -> str:
-    """The address of the database of a workspace's folder."""
+    """The address of the database of a folder."""
     return f"sqlite:///{_file(folder)}"
 
 
 def artifacts(folder: Path) -> str:
-    """The address below which runs keep their files."""
+    """An address of files in the folder, below which runs may keep theirs."""
     return (folder / "artifacts").resolve().as_uri()
 
 
-def prepare(folder: Path, *, make: bool) -> None:
-    """Put an empty database into a folder that has none.
+def prepare(folder: Path, location: str, *, make: bool) -> None:
+    """Put an empty database into a folder that has none; runs keep their files below ``location``.
 
     Without ``make`` only when the cache has one; MLflow itself makes it otherwise.
     """
     target = _file(folder)
-    template = default_cache() / "cmlapi" / f"mlflow-{version('mlflow')}.db"
+    template = default_cache() / "mlflow" / f"empty-{version('mlflow')}.db"
     if target.exists() or not (template.exists() or make):
         return
     if not template.exists():
@@ -38,9 +38,7 @@ def prepare(folder: Path, *, make: bool) -> None:
     shutil.copyfile(template, part)
     with sqlite3.connect(part) as connection:
         # MLflow's default experiment, the only one, is there already.
-        connection.execute(
-            "UPDATE experiments SET artifact_location = ?", (f"{artifacts(folder)}/0",)
-        )
+        connection.execute("UPDATE experiments SET artifact_location = ?", (f"{location}/0",))
     connection.close()
     part.replace(target)
 
@@ -54,7 +52,7 @@ def _make(template: Path) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         with tempfile.TemporaryDirectory(dir=template.parent, prefix=".mlflow-") as made:
-            store = SqlAlchemyStore(database(Path(made)), artifacts(Path(made)))
+            store = SqlAlchemyStore(database(Path(made)), made)
             store.engine.dispose()
             _file(Path(made)).replace(template)
 
