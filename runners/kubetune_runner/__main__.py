@@ -5,7 +5,6 @@ The outcome goes to the termination log; the exit code tells whether another att
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import json_file
 from kubetune.api.run.evaluation_plan import EvaluationRunPlan
 from kubetune.api.run.outcome import ExitCode, Outcome
 from kubetune.api.run.plan import (
@@ -104,7 +104,7 @@ def read_plan(path: Path) -> RunPlan | EvaluationRunPlan | InspectionPlan:
     Raises RunError: PlanMissing, PlanInvalid, PlanVersion.
     """
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
+        document: Any = json_file(path)
     except OSError as error:
         raise RunError("PlanMissing", f"plan {path} can't be read: {error.strerror}") from error
     except ValueError as error:

@@ -180,7 +180,7 @@ def test_neither_format_nor_temperature(endpoint: Endpoint) -> None:
 
 
 def test_a_request_that_is_refused_in_every_form_is_an_error(endpoint: Endpoint) -> None:
-    endpoint.reply = lambda _: (400, {}, b"no such model: big")
+    endpoint.reply = lambda _: (400, {}, b'{"error": {"message": "no such model: big"}}')
     failed = judge.measure(plan(endpoint, concurrency=1), ROWS[:1], 42).measured
     assert "HTTP 400: no such model: big" in (failed.error or "")
     assert len(endpoint.requests) == 4
@@ -188,7 +188,7 @@ def test_a_request_that_is_refused_in_every_form_is_an_error(endpoint: Endpoint)
 
 def test_a_row_that_is_refused_changes_no_form(endpoint: Endpoint) -> None:
     endpoint.reply = lambda number: (
-        completion("7") if number == 1 else (400, {}, b"the prompt is too long")
+        completion("7") if number == 1 else (400, {}, b'{"message": "the prompt is too long"}')
     )
     failed = judge.measure(plan(endpoint, concurrency=1), ROWS, 42).measured
     assert "row 1: HTTP 400: the prompt is too long" in (failed.error or "")
@@ -257,7 +257,7 @@ def test_a_refusal_ends_it_at_once_and_tells_no_key(
     endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    endpoint.reply = lambda _: (401, {}, f"invalid key {KEY}".encode())
+    endpoint.reply = lambda _: (401, {}, b'{"error": "invalid key %s"}' % KEY.encode())
     many = [MeasuredRow(at, {}, "q", "r", answer="a") for at in range(200)]
     failed = judge.measure(plan(endpoint), many, 42).measured
     assert "HTTP 401: invalid key ***" in (failed.error or "")

@@ -76,9 +76,10 @@ async def test_an_answer_is_plain_values(client: KubernetesClient):
     assert answer == {"name": "größer", "none": None, "share": 0.5, "items": [1, {}]}
 
 
-async def test_an_error_of_something_in_between_is_told_as_text(client: KubernetesClient):
-    with pytest.raises(NotFoundError, match="no such page"):
+async def test_an_error_of_something_in_between_is_told_without_its_text(client: KubernetesClient):
+    with pytest.raises(NotFoundError, match=r"^HTTP 404 \(text/") as caught:
         await client.request("GET", "/proxy")
+    assert "no such page" not in str(caught.value)
 
 
 async def test_a_rotated_token_is_read_anew(cluster: Cluster, client: KubernetesClient):

@@ -80,6 +80,10 @@ class LimitError(ValueError):
         self.allowed = allowed
 
 
+class PackedError(ValueError):
+    """Bytes that are packed in a way that isn't read, or not whole."""
+
+
 def check_size(data: bytes | bytearray | str, limits: Limits) -> None:
     """Raises LimitError."""
     if len(data) > limits.unpacked:
@@ -173,7 +177,7 @@ class Unpacker:
     def __init__(self, encoding: str, limits: Limits) -> None:
         name = encoding.strip().lower()
         if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise ValueError(f"it is packed in a way that nobody has asked for: {name[:40]!r}")
+            raise PackedError(f"it is packed in a way that nobody has asked for: {name[:40]!r}")
         self._packed = name not in ("", "identity")
         self._limits = limits
         self._decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
@@ -207,7 +211,7 @@ class Unpacker:
                 data = self._decompressor.unused_data
                 self._decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
         except zlib.error:
-            raise ValueError("it says that it is packed and can't be unpacked") from None
+            raise PackedError("it says that it is packed and can't be unpacked") from None
         return b"".join(found)
 
 

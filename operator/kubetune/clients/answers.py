@@ -34,7 +34,7 @@ async def body(
     _check_length(response.content_length, limits)
     unpacker = Unpacker(response.headers.get("Content-Encoding", ""), limits)
     found = bytearray()
-    with _held(room) as held:
+    with _held(room, found) as held:
         async for piece in response.content.iter_any():
             found += unpacker.feed(piece)
             # Others let go of theirs within seconds, and the caller's own time ends.
@@ -56,7 +56,7 @@ def body_in_thread(
     _check_length(int(length) if length.isdecimal() and len(length) < 20 else None, limits)
     unpacker = Unpacker(str(headers.get("Content-Encoding", "")), limits)
     found = bytearray()
-    with _held(room) as held:
+    with _held(room, found) as held:
         while piece := response.read1(_PIECE, decode_content=False):
             found += unpacker.feed(piece)
             while not held.enough(len(found)):
@@ -93,9 +93,13 @@ class _Held:
 
 
 @contextmanager
-def _held(room: Room) -> Generator[_Held]:
+def _held(room: Room, found: bytearray) -> Generator[_Held]:
     held = _Held(room)
     try:
         yield held
+    except BaseException:
+        # Whoever keeps the error keeps what was read so far, too.
+        found.clear()
+        raise
     finally:
         room.give_back(held.amount)

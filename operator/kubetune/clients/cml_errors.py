@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
-from kubetune.api.bounded import LimitError
+from kubetune.api.bounded import LimitError, PackedError
 from kubetune.api.foreign import answered, error_fields, text_of
 from kubetune.clients.addresses import origin
 from kubetune.clients.egress import EgressError
@@ -203,8 +203,8 @@ def translated(error: Exception, call: Call) -> CmlError:
         return EgressRefusedError(call.message(f"is not called: {error}"))
     if isinstance(error, socket.gaierror):
         return UnavailableError(call.message(f"can't be reached: {error.strerror}"))
-    if isinstance(error, LimitError):
-        text = f"answered {call.operation} at too great length: {error}; check the address"
+    if isinstance(error, (LimitError, PackedError)):
+        text = f"answered {call.operation} with what isn't read: {error}; check the address"
         return call.lost(text) if call.writes else AnswerRefusedError(call.message(text))
     if isinstance(error, TimeoutError):
         return call.lost(f"did not answer {call.operation} in time")

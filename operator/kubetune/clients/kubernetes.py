@@ -18,7 +18,9 @@ import kopf
 from pydantic_core import from_json, to_json
 
 from kubetune.api import API_VERSION, JsonObject
+from kubetune.api.foreign import answered, error_fields, first_line, text_of
 from kubetune.api.kinds.table import BY_KIND
+from kubetune.clients.deep_objects import cut, nests_deeply
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +96,10 @@ def resource_path(
     prefix = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     parts = [prefix]
     if namespace:
-        parts.append(f"namespaces/{quote(namespace)}")
+        parts.append(f"namespaces/{quote(namespace, safe='')}")
     parts.append(plural)
     if name:
-        parts.append(quote(name))
+        parts.append(quote(name, safe=""))
     return "/".join(parts)
 
 
@@ -212,7 +214,13 @@ class Answer(aiohttp.ClientResponse):
 
     async def json(self, **options: Any) -> Any:
         # Errors may come from a proxy in between and be no JSON at all: aiohttp tells them apart.
-        return from_json(await self.read()) if self.ok else await super().json(**options)
+        if not self.ok:
+            return await super().json(**options)
+        data = await self.read()
+        if nests_deeply(data):
+            # In a thread: texts that look like it may be long.
+            data = await asyncio.to_thread(cut, data)
+        return from_json(data)
 
 
 def open_session(
@@ -253,13 +261,11 @@ def find_connection() -> kopf.ConnectionInfo:
 async def _read(response: aiohttp.ClientResponse) -> JsonObject:
     if response.status < 400:
         return cast("JsonObject", await response.json(content_type=None))
-    text = await response.text()
-    reason, message = "", text[:1024]
-    try:
-        status: Any = await response.json(content_type=None)
-        reason, message = str(status.get("reason", "")), str(status.get("message", message))
-    except (ValueError, AttributeError):
-        pass
+    # What has no form of the API server's is of a proxy in between.
+    fields = error_fields(await response.read())
+    reason = first_line(text_of(fields.get("reason")), 64)
+    message = first_line(text_of(fields.get("message")), 1024)
+    message = message or answered(response.status, response.headers.get("Content-Type", ""))
     error = _ERRORS.get(response.status, ApiError)
     if response.status == 500 and "failed calling webhook" in message:
         error = WebhookAwayError

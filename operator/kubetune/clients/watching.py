@@ -27,7 +27,9 @@ from pydantic_core import from_json
 from yarl import URL
 
 from kubetune.api import API_VERSION, GROUP, VERSION, JsonObject
+from kubetune.api.foreign import answered, error_fields, first_line, text_of
 from kubetune.api.kinds.table import BY_KIND, KINDS
+from kubetune.clients.deep_objects import cut, nests_deeply
 from kubetune.clients.kubernetes import Answer, KubernetesClient, find_connection, open_session
 
 Scope = tuple[str, str | None]
@@ -218,13 +220,12 @@ class Refusals:
     ) -> None:
         """Tell of a refusal once it is sure."""
         kind, status = scope[0], response.status
-        text = (await response.text())[:300].strip()
+        text = text_of(error_fields(await response.read()).get("message"))
+        told = answered(status, response.headers.get("Content-Type", ""), text)
         now = asyncio.get_running_loop().time()
         before, since = self._since.get(scope, (0, now))
         if status != before:
-            logger.warning(
-                "%s can't be listed or watched, HTTP %d: %s", _named(scope), status, text
-            )
+            logger.warning("%s can't be listed or watched, %s", _named(scope), told)
             since = now
         self._since[scope] = status, since
         if status == 403 and scope not in self._told:
@@ -290,13 +291,15 @@ class WholeLines(Stream):
             self._shown(*self._scope)
             whole, end, rest = (rest + data).rpartition(b"\n")
             if error := ERROR.search(whole):
-                told = error[0][:300].decode(errors="replace")
+                told = first_line(error[0][:300].decode(errors="replace"))
                 logger.info("the watch of %s ends: %s", _named(self._scope), told)
                 yield whole[: error.start()]
                 # A server that is overloaded or not ready yet says the same at once again.
                 await asyncio.sleep(PAUSE_SECONDS)
                 yield EXPIRED
                 return
+            if nests_deeply(whole):
+                whole = b"\n".join([await _cut(line) for line in whole.split(b"\n")])
             if whole:
                 yield whole + end
 
@@ -307,6 +310,10 @@ class Expired(Stream):
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
         """The one line."""
         yield EXPIRED
+
+
+async def _cut(line: bytes) -> bytes:
+    return await asyncio.to_thread(cut, line) if nests_deeply(line) else line
 
 
 def _named(scope: Scope) -> str:

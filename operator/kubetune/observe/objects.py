@@ -15,6 +15,7 @@ from kubetune.api.kinds.status_types import ModelStatusDict, status_of
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.schema.base import Value
 from kubetune.api.schema.references import ComputeTargetRef
+from kubetune.clients.deep_objects import MAX_DEPTH, NESTED
 from kubetune.decide.decision import parse_time
 from kubetune.decide.resources import Resource, Target, TargetResource
 from kubetune.decide.target.place import place_of
@@ -217,6 +218,8 @@ def _lasting(given: _Once) -> tuple[Owner, datetime, Value | None, str]:
 
 
 def _spec(model: type[Value], given: JsonObject) -> tuple[Value | None, str]:
+    if NESTED in given:
+        return None, f"spec: its values nest more than {MAX_DEPTH} levels deep; write it flatter"
     try:
         return model.model_validate(given, extra="ignore"), ""
     except ValidationError as error:

@@ -122,7 +122,7 @@ class RestClient:
         self._timeout = timeout_seconds
         self._place = Place(NoAnswerError)
         self._session: aiohttp.ClientSession | None = None
-        self._refused: dict[str, tuple[float, TrackingError]] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
 
     @property
     def shown_uri(self) -> str:
@@ -191,9 +191,9 @@ class RestClient:
                 " without credentials, ?, # and .."
             )
         now = asyncio.get_running_loop().time()
-        until, refusal = self._refused.get(_asked(method, path, document, query), (0.0, None))
-        if refusal is not None and now < until:
-            raise refusal.with_traceback(None)
+        until, refusal = self._refused.get(_asked(method, path, document, query), (0.0, ""))
+        if now < until:
+            raise TrackingError(refusal, reason=Reason.ANSWER_REFUSED)
         # MLflow never redirects: what does is a log-in page or an http address of an https server,
         # and a POST would arrive there as a GET.
         arguments: JsonObject = {
@@ -247,7 +247,7 @@ class RestClient:
         if len(self._refused) >= MAX_REFUSED:
             self._refused.clear()
         until = asyncio.get_running_loop().time() + REFUSED_SECONDS
-        self._refused[_asked(method, path, document, query)] = until, refusal
+        self._refused[_asked(method, path, document, query)] = until, str(refusal)
         return refusal
 
     async def _once(

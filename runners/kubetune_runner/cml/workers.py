@@ -6,7 +6,6 @@ nobody else of them, so this run alone can say that one died.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -16,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import NOTE, OUTCOME, file_text, json_value
 from kubetune.api.run.outcome import WORKER_LOST, Outcome
 from kubetune.api.run.plan import (
     ENV_RENDEZVOUS,
@@ -60,7 +60,7 @@ class Engines:
         if self._size == 1:
             return
         self._api = _workers_api()
-        resources: dict[str, Any] = json.loads(os.environ.get(ENV_WORKER_RESOURCES) or "{}")
+        resources: dict[str, Any] = json_value(os.environ.get(ENV_WORKER_RESOURCES) or "{}", NOTE)
         address = os.environ.get("CDSW_IP_ADDRESS") or socket.gethostbyname(socket.gethostname())
         # What the job gives to its run; CML gives workers what is the project's alone.
         names = (os.environ.get(ENV_WORKER_VARIABLES) or "").split(",")
@@ -138,8 +138,8 @@ class Engines:
     def _outcome(self, worker: int) -> Outcome | None:
         path = self._project / outcome_path(self._run_key, self._attempt, worker)
         try:
-            return Outcome.from_message(path.read_text(encoding="utf-8"))
-        except OSError:
+            return Outcome.from_message(file_text(path, OUTCOME))
+        except (OSError, ValueError):
             return None
 
     def _blame(self, worker: int) -> Outcome:

@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+from kubetune.api.bounded import json_file
 from kubetune.api.metrics.metric import WITHOUT_REFERENCE
 from kubetune.api.run.evaluation_plan import (
     SAMPLES_ARTIFACT,
@@ -174,7 +174,7 @@ def _has_loss(plan: EvaluationRunPlan) -> bool:
 
 
 def _is_quantized(found: Candidate) -> bool:
-    config: dict[str, Any] = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json_file(found.folder / "config.json")
     return "quantization_config" in config
 
 

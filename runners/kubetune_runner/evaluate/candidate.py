@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
 from kubetune.api.run.training_plan import TokenizerPlan
 
@@ -163,7 +163,7 @@ def _with_adapter(base: ModelPlan, model: Any, adapter: Path) -> Any:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
+        document: Any = json_file(path)
     except ValueError as error:
         raise RunError("ModelFilesInvalid", f"{path.name} isn't JSON: {error}") from error
     return document if isinstance(document, dict) else {}

@@ -14,8 +14,10 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+from kubetune.api.foreign import answered, error_fields
+from kubetune.api.foreign import text_of as text_in
 from kubetune.api.run.evaluation_plan import JudgePlan
 
 from kubetune_runner.evaluate import judge_request, table
@@ -50,9 +52,10 @@ class _AgainError(Exception):
 class _FormError(Exception):
     """The endpoint takes no request of this form, by its own words."""
 
-    def __init__(self, form: Form, refusal: MetricError) -> None:
+    def __init__(self, form: Form, refusal: MetricError, words: str) -> None:
         super().__init__(str(refusal))
         self.form = form
+        self.words = words
         self.refusal = refusal
 
 
@@ -74,7 +77,7 @@ class _Endpoint:
             if self.form != error.form:
                 # Found out for another row meanwhile.
                 return
-            simpler = error.form.simpler(str(error), agreed=self.agreed)
+            simpler = error.form.simpler(error.words, agreed=self.agreed)
             if simpler is None:
                 raise error.refusal
             log.info("judge %s: %s; asked without", self.judge.name, _shown(str(error), self.key))
@@ -203,18 +206,26 @@ def _no_netrc(request: Any) -> Any:
 def _check(reply: Any, body: bytes, form: Form) -> None:
     if reply.status_code == 200:
         return
-    text = " ".join(body.decode("utf-8", "replace").split())[:MAX_TEXT]
-    said = f"HTTP {reply.status_code}" + (f": {text}" if text else "")
+    said = answered(reply.status_code, reply.headers.get("Content-Type", ""), _error_in(body))
     if reply.status_code not in AGAIN:
         refusal = MetricError(f"{said}; correct baseUrl, model or the API key of the judge")
         if reply.status_code in UNFIT:
-            raise _FormError(form, refusal)
+            raise _FormError(form, refusal, body.decode("utf-8", "replace")[:MAX_TEXT])
         raise refusal
     try:
         seconds = float(reply.headers.get("Retry-After", ""))
     except ValueError:
         seconds = None
     raise _AgainError(said, seconds if seconds is not None and 0 <= seconds < math.inf else None)
+
+
+def _error_in(body: bytes) -> str:
+    """The message of an error as OpenAI's API and those like it write it, else empty."""
+    fields = error_fields(body)
+    error: Any = fields.get("error")
+    if isinstance(error, dict):
+        error = cast("dict[str, Any]", error).get("message")
+    return text_in(error) or text_in(fields.get("message"))
 
 
 def _read(body: bytes, judge: JudgePlan, row: MeasuredRow) -> float:

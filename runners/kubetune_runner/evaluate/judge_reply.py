@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from kubetune.api.bounded import json_value
+
 from kubetune_runner.evaluate.judge_request import SCORE
 from kubetune_runner.finite import finite_number
 
@@ -30,7 +32,7 @@ class _TwiceError(ValueError):
 def text_of(body: bytes) -> str:
     """What the model has said. Raises ReplyError."""
     try:
-        message: Any = json.loads(body)["choices"][0]["message"]
+        message: Any = json_value(body)["choices"][0]["message"]
         content: Any = message["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
         raise ReplyError("its reply is no chat completion") from None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import NOTE, model_value
 from kubetune.api.run.evaluation_plan import (
     MAX_SUMMARY_TAG,
     ROWS_ARTIFACT,
@@ -23,7 +24,6 @@ from kubetune.api.run.evaluation_plan import (
 )
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import WORK_DIRECTORY, in_container
-from pydantic import ValidationError
 
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.table import Column, shortened
@@ -47,8 +47,8 @@ def earlier(tracker: Tracker, plan: EvaluationRunPlan) -> EvaluationSummary | No
     if text is None or tags.get(TAG_EVALUATION_DIGEST) != plan.digest:
         return None
     try:
-        return EvaluationSummary.model_validate_json(text)
-    except ValidationError as error:
+        return model_value(EvaluationSummary, text, NOTE)
+    except ValueError as error:
         log.warning("the summary of an earlier attempt can't be read: %s", error)
         return None
 

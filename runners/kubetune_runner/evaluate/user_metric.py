@@ -18,6 +18,8 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import NOTE, json_object
+
 from kubetune_runner.evaluate import table, user_metric_child
 from kubetune_runner.evaluate.metrics import MeasuredRow, MetricError
 from kubetune_runner.evaluate.table import Column
@@ -110,7 +112,7 @@ class _Replies:
                 raise MetricError(f"{place}: its process ended{self._how()}")
         line, _, rest = bytes(self._buffer).partition(b"\n")
         self._buffer = bytearray(rest)
-        reply: dict[str, Any] = json.loads(line)
+        reply: dict[str, Any] = json_object(line, NOTE)
         if "error" in reply:
             raise MetricError(f"{place}: {reply['error']}")
         return reply

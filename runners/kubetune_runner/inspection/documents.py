@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, cast
+
+from kubetune.api.bounded import DOCUMENT, json_value
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.model_files import ModelFiles
@@ -26,7 +27,7 @@ def json_of(files: ModelFiles, name: str, missing: dict[str, Any] | None = None)
         return missing
     text = text_of(files, name)
     try:
-        document: Any = json.loads(text)
+        document: Any = json_value(text, DOCUMENT)
     except ValueError as error:
         raise RunError("ModelFilesInvalid", f"{name} of {files.place} isn't JSON") from error
     if not isinstance(document, dict):

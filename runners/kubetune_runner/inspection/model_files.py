@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from kubetune.api.bounded import file_text
 from kubetune.api.run.plan import (
     PROJECT_DIRECTORY,
     WORK_DIRECTORY,
@@ -86,7 +87,7 @@ class _HubFiles:
         return self.repo.sizes
 
     def text(self, name: str) -> str:
-        return self.repo.download(name).read_text(encoding="utf-8")
+        return file_text(self.repo.download(name))
 
     def tensors(self, name: str) -> Tensors:
         if self.repo.cached:
@@ -104,7 +105,7 @@ class _FolderFiles:
     sizes: dict[str, int | None]
 
     def text(self, name: str) -> str:
-        return (self.folder / name).read_text(encoding="utf-8")
+        return file_text(self.folder / name)
 
     def tensors(self, name: str) -> Tensors:
         path = self.folder / name
@@ -125,7 +126,7 @@ def _directory(folder: Path, named: str) -> _FolderFiles:
         if path.is_file() and not path.name.startswith(".")
     }
     readme = folder / "README.md"
-    license = license_in(readme.read_text(errors="replace")) if readme.is_file() else None
+    license = license_in(file_text(readme, errors="replace")) if readme.is_file() else None
     return _FolderFiles(folder, f"folder {named}", directory_digest(folder), license, sizes)
 
 

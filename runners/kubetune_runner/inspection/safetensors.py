@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+
+from kubetune.api.bounded import DOCUMENT, json_object
 
 Tensors = dict[str, tuple[str, list[int]]]
 """Tensor name to safetensors format, such as BF16, and shape."""
@@ -47,7 +48,7 @@ def parse_header(chunks: Iterator[bytes], size: int | None) -> Tensors:
     if wanted == 8 or len(data) < wanted:
         raise ValueError("is cut off")
     try:
-        header = json.loads(data[8:wanted])
+        header = json_object(data[8:wanted], DOCUMENT)
         tensors: Tensors = {}
         end = 0
         for name, entry in header.items():

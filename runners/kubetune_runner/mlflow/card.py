@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import RunPlan
 from kubetune.api.training.objectives import OBJECTIVES
 
@@ -31,7 +32,7 @@ def write(
 ) -> None:
     """Write the card into a result's folder, where everything else is already."""
     adapter = (folder / loading.ADAPTER_CONFIG).is_file()
-    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    description = json_file(folder / DESCRIPTION)
     chat = bool(description["chat"])
     base, revision = loading.reference(plan.model.base or plan.model)
     own = plan.model.base is not None and plan.training.continue_from is not None

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from kubetune.api.bounded import DOCUMENT, check_size, json_object
+
 from kubetune_runner.mlflow.tracking_api import MlflowError, TrackingApi
 
 if TYPE_CHECKING:
@@ -157,8 +159,8 @@ class MlflowApi:
         """Sizes of all files below a root that the server proxies, by relative path."""
         path = "/".join(part for part in (_proxied_path(root), folder) if part)
         url = f"{self._uri}/api/2.0/mlflow-artifacts/artifacts"
-        with self._request("GET", url, params={"path": path}) as response:
-            entries: list[dict[str, Any]] = response.json().get("files") or []
+        with self._request("GET", url, params={"path": path}, stream=True) as response:
+            entries: list[dict[str, Any]] = _document(response).get("files") or []
         files: dict[str, int] = {}
         for entry in entries:
             name = str(entry["path"]).rsplit("/", 1)[-1]
@@ -182,8 +184,8 @@ class MlflowApi:
     def _json(self, method: str, call: str, body: dict[str, Any]) -> dict[str, Any]:
         url = f"{self._uri}/api/2.0/mlflow/{call}"
         arguments: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
-        with self._request(method, url, **arguments) as response:
-            return response.json()
+        with self._request(method, url, stream=True, **arguments) as response:
+            return _document(response)
 
     @contextmanager
     def _request(self, method: str, url: str, **arguments: Any) -> Generator[requests.Response]:
@@ -200,6 +202,15 @@ class MlflowApi:
             raise MlflowError(
                 f"the MLflow server can't be reached ({error.__class__.__name__})"
             ) from error
+
+
+def _document(response: requests.Response) -> dict[str, Any]:
+    """The JSON object that a server answers. Raises ValueError."""
+    data = bytearray()
+    for piece in response.iter_content(64 * 1024):
+        data += piece
+        check_size(data, DOCUMENT)
+    return json_object(data, DOCUMENT)
 
 
 def is_proxied(root: str) -> bool:

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import (
     TAG_MERGED_MODEL_ID,
     TAG_MERGED_MODEL_PATH,
@@ -118,7 +119,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path, shape: Shape) -> None:
 def _save_ends(tokenizer: Any, folder: Path, shape: Shape) -> None:
     """Tell servers that read the folder what ends an answer."""
     path = folder / "generation_config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config: dict[str, Any] = json_file(path) if path.is_file() else {}
     given = config.get("eos_token_id")
     known = [
         *shape.end_tokens,
@@ -256,7 +257,7 @@ def _flavor(folder: Path) -> dict[str, Any]:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     # Without a schema of its inputs, which would turn chats into text.
-    if json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("scores"):
+    if json_file(folder / DESCRIPTION).get("scores"):
         signature = ModelSignature(outputs=Schema([ColSpec("double")]))
     else:
         signature = ModelSignature(

@@ -5,7 +5,6 @@ Everything that a configuration file can tell is checked before torch is importe
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import json_file
 from kubetune.api.kinds.dataset.sources import HubSource
 from kubetune.api.run.plan import ENV_MODEL_TOKEN, ModelPlan, in_container
 from kubetune.api.run.training_plan import TokenizerPlan
@@ -152,7 +152,7 @@ def _model_type(folder: Path) -> str | None:
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return json_file(folder / CONFIG)
 
 
 def load_model(

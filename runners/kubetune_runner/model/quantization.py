@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import ModelPlan
 from kubetune.api.run.training_plan import QuantizationPlan, TrainingPlan
 
@@ -24,7 +24,7 @@ def check(model: ModelPlan, folder: Path, *, quantize: bool) -> None:
 
     Raises RunError ModelQuantized, BitsandbytesMissing.
     """
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json_file(folder / "config.json")
     text: dict[str, Any] = config.get("text_config") or {}
     found = config.get("quantization_config") or text.get("quantization_config")
     if found is not None:

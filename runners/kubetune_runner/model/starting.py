@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
 from kubetune.api.run.training_plan import LoraPlan, TrainingPlan
 
@@ -67,9 +67,7 @@ def fetch(model: ModelPlan, training: TrainingPlan) -> StartingModel:
     if model.base is None:
         raise RunError("PlanInvalid", f"plan: model.base is missing for adapter {model.name}")
     base, adapter = loading.fetch(model.base, ENV_BASE_MODEL_TOKEN), loading.fetch(model)
-    config: dict[str, Any] = json.loads(
-        (adapter / loading.ADAPTER_CONFIG).read_text(encoding="utf-8")
-    )
+    config: dict[str, Any] = json_file(adapter / loading.ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise RunError(
             "AdapterUnsupported",

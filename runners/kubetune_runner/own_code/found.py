@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import ModelPlan
 from kubetune.api.training.own_code import ENV_OUTPUT
 
@@ -71,7 +72,7 @@ def is_there(output: Path) -> bool:
 def earlier(results: Path, lineage_digest: str) -> Found | None:
     """The result that an earlier attempt has left."""
     try:
-        note: Any = json.loads((results / DONE).read_text(encoding="utf-8"))
+        note: Any = json_file(results / DONE)
         kind: Any = note["kind"] if note["lineageDigest"] == lineage_digest else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -96,6 +97,6 @@ def _kind(folder: Path) -> Kind | None:
 
 def _name_base(path: Path, base: ModelPlan) -> None:
     """Have the adapter name its base as users know it, not by a folder of this run."""
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = json_file(path)
     config["base_model_name_or_path"], config["revision"] = loading.reference(base)
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, DatasetPlan, RunPlan
 from kubetune.api.training import own_code as names
 
@@ -123,7 +124,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def _whole(path: Path) -> bool:
     try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        return isinstance(json_file(path), dict)
     except (OSError, ValueError):
         return False
 

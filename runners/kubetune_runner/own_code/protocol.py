@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import NOTE, json_value
+
 from kubetune_runner.finite import finite_number
 
 ENV_URL = "KUBEFLOW_TRAINER_SERVER_URL"
@@ -61,7 +63,7 @@ class ProgressServer:
 
 def read(body: bytes) -> Posted:
     """A message. Raises ValueError when it is none."""
-    document: Any = json.loads(body)
+    document: Any = json_value(body, NOTE)
     status = document.get("trainerStatus") if isinstance(document, dict) else None
     if not isinstance(status, dict):
         raise ValueError("trainerStatus is missing")

@@ -14,6 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.bounded import json_file
+
 SEAL = "kubetune.json"
 PREFIX = "checkpoint-"
 
@@ -56,7 +58,7 @@ def _step(checkpoint: Path) -> int:
 
 def _valid(checkpoint: Path, lineage_digest: str) -> bool:
     try:
-        document: Any = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+        document: Any = json_file(checkpoint / SEAL)
         return document["lineageDigest"] == lineage_digest and all(
             (checkpoint / name).stat().st_size == size for name, size in document["files"].items()
         )

@@ -16,10 +16,11 @@ from pathlib import PurePosixPath
 from typing import Any, cast
 from uuid import uuid4
 
-import yaml
+from kubetune.api.bounded import DOCUMENT, file_text
 from kubetune.api.kinds.dataset.sources import HubSource
 from kubetune.api.kinds.inspection import Problem
 from kubetune.api.rows import FileFormat
+from kubetune.api.yaml_text import YamlError, plain_value
 
 from kubetune_runner.data.file_kinds import PACKED
 from kubetune_runner.data.findings import Findings, listing, quote
@@ -123,13 +124,13 @@ def _configs(repo: HubRepo) -> list[dict[str, Any]]:
     """The ``configs`` list in the head of README.md; [] when there is none."""
     if "README.md" not in repo.sizes:
         return []
-    text = repo.download("README.md").read_text(encoding="utf-8", errors="replace")
+    text = file_text(repo.download("README.md"), errors="replace")
     head = re.match(r"^---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     if not head:
         return []
     try:
-        document = yaml.safe_load(head[1])
-    except yaml.YAMLError as error:
+        document = plain_value(head[1], DOCUMENT)
+    except YamlError as error:
         raise RunError(
             "NoFiles", f"README.md of dataset repository {quote(repo.repo)} has broken YAML"
         ) from error
