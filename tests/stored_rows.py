@@ -7,9 +7,9 @@ from typing import Any
 
 
 def stored(value: Any) -> Any:
-    """A value as the API server gives it back: numbers as Go's, and text as UTF-8."""
+    """A value as the API server gives it back: names in order, numbers as Go's, text as UTF-8."""
     if isinstance(value, dict):
-        return {stored(name): stored(item) for name, item in value.items()}
+        return dict(sorted({stored(name): stored(item) for name, item in value.items()}.items()))
     if isinstance(value, list):
         return [stored(item) for item in value]
     if isinstance(value, str):

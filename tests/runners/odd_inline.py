@@ -21,9 +21,10 @@ CELLS = st.one_of(TEXTS, VALUES, DATES, LARGE, FLOATS, HALF_PAIRS, LOST, LONG, D
 
 
 def leaves(value: Any) -> list[Any]:
-    """Names and values within a value."""
+    """Names and values within a value, in the order in which they are stored."""
     if isinstance(value, dict):
-        return [leaf for name, item in value.items() for leaf in (name, *leaves(item))]
+        items = sorted(value.items(), key=lambda item: stored(item[0]))
+        return [leaf for name, item in items for leaf in (name, *leaves(item))]
     if isinstance(value, list):
         return [leaf for item in value for leaf in leaves(item)]
     return [value]
