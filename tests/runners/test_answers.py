@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES
-from kubetune_runner.mlflow.loader import FineTunedModel, Ways, generate, read, ways
+from kubetune_runner.answering.generation import Ways, generate, ways
+from kubetune_runner.answering.model import FineTunedModel
+from kubetune_runner.answering.shape import read
 from kubetune_runner.results import save_results
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.text.chats import label_answers

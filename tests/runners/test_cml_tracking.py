@@ -18,7 +18,7 @@ import pytest
 from kubetune.api.run import plan as names
 from kubetune.api.run.evaluation_plan import TAG_EVALUATION_SUMMARY, EvaluationSummary
 from kubetune.api.run.outcome import Outcome
-from kubetune_runner.mlflow.loader import ENV_BASE_MODEL
+from kubetune_runner.answering.folder import ENV_BASE_MODEL
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import upload
 from kubetune_runner.sample.tickets import tickets

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from kubetune_runner import evaluate
+from kubetune_runner.answering.folder import DESCRIPTION
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate, measuring, rows
 from kubetune_runner.evaluate.metrics import MeasuredRow
-from kubetune_runner.mlflow.loader import DESCRIPTION
 from kubetune_runner.sample.tickets import tickets
 from kubetune_runner.training import losses
 

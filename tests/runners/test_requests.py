@@ -11,14 +11,10 @@ from typing import Any
 import pytest
 from kubetune.api.run.plan import RunPlan
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES
+from kubetune_runner.answering.model import FineTunedModel
+from kubetune_runner.answering.requests import Request, requests_of
+from kubetune_runner.answering.scoring import Answered, answered_of
 from kubetune_runner.mlflow import card
-from kubetune_runner.mlflow.loader import (
-    Answered,
-    FineTunedModel,
-    Request,
-    answered_of,
-    requests_of,
-)
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import save, upload
 from kubetune_runner.results import save_results

@@ -12,7 +12,8 @@ import pytest
 from kubetune.api.run import plan as names
 from kubetune.api.run.plan import RunPlan
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES
-from kubetune_runner.mlflow.loader import ENV_BASE_MODEL, generate
+from kubetune_runner.answering.folder import ENV_BASE_MODEL
+from kubetune_runner.answering.generation import generate
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import save, upload
 from kubetune_runner.sample.tickets import tickets

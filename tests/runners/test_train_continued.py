@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from kubetune.api.run.plan import TAG_MERGED_MODEL_ID, RunPlan
 from kubetune.api.training.settings import merge as laid
+from kubetune_runner.answering.generation import generate
 from kubetune_runner.errors import RunError
-from kubetune_runner.mlflow.loader import generate
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import save
 from kubetune_runner.results import save_results

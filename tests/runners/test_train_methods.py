@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from kubetune.api.run.plan import RunPlan
 from kubetune.api.run.training_plan import LoraPlan
+from kubetune_runner.answering.generation import generate
 from kubetune_runner.errors import RunError
-from kubetune_runner.mlflow.loader import generate
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import save
 from kubetune_runner.model import adapters

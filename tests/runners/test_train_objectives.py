@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from kubetune.api.run.plan import RunPlan
-from kubetune_runner.mlflow.loader import FineTunedModel
+from kubetune_runner.answering.model import FineTunedModel
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import save, upload
 from kubetune_runner.sample.tickets import tickets

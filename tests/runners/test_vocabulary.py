@@ -13,10 +13,10 @@ import pytest
 from inspection_fixtures import inspection_plan, model_files, write
 from kubetune.api.run.plan import ModelPlan
 from kubetune_runner import evaluate
+from kubetune_runner.answering.model import FineTunedModel
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import candidate, harness, rows
 from kubetune_runner.inspection import run
-from kubetune_runner.mlflow.loader import FineTunedModel
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import describe
 from kubetune_runner.model import loading

@@ -11,10 +11,11 @@ from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import ENV_BASE_MODEL_TOKEN, ModelPlan
 from kubetune.api.run.training_plan import TokenizerPlan
 
+from kubetune_runner.answering.embeddings import fit_embeddings
+from kubetune_runner.answering.folder import IN_CLUSTER
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
-from kubetune_runner.mlflow.loader import IN_CLUSTER, fit_embeddings
 from kubetune_runner.model import adapter_files, loading
 
 MAX_ERROR = 500

@@ -21,12 +21,13 @@ from typing import Any
 
 from kubetune.api.run.evaluation_plan import EvaluationRunPlan, MeasuredValue, TaskPlan
 
+from kubetune_runner.answering.embeddings import unembedded
+from kubetune_runner.answering.generation import ways
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate import table
 from kubetune_runner.evaluate.metrics import MetricError
 from kubetune_runner.evaluate.table import Column
 from kubetune_runner.mlflow.client import first_line
-from kubetune_runner.mlflow.loader import unembedded, ways
 from kubetune_runner.outcomes import packages_hint
 
 RESAMPLES = 1000

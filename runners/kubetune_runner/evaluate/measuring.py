@@ -13,10 +13,11 @@ from kubetune.api.run.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SEC
 from transformers import set_seed
 
 from kubetune_runner import finite
+from kubetune_runner.answering.generation import generate
+from kubetune_runner.answering.shape import read
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.rows import Asked
-from kubetune_runner.mlflow.loader import generate, read
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.training import losses
 

@@ -16,7 +16,7 @@ from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import RunPlan
 from kubetune.api.training.objectives import OBJECTIVES
 
-from kubetune_runner.mlflow.loader import DESCRIPTION
+from kubetune_runner.answering.folder import DESCRIPTION
 from kubetune_runner.model import loading
 
 FILE = "README.md"

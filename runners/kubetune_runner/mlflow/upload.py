@@ -26,9 +26,11 @@ from kubetune.api.run.plan import (
     ModelPlan,
 )
 
+from kubetune_runner.answering.folder import CONFIG_BASE_MODEL, DESCRIPTION
+from kubetune_runner.answering.shape import Shape
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
-from kubetune_runner.mlflow.loader import CONFIG_BASE_MODEL, DESCRIPTION, Shape
+from kubetune_runner.mlflow.stored_code import stored_code
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.model import loading
 from kubetune_runner.retrying import longer, repeated
@@ -228,8 +230,8 @@ def _store(client: Any, run_id: str, folder: Path, name: str) -> str | None:
 def _log_model(run_id: str, folder: Path, name: str) -> str:
     import mlflow
 
-    with mlflow.start_run(run_id=run_id):
-        info = mlflow.pyfunc.log_model(name=name, **_flavor(folder))
+    with mlflow.start_run(run_id=run_id), stored_code() as code:
+        info = mlflow.pyfunc.log_model(name=name, **code, **_flavor(folder))
     return info.model_id
 
 
@@ -241,11 +243,13 @@ def _log_files(client: Any, run_id: str, folder: Path, name: str) -> None:
     packed = folder.parent / "packed"
     shutil.rmtree(packed, ignore_errors=True)
     try:
-        mlflow.pyfunc.save_model(
-            path=str(packed),
-            mlflow_model=Model(artifact_path=name, run_id=run_id),
-            **_flavor(folder),
-        )
+        with stored_code() as code:
+            mlflow.pyfunc.save_model(
+                path=str(packed),
+                mlflow_model=Model(artifact_path=name, run_id=run_id),
+                **code,
+                **_flavor(folder),
+            )
         client.log_artifacts(run_id, str(packed), name)
     finally:
         shutil.rmtree(packed, ignore_errors=True)
@@ -265,7 +269,6 @@ def _flavor(folder: Path) -> dict[str, Any]:
             params=ParamSchema([ParamSpec("max_new_tokens", "integer", 0)]),
         )
     return {
-        "python_model": str(Path(__file__).with_name("loader.py")),
         "artifacts": {folder.name: str(folder)},
         "signature": signature,
         # What isn't here, MLflow doesn't let a user set when loading.

@@ -18,9 +18,9 @@ from kubetune.api.run.plan import ENV_MODEL_TOKEN, ModelPlan, in_container
 from kubetune.api.run.training_plan import TokenizerPlan
 from kubetune.api.training.families import SpecialTokens, pad_token
 
+from kubetune_runner.answering.embeddings import unembedded
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
-from kubetune_runner.mlflow.loader import unembedded
 from kubetune_runner.model.quantization import compute_plainly
 
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")

@@ -11,8 +11,8 @@ from typing import Any
 
 from kubetune.api.run.plan import WORK_DIRECTORY, ModelPlan, in_container
 
+from kubetune_runner.answering.embeddings import fit_embeddings
 from kubetune_runner.errors import RunError
-from kubetune_runner.mlflow.loader import fit_embeddings
 from kubetune_runner.model import adapter_files, loading
 
 PROBE_TOKENS = 32

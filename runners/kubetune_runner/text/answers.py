@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from kubetune_runner.answering.shape import Shape
 from kubetune_runner.data.turns import REASONING
 from kubetune_runner.errors import RunError
-from kubetune_runner.mlflow.loader import Shape
 from kubetune_runner.text.chats import PROBES, chat_text
 from kubetune_runner.text.prompts import Message
 

@@ -12,10 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from kubetune.api.training.settings import LongRows
 
+from kubetune_runner.answering.shape import view
 from kubetune_runner.data.spoken import Chat
 from kubetune_runner.errors import RunError
 from kubetune_runner.hidden import count_hidden
-from kubetune_runner.mlflow.loader import view
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.text.chats import (
     IGNORED,

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from kubetune.api.run.training_plan import EvaluationPlan
 
-from kubetune_runner.mlflow.loader import generate, read
+from kubetune_runner.answering.generation import generate
+from kubetune_runner.answering.shape import read
 from kubetune_runner.scores import exact_match, perplexity, token_f1
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.text.encoding import EncodedRow

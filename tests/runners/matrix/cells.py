@@ -348,7 +348,7 @@ class Trained:
             same("loss of a row", loss / count, mean_loss(self.loaded, [row]))
 
     def _answers(self, size: int) -> None:
-        from kubetune_runner.mlflow.loader import generate
+        from kubetune_runner.answering.generation import generate
 
         model, tokenizer = self._candidate()
         prompts = [row.prompt_ids for row in self.held_out]
