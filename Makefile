@@ -77,6 +77,7 @@ generate: $(ENVIRONMENT) ## Render what is made from the models: CRDs, types, ar
 	@.venv/bin/python tools/generate_reference.py
 	@.venv/bin/python tools/generate_status_types.py
 	@.venv/bin/python tools/generate_cluster_role.py
+	@.venv/bin/python tools/generate_people_roles.py
 	@.venv/bin/python tools/generate_chart.py
 	@.venv/bin/python tools/generate_architectures.py
 
@@ -90,6 +91,7 @@ lint: $(ENVIRONMENT) ## Check format, style, types, import contracts and rendere
 	@.venv/bin/python tools/generate_reference.py --check
 	@.venv/bin/python tools/generate_status_types.py --check
 	@.venv/bin/python tools/generate_cluster_role.py --check
+	@.venv/bin/python tools/generate_people_roles.py --check
 	@.venv/bin/python tools/generate_chart.py --check
 	@.venv/bin/python tools/generate_architectures.py --check
 

@@ -10,14 +10,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "kubetune"
+SHARED = (
+    "cluster-role.yaml",
+    "keys-role.yaml",
+    "network-policy.yaml",
+    "people-roles.yaml",
+    "runs-network-policy.yaml",
+    "secrets-policy.yaml",
+)
 
 
 def copies() -> dict[Path, Path]:
     """Copy -> original."""
-    shared = [
-        ROOT / "manifests" / "install" / name
-        for name in ("cluster-role.yaml", "keys-role.yaml", "secrets-policy.yaml")
-    ]
+    shared = [ROOT / "manifests" / "install" / name for name in SHARED]
     originals = sorted((ROOT / "crds").glob("kubetune.io_*.yaml"))
     return {CHART / "crds" / file.name: file for file in originals} | {
         CHART / "files" / file.name: file for file in shared

@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from kubetune_devcluster.cluster import LocalCluster
 
-from tests.tools import go_program
+from tests.charts.rendering import CHART, Manifest, by_identity, helm, rendered
 
 ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts" / "kubetune"
 
 pytestmark = pytest.mark.cluster
 
-Manifest = dict[str, Any]
-
-
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = go_program("helm", "helm.sh/helm/v4/cmd/helm")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
-
-
-def rendered(*options: str) -> list[Manifest]:
-    result = helm(
-        *("template", "kubetune", str(CHART), "--namespace", "kubetune-system"),
-        *("--include-crds", "--kube-version", "1.36.3", *options),
-    )
-    assert result.returncode == 0, result.stderr
-    return [document for document in yaml.safe_load_all(result.stdout) if document]
-
-
-def by_identity(objects: list[Manifest]) -> dict[tuple[str, str], Manifest]:
-    return {(item["kind"], item["metadata"]["name"]): item for item in objects}
+DIGEST = "0123456789abcdef" * 4
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +71,14 @@ def test_the_pod_installs_the_package_of_a_cml_workspace():
     objects = by_identity(
         rendered(
             *("--set", f"cml.packageUrl={url}", "--set", "image.tag=9.9.9"),
+            *("--set", f"cml.packageSha256={DIGEST}"),
             *("--set", "cml.caBundle.configMapName=corporate-ca"),
             *("--set-json", 'env=[{"name":"PIP_INDEX_URL","value":"https://pypi.example.com"}]'),
         )
     )
     pod = objects["Deployment", "kubetune"]["spec"]["template"]["spec"]
     [init], [operator] = pod["initContainers"], pod["containers"]
-    assert init["args"][-1] == url
+    assert init["args"][-1] == f"{url}#sha256={DIGEST}"
     assert init["image"] == operator["image"] == "kubetune/operator:9.9.9"
     assert init["securityContext"] == operator["securityContext"]
     assert {"name": "SSL_CERT_FILE", "value": "/cml-ca/ca.crt"} in init["env"]
@@ -108,6 +88,8 @@ def test_the_pod_installs_the_package_of_a_cml_workspace():
     assert volumes["cml-ca"]["configMap"] == {"name": "corporate-ca"}
     for container in (init, operator):
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes.keys()
+    # pip needs no rights in the cluster.
+    assert "api-access" not in {mount["name"] for mount in init["volumeMounts"]}
     # What pip writes goes into these two; the root is read-only.
     written = {m["mountPath"] for m in init["volumeMounts"] if not m.get("readOnly")}
     assert written == {"/packages", "/tmp"}
@@ -115,7 +97,8 @@ def test_the_pod_installs_the_package_of_a_cml_workspace():
 
 def test_the_pod_that_installs_a_package_may_run_in_a_restricted_namespace(cluster: LocalCluster):
     objects = rendered(
-        *("--set", "cml.packageUrl=http://127.0.0.1:1/python.tar.gz"),
+        *("--set", "cml.packageUrl=https://127.0.0.1:1/python.tar.gz"),
+        *("--set", f"cml.packageSha256={DIGEST}"),
         *("--set", "cml.caBundle.configMapName=corporate-ca"),
     )
     template = by_identity(objects)["Deployment", "kubetune"]["spec"]["template"]
@@ -148,6 +131,9 @@ def test_the_pod_that_installs_a_package_may_run_in_a_restricted_namespace(clust
         ("defaultTarget.trackingUri=mlflow:5000", "trackingUri"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("cml.packageUrl=workspace.example.com", "packageUrl"),
+        (f"cml.packageUrl=http://workspace.example.com,cml.packageSha256={DIGEST}", "packageUrl"),
+        ("cml.packageUrl=https://workspace.example.com", "packageSha256"),
+        ("cml.packageUrl=https://workspace.example.com,cml.packageSha256=12ab", "packageSha256"),
         ("cml.caBundle.name=ca", "name"),
     ],
 )

@@ -58,6 +58,8 @@ class Kind:
     """What the operator may do with its objects besides reading them and writing their status."""
     why: str = ""
     """What it needs these verbs for."""
+    for_admins: bool = False
+    """Whether whoever only uses a namespace may not write its objects."""
 
     @property
     def singular(self) -> str:
@@ -175,6 +177,7 @@ KINDS: tuple[Kind, ...] = (
         status=ComputeTargetStatus,
         verbs=("patch",),
         why="held while runs in CML need it",
+        for_admins=True,
         columns=_TARGET_COLUMNS,
     ),
     Kind(
@@ -186,6 +189,7 @@ KINDS: tuple[Kind, ...] = (
         status=ComputeTargetStatus,
         verbs=("patch",),
         why="held while runs in CML need it",
+        for_admins=True,
         columns=_TARGET_COLUMNS,
         namespaced=False,
     ),
@@ -205,6 +209,7 @@ KINDS: tuple[Kind, ...] = (
         short_names=("ctp",),
         spec=TuningProfileSpec,
         status=None,
+        for_admins=True,
         columns=(AGE,),
         namespaced=False,
     ),
