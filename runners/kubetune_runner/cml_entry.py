@@ -7,7 +7,10 @@ failed. Until the runner is found it uses the standard library alone, of any Pyt
 
 from __future__ import annotations
 
+import atexit
+import hashlib
 import importlib
+import io
 import json
 import os
 import shutil
@@ -68,7 +71,9 @@ def start(project: Path) -> Any:
             )
         runner = runner_folder(project)
         if runner is not None:
-            sys.path[:0] = runner
+            # A kernel looks in the project first, where a file may have the name of a library.
+            others = [entry for entry in sys.path if entry not in ("", str(project))]
+            sys.path[:] = [*runner, *others]
             importlib.invalidate_caches()
         from kubetune_runner.cml.project import main as run
     except ImportError as error:
@@ -88,7 +93,7 @@ def runner_folder(project: Path) -> list[str] | None:
     """What sys.path needs: the uploaded runner, or a checkout; None: it is installed."""
     named = os.environ.get("KUBETUNE_RUNNER_ARCHIVE")
     if named:
-        return [str(extracted(project / named))]
+        return [str(extracted(project / named, os.environ.get("KUBETUNE_RUNNER_SHA256", "")))]
     # Only a plain interpreter says where this script is; a kernel runs in the project.
     script = globals().get("__file__")
     places = [Path(script).resolve().parent.parent] if script else []
@@ -99,40 +104,29 @@ def runner_folder(project: Path) -> list[str] | None:
     return None
 
 
-def extracted(archive: Path) -> Path:
-    """The folder with the archive's content; made once, whoever else starts meanwhile."""
-    digest = archive.stem.rpartition("-")[2]
-    folder = archive.parent / f"runner-{digest}"
-    if folder.is_dir():
-        return folder
-    temporary = None
+def extracted(archive: Path, sha256: str) -> Path:
+    """A folder of this run's own with the archive's content, if that is what came with the job.
+
+    Whoever runs code in the project can write its files, an unpacked runner among them.
+    """
+    again = "the operator uploads it again for the next attempt"
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=archive.parent))
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(temporary)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
+        content = archive.read_bytes()
     except FileNotFoundError as error:
         raise NotStartedError(
-            "RunnerMissing",
-            f"the project has no {archive.name} in {FOLDER}: the operator uploads it again for the"
-            " next attempt",
-            retryable=True,
+            "RunnerMissing", f"the project has no {archive.name} in {FOLDER}: {again}", True
         ) from error
-    except zipfile.BadZipFile as error:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise NotStartedError(
             "RunnerMissing",
-            f"{FOLDER}/{archive.name} is damaged ({error}): delete it, the operator uploads it"
-            " again",
+            f"{FOLDER}/{archive.name} isn't what was uploaded: something in the project has"
+            f" written it; {again}",
             retryable=True,
-        ) from error
-    except OSError:
-        # A folder that isn't empty can't be replaced: somebody else was faster.
-        if not folder.is_dir():
-            raise
-    finally:
-        if temporary is not None:
-            shutil.rmtree(str(temporary), ignore_errors=True)
+        )
+    folder = Path(tempfile.mkdtemp(prefix="kubetune-runner-"))
+    atexit.register(shutil.rmtree, str(folder), ignore_errors=True)
+    with zipfile.ZipFile(io.BytesIO(content)) as files:
+        files.extractall(folder)
     return folder
 
 

@@ -57,6 +57,9 @@ CML: Spec = {
 }
 
 
+JUDGE_URL = "https://judge.example.com/v1"
+
+
 def cml(tracking: Spec | None = None, **fields: Any) -> Spec:
     return {"cml": {**CML, **fields}, "tracking": tracking or TARGET["tracking"]}
 
@@ -205,6 +208,36 @@ REFUSED: list[tuple[str, Spec, str]] = [
         "minSeconds must not be above maxSeconds",
     ),
     ("ComputeTarget", cml(env=[{"name": "1A", "value": "b"}]), "should match"),
+    *(
+        (
+            "ComputeTarget",
+            cml(judgeKeys=[{"variable": name, "baseUrls": [JUDGE_URL]}]),
+            "own, such as",
+        )
+        for name in ("CDSW_APIV2_KEY", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN", "KUBETUNE_PLAN_DATA")
+    ),
+    (
+        "ComputeTarget",
+        cml(
+            judgeKeys=[{"variable": "READ_TOKEN", "baseUrls": [JUDGE_URL]}],
+            hubTokenVariable="READ_TOKEN",
+        ),
+        "a variable of hubTokenVariable or requiredVariables is no judge's",
+    ),
+    (
+        "ComputeTarget",
+        cml(
+            judgeKeys=[{"variable": "DATABASE", "baseUrls": [JUDGE_URL]}],
+            requiredVariables=["OTHER", "DATABASE"],
+        ),
+        "a variable of hubTokenVariable or requiredVariables is no judge's",
+    ),
+    (
+        "ComputeTarget",
+        cml(judgeKeys=[{"variable": "JUDGE", "baseUrls": ["https://me:secret@host/v1"]}]),
+        "credentials don't belong in an address",
+    ),
+    ("ComputeTarget", cml(judgeKeys=[{"variable": "JUDGE", "baseUrls": []}]), "at least 1"),
     ("FineTuneJob", job(method={"type": "full", "lora": {"rank": 8}}), "lora settings go with"),
     (
         "FineTuneJob",
@@ -418,6 +451,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("ComputeTarget", TARGET),
     ("ComputeTarget", target(nodeSelector={"nvidia.com/gpu.product": "H100"}, env=[{"name": "A"}])),
     ("ComputeTarget", cml()),
+    ("ComputeTarget", cml(judgeKeys=[{"variable": "JUDGE_KEY", "baseUrls": [JUDGE_URL]}])),
     ("ComputeTarget", cml({"type": "cml"}, env=[{"name": "A", "value": ""}], poll={})),
     ("ClusterComputeTarget", TARGET),
     ("ClusterComputeTarget", cml(runtime={"identifier": "image:1"})),

@@ -90,6 +90,7 @@ class Project:
         self.script = own / "run-0.py"
         shutil.copy(ENTRY, self.script)
         self.archive = runner_archive(own)
+        self.archive_sha256 = hashlib.sha256(self.archive.read_bytes()).hexdigest()
         self._kernel = folder.with_name("kernel.py")
         self._kernel.write_text(KERNEL)
 
@@ -123,6 +124,7 @@ class Project:
             names.ENV_ATTEMPT: str(attempt),
             names.ENV_PLAN_DATA: plan if isinstance(plan, str) else encode_plan(plan),
             names.ENV_RUNNER_ARCHIVE: self.archive.relative_to(self.folder).as_posix(),
+            names.ENV_RUNNER_SHA256: self.archive_sha256,
             **environment,
         }
         # Without site, so that nothing of this checkout is importable by chance.

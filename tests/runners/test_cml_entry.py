@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import ast
-import os
 import shutil
 import signal
 import socket
-import threading
+import zipfile
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kubetune.api.run import plan as names
-from kubetune_runner import cml_entry
 
 from tests.runners.cml_project import CHECKOUT, PACKAGES, Project, Started, inline_rows
 
@@ -66,10 +63,7 @@ def test_an_inspection_of_inline_rows(project: Project) -> None:
     assert (outcome.status, outcome.reason) == ("succeeded", "Inspected")
     found: Any = outcome.summary["rows"]
     assert sum(found.values()) == 20
-    digest = project.archive.stem.removeprefix("kubetune-")
-    assert own_files(project) == {
-        "run-0.py", project.archive.name, f"runner-{digest}", "runs",
-    }  # fmt: skip
+    assert own_files(project) == {"run-0.py", project.archive.name, "runs"}
     assert not (project.root() / "kubetune" / "work").exists()
 
     code, output = project.run(inspection(), attempt=2)
@@ -246,27 +240,43 @@ def test_the_outcome_of_a_run_that_was_killed_is_not_that_of_an_earlier_run(
     assert not (project.folder / names.outcome_path("key", 1)).exists()
 
 
-def test_runs_that_start_at_once_extract_once(project: Project, few_packages: str) -> None:
+def test_code_that_did_not_come_with_the_job_is_never_run(
+    project: Project, few_packages: str
+) -> None:
+    attack = "import pathlib; pathlib.Path('attacked').touch()\n"
+    digest = project.archive.stem.removeprefix("kubetune-")
+    unpacked = project.folder / names.CML_FOLDER / f"runner-{digest}"
+    places = [unpacked, project.folder, project.folder / "runners"]
+    for place in places:
+        for name in ("kubetune", "kubetune_runner", "kubetune_runner/cml"):
+            (place / name).mkdir(parents=True, exist_ok=True)
+            (place / name / "__init__.py").write_text(attack)
+        (place / "kubetune_runner/cml/project.py").write_text(attack)
+    (project.folder / "pydantic.py").write_text(attack)
+    code, output = project.run(inspection(), packages=few_packages)
+    assert code == 0, output
+    assert not (project.folder / "attacked").exists()
+
+    with zipfile.ZipFile(project.archive, "a") as archive:
+        archive.writestr("kubetune_runner/errors.py", attack)
+    outcome = refused(project, inspection(), packages=few_packages)
+    assert (outcome.reason, outcome.retryable) == ("RunnerMissing", True)
+    assert "isn't what was uploaded" in outcome.message
+    assert not (project.folder / "attacked").exists()
+
+
+def test_runs_at_once_have_a_runner_each(project: Project, few_packages: str) -> None:
     keys = ["one", "two", "three"]
     for key in keys:
         project.put(names.INLINE_ROWS_FILE, inline_rows(ROWS), key)
-    runs = [project.start(inspection(), run_key=key, packages=few_packages) for key in keys]
+    temporary = project.folder.with_name("temporary")
+    temporary.mkdir()
+    runs = [
+        project.start(inspection(), run_key=key, packages=few_packages, TMPDIR=str(temporary))
+        for key in keys
+    ]
     for run in runs:
         code, output = run.wait()
         assert code == 0, output
     assert all(project.outcome(run_key=key).status == "succeeded" for key in keys)
-    assert len([name for name in own_files(project) if name.startswith("runner-")]) == 1
-
-
-def test_extraction_by_many_at_once(project: Project) -> None:
-    start = threading.Barrier(8)
-
-    def extract(_: int) -> Path:
-        start.wait(30)
-        return cml_entry.extracted(project.archive)
-
-    with ThreadPoolExecutor(8) as pool:
-        [folder] = set(pool.map(extract, range(8)))
-    assert own_files(project) == {"run-0.py", project.archive.name, folder.name, "runs"}
-    assert (folder / "kubetune_runner" / "cml" / "project.py").is_file()
-    assert os.access(folder, os.R_OK | os.X_OK)
+    assert list(temporary.iterdir()) == []

@@ -46,7 +46,7 @@ def begin(project: Project, make_plan: PlanFactory, **settings: Any) -> Started:
             "checkpoint": {"directory": CHECKPOINTS},
         },
     )
-    passed = ("RUN_KEY", "ATTEMPT", "PLAN_DATA", "RUNNER_ARCHIVE", "SCRIPT")
+    passed = ("RUN_KEY", "ATTEMPT", "PLAN_DATA", "RUNNER_ARCHIVE", "RUNNER_SHA256", "SCRIPT")
     return project.start(
         plan.to_json(),
         packages=f"{WORKLOAD}{os.pathsep}{PACKAGES}",

@@ -13,6 +13,7 @@ from kubetune.api.run import plan
 from kubetune.api.schema.base import SecretKeyRef
 from kubetune.api.training.settings import Resources
 from kubetune.clients.cml_models import Body, Job, variables
+from kubetune.targets.cml.archive import Runner
 from kubetune.targets.cml.manifests import (
     build_job,
     build_run,
@@ -26,12 +27,14 @@ from kubetune.targets.cml.manifests import (
 from kubetune.targets.cml.offers import Offer
 from kubetune.targets.errors import BackendError
 
+RUNNER = Runner("run.py", b"script", "kubetune.zip", b"archive")
+
 OFFER = Offer(project_id="p-1", runtime="registry/python:1")
 
 
 def body(cml: JsonObject | None = None, offer: Offer = OFFER, **fields: Any) -> JsonObject:
     """The job of a request, as it is sent."""
-    job = build_job(request(cml, **fields), offer, "run.py", "kubetune.zip")
+    job = build_job(request(cml, **fields), offer, "run.py", RUNNER)
     return job.model_dump(exclude_none=True)
 
 
@@ -214,7 +217,7 @@ def test_each_judge_has_a_project_variable_of_its_own() -> None:
 
 def test_only_the_attempt_differs_between_runs() -> None:
     again = request(attempt=3)
-    job = build_job(again, OFFER, "run.py", "kubetune.zip")
+    job = build_job(again, OFFER, "run.py", RUNNER)
     assert body() == job.model_dump(exclude_none=True)
     assert build_run(again).environment == {plan.ENV_ATTEMPT: "3"}
 

@@ -39,9 +39,12 @@ from kubetune.decide.inspected import dataset as datasets
 from kubetune.decide.inspected import model as models
 from kubetune.decide.resources import Target
 from kubetune.targets.cml import manifests as cml_manifests
+from kubetune.targets.cml.archive import Runner
 from kubetune.targets.cml.offers import Offer, choose_runtime
 from kubetune.targets.kubernetes import manifests
 from pydantic import ValidationError
+
+RUNNER = Runner("run.py", b"script", "kubetune.zip", b"archive")
 
 Proof = tuple[Any, JsonObject] | str
 """Another value and what the spec says beside it; or a test."""
@@ -71,6 +74,9 @@ HTTP = source("http", url="https://example.org/a", format="csv")
 CONFIG_MAP = source("configMap", name="rows", key="rows.csv", format="csv")
 TOKEN: JsonObject = {"tokenSecretRef": {"name": "s", "key": "k"}}
 HUB_TOKEN = source("huggingFace", repo="org/rows", **TOKEN)
+JUDGES = (
+    "tests/cml/test_operator_judges.py::test_only_listed_variables_are_sent_and_only_where_they_may"
+)
 TARGETS = "tests/cluster/test_operator_default_targets.py::test_who_names_a_target_waits_for_it"
 CHECKS = "tests/unit/test_decide_row_checks.py::test_row_checks"
 
@@ -282,6 +288,8 @@ TARGET: dict[str, Proof] = {
         merge(IN_CML, {"cml": {"env": [{"name": "A", "value": "1"}]}}),
     ),
     "cml.requiredVariables": (["WANDB_KEY"], IN_CML),
+    "cml.judgeKeys[].variable": JUDGES,
+    "cml.judgeKeys[].baseUrls": JUDGES,
     "cml.hubTokenVariable": ("OUR_TOKEN", IN_CML),
     "cml.poll.minSeconds": (1, IN_CML),
     "cml.poll.maxSeconds": (90, IN_CML),
@@ -410,7 +418,7 @@ def of_target(spec: JsonObject) -> Any:
     cml = parsed.cml  # type: ignore[attr-defined]
     offer = Offer(project_id="p", runtime=choose_runtime(RUNTIMES, cml.runtime))
     script = cml.runner.script if cml.runner else "run.py"
-    body = cml_manifests.build_job(request, offer, script, "kubetune.zip").model_dump()
+    body = cml_manifests.build_job(request, offer, script, RUNNER).model_dump()
     body["environment"].pop("KUBETUNE_PLAN_DATA", None)
     return body, told, link, experiment, cml.poll, cml.scheduling_timeout_seconds, own and None
 

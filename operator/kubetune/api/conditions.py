@@ -103,6 +103,7 @@ class Reason(StrEnum):
 
     # Evaluations
     TRAINED_ON_ROWS = "TrainedOnRows"
+    JUDGE_KEY_REFUSED = "JudgeKeyRefused"
     REGISTRY_WITHOUT_ALIASES = "RegistryWithoutAliases"
     SEEKING_EQUAL = "SeekingEqual"
     DATASET_CHANGED = "DatasetChanged"

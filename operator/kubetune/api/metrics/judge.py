@@ -47,7 +47,7 @@ class Judge(Value):
     api_key_secret_ref: SecretKeyRef | None = Field(
         default=None,
         description="Secret key with the API key, sent as bearer token. On CML the project variable"
-        " of the key's name. Default: none is sent.",
+        " of the key's name, which the target's judgeKeys must list. Default: none is sent.",
     )
     rubric: str | None = Field(
         default=None,

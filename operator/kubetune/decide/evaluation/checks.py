@@ -107,6 +107,22 @@ def _alias_can_move(observed: ObservedEvaluation) -> NotReady | None:
     )
 
 
+def _judge_keys_allowed(observed: ObservedEvaluation) -> NotReady | None:
+    spec, target = observed.evaluation.spec, observed.target.spec
+    if spec is None or target is None or target.block is None:
+        return None
+    for judge in spec.judges or ():
+        key = judge.api_key_secret_ref
+        problem = target.block.judge_key_problem(key.key, judge.base_url) if key else ""
+        if problem:
+            return refused(
+                f"judge {judge.name} of spec.judges may not send {key.key if key else ''} to"
+                f" {judge.base_url}: {observed.target.label}: {problem}",
+                Reason.JUDGE_KEY_REFUSED,
+            )
+    return None
+
+
 def _functions_fit(observed: ObservedEvaluation) -> NotReady | None:
     for name, code in observed.functions.items():
         if len(code) > MAX_FUNCTION_CHARACTERS:
@@ -184,6 +200,7 @@ CHECKS: tuple[Check[ObservedEvaluation], ...] = (
     _labels_allowed,
     _dataset_readable,
     _alias_can_move,
+    _judge_keys_allowed,
     _functions_fit,
     _tasks_fit,
     _split_has_rows,

@@ -29,6 +29,11 @@ class Runner:
     archive_path: str
     archive: bytes
 
+    @property
+    def archive_sha256(self) -> str:
+        """Comes with each job, since others may write what is in the project."""
+        return hashlib.sha256(self.archive).hexdigest()
+
 
 @cache
 def runner() -> Runner:

@@ -21,6 +21,7 @@ from kubetune.clients.cml_models import (
     JobChange,
     variables,
 )
+from kubetune.targets.cml.archive import Runner
 from kubetune.targets.cml.offers import Offer
 from kubetune.targets.errors import BackendError
 from kubetune.targets.kubernetes.environment import OWN_PREFIX
@@ -99,7 +100,7 @@ def _deletion(*, kept: bool) -> str:
 
 
 def build_job(
-    request: RunRequest, offer: Offer, script: str, archive: str | None
+    request: RunRequest, offer: Offer, script: str, archive: Runner | None
 ) -> CreateJobRequest:
     """The job: everything that all attempts share.
 
@@ -228,7 +229,7 @@ def _encoded(request: RunRequest) -> str:
     return encoded
 
 
-def _environment(request: RunRequest, target: CmlTarget, archive: str | None) -> dict[str, str]:
+def _environment(request: RunRequest, target: CmlTarget, archive: Runner | None) -> dict[str, str]:
     encoded = _encoded(request)
     given = {variable.name: variable.value for variable in target.env or ()}
     values = {name: value for name, value in given.items() if not name.startswith(OWN_PREFIX)} | {
@@ -240,7 +241,8 @@ def _environment(request: RunRequest, target: CmlTarget, archive: str | None) ->
         "MLFLOW_TRACKING_URI": request.target.tracking.run_uri,
     }
     if archive:
-        values[plan.ENV_RUNNER_ARCHIVE] = archive
+        values[plan.ENV_RUNNER_ARCHIVE] = archive.archive_path
+        values[plan.ENV_RUNNER_SHA256] = archive.archive_sha256
     if target.required_variables:
         values[plan.ENV_REQUIRED_VARIABLES] = ",".join(target.required_variables)
     if request.tokens:

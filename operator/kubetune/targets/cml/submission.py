@@ -219,6 +219,9 @@ class Submission:
     ) -> list[JobRun]:
         made = JobRun()
         body = build_run(request)
+        if request.attempt > 1:
+            # The last one may have found other files than those that were placed.
+            await workspace.place_runner(anew=True)
         # A conflict: another run of the job is active, somebody was faster.
         with contextlib.suppress(ConflictError), self._sending(key):
             made = await workspace.write(CREATE_JOB_RUN, job_id, body=body)

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.cml import CmlTarget
-from kubetune.api.run.plan import CML_FOLDER
 from kubetune.api.training.settings import Resources
 from kubetune.clients import cml_operations as api
 from kubetune.clients.cml import (
@@ -48,7 +47,7 @@ from kubetune.clients.cml_projects import ID, find_project
 from kubetune.clients.kubernetes import ApiError
 from kubetune.queue.outside import without_worker
 from kubetune.targets.cml import offers
-from kubetune.targets.cml.archive import runner
+from kubetune.targets.cml.archive import Runner, runner
 from kubetune.targets.cml.manifests import NAME_PREFIX
 from kubetune.targets.cml.offers import Offer, OfferError
 from kubetune.targets.errors import BackendError
@@ -290,40 +289,39 @@ class Workspace:
         except (NotFoundError, InvalidError):
             return None
 
-    async def place_runner(self) -> tuple[str, str | None]:
-        """Script and archive of the runner in the project, uploaded when they aren't there."""
+    async def place_runner(self, *, anew: bool = False) -> tuple[str, Runner | None]:
+        """Script and files of the runner in the project, uploaded where it has others.
+
+        Whoever runs code in a project may write its files. The archive is checked by every run,
+        and looked at here once, or ``anew``; the script, which checks it, each time.
+        """
         if self.target.runner is not None:
             return self.target.runner.script, None
         # Packing takes a while the first time.
         ours = await asyncio.to_thread(runner)
         project_id = (await self.project()).id
         async with without_worker(), self._placing:
-            self._remembered = self._placed_in == project_id
+            self._remembered = self._placed_in == project_id and not anew
+            files = [(ours.script_path, ours.script)]
             if not self._remembered:
-                sizes = await self._sizes(CML_FOLDER)
-                for path, content in (
-                    (ours.archive_path, ours.archive),
-                    (ours.script_path, ours.script),
-                ):
-                    if sizes.get(path) != len(content):
-                        await self.upload(path, content)
-                self._placed_in = project_id
-        return ours.script_path, ours.archive_path
+                files.insert(0, (ours.archive_path, ours.archive))
+            for path, content in files:
+                if not await self._has(path, content):
+                    await self.upload(path, content)
+            self._placed_in = project_id
+        return ours.script_path, ours
 
     def doubt_runner(self) -> bool:
         """Look for the runner's files again; whether they were only remembered to be there."""
         self._placed_in = ""
         return self._remembered
 
-    async def _sizes(self, folder: str) -> dict[str, int]:
+    async def _has(self, path: str, content: bytes) -> bool:
         try:
-            answer = await self.read(api.LIST_PROJECT_FILES, folder)
-        except NotFoundError:
-            return {}
-        return {
-            f"{folder}/{file.path.rsplit('/', 1)[-1]}": offers.whole(file.file_size) or 0
-            for file in answer.files
-        }
+            return await self.download(path) == content
+        except InvalidError:
+            # Larger than anything that is read.
+            return False
 
 
 def _of_another(run: JobRun, job_id: str) -> bool:

@@ -78,6 +78,10 @@ class TargetBlock(Value):
         """Directories of every run on which something is mounted."""
         return ()
 
+    def judge_key_problem(self, variable: str, address: str) -> str:
+        """Why a judge's key that is there already can't be sent to an address; empty if it can."""
+        return ""
+
 
 class RecordedBlock(Value):
     """What a status keeps of a block: what finding the runs again takes."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field
 
@@ -22,6 +24,11 @@ MAX_TIMEOUT_SECONDS = 35_000 * 60
 """No workload of CML lives longer than 35,000 minutes."""
 DEFAULT_TIMEOUT_SECONDS = 7 * 24 * 3600
 DEFAULT_SCHEDULING_SECONDS = 24 * 3600
+
+RESERVED_VARIABLES = "^(CDSW|CML|MLFLOW|HF_|HUGGING|KUBE|HADOOP|AWS_|AZURE_|GOOGLE_)"
+"""How variables begin that no judge may have: the workspace's API key is one of them."""
+_UNCLEAR = re.compile(r"%2[ef]|%5c|\\\\|(^|/)\.\.?(/|$)", re.IGNORECASE)
+"""In a path: what a server may take for a way out of it."""
 
 VariableName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_]\w*$")]
 RuntimeWord = Annotated[str, Field(min_length=1, max_length=128)]
@@ -142,6 +149,59 @@ class ProjectVariable(Value):
     value: str = Field(max_length=32768, description="Its value.")
 
 
+class JudgeKey(Value):
+    """An API key that is a variable of the project, and where judges may send it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.baseUrls.all(address, !address.matches('^https?://[^/]*@'))",
+            message="credentials don't belong in an address; it is the variable that is sent",
+            check=lambda given: all("@" not in urlsplit(url).netloc for url in given.base_urls),
+            field="baseUrls",
+        ),
+        Rule(
+            cel=f"!self.variable.matches('{RESERVED_VARIABLES}')",
+            message="the platform, MLflow, the hub or a run itself has a variable like this: keep"
+            " the judge's key in one of its own, such as JUDGE_API_KEY",
+            check=lambda given: not re.match(RESERVED_VARIABLES, given.variable),
+            field="variable",
+        ),
+    )
+
+    variable: VariableName = Field(
+        description="Project variable with the key; an Evaluation names it as"
+        " spec.judges[].apiKeySecretRef.key."
+    )
+    base_urls: list[HttpAddress] = Field(
+        min_length=1,
+        max_length=8,
+        description="The key is sent to judges at these addresses, or below their paths; to none"
+        " else.",
+    )
+
+    def reaches(self, address: str) -> bool:
+        """Whether a judge's address is one of these, or below it."""
+        given = urlsplit(address)
+        if _origin(given) is None or _UNCLEAR.search(given.path):
+            return False
+        return any(
+            _origin(given) == _origin(own)
+            and f"{given.path}/".startswith(f"{own.path.rstrip('/')}/")
+            for own in map(urlsplit, self.base_urls)
+        )
+
+
+def _origin(address: SplitResult) -> tuple[str, str, int | None] | None:
+    """Scheme, host and port; None where an address has none that is clear."""
+    try:
+        port = address.port or {"http": 80, "https": 443}.get(address.scheme)
+    except ValueError:
+        return None
+    if "@" in address.netloc or "\\" in address.netloc or not address.hostname:
+        return None
+    return address.scheme, address.hostname, port
+
+
 class CmlTarget(TargetBlock):
     """A project of a CML workspace. Each FineTuneJob is one job there, each attempt one run."""
 
@@ -149,7 +209,23 @@ class CmlTarget(TargetBlock):
         unchanged(field, "jobs are found by it; make another target")
         for field in ("url", "project")
     )
-    rules: ClassVar[tuple[Rule, ...]] = (no_credentials("url", "use apiKeySecretRef"),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        no_credentials("url", "use apiKeySecretRef"),
+        Rule(
+            cel="!has(self.judgeKeys) || self.judgeKeys.all(key, key.variable !="
+            " self.hubTokenVariable && !(has(self.requiredVariables) && key.variable in"
+            " self.requiredVariables))",
+            message="a variable of hubTokenVariable or requiredVariables is no judge's: keep the"
+            " judge's key in one of its own",
+            check=lambda target: (
+                not (
+                    {key.variable for key in target.judge_keys or ()}
+                    & {target.hub_token_variable, *(target.required_variables or ())}
+                )
+            ),
+            field="judgeKeys",
+        ),
+    )
 
     url: HttpAddress = Field(description="Address of the workspace, without /api/v2.")
     project: str = Field(
@@ -200,6 +276,12 @@ class CmlTarget(TargetBlock):
         description="Project variable with the hub token for repositories whose objects name a"
         " tokenSecretRef: Secrets of the cluster never travel to CML. Default HF_TOKEN.",
     )
+    judge_keys: Annotated[list[JudgeKey], *keyed_by("variable")] | None = Field(
+        default=None,
+        max_length=16,
+        description="Project variables with API keys that judges of Evaluations may use, and where"
+        " each may be sent. Default: none; judges are then asked without a key only.",
+    )
     poll: PollBounds | None = Field(
         default=None, description="How often an active run is looked at. Default: 10 to 60 s."
     )
@@ -238,3 +320,11 @@ class CmlTarget(TargetBlock):
     def access_bundles(self) -> list[CaBundle]:
         """Those of the workspace's authority."""
         return [self.ca_bundle] if self.ca_bundle else []
+
+    def judge_key_problem(self, variable: str, address: str) -> str:
+        """Only what judgeKeys lists is sent, and only there."""
+        key = next((key for key in self.judge_keys or () if key.variable == variable), None)
+        if key and key.reaches(address):
+            return ""
+        listed = f"lists it for {', '.join(key.base_urls)}" if key else f"doesn't list {variable}"
+        return f"spec.cml.judgeKeys {listed}: the target's admin says which key goes where"
