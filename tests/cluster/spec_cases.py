@@ -235,7 +235,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     (
         "ComputeTarget",
         cml(judgeKeys=[{"variable": "JUDGE", "baseUrls": ["https://me:secret@host/v1"]}]),
-        "credentials don't belong in an address",
+        "should match",
     ),
     ("ComputeTarget", cml(judgeKeys=[{"variable": "JUDGE", "baseUrls": []}]), "at least 1"),
     ("FineTuneJob", job(method={"type": "full", "lora": {"rank": 8}}), "lora settings go with"),

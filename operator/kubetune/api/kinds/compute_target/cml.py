@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, ClassVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from kubetune.api.kinds.compute_target.block import CaBundle, GpuLabel, TargetBlock
-from kubetune.api.schema.addresses import GitAddress, HttpAddress
+from kubetune.api.schema.addresses import GitAddress, HttpAddress, is_http_address
 from kubetune.api.schema.base import ConfigKey, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.schema.rules import (
     Rule,
@@ -27,8 +27,6 @@ DEFAULT_SCHEDULING_SECONDS = 24 * 3600
 
 RESERVED_VARIABLES = "^(CDSW|CML|MLFLOW|HF_|HUGGING|KUBE|HADOOP|AWS_|AZURE_|GOOGLE_)"
 """How variables begin that no judge may have: the workspace's API key is one of them."""
-_UNCLEAR = re.compile(r"%2[ef]|%5c|\\\\|(^|/)\.\.?(/|$)", re.IGNORECASE)
-"""In a path: what a server may take for a way out of it."""
 
 VariableName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_]\w*$")]
 RuntimeWord = Annotated[str, Field(min_length=1, max_length=128)]
@@ -154,12 +152,6 @@ class JudgeKey(Value):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.baseUrls.all(address, !address.matches('^https?://[^/]*@'))",
-            message="credentials don't belong in an address; it is the variable that is sent",
-            check=lambda given: all("@" not in urlsplit(url).netloc for url in given.base_urls),
-            field="baseUrls",
-        ),
-        Rule(
             cel=f"!self.variable.matches('{RESERVED_VARIABLES}')",
             message="the platform, MLflow, the hub or a run itself has a variable like this: keep"
             " the judge's key in one of its own, such as JUDGE_API_KEY",
@@ -181,25 +173,20 @@ class JudgeKey(Value):
 
     def reaches(self, address: str) -> bool:
         """Whether a judge's address is one of these, or below it."""
-        given = urlsplit(address)
-        if _origin(given) is None or _UNCLEAR.search(given.path):
+        if not is_http_address(address):
             return False
+        given = _parts(address)
         return any(
-            _origin(given) == _origin(own)
-            and f"{given.path}/".startswith(f"{own.path.rstrip('/')}/")
-            for own in map(urlsplit, self.base_urls)
+            given[0] == origin and f"{given[1]}/".startswith(f"{path.rstrip('/')}/")
+            for origin, path in map(_parts, self.base_urls)
         )
 
 
-def _origin(address: SplitResult) -> tuple[str, str, int | None] | None:
-    """Scheme, host and port; None where an address has none that is clear."""
-    try:
-        port = address.port or {"http": 80, "https": 443}.get(address.scheme)
-    except ValueError:
-        return None
-    if "@" in address.netloc or "\\" in address.netloc or not address.hostname:
-        return None
-    return address.scheme, address.hostname, port
+def _parts(address: str) -> tuple[tuple[str, str, int], str]:
+    """Scheme, host and port of an address in its strict form, and its path."""
+    parts = urlsplit(address)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    return (parts.scheme, (parts.hostname or "").rstrip("."), port), parts.path
 
 
 class CmlTarget(TargetBlock):
