@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -27,6 +26,8 @@ DEFAULT_SCHEDULING_SECONDS = 24 * 3600
 
 RESERVED_VARIABLES = "^(CDSW|CML|MLFLOW|HF_|HUGGING|KUBE|HADOOP|AWS_|AZURE_|GOOGLE_)"
 """How variables begin that no judge may have: the workspace's API key is one of them."""
+_ADDRESS = re.compile(r"(https?)://(\[[^]]*\]|[^/:]+)(?::(\d+))?(.*)")
+PORTS = {"http": 80, "https": 443}
 
 VariableName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_]\w*$")]
 RuntimeWord = Annotated[str, Field(min_length=1, max_length=128)]
@@ -184,9 +185,10 @@ class JudgeKey(Value):
 
 def _parts(address: str) -> tuple[tuple[str, str, int], str]:
     """Scheme, host and port of an address in its strict form, and its path."""
-    parts = urlsplit(address)
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    return (parts.scheme, (parts.hostname or "").rstrip("."), port), parts.path
+    found = _ADDRESS.fullmatch(address)
+    assert found
+    scheme, host, port, path = found.groups()
+    return (scheme, host.lower().rstrip("."), int(port or PORTS[scheme])), path
 
 
 class CmlTarget(TargetBlock):
