@@ -1,9 +1,9 @@
 """Runs the bench: ``python -m tests.bench``, or ``make bench ARGS='--jobs 200'``.
 
 The measures follow one another on the same objects: submission between two floors, lives,
-memory and silence of an operator with nothing but finished jobs, its restart, and the polling of
-many runs in CML. Estimates of memory are compared with trainings, and the runner's trainer
-with a bare loop and stock trl, without an operator.
+memory and silence of an operator with nothing but finished jobs, its restart, the polling of many
+runs in CML, and what one tenant feels of another. Estimates of memory are compared with trainings,
+and the runner's trainer with a bare loop and stock trl, without an operator.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 from . import estimate_error, operator_bench, trainer_bench
 from .report import Figure, as_json, as_table
 
-MEASURES = ("submission", "lives", "idle", "restart", "cml", "estimate", "training")
+MEASURES = ("submission", "lives", "idle", "restart", "cml", "tenants", "estimate", "training")
 
 
 @click.command()
@@ -31,9 +31,17 @@ MEASURES = ("submission", "lives", "idle", "restart", "cml", "estimate", "traini
     help="Measure this only; may be given several times. What it needs is done, not measured.",
 )
 @click.option("--paced", default=200, show_default=True, help="Of these, lives at 4 a second.")
+@click.option("--flood", default=10_000, show_default=True, help="Objects of another tenant.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
 @click.option("--profile", type=click.Path(path_type=Path), help="Folder for cProfile's files.")
-def main(jobs: int, only: tuple[str, ...], paced: int, output: str, profile: Path | None) -> None:
+def main(
+    jobs: int,
+    only: tuple[str, ...],
+    paced: int,
+    flood: int,
+    output: str,
+    profile: Path | None,
+) -> None:
     """Measure kubetune; the exit code tells nothing about budgets."""
     # As Ctrl-C does: the cluster must not outlive the bench.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -51,7 +59,9 @@ def main(jobs: int, only: tuple[str, ...], paced: int, output: str, profile: Pat
         figures += trainer_bench.measure(say)
     if of_operator := measures - {"estimate", "training"}:
         with tempfile.TemporaryDirectory(prefix="kubetune-bench-") as folder:
-            bench = operator_bench.OperatorBench(Path(folder), jobs, min(paced, jobs), profile, say)
+            bench = operator_bench.OperatorBench(
+                Path(folder), jobs, min(paced, jobs), flood, profile, say
+            )
             figures += asyncio.run(bench.run(of_operator))
     click.echo(as_json(figures) if output == "json" else as_table(figures))
 

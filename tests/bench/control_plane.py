@@ -25,6 +25,8 @@ from .objects import TARGET, inputs, path, ready_status
 
 NAMESPACE = "bench"
 CML_NAMESPACE = "bench-cml"
+TENANT_NAMESPACE = "bench-tenant"
+FLOOD_NAMESPACE, SILENT_NAMESPACE = "bench-flood", "bench-silent"
 FLOORS = ("floor-1", "floor-2")
 OPERATOR_USER = "kubetune-operator"
 TARGET_PATH = f"/apis/{API_VERSION}/clustercomputetargets/{TARGET}"
@@ -93,7 +95,8 @@ async def control_plane(home: Path) -> AsyncGenerator[ControlPlane]:
         operator_kubeconfig = cluster.home / "pki" / "operator.kubeconfig"
         user, operator = Client(cluster.kubeconfig), Client(operator_kubeconfig)
         try:
-            for namespace in (NAMESPACE, CML_NAMESPACE, *FLOORS):
+            tenants = TENANT_NAMESPACE, FLOOD_NAMESPACE, SILENT_NAMESPACE
+            for namespace in (NAMESPACE, CML_NAMESPACE, *tenants, *FLOORS):
                 await _make_namespace(user, namespace)
             await asyncio.to_thread(_stop_controllers, cluster)
             system = await user.get("/api/v1/namespaces/kube-system")

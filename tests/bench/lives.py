@@ -59,7 +59,7 @@ async def finish(plane: ControlPlane, jobs: dict[str, JsonObject]) -> None:
 
 async def reaction_times(plane: ControlPlane, jobs: dict[str, JsonObject]) -> list[float]:
     """Whole lives, paced; seconds from each Job's Complete to its FineTuneJob's status."""
-    async with _watched(plane) as seen, asyncio.TaskGroup() as group:
+    async with watched(plane, NAMESPACE) as seen, asyncio.TaskGroup() as group:
         tasks: list[asyncio.Task[float]] = []
         for name, job in jobs.items():
             tasks.append(group.create_task(_live(plane, seen, name, job)))
@@ -100,9 +100,10 @@ def _pod_status(job: JsonObject) -> str:
 
 
 @asynccontextmanager
-async def _watched(plane: ControlPlane) -> AsyncGenerator[Phases]:
+async def watched(plane: ControlPlane, namespace: str) -> AsyncGenerator[Phases]:
+    """When the jobs of a namespace get into their phases within the block."""
     phases_seen = Phases()
-    place = path("finetunejobs", NAMESPACE)
+    place = path("finetunejobs", namespace)
     first = await plane.user.get(place + "?limit=1")
 
     async def follow() -> None:

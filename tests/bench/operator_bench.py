@@ -12,7 +12,7 @@ from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_is
 
-from . import cml_polling, lives, submission
+from . import cml_polling, lives, submission, tenants
 from .control_plane import FLOORS, NAMESPACE, ControlPlane, control_plane, until
 from .operator_process import OperatorProcess
 from .report import Figure
@@ -20,6 +20,8 @@ from .report import Figure
 IDLE_SECONDS = 60
 CML_RUNS = 200
 READS = ("get", "list")
+LIVING = frozenset({"lives", "idle", "restart"})
+"""Measures of jobs that were submitted."""
 
 
 class OperatorBench:
@@ -30,12 +32,14 @@ class OperatorBench:
         folder: Path,
         jobs: int,
         paced: int,
+        flood: int,
         profile: Path | None,
         say: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._jobs = jobs
         self._paced = paced
+        self._flood = flood
         self._profile = profile
         self._say = say
         self._figures: list[Figure] = []
@@ -43,24 +47,24 @@ class OperatorBench:
         """What the operator asked while jobs were submitted and lived."""
 
     async def run(self, measures: frozenset[str]) -> list[Figure]:
-        """Measure these of submission, lives, idle, restart and cml."""
+        """Measure these of submission, lives, idle, restart, cml and tenants."""
         self._say("starting a control plane")
         async with control_plane(self._folder) as plane:
             with_floor = "submission" in measures
             floors = [await self._floor(plane, FLOORS[0])] if with_floor else []
-            if measures <= {"cml"}:
-                await self._measure_cml(plane)
-                return self._figures
-            submitted = await self._submit(plane)
-            if with_floor:
-                floors.append(await self._floor(plane, FLOORS[1]))
-                self._add_submission(submitted, floors)
-            if measures & {"lives", "idle", "restart"}:
+            if with_floor or measures & LIVING:
+                submitted = await self._submit(plane)
+                if with_floor:
+                    floors.append(await self._floor(plane, FLOORS[1]))
+                    self._add_submission(submitted, floors)
+            if measures & LIVING:
                 await self._live(plane, measures)
             if "restart" in measures:
                 await self._restart(plane)
             if "cml" in measures:
                 await self._measure_cml(plane)
+            if "tenants" in measures:
+                await self._measure_tenants(plane)
         return self._figures
 
     async def _floor(self, plane: ControlPlane, namespace: str) -> submission.Submitted:
@@ -145,12 +149,17 @@ class OperatorBench:
         for figure in await cml_polling.measure(plane, self._folder, CML_RUNS):
             self._note(figure)
 
+    async def _measure_tenants(self, plane: ControlPlane) -> None:
+        self._say(f"a tenant beside one with {self._flood} objects")
+        for figure in await tenants.measure(plane, self._folder, self._flood):
+            self._note(figure)
+
     def _operator(
         self, plane: ControlPlane, name: str
     ) -> AbstractAsyncContextManager[OperatorProcess]:
         profile = self._profile / f"{name}.prof" if self._profile else None
         log = self._folder / f"operator-{name}.log"
-        return OperatorProcess(plane.operator_kubeconfig, log, NAMESPACE, profile)
+        return OperatorProcess(plane.operator_kubeconfig, log, NAMESPACE, profile=profile)
 
     def _add(
         self, name: str, value: float, unit: str, budget: float | None = None, note: str = ""

@@ -22,13 +22,13 @@ QUIET_SECONDS = 0.5
 
 
 class OperatorProcess:
-    """``kubetune operator`` on one namespace; use as an asynchronous context manager."""
+    """``kubetune operator`` on some namespaces; use as an asynchronous context manager."""
 
     def __init__(
         self,
         kubeconfig: Path,
         log: Path,
-        namespace: str,
+        *namespaces: str,
         profile: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -37,7 +37,8 @@ class OperatorProcess:
         command = [sys.executable]
         if profile:
             command += ["-m", "cProfile", "-o", str(profile)]
-        command += ["-m", "kubetune.cli", "operator", "--namespace", namespace]
+        command += ["-m", "kubetune.cli", "operator"]
+        command += [f"--namespace={namespace}" for namespace in namespaces]
         command += ["--health-port", str(self._port)]
         self._command = command
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), **(environment or {})}
@@ -81,6 +82,11 @@ class OperatorProcess:
     def rss_megabytes(self) -> float:
         """Resident memory."""
         return psutil.Process(self._running().pid).memory_info().rss / 1e6
+
+    async def queue_length(self) -> float:
+        """How many objects wait or are looked at."""
+        async with aiohttp.ClientSession() as session:
+            return await self._queue_length(session)
 
     async def idle(self) -> None:
         """Wait until its work queue stays empty."""

@@ -34,6 +34,10 @@ class ObjectCache:
         self.on_change: Callable[[JsonObject, bool], None] = lambda body, ours: None
         """Called with each object that is new here, and whether the change is our own write."""
         self._objects: dict[Key, JsonObject] = {}
+        self._by_kind: defaultdict[str, defaultdict[str, dict[Key, JsonObject]]] = defaultdict(
+            lambda: defaultdict(dict)
+        )
+        """The same by kind, and then by namespace."""
         self._children: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
         """Jobs and pods by the uid of their controlling owner."""
         self._live_pods: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
@@ -59,15 +63,16 @@ class ObjectCache:
 
     def of_kind(self, kind: str, namespace: str | None = None) -> list[JsonObject]:
         """All objects of a kind, of one namespace or all."""
-        return [
-            body
-            for key, body in self._objects.items()
-            if key.kind == kind and namespace in (None, key.namespace)
-        ]
+        if kind not in self._by_kind:
+            return []
+        spaces = self._by_kind[kind]
+        if namespace is not None:
+            return list(spaces[namespace].values()) if namespace in spaces else []
+        return [body for objects in spaces.values() for body in objects.values()]
 
     def count(self, kind: str) -> int:
         """How many objects of a kind there are."""
-        return sum(key.kind == kind for key in self._objects)
+        return sum(map(len, self._by_kind[kind].values())) if kind in self._by_kind else 0
 
     def jobs(self, owner_uid: str) -> list[JsonObject]:
         """The batch Jobs that an object controls, by their word: of any namespace."""
@@ -132,6 +137,7 @@ class ObjectCache:
         self._objects[key] = body
         if key.kind == "Job" or key.kind in BY_KIND:
             self._by_uid[body["metadata"]["uid"]] = key
+        self._by_kind[key.kind][key.namespace][key] = body
         if owner := controller_uid(body):
             self._children[owner][key] = body
         if run_key := _label_of_live(body):
@@ -165,6 +171,10 @@ class ObjectCache:
         self._unlink(key, known)
         self._letting_go.discard(uid)
         del self._objects[key]
+        spaces = self._by_kind[key.kind]
+        del spaces[key.namespace][key]
+        if not spaces[key.namespace]:
+            del spaces[key.namespace]
         return True
 
     def drop(self, body: JsonObject) -> None:

@@ -25,6 +25,7 @@ from kubetune.api.schema.addresses import is_http_address
 from kubetune.clients.addresses import origin
 from kubetune.clients.answers import ACCEPT_ENCODING, body
 from kubetune.clients.egress import OPEN, Egress, EgressError
+from kubetune.clients.resolver import Resolver
 from kubetune.queue.outside import CALLS_AT_ONCE, Place, SilentError
 from kubetune.tracking.base import TrackingError
 
@@ -295,6 +296,7 @@ class RestClient:
                 connector=aiohttp.TCPConnector(
                     limit=CALLS_AT_ONCE,
                     ssl=context,
+                    resolver=Resolver(),
                     socket_factory=self._egress.sockets(URL(self._uri).host or ""),
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
