@@ -259,7 +259,7 @@ def test_two_controllers_are_refused_by_the_api_server(jobs: Namespace, neighbou
     job = forged(run, attempt("9"))
     second = job["metadata"]["ownerReferences"][0] | {"uid": "another"}
     job["metadata"]["ownerReferences"].append(second)
-    body = {"apiVersion": "batch/v1", "kind": "Job", **job}
+    body: JsonObject = {"apiVersion": "batch/v1", "kind": "Job", **job}
     body["metadata"]["name"] = numbered(run, "9")
     status, answer = neighbour.try_request("POST", jobs.path("Job"), body)
     assert status == 422, answer
