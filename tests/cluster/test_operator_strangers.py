@@ -290,6 +290,9 @@ def bare_pod(run: JsonObject, pod: JsonObject, **metadata: Any) -> JsonObject:
     for field in ("nodeName", "priority", "preemptionPolicy"):
         spec.pop(field, None)
     labels = dict(pod["metadata"]["labels"])
+    for label in ("controller-uid", "batch.kubernetes.io/controller-uid"):
+        # Else the Job controller takes it for one too many, and deletes it.
+        labels.pop(label, None)
     return {
         "metadata": {"labels": labels, "annotations": {}, "ownerReferences": []} | metadata,
         "spec": spec,
