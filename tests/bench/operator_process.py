@@ -41,7 +41,13 @@ class OperatorProcess:
         command += [f"--namespace={namespace}" for namespace in namespaces]
         command += ["--health-port", str(self._port)]
         self._command = command
-        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), **(environment or {})}
+        self._environment = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            # Tracking servers and the simulator are on this machine.
+            "KUBETUNE_EGRESS_ALLOW": "127.0.0.0/8",
+            **(environment or {}),
+        }
         # The image brings compiled modules; here the first start leaves them for the others.
         self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self._process: subprocess.Popen[bytes] | None = None
