@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "kubetune"
 SHARED = (
     "cluster-role.yaml",
+    "disruption-budget.yaml",
     "keys-role.yaml",
+    "lease-role.yaml",
     "network-policy.yaml",
     "people-roles.yaml",
     "runs-network-policy.yaml",

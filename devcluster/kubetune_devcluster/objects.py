@@ -45,3 +45,4 @@ def install(kubectl: Callable[..., str], manifests: str) -> None:
     kubectl(*APPLY, "-f", "-", input=manifests)
     # In the namespace that is among them.
     kubectl(*APPLY, "-f", str(packaged("keys-role.yaml", "manifests/install/keys-role.yaml")))
+    kubectl(*APPLY, "-f", str(packaged("lease-role.yaml", "manifests/install/lease-role.yaml")))

@@ -1,4 +1,4 @@
-"""/healthz and /metrics."""
+"""/healthz, /readyz and /metrics."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Health:
         """Answer until the runner is cleaned up."""
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._metrics)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
@@ -51,6 +52,11 @@ class Health:
             for (kind, namespace), seconds in sorted(silent.items(), key=str)
         ]
         return web.Response(status=503, text="".join(lines))
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        if self._watches.complete.is_set():
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="not everything is listed yet\n")
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -18,6 +18,7 @@ WAITING_OUTSIDE = Gauge(
     "kubetune_reconciles_waiting_outside",
     "Reconciles that wait for a tracking server or workspace, and hold no worker.",
 )
+LEADS = Gauge("kubetune_leads", "1 while this operator holds the lease, and acts.")
 LAST_EVENT = Gauge("kubetune_last_event_timestamp_seconds", "When the last watch event came.")
 WATCH_SHOWN = Gauge(
     "kubetune_watch_shown_timestamp_seconds",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,10 +14,12 @@ import kopf
 from kubetune.act.left_behind import taken_over
 from kubetune.clients.connections import connect
 from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.clients.lease import Identity, Lease, NoLease
 from kubetune.clients.stored_keys import stored_keys
 from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
 from kubetune.health import Health
-from kubetune.metrics import OBJECTS, QUEUE_LENGTH, QUEUE_OLDEST, WAITING_OUTSIDE
+from kubetune.keys import Keyring
+from kubetune.metrics import LEADS, OBJECTS, QUEUE_LENGTH, QUEUE_OLDEST, WAITING_OUTSIDE
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key, WorkQueue
@@ -39,15 +41,18 @@ async def operate(
 ) -> None:
     """Run the operator until SIGTERM or SIGINT, which kopf handles.
 
+    Only while it holds the lease it changes anything; until then it watches, to be ready.
     Raises kopf.LoginError without credentials, ApiError when the cluster can't be read, KeysError
-    without a usable key.
+    without a usable key, LeaseError when the lease can't be used, LeaseTakenError when another
+    operator has taken it.
     """
-    connections = connect(settings)
+    lease = _lease(settings)
+    connections = connect(settings, lease.held)
     client = connections.cluster
     install_id = settings.install_id or await _install_id(client)
-    keys = await stored_keys(client, settings.operator_namespace)
+    keys = await _keys(settings)
     cache, queue = ObjectCache(), WorkQueue()
-    pool = TrackerPool(settings.tracking_timeout_seconds, connections.egress)
+    pool = TrackerPool(settings.tracking_timeout_seconds, connections.egress, lease.held)
 
     def notify(owner: Owner) -> None:
         queue.add(Key(owner.kind, owner.namespace, owner.name))
@@ -68,15 +73,18 @@ async def operate(
     QUEUE_LENGTH.set_function(lambda: len(queue))
     QUEUE_OLDEST.set_function(lambda: queue.oldest_seconds)
     WAITING_OUTSIDE.set_function(lambda: queue.outside)
+    LEADS.set_function(lease.held)
     for kind in WATCHED:
         OBJECTS.labels(kind).set_function(partial(cache.count, kind))
-    stop, ready = asyncio.Event(), asyncio.Event()
+    stop, ready, leading = asyncio.Event(), asyncio.Event(), asyncio.Event()
     silence = settings.watch_silence_seconds
     health = Health(feed.watches, client, 3 * silence, ready)
     server = await health.serve(health_address, health_port) if health_port else None
 
     async def work() -> None:
         await feed.watches.complete.wait()
+        await lease.acquire()
+        leading.set()
         reconciler.needs.restore()
         logger.info("everything is listed; %d objects to look at", len(queue))
         # Modules and listed objects stay: the collector need not walk them again and again.
@@ -84,7 +92,15 @@ async def operate(
         gc.set_threshold(*COLLECT_LATER)
         await queue.run(reconciler, settings.workers)
 
-    workers = [asyncio.create_task(work()), asyncio.create_task(reconciler.poller.run())]
+    async def after_lease(work: Callable[[], Awaitable[None]]) -> None:
+        await leading.wait()
+        await work()
+
+    workers = [
+        asyncio.create_task(work()),
+        asyncio.create_task(after_lease(reconciler.poller.run)),
+        asyncio.create_task(after_lease(lease.keep)),
+    ]
     for worker in workers:
         worker.add_done_callback(lambda _: stop.set())
     registry = build_registry(feed)
@@ -109,6 +125,7 @@ async def operate(
         for worker in workers:
             worker.cancel()
         results = await asyncio.gather(*workers, return_exceptions=True)
+        await lease.close()
         if server:
             await server.cleanup()
         await targets.close()
@@ -117,6 +134,23 @@ async def operate(
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def _lease(settings: Settings) -> Lease | NoLease:
+    if not settings.lease_seconds:
+        return NoLease()
+    # Over connections of its own: it may write while it isn't held, and waits for nobody.
+    client = KubernetesClient.connect()
+    return Lease(client, settings.operator_namespace, settings.lease_seconds, Identity.own())
+
+
+async def _keys(settings: Settings) -> Keyring:
+    # Whoever is first makes them, before anybody leads.
+    client = KubernetesClient.connect()
+    try:
+        return await stored_keys(client, settings.operator_namespace)
+    finally:
+        await client.close()
 
 
 async def _install_id(client: KubernetesClient) -> str:

@@ -18,6 +18,10 @@ class Settings:
     operator_namespace: str = "kubetune-system"
     """Where Secrets of a ClusterComputeTarget are read from for its own probe."""
 
+    lease_seconds: float = 10.0
+    """Duration of the lease in the operator's namespace that one operator of several holds; another
+    takes over when it wasn't renewed for so long. 0: no lease, where only one ever runs."""
+
     workers: int = 16
     """Objects reconciled at the same time; a namespace alone gets half of them. More help only when
     the API server is far away."""

@@ -39,7 +39,7 @@ def test_the_objects_install_on_a_cluster(cluster: LocalCluster):
         deployment = json.loads(
             cluster.kubectl("get", "deployment", "kubetune", "-n", "kubetune-system", "-o", "json")
         )
-        assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+        assert deployment["spec"]["replicas"] == 2
     finally:
         cluster.kubectl("delete", "deployment", "kubetune", "-n", "kubetune-system")
         cluster.kubectl("delete", "cct", "default")

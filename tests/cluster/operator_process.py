@@ -66,6 +66,16 @@ class Operator:
         """End it as a crash would."""
         self._end(signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def paused(self) -> Generator[None]:
+        """It does nothing within the block, not even notice that it doesn't, and goes on then."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End it in order."""
         self._end(signal.SIGTERM)
@@ -120,6 +130,18 @@ class Operator:
                 return ok.status, ok.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
+
+    def leads(self) -> bool:
+        """Whether it says that it is the one that acts."""
+        return "\nkubetune_leads 1.0\n" in self.metrics()
+
+    def ready(self) -> bool:
+        """Whether it could act, by /readyz."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=5):
+                return True
+        except urllib.error.HTTPError:
+            return False
 
     def log_since(self, offset: int) -> str:
         """What it has logged after so many bytes."""

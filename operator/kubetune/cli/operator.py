@@ -49,6 +49,7 @@ def operator(
 
     from kubetune.clients.connections import egress
     from kubetune.clients.stored_keys import KeysError
+    from kubetune.clients.lease import LeaseError, LeaseTakenError
     from kubetune.operate import operate
     from kubetune.settings import Settings
 
@@ -73,5 +74,5 @@ def operator(
                 namespaces=namespaces,
             )
         )
-    except KeysError as error:
+    except (KeysError, LeaseError, LeaseTakenError) as error:
         raise click.ClickException(str(error)) from None

@@ -44,6 +44,7 @@ from kubetune.clients.cml_models import Answer, Body
 from kubetune.clients.cml_operations import DOWNLOAD_FILE, UPLOAD_FILE, Listing, Operation
 from kubetune.clients.cml_transport import pool_manager, within
 from kubetune.clients.egress import OPEN, Egress
+from kubetune.clients.permission import NOT_LEADING, always
 from kubetune.clients.pool import Pool
 from kubetune.names import digest
 from kubetune.queue.outside import CALLS_AT_ONCE, Place, SilentError
@@ -91,7 +92,9 @@ class CmlClient:
         concurrency: int = CALLS_AT_ONCE,
         timeouts: tuple[int, int] = (CONNECT_SECONDS, ANSWER_SECONDS),
         egress: Egress = OPEN,
+        may_write: Callable[[], bool] = always,
     ) -> None:
+        self._may_write = may_write
         self.url = url.strip().rstrip("/").removesuffix("/api/v2").rstrip("/")
         self.user = ""
         """Name of the key's owner, once an answer has told it: there is no way to ask."""
@@ -276,6 +279,8 @@ class CmlClient:
         failure: CmlError | None = None
         with within(self._seconds, loop) as deadline:
             try:
+                if writes and not self._may_write():
+                    raise UnavailableError(NOT_LEADING)
                 return run(self._open())
             except Exception as error:
                 call = Call(redacted(self.url), operation, writes, self._api_key)
@@ -342,11 +347,18 @@ class CmlClient:
 class CmlClients:
     """Clients by workspace, API key and authorities; the least used ones are closed.
 
-    ``timeout_seconds`` is for each wait for an answer.
+    ``timeout_seconds`` is for each wait for an answer. ``may_write`` is asked before each change.
     """
 
-    def __init__(self, timeout_seconds: int = ANSWER_SECONDS, *, egress: Egress) -> None:
+    def __init__(
+        self,
+        timeout_seconds: int = ANSWER_SECONDS,
+        *,
+        egress: Egress,
+        may_write: Callable[[], bool] = always,
+    ) -> None:
         self._egress = egress
+        self._may_write = may_write
         self._timeouts = (min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
         self._clients: Pool[CmlClient] = Pool(MAX_CLIENTS)
 
@@ -359,7 +371,14 @@ class CmlClients:
         """The client for a workspace; call it again for each use. Needs a running event loop."""
         return self._clients.get(
             self.key(url, api_key, ca_pem),
-            lambda: CmlClient(url, api_key, ca_pem, timeouts=self._timeouts, egress=self._egress),
+            lambda: CmlClient(
+                url,
+                api_key,
+                ca_pem,
+                timeouts=self._timeouts,
+                egress=self._egress,
+                may_write=self._may_write,
+            ),
         )
 
     async def close(self) -> None:

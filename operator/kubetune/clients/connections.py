@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kubetune.clients.cml import CmlClients
@@ -33,11 +34,11 @@ def egress(settings: Settings) -> Egress:
         raise ValueError(f"{SETTING} or KUBETUNE_EGRESS_OTHERS: {error}") from None
 
 
-def connect(settings: Settings) -> Connections:
-    """Those of this machine or pod.
+def connect(settings: Settings, may_write: Callable[[], bool]) -> Connections:
+    """Those of this machine or pod; ``may_write`` is asked before each change.
 
     Raises kopf.LoginError without credentials, ValueError when the settings can't be read.
     """
     rule = egress(settings)
-    clients = CmlClients(settings.cml_timeout_seconds, egress=rule)
-    return Connections(KubernetesClient.connect(), clients, rule)
+    clients = CmlClients(settings.cml_timeout_seconds, egress=rule, may_write=may_write)
+    return Connections(KubernetesClient.connect(may_write), clients, rule)

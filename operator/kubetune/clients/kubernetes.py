@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
@@ -21,6 +21,7 @@ from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.foreign import answered, error_fields, first_line, text_of
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.clients.deep_objects import cut, nests_deeply
+from kubetune.clients.permission import NotLeadingError, always
 
 logger = logging.getLogger(__name__)
 
@@ -106,18 +107,21 @@ def resource_path(
 class KubernetesClient:
     """Requests to one API server with the credentials that kopf's log-in finds."""
 
-    def __init__(self, connection: kopf.ConnectionInfo) -> None:
+    def __init__(
+        self, connection: kopf.ConnectionInfo, may_write: Callable[[], bool] = always
+    ) -> None:
         self._connection = connection
+        self._may_write = may_write
         self._session: aiohttp.ClientSession | None = None
         self._login = asyncio.Lock()
 
     @staticmethod
-    def connect() -> KubernetesClient:
+    def connect(may_write: Callable[[], bool] = always) -> KubernetesClient:
         """A client from the service account in a pod, else from $KUBECONFIG.
 
-        Raises kopf.LoginError when there is neither.
+        ``may_write`` is asked before each change. Raises kopf.LoginError when there is neither.
         """
-        return KubernetesClient(find_connection())
+        return KubernetesClient(find_connection(), may_write)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -148,6 +152,9 @@ class KubernetesClient:
             headers["Content-Type"] = content_type
             data = to_json(body)
         for fresh_login in (False, True):
+            # At the last moment: what came before may have taken long.
+            if method != "GET" and not self._may_write():
+                raise NotLeadingError
             async with session.request(method, url, data=data, headers=headers) as response:
                 if response.status == 401 and not fresh_login:
                     # Service account tokens are rotated on disk.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from kubetune.api.foreign import version_in
 from kubetune.api.run import evaluation_plan, plan
 from kubetune.clients.addresses import segment
 from kubetune.clients.egress import OPEN, Egress
+from kubetune.clients.permission import always
 from kubetune.tracking.base import (
     AliasMove,
     RegisteredVersion,
@@ -59,8 +60,9 @@ class MlflowTracker:
         ca_pem: str | None = None,
         timeout_seconds: float = 5.0,
         egress: Egress = OPEN,
+        may_write: Callable[[], bool] = always,
     ) -> None:
-        self._rest = RestClient(uri, credentials, ca_pem, timeout_seconds, egress)
+        self._rest = RestClient(uri, credentials, ca_pem, timeout_seconds, egress, may_write)
         self._experiment_ids: dict[str, str] = {}
 
     async def close(self) -> None:

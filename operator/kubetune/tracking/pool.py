@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.egress import Egress
+from kubetune.clients.permission import always
 from kubetune.clients.pool import Pool
 from kubetune.names import digest
 from kubetune.tracking.cml import CmlTracker
@@ -18,9 +20,12 @@ MAX_TRACKERS = 64
 class TrackerPool:
     """Trackers by address, credentials and authorities; the least used ones are closed."""
 
-    def __init__(self, timeout_seconds: float, egress: Egress) -> None:
+    def __init__(
+        self, timeout_seconds: float, egress: Egress, may_write: Callable[[], bool] = always
+    ) -> None:
         self._egress = egress
         self._timeout = timeout_seconds
+        self._may_write = may_write
         self._trackers: Pool[MlflowTracker] = Pool(MAX_TRACKERS)
 
     @staticmethod
@@ -35,7 +40,9 @@ class TrackerPool:
         """The tracker for a server; call it again for each use. Needs a running event loop."""
         return self._trackers.get(
             self.key(uri, credentials, ca_pem),
-            lambda: MlflowTracker(uri, credentials, ca_pem, self._timeout, self._egress),
+            lambda: MlflowTracker(
+                uri, credentials, ca_pem, self._timeout, self._egress, self._may_write
+            ),
         )
 
     async def close(self) -> None:

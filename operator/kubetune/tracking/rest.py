@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,6 +27,7 @@ from kubetune.clients.answers import ACCEPT_ENCODING, body
 from kubetune.clients.egress import OPEN, Egress, EgressError
 from kubetune.clients.resolver import Resolver
 from kubetune.queue.outside import CALLS_AT_ONCE, Place, SilentError
+from kubetune.clients.permission import NOT_LEADING, always
 from kubetune.tracking.base import TrackingError
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -115,8 +116,10 @@ class RestClient:
         ca_pem: str | None = None,
         timeout_seconds: float = 5.0,
         egress: Egress = OPEN,
+        may_write: Callable[[], bool] = always,
     ) -> None:
         self._egress = egress
+        self._may_write = may_write
         self._uri = uri.rstrip("/")
         self._credentials = credentials or Credentials()
         self._ca_pem = ca_pem
@@ -257,6 +260,9 @@ class RestClient:
         session = self._open()
         # Encoded: no part that was escaped may become a folder, and no dots another one.
         url = URL(self._uri + path, encoded=True)
+        # A search changes nothing, and may be repeated.
+        if method != "GET" and not (retry or path.endswith("/search") or self._may_write()):
+            raise TrackingError(NOT_LEADING)
         try:
             async with session.request(method, url, **arguments) as response:
                 if response.status < 300:
