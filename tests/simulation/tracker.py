@@ -119,6 +119,9 @@ class ModelTracker:
                 return stored.run
         return None
 
+    async def claim(self, name: str, namespace: str, *, make: bool) -> None:
+        """All names belong to the one namespace."""
+
     async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
         await self._ask()
         for version in reversed(self._server.versions.get(name, ())):

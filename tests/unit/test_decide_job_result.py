@@ -64,7 +64,7 @@ def test_registers_the_run_s_model() -> None:
     (register,) = decision.actions
     assert isinstance(register, Register)
     wanted = register.registration
-    assert (wanted.name, wanted.alias) == ("team-tune", "best")
+    assert (wanted.name, wanted.alias) == ("team_tune", "best")
     assert (wanted.run_id, wanted.source) == ("run-1", "models:/m-1")
     assert wanted.tags["kubetune.lineage_digest"] == "sha256:l"
     assert wanted.tags["kubetune.codeVersion"] == "1"

@@ -35,6 +35,10 @@ async def ask(
     try:
         tracker = (await trackers.of(target, namespace)).tracker
         experiment = target.tracking.experiment_in(namespace)
+        # Before anything is measured, and before the alias moves.
+        promote = observed.evaluation.spec.promote if observed.evaluation.spec else None
+        if promote and not target.tracking.shares(promote.name):
+            await tracker.claim(promote.name, namespace, make=False)
         for question in questions:
             answers = await _ask(tracker, experiment, answers, question)
     except TrackingError as error:

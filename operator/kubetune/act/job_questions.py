@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kubetune.api.conditions import Reason
+from kubetune.api.kinds.compute_target.spec import Tracking
 from kubetune.decide.decision import (
     FindAlias,
     FindEvaluation,
@@ -41,10 +42,22 @@ async def ask(
             namespace = observed.job.owner.namespace
             found = await trackers.of(target, namespace)
             experiment = target.tracking.experiment_in(namespace)
+            await _claim(found.tracker, target.tracking, namespace, question)
             answers = await _ask(found.tracker, experiment, answers, question)
         except TrackingError as error:
             return replace(answers, tracking_error=str(error), tracking_reason=error.reason)
     return answers
+
+
+async def _claim(tracker: Tracker, tracking: Tracking, namespace: str, question: Question) -> None:
+    """Refuse what another namespace has the name of; before training, and before registering."""
+    match question:
+        case FindIdentical(name) if not tracking.shares(name):
+            await tracker.claim(name, namespace, make=False)
+        case Register(registration) if not tracking.shares(registration.name):
+            await tracker.claim(registration.name, namespace, make=True)
+        case _:
+            pass
 
 
 async def _ask(

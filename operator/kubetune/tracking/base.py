@@ -141,6 +141,14 @@ class Tracker(Protocol):
         """The run of a key, in any state."""
         ...
 
+    async def claim(self, name: str, namespace: str, *, make: bool) -> None:
+        """Have a registered model belong to a namespace, the first that registers a version.
+
+        One that isn't there is made if ``make``. Raises TrackingError, refused, when it belongs to
+        another namespace. Registries without tags of models give names to nobody.
+        """
+        ...
+
     async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
         """The newest READY version of a registered model with this lineage tag."""
         ...

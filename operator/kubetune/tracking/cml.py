@@ -103,6 +103,9 @@ class CmlTracker:
 
     # --- the registry
 
+    async def claim(self, name: str, namespace: str, *, make: bool) -> None:
+        """Nothing: registered models of CML carry no tags, and a project is one domain of trust."""
+
     async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
         """The newest READY version of a registered model with this lineage tag."""
         with self._errors():

@@ -8,6 +8,7 @@ is finished by the next one's.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.foreign import version_in
 from kubetune.api.run import evaluation_plan, plan
+from kubetune.api.schema.base import DNS_LABEL
 from kubetune.clients.addresses import segment
 from kubetune.clients.egress import OPEN, Egress
 from kubetune.clients.permission import always
@@ -194,6 +196,25 @@ class MlflowTracker:
         return replace(move, holder=found)
 
     @readable
+    async def claim(self, name: str, namespace: str, *, make: bool) -> None:
+        """Have a registered model belong to the namespace that it was made for.
+
+        Whoever makes one first has it: the server makes each name once, with its tags. One that
+        people have made by hand has no such tag, and is for everybody.
+        """
+        owner = await self._owner(name)
+        if owner is None and make:
+            await self._create_registered_model(name, namespace)
+            owner = await self._owner(name)
+        if owner and owner != namespace:
+            whose = f"namespace {owner}" if re.fullmatch(DNS_LABEL, owner) else "another namespace"
+            raise TrackingError(
+                f"registered model {name} belongs to {whose}: choose another name, or have the"
+                " target's admin share it in spec.tracking.registry.allowedNames",
+                refused=True,
+            )
+
+    @readable
     async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
         """The newest READY version with this lineage tag whose run and model still exist."""
         condition = f"name = {quoted(name)} and {tag_is(plan.TAG_LINEAGE, lineage_digest)}"
@@ -269,9 +290,23 @@ class MlflowTracker:
             if error.missing:
                 raise TrackingError(str(error), missing=True, refused=True) from error
 
-    async def _create_registered_model(self, name: str) -> None:
+    async def _owner(self, name: str) -> str | None:
+        """The namespace that a registered model belongs to, empty for none; None without one."""
         try:
-            await self._rest.call("POST", "registered-models/create", {"name": name})
+            answer = await self._rest.call("GET", "registered-models/get", query={"name": name})
+        except MlflowError as error:
+            if error.missing:
+                return None
+            raise
+        tags: list[JsonObject] = answer["registered_model"].get("tags") or []
+        return next((tag["value"] for tag in tags if tag["key"] == plan.TAG_NAMESPACE), "")
+
+    async def _create_registered_model(self, name: str, namespace: str = "") -> None:
+        body: JsonObject = {"name": name}
+        if namespace:
+            body["tags"] = [{"key": plan.TAG_NAMESPACE, "value": namespace}]
+        try:
+            await self._rest.call("POST", "registered-models/create", body)
         except MlflowError as error:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -100,7 +100,8 @@ def registry_name(observed: ObservedJob) -> str | None:
     if spec is None or spec.output is None or spec.output.registry is None:
         return None
     owner = observed.job.owner
-    return spec.output.registry.name or f"{owner.namespace}-{owner.name}"
+    # Neither may have this sign in it, so that no two jobs have the same name.
+    return spec.output.registry.name or f"{owner.namespace}_{owner.name}"
 
 
 def merged_name(observed: ObservedJob) -> str | None:

@@ -181,4 +181,6 @@ def _tracking(known: RecordedTracking, present: ComputeTargetSpec | None) -> Tra
         experiment=known.experiment,
         credentials_secret_ref=access.credentials_secret_ref,
         ca_bundle=access.ca_bundle,
+        # Whether a name is shared is the present admin's to say.
+        registry=now.registry if now is not None and same else None,
     )

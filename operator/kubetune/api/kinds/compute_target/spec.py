@@ -18,6 +18,7 @@ from kubetune.api.schema.kubernetes_values import (
     Toleration,
     VolumeMount,
 )
+from kubetune.api.schema.registry_names import RegistryName
 from kubetune.api.schema.rules import (
     Rule,
     TransitionRule,
@@ -141,6 +142,25 @@ class KubernetesTarget(TargetBlock):
         return [volume.mount_path for volume in self.volumes or ()]
 
 
+class RegistrySharing(Value):
+    """Registered models that belong to no namespace alone; at least one."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.prefix) || has(self.allowedNames)",
+            message="give prefix or allowedNames",
+            check=lambda given: given.prefix is not None or given.allowed_names is not None,
+        ),
+    )
+
+    prefix: RegistryName | None = Field(
+        default=None, description="Names that begin like this are shared."
+    )
+    allowed_names: list[RegistryName] | None = Field(
+        default=None, min_length=1, max_length=64, description="Names that are shared."
+    )
+
+
 class Tracking(Value):
     """The server that runs report to and results are registered in."""
 
@@ -175,6 +195,12 @@ class Tracking(Value):
         default=None, description="Certificates of the server's private authority."
     )
 
+    registry: RegistrySharing | None = Field(
+        default=None,
+        description="Registered models that all namespaces may register versions of and move"
+        " aliases of. Default: none; each belongs to the namespace that registers the first.",
+    )
+
     rules: ClassVar[tuple[Rule, ...]] = (
         no_credentials("uri", "use credentialsSecretRef"),
         Rule(
@@ -199,6 +225,14 @@ class Tracking(Value):
     def run_uri(self) -> str:
         """The address that runs are given."""
         return self.uri or CML_TRACKING_URI
+
+    def shares(self, name: str) -> bool:
+        """Whether a registered model is for all namespaces."""
+        sharing = self.registry
+        if sharing is None:
+            return False
+        begins = sharing.prefix is not None and name.startswith(sharing.prefix)
+        return begins or name in (sharing.allowed_names or ())
 
     def experiment_in(self, namespace: str) -> str:
         """Name of the experiment that the runs of a namespace report to."""

@@ -108,7 +108,7 @@ class RegistryOutput(Value):
     provider: RegistryProvider | None = Field(default=None, description=PROVIDER)
     name: RegistryName | None = Field(
         default=None,
-        description="Registered model that gets a new version. Default: <namespace>-<job name>.",
+        description="Registered model that gets a new version. Default: <namespace>_<job name>.",
     )
     alias: RegistryAlias | None = Field(
         default=None, description="Alias that moves to the new version, such as champion."
