@@ -48,8 +48,8 @@ def operator(
     import uvloop
 
     from kubetune.clients.connections import egress
-    from kubetune.clients.stored_keys import KeysError
     from kubetune.clients.lease import LeaseError, LeaseTakenError
+    from kubetune.clients.stored_keys import KeysError
     from kubetune.operate import operate
     from kubetune.settings import Settings
 

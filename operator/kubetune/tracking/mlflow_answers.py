@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar
 
 from kubetune.api import JsonObject
@@ -25,7 +26,9 @@ _MAX_VERSION = 2**31 - 1
 _MAX_TEXT = 4096
 
 
-def readable(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def readable(
+    call: Callable[P, CoroutineType[Any, Any, T]],
+) -> Callable[P, CoroutineType[Any, Any, T]]:
     """The call with a TrackingError for answers that aren't MLflow's."""
 
     @functools.wraps(call)

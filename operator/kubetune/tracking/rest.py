@@ -25,9 +25,9 @@ from kubetune.api.schema.addresses import is_http_address
 from kubetune.clients.addresses import origin
 from kubetune.clients.answers import ACCEPT_ENCODING, body
 from kubetune.clients.egress import OPEN, Egress, EgressError
+from kubetune.clients.permission import NOT_LEADING, always
 from kubetune.clients.resolver import Resolver
 from kubetune.queue.outside import CALLS_AT_ONCE, Place, SilentError
-from kubetune.clients.permission import NOT_LEADING, always
 from kubetune.tracking.base import TrackingError
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
