@@ -43,6 +43,7 @@ ALLOWED = {
     "operator/cli/run_logs.py": "answers of the API server to the person who runs the command",
     "operator/clients/cml_transport.py": "its answers are read by clients.answers",
     "operator/clients/kubernetes.py": "the operator's own API server; deep_objects cuts first",
+    "operator/clients/lease.py": "what the kernel says of processes",
     "operator/clients/stored_keys.py": "the operator's own Secret",
     "operator/clients/watching.py": "the operator's own API server; deep_objects cuts first",
     "operator/decide/decision.py": "a copy of what it writes",
