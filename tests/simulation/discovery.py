@@ -17,6 +17,7 @@ class Answer:
 
     def __init__(self, status: int, body: str) -> None:
         self.status = status
+        self.headers = {"Content-Type": "text/plain" if status == 404 else "application/json"}
         self._body = body
 
     async def __aenter__(self) -> Answer:
