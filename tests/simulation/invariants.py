@@ -231,7 +231,7 @@ def _check_result(world: World, job: JsonObject) -> None:
     if phase == "Succeeded" and registry is not None and not result.get("reused"):
         versions = [
             version
-            for version in world.tracker.versions.get(f"{TEAM}-{name}", ())
+            for version in world.tracker.versions.get(f"{TEAM}_{name}", ())
             if version.run_id in {run.tracked for run in good}
         ]
         if len(versions) != 1:
