@@ -110,18 +110,18 @@ def json_value(data: bytes | bytearray | str, limits: Limits = ANSWER) -> Any:
 
 
 def _nests_deeper(value: Any, depth: int) -> bool:
-    """Whether values are within more than so many others; level by level, as recursion ends."""
-    level: list[Any] = [value]
-    for _ in range(depth + 1):
+    """Whether lists and maps are within more than so many; level by level, as recursion ends."""
+    level = [value]
+    for _ in range(depth):
         inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
                 inner.extend(cast("dict[str, Any]", item).values())
             elif isinstance(item, list):
                 inner.extend(cast("list[Any]", item))
-        if not inner:
+        level = [item for item in inner if isinstance(item, dict | list)]
+        if not level:
             return False
-        level = inner
     return True
 
 
