@@ -108,6 +108,14 @@ class Operator:
         finally:
             self.start(environment=before)
 
+    def peak_memory(self) -> int:
+        """The most bytes that it has held since it was started."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        assert found, status
+        return int(found[1]) * 1024
+
     def metrics(self) -> str:
         """The text of /metrics."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
