@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 Answer = Callable[[socket.socket, threading.Event], None]
 
@@ -107,7 +107,7 @@ class HostileServer:
 
 
 @contextlib.contextmanager
-def hostile(name: str) -> Iterator[HostileServer]:
+def hostile(name: str) -> Generator[HostileServer]:
     """A server of ANSWERS."""
     server = HostileServer(ANSWERS[name])
     try:
