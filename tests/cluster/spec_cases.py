@@ -138,6 +138,11 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("ComputeTarget", {"tracking": TARGET["tracking"]}, "give exactly one of kubernetes"),
     (
         "ComputeTarget",
+        {**TARGET, "tracking": {**TARGET["tracking"], "registry": {}}},
+        "give prefix or allowedNames",
+    ),
+    (
+        "ComputeTarget",
         {**TARGET, "tracking": {"uri": "http://me:secret@host"}},
         "credentials don't belong in an address",
     ),
