@@ -21,7 +21,8 @@ from tests.cluster.support import eventually
 
 pytestmark = pytest.mark.cluster
 
-SILENCE = {"KUBETUNE_WATCH_SILENCE_SECONDS": "4"}
+# The one of the cluster runs beside that of a namespace.
+SILENCE = {"KUBETUNE_WATCH_SILENCE_SECONDS": "4", "KUBETUNE_LEASE_SECONDS": "0"}
 TARGET = {"kubernetes": {"image": "runner:1"}, "tracking": {"uri": "http://mlflow.invalid:5000"}}
 REFERENCES = {"modelRef": {"name": "absent"}, "datasetRef": {"name": "absent"}}
 CONTAINER = {
