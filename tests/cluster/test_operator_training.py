@@ -79,7 +79,7 @@ def test_from_apply_to_a_registered_adapter(space: Namespace):
     body = space.until("FineTuneJob", "router", watch, 240)
     status = body["status"]
     assert status["phase"] == "Succeeded", status
-    name = f"{space.namespace}-router"
+    name = f"{space.namespace}_router"
     assert status["result"]["registered"] == {"name": name, "version": 1, "alias": "champion"}
     assert float(status["result"]["metrics"]["evalLoss"]) > 0
     assert [attempt["result"] for attempt in status["attempts"]] == ["Succeeded"]

@@ -195,7 +195,7 @@ def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Namesp
     assert {field: (found[field], expected[field]) for field in differing} == {}
     client: Any = MlflowClient(cml.cluster.mlflow_url)
     for space, status in ((in_cluster, here), (cml, there)):
-        name = f"{space.namespace}-router"
+        name = f"{space.namespace}_router"
         version = client.get_model_version_by_alias(name, "champion")
         assert version.run_id == status["mlflow"]["runId"]
         assert version.tags[TAG_LINEAGE] == status["lineage"]["digest"]
@@ -225,7 +225,7 @@ def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Namesp
 def test_a_job_that_a_workspace_tracks_and_registers_itself(cml: CmlSpace) -> None:
     in_project(cml, {"type": "cml"})
     body = train(cml, IN_CML, {"provider": "cml"})
-    status, name = body["status"], f"{cml.namespace}-router"
+    status, name = body["status"], f"{cml.namespace}_router"
     assert status["result"]["registered"] == {"name": name, "version": 1}
     assert float(status["result"]["metrics"]["evalLoss"]) > 0
     assert status["progress"]["step"] == 20
