@@ -302,12 +302,13 @@ class Workspace:
         project_id = (await self.project()).id
         async with without_worker(), self._placing:
             self._remembered = self._placed_in == project_id and not anew
-            files = [(ours.script_path, ours.script)]
-            if not self._remembered:
-                files.insert(0, (ours.archive_path, ours.archive))
-            for path, content in files:
-                if not await self._has(path, content):
-                    await self.upload(path, content)
+            has_script = await self._has(ours.script_path, ours.script)
+            # Who has changed or removed one may have done so with both.
+            look = not (has_script and self._remembered)
+            if look and not await self._has(ours.archive_path, ours.archive):
+                await self.upload(ours.archive_path, ours.archive)
+            if not has_script:
+                await self.upload(ours.script_path, ours.script)
             self._placed_in = project_id
         return ours.script_path, ours
 
