@@ -19,9 +19,9 @@ def test_what_is_known_of_a_job_is_not_taken_for_that_of_the_next() -> None:
             world.server.create(manifests.job("tune", output={"registry": {}}))
             if versions == 2:
                 # The lineage is the same: without this the version would be adopted.
-                world.tracker.versions["team-tune"][0].tags.clear()
+                world.tracker.versions["team_tune"][0].tags.clear()
             world.run_for(120.0)
-            assert len(world.tracker.versions["team-tune"]) == versions
+            assert len(world.tracker.versions["team_tune"]) == versions
             assert _registered(world) == versions
             if versions == 1:
                 _delete(world)
