@@ -43,8 +43,8 @@ def registry(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> It
     write(folder, {"loader.py": LOADER})
     mlflow.set_tracking_uri(mlflow_server)
     client = mlflow.MlflowClient(mlflow_server)
-    mlflow.set_experiment("models")
-    with mlflow.start_run() as active:
+    # set_experiment would stay with the process, and other runs could not be gone on with.
+    with mlflow.start_run(experiment_id=client.create_experiment("models")) as active:
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(folder / "loader.py"),
