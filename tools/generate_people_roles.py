@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-from kubetune.api import GROUP
+from access_rules import INSTALL, bring_up_to_date, rule
 from kubetune.api.kinds.table import KINDS, Kind
 
-FILE = Path(__file__).parents[1] / "manifests" / "install" / "people-roles.yaml"
+FILE = INSTALL / "people-roles.yaml"
 HEAD = """\
 # What people may do with our kinds; rendered from operator/kubetune/api/kinds/table.py by
 # `make generate`. Whoever has view, edit or admin in a namespace has the rights below there.
 # Objects of cluster-wide kinds count only where a role is bound by a ClusterRoleBinding.
 """
-READ = "get, list, watch"
-WRITE = "create, update, patch, delete, deletecollection"
+READ = ("get", "list", "watch")
+WRITE = ("create", "update", "patch", "delete", "deletecollection")
 
 
 @dataclass(frozen=True)
@@ -51,42 +50,26 @@ def rendered() -> str:
 
 
 def _role(role: Role) -> str:
-    lines = [
-        f"# {role.why}",
-        "apiVersion: rbac.authorization.k8s.io/v1",
-        "kind: ClusterRole",
-        "metadata:",
-        f"  name: {role.name}",
-        "  labels:",
-        "    app.kubernetes.io/name: kubetune",
-        f'    rbac.authorization.k8s.io/aggregate-to-{role.adds_to}: "true"',
-        "rules:",
-        *_rule(KINDS, READ),
-    ]
-    if role.written:
-        lines += _rule(role.written, WRITE)
-    return "\n".join(lines) + "\n"
-
-
-def _rule(kinds: tuple[Kind, ...], verbs: str) -> list[str]:
-    return [
-        f"  - apiGroups: [{GROUP}]",
-        "    resources:",
-        *(f"      - {kind.plural}" for kind in kinds),
-        f"    verbs: [{verbs}]",
-    ]
+    head = f"""\
+# {role.why}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata:
+  name: {role.name}
+  labels:
+    app.kubernetes.io/name: kubetune
+    rbac.authorization.k8s.io/aggregate-to-{role.adds_to}: "true"
+rules:
+"""
+    rules = [(KINDS, READ), (role.written, WRITE)]
+    return head + "".join(
+        rule([kind.plural for kind in kinds], verbs) for kinds, verbs in rules if kinds
+    )
 
 
 def main() -> int:
     """Returns the exit status."""
-    wanted = rendered()
-    if FILE.exists() and FILE.read_text() == wanted:
-        return 0
-    if "--check" in sys.argv:
-        print(f"out of date: {FILE.name}; run `make generate`", file=sys.stderr)
-        return 1
-    FILE.write_text(wanted)
-    return 0
+    return bring_up_to_date(FILE, rendered())
 
 
 if __name__ == "__main__":
