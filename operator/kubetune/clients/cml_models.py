@@ -122,15 +122,6 @@ class CreateProjectRequest(Body):
     default_project_engine_type: str | None = None
 
 
-class FileInfo(Answer):
-    path: str = ""
-    file_size: str = ""
-
-
-class ListProjectFilesResponse(Answer):
-    files: list[FileInfo] = []
-
-
 # --- jobs
 
 

@@ -75,9 +75,6 @@ LIST_PROJECTS = Listing(
 )
 GET_PROJECT = Operation("get_project", PROJECT, models.Project, key="id")
 CREATE_PROJECT = Operation("create_project", (), models.Nothing, models.CreateProjectRequest)
-LIST_PROJECT_FILES = Operation(
-    "list_project_files", ("project_id", "path"), models.ListProjectFilesResponse
-)
 DELETE_PROJECT_FILE = Operation("delete_project_file", ("project_id", "path"), models.Nothing)
 
 LIST_JOBS = Listing("list_jobs", PROJECT, models.Job, key="id", items="jobs", of="ListJobsResponse")
