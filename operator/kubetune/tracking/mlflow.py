@@ -1,58 +1,43 @@
-"""The MLflow tracker: finds runs, registers versions, checks the server.
+"""The MLflow tracker: finds runs, and checks the server; mlflow_registry.py registers versions.
 
 Runs are found by the tags that the runner sets (kubetune.api.run.plan), so that submission needs no
-call. Everything here may be repeated: the register call of an operator that died in the middle
-is finished by the next one's.
+call.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 from kubetune.api.foreign import version_in
 from kubetune.api.run import evaluation_plan, plan
-from kubetune.api.schema.base import DNS_LABEL
 from kubetune.clients.addresses import segment
 from kubetune.clients.egress import OPEN, Egress
 from kubetune.clients.permission import always
 from kubetune.tracking.base import (
-    AliasMove,
-    RegisteredVersion,
-    Registration,
     StorageCheck,
     TrackedRun,
     TrackingError,
 )
 from kubetune.tracking.mlflow_answers import (
     experiment_id_of,
-    quoted,
     readable,
     runs_of,
     tag_is,
-    version_of,
 )
+from kubetune.tracking.mlflow_registry import MAX_FOUND, MAX_PAGES, MlflowRegistry
 from kubetune.tracking.rest import Credentials, MlflowError, RestClient
 from kubetune.tracking.values import best_evaluation
 
 PAGE_SIZES = (200, 20, 1)
 """Runs on a page: the next ones are tried where a page is larger than what is read."""
-VERSION_PAGE_SIZE = 200
-MAX_PAGES = 100
-MAX_FOUND = 10_000
-READY_WAIT_SECONDS = 5.0
-READY_POLL_SECONDS = 0.25
 PROXY_SCHEME = "mlflow-artifacts"
-LOGGED_MODEL = "models:/"
 
 
-class MlflowTracker:
+class MlflowTracker(MlflowRegistry):
     """One MLflow server with one set of credentials; see kubetune.tracking.base.Tracker."""
 
     def __init__(
@@ -64,7 +49,7 @@ class MlflowTracker:
         egress: Egress = OPEN,
         may_write: Callable[[], bool] = always,
     ) -> None:
-        self._rest = RestClient(uri, credentials, ca_pem, timeout_seconds, egress, may_write)
+        super().__init__(RestClient(uri, credentials, ca_pem, timeout_seconds, egress, may_write))
         self._experiment_ids: dict[str, str] = {}
 
     async def close(self) -> None:
@@ -160,222 +145,6 @@ class MlflowTracker:
         runs = await self._search_runs([experiment_id], condition)
         return best_evaluation(runs)
 
-    # --- the registry
-
-    @readable
-    async def alias_holder(self, name: str, alias: str) -> RegisteredVersion | None:
-        """The version that has the alias; None when none has it, or no model has the name."""
-        query = {"name": name, "alias": alias}
-        try:
-            answer = await self._rest.call("GET", "registered-models/alias", query=query)
-        except MlflowError as error:
-            # No alias yet: an error code of its own kind, by the age of the server.
-            if error.missing or error.code == "INVALID_PARAMETER_VALUE":
-                return None
-            raise
-        return version_of(answer["model_version"])
-
-    @readable
-    async def move_alias(self, move: AliasMove) -> AliasMove:
-        """Move the alias unless another version than the expected one has it; with ``holder``.
-
-        MLflow compares nothing when it sets an alias, so it is compared here, just before.
-        """
-        version = {"name": move.name, "version": str(move.version)}
-        tag = {**version, "key": move.tag}
-        # The record first: an operator that dies in between finds out what it has done.
-        await self._rest.call("POST", "model-versions/set-tag", {**tag, "value": move.note})
-        holder = await self.alias_holder(move.name, move.alias)
-        found = holder.version if holder else None
-        if found == move.expected:
-            body = {**version, "alias": move.alias}
-            await self._rest.call("POST", "registered-models/alias", body)
-            found = move.version
-        elif found != move.version:
-            await self._rest.call("DELETE", "model-versions/delete-tag", tag)
-        return replace(move, holder=found)
-
-    @readable
-    async def claim(self, name: str, namespace: str, *, make: bool) -> None:
-        """Have a registered model belong to the namespace that it was made for.
-
-        Whoever makes one first has it: the server makes each name once, with its tags. One that
-        people have made by hand has no such tag, and is for everybody.
-        """
-        owner = await self._owner(name)
-        if owner is None and make:
-            await self._create_registered_model(name, namespace)
-            owner = await self._owner(name)
-        if owner and owner != namespace:
-            whose = f"namespace {owner}" if re.fullmatch(DNS_LABEL, owner) else "another namespace"
-            raise TrackingError(
-                f"registered model {name} belongs to {whose}: choose another name, or have the"
-                " target's admin share it in spec.tracking.registry.allowedNames",
-                refused=True,
-            )
-
-    @readable
-    async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
-        """The newest READY version with this lineage tag whose run and model still exist."""
-        condition = f"name = {quoted(name)} and {tag_is(plan.TAG_LINEAGE, lineage_digest)}"
-        for version in reversed(await self._search_versions(condition)):
-            if version.status == "READY" and await self._source_exists(version):
-                # Searches leave the aliases out.
-                return await self._get_version(version)
-        return None
-
-    @readable
-    async def register(self, registration: Registration) -> RegisteredVersion:
-        """The version made from the run: found or created, tagged, and alias moved to it.
-
-        An alias that a newer version holds stays there: a register call that is repeated late
-        must not undo that of a later job.
-        """
-        version = await self._version_of_run(registration)
-        if version is None:
-            version = await self._create_version(registration)
-        version = await self._when_ready(version)
-        for key, value in registration.tags.items():
-            if version.tags.get(key) != value:
-                body = {"name": version.name, "version": str(version.version)}
-                await self._rest.call(
-                    "POST", "model-versions/set-tag", {**body, "key": key, "value": value}
-                )
-        if registration.alias:
-            await self._move_alias(version, registration.alias)
-        return await self._get_version(version)
-
-    async def _create_version(self, registration: Registration) -> RegisteredVersion:
-        body: JsonObject = {
-            "name": registration.name,
-            "source": await self._stored_source(registration),
-            "run_id": registration.run_id,
-            # With the version, so that it is never seen without them.
-            "tags": [{"key": key, "value": value} for key, value in registration.tags.items()],
-        }
-        if registration.source.startswith(LOGGED_MODEL):
-            body["model_id"] = registration.source.removeprefix(LOGGED_MODEL)
-        try:
-            answer = await self._make(body)
-        except MlflowError:
-            await self._check_source(registration)
-            raise
-        created = version_of(answer["model_version"])
-        first = await self._version_of_run(registration)
-        if first is None or first.version >= created.version:
-            return created
-        # Somebody else registered the run at the same moment. All see the same versions by now,
-        # so the oldest stays and everybody removes their own younger one.
-        body = {"name": created.name, "version": str(created.version)}
-        await self._rest.call("DELETE", "model-versions/delete", body)
-        return first
-
-    async def _make(self, body: JsonObject) -> JsonObject:
-        try:
-            return await self._rest.call("POST", "model-versions/create", body)
-        except MlflowError as error:
-            if not error.missing:
-                raise
-        await self._create_registered_model(body["name"])
-        return await self._rest.call("POST", "model-versions/create", body)
-
-    async def _check_source(self, registration: Registration) -> None:
-        """Raise TrackingError when the logged model is gone, for which MLflow answers 500."""
-        model_id = registration.source.removeprefix(LOGGED_MODEL)
-        if model_id == registration.source:
-            return
-        try:
-            await self._rest.call("GET", f"logged-models/{segment(model_id)}")
-        except MlflowError as error:
-            if error.missing:
-                raise TrackingError(str(error), missing=True, refused=True) from error
-
-    async def _owner(self, name: str) -> str | None:
-        """The namespace that a registered model belongs to, empty for none; None without one."""
-        try:
-            answer = await self._rest.call("GET", "registered-models/get", query={"name": name})
-        except MlflowError as error:
-            if error.missing:
-                return None
-            raise
-        tags: list[JsonObject] = answer["registered_model"].get("tags") or []
-        return next((tag["value"] for tag in tags if tag["key"] == plan.TAG_NAMESPACE), "")
-
-    async def _create_registered_model(self, name: str, namespace: str = "") -> None:
-        body: JsonObject = {"name": name}
-        if namespace:
-            body["tags"] = [{"key": plan.TAG_NAMESPACE, "value": namespace}]
-        try:
-            await self._rest.call("POST", "registered-models/create", body)
-        except MlflowError as error:
-            if error.code != "RESOURCE_ALREADY_EXISTS":
-                raise
-
-    async def _version_of_run(self, registration: Registration) -> RegisteredVersion | None:
-        """The oldest version that was made from the source."""
-        condition = f"name = {quoted(registration.name)} and run_id = {quoted(registration.run_id)}"
-        versions = await self._search_versions(condition)
-        if not versions:
-            return None
-        source = await self._stored_source(registration)
-        return next((version for version in versions if version.source == source), None)
-
-    async def _stored_source(self, registration: Registration) -> str:
-        """The source as the registry keeps it: artifacts of a run by their address."""
-        path = registration.source.removeprefix(f"runs:/{registration.run_id}/")
-        if path == registration.source:
-            return path
-        run = await self._run_info(registration.run_id)
-        return f"{run['artifact_uri'].rstrip('/')}/{path}"
-
-    async def _run_info(self, run_id: str) -> JsonObject:
-        answer = await self._rest.call("GET", "runs/get", query={"run_id": run_id})
-        return answer["run"]["info"]
-
-    async def _when_ready(self, version: RegisteredVersion) -> RegisteredVersion:
-        deadline = asyncio.get_running_loop().time() + READY_WAIT_SECONDS
-        while version.status != "READY":
-            if version.status == "FAILED_REGISTRATION":
-                raise TrackingError(
-                    f"version {version.version} of {version.name} is FAILED_REGISTRATION; delete"
-                    " it in MLflow to have it registered again"
-                )
-            if asyncio.get_running_loop().time() > deadline:
-                raise TrackingError(
-                    f"version {version.version} of {version.name} is still {version.status}"
-                )
-            await asyncio.sleep(READY_POLL_SECONDS)
-            version = await self._get_version(version)
-        return version
-
-    async def _move_alias(self, version: RegisteredVersion, alias: str) -> None:
-        holder = await self.alias_holder(version.name, alias)
-        if holder and holder.version >= version.version:
-            return
-        body = {"name": version.name, "alias": alias, "version": str(version.version)}
-        await self._rest.call("POST", "registered-models/alias", body)
-
-    async def _get_version(self, version: RegisteredVersion) -> RegisteredVersion:
-        query = {"name": version.name, "version": str(version.version)}
-        answer = await self._rest.call("GET", "model-versions/get", query=query)
-        return version_of(answer["model_version"])
-
-    async def _source_exists(self, version: RegisteredVersion) -> bool:
-        try:
-            if version.run_id:
-                run = await self._run_info(version.run_id)
-                if run.get("lifecycle_stage") == "deleted":
-                    return False
-            # Artifacts of a run are there as long as the run.
-            model_id = version.source.removeprefix(LOGGED_MODEL)
-            if model_id != version.source:
-                await self._rest.call("GET", f"logged-models/{segment(model_id)}")
-        except MlflowError as error:
-            if error.missing:
-                return False
-            raise
-        return True
-
     # --- searches
 
     async def _search_runs(self, experiment_ids: list[str], condition: str) -> list[TrackedRun]:
@@ -405,26 +174,6 @@ class MlflowTracker:
                 break
             body = {**body, "page_token": answer["next_page_token"]}
         raise self._endless("runs")
-
-    async def _search_versions(self, condition: str) -> list[RegisteredVersion]:
-        """Matching versions, oldest first, over all pages."""
-        versions: list[RegisteredVersion] = []
-        query = {"filter": condition, "max_results": str(VERSION_PAGE_SIZE)}
-        for _ in range(MAX_PAGES):
-            answer = await self._rest.call("GET", "model-versions/search", query=query)
-            versions.extend(version_of(item) for item in answer.get("model_versions", ()))
-            if not answer.get("next_page_token"):
-                return sorted(versions, key=lambda version: version.version)
-            if len(versions) > MAX_FOUND:
-                break
-            query["page_token"] = answer["next_page_token"]
-        raise self._endless("versions")
-
-    def _endless(self, what: str) -> TrackingError:
-        return TrackingError(
-            f"{self._rest.shown_uri} gives no end to the pages of {what}",
-            reason=Reason.ANSWER_REFUSED,
-        )
 
     async def _experiment_id(self, name: str) -> str | None:
         """The id of an experiment; None while it doesn't exist. Only ids are remembered."""
