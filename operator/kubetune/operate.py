@@ -105,11 +105,26 @@ async def operate(
         worker.add_done_callback(lambda _: stop.set())
     registry = build_registry(feed)
 
-    @kopf.on.cleanup(registry=registry)
-    async def stop_working(**_: Any) -> None:
-        # kopf takes tasks that are not its own for hung handlers and waits 5 s for them.
+    results: list[object] = []
+
+    async def end() -> None:
+        if results:
+            return
         for worker in workers:
             worker.cancel()
+        results.extend(await asyncio.gather(*workers, return_exceptions=True))
+        await lease.close()
+        if server:
+            await server.cleanup()
+        await targets.close()
+        await pool.close()
+        await connections.close()
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop_working(**_: Any) -> None:
+        # kopf takes tasks that are not its own for hung handlers and waits 5 s for them, in which
+        # another operator could have gone on.
+        await end()
 
     try:
         await kopf.operator(
@@ -122,15 +137,8 @@ async def operate(
             ready_flag=ready,
         )
     finally:
-        for worker in workers:
-            worker.cancel()
-        results = await asyncio.gather(*workers, return_exceptions=True)
-        await lease.close()
-        if server:
-            await server.cleanup()
-        await targets.close()
-        await pool.close()
-        await connections.close()
+        # kopf doesn't call its handler when it can't begin.
+        await end()
     for result in results:
         if isinstance(result, Exception):
             raise result

@@ -2,8 +2,9 @@
 
 The measures follow one another on the same objects: submission between two floors, lives,
 memory and silence of an operator with nothing but finished jobs, its restart, the polling of many
-runs in CML, and what one tenant feels of another. Estimates of memory are compared with trainings,
-and the runner's trainer with a bare loop and stock trl, without an operator.
+runs in CML, what one tenant feels of another, and how long nobody acts when an operator ends.
+Estimates of memory are compared with trainings, and the runner's trainer with a bare loop and stock
+trl, without an operator.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ import click
 from . import estimate_error, operator_bench, trainer_bench
 from .report import Figure, as_json, as_table
 
-MEASURES = ("submission", "lives", "idle", "restart", "cml", "tenants", "estimate", "training")
+MEASURES = (
+    "submission",
+    "lives",
+    "idle",
+    "restart",
+    "cml",
+    "tenants",
+    "failover",
+    "estimate",
+    "training",
+)
 
 
 @click.command()

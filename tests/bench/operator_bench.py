@@ -12,7 +12,7 @@ from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_is
 
-from . import cml_polling, lives, submission, tenants
+from . import cml_polling, failover, lives, submission, tenants
 from .control_plane import FLOORS, NAMESPACE, ControlPlane, control_plane, until
 from .operator_process import OperatorProcess
 from .report import Figure
@@ -47,7 +47,7 @@ class OperatorBench:
         """What the operator asked while jobs were submitted and lived."""
 
     async def run(self, measures: frozenset[str]) -> list[Figure]:
-        """Measure these of submission, lives, idle, restart, cml and tenants."""
+        """Measure these of submission, lives, idle, restart, cml, tenants and failover."""
         self._say("starting a control plane")
         async with control_plane(self._folder) as plane:
             with_floor = "submission" in measures
@@ -65,6 +65,8 @@ class OperatorBench:
                 await self._measure_cml(plane)
             if "tenants" in measures:
                 await self._measure_tenants(plane)
+            if "failover" in measures:
+                await self._measure_failover(plane)
         return self._figures
 
     async def _floor(self, plane: ControlPlane, namespace: str) -> submission.Submitted:
@@ -152,6 +154,11 @@ class OperatorBench:
     async def _measure_tenants(self, plane: ControlPlane) -> None:
         self._say(f"a tenant beside one with {self._flood} objects")
         for figure in await tenants.measure(plane, self._folder, self._flood):
+            self._note(figure)
+
+    async def _measure_failover(self, plane: ControlPlane) -> None:
+        self._say(f"{failover.ROUNDS} crashes and as many orders to end, of two operators")
+        for figure in await failover.measure(plane, self._folder):
             self._note(figure)
 
     def _operator(

@@ -16,13 +16,18 @@ import aiohttp
 import psutil
 
 LISTED = "everything is listed"
+WAITS = "this operator waits"
 START_SECONDS = 120
 QUIET_SECONDS = 0.5
 """The work queue must be empty for so long before the operator counts as done."""
 
 
 class OperatorProcess:
-    """``kubetune operator`` on some namespaces; use as an asynchronous context manager."""
+    """``kubetune operator`` on some namespaces; use as an asynchronous context manager.
+
+    With ``host`` it takes itself for one on another machine, which takes root; with ``waits`` it
+    counts as started when it waits for the lease of another.
+    """
 
     def __init__(
         self,
@@ -31,6 +36,8 @@ class OperatorProcess:
         *namespaces: str,
         profile: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        host: str = "",
+        waits: bool = False,
     ) -> None:
         self._log_path = log
         self._port = _free_port()
@@ -40,7 +47,11 @@ class OperatorProcess:
         command += ["-m", "kubetune.cli", "operator"]
         command += [f"--namespace={namespace}" for namespace in namespaces]
         command += ["--health-port", str(self._port)]
+        if host:
+            named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host]
+            command = named + command
         self._command = command
+        self._waits = waits
         self._environment = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig),
@@ -67,8 +78,15 @@ class OperatorProcess:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.end()
+
+    async def end(self, *, kill: bool = False) -> None:
+        """Order it to end, or kill it; nothing happens when it has ended."""
         process = self._running()
-        process.terminate()
+        if kill:
+            process.kill()
+        else:
+            process.terminate()
         try:
             await asyncio.to_thread(process.wait, 30)
         except subprocess.TimeoutExpired:
@@ -108,11 +126,13 @@ class OperatorProcess:
 
     async def _caught_up(self) -> None:
         async with asyncio.timeout(START_SECONDS):
-            while LISTED not in self._log_path.read_text(errors="replace"):
+            line = WAITS if self._waits else LISTED
+            while line not in self._log_path.read_text(errors="replace"):
                 if self._running().poll() is not None:
                     raise RuntimeError(f"the operator ended:\n{self._log_path.read_text()[-3000:]}")
                 await asyncio.sleep(0.05)
-        await self.idle()
+        if not self._waits:
+            await self.idle()
 
     async def _queue_length(self, session: aiohttp.ClientSession) -> float:
         async with session.get(f"http://127.0.0.1:{self._port}/metrics") as response:

@@ -43,7 +43,7 @@ async def measure(plane: ControlPlane, folder: Path, flood: int) -> list[Figure]
         async with _flooding(plane, operator):
             flooded = await _reaction_times(plane, "flooded")
         await operator.idle()
-        async with _silent_servers(plane):
+        async with silent_servers(plane):
             silent = await _reaction_times(plane, "silent")
     calm = percentile(quiet, 99)
     half = percentile(quiet, 50)
@@ -112,8 +112,11 @@ async def _flooding(plane: ControlPlane, operator: OperatorProcess) -> AsyncGene
 
 
 @asynccontextmanager
-async def _silent_servers(plane: ControlPlane) -> AsyncGenerator[None]:
-    """Targets of a third tenant whose tracking servers take requests and don't answer."""
+async def silent_servers(plane: ControlPlane) -> AsyncGenerator[None]:
+    """Targets of a third tenant whose tracking servers take requests and don't answer.
+
+    The operator runs, and has asked all of them when the block begins.
+    """
     asked: set[bytes] = set()
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -137,3 +140,4 @@ async def _silent_servers(plane: ControlPlane) -> AsyncGenerator[None]:
             await plane.user.create(path("computetargets", SILENT_NAMESPACE), target)
         await until(all_asked)
         yield
+        await plane.user.send("DELETE", path("computetargets", SILENT_NAMESPACE))

@@ -41,6 +41,9 @@ def operator(
     Settings come from the environment; the important ones:
       KUBETUNE_INSTALL_ID              part of run keys; default: uid of namespace kube-system
       KUBETUNE_TRACKING_POLL_SECONDS   seconds between two reads of running jobs (5)
+      KUBETUNE_EGRESS_ALLOW            networks of servers that targets may name although they are
+                                       on this machine: 127.0.0.0/8,::1 for the local cluster
+      KUBETUNE_LEASE_SECONDS           how long another operator waits for this one (10)
     """
     # Modules and listed objects stay, yet to the collector they are a sixth of the start's CPU.
     # It is not off: while the API server is away, failed attempts leave garbage.

@@ -33,6 +33,8 @@ NAME = "kubetune"
 KIND = "Lease"
 RENEWALS = 5
 """In the duration of a lease."""
+WAIT_SECONDS = 1.0
+"""At most, between two looks of whoever waits for it: one that was let go of is taken soon."""
 HELD_SHARE = 0.8
 """Of its duration a holder counts on: the rest is for clocks that differ in speed."""
 
@@ -132,7 +134,7 @@ class Lease:
         while True:
             if await self.attempt(renewing=False):
                 break
-            await asyncio.sleep(self._seconds / RENEWALS)
+            await asyncio.sleep(min(WAIT_SECONDS, self._seconds / RENEWALS))
         logger.info("%s holds lease %s/%s", self._identity, self._namespace, NAME)
 
     async def keep(self) -> None:
