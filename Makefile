@@ -56,7 +56,7 @@ test: $(ENVIRONMENT) ## Run the tests, with a real control plane, MLflow and tra
 	@$(PYTEST) $(SPREAD) -m 'not exhaustive' $(ARGS)
 
 test-fast: $(ENVIRONMENT) ## Run the tests that need no cluster (under a minute)
-	@$(PYTEST) tests/unit $(ARGS)
+	@$(PYTEST) tests/unit -m 'not exhaustive' $(ARGS)
 
 test-all: $(ENVIRONMENT) ## Run the tests and their long forms
 	@$(PYTEST) $(SPREAD) $(ARGS)
