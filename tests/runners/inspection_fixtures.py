@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,13 +106,15 @@ def adapter_files(hidden: int = 16, layers: int = 2, rank: int = 4) -> dict[str,
     }
 
 
-def tokenizer_json() -> str:
-    """A tokenizer that cuts at whitespace."""
+def tokenizer_json(text: str = "") -> str:
+    """A tokenizer that cuts at whitespace, and tells the words of a text apart."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
 
-    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words = dict.fromkeys(["[UNK]", *re.findall(r"\w+|[^\w\s]+", text)])
+    numbers = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     return tokenizer.to_str()
 

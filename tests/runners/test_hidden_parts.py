@@ -289,7 +289,7 @@ def inspected(
     folder: Path, template: str, rows: list[Any], jinja: bool, format: str = "messages"
 ) -> DatasetInspection:
     files = model_files()
-    files["tokenizer.json"] = tokenizer_json().encode()
+    files["tokenizer.json"] = tokenizer_json(f"{template} {json.dumps(rows)}").encode()
     config = {"eos_token": "</s>"} | ({} if jinja else {"chat_template": template})
     files["tokenizer_config.json"] = json.dumps(config).encode()
     if jinja:

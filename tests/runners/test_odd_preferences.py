@@ -12,6 +12,7 @@ from odd_chats import BROKEN, TEMPLATES, WORDS, chats, lost, told
 from odd_data import (
     BOS,
     DRAWN,
+    EOS,
     MANY,
     TEXTS,
     UNHURRIED_SECONDS,
@@ -55,6 +56,9 @@ def texts(draw: st.DrawFn) -> tuple[str, Row, Any]:
         whole = None not in (text_of(prompt), said, meant)
         return "unpairedPreference", row, (text_of(prompt), [said], meant) if whole else None
     other = draw(TEXTS | VALUES)
+    if said is not None and not draw(st.integers(0, 5)):
+        # Which training puts there anyway.
+        other = said + EOS
     row = {"prompt": prompt, "chosen": answer, "rejected": other}
     if not draw(st.integers(0, 3)):
         del row["prompt"]
@@ -62,7 +66,7 @@ def texts(draw: st.DrawFn) -> tuple[str, Row, Any]:
     if isinstance(prompt, (list, dict)) and prompt != []:
         return "preference", row, None
     answers = [said, text_of(other)]
-    if None in answers or answers[0] == answers[1]:
+    if said is None or answers[1] is None or ended(said) == ended(answers[1]):
         return "preference", row, None
     return "preference", row, (text_of(prompt) or "", answers, None)
 
@@ -139,7 +143,7 @@ def check(laboratory: Laboratory, drawn: tuple[Any, ...]) -> None:
     assert not refused
     found.check_agreed()
     left_out = {p["row"] for p in found.problems if "leave the row out" in p["message"]}
-    left_out |= told(found, "shows alike")
+    left_out |= told(found, "sees alike")
     used = [
         (number, said) for number, said in zip(numbers, rows, strict=True) if number not in left_out
     ]
@@ -164,6 +168,47 @@ def check(laboratory: Laboratory, drawn: tuple[Any, ...]) -> None:
             assert number not in hidden
 
 
+ALIKE: dict[str, tuple[str, Row, bool]] = {
+    # Format, a row, and whether it trains.
+    "an end": ("preference", {"prompt": "q", "chosen": "a", "rejected": "a<eos>"}, False),
+    "an end first": ("preference", {"prompt": "q", "chosen": "a<eos>", "rejected": "a"}, False),
+    "without a prompt": ("preference", {"chosen": "q a", "rejected": "q a<eos>"}, False),
+    "two ends": ("preference", {"prompt": "q", "chosen": "a", "rejected": "a<eos><eos>"}, True),
+    "an end within": ("preference", {"prompt": "q", "chosen": "a", "rejected": "a<eos> "}, True),
+    "an end alone": ("preference", {"prompt": "q", "chosen": "a", "rejected": "<eos>"}, True),
+    "ends": ("preference", {"prompt": "q", "chosen": "<eos>", "rejected": "<eos><eos>"}, True),
+    "an answer of an end": ("promptCompletion", {"prompt": "q", "completion": "<eos>"}, True),
+    "a rated end": ("unpairedPreference", {"prompt": "q", "completion": "<eos>", "label": 1}, True),
+    "a text of an end": ("text", {"text": "<eos>"}, True),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_an_end_that_training_puts_there_is_no_difference(
+    laboratory: Laboratory, case: str
+) -> None:
+    format, row, trains = ALIKE[case]
+    objective = {"preference": "dpo", "unpairedPreference": "kto"}.get(format, "sft")
+    good = {name: "more" if name == "rejected" else value for name, value in row.items()}
+    rows = [good, row, good] if format == "preference" else [row]
+    content = "".join(json.dumps(each) + "\n" for each in rows).encode()
+    training = {"objective": objective} | ({objective: OWN[objective]} if objective in OWN else {})
+    found = laboratory.find(content, dataset={"format": format}, training=training)
+    found.check_agreed()
+    assert len(found.rows) == len(rows) - (not trains)
+    assert told(found, "sees alike") == (set() if trains else {2})
+
+
+def test_rows_that_train_alike_repeat(laboratory: Laboratory) -> None:
+    """An end that a text has itself makes no other row of it, nor one that isn't held out."""
+    rows = [{"prompt": "q", "completion": text} for text in ("a", "b<eos>", "a<eos>", "b", "a ")]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    found = laboratory.find(content, dataset={"format": "promptCompletion"})
+    found.check_agreed()
+    assert found.checks["duplicateRows"] == 2
+    assert told(found, "repeat an earlier row") == {3, 4}
+
+
 def test_answers_that_differ_in_what_is_not_shown(laboratory: Laboratory) -> None:
     """Such a pair teaches nothing, which isn't the fault of maxLength."""
     asked = {"role": "user", "content": "near?"}
@@ -179,13 +224,13 @@ def test_answers_that_differ_in_what_is_not_shown(laboratory: Laboratory) -> Non
         )  # fmt: skip
         if len(rows) == 1:
             assert found.inspection.reason == "NoUsableRows"
-            assert "shows both answers of each pair alike" in str(found.inspection.message)
+            assert "sees both answers of each pair alike" in str(found.inspection.message)
             assert found.refusal is not None
             assert "1 don't fit its format" in found.refusal.message
             continue
         found.check_agreed()
         assert (found.checks["unusableRows"], len(found.rows)) == (1, 1)
-        assert told(found, "shows alike") == {2}
+        assert told(found, "sees alike") == {2}
 
 
 @DRAWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,24 @@ def test_chats_of_other_forms_are_read(make_plan: PlanFactory) -> None:
         plan = make_plan(rows=rows, held_out=[], dataset={"format": "messages"}, training=training)
         encoded.append(prepare(plan).train.rows[0].input_ids)
     assert encoded[0] == encoded[1] == encoded[2]
+
+
+def test_a_text_without_a_token_to_learn_is_empty(
+    make_plan: PlanFactory, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The first token of a text follows none: an end alone is nothing without a start token."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["post_processor"] = None
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    rows = [{"text": text} for text in ("a", "<eos>", "<eos><eos>")]
+    dataset = {"format": "text", "splits": {"evaluationFraction": 0.0}}
+    named = {"name": "m", "type": "base", "directory": str(model)}
+    plan = make_plan(rows=rows, held_out=[], dataset=dataset, model=named)
+    counts = prepare(plan).train.counts()
+    assert (counts["used"], counts["empty"], counts["cutAway"]) == (2, 1, 0)
+    outcome = run(inspection_plan("inspectDataset", dataset=plan.dataset.to_json(), model=named))
+    checks = DatasetInspection.model_validate(outcome.summary).checks
+    assert checks is not None
+    assert (checks.trainable_rows, checks.empty_rows) == (2, 1)

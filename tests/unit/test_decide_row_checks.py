@@ -93,7 +93,7 @@ CASES = [
         "the model learns nothing from them",
         {"hiddenPartRows": 5},
         ("False", "PartsHidden"),
-        says=["5 of 100 (5%) chats have parts that the chat template doesn't show"],
+        says=["5 of 100 (5%) rows have parts that their training text doesn't show"],
     ),
     Case(
         "hidden parts refused",

@@ -238,6 +238,12 @@ def _read_rows(
             visit(row)
 
 
+def digest_of(row: Row) -> bytes | None:
+    """A row's digest, as a reading keeps it; None of one that it refuses."""
+    canonical = _canonical(row)
+    return None if isinstance(canonical, str) else hashlib.sha256(canonical).digest()
+
+
 def _canonical(row: Row) -> bytes | str:
     """The row as bytes that don't depend on the file's format, or what is wrong with it.
 

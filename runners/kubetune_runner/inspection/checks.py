@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from array import array
 from collections.abc import Sequence
 from typing import Any
 
 from kubetune.api.kinds.inspection import Problem, RowChecks
-from kubetune.api.rows import DatasetFormat
+from kubetune.api.kinds.prompt_template.spec import as_text
+from kubetune.api.rows import FORMAT_ROLES, DatasetFormat
 from kubetune.api.run.plan import DatasetPlan
 
 from kubetune_runner.data.findings import Findings, quote
+from kubetune_runner.data.preferences import pair_of
 from kubetune_runner.data.readers import Row
-from kubetune_runner.data.reading import Reading
+from kubetune_runner.data.reading import Reading, digest_of
 from kubetune_runner.data.splits import HASH_BYTES
-from kubetune_runner.data.spoken import chats_of
+from kubetune_runner.data.spoken import spoken_of
 from kubetune_runner.data.turns import turn_of, turns_fault
 from kubetune_runner.data.verdicts import fault_of
+from kubetune_runner.inspection.tokens import KnownTokenizer
 from kubetune_runner.text.shown import Render, hidden_in
 
 NAMED_ROWS = 10
@@ -38,12 +42,21 @@ _NO_PROMPT = 0
 class RowCheck:
     """Sees each row once, in the order of the reading."""
 
-    def __init__(self, plan: DatasetPlan, render: Render | None = None) -> None:
+    def __init__(
+        self,
+        plan: DatasetPlan,
+        render: Render | None = None,
+        tokenizer: KnownTokenizer | None = None,
+    ) -> None:
         """``render`` makes text of chats by the chat template that is known."""
-        self._render = render
+        self._render, self._tokenizer = render, tokenizer
         self._hidden, self._refused = array("Q"), array("Q")
         self._alike = array("Q")
-        """Pairs whose answers differ only in what isn't shown."""
+        """Pairs whose answers differ only in what isn't shown, or in no token."""
+        self._nothing = array("Q")
+        """Rows of which no token is learned."""
+        self._same: dict[int, int] = {}
+        """Keys of rows that are trained as one without an end token is."""
         self._parts: dict[str, None] = {}
         self._refusal = ""
         self._format: DatasetFormat = plan.format
@@ -52,24 +65,52 @@ class RowCheck:
 
     def add(self, row: Row) -> None:
         """Note the row's prompt, and what its text wouldn't have."""
-        if self._render is not None and fault_of(row, self._format, self._mapping) is None:
-            self._look(row, self._render)
+        if fault_of(row, self._format, self._mapping) is None:
+            self._look(row)
         self._prompts.append(self._prompt(row))
 
-    def _look(self, row: Row, render: Render) -> None:
-        try:
-            chats = chats_of(row, self._format, self._mapping)
-            parts = hidden_in(chats, render)
-            texts = {render(chat.messages, chat.tools) for chat in chats}
-        except ValueError as error:
-            self._refused.append(len(self._prompts))
-            self._refusal = self._refusal or str(error)
-            return
-        if len(texts) < len(chats):
-            self._alike.append(len(self._prompts))
+    def _look(self, row: Row) -> None:
+        at = len(self._prompts)
+        spoken = spoken_of(row, self._format, self._mapping)
+        parts: Sequence[str] = spoken.unread
+        texts: list[str] = []
+        if self._render is not None and spoken.chats:
+            try:
+                parts = hidden_in(spoken, self._render)
+                texts = [self._render(chat.messages, chat.tools) for chat in spoken.chats]
+            except ValueError as error:
+                self._refused.append(at)
+                self._refusal = self._refusal or str(error)
+                return
         if parts:
-            self._hidden.append(len(self._prompts))
+            self._hidden.append(at)
             self._parts |= dict.fromkeys(parts)
+        if self._format == "preference" and self._is_alike(row, texts):
+            self._alike.append(at)
+        if self._tokenizer is not None:
+            self._look_at_tokens(at, row, self._tokenizer)
+
+    def _is_alike(self, row: Row, texts: list[str]) -> bool:
+        """Whether a pair's answers are trained as the same tokens; ``texts`` are its chats."""
+        if texts and len(set(texts)) < len(texts):
+            return True
+        if self._tokenizer is None:
+            return False
+        pair = pair_of(row, self._mapping)
+        parts = (pair.prompt, pair.chosen, pair.rejected)
+        ended = all(isinstance(part, str) for part in parts)
+        if ended:
+            texts = [f"{pair.prompt}{pair.chosen}", f"{pair.prompt}{pair.rejected}"]
+        return len(texts) > 1 and self._tokenizer.alike(texts, ended=ended)
+
+    def _look_at_tokens(self, at: int, row: Row, tokenizer: KnownTokenizer) -> None:
+        if self._format == "messages":
+            return
+        if self._format == "text" and tokenizer.is_nothing(as_text(row[self._mapping.text])):
+            self._nothing.append(at)
+        names = [self._mapping.of(role, row) for role in FORMAT_ROLES[self._format]]
+        if (open_row := tokenizer.without_end(row, names)) and (digest := digest_of(open_row)):
+            self._same[at] = int.from_bytes(digest[:8], sys.byteorder)
 
     def finish(self, reading: Reading, lengths: array[int], limit: int, unit: str) -> RowChecks:
         """Compare all rows; ``lengths`` are theirs in order, ``limit`` says which are long.
@@ -77,12 +118,15 @@ class RowCheck:
         What is found is noted among the reading's problems too.
         """
         train = reading.train
-        keys, prompts = _keys(train.hashes), self._prompts
+        prompts = self._prompts
+        keys = _keys(train.hashes)
         train_at = array("Q", (at for at, held in enumerate(reading.held_out) if not held))
         held_at = array("Q", (at for at, held in enumerate(reading.held_out) if held))
         if reading.evaluation:
             keys.extend(_keys(reading.evaluation.hashes))
             held_at = array("Q", range(train.count, len(keys)))
+        for at, key in self._same.items():
+            keys[at] = key
         notes = _Notes(reading)
 
         repeated = _repeats(keys, train_at) + _repeats(keys, held_at)
@@ -102,23 +146,25 @@ class RowCheck:
         notes.add(long, f"have more than {limit:,} {unit}; training cuts at maxLength")
         notes.add(
             self._hidden,
-            f"have parts that the chat template doesn't show ({', '.join(self._parts)})",
+            f"have parts that their training text doesn't show ({', '.join(self._parts)})",
         )
         notes.add(
             self._alike,
-            "have answers that the chat template shows alike, so they are left out",
+            "have answers that training sees alike, so they are left out",
         )
+        notes.add(self._nothing, "have no token that the model could learn, so they are left out")
         notes.add(
             self._refused, f"the chat template refuses ({self._refusal}), where a job would end"
         )
+        left_out = {*self._alike, *self._nothing} & set(train_at)
         return RowChecks.model_validate(
             {
                 "duplicateRows": len(repeated),
                 "leakedRows": len(leaked),
                 "leakedPrompts": len(prompts_leaked),
-                "emptyRows": reading.empty,
+                "emptyRows": reading.empty + len(self._nothing),
                 "unusableRows": reading.unusable + len(self._alike),
-                "trainableRows": reading.trainable - len(set(self._alike) & set(train_at)),
+                "trainableRows": reading.trainable - len(left_out),
                 "hiddenPartRows": len(self._hidden),
                 "longRows": len(long),
                 "longLimit": limit,

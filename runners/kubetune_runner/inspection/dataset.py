@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kubetune.api.kinds.inspection import MAX_COLUMNS, MAX_PROBLEMS, DatasetInspection, Problem
 from kubetune.api.run.plan import DatasetPlan, ModelPlan, TrackingPlan
@@ -12,10 +12,8 @@ from kubetune_runner.data.reading import Reading, RowsRefusedError, read
 from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.checks import CHARACTERS_PER_TOKEN, LONG_TOKENS, RowCheck
 from kubetune_runner.inspection.lengths import Lengths
+from kubetune_runner.inspection.tokens import KnownTokenizer
 from kubetune_runner.text.shown import Render
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 
 def inspect_dataset(
@@ -30,10 +28,10 @@ def inspect_dataset(
     Raises RunError as ``data.load`` does. A tokenizer that can't be read is a problem of the
     report, not a failure: the dataset is usable without.
     """
-    tokenizer, context, unreadable = _tokenizer(model, tracking)
+    known, unreadable = _tokenizer(model, tracking)
     render = _renderer(plan, model, tracking)
-    lengths = Lengths(plan, tokenizer, model.name if model else None)
-    check = RowCheck(plan, render)
+    lengths = Lengths(plan, known.tokenizer if known else None, model.name if model else None)
+    check = RowCheck(plan, render, known)
 
     def visit(row: Row) -> None:
         lengths.add(row)
@@ -43,7 +41,7 @@ def inspect_dataset(
     _check_training(plan, reading, reading.trainable)
     if unreadable:
         reading.findings.note(Problem(message=unreadable))
-    limit = (context or LONG_TOKENS) if tokenizer else LONG_TOKENS * CHARACTERS_PER_TOKEN
+    limit = (known.context or LONG_TOKENS) if known else LONG_TOKENS * CHARACTERS_PER_TOKEN
     checks = check.finish(reading, lengths.each(), limit, lengths.unit)
     _check_training(plan, reading, checks.trainable_rows or 0)
     problems = [problem.to_json() for problem in reading.findings.all()]
@@ -72,11 +70,14 @@ def _check_training(plan: DatasetPlan, reading: Reading, trainable: int) -> None
     """
     if trainable or plan.format == "promptCompletion":
         return
-    why = (
-        "the chat template shows both answers of each pair alike"
-        if reading.trainable
-        else "only some that are held out"
-    )
+    why = "only some that are held out"
+    if reading.trainable:
+        pairs = plan.format == "preference"
+        why = (
+            "since training sees both answers of each pair alike"
+            if pairs
+            else "since the tokenizer finds nothing to learn in them"
+        )
     refusal = RunError(
         "NoUsableRows",
         f"none of the {reading.train_count:,} rows that train fits format {plan.format}, {why}; see"
@@ -103,16 +104,15 @@ def _renderer(
 
 def _tokenizer(
     model: ModelPlan | None, tracking: TrackingPlan | None
-) -> tuple[Tokenizer | None, int | None, str | None]:
-    """The model's tokenizer and context length, or why tokens can't be counted."""
+) -> tuple[KnownTokenizer | None, str | None]:
+    """The model's tokenizer, or why tokens can't be counted."""
     if model is None:
-        return None, None, None
+        return None, None
     from kubetune_runner.inspection.model import read_tokenizer
 
     try:
-        tokenizer, context = read_tokenizer(model, tracking)
+        return read_tokenizer(model, tracking), None
     except RunError as error:
         if error.retryable:
             raise
-        return None, None, f"tokens are not counted: {error.message}"[:512]
-    return tokenizer, context, None
+        return None, f"tokens are not counted: {error.message}"[:512]

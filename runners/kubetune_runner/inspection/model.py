@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from kubetune.api.kinds.inspection import MAX_MODULES, ModelInspection
 from kubetune.api.run.plan import (
@@ -29,6 +29,7 @@ from kubetune_runner.inspection.model_files import ModelFiles, open_model
 from kubetune_runner.inspection.model_shape import first_number as _first_number
 from kubetune_runner.inspection.model_shape import shape_facts
 from kubetune_runner.inspection.safetensors import Tensors
+from kubetune_runner.inspection.tokens import KnownTokenizer
 from kubetune_runner.inspection.weights import (
     main_dtype,
     parameters,
@@ -38,9 +39,6 @@ from kubetune_runner.inspection.weights import (
 from kubetune_runner.mlflow.rest import open_api
 from kubetune_runner.mlflow.tracking_api import MlflowError
 from kubetune_runner.text.shown import Render
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 CONTEXT_NAMES = (
     "max_position_embeddings",
@@ -128,8 +126,8 @@ def _check_vocabulary(files: ModelFiles, size: int | None, weights: Tensors | No
     )
 
 
-def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> tuple[Tokenizer, int | None]:
-    """The model's fast tokenizer and its context length, where the files tell.
+def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> KnownTokenizer:
+    """The model's fast tokenizer, its context length and its end token, where the files tell.
 
     An adapter may leave the tokenizer to its base, and always leaves it the context length.
 
@@ -151,7 +149,11 @@ def read_tokenizer(plan: ModelPlan, tracking: TrackingPlan | None) -> tuple[Toke
                     "ModelFilesInvalid", f"tokenizer.json of {files.place} can't be read"
                 ) from error
             config = json_of(files, "config.json", missing={})
-            return tokenizer, _first_number(_text_part(config), CONTEXT_NAMES)
+            context = _first_number(_text_part(config), CONTEXT_NAMES)
+            own = json_of(files, "tokenizer_config.json", missing={})
+            special = {**json_of(files, "special_tokens_map.json", missing={}), **_present(own)}
+            end = special_tokens(special, lambda _: False).end
+            return KnownTokenizer(tokenizer, context, end)
     raise RunError("TokenizerMissing", f"model {quote(plan.name)} has no tokenizer.json")
 
 

@@ -14,7 +14,7 @@ from kubetune.api.training import own_code as names
 
 from kubetune_runner.data import Row
 from kubetune_runner.data.preferences import pair_of, rated_of
-from kubetune_runner.data.spoken import Chat, chats_of
+from kubetune_runner.data.spoken import Spoken, spoken_of
 from kubetune_runner.data.verdicts import Fault, Place, fault_of
 from kubetune_runner.errors import RunError
 from kubetune_runner.hidden import count_hidden, tell
@@ -38,10 +38,10 @@ Placed = tuple[Row, Place]
 
 @dataclass(frozen=True)
 class _Made:
-    """A row as the code gets it, and its chats."""
+    """A row as the code gets it, and what it says."""
 
     row: Row
-    chats: list[Chat] = field(default_factory=list[Chat])
+    spoken: Spoken = field(default_factory=Spoken)
     place: Place | None = None
 
 
@@ -142,11 +142,12 @@ def _made(plan: RunPlan, placed: list[Placed], known: list[str]) -> list[_Made |
 def _example(example: Example) -> _Made:
     if example.messages is not None:
         tools = {"tools": example.tools} if example.tools else {}
-        chat = Chat(example.messages, example.tools, example.unread)
-        return _Made({"messages": example.messages, **tools}, [chat], example.place)
-    if example.text is not None:
-        return _Made({"text": example.text})
-    return _Made({"prompt": example.prompt, "completion": example.completion})
+        row: Row = {"messages": example.messages, **tools}
+    elif example.text is not None:
+        row = {"text": example.text}
+    else:
+        row = {"prompt": example.prompt, "completion": example.completion}
+    return _Made(row, example.spoken, example.place)
 
 
 def _preference(row: Row, place: Place, dataset: DatasetPlan) -> _Made | Fault:
@@ -155,7 +156,7 @@ def _preference(row: Row, place: Place, dataset: DatasetPlan) -> _Made | Fault:
         return fault
     made = pair_of(row, columns) if dataset.format == "preference" else rated_of(row, columns)
     columns_of_trl = {name: value for name, value in vars(made).items() if name != "unread"}
-    return _Made(columns_of_trl, chats_of(row, dataset.format, columns), place)
+    return _Made(columns_of_trl, spoken_of(row, dataset.format, columns), place)
 
 
 def _hidden(made: list[_Made], tokenizer: Any, *, refuse: bool) -> int:
@@ -165,7 +166,7 @@ def _hidden(made: list[_Made], tokenizer: Any, *, refuse: bool) -> int:
         if getattr(tokenizer, "chat_template", None):
             try:
                 found = count_hidden(
-                    [(one.place, one.chats)], tokenizer, refuse=refuse, quiet=count > 0
+                    [(one.place, one.spoken)], tokenizer, refuse=refuse, quiet=count > 0
                 )
             except RunError as error:
                 if error.reason != TEMPLATE_REFUSES:
@@ -174,9 +175,9 @@ def _hidden(made: list[_Made], tokenizer: Any, *, refuse: bool) -> int:
                 count += found
                 continue
         # The code has a template of its own.
-        if parts := [part for chat in one.chats for part in chat.unread]:
+        if one.spoken.unread:
             count += 1
-            tell(one.place, list(dict.fromkeys(parts)), first=count == 1, refuse=refuse)
+            tell(one.place, one.spoken.unread, first=count == 1, refuse=refuse)
     return count
 
 

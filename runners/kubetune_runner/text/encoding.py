@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 from kubetune.api.training.settings import LongRows
 
 from kubetune_runner.answering.shape import view
-from kubetune_runner.data.spoken import Chat
 from kubetune_runner.errors import RunError
 from kubetune_runner.hidden import count_hidden
 from kubetune_runner.text.answers import shape_of
@@ -63,7 +62,7 @@ class EncodedRows(Generic[EncodedT]):
     dropped: int = 0
     """Rows longer than maxLength that are left out by data.longRows."""
     hidden: int = 0
-    """Rows with parts that the chat template doesn't show."""
+    """Rows with parts that their text doesn't show."""
 
     def counts(self) -> dict[str, int]:
         """What became of the rows, as status.result.rows has it."""
@@ -88,7 +87,7 @@ def encode(
 ) -> EncodedRows[EncodedRow]:
     """Encode the examples of a split, none of them longer than ``max_length`` tokens.
 
-    With ``refuse_hidden`` chats of which the template doesn't show everything raise RunError.
+    With ``refuse_hidden`` rows of which the text doesn't show everything raise RunError.
 
     Raises RunError ChatTemplateMissing, ChatTemplateUnsupported, PartsHidden or RowsTooLong.
     """
@@ -97,11 +96,7 @@ def encode(
     filled = [example for example in examples if not (example.empty or example.unusable)]
     result.empty = sum(example.empty for example in examples)
     result.unusable = sum(example.unusable for example in examples)
-    spoken = (
-        (each.place, [Chat(each.messages, each.tools, each.unread)])
-        for each in filled
-        if each.messages is not None
-    )
+    spoken = ((each.place, each.spoken) for each in filled)
     result.hidden = count_hidden(spoken, tokenizer, refuse=refuse_hidden)
     for row in _encoded(filled, tokenizer):
         if len(row.input_ids) > max_length and long_rows != "truncate":
@@ -111,7 +106,9 @@ def encode(
         kept = replace(row, input_ids=row.input_ids[:max_length], labels=row.labels[:max_length])
         # The first token has no predecessor to be predicted from.
         if all(label == IGNORED for label in kept.labels[1:]):
-            result.cut_away += 1
+            whole = all(label == IGNORED for label in row.labels[1:])
+            result.empty += whole
+            result.cut_away += not whole
             continue
         result.cut += len(row.input_ids) > max_length
         result.rows.append(kept)

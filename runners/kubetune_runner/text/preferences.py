@@ -15,7 +15,7 @@ from kubetune.api.kinds.dataset.spec import ColumnMapping
 from kubetune.api.rows import DatasetFormat
 
 from kubetune_runner.data.preferences import Row, Text, pair_of, rated_of
-from kubetune_runner.data.spoken import chats_of
+from kubetune_runner.data.spoken import spoken_of
 from kubetune_runner.data.verdicts import Place, fault_of
 from kubetune_runner.hidden import count_hidden
 from kubetune_runner.text.chats import chat_text, naming, prompt_text
@@ -128,9 +128,9 @@ def _hidden(
     places: Sequence[Place | None],
     refuse: bool,
 ) -> int:
-    """How many rows have parts that the chat template doesn't show."""
+    """How many rows have parts that their text doesn't show."""
     spoken = (
-        (place, chats_of(row, format, columns))
+        (place, spoken_of(row, format, columns))
         for row, place in zip(rows, places, strict=True)
         if fault_of(row, format, columns) is None
     )

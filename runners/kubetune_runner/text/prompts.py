@@ -19,7 +19,7 @@ from kubetune.api.rows import FORMAT_ROLES
 from kubetune.api.run.plan import DatasetPlan, PromptPlan
 
 from kubetune_runner.data.findings import listing, quote
-from kubetune_runner.data.spoken import chats_of
+from kubetune_runner.data.spoken import Chat, Spoken, spoken_of
 from kubetune_runner.data.turns import REASONING, answers
 from kubetune_runner.data.verdicts import Fault, Place, fault_of
 from kubetune_runner.errors import RunError
@@ -48,6 +48,12 @@ class Example:
     """Why the row is left out; then nothing else is set."""
     place: Place | None = field(default=None, compare=False)
     """Where the row stands, for messages."""
+
+    @property
+    def spoken(self) -> Spoken:
+        """What it says that its text may leave out."""
+        chats = [] if self.messages is None else [Chat(self.messages, self.tools)]
+        return Spoken(chats, self.unread)
 
     @property
     def answer_bytes(self) -> int:
@@ -153,13 +159,16 @@ def _from_columns(row: Row, dataset: DatasetPlan) -> Example:
     columns: ColumnMapping = dataset.columns
     if fault := fault_of(row, dataset.format, columns):
         return Example(fault=fault)
+    said = spoken_of(row, dataset.format, columns)
     match dataset.format:
         case "text":
-            return Example(text=as_text(row[columns.text]))
+            return Example(text=as_text(row[columns.text]), unread=said.unread)
         case "messages":
-            (chat,) = chats_of(row, dataset.format, columns)
-            return Example(messages=chat.messages, tools=chat.tools, unread=chat.unread)
+            (chat,) = said.chats
+            return Example(messages=chat.messages, tools=chat.tools, unread=said.unread)
         case _:
             return Example(
-                prompt=as_text(row[columns.prompt]), completion=as_text(row[columns.completion])
+                prompt=as_text(row[columns.prompt]),
+                completion=as_text(row[columns.completion]),
+                unread=said.unread,
             )

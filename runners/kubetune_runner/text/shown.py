@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from kubetune_runner.data.spoken import Chat
+from kubetune_runner.data.spoken import Spoken
 from kubetune_runner.data.turns import REASONING, REASONING_NAMES, WEIGHT
 
 Message = dict[str, Any]
@@ -45,20 +45,19 @@ def _reads(template: str, name: str) -> bool:
     return re.search(rf"""[.'"]{name}\b""", template) is not None
 
 
-def hidden_in(chats: Sequence[Chat], render: Render) -> list[str]:
-    """What of a row's chats isn't in their texts, in words, each once.
+def hidden_in(spoken: Spoken, render: Render) -> list[str]:
+    """What of a row isn't in its texts, in words, each once.
 
     Raises as ``render`` does for the chats themselves.
     """
     found: dict[str, None] = {}
-    for chat in chats:
+    for chat in spoken.chats:
         probing = _Probing(chat.messages, chat.tools, render)
         for at, turn in enumerate(chat.messages):
             found |= dict.fromkeys(probing.hidden(at, turn))
         if chat.tools and render(chat.messages, None) == probing.whole:
             found["the list of tools"] = None
-        found |= dict.fromkeys(chat.unread)
-    return list(found)
+    return list(found | dict.fromkeys(spoken.unread))
 
 
 class _Probing:

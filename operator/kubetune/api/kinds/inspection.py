@@ -83,7 +83,8 @@ class RowChecks(Value):
     )
     hidden_part_rows: int = Field(
         default=0,
-        description="Rows with parts that the chat template of tokenizerRef doesn't show.",
+        description="Rows with parts that their training text doesn't show: that the chat template"
+        " of tokenizerRef leaves out, or that nobody reads.",
     )
     trainable_rows: int | None = Field(
         default=None, description="Training rows that train without a PromptTemplate."

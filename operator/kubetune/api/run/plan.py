@@ -179,7 +179,7 @@ class DatasetPlan(ReadFrom):
 
     name: str
     refuse_hidden: bool | None = None
-    """Whether chats end a run of which the chat template doesn't show everything."""
+    """Whether rows end a run whose training text doesn't show everything that they have."""
     format: DatasetFormat
     columns: ColumnMapping
     splits: Splits

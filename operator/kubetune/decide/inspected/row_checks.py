@@ -53,7 +53,7 @@ _FIELDS = {
 
 _WAYS_OUT = {
     Reason.ROWS_UNUSABLE: "correct them",
-    Reason.PARTS_HIDDEN: "take these parts out, or another model",
+    Reason.PARTS_HIDDEN: "put them into the text, take them out, or take another model",
 }
 
 
@@ -74,7 +74,7 @@ def _faults(
         text = f"{_of(count, everything)} rows don't fit the format and are left out"
         found.append((policies.unusable, Reason.ROWS_UNUSABLE, text))
     if count := counts.get("hiddenPartRows"):
-        text = f"{_of(count, everything)} chats have parts that the chat template doesn't show"
+        text = f"{_of(count, everything)} rows have parts that their training text doesn't show"
         found.append((policies.hidden_parts, Reason.PARTS_HIDDEN, text))
     if count := counts["duplicateRows"]:
         text = f"{_of(count, everything)} rows repeat an earlier one of their split"

@@ -159,9 +159,9 @@ class Checks(Value):
     )
     hidden_parts: CheckPolicy = Field(
         default="Warn",
-        description="Chats with parts that the chat template doesn't show, such as a system turn:"
-        " Ignore, Warn or Refuse. The template is that of tokenizerRef, in a job its own. Default"
-        " Warn.",
+        description="Rows with parts that their training text doesn't show, such as a system turn"
+        " that the chat template leaves out, or a column system that nobody reads: Ignore, Warn or"
+        " Refuse. The template is that of tokenizerRef, in a job its own. Default Warn.",
     )
     leakage: CheckPolicy = Field(
         default="Warn",

@@ -112,7 +112,7 @@ class RowCounts(Value):
         default=0, description="Rows longer than maxLength, left out by data.longRows."
     )
     hidden: int = Field(
-        default=0, description="Rows with parts that the chat template doesn't show."
+        default=0, description="Rows with parts that their training text doesn't show."
     )
     answered: int | None = Field(
         default=None,
