@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
@@ -10,23 +12,41 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from kubetune.clients.kubernetes import ApiError, KubernetesClient
 from kubetune.observe.watches import Watches
+from kubetune.queue import WorkQueue
 
 ANSWER_SECONDS = 0.5
 """A kubelet waits a second for /healthz."""
 
 
-class Health:
-    """Fails when a watch shows nothing for long although the API server is there.
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds after which something doesn't go on by itself."""
 
-    While the API server is away a new process could do no better.
+    silence: float
+    """Without a sign of a watch."""
+    wait: float
+    """Of an object for a worker."""
+
+
+class Health:
+    """Fails when a watch shows nothing for long, or an object waits too long to be looked at.
+
+    A loop that is blocked doesn't answer at all. While the API server is away a new process could
+    do no better, and what a tracking server or a workspace does tells nothing about the operator.
     """
 
     def __init__(
-        self, watches: Watches, client: KubernetesClient, silence: float, ready: asyncio.Event
+        self,
+        watches: Watches,
+        queue: WorkQueue,
+        client: KubernetesClient,
+        bounds: Bounds,
+        ready: asyncio.Event,
     ) -> None:
         self._watches = watches
+        self._queue = queue
         self._client = client
-        self._silence = silence
+        self._bounds = bounds
         self._ready = ready
 
     async def serve(self, address: str, port: int) -> web.AppRunner:
@@ -43,15 +63,23 @@ class Health:
     async def _healthz(self, _: web.Request) -> web.Response:
         if not self._ready.is_set():
             return web.Response(status=503, text="starting\n")
-        silent = self._watches.silent(self._silence)
-        if not silent or not await self._api_server_answers():
+        troubles = [*self._silent_watches(), *self._stuck_objects()]
+        if not troubles or not await self._api_server_answers():
             return web.Response(text="ok\n")
-        lines = [
-            f"the watch of {kind}{f' in {namespace}' if namespace else ''} has shown nothing for"
-            f" {seconds:.0f} s\n"
-            for (kind, namespace), seconds in sorted(silent.items(), key=str)
-        ]
-        return web.Response(status=503, text="".join(lines))
+        return web.Response(status=503, text="".join(f"{trouble}\n" for trouble in troubles))
+
+    def _silent_watches(self) -> Iterator[str]:
+        silent = self._watches.silent(self._bounds.silence)
+        for (kind, namespace), seconds in sorted(silent.items(), key=str):
+            where = f"{kind} in {namespace}" if namespace else kind
+            yield f"the watch of {where} has shown nothing for {seconds:.0f} s"
+
+    def _stuck_objects(self) -> Iterator[str]:
+        oldest = self._queue.oldest()
+        if oldest and oldest[1] > self._bounds.wait:
+            key, seconds = oldest
+            name = f"{key.namespace}/{key.name}" if key.namespace else key.name
+            yield f"{key.kind} {name} has waited for {seconds:.0f} s to be looked at"
 
     async def _readyz(self, _: web.Request) -> web.Response:
         if self._watches.complete.is_set():

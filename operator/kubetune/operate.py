@@ -17,7 +17,7 @@ from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.clients.lease import Identity, Lease, NoLease
 from kubetune.clients.stored_keys import stored_keys
 from kubetune.handlers import WATCHED, Feed, build_registry, build_settings
-from kubetune.health import Health
+from kubetune.health import Bounds, Health
 from kubetune.keys import Keyring
 from kubetune.metrics import LEADS, OBJECTS, QUEUE_LENGTH, QUEUE_OLDEST, WAITING_OUTSIDE
 from kubetune.observe.cache import ObjectCache
@@ -71,14 +71,15 @@ async def operate(
     )
     feed = Feed(cache, queue, namespaces)
     QUEUE_LENGTH.set_function(lambda: len(queue))
-    QUEUE_OLDEST.set_function(lambda: queue.oldest_seconds)
+    QUEUE_OLDEST.set_function(lambda: (queue.oldest() or (None, 0.0))[1])
     WAITING_OUTSIDE.set_function(lambda: queue.outside)
     LEADS.set_function(lease.held)
     for kind in WATCHED:
         OBJECTS.labels(kind).set_function(partial(cache.count, kind))
     stop, ready, leading = asyncio.Event(), asyncio.Event(), asyncio.Event()
     silence = settings.watch_silence_seconds
-    health = Health(feed.watches, client, 3 * silence, ready)
+    bounds = Bounds(silence=3 * silence, wait=settings.queue_wait_seconds)
+    health = Health(feed.watches, queue, client, bounds, ready)
     server = await health.serve(health_address, health_port) if health_port else None
 
     async def work() -> None:

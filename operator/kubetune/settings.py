@@ -56,6 +56,10 @@ class Settings:
     """Seconds without event or bookmark after which a watch is restarted; an API server sends a
     bookmark every minute. After three times as many without any answer /healthz fails."""
 
+    queue_wait_seconds: float = 600.0
+    """Seconds that an object may wait for a worker before /healthz fails: with ten thousand objects
+    that all have news it is a minute."""
+
     egress_allow: str = ""
     """What the operator may connect to on behalf of specs, with commas between: addresses, networks
     such as 10.0.0.0/8, host names, and *.example.com for all below one. Loopback, link-local and

@@ -54,6 +54,8 @@ class ApiProxy:
         """Plurals whose watches get no word, though their connections stay."""
         self.refused: dict[str, int] = {}
         """The status with which lists and watches of a plural are answered."""
+        self.held = ""
+        """Changes whose path holds this text wait for as long as it is set."""
         self.asked: list[str] = []
         """Plurals of lists and watches as they came, ``watch `` before those of watches."""
 
@@ -134,6 +136,9 @@ class ApiProxy:
         try:
             if watching and plural in self.silent:
                 await asyncio.Event().wait()
+            # Another thread, that of the test, sets it.
+            while self.held and request.method != "GET" and self.held in request.path:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
             return await self._forward(request)
         except (aiohttp.ClientError, ConnectionError):
             return _cut_off(request)

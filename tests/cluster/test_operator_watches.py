@@ -22,7 +22,11 @@ from tests.cluster.support import eventually
 pytestmark = pytest.mark.cluster
 
 # The one of the cluster runs beside that of a namespace.
-SILENCE = {"KUBETUNE_WATCH_SILENCE_SECONDS": "4", "KUBETUNE_LEASE_SECONDS": "0"}
+BOUNDS = {
+    "KUBETUNE_WATCH_SILENCE_SECONDS": "4",
+    "KUBETUNE_QUEUE_WAIT_SECONDS": "5",
+    "KUBETUNE_LEASE_SECONDS": "0",
+}
 TARGET = {"kubernetes": {"image": "runner:1"}, "tracking": {"uri": "http://mlflow.invalid:5000"}}
 REFERENCES = {"modelRef": {"name": "absent"}, "datasetRef": {"name": "absent"}}
 CONTAINER = {
@@ -72,7 +76,7 @@ class Distant:
 
     def start(self) -> None:
         """Begin anew."""
-        environment = SILENCE | {"KUBECONFIG": str(self.proxy.kubeconfig)}
+        environment = BOUNDS | {"KUBECONFIG": str(self.proxy.kubeconfig)}
         self.operator.start(environment=environment, arguments=self._arguments)
 
     def knows_all(self, kind: str) -> bool:
@@ -146,6 +150,7 @@ def shown(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     found.proxy.refused.clear()
     found.proxy.silent.clear()
+    found.proxy.held = ""
     found.proxy.mend()
     print(found.operator.log_since(offset))
     if found.operator.ended():
@@ -303,6 +308,22 @@ def test_a_mute_watch_is_begun_anew_and_reported(one: Distant):
     one.proxy.silent.clear()
     # Nobody breaks the mute connection: the operator gives it up.
     eventually(lambda: one.knows_all("Model"), 30)
+    eventually(lambda: not failing(one), 30)
+
+
+def test_an_object_that_waits_too_long_to_be_looked_at_is_reported(one: Distant):
+    one.proxy.held = "/finetunejobs/stuck"
+    one.make("FineTuneJob", "stuck")
+    one.make("FineTuneJob", "other")
+    one.space.until("FineTuneJob", "other", lambda found: "status" in found)
+    # Its first look never ends, and it has news.
+    one.space.patch("FineTuneJob", "stuck", {"metadata": {"annotations": {"looked": "at"}}})
+    eventually(lambda: failing(one), 30)
+    status, text = one.operator.health()
+    assert status == 503
+    assert f"FineTuneJob {one.space.namespace}/stuck has waited for" in text
+    one.proxy.held = ""
+    one.space.until("FineTuneJob", "stuck", lambda found: "status" in found)
     eventually(lambda: not failing(one), 30)
 
 

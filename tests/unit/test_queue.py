@@ -232,3 +232,35 @@ def test_slow_key_holds_up_nobody_else() -> None:
 def test_backoff(failures: int, seconds: float) -> None:
     assert backoff(failures, lambda: 0.0) == seconds
     assert backoff(failures, lambda: 1.0) == seconds * 1.5
+
+
+def test_how_long_the_oldest_key_waits_counts_from_when_somebody_serves() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        queue, go_on = WorkQueue(loop.time), asyncio.Event()
+
+        async def work(key: Key) -> None:
+            if key == A:
+                await go_on.wait()
+
+        async def body() -> None:
+            # Nobody waits: one is worked on, and has nothing new.
+            await asyncio.sleep(10)
+            assert queue.oldest() is None
+            queue.add(A)
+            await asyncio.sleep(5)
+            queue.add(A)
+            queue.add(B)
+            await asyncio.sleep(5)
+            assert queue.oldest() == (A, 10.0)
+            go_on.set()
+            await asyncio.sleep(1)
+            assert queue.oldest() is None
+
+        queue.add(A)
+        await asyncio.sleep(100)
+        assert queue.oldest() is None
+        await served(queue, work, body())
+        assert queue.oldest() is None
+
+    run(main())

@@ -43,13 +43,16 @@ class WorkQueue:
     key that waits for somebody outside has no worker meanwhile: see kubetune.queue.outside.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._turns = Turns(spare=True)
         self._serve: Callable[[Key], object] | None = None
         self._waiting: dict[Key, float] = {}
         """Since when, the longest first."""
         self._active: set[Key] = set()
-        self._again: set[Key] = set()
+        self._again: dict[Key, float] = {}
+        """What was added while it was worked on, and when."""
+        self._served_since: float | None = None
         self._failures: dict[Key, int] = {}
         self._due: list[tuple[float, Key]] = []
         self._earliest: dict[Key, float] = {}
@@ -58,11 +61,19 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._active)
 
-    @property
-    def oldest_seconds(self) -> float:
-        """How long the key has waited that waits longest to be worked on; 0 when none waits."""
-        since = next(iter(self._waiting.values()), None)
-        return 0.0 if since is None else time.monotonic() - since
+    def oldest(self) -> tuple[Key, float] | None:
+        """The key that has waited longest to be worked on, and for how many seconds.
+
+        None when none waits, or nobody serves: an operator without the lease has no hurry.
+        """
+        if self._served_since is None:
+            return None
+        first = [next(iter(keys.items()), None) for keys in (self._waiting, self._again)]
+        waits = [(since, key) for key, since in filter(None, first)]
+        if not waits:
+            return None
+        since, key = min(waits)
+        return key, self._clock() - max(since, self._served_since)
 
     @property
     def outside(self) -> int:
@@ -72,9 +83,9 @@ class WorkQueue:
     def add(self, key: Key) -> None:
         """Have the key worked on as soon as a worker is free."""
         if key in self._active:
-            self._again.add(key)
+            self._again.setdefault(key, self._clock())
         elif key not in self._waiting:
-            self._waiting[key] = time.monotonic()
+            self._waiting[key] = self._clock()
             self._turns.ask(key.namespace, partial(self._begin, key))
 
     def add_after(self, key: Key, seconds: float) -> None:
@@ -98,12 +109,14 @@ class WorkQueue:
         """Serve keys until cancelled. An exception of ``work`` brings the key back later."""
         async with asyncio.TaskGroup() as group:
             self._serve = lambda key: group.create_task(self._work_on(key, work))
+            self._served_since = self._clock()
             self._turns.open(workers)
             try:
                 # Only a cancellation ends it.
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._turns.open(0)
+                self._served_since = None
 
     def _begin(self, key: Key) -> None:
         if self._serve is None:
@@ -125,8 +138,7 @@ class WorkQueue:
             self._failures.pop(key, None)
         finally:
             self._active.discard(key)
-            if key in self._again:
-                self._again.discard(key)
+            if self._again.pop(key, None) is not None:
                 self.add(key)
             worker.end()
 
