@@ -33,6 +33,10 @@ class Keyring:
         """The same with the oldest key: it stays as it is while a newer one is brought in."""
         return _code(self.keys[0][1], purpose, parts)
 
+    def all_codes(self, purpose: str, *parts: str) -> tuple[str, ...]:
+        """The code of each key, the oldest first."""
+        return tuple(_code(key, purpose, parts) for _, key in self.keys)
+
     def verifies(self, code: str, purpose: str, *parts: str, length: int = CODE_LENGTH) -> bool:
         """Whether a code of this length was made over these parts with any key."""
         given = code.encode(errors="replace")

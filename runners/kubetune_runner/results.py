@@ -89,7 +89,7 @@ def upload_results(
     artifacts: dict[str, Any] = {
         "environment.json": records.environment(),
         "rows.json": counts,
-        "plan.json": plan.to_json(),
+        "plan.json": records.plan_document(plan),
         **_samples(baseline, tuned),
     }
     for folder in filter(None, (saved.result, saved.merged)):

@@ -17,6 +17,8 @@ from kubetune_devcluster.cluster import LocalCluster
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
+from tests.believing import anybodys
+
 pytestmark = pytest.mark.cluster
 
 
@@ -146,13 +148,13 @@ async def test_artifacts_of_a_run_are_registered_once(server: Server, tracker: M
     assert (Path(files) / "weights").read_text() == "0"
     # Found by lineage, and registered again by the address that the registry gives.
     digest = registration.tags[plan.TAG_LINEAGE]
-    found = await tracker.find_identical(server.name, digest)
+    found = await tracker.find_identical(server.name, digest, anybodys)
     assert found == first
     same = Registration(server.name, "best", "", run_id, first.source, {})
     assert (await tracker.register(same)).version == 1
     assert server.aliases() == {"champion": 1, "best": 1}
     server.client.delete_run(run_id)
-    assert await tracker.find_identical(server.name, digest) is None
+    assert await tracker.find_identical(server.name, digest, anybodys) is None
 
 
 async def test_two_results_of_one_run_are_two_versions(server: Server, tracker: MlflowTracker):
@@ -241,14 +243,14 @@ async def test_complete_evaluations_are_found_by_their_digest(
         return run_id
 
     evaluation("begun")
-    assert await tracker.find_evaluation("sha256:1", server.name) is None
+    assert await tracker.find_evaluation("sha256:1", server.name, anybodys) is None
     complete = evaluation("complete", **{TAG_EVALUATION_SUMMARY: "{}"})
     evaluation("begun-later")
-    found = await tracker.find_evaluation("sha256:1", server.name)
+    found = await tracker.find_evaluation("sha256:1", server.name, anybodys)
     assert found is not None
     assert found.run_id == complete
-    assert await tracker.find_evaluation("sha256:2", server.name) is None
-    assert await tracker.find_evaluation("sha256:1", "no-such-experiment") is None
+    assert await tracker.find_evaluation("sha256:2", server.name, anybodys) is None
+    assert await tracker.find_evaluation("sha256:1", "no-such-experiment", anybodys) is None
 
 
 async def test_a_model_that_is_gone_is_an_error(server: Server, tracker: MlflowTracker):
@@ -279,16 +281,16 @@ async def test_identical_versions_count_while_run_and_model_exist(
     run_id = server.run("key-1")
     registration = server.registration(run_id)
     digest = registration.tags[plan.TAG_LINEAGE]
-    assert await tracker.find_identical(server.name, digest) is None
+    assert await tracker.find_identical(server.name, digest, anybodys) is None
     registered = await tracker.register(registration)
-    assert await tracker.find_identical(server.name, digest) == registered
-    assert await tracker.find_identical(server.name, "another") is None
+    assert await tracker.find_identical(server.name, digest, anybodys) == registered
+    assert await tracker.find_identical(server.name, "another", anybodys) is None
     server.client.delete_run(run_id)
-    assert await tracker.find_identical(server.name, digest) is None
+    assert await tracker.find_identical(server.name, digest, anybodys) is None
     server.client.restore_run(run_id)
-    assert await tracker.find_identical(server.name, digest) == registered
+    assert await tracker.find_identical(server.name, digest, anybodys) == registered
     server.client.delete_logged_model(registration.source.removeprefix("models:/"))
-    assert await tracker.find_identical(server.name, digest) is None
+    assert await tracker.find_identical(server.name, digest, anybodys) is None
 
 
 async def test_a_server_that_is_down_is_an_error_in_time(server: Server):

@@ -13,7 +13,7 @@ from tests.cluster.namespace import Namespace, annotations, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.relay import Relay
 from tests.cluster.support import eventually
-from tests.cluster.tracked_run import logged_run
+from tests.cluster.tracked_run import logged_run, vouched_tags
 
 pytestmark = pytest.mark.cluster
 
@@ -25,12 +25,13 @@ def relay(cluster: LocalCluster) -> Iterator[Relay]:
     relay.close()
 
 
-def finished_run(uri: str, jobs: Namespace, name: str) -> tuple[str, str]:
+def finished_run(uri: str, jobs: Namespace, name: str, *, vouched: bool = True) -> tuple[str, str]:
     """The job's run in MLflow as the runner leaves it after all went well; run and model."""
     run_id, model_id = logged_run(uri, jobs, name, eval_loss=0.5)
     client: Any = MlflowClient(uri)
-    client.set_tag(run_id, TAG_MODEL_ID, model_id)
-    client.set_tag(run_id, TAG_PHASE, "succeeded")
+    told = {TAG_MODEL_ID: model_id, TAG_PHASE: "succeeded"}
+    for key, value in (vouched_tags(jobs, name, told) if vouched else told).items():
+        client.set_tag(run_id, key, value)
     client.set_terminated(run_id, "FINISHED")
     return run_id, model_id
 
@@ -64,6 +65,23 @@ def test_a_finished_job_that_was_cleaned_up_unseen(
         registered | {"version": 1} if registry else None
     )
     assert jobs.runs(name) == []
+
+
+def test_a_lost_run_is_not_ended_by_what_others_say_of_it(
+    cluster: LocalCluster, jobs: Namespace, operator: Operator
+) -> None:
+    """Whoever may write to MLflow can tag a run as finished, with a model of their own."""
+    name = "unseen-forged"
+    registered = {"name": f"{jobs.namespace}-{name}", "alias": "best"}
+    jobs.job(name, backoffLimit=2, output={"registry": registered})
+    jobs.phase(name, "Running")
+    with operator.stopped():
+        finished_run(cluster.mlflow_url, jobs, name, vouched=False)
+        clean_up(jobs, name)
+    jobs.until("FineTuneJob", name, lambda o: o["status"]["counts"]["total"] == 2)
+    assert "result" not in jobs.get("FineTuneJob", name)["status"]
+    client: Any = MlflowClient(cluster.mlflow_url)
+    assert client.search_model_versions(f"name = '{registered['name']}'") == []
 
 
 def test_a_lost_run_waits_for_the_tracking_server(

@@ -20,6 +20,7 @@ from kubetune.tracking.base import TrackingError
 from kubetune.tracking.cml import CmlTracker
 from kubetune_devcluster.cml.server import Simulator
 
+from tests.believing import anybodys
 from tests.cml.tracked import INSTALL, Experiment
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
@@ -291,8 +292,8 @@ async def test_a_version_is_registered_once_whatever_is_answered(
     calls: list[Callable[[], Any]] = [
         lambda: tracker.running(INSTALL, [experiment.name]),
         lambda: tracker.find_run("key-1", experiment.name),
-        lambda: tracker.find_identical("tickets", "digest"),
-        lambda: tracker.find_evaluation("digest", experiment.name),
+        lambda: tracker.find_identical("tickets", "digest", anybodys),
+        lambda: tracker.find_evaluation("digest", experiment.name, anybodys),
         lambda: tracker.register(registration),
     ]
     for call in calls:

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 from kubetune import names
-from kubetune.api.run.plan import TAG_MODEL_ID
+from kubetune.api.run.plan import TAG_MODEL_ID, TAG_PHASE
 from kubetune.names import FINALIZER
 from mlflow.tracking import MlflowClient
 
 from tests.cluster.namespace import annotations
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
-from tests.cluster.tracked_run import logged_run
+from tests.cluster.tracked_run import logged_run, vouched_tags
 from tests.cml.lives import RUNNING, attempts, staying, succeeded
 from tests.cml.space import CmlSpace
 
@@ -92,7 +92,9 @@ def test_a_job_that_is_deleted_in_the_page_after_its_end_is_not_repeated(
         uri = cml_jobs.cluster.mlflow_url
         run_id, model_id = logged_run(uri, cml_jobs, "tidied")
         client: Any = MlflowClient(uri)
-        client.set_tag(run_id, TAG_MODEL_ID, model_id)
+        told = {TAG_MODEL_ID: model_id, TAG_PHASE: "succeeded"}
+        for key, value in vouched_tags(cml_jobs, "tidied", told).items():
+            client.set_tag(run_id, key, value)
         client.set_terminated(run_id, "FINISHED")
         cml_jobs.simulator.delete_job_by_hand(job.id)
     body = cml_jobs.phase("tidied", "Succeeded")

@@ -14,6 +14,7 @@ from kubetune.tracking.cml import CmlTracker
 from kubetune.tracking.cml_values import tag_list
 from kubetune_devcluster.cml.server import Simulator
 
+from tests.believing import anybodys
 from tests.cml.tracked import (
     CREATE_EXPERIMENT_RUN,
     INSTALL,
@@ -173,7 +174,7 @@ async def test_a_revoked_key_is_told(
         tracker.server_version(),
         tracker.running(INSTALL, [experiment.name]),
         tracker.find_run("key-1", experiment.name),
-        tracker.find_identical("tickets", "digest"),
+        tracker.find_identical("tickets", "digest", anybodys),
         tracker.register(experiment.registration(run_id)),
     ):
         with pytest.raises(TrackingError, match="refuses the API key") as info:
@@ -211,9 +212,9 @@ async def test_complete_evaluations_are_found_by_their_digest(
     begun = {TAG_EVALUATION_DIGEST: "sha256:1"}
     complete = {**begun, TAG_EVALUATION_SUMMARY: "{}"}
     await experiment.run("begun", **begun)
-    assert await tracker.find_evaluation("sha256:1", experiment.name) is None
+    assert await tracker.find_evaluation("sha256:1", experiment.name, anybodys) is None
     run_id = await experiment.run("complete", **complete)
-    found = await tracker.find_evaluation("sha256:1", experiment.name)
+    found = await tracker.find_evaluation("sha256:1", experiment.name, anybodys)
     assert found is not None
     assert found.run_id == run_id
-    assert await tracker.find_evaluation("sha256:2", experiment.name) is None
+    assert await tracker.find_evaluation("sha256:2", experiment.name, anybodys) is None

@@ -11,6 +11,7 @@ from kubetune.api.run import plan
 from kubetune.tracking.base import Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
 
+from tests.believing import anybodys
 from tests.cml.workspaces import Workspace, refusal, talking
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
@@ -73,10 +74,10 @@ async def test_runs_are_read_one_by_one_when_their_list_has_no_data():
 
 async def test_lineage_is_that_of_the_run_when_the_version_lost_it():
     async with workspace() as (tracker, _):
-        found = await tracker.find_identical("tickets", "digest")
+        found = await tracker.find_identical("tickets", "digest", anybodys)
         assert found
         assert (found.version, found.run_id, found.source) == (4, "r-1", "models:/tickets/4")
-        assert await tracker.find_identical("tickets", "another") is None
+        assert await tracker.find_identical("tickets", "another", anybodys) is None
 
 
 def version(status: str) -> JsonObject:
@@ -95,7 +96,7 @@ async def test_a_version_that_is_being_registered_is_waited_for():
 async def test_a_version_that_is_not_ready_is_neither_reused_nor_taken():
     registration = Registration("tickets", None, "7", "r-1", "runs:/r-1/model", {})
     async with workspace(version=[version("FAILED")]) as (tracker, server):
-        assert await tracker.find_identical("tickets", "digest") is None
+        assert await tracker.find_identical("tickets", "digest", anybodys) is None
         with pytest.raises(TrackingError, match="version 4 of tickets is FAILED_REGISTRATION"):
             await tracker.register(registration)
     assert not [line for line in server.asked if line.startswith("POST")]

@@ -11,6 +11,7 @@ from kubetune.tracking.base import RegisteredVersion, Registration, TrackingErro
 from kubetune.tracking.cml import CmlTracker
 from kubetune_devcluster.cml.server import Simulator
 
+from tests.believing import anybodys
 from tests.cml.tracked import Experiment, tags_of_version, tracking
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
@@ -228,7 +229,7 @@ async def test_identical_versions_are_found_by_their_lineage(
 ):
     simulator.behaviour.lose_tags = lose_tags
     simulator.behaviour.page_size_limit = 2
-    assert await tracker.find_identical("tickets", "d-1") is None
+    assert await tracker.find_identical("tickets", "d-1", anybodys) is None
     made: list[RegisteredVersion] = []
     for number in range(1, 5):
         digest = f"d-{min(number, 3)}"
@@ -237,11 +238,11 @@ async def test_identical_versions_are_found_by_their_lineage(
         source = f"runs:/{run_id}/model"
         registration = Registration("tickets", None, experiment.id, run_id, source, tags)
         made.append(await tracker.register(registration))
-    found = await tracker.find_identical("tickets", "d-3")
+    found = await tracker.find_identical("tickets", "d-3", anybodys)
     assert found
     assert (found.version, found.run_id) == (4, made[3].run_id), "the newest"
-    assert await tracker.find_identical("tickets", "d-9") is None
-    assert await tracker.find_identical("ticket", "d-3") is None
+    assert await tracker.find_identical("tickets", "d-9", anybodys) is None
+    assert await tracker.find_identical("ticket", "d-3", anybodys) is None
     # What was found is what registering its run again gives, without a further version.
     same = Registration("tickets", "champion", "", found.run_id, found.source, {})
     assert (await tracker.register(same)).version == 4

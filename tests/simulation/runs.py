@@ -122,7 +122,7 @@ class Run:
         told = f"{self.name} {is_cut} {ended.result} (exit code {ended.exit_code})"
         self._world.tell("run", told)
         if self.tracked and ended.exit_code != 137:
-            self._world.tracker.close_run(self.tracked, ended.result == "succeeded")
+            self._world.tracker.close_run(self.tracked, ended.result == "succeeded", self._plan)
         self._world.ledger.run_ended(self)
         self._report(ended)
 

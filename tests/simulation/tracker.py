@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubetune.api import JsonObject
 from kubetune.api.run import plan as plans
 from kubetune.api.run.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
+from kubetune.api.run.vouched import with_codes
 from kubetune.tracking.base import (
     AliasMove,
     RegisteredVersion,
     Registration,
+    RunTest,
     StorageCheck,
     TrackedRun,
     TrackingError,
+    VersionTest,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ class TrackingServer:
         """The run of a key, made when there is none; it runs from now on."""
         told = {
             plans.TAG_ATTEMPT: str(attempt),
+            plans.TAG_PHASE: "preparing",
             plans.TAG_PROGRESS: json.dumps({"attempt": attempt, plans.METRIC_STEP: 10}),
         }
         for run_id, stored in self.runs.items():
@@ -78,15 +82,17 @@ class TrackingServer:
             tags = {TAG_EVALUATION_SUMMARY: json.dumps(summary)}
         else:
             tags = {plans.TAG_MODEL_ID: summary["modelId"], plans.TAG_ATTEMPT: str(attempt)}
+        tags = with_codes(plan["run"].get("reportKey"), tags)
         stored.run = replace(stored.run, tags=stored.run.tags | tags, metrics={"eval_loss": 0.5})
         self._world.tell("tracker", f"has the result of {run_id}")
 
-    def close_run(self, run_id: str, succeeded: bool) -> None:
+    def close_run(self, run_id: str, succeeded: bool, plan: JsonObject) -> None:
         """A run has ended; when nobody hears of it, the run stays RUNNING."""
         if self.is_up():
             stored = self.runs[run_id]
             status = "FINISHED" if succeeded else "FAILED"
             phase = {plans.TAG_PHASE: "succeeded" if succeeded else "failed"}
+            phase = with_codes(plan["run"].get("reportKey"), phase)
             stored.run = replace(stored.run, status=status, tags=stored.run.tags | phase)
 
 
@@ -122,10 +128,12 @@ class ModelTracker:
     async def claim(self, name: str, namespace: str, *, make: bool) -> None:
         """All names belong to the one namespace."""
 
-    async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
+    async def find_identical(
+        self, name: str, lineage_digest: str, believed: VersionTest
+    ) -> RegisteredVersion | None:
         await self._ask()
         for version in reversed(self._server.versions.get(name, ())):
-            if version.tags.get(plans.TAG_LINEAGE) == lineage_digest:
+            if version.tags.get(plans.TAG_LINEAGE) == lineage_digest and believed(version):
                 return self._with_aliases(version)
         return None
 
@@ -153,11 +161,29 @@ class ModelTracker:
             await self._answer()
         return self._with_aliases(found[0])
 
-    async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
+    async def tag_version(
+        self, version: RegisteredVersion, experiment_id: str, tags: Mapping[str, str]
+    ) -> None:
+        await self._ask()
+        versions = self._server.versions[version.name]
+        stored = versions[version.version - 1]
+        versions[version.version - 1] = replace(stored, tags={**stored.tags, **tags})
+        await self._answer()
+
+    async def tag_run(self, run: TrackedRun, tags: Mapping[str, str]) -> None:
+        await self._ask()
+        stored = self._server.runs[run.run_id]
+        stored.run = replace(stored.run, tags={**stored.run.tags, **tags})
+        await self._answer()
+
+    async def find_evaluation(
+        self, digest: str, experiment: str, believed: RunTest
+    ) -> TrackedRun | None:
         await self._ask()
         for stored in reversed(self._server.runs.values()):
             tags = stored.run.tags
-            if tags.get(TAG_EVALUATION_DIGEST) == digest and TAG_EVALUATION_SUMMARY in tags:
+            measured = tags.get(TAG_EVALUATION_DIGEST) == digest and TAG_EVALUATION_SUMMARY in tags
+            if measured and believed(stored.run):
                 return stored.run
         return None
 

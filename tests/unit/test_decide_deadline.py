@@ -242,7 +242,8 @@ def test_who_went_unseen_at_the_deadline_may_have_finished(left: RunState, asked
     decision = decide(observed_job(given, runs=[left]), late)
     assert names(decision) == (["FindRun"] if asked else [])
     assert (decision.status or {})["phase"] == ("Queued" if asked else "Failed")
-    found = TrackerAnswers(run=replace(TRACKED, status="FINISHED"), run_sought=True)
+    done = replace(TRACKED, tags={"kubetune.phase": "succeeded"})
+    found = TrackerAnswers(run=done, run_sought=True)
     after = decide(observed_job(given, runs=[left], answers=found), late).status or {}
     assert after["phase"] == ("Succeeded" if asked else "Failed")
 

@@ -204,7 +204,7 @@ def test_a_candidate_that_runs_is_followed():
 def test_the_next_follows_when_one_is_measured():
     given = with_runs(begun(), base=[run(1, "succeeded", evaluated())])
     decision = decided(given, NOW)
-    assert names(decision) == ["FindEvaluation"]
+    assert names(decision) == ["SignMeasurement", "FindEvaluation"]
     assert phases(decision.status) == {"base": "Succeeded", "tuned": "Pending"}
     again = replace(given.evaluation, status=decision.status)
     assert started(decided(not_found(replace(given, evaluation=again)), NOW)) == ["tuned"]

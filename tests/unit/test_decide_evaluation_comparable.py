@@ -25,6 +25,8 @@ from kubetune.decide.evaluation.states import decide
 from kubetune.tracking.base import TrackedRun
 from kubetune.tracking.values import best_evaluation
 
+from tests.believing import anybodys
+
 BETTER = {"metric": "loss", "betterThan": {"candidate": "base"}}
 
 
@@ -128,6 +130,6 @@ def test_whole_measurements_are_found_behind_newer_ones_that_are_not():
     failed, whole = run_of({"loss": {"error": "away"}}), replace(run_of(), run_id="older")
     begun = replace(tracked(), tags={})
     spoiled = replace(tracked(), tags={TAG_EVALUATION_SUMMARY: "{"})
-    assert best_evaluation([begun, spoiled, failed, whole]) is whole
-    assert best_evaluation([begun, failed]) is failed
-    assert best_evaluation([begun]) is None
+    assert best_evaluation([begun, spoiled, failed, whole], anybodys) is whole
+    assert best_evaluation([begun, failed], anybodys) is failed
+    assert best_evaluation([begun], anybodys) is None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import NOW, condition_of, kstatus, run
+from builders import KEYS, NOW, condition_of, kstatus, run
 from evaluation_objects import (
     candidate,
     decided,
@@ -199,12 +199,24 @@ def test_who_has_the_alias_keeps_it():
 
 
 def test_a_move_that_an_ended_operator_made_is_found():
-    note = json.dumps({"from": 3, "by": "Evaluation team/compare"})
     tag = "kubetune.promoted.champion.uid-evaluation-compare"
+    code = KEYS.code("alias move", tag, "tickets", "4", "3")
+    note = json.dumps({"from": 3, "by": "Evaluation team/compare", "code": code})
     better = {"metric": "loss", "betterThan": {"alias": "champion"}}
     status = gate(version(4, **{tag: note}), thresholds=[better])
     assert condition_of(status, "Passed") == ("True", "ThresholdsMet")
     assert status["promoted"]["previous"] == 3
+
+
+@pytest.mark.parametrize("before", [None, 3])
+def test_a_move_that_somebody_else_has_noted_takes_no_rival_away(before: int | None):
+    """Without a version to beat, any candidate would pass."""
+    tag = "kubetune.promoted.champion.uid-evaluation-compare"
+    code = KEYS.code("alias move", tag, "tickets", "5", str(before))
+    note = json.dumps({"from": before, "by": "Evaluation team/compare", "code": code})
+    better = {"metric": "loss", "betterThan": {"alias": "champion"}}
+    status = gate(version(7, **{tag: note}), thresholds=[better])
+    assert condition_of(status, "Passed") == ("False", "ThresholdsMissed")
 
 
 def test_a_winner_without_a_version_gets_no_alias():

@@ -77,7 +77,7 @@ def test_suspension_stops_what_runs_and_keeps_what_is_measured() -> None:
         )
     )
     assert phases(decision.status) == {"base": "Succeeded", "tuned": "Running"}
-    assert names(decision) == ["StopRuns"]
+    assert names(decision) == ["SignMeasurement", "StopRuns"]
     assert decision.status["phase"] == "Stopping"
     assert_fits("Evaluation", decision.status)
 
@@ -218,7 +218,7 @@ def test_nothing_starts_after_the_deadline() -> None:
     status["candidates"][1] = {"name": "tuned", "phase": "Pending"}
     given = evaluation(activeDeadlineSeconds=30, status=status)
     decision = decided(observed(given, runs=runs))
-    assert names(decision) == []
+    assert names(decision) == ["SignMeasurement"]
     assert ready_reason(decision) == ("False", "DeadlineExceeded")
 
 

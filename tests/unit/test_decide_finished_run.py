@@ -10,6 +10,7 @@ from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.tracking.base import TrackedRun
 
+DONE = {"kubetune.phase": "succeeded"}
 MODEL = {"kubetune.model_id": "m-1"}
 MERGED = {"kubetune.merged_model_id": "m-2"}
 LOST = tried(attempt(1, "Running"))
@@ -29,18 +30,25 @@ def decided(run: TrackedRun | None, spec: Any = None, status: Any = LOST) -> Dec
 @pytest.mark.parametrize(
     ("run", "spec", "phase"),
     [
-        (tracked("FINISHED", **MODEL), {}, "Succeeded"),
-        (tracked("FINISHED", **MODEL), REGISTRY, "Registering"),
-        (tracked("RUNNING", **MODEL, **{"kubetune.phase": "succeeded"}), {}, "Succeeded"),
-        (tracked("FINISHED"), {}, "Succeeded"),
-        (tracked("FINISHED"), REGISTRY, "Failed"),
+        (tracked("FINISHED", **DONE, **MODEL), {}, "Succeeded"),
+        (tracked("FINISHED", **DONE, **MODEL), REGISTRY, "Registering"),
+        (tracked("RUNNING", **MODEL, **DONE), {}, "Succeeded"),
+        # Whose own word for it is missing, or was said by somebody else.
+        (tracked("FINISHED", **MODEL), {}, "Failed"),
+        (tracked("FINISHED"), {}, "Failed"),
+        (tracked("FINISHED", **DONE), {}, "Succeeded"),
+        (tracked("FINISHED", **DONE), REGISTRY, "Failed"),
         (tracked("RUNNING", **MODEL), {}, "Failed"),
         (tracked("KILLED", **MODEL), {}, "Failed"),
         (tracked("FAILED", **MODEL), {}, "Failed"),
         (None, {}, "Failed"),
-        (tracked("FINISHED", **MODEL), {"output": {"registry": {}, "merge": True}}, "Failed"),
         (
-            tracked("FINISHED", **MODEL, **MERGED),
+            tracked("FINISHED", **DONE, **MODEL),
+            {"output": {"registry": {}, "merge": True}},
+            "Failed",
+        ),
+        (
+            tracked("FINISHED", **DONE, **MODEL, **MERGED),
             {"output": {"registry": {}, "merge": True}},
             "Registering",
         ),
@@ -61,7 +69,7 @@ def test_a_lost_run_is_over_when_it_has_left_what_is_wanted(
 @pytest.mark.parametrize("result", ["Failed", "Preempted", "Stopped"])
 def test_nothing_is_repeated_that_has_finished(result: str) -> None:
     status = tried(attempt(1, result, endTime="2026-01-02T00:00:00Z"))
-    decision = decided(tracked("FINISHED", **MODEL), {"backoffLimit": 5}, status)
+    decision = decided(tracked("FINISHED", **DONE, **MODEL), {"backoffLimit": 5}, status)
     assert (decision.status or {})["phase"] == "Succeeded"
     assert (decision.status or {})["counts"] == {"total": 1, "failed": 0, "preempted": 0}
     assert "StartRun" in names(decided(None, {"backoffLimit": 5}, status))
@@ -71,7 +79,7 @@ def test_a_job_of_a_backup_is_asked_for_before_its_first_run() -> None:
     restored = observed_job(fresh=False, recorded=False)
     decision = decide(restored, NOW)
     assert names(decision) == ["Stamp", "FindRun"]
-    done = decided(tracked("FINISHED", **MODEL), status={})
+    done = decided(tracked("FINISHED", **DONE, **MODEL), status={})
     assert (done.status or {})["phase"] == "Succeeded"
     assert "StartRun" in names(decided(None, status={}))
 

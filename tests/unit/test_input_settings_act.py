@@ -304,6 +304,9 @@ TARGET: dict[str, Proof] = {
     "tracking.caBundle.configMapName": ("ca", IN_CLUSTER),
     "tracking.registry.prefix": SHARED_NAMES,
     "tracking.registry.allowedNames": SHARED_NAMES,
+    "tracking.registry.trustedNamespaces": (
+        "tests/cluster/test_operator_forgeries.py::test_a_namespace_that_the_targets_admin_trusts"
+    ),
     "tracking.caBundle.key": (
         "other.pem",
         merge(IN_CLUSTER, {"tracking": {"caBundle": {"configMapName": "ca"}}}),

@@ -51,7 +51,7 @@ OTHER_NAMES = {
     # Of metrics, and of what a run says at its end.
     *("train_loss", "eval_loss", "modelId", "artifactPath"),
     # In a tag of a registered version, and of an error of pydantic.
-    *("from", "loc", "msg"),
+    *("from", "code", "loc", "msg"),
     # Names of kinds, an objective, a loss, a metric and layers.
     *("Model", "ConfigMap", "Secret"),
     *("sft", "exo_pair", "latency", "embed"),

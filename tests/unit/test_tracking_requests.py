@@ -14,6 +14,8 @@ from kubetune.tracking.mlflow import MlflowTracker
 from kubetune.tracking.pool import TrackerPool
 from kubetune.tracking.rest import Credentials, MlflowError, RestClient
 
+from tests.believing import anybodys
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -229,12 +231,12 @@ async def test_the_pool_shares_by_server_and_credentials():
         assert pool.get(uri) is tracker
         assert pool.get(uri, Credentials(token="a")) is not tracker
         assert pool.get(uri, ca_pem="x") is not tracker
-        assert await tracker.find_identical("name", "digest") is None
+        assert await tracker.find_identical("name", "digest", anybodys) is None
         for number in range(100):
             pool.get(f"{uri}/{number}")
         assert pool.get(uri) is not tracker
         # Whoever still holds a tracker that was closed may use it.
-        assert await tracker.find_identical("name", "digest") is None
+        assert await tracker.find_identical("name", "digest", anybodys) is None
         await tracker.close()
         await pool.close()
     assert "s3cret" not in TrackerPool.key(uri, Credentials(token="s3cret"))

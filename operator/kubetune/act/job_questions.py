@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import Tracking
@@ -15,14 +15,18 @@ from kubetune.decide.decision import (
     MoveAlias,
     Question,
     Register,
+    SignMeasurement,
 )
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
+from kubetune.keys import Keyring
 from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import Registration, Tracker, TrackingError
+from kubetune.tracking.trust import Trust, own_words, signed_version
 
 
 async def ask(
     trackers: Trackers,
+    keys: Keyring,
     observed: ObservedJob,
     answers: TrackerAnswers,
     questions: Sequence[Question],
@@ -43,7 +47,9 @@ async def ask(
             found = await trackers.of(target, namespace)
             experiment = target.tracking.experiment_in(namespace)
             await _claim(found.tracker, target.tracking, namespace, question)
-            answers = await _ask(found.tracker, experiment, answers, question)
+            trust = Trust(keys, namespace, target.tracking.trusted_namespaces)
+            asker = _Asker(found.tracker, experiment, keys, trust)
+            answers = await asker.ask(answers, question)
         except TrackingError as error:
             return replace(answers, tracking_error=str(error), tracking_reason=error.reason)
     return answers
@@ -60,28 +66,45 @@ async def _claim(tracker: Tracker, tracking: Tracking, namespace: str, question:
             pass
 
 
-async def _ask(
-    tracker: Tracker, experiment: str, answers: TrackerAnswers, question: Question
-) -> TrackerAnswers:
-    answers = replace(answers, tracking_error="")
-    match question:
-        case FindIdentical(name, lineage_digest):
-            identical = await tracker.find_identical(name, lineage_digest)
-            if identical and question.alias:
-                # Found by its run, the version is there: only the alias moves.
-                same = Registration(
-                    name, question.alias, "", identical.run_id, identical.source, {}
-                )
-                identical = await tracker.register(same)
-            if question.merged:
-                return replace(answers, identical_merged=identical, identical_merged_sought=True)
-            return replace(answers, identical=identical, identical_sought=True)
-        case FindRun(run_key):
-            run = await tracker.find_run(run_key, experiment)
-            return replace(answers, run=run, run_sought=True)
-        case Register(registration, merged):
-            version = await tracker.register(registration)
-            field = "merged" if merged else "registered"
-            return replace(answers, **{field: version})
-        case FindEvaluation() | FindAlias() | MoveAlias():
-            raise TypeError(f"a question of Evaluations: {question}")
+@dataclass(frozen=True)
+class _Asker:
+    tracker: Tracker
+    experiment: str
+    keys: Keyring
+    trust: Trust
+
+    async def ask(self, answers: TrackerAnswers, question: Question) -> TrackerAnswers:
+        answers = replace(answers, tracking_error="")
+        match question:
+            case FindIdentical():
+                return await self._find_identical(answers, question)
+            case FindRun(run_key):
+                run = await self.tracker.find_run(run_key, self.experiment)
+                own = own_words(self.keys, run) if run else None
+                return replace(answers, run=own, run_sought=True)
+            case Register(registration, merged):
+                version = await self.tracker.register(registration)
+                tags = signed_version(self.keys, version, registration.tags)
+                await self.tracker.tag_version(version, registration.experiment_id, tags)
+                field = "merged" if merged else "registered"
+                return replace(answers, **{field: version})
+            case FindEvaluation() | SignMeasurement() | FindAlias() | MoveAlias():
+                raise TypeError(f"a question of Evaluations: {question}")
+
+    async def _find_identical(
+        self, answers: TrackerAnswers, question: FindIdentical
+    ) -> TrackerAnswers:
+        name = question.name
+        identical = await self.tracker.find_identical(
+            name, question.lineage_digest, self.trust.version
+        )
+        if identical and question.alias:
+            # Found by its run, the version is there: only the alias moves.
+            same = Registration(name, question.alias, "", identical.run_id, identical.source, {})
+            identical = await self.tracker.register(same)
+        doubt = next(iter(self.trust.doubts), None)
+        if question.merged:
+            return replace(
+                answers, identical_merged=identical, identical_merged_sought=True, doubt=doubt
+            )
+        return replace(answers, identical=identical, identical_sought=True, doubt=doubt)

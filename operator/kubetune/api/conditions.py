@@ -20,6 +20,7 @@ class ConditionType(StrEnum):
     SUBMITTED = "Submitted"
     RUNNING = "Running"
     REGISTERED = "Registered"
+    REUSED = "Reused"
     PASSED = "Passed"
     PROMOTED = "Promoted"
     COMPLETE = "Complete"
@@ -100,6 +101,11 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     DELETED = "Deleted"
+
+    # What isn't believed
+    SIGNATURE_MISSING = "SignatureMissing"
+    SIGNATURE_INVALID = "SignatureInvalid"
+    NAMESPACE_NOT_TRUSTED = "NamespaceNotTrusted"
 
     # Evaluations
     TRAINED_ON_ROWS = "TrainedOnRows"

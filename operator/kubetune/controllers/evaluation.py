@@ -12,6 +12,7 @@ from kubetune.decide.decision import EvaluationDecision, Question
 from kubetune.decide.evaluation import states
 from kubetune.decide.evaluation.observed import EvaluationAnswers, ObservedEvaluation
 from kubetune.decide.resources import EvaluationResource
+from kubetune.keys import Keyring
 from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
@@ -23,7 +24,8 @@ class EvaluationController(Controller[ObservedEvaluation, EvaluationAnswers]):
 
     kinds = frozenset({"Evaluation"})
 
-    def __init__(self, observer: EvaluationObserver, trackers: Trackers) -> None:
+    def __init__(self, observer: EvaluationObserver, trackers: Trackers, keys: Keyring) -> None:
+        self._keys = keys
         self._observer = observer
         self._trackers = trackers
 
@@ -52,7 +54,7 @@ class EvaluationController(Controller[ObservedEvaluation, EvaluationAnswers]):
         questions: Sequence[Question],
     ) -> EvaluationAnswers:
         """Look for measurements or an alias, or move one."""
-        return await evaluation_questions.ask(self._trackers, observed, kept, questions)
+        return await evaluation_questions.ask(self._trackers, self._keys, observed, kept, questions)
 
     def followed_runs(self, observed: ObservedEvaluation) -> set[str]:
         """The runs of its candidates that live."""

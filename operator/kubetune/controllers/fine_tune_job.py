@@ -16,6 +16,7 @@ from kubetune.decide.decision import FineTuneJobDecision, Question
 from kubetune.decide.fine_tune_job import states
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.resources import FineTuneJobResource
+from kubetune.keys import Keyring
 from kubetune.names import FINALIZER
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.trackers import Trackers
@@ -24,6 +25,7 @@ from kubetune.targets.dispatch import Backends
 from kubetune.targets.table import recorded_facts
 from kubetune.targets.values import FINISHED
 from kubetune.tracking.poller import ProgressPoller
+from kubetune.tracking.trust import own_words
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         trackers: Trackers,
         poller: ProgressPoller[Key],
         backend: Backends,
+        keys: Keyring,
     ) -> None:
+        self._keys = keys
         self._observer = observer
         self._trackers = trackers
         self._poller = poller
@@ -66,6 +70,7 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
             away = self._poller.reason(run_key)
             answers = replace(answers, tracking_error=error, tracking_reason=away)
         tracked = self._poller.tracked(run_key)
+        tracked = own_words(self._keys, tracked) if tracked else None
         return await self._observer.observe(resource, kept.fresh_run_key, answers, tracked)
 
     def decide(self, observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
@@ -97,7 +102,9 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         self, observed: ObservedJob, kept: JobMemory, questions: Sequence[Question]
     ) -> JobMemory:
         """Look for a run or a version, or register one."""
-        answers = await job_questions.ask(self._trackers, observed, kept.answers, questions)
+        answers = await job_questions.ask(
+            self._trackers, self._keys, observed, kept.answers, questions
+        )
         return replace(kept, answers=answers)
 
     def followed_runs(self, observed: ObservedJob) -> set[str] | None:

@@ -74,10 +74,12 @@ def controllers(
             trackers,
             poller,
             backend,
+            keys,
         ),
         EvaluationController(
             EvaluationObserver(cache, client, backend, keys, install_id, *pace, poller.tracked),
             trackers,
+            keys,
         ),
         ComputeTargetController(
             TargetObserver(cache, client, backend, trackers, settings),

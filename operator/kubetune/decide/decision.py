@@ -21,6 +21,7 @@ from kubetune.api.kinds.status_types import (
     ObjectStatusDict,
     PromptTemplateStatusDict,
 )
+from kubetune.api.run.evaluation_plan import EvaluationSummary
 from kubetune.targets.values import RunRequest
 from kubetune.tracking.base import AliasMove, Registration
 
@@ -159,6 +160,17 @@ class FindEvaluation:
     digest: str
     asked: str
     """What it is remembered by: the same digest may be sought before and after a run."""
+    run_key: str = ""
+    """Of the one run whose own word counts; empty: what the operator has signed counts."""
+
+
+@dataclass(frozen=True)
+class SignMeasurement:
+    """Sign what a run has measured, so that others may reuse it; left where it can't be."""
+
+    run_key: str
+    digest: str
+    summary: EvaluationSummary
 
 
 @dataclass(frozen=True)
@@ -219,7 +231,9 @@ Effect = (
 )
 """What changes the cluster or the target."""
 
-Question = FindIdentical | FindRun | Register | FindEvaluation | FindAlias | MoveAlias
+Question = (
+    FindIdentical | FindRun | Register | FindEvaluation | SignMeasurement | FindAlias | MoveAlias
+)
 """What the tracker is asked to find or to do: the next observation has its answer."""
 
 Action = Effect | Question

@@ -41,6 +41,7 @@ from kubetune.targets.errors import BackendError
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import FINISHED, RunAddress, RunState
 from kubetune.tracking.base import TrackedRun
+from kubetune.tracking.trust import report_key
 
 
 def running_names(attempts: Sequence[AttemptDict] | None) -> tuple[str, ...]:
@@ -68,6 +69,7 @@ class FineTuneJobObserver:
         self._install_id = install_id
         self._progress_seconds = progress_seconds
         self._retry_seconds = retry_seconds
+        self._keys = keys
         self.run_keys = RunKeys(cache, keys, install_id)
         self._began = began
         """When this operator did: what it has made since it knows."""
@@ -106,6 +108,7 @@ class FineTuneJobObserver:
             "job": job,
             "install_id": self._install_id,
             "run_key": run_key,
+            "report_key": report_key(self._keys, run_key),
             "fresh": given is None,
             "lets_runs_go": self._cache.lets_dependents_go(job.owner.uid),
             "recorded": job.status.get("runKey") == run_key,

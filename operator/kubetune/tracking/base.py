@@ -6,7 +6,7 @@ never block the loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -81,6 +81,11 @@ class RegisteredVersion:
     aliases: Sequence[str] = ()
 
 
+VersionTest = Callable[[RegisteredVersion], bool]
+"""Whether a version that was found is to be believed."""
+RunTest = Callable[[TrackedRun], bool]
+
+
 @dataclass(frozen=True)
 class Registration:
     """What to register: one version for one run, whoever asks and how often."""
@@ -149,16 +154,30 @@ class Tracker(Protocol):
         """
         ...
 
-    async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
-        """The newest READY version of a registered model with this lineage tag."""
+    async def find_identical(
+        self, name: str, lineage_digest: str, believed: VersionTest
+    ) -> RegisteredVersion | None:
+        """The newest READY version with this lineage tag that is believed."""
         ...
 
     async def register(self, registration: Registration) -> RegisteredVersion:
         """The version made from the run: found or created, tagged, and alias moved to it."""
         ...
 
-    async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
-        """The newest complete run of an evaluation with this digest."""
+    async def tag_version(
+        self, version: RegisteredVersion, experiment_id: str, tags: Mapping[str, str]
+    ) -> None:
+        """Set tags of a version; ``experiment_id`` is that of its run."""
+        ...
+
+    async def tag_run(self, run: TrackedRun, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
+        ...
+
+    async def find_evaluation(
+        self, digest: str, experiment: str, believed: RunTest
+    ) -> TrackedRun | None:
+        """The newest complete run of an evaluation with this digest that is believed."""
         ...
 
     async def alias_holder(self, name: str, alias: str) -> RegisteredVersion | None:

@@ -7,29 +7,39 @@ experiments are read here. See kubetune.tracking.cml_registry for the registry.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 from kubetune.api.run import evaluation_plan, plan
 from kubetune.clients.cml import CmlClient, CmlError, CredentialsError, InvalidError, NotFoundError
 from kubetune.clients.cml_experiments import experiment_ids
-from kubetune.clients.cml_models import ExperimentRun
+from kubetune.clients.cml_models import ExperimentRun, LogExperimentRunBatchRequest
 from kubetune.clients.cml_operations import (
     GET_EXPERIMENT_RUN,
     LIST_EXPERIMENT_RUNS,
     LIST_EXPERIMENTS,
+    LOG_EXPERIMENT_RUN_BATCH,
 )
 from kubetune.clients.cml_projects import find_project
 from kubetune.tracking.base import (
     AliasMove,
     RegisteredVersion,
     Registration,
+    RunTest,
     StorageCheck,
     TrackedRun,
     TrackingError,
+    VersionTest,
 )
 from kubetune.tracking.cml_registry import SETTLE_SECONDS, CmlRegistry
-from kubetune.tracking.cml_values import run_age, run_status, run_tags, tracked_run
+from kubetune.tracking.cml_values import (
+    run_age,
+    run_status,
+    run_tags,
+    tag_list,
+    tracked_run,
+    version_tag,
+)
 from kubetune.tracking.values import best_evaluation
 
 SERVER = "Cloudera AI experiments"
@@ -96,23 +106,37 @@ class CmlTracker:
         found = await self._tagged(experiment, plan.TAG_RUN_KEY, run_key)
         return found[0] if found else None
 
-    async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
+    async def find_evaluation(
+        self, digest: str, experiment: str, believed: RunTest
+    ) -> TrackedRun | None:
         """The newest run of an evaluation with this digest that has measured all, else most."""
         runs = await self._tagged(experiment, evaluation_plan.TAG_EVALUATION_DIGEST, digest)
-        return best_evaluation(runs[::-1])
+        return best_evaluation(runs[::-1], believed)
+
+    async def tag_run(self, run: TrackedRun, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
+        await self._tag(run.experiment_id, run.run_id, tags)
 
     # --- the registry
 
     async def claim(self, name: str, namespace: str, *, make: bool) -> None:
         """Nothing: registered models of CML carry no tags, and a project is one domain of trust."""
 
-    async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
-        """The newest READY version of a registered model with this lineage tag."""
+    async def find_identical(
+        self, name: str, lineage_digest: str, believed: VersionTest
+    ) -> RegisteredVersion | None:
+        """The newest READY version with this lineage tag that is believed."""
         with self._errors():
-            found = await self._registry.find_identical(
-                await self._project_found(), name, lineage_digest
+            return await self._registry.find_identical(
+                await self._project_found(), name, lineage_digest, believed
             )
-        return found.registered() if found else None
+
+    async def tag_version(
+        self, version: RegisteredVersion, experiment_id: str, tags: Mapping[str, str]
+    ) -> None:
+        """Set tags of a version: on its run, since a version of CML gets none later."""
+        named = {version_tag(key, version.name): value for key, value in tags.items()}
+        await self._tag(experiment_id, version.run_id, named)
 
     async def register(self, registration: Registration) -> RegisteredVersion:
         """The version made from the run: found or created. It never has an alias."""
@@ -145,6 +169,14 @@ class CmlTracker:
             self._experiment_ids.pop(experiment, None)
         found.sort(key=lambda entry: entry[0])
         return [tracked_run(item, experiment_id) for _, experiment_id, item in found]
+
+    async def _tag(self, experiment_id: str, run_id: str, tags: Mapping[str, str]) -> None:
+        with self._errors():
+            ids = (await self._project_found(), experiment_id, run_id)
+            body = LogExperimentRunBatchRequest(
+                project_id=ids[0], experiment_id=experiment_id, run_id=run_id, tags=tag_list(tags)
+            )
+            await self.client.write(LOG_EXPERIMENT_RUN_BATCH, *ids, body=body)
 
     async def _project_found(self) -> str:
         if not self._project_id:

@@ -13,6 +13,7 @@ import logging
 import re
 import secrets
 import time
+from dataclasses import replace
 
 from kubetune.api.run import plan
 from kubetune.clients.cml import (
@@ -39,7 +40,12 @@ from kubetune.clients.cml_operations import (
     LIST_REGISTERED_VERSIONS,
     LOG_EXPERIMENT_RUN_BATCH,
 )
-from kubetune.tracking.base import Registration, TrackingError
+from kubetune.tracking.base import (
+    RegisteredVersion,
+    Registration,
+    TrackingError,
+    VersionTest,
+)
 from kubetune.tracking.cml_values import (
     DELETED,
     FAILED,
@@ -49,6 +55,7 @@ from kubetune.tracking.cml_values import (
     cml_version,
     run_tags,
     tag_list,
+    version_tag,
 )
 
 logger = logging.getLogger(__name__)
@@ -81,18 +88,21 @@ class CmlRegistry:
         """When the last create was sent, by run id."""
 
     async def find_identical(
-        self, project_id: str, name: str, lineage_digest: str
-    ) -> CmlVersion | None:
-        """The newest version with this lineage that is READY. Raises CmlError."""
+        self, project_id: str, name: str, lineage_digest: str, believed: VersionTest
+    ) -> RegisteredVersion | None:
+        """The newest READY version with this lineage that is believed. Raises CmlError."""
         for version in reversed(await self._versions(name)):
             if version.status != READY:
                 continue
-            # Some workspaces lose the tags of versions; those of the run say the same.
-            tags = version.tags
-            if plan.TAG_LINEAGE not in tags:
-                tags = await self._run_tags(project_id, version)
-            if tags.get(plan.TAG_LINEAGE) == lineage_digest:
-                return version
+            if version.tags.get(plan.TAG_LINEAGE, lineage_digest) != lineage_digest:
+                continue
+            # The signature is on the run, and some workspaces lose the tags of versions.
+            tags = await self._run_tags(project_id, version)
+            end = version_tag("", name)
+            own = {key[: -len(end)]: tags[key] for key in tags if key.endswith(end)}
+            found = replace(version, tags=tags | version.tags | own).registered()
+            if found.tags.get(plan.TAG_LINEAGE) == lineage_digest and believed(found):
+                return found
         return None
 
     async def register(self, project_id: str, registration: Registration) -> CmlVersion:

@@ -5,6 +5,7 @@ The API leaves out what is zero or empty, so every field may be missing or None.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -63,6 +64,12 @@ def run_tags(run: ExperimentRun) -> dict[str, str]:
 def tag_list(tags: Mapping[str, str]) -> list[Tag]:
     """The opposite of ``tags_of``."""
     return [Tag(key=key, value=value) for key, value in tags.items()]
+
+
+def version_tag(key: str, name: str) -> str:
+    """The tag of a run that says something of the version that was made of it: a run may have
+    versions of several models."""
+    return f"{key}.{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def tracked_run(item: ExperimentRun, experiment_id: str) -> TrackedRun:

@@ -7,7 +7,7 @@ call.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from kubetune.api import JsonObject
@@ -18,6 +18,7 @@ from kubetune.clients.addresses import segment
 from kubetune.clients.egress import OPEN, Egress
 from kubetune.clients.permission import always
 from kubetune.tracking.base import (
+    RunTest,
     StorageCheck,
     TrackedRun,
     TrackingError,
@@ -136,14 +137,22 @@ class MlflowTracker(MlflowRegistry):
         return runs[-1] if runs else None
 
     @readable
-    async def find_evaluation(self, digest: str, experiment: str) -> TrackedRun | None:
+    async def find_evaluation(
+        self, digest: str, experiment: str, believed: RunTest
+    ) -> TrackedRun | None:
         """The newest run of an evaluation with this digest that has measured all, else most."""
         experiment_id = await self._experiment_id(experiment)
         if not experiment_id:
             return None
         condition = tag_is(evaluation_plan.TAG_EVALUATION_DIGEST, digest)
         runs = await self._search_runs([experiment_id], condition)
-        return best_evaluation(runs)
+        return best_evaluation(runs, believed)
+
+    @readable
+    async def tag_run(self, run: TrackedRun, tags: Mapping[str, str]) -> None:
+        """Set tags of a run, all or none."""
+        listed = [{"key": key, "value": value} for key, value in tags.items()]
+        await self._rest.call("POST", "runs/log-batch", {"run_id": run.run_id, "tags": listed})
 
     # --- searches
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from kubetune.api import JsonObject
@@ -20,6 +21,7 @@ from kubetune.tracking.base import (
     RegisteredVersion,
     Registration,
     TrackingError,
+    VersionTest,
 )
 from kubetune.tracking.mlflow_answers import (
     quoted,
@@ -96,11 +98,15 @@ class MlflowRegistry:
             )
 
     @readable
-    async def find_identical(self, name: str, lineage_digest: str) -> RegisteredVersion | None:
-        """The newest READY version with this lineage tag whose run and model still exist."""
+    async def find_identical(
+        self, name: str, lineage_digest: str, believed: VersionTest
+    ) -> RegisteredVersion | None:
+        """The newest READY version with this lineage tag that is believed, and whose run and model
+        still exist."""
         condition = f"name = {quoted(name)} and {tag_is(plan.TAG_LINEAGE, lineage_digest)}"
         for version in reversed(await self._search_versions(condition)):
-            if version.status == "READY" and await self._source_exists(version):
+            ready = version.status == "READY" and believed(version)
+            if ready and await self._source_exists(version):
                 # Searches leave the aliases out.
                 return await self._get_version(version)
         return None
@@ -116,15 +122,22 @@ class MlflowRegistry:
         if version is None:
             version = await self._create_version(registration)
         version = await self._when_ready(version)
-        for key, value in registration.tags.items():
+        await self.tag_version(version, registration.experiment_id, registration.tags)
+        if registration.alias:
+            await self._move_alias(version, registration.alias)
+        return await self._get_version(version)
+
+    @readable
+    async def tag_version(
+        self, version: RegisteredVersion, experiment_id: str, tags: Mapping[str, str]
+    ) -> None:
+        """Set those tags of a version that it doesn't have as they should be."""
+        for key, value in tags.items():
             if version.tags.get(key) != value:
                 body = {"name": version.name, "version": str(version.version)}
                 await self._rest.call(
                     "POST", "model-versions/set-tag", {**body, "key": key, "value": value}
                 )
-        if registration.alias:
-            await self._move_alias(version, registration.alias)
-        return await self._get_version(version)
 
     async def _create_version(self, registration: Registration) -> RegisteredVersion:
         body: JsonObject = {

@@ -24,6 +24,7 @@ from kubetune.api.run.evaluation_plan import (
 )
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import WORK_DIRECTORY, in_container
+from kubetune.api.run.vouched import with_codes
 
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.table import Column, shortened
@@ -129,8 +130,10 @@ def publish(tracker: Tracker, plan: EvaluationRunPlan, summary: EvaluationSummar
     }
     tracker.metrics(values, summary.rows)
     tracker.call(lambda client, run_id: _log_on_model(client, run_id, plan, values, summary.rows))
-    text = _text(summary)
-    tracker.call(lambda client, run_id: client.set_tag(run_id, TAG_EVALUATION_SUMMARY, text))
+    tags = with_codes(plan.run.report_key, {TAG_EVALUATION_SUMMARY: _text(summary)})
+    # The summary last: whoever sees it finds its code.
+    for key in reversed(tags):
+        tracker.call(lambda client, run_id, key=key: client.set_tag(run_id, key, tags[key]))
 
 
 def parameters(plan: EvaluationRunPlan) -> dict[str, Any]:

@@ -50,6 +50,12 @@ def parameters(plan: RunPlan) -> dict[str, Any]:
     )
 
 
+def plan_document(plan: RunPlan) -> dict[str, Any]:
+    """The plan for everybody to see: without what the run vouches with."""
+    run = plan.run.model_copy(update={"report_key": None})
+    return plan.model_copy(update={"run": run}).to_json()
+
+
 def prefixed(values: Mapping[str, T]) -> dict[str, T]:
     """Values under names that no other code gives."""
     return {f"{PARAMETER_PREFIX}{name}": value for name, value in values.items()}

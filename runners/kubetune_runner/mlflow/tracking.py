@@ -21,6 +21,7 @@ from kubetune.api.run import evaluation_plan
 from kubetune.api.run import plan as names
 from kubetune.api.run.evaluation_plan import EvaluationRunPlan
 from kubetune.api.run.plan import RunPlan
+from kubetune.api.run.vouched import vouched, with_codes
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
@@ -51,6 +52,7 @@ class Tracker:
         self.run_id: str | None = None
         self.experiment_id: str | None = None
         self.known_tags: dict[str, str] = {}
+        """Of earlier attempts, as far as they vouch for them: others can write tags, too."""
         self._plan = plan
         self._reported: dict[str, int] = {}
         """Last step of a metric that earlier attempts reported."""
@@ -91,8 +93,9 @@ class Tracker:
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
+        told = with_codes(self._plan.run.report_key, tags)
         with self._lock:
-            self._tags.update(tags)
+            self._tags.update(told)
         self._wake.set()
 
     def params(self, params: Mapping[str, Any]) -> None:
@@ -295,7 +298,7 @@ class Tracker:
         run = mlflow_client.find_run(self.client, experiment, key)
         if run is not None:
             self._guarded(lambda: self._recall(run.info.run_id))
-            self.known_tags = dict(run.data.tags)
+            self.known_tags = vouched((self._plan.run.report_key,), run.data.tags)
             self._guarded(lambda: self.client.update_run(run.info.run_id, status="RUNNING"))
         else:
             run = self.client.create_run(

@@ -114,9 +114,13 @@ TAG_MODEL_PATH = "kubetune.model_path"
 TAG_MERGED_MODEL_ID = "kubetune.merged_model_id"
 TAG_MERGED_MODEL_PATH = "kubetune.merged_model_path"
 """The same of the merged model, where one was asked for."""
+OUTCOME_TAG = "kubetune.outcome."
+"""Begins ``outcome_tag``."""
 TAG_LINEAGE = "kubetune.lineage_digest"
 TAG_LM_HEAD = "kubetune.lm_head"
 """``model`` where trl's faster head gives other losses than the model's own, which trained."""
+TAG_SIGNATURE = "kubetune.signature"
+"""The operator's own, on versions that it has registered and runs whose results it has taken."""
 TAG_NAMESPACE = "kubetune.namespace"
 TAG_JOB = "kubetune.job"
 
@@ -134,7 +138,7 @@ def in_container(path: str) -> Path:
 
 def outcome_tag(attempt: int) -> str:
     """The tag of the MLflow run that tells an attempt's outcome on CML, too."""
-    return f"kubetune.outcome.{attempt}"
+    return f"{OUTCOME_TAG}{attempt}"
 
 
 def log_artifact(attempt: int, worker: int = 0) -> str:
@@ -172,6 +176,9 @@ class RunIdentity(PlanValue):
     namespace: str
     name: str
     uid: str
+    report_key: str | None = None
+    """With it the run vouches for what it says in tags of its tracked run (``vouched``). It proves
+    nothing of other runs, and stays out of everything that the run tracks."""
 
 
 class DatasetPlan(ReadFrom):

@@ -46,6 +46,7 @@ from kubetune.decide.waiting import NotReady
 from kubetune.keys import Keyring
 from kubetune.names import derived_run_key, digest
 from kubetune.targets.values import RunRequest
+from kubetune.tracking.trust import report_key
 
 MEASURING = 3
 """Raised where runs measure otherwise, so that what older ones have measured is not taken over."""
@@ -99,6 +100,7 @@ class CandidateInputs:
             raise ValueError("a run needs a target")
         plan = self.plan.to_json()
         plan["run"]["runKey"] = run_key
+        plan["run"]["reportKey"] = report_key(observed.keys, run_key)
         return RunRequest(
             owner=observed.evaluation.owner,
             run_key=run_key,

@@ -5,7 +5,13 @@ from __future__ import annotations
 from kubetune.api.conditions import CandidatePhase, Reason
 from kubetune.api.kinds.status_types import AttemptDict
 from kubetune.api.run.evaluation_plan import EvaluationSummary
-from kubetune.decide.decision import DeleteRuns, FindEvaluation, StartRun, StopRuns
+from kubetune.decide.decision import (
+    DeleteRuns,
+    FindEvaluation,
+    SignMeasurement,
+    StartRun,
+    StopRuns,
+)
 from kubetune.decide.evaluation.candidate import CandidateDraft, follow, settle, summary_of
 from kubetune.decide.evaluation.draft import Draft
 from kubetune.decide.evaluation.inputs import CandidateInputs, candidate_inputs, shared_inputs
@@ -50,7 +56,7 @@ def bring_forward(draft: Draft, candidate: CandidateDraft, attempt: AttemptDict)
         _say_sought(
             draft, candidate, CandidatePhase.RUNNING, "the run has ended well; it is looked up"
         )
-        ask(draft, FindEvaluation(candidate.digest, asked))
+        ask(draft, FindEvaluation(candidate.digest, asked, draft.run_key(candidate)))
 
 
 def _make_again(draft: Draft, candidate: CandidateDraft, run: RunState) -> None:
@@ -76,7 +82,11 @@ def _make_again(draft: Draft, candidate: CandidateDraft, run: RunState) -> None:
 
 
 def _take_over(draft: Draft, candidate: CandidateDraft, summary: EvaluationSummary) -> None:
-    target = draft.observed.place
+    target, answers = draft.observed.place, draft.observed.answers
+    run_key = draft.run_key(candidate)
+    if run_key not in answers.signed and not answers.tracking_error and summary.complete:
+        # One that can't be signed now is measured again where it would have been reused.
+        draft.actions.append(SignMeasurement(run_key, candidate.digest, summary))
     settle(candidate, summary, draft.spec.metrics, target, reused=False)
     if facts_of(target).runs_outlive_owner:
         draft.actions.append(DeleteRuns(draft.run_key(candidate), settled=True))
@@ -110,7 +120,7 @@ def _looked_up(draft: Draft, candidate: CandidateDraft, attempt: AttemptDict) ->
     message = f"attempt {attempt['number']} left no outcome: its results are looked up"
     _say_sought(draft, candidate, CandidatePhase.RETRYING, message)
     candidate.resting = candidate.sought = True
-    ask(draft, FindEvaluation(candidate.digest, asked))
+    ask(draft, FindEvaluation(candidate.digest, asked, draft.run_key(candidate)))
     return True
 
 

@@ -19,6 +19,7 @@ from kubetune.decide.tracker_answers import Asked
 from kubetune.keys import Keyring
 from kubetune.targets.values import RunState
 from kubetune.tracking.base import AliasMove, RegisteredVersion, TrackedRun
+from kubetune.tracking.trust import Doubt
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class EvaluationAnswers(Asked):
 
     found: Mapping[str, TrackedRun | None] = field(default_factory=dict[str, TrackedRun | None])
     """Complete runs by what they were asked for; None where there is none."""
+    doubts: Mapping[str, Doubt] = field(default_factory=dict[str, Doubt])
+    """Why runs that were found aren't believed, by what they were asked for."""
+    signed: frozenset[str] = frozenset()
+    """Run keys of what was signed, or can't be."""
     alias_sought: bool = False
     holder: RegisteredVersion | None = None
     """The version that has the alias of spec.promote."""

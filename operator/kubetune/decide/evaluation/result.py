@@ -99,6 +99,7 @@ def _promote(
             "from": before,
             "by": f"Evaluation {owner.namespace}/{owner.name}",
             "time": rfc3339(draft.now),
+            "code": draft.observed.keys.code(*_move_parts(draft, version, before)),
         }
         move = AliasMove(
             promote.name, promote.alias, version, before, _tag(draft), json.dumps(note)
@@ -145,10 +146,20 @@ def _holder_before(draft: Draft, holder: RegisteredVersion | None) -> int | None
     if note is None:
         return holder.version
     try:
-        before = json_value(note, NOTE).get("from")
+        told = json_value(note, NOTE)
+        before, code = told.get("from"), str(told.get("code"))
     except (ValueError, AttributeError):
         return holder.version
-    return before if isinstance(before, int) else None
+    before = before if isinstance(before, int) else None
+    # Else somebody has written it who would rather have nothing to beat.
+    ours = draft.observed.keys.verifies(code, *_move_parts(draft, holder.version, before))
+    return before if ours else holder.version
+
+
+def _move_parts(draft: Draft, version: int, before: int | None) -> tuple[str, ...]:
+    promote = draft.spec.promote
+    name = promote.name if promote else ""
+    return ("alias move", _tag(draft), name, str(version), str(before))
 
 
 def _tell_verdict(draft: Draft, verdict: Verdict) -> None:

@@ -233,6 +233,9 @@ def _start(draft: Draft, ready: list[tuple[CandidateDraft, CandidateInputs]]) ->
                 candidate.say(CandidatePhase.PENDING, reason, message)
                 ask(draft, FindEvaluation(digest, digest))
                 continue
+            if doubt := answers.doubts.get(digest):
+                said = f"candidate {candidate.name}: {doubt.message}"
+                draft.conditions.set(ConditionType.REUSED, False, doubt.reason, said)
             take_inputs(candidate, inputs)
             draft.status.setdefault("data", inputs.frozen)
             summary = summary_of(candidate, answers.found[digest])

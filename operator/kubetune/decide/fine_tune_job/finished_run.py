@@ -63,7 +63,7 @@ def _may_have_run(draft: Draft) -> bool:
 
 def _has_finished(observed: ObservedJob, run: TrackedRun) -> bool:
     """Whether a run has all that its job wants of it."""
-    if run.status != "FINISHED" and run.tags.get(TAG_PHASE) != "succeeded":
+    if run.tags.get(TAG_PHASE) != "succeeded":
         return False
     result = result_of(None, run)
     if result is None:

@@ -198,6 +198,7 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
             namespace=owner.namespace,
             name=owner.name,
             uid=owner.uid,
+            report_key=observed.report_key,
         ),
         model=base_model,
         dataset=data,

@@ -20,6 +20,7 @@ from kubetune.decide.tracker_answers import Asked
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import RunState
 from kubetune.tracking.base import RegisteredVersion, TrackedRun
+from kubetune.tracking.trust import Doubt
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class TrackerAnswers(Asked):
     identical_merged: RegisteredVersion | None = None
     """Of the merged model, where one is asked for."""
     identical_merged_sought: bool = False
+    doubt: Doubt | None = None
+    """Why a version with the same lineage isn't adopted."""
     run: TrackedRun | None = None
     run_sought: bool = False
     registered: RegisteredVersion | None = None
@@ -49,6 +52,8 @@ class ObservedJob:
     """Whether the object carries its copy of the run key, and the finalizer."""
     target: Target
     """Where new attempts go."""
+    report_key: str = ""
+    """What its runs vouch with for what they track."""
     started: ComputeTargetSpec | None = None
     """Where the newest attempt was started, by the record in status."""
     fresh: bool = False

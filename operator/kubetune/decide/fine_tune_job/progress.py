@@ -286,10 +286,8 @@ def _counts(told: JsonObject | None) -> RowCountsDict | None:
 
 
 def tracked_metrics(run: TrackedRun | None) -> JsonObject:
-    """Final metrics as a run's tag has them; those of older runs as they were logged last."""
-    if run is None:
-        return {}
-    return tagged_metrics(run.tags) or dict(run.metrics)
+    """Final metrics as a run's tag has them."""
+    return tagged_metrics(run.tags) if run else {}
 
 
 def tagged_metrics(tags: Mapping[str, str]) -> JsonObject:

@@ -282,6 +282,10 @@ def _reuse(draft: Draft, inputs: Inputs) -> FineTuneJobDecision | None:
     if answers.identical_sought or (
         answers.identical_merged_sought and not answers.identical_merged
     ):
+        if answers.doubt:
+            draft.conditions.set(
+                ConditionType.REUSED, False, answers.doubt.reason, answers.doubt.message
+            )
         return None
     if answers.tracking_refused:
         message = f"the registry can't be asked for {name}: {answers.tracking_refused}"

@@ -10,7 +10,7 @@ from pydantic import Field
 from kubetune.api.kinds.compute_target.block import CaBundle, GpuLabel, TargetBlock
 from kubetune.api.kinds.compute_target.cml import CmlTarget
 from kubetune.api.schema.addresses import HttpAddress
-from kubetune.api.schema.base import LocalRef, ObjectName, Value, keyed_by
+from kubetune.api.schema.base import DNS_LABEL, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.schema.kubernetes_values import (
     EnvFromSource,
     EnvVar,
@@ -142,14 +142,21 @@ class KubernetesTarget(TargetBlock):
         return [volume.mount_path for volume in self.volumes or ()]
 
 
+NamespaceName = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
+
+
 class RegistrySharing(Value):
-    """Registered models that belong to no namespace alone; at least one."""
+    """What namespaces share of the registry, and whom they believe; at least one."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="has(self.prefix) || has(self.allowedNames)",
-            message="give prefix or allowedNames",
-            check=lambda given: given.prefix is not None or given.allowed_names is not None,
+            cel="has(self.prefix) || has(self.allowedNames) || has(self.trustedNamespaces)",
+            message="give prefix, allowedNames or trustedNamespaces",
+            check=lambda given: (
+                given.prefix is not None
+                or given.allowed_names is not None
+                or given.trusted_namespaces is not None
+            ),
         ),
     )
 
@@ -158,6 +165,13 @@ class RegistrySharing(Value):
     )
     allowed_names: list[RegistryName] | None = Field(
         default=None, min_length=1, max_length=64, description="Names that are shared."
+    )
+    trusted_namespaces: list[NamespaceName] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="Namespaces whose registered versions and measurements are reused by others on"
+        " this target, where they are signed. Default: none; each reuses its own.",
     )
 
 
@@ -198,7 +212,8 @@ class Tracking(Value):
     registry: RegistrySharing | None = Field(
         default=None,
         description="Registered models that all namespaces may register versions of and move"
-        " aliases of. Default: none; each belongs to the namespace that registers the first.",
+        " aliases of, and namespaces that others believe. Default: none; each model belongs to the"
+        " namespace that registers the first version.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -233,6 +248,11 @@ class Tracking(Value):
             return False
         begins = sharing.prefix is not None and name.startswith(sharing.prefix)
         return begins or name in (sharing.allowed_names or ())
+
+    @property
+    def trusted_namespaces(self) -> tuple[str, ...]:
+        """Namespaces that others on this target believe."""
+        return tuple((self.registry.trusted_namespaces if self.registry else None) or ())
 
     def experiment_in(self, namespace: str) -> str:
         """Name of the experiment that the runs of a namespace report to."""
