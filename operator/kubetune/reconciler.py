@@ -45,6 +45,7 @@ from kubetune.decide.target.refused import (
 from kubetune.keys import Keyring
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
 from kubetune.observe.cache import ObjectCache
+from kubetune.observe.consent import Consents
 from kubetune.observe.following import FollowedRuns
 from kubetune.observe.objects import parse
 from kubetune.observe.trackers import Trackers
@@ -86,18 +87,20 @@ class Reconciler:
         self._backend = backend
         self._queue = queue
         self.needs = Needs(cache, client, queue)
-        holds = self.needs.holds
+        holds, consents = self.needs.holds, Consents(client)
         release = Release(holds)
         left_behind = LeftBehind(
             cache, client, backend, keys, install_id, settings.settle_seconds, clock
         )
-        self._effects = Effects(cache, client, backend, holds, release, left_behind)
+        self._effects = Effects(cache, client, consents, backend, holds, release, left_behind)
         self._status = StatusWriter(cache, client, queue)
         self.poller: ProgressPoller[Key] = ProgressPoller(
             install_id, settings.tracking_poll_seconds, queue.add
         )
         self._followed = FollowedRuns(trackers, self.poller)
-        services = Services(cache, client, backend, trackers, settings, keys, install_id, clock)
+        services = Services(
+            cache, client, consents, backend, trackers, settings, keys, install_id, clock
+        )
         self._controllers = controllers(services, self.poller, holds, release, left_behind)
         self._kept: dict[Key, tuple[str, Any]] = {}
         """What controllers remember of objects that aren't settled, with the uid of each: another

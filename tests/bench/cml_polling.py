@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType
+from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_is
 from kubetune_devcluster.cml import client_package
@@ -94,7 +95,8 @@ def _endless(*_: Any) -> Script:
 
 async def _make_inputs(plane: ControlPlane, simulator: Simulator) -> None:
     key = base64.b64encode(simulator.api_key.encode()).decode()
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}}
+    metadata = {"name": "key", "labels": {USE_LABEL: "target"}}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata}
     await plane.user.create(
         f"/api/v1/namespaces/{CML_NAMESPACE}/secrets", secret | {"data": {"apiKey": key}}
     )

@@ -21,7 +21,7 @@ from kubetune_devcluster.cluster import LocalCluster
 from kubetune_devcluster.processes import Process
 
 from .client import Client
-from .objects import TARGET, inputs, path, ready_status
+from .objects import TARGET, claim, inputs, path, ready_status
 
 NAMESPACE = "bench"
 CML_NAMESPACE = "bench-cml"
@@ -141,6 +141,7 @@ def _stop_controllers(cluster: LocalCluster) -> None:
 
 async def _make_inputs(user: Client, install_id: str) -> dict[str, JsonObject]:
     made: dict[str, JsonObject] = {}
+    await user.create(path("persistentvolumeclaims", NAMESPACE), claim())
     for plural, manifest in inputs():
         created = await user.create(path(plural, NAMESPACE), manifest)
         status = {"status": ready_status(created, install_id)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kubetune.api import API_VERSION, JsonObject
+from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune.api.run.outcome import Outcome
 from kubetune.decide.decision import StartRun, rfc3339
 from kubetune.decide.fine_tune_job import states as fine_tune_job
@@ -47,6 +48,7 @@ def path(kind: str, namespace: str, name: str = "", subresource: str = "") -> st
         "configmaps": "/api/v1",
         "pods": "/api/v1",
         "serviceaccounts": "/api/v1",
+        "persistentvolumeclaims": "/api/v1",
     }.get(kind, f"/apis/{API_VERSION}")
     parts = [f"{prefix}/namespaces/{namespace}/{kind}", name, subresource]
     return "/".join(part for part in parts if part)
@@ -54,6 +56,13 @@ def path(kind: str, namespace: str, name: str = "", subresource: str = "") -> st
 
 def manifest(kind: str, name: str, spec: JsonObject) -> JsonObject:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def claim() -> JsonObject:
+    """The claim that the inputs are on; nothing is ever bound to it."""
+    spec = {"accessModes": ["ReadOnlyMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    metadata = {"name": "samples", "labels": {USE_LABEL: "data"}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
 def inputs() -> list[tuple[str, JsonObject]]:

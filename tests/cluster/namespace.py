@@ -9,6 +9,7 @@ from typing import Any
 
 from kubetune import names
 from kubetune.api import API_VERSION, JsonObject
+from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.run.outcome import Outcome
 from kubetune.clients.kubernetes import CORE_KINDS, KubernetesClient
@@ -314,7 +315,8 @@ class Namespace:
                 claim,
             ),
         ):
-            body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": named}, "spec": spec}
+            metadata = {"name": named, "labels": {USE_LABEL: "data.checkpoint.target"}}
+            body = {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": spec}
             self.request("POST", path, body)
 
 

@@ -141,6 +141,17 @@ REFUSED: list[tuple[str, Spec, str]] = [
         {**TARGET, "tracking": {**TARGET["tracking"], "registry": {}}},
         "give prefix or allowedNames",
     ),
+    ("ComputeTarget", {**TARGET, "allowed": {}}, "give secrets or claims"),
+    (
+        "ComputeTarget",
+        {**TARGET, "allowed": {"secrets": [{"name": "s", "uses": ["data"]}]}},
+        "spec.allowed.secrets[0].uses[0]",
+    ),
+    (
+        "ComputeTarget",
+        {**TARGET, "allowed": {"claims": [{"name": "c", "uses": []}]}},
+        "spec.allowed.claims[0].uses",
+    ),
     (
         "ComputeTarget",
         {**TARGET, "tracking": {"uri": "http://me:secret@host"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ RULES = [
 ]
 
 
+OF_KUBETUNE_ALONE = [RULES[0]]
+
+
 class Tenant:
     """A user with the rights of an ordinary tenant in a namespace, as the API server sees them."""
 
-    def __init__(self, space: Namespace, name: str) -> None:
+    def __init__(self, space: Namespace, name: str, rules: Sequence[JsonObject] = RULES) -> None:
         self.space = space
         self._folder = tempfile.TemporaryDirectory()
         self._api = ApiClient(space.cluster.kubeconfig, Path(self._folder.name), name)
@@ -36,7 +40,7 @@ class Tenant:
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "metadata": {"name": name},
         }
-        space.request("POST", f"{path}/roles", {**common, "kind": "Role", "rules": RULES})
+        space.request("POST", f"{path}/roles", {**common, "kind": "Role", "rules": list(rules)})
         binding = {
             **common,
             "kind": "RoleBinding",

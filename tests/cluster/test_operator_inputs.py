@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from kubetune import names
+from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.namespace import ROWS, Namespace, annotations, condition, volume
@@ -188,7 +189,7 @@ def test_a_secret_that_appears_is_read(space: Namespace, tmp_path: Path):
             },
         )
         assert "hub-token" in space.waits("Dataset", "private", "SecretMissing")
-        space.create("Secret", "hub-token", stringData={"other": "t"})
+        space.create("Secret", "hub-token", stringData={"other": "t"}, labels={USE_LABEL: "hub"})
         space.until("Dataset", "private", lambda o: "key token" in condition(o, "Ready")[2], 30)
         space.patch("Secret", "hub-token", {"stringData": {"token": "t"}})
         status = space.ready("Dataset", "private")

@@ -165,6 +165,5 @@ def test_a_service_account_that_is_missing_is_named(jobs: Namespace):
     jobs.create("ComputeTarget", "nobody", jobs.target(serviceAccountName="nobody"))
     named = {"kind": "ComputeTarget", "name": "nobody"}
     jobs.job("nobody", computeTargetRef=named)
-    message = jobs.waits("FineTuneJob", "nobody", "PodsRefused")
-    assert "serviceaccount" in message
-    assert "nobody" in message
+    message = jobs.waits("FineTuneJob", "nobody", "ServiceAccountMissing")
+    assert "ServiceAccount nobody" in message

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 from kubetune.api import JsonObject
+from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune_devcluster.cluster import LocalCluster
 
 from tests.cluster.namespace import Namespace, condition
@@ -191,7 +192,8 @@ def test_a_limit_range(jobs: Namespace, subjects: Subjects) -> None:
 
 def test_a_service_account_that_is_missing(jobs: Namespace, subjects: Subjects) -> None:
     nobody = Subjects(jobs, jobs.scripted_target("nobody", serviceAccountName="nobody"))
-    all_wait(jobs, nobody, "nobody", "PodsRefused", 'serviceaccount "nobody" not found')
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}}
+    all_wait(jobs, nobody, "nobody", "ServiceAccountMissing", "ServiceAccount nobody")
+    metadata = {"name": "nobody", "labels": {USE_LABEL: "target"}}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
     jobs.request("POST", f"/api/v1/namespaces/{jobs.namespace}/serviceaccounts", account)
     go_on(subjects, "nobody", seconds=120)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kubetune.api import JsonObject
+from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune.api.run.outcome import Outcome
 from kubetune.names import ABANDON_RUNS
 from kubetune_devcluster.cluster import LocalCluster
@@ -15,6 +16,7 @@ from kubetune_devcluster.cml.server.scripts import FOREVER
 from tests.cluster.namespace import DEFAULT_TARGET, MERGE_PATCH, ROWS, Namespace
 
 SECRET = "cml-key"
+FOR_TARGETS = {USE_LABEL: "target"}
 TARGET = "workspace"
 BASE_MODEL: JsonObject = {
     "type": "base",
@@ -97,7 +99,7 @@ class CmlSpace(Namespace):
         if self.find("Secret", SECRET):
             self.patch("Secret", SECRET, {"data": data})
         else:
-            self.create("Secret", SECRET, data=data)
+            self.create("Secret", SECRET, data=data, labels=FOR_TARGETS)
 
     def try_patch(self, kind: str, name: str, patch: JsonObject) -> tuple[int, JsonObject]:
         """Status and answer of a merge patch that may be refused."""

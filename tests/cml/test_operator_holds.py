@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune.names import ABANDON_RUNS, IN_USE
 from kubetune_devcluster.cluster import LocalCluster
 
@@ -15,7 +16,7 @@ from tests.cluster.namespace import condition, phase_of
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cml.lives import RUNNING, attempts, staying, succeeded
-from tests.cml.space import SECRET, TARGET, CmlSpace
+from tests.cml.space import FOR_TARGETS, SECRET, TARGET, CmlSpace
 
 pytestmark = pytest.mark.cluster
 
@@ -87,7 +88,11 @@ def in_operators_namespace(space: CmlSpace, secret: str) -> Generator[str]:
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubetune-system"}}
     space.try_request("POST", "/api/v1/namespaces", namespace)
     secrets = "/api/v1/namespaces/kubetune-system/secrets"
-    body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}}
+    body = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": secret, "labels": FOR_TARGETS},
+    }
     space.request("POST", secrets, body | {"stringData": {"apiKey": space.simulator.api_key}})
     try:
         yield f"{secrets}/{secret}"
@@ -144,7 +149,8 @@ def test_nothing_is_held_for_what_is_over_or_never_began(cml: CmlSpace) -> None:
 
 
 def test_target_and_secrets_stay_until_their_runs_have_ended(cml: CmlSpace) -> None:
-    cml.create("Secret", "mlflow", stringData={"MLFLOW_TRACKING_TOKEN": "for-nobody"})
+    token = {"MLFLOW_TRACKING_TOKEN": "for-nobody"}
+    cml.create("Secret", "mlflow", stringData=token, labels={USE_LABEL: "tracking"})
     tracking = {"uri": cml.cluster.mlflow_url, "credentialsSecretRef": {"name": "mlflow"}}
     cml.patch("ComputeTarget", TARGET, {"spec": {"tracking": tracking}})
     cml.inputs()
@@ -263,7 +269,8 @@ def test_what_a_cluster_wide_target_holds_is_let_go_of_who_went_unseen(
     with in_operators_namespace(cml, secret):
         own = cml.cml_target(apiKeySecretRef={"name": secret})
         cml.create("ClusterComputeTarget", name, own)
-        cml.create("Secret", secret, stringData={"apiKey": cml.simulator.api_key})
+        key = {"apiKey": cml.simulator.api_key}
+        cml.create("Secret", secret, stringData=key, labels=FOR_TARGETS)
         cml.inputs()
         cml.job("forced", computeTargetRef={"kind": "ClusterComputeTarget", "name": name})
         cml.phase("forced", "Running")

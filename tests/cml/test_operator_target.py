@@ -12,7 +12,7 @@ from tests.cluster.namespace import condition, volume
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
 from tests.cml.lives import attempts, succeeded
-from tests.cml.space import TARGET, CmlSpace
+from tests.cml.space import FOR_TARGETS, TARGET, CmlSpace
 
 pytestmark = pytest.mark.cluster
 
@@ -55,7 +55,8 @@ def test_ready_tells_what_runs_will_find(cml_jobs: CmlSpace) -> None:
 
 
 def test_what_is_missing_is_named(cml_jobs: CmlSpace) -> None:
-    cml_jobs.create("Secret", "wrong", stringData={"apiKey": "no-key-of-this-workspace"})
+    key = {"apiKey": "no-key-of-this-workspace"}
+    cml_jobs.create("Secret", "wrong", stringData=key, labels=FOR_TARGETS)
     target(cml_jobs, "wrong-key", apiKeySecretRef={"name": "wrong"})
     target(cml_jobs, "no-secret", apiKeySecretRef={"name": "nobody-made-it"})
     target(cml_jobs, "no-project", project="nobody-made-it")
@@ -200,7 +201,8 @@ def test_a_target_that_changes_is_followed_by_its_new_spec_alone(cml: CmlSpace) 
     cml.job("tune")
     cml.phase("tune", "Running")
     simulator = cml.simulator
-    cml.create("Secret", "rotated", stringData={"apiKey": simulator.add_key()})
+    key = {"apiKey": simulator.add_key()}
+    cml.create("Secret", "rotated", stringData=key, labels=FOR_TARGETS)
     change = {"spec": {"cml": {"apiKeySecretRef": {"name": "rotated"}}}}
     cml.patch("ComputeTarget", TARGET, change)
     # The spec decides: the new one is in use when the target is Ready with it, and the job asked.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubetune.api import API_VERSION, JsonObject
+from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION
 
 TEAM, SYSTEM = "team", "system"
@@ -46,7 +47,7 @@ def cloud(name: str = "cloud") -> JsonObject:
 
 def secret() -> JsonObject:
     """The API key of the workspace."""
-    metadata = {"name": "cml-key", "namespace": TEAM}
+    metadata = {"name": "cml-key", "namespace": TEAM, "labels": {USE_LABEL: "target"}}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"key": "a2V5"}}
 
 

@@ -121,7 +121,6 @@ def facts(**fields: Any) -> InspectionFacts:
         "keys": KEYS,
         "target": target(),
         "runs": (),
-        "secret_problem": "",
     }
     return InspectionFacts(**(given | fields))
 

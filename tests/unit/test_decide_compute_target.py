@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from builders import NOW, ago, condition, condition_of, kstatus, resource
 from kubetune.api.conditions import Reason
+from kubetune.decide.consent import Lacking
 from kubetune.decide.target.states import ObservedTarget, TrackingProbe, decide
 from kubetune.tracking.base import StorageCheck
 
@@ -24,7 +25,7 @@ class Case:
     verdict: str
     requeue: float | None
     says: str = ""
-    secret_problem: str = ""
+    lacking: Lacking | None = None
     waited: float = 0
     readable: bool = True
 
@@ -46,7 +47,7 @@ CASES = [
         "InProgress",
         2,
         "waiting for Secret mlflow",
-        "waiting for Secret mlflow in namespace team",
+        Lacking(Reason.SECRET_MISSING, "waiting for Secret mlflow in namespace team"),
     ),
     Case(
         "no Secret for long: read less often, at most every 25 s",
@@ -54,7 +55,7 @@ CASES = [
         ("False", "SecretMissing"),
         "InProgress",
         25,
-        secret_problem="waiting for Secret mlflow in namespace team",
+        lacking=Lacking(Reason.SECRET_MISSING, "waiting for Secret mlflow in namespace team"),
         waited=3600,
     ),
     Case(
@@ -93,7 +94,7 @@ def test_ready(case: Case) -> None:
         TARGET if case.readable else None,
         status={"conditions": waiting} if case.waited else {},
     )
-    decision = decide(ObservedTarget(target, case.secret_problem, case.probe, 300), NOW)
+    decision = decide(ObservedTarget(target, case.lacking, case.probe, 300), NOW)
     assert decision.status is not None
     assert condition_of(decision.status, "Ready") == case.ready
     assert kstatus(decision.status, 1) == case.verdict
@@ -104,13 +105,13 @@ def test_ready(case: Case) -> None:
 
 def test_last_known_version_stays_while_the_server_is_away() -> None:
     target = resource("ComputeTarget", "main", TARGET, status={"trackingVersion": "3.17.2"})
-    away = ObservedTarget(target, "", TrackingProbe(error="no answer"), 300)
+    away = ObservedTarget(target, None, TrackingProbe(error="no answer"), 300)
     assert (decide(away, NOW).status or {})["trackingVersion"] == "3.17.2"
 
 
 def test_deleted_target_is_left_alone() -> None:
     target = resource("ComputeTarget", "main", TARGET, deleting=True)
-    assert decide(ObservedTarget(target, "", WRITABLE, 300), NOW).status is None
+    assert decide(ObservedTarget(target, None, WRITABLE, 300), NOW).status is None
 
 
 @pytest.mark.parametrize(
@@ -128,10 +129,12 @@ def test_each_of_several_defaults_says_which_one_counts(
     defaults: tuple[str, ...], status: str, says: str
 ):
     target = resource("ComputeTarget", "target", TARGET)
-    before = ObservedTarget(target, "", WRITABLE, 300, defaults=("target", "zz"))
+    before = ObservedTarget(target, None, WRITABLE, 300, defaults=("target", "zz"))
     told = (decide(before, NOW).status or {})["conditions"]
     target = resource("ComputeTarget", "target", TARGET, status={"conditions": told})
-    decided = decide(ObservedTarget(target, "", WRITABLE, 300, defaults=defaults), NOW).status or {}
+    decided = (
+        decide(ObservedTarget(target, None, WRITABLE, 300, defaults=defaults), NOW).status or {}
+    )
     found = [item for item in decided["conditions"] if item["type"] == "Default"]
     assert [item["status"] for item in found] == ([status] if status else [])
     assert all(says in item["message"] for item in found)

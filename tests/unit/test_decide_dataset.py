@@ -21,8 +21,10 @@ from builders import (
     target,
 )
 from kubetune.api import JsonObject
+from kubetune.api.conditions import Reason
 from kubetune.api.kinds.dataset.spec import DatasetSpec
 from kubetune.api.run.outcome import Outcome
+from kubetune.decide.consent import Lacking
 from kubetune.decide.decision import StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.resources import Resource
@@ -108,7 +110,9 @@ CASES = [
         dataset(),
         ("False", "SecretMissing"),
         "InProgress",
-        facts={"secret_problem": "waiting for Secret hub in namespace team"},
+        facts={
+            "lacking": Lacking(Reason.SECRET_MISSING, "waiting for Secret hub in namespace team")
+        },
     ),
     Case(
         "no target",

@@ -29,6 +29,8 @@ from evaluation_objects import (
     started,
 )
 from kubetune.api import JsonObject
+from kubetune.api.conditions import Reason
+from kubetune.decide.consent import Lacking
 from kubetune.decide.decision import StartRun
 
 
@@ -39,7 +41,12 @@ from kubetune.decide.decision import StartRun
         ({"dataset": dataset()}, "Preparing", "DatasetNotReady", "tickets"),
         ({"target": MISSING_TARGET}, "Pending", "TargetMissing", "main"),
         ({"target": target(ready=False)}, "Preparing", "TargetNotReady", "main"),
-        ({"secret_problem": "waiting for Secret x"}, "Preparing", "SecretMissing", "x"),
+        (
+            {"lacking": Lacking(Reason.SECRET_MISSING, "waiting for Secret x")},
+            "Preparing",
+            "SecretMissing",
+            "x",
+        ),
         ({"models": {"base": None}}, "Pending", "ModelMissing", "candidate base"),
         ({"models": {"base": model(name="base")}}, "Preparing", "ModelNotReady", "candidate base"),
     ],

@@ -19,7 +19,9 @@ from builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 from kubetune.api import JsonObject
+from kubetune.api.conditions import Reason
 from kubetune.api.run.outcome import Outcome
+from kubetune.decide.consent import Lacking
 from kubetune.decide.decision import Decision, DeleteRuns, StartRun
 from kubetune.decide.inspected.dataset import ObservedDataset, decide, inspection_of
 from kubetune.decide.inspected.inspection import inspection_key, inspection_run_key
@@ -151,7 +153,7 @@ def test_new_spec_deletes_what_the_old_one_started() -> None:
 @pytest.mark.parametrize(
     ("spec", "given"),
     [
-        (OTHER, {"secret_problem": "waiting for Secret hub"}),
+        (OTHER, {"lacking": Lacking(Reason.SECRET_MISSING, "waiting for Secret hub")}),
         (
             OTHER,
             {"twin": {"inspection": {"key": key_of(OTHER), "result": "found"}} | DATASET_FOUND},
@@ -169,7 +171,12 @@ def test_old_run_is_deleted_when_the_new_spec_starts_none(
 
 def test_spec_put_back_while_the_new_one_waited_is_read_again() -> None:
     found = step(runs=[run(1, "succeeded", FOUND)])
-    edited = step(status_of(found), spec=OTHER, generation=2, secret_problem="waiting for Secret")
+    edited = step(
+        status_of(found),
+        spec=OTHER,
+        generation=2,
+        lacking=Lacking(Reason.SECRET_MISSING, "waiting for Secret"),
+    )
     assert "rows" not in status_of(edited)
     back = step(status_of(edited), generation=3)
     assert ready_reason(back) == ("False", "Inspecting")

@@ -23,7 +23,9 @@ from builders import (
     resource,
     target,
 )
+from kubetune.api.conditions import Reason
 from kubetune.api.run.plan import RunPlan
+from kubetune.decide.consent import Lacking
 from kubetune.decide.decision import Record, Stamp, StartRun
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.target.place import record
@@ -93,7 +95,7 @@ CASES = [
         "no Secret",
         "Preparing",
         "SecretMissing",
-        {"secret_problem": "waiting for Secret hub in namespace team"},
+        {"lacking": Lacking(Reason.SECRET_MISSING, "waiting for Secret hub in namespace team")},
         requeue=2,
     ),
     refused(

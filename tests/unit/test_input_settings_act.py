@@ -77,6 +77,7 @@ HUB_TOKEN = source("huggingFace", repo="org/rows", **TOKEN)
 JUDGES = (
     "tests/cml/test_operator_judges.py::test_only_listed_variables_are_sent_and_only_where_they_may"
 )
+LISTED = "tests/cluster/test_operator_consent.py::test_what_the_targets_admin_lists_needs_no_label"
 SHARED_NAMES = "tests/cluster/test_registered_names.py::test_names_that_the_targets_admin_shares"
 TARGETS = "tests/cluster/test_operator_default_targets.py::test_who_names_a_target_waits_for_it"
 CHECKS = "tests/unit/test_decide_row_checks.py::test_row_checks"
@@ -302,6 +303,10 @@ TARGET: dict[str, Proof] = {
     "tracking.experiment": ("ours", IN_CLUSTER),
     "tracking.credentialsSecretRef.name": ("mlflow", IN_CLUSTER),
     "tracking.caBundle.configMapName": ("ca", IN_CLUSTER),
+    "allowed.secrets[].name": LISTED,
+    "allowed.secrets[].uses": LISTED,
+    "allowed.claims[].name": LISTED,
+    "allowed.claims[].uses": LISTED,
     "tracking.registry.prefix": SHARED_NAMES,
     "tracking.registry.allowedNames": SHARED_NAMES,
     "tracking.registry.trustedNamespaces": (

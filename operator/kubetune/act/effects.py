@@ -19,6 +19,7 @@ from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.status_types import AnyStatusDict, status_of
 from kubetune.clients.kubernetes import REFUSALS, ApiError, ConflictError, KubernetesClient
+from kubetune.decide.consent import of_request
 from kubetune.decide.decision import (
     AbandonRuns,
     CreateModel,
@@ -38,6 +39,7 @@ from kubetune.decide.decision import (
 )
 from kubetune.names import FINALIZER, JOB, MANAGED_BY, RUN_KEY
 from kubetune.observe.cache import ObjectCache, key_of
+from kubetune.observe.consent import Consents
 from kubetune.observe.needs import needs_of
 from kubetune.observe.objects import made_by, parse
 from kubetune.observe.references import TARGET_KINDS
@@ -89,6 +91,7 @@ class Effects:
         self,
         cache: ObjectCache,
         client: KubernetesClient,
+        consents: Consents,
         backend: Backends,
         holds: Holds,
         release: Release,
@@ -99,6 +102,7 @@ class Effects:
         self._left_behind = left_behind
         self._cache = cache
         self._client = client
+        self._consents = consents
         self._backend = backend
 
     async def run(
@@ -115,7 +119,9 @@ class Effects:
         """
         changed = False
         key, owner = key_of(body), None
-        if any(isinstance(effect, StartRun) for effect in effects):
+        if starts := [effect.request for effect in effects if isinstance(effect, StartRun)]:
+            for request in starts:
+                await self._ask_owners(request)
             await self._take(body, status)
         for effect in effects:
             match effect:
@@ -170,6 +176,13 @@ class Effects:
                     await self._release.target(parse(body), forced=forced)
             logger.debug("%s %s/%s: %s", key.kind, key.namespace, key.name, effect)
         return changed
+
+    async def _ask_owners(self, request: RunRequest) -> None:
+        """Start nothing with a Secret, claim or service account that isn't opened for it."""
+        namespace, wanted = request.owner.namespace, of_request(request)
+        if lacking := await self._consents.lacking(namespace, wanted, request.target):
+            refused = BackendError(lacking.reason, lacking.message, retryable=True)
+            raise StartRefusedError(refused, recorded=False)
 
     async def _take(self, body: JsonObject, status: AnyStatusDict) -> None:
         """Hold what a run needs, before the status records that it may be there.

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 REQUEST_TIMEOUT_SECONDS = 30
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
+METADATA_ALONE = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 class ApiError(Exception):
@@ -84,6 +85,8 @@ CORE_KINDS: dict[str, tuple[str, str]] = {
     "ConfigMap": ("v1", "configmaps"),
     "Secret": ("v1", "secrets"),
     "Service": ("v1", "services"),
+    "ServiceAccount": ("v1", "serviceaccounts"),
+    "PersistentVolumeClaim": ("v1", "persistentvolumeclaims"),
     "Namespace": ("v1", "namespaces"),
     "Event": ("events.k8s.io/v1", "events"),
     "Lease": ("coordination.k8s.io/v1", "leases"),
@@ -166,6 +169,11 @@ class KubernetesClient:
     async def get(self, kind: str, namespace: str | None, name: str) -> JsonObject:
         """Read one object; raises NotFoundError."""
         return await self.request("GET", self.path(kind, namespace, name))
+
+    async def metadata(self, kind: str, namespace: str | None, name: str) -> JsonObject:
+        """Read the metadata of an object, and nothing else of it; raises NotFoundError."""
+        path = self.path(kind, namespace, name)
+        return await self.request("GET", path, accept=METADATA_ALONE)
 
     async def create(self, manifest: JsonObject) -> JsonObject:
         """Create an object; raises ConflictError when there is one of that name."""

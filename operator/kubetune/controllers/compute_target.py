@@ -42,13 +42,13 @@ class ComputeTargetController(Forgetful[ObservedTarget]):
         key = key_of_resource(resource)
         users = self._holds.users(key)
         observed = await self._observer.observe(resource, users)
-        if users and not observed.secret_problem:
+        if users and not observed.lacking:
             # Else there is nothing to hold until it is made again.
             await self._holds.renew(users)
         # Before anything lets the Secret go that is needed for it.
         namespace = key.namespace or self._operator_namespace
         place = observed.place_probe
-        away = bool(observed.secret_problem or (place and place.reason))
+        away = bool(observed.lacking or (place and place.reason))
         settled = await self._left_behind.end(key, resource.spec, namespace, away=away)
         if settled:
             await self._release.unused(resource)

@@ -24,6 +24,7 @@ from kubetune.controllers.inspected import (
 from kubetune.keys import Keyring
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.compute_target import TargetObserver
+from kubetune.observe.consent import Consents
 from kubetune.observe.evaluation import EvaluationObserver
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.inspected import InspectedObserver
@@ -43,6 +44,7 @@ class Services:
 
     cache: ObjectCache
     client: KubernetesClient
+    consents: Consents
     backend: Backends
     trackers: Trackers
     settings: Settings
@@ -60,29 +62,32 @@ def controllers(
 ) -> Controllers:
     """A controller for each kind that is reconciled. Raises LookupError when one has none."""
     cache, client, backend = services.cache, services.client, services.backend
+    consents = services.consents
     trackers, settings = services.trackers, services.settings
     keys, install_id = services.keys, services.install_id
     clock = services.clock
     pace = (settings.progress_write_seconds, settings.retry_seconds)
-    inspected = InspectedObserver(cache, client, backend, keys, install_id)
+    inspected = InspectedObserver(cache, consents, backend, keys, install_id)
     made: list[Controller[Any, Any]] = [
         DatasetController(inspected),
         ModelController(inspected),
         PromptTemplateController(inspected),
         FineTuneJobController(
-            FineTuneJobObserver(cache, client, backend, keys, install_id, *pace, clock()),
+            FineTuneJobObserver(cache, client, consents, backend, keys, install_id, *pace, clock()),
             trackers,
             poller,
             backend,
             keys,
         ),
         EvaluationController(
-            EvaluationObserver(cache, client, backend, keys, install_id, *pace, poller.tracked),
+            EvaluationObserver(
+                cache, client, consents, backend, keys, install_id, *pace, poller.tracked
+            ),
             trackers,
             keys,
         ),
         ComputeTargetController(
-            TargetObserver(cache, client, backend, trackers, settings),
+            TargetObserver(cache, consents, backend, trackers, settings),
             holds,
             release,
             left_behind,

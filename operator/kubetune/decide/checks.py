@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from kubetune.api.conditions import Phase, Reason
+from kubetune.decide.consent import Lacking
 from kubetune.decide.resources import Resource, Target
 from kubetune.decide.waiting import NotReady
 
@@ -38,8 +39,8 @@ class Submitted(Protocol):
         ...
 
     @property
-    def secret_problem(self) -> str:
-        """A sentence when a Secret is missing, else empty."""
+    def lacking(self) -> Lacking | None:
+        """A Secret or claim that is missing, or not opened for its use."""
         ...
 
 
@@ -57,11 +58,14 @@ def target_ready(observed: Submitted) -> NotReady | None:
     return None
 
 
-def secrets_there(observed: Submitted) -> NotReady | None:
-    """A Secret is missing, or a key of one."""
-    if observed.secret_problem:
-        return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, observed.secret_problem)
-    return None
+def nothing_lacking(observed: Submitted) -> NotReady | None:
+    """A Secret or claim is missing, a key of one, or its owner's consent."""
+    return not_there(observed.lacking)
+
+
+def not_there(lacking: Lacking | None) -> NotReady | None:
+    """What can't be had yet, if anything."""
+    return NotReady(Phase.PREPARING, lacking.reason, lacking.message) if lacking else None
 
 
 @dataclass(frozen=True)

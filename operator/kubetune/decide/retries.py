@@ -31,6 +31,13 @@ REFUSED_STOP_SECONDS = 30.0
 TARGET_SECONDS = 60.0
 """A target that is away; its backend tells when it answers again, if it can."""
 INSPECTION_FIRST_SECONDS = 5
+NOT_WATCHED = (
+    Reason.SECRET_MISSING,
+    Reason.CLAIM_MISSING,
+    Reason.SERVICE_ACCOUNT_MISSING,
+    Reason.CONSENT_MISSING,
+)
+"""What is read by name when it is needed: see ``until_secret``."""
 
 
 def next_look(reason: Reason) -> float:
@@ -67,9 +74,9 @@ def after_refusal(since: datetime | None, now: datetime) -> float:
 
 
 def until_secret(since: datetime | None, now: datetime) -> float:
-    """Seconds until a missing Secret is read again: 2 at first, then growing to 25.
+    """Seconds until a Secret or its like is read again: 2 at first, then growing to 25.
 
-    Secrets are read, not watched, so that the operator needs no right to list them.
+    They are read, not watched, so that the operator needs no right to list them.
     """
     return _with_age(2.0, since, now, 25.0)
 

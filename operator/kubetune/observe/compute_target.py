@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.decide.consent import of_target
 from kubetune.decide.resources import TargetResource
 from kubetune.decide.target.states import ObservedTarget
 from kubetune.observe.cache import ObjectCache, key_of
+from kubetune.observe.consent import Consents
 from kubetune.observe.objects import default_targets
-from kubetune.observe.secrets import named_secrets, secret_problem
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
 from kubetune.settings import Settings
@@ -22,13 +22,13 @@ class TargetObserver:
     def __init__(
         self,
         cache: ObjectCache,
-        client: KubernetesClient,
+        consents: Consents,
         backend: Backends,
         trackers: Trackers,
         settings: Settings,
     ) -> None:
         self._cache = cache
-        self._client = client
+        self._consents = consents
         self._backend = backend
         self._trackers = trackers
         self._settings = settings
@@ -36,16 +36,16 @@ class TargetObserver:
     async def observe(self, target: TargetResource, users: Sequence[Key]) -> ObservedTarget:
         """A target and the newest probe; ``users`` have runs that need it."""
         namespace = target.owner.namespace or self._settings.operator_namespace
-        problem, probe, place = "", None, None
+        lacking, probe, place = None, None, None
         if (spec := target.spec) is not None and (users or not target.deleting):
-            problem = await secret_problem(self._client, namespace, named_secrets(spec))
-            if not problem:
+            lacking = await self._consents.lacking(namespace, of_target(spec), spec)
+            if not lacking:
                 place = await self._backend.probe(spec, namespace)
-            if not problem and (place is None or place.reason is None):
+            if not lacking and (place is None or place.reason is None):
                 probe = await self._trackers.probe(spec, namespace)
         return ObservedTarget(
             target,
-            problem,
+            lacking,
             probe,
             self._settings.target_probe_seconds,
             place,

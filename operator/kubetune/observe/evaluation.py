@@ -11,6 +11,7 @@ from kubetune.api.kinds.evaluation.spec import Candidate, EvaluationSpec
 from kubetune.api.kinds.status_types import EvaluationStatusDict, status_of
 from kubetune.clients.config_maps import config_map_value
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
+from kubetune.decide.consent import of_judges, of_sources, of_target
 from kubetune.decide.evaluation.candidate import MOVING, SETTLED
 from kubetune.decide.evaluation.inputs import candidate_run_key
 from kubetune.decide.evaluation.judges import judge_keys
@@ -23,6 +24,7 @@ from kubetune.decide.resources import EvaluationResource, ModelResource, TargetP
 from kubetune.keys import Keyring
 from kubetune.names import JOB
 from kubetune.observe.cache import ObjectCache
+from kubetune.observe.consent import Consents
 from kubetune.observe.fine_tune_job import running_names
 from kubetune.observe.objects import (
     default_instead,
@@ -32,21 +34,10 @@ from kubetune.observe.objects import (
     resolve_target,
     source_job,
 )
-from kubetune.observe.secrets import named_secrets, secret_problem, source_secrets
 from kubetune.targets.dispatch import Backends
 from kubetune.targets.errors import BackendError
-from kubetune.targets.table import facts_of
 from kubetune.targets.values import RunAddress
 from kubetune.tracking.base import TrackedRun
-
-
-def _judge_secrets(
-    target: ComputeTargetSpec | None, spec: EvaluationSpec
-) -> list[tuple[str, str | None]]:
-    """Secrets, and keys of them, with API keys of judges, where runs get some."""
-    if not facts_of(target).carries_secrets:
-        return []
-    return [(reference.name, reference.key) for reference in judge_keys(spec).values()]
 
 
 def _all(
@@ -76,6 +67,7 @@ class EvaluationObserver:
         self,
         cache: ObjectCache,
         client: KubernetesClient,
+        consents: Consents,
         backend: Backends,
         keys: Keyring,
         install_id: str,
@@ -85,6 +77,7 @@ class EvaluationObserver:
     ) -> None:
         self._cache = cache
         self._client = client
+        self._consents = consents
         self._backend = backend
         self._keys = keys
         self._install_id = install_id
@@ -160,14 +153,12 @@ class EvaluationObserver:
                 namespace,
                 spec.prompt_ref.name if spec.prompt_ref else None,
             ),
-            secret_problem=await secret_problem(
-                self._client,
+            lacking=await self._consents.lacking(
                 namespace,
-                [
-                    *(named_secrets(target.spec) if target.spec else ()),
-                    *source_secrets(target.spec, dataset),
-                    *_judge_secrets(target.spec, spec),
-                ],
+                of_target(target.spec)
+                + of_sources(target.spec, dataset)
+                + of_judges(target.spec, judge_keys(spec).values()),
+                target.spec,
             ),
             functions=await self._functions(spec, namespace),
             task_files=await self._task_files(spec, namespace),
@@ -195,8 +186,8 @@ class EvaluationObserver:
             base=base,
             base_job=source_job(self._cache, base),
             job=find(self._cache, "FineTuneJob", namespace, job),
-            secret_problem=await secret_problem(
-                self._client, namespace, source_secrets(target, model, base)
+            lacking=await self._consents.lacking(
+                namespace, of_sources(target, model, base), target
             ),
         )
 

@@ -12,6 +12,7 @@ from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
 from kubetune.api.kinds.status_types import AttemptDict
 from kubetune.clients.config_maps import config_map_value
 from kubetune.clients.kubernetes import KubernetesClient, NotFoundError
+from kubetune.decide.consent import of_sources, of_target
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.resources import (
     FineTuneJobResource,
@@ -23,6 +24,7 @@ from kubetune.decide.settings.own_code import other_trainer
 from kubetune.keys import Keyring
 from kubetune.names import FINALIZER, RUN_KEY
 from kubetune.observe.cache import ObjectCache
+from kubetune.observe.consent import Consents
 from kubetune.observe.objects import (
     default_instead,
     find,
@@ -34,7 +36,6 @@ from kubetune.observe.objects import (
     source_job,
 )
 from kubetune.observe.run_keys import RunKeys
-from kubetune.observe.secrets import named_secrets, secret_problem, source_secrets
 from kubetune.queue import Key
 from kubetune.targets.dispatch import Backends
 from kubetune.targets.errors import BackendError
@@ -56,6 +57,7 @@ class FineTuneJobObserver:
         self,
         cache: ObjectCache,
         client: KubernetesClient,
+        consents: Consents,
         backend: Backends,
         keys: Keyring,
         install_id: str,
@@ -65,6 +67,7 @@ class FineTuneJobObserver:
     ) -> None:
         self._cache = cache
         self._client = client
+        self._consents = consents
         self._backend = backend
         self._install_id = install_id
         self._progress_seconds = progress_seconds
@@ -156,13 +159,10 @@ class FineTuneJobObserver:
             ),
             profile=profile,
             trainer_text=await self._trainer_text(namespace, spec, profile),
-            secret_problem=await secret_problem(
-                self._client,
+            lacking=await self._consents.lacking(
                 namespace,
-                [
-                    *(named_secrets(target.spec) if target.spec else ()),
-                    *source_secrets(target.spec, model, base, dataset),
-                ],
+                of_target(target.spec) + of_sources(target.spec, model, base, dataset),
+                target.spec,
             ),
             output_rival=self._output_rival(job),
             **common,
@@ -196,6 +196,8 @@ class FineTuneJobObserver:
         if spec is None or not facts_of(spec).runs_outlive_owner or not target.ready:
             # Nothing is started there either.
             return None
+        if lacking := await self._consents.lacking(job.owner.namespace, of_target(spec), spec):
+            return TargetProblem(lacking.reason, lacking.message)
         try:
             found = await self._backend.made_for(job.owner.namespace, spec, self._install_id)
         except BackendError as error:

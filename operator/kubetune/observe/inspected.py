@@ -15,7 +15,7 @@ from kubetune.api.kinds.status_types import (
     status_of,
 )
 from kubetune.api.run.plan import InspectionPlan
-from kubetune.clients.kubernetes import KubernetesClient
+from kubetune.decide.consent import of_mounts
 from kubetune.decide.inspected import dataset, inspection, model, prompt_template
 from kubetune.decide.inspected.shared import InspectionFacts
 from kubetune.decide.resources import (
@@ -28,6 +28,7 @@ from kubetune.decide.sources import Mounts
 from kubetune.decide.target.place import same_place
 from kubetune.keys import Keyring
 from kubetune.observe.cache import ObjectCache
+from kubetune.observe.consent import Consents
 from kubetune.observe.objects import (
     find,
     parse,
@@ -36,10 +37,8 @@ from kubetune.observe.objects import (
     resolve_target,
     source_job,
 )
-from kubetune.observe.secrets import secret_problem
 from kubetune.targets.dispatch import Backends
 from kubetune.targets.errors import BackendError
-from kubetune.targets.table import facts_of
 from kubetune.targets.values import RunAddress
 
 IN_THIS_CLUSTER = ComputeTargetSpec.model_construct()
@@ -57,13 +56,13 @@ class InspectedObserver:
     def __init__(
         self,
         cache: ObjectCache,
-        client: KubernetesClient,
+        consents: Consents,
         backend: Backends,
         keys: Keyring,
         install_id: str,
     ) -> None:
         self._cache = cache
-        self._client = client
+        self._consents = consents
         self._backend = backend
         self._keys = keys
         self._install_id = install_id
@@ -174,11 +173,10 @@ class InspectedObserver:
         facts = await self._observe(observed.facts, resource, run_key)
         runs = facts.runs
         if not inspection.settled(resource.status.get("inspection") or {}, key) and not runs:
-            target = facts.target.spec
-            tokens = mounts.tokens.values() if facts_of(target).carries_secrets else ()
-            wanted = [(token.name, token.key) for token in tokens]
-            problem = await secret_problem(self._client, resource.owner.namespace, wanted)
-            facts = replace(facts, twin=self._twin(resource, key), secret_problem=problem)
+            target, namespace = facts.target.spec, resource.owner.namespace
+            wanted = of_mounts(target, mounts)
+            lacking = await self._consents.lacking(namespace, wanted, target)
+            facts = replace(facts, twin=self._twin(resource, key), lacking=lacking)
         return replace(observed, facts=facts)
 
     async def _observe(

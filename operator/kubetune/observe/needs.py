@@ -7,11 +7,11 @@ from kubetune.api.conditions import AT_REST
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.status_types import AnyStatusDict, RecordedTargetDict
 from kubetune.api.kinds.table import INSPECTED
+from kubetune.decide.consent import of_target
 from kubetune.decide.target.place import place_of
 from kubetune.names import FINALIZER
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.objects import recorded_target, resolve_target
-from kubetune.observe.secrets import named_secrets
 from kubetune.queue import Key
 from kubetune.targets.table import facts_of, recorded_facts
 
@@ -53,7 +53,7 @@ def needs_of(cache: ObjectCache, body: JsonObject, status: AnyStatusDict) -> fro
 
 def named_by(target: ComputeTargetSpec, namespace: str) -> set[Key]:
     """Secrets and certificates that a target names, in the namespace of who uses it."""
-    secrets = [name for name, _ in named_secrets(target)]
+    secrets = [wanted.name for wanted in of_target(target)]
     bundles = [*(target.block.access_bundles if target.block else ())]
     if target.tracking.ca_bundle:
         bundles.append(target.tracking.ca_bundle)

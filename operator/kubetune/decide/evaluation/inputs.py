@@ -23,7 +23,7 @@ from kubetune.api.run.plan import DatasetPlan, PromptPlan, RunIdentity
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES, ChatTemplateName
 from kubetune.api.training.families import family_of
 from kubetune.api.training.settings import Resources, merge
-from kubetune.decide.checks import first_problem, refused
+from kubetune.decide.checks import first_problem, not_there, refused
 from kubetune.decide.evaluation.checks import CHECKS
 from kubetune.decide.evaluation.judges import judge_keys, judge_plans
 from kubetune.decide.evaluation.observed import ObservedCandidate, ObservedEvaluation
@@ -139,8 +139,8 @@ def candidate_inputs(
     if not model.is_ready:
         message = f"waiting for {named} to be Ready; {model.why_not_ready}"
         return NotReady(Phase.PREPARING, Reason.MODEL_NOT_READY, message)
-    if candidate.secret_problem:
-        return NotReady(Phase.PREPARING, Reason.SECRET_MISSING, candidate.secret_problem)
+    if lacking := not_there(candidate.lacking):
+        return lacking
     if model.spec is None:
         return refused(f"{named}: {model.problem}")
     if model.status.get("architecture", "").endswith(SCORING):

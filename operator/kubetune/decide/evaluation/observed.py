@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.decide.consent import Lacking
 from kubetune.decide.resources import (
     DatasetResource,
     EvaluationResource,
@@ -56,7 +57,7 @@ class ObservedCandidate:
     """Of its runs, once its digest is known."""
     tracked: TrackedRun | None = None
     """Newest progress, from the batched read."""
-    secret_problem: str = ""
+    lacking: Lacking | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class ObservedEvaluation:
         default_factory=dict[str, Mapping[str, str]]
     )
     """Files of spec.tasks by the name of their ConfigMap, as far as it is there."""
-    secret_problem: str = ""
+    lacking: Lacking | None = None
     target_problem: TargetProblem | None = None
     """Why the target could not be asked about runs; then ``runs`` say nothing."""
     elsewhere: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -48,7 +48,7 @@ from kubetune.decide.evaluation.lookup import ask, bring_forward, lookup_refused
 from kubetune.decide.evaluation.observed import ObservedEvaluation
 from kubetune.decide.identity import with_finalizer
 from kubetune.decide.limits import after_end
-from kubetune.decide.retries import ELSEWHERE_SECONDS, until_secret
+from kubetune.decide.retries import ELSEWHERE_SECONDS, NOT_WATCHED, until_secret
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target.place import before_start, has_moved
 from kubetune.decide.target.unreachable import target_unreachable, with_phase
@@ -306,7 +306,7 @@ def _tell(draft: Draft, refused: NotReady | None, missing: list[NotReady]) -> No
     blocker = refused or next(iter(missing), None)
     if blocker:
         conditions.set(ConditionType.INPUTS_READY, False, blocker.reason, blocker.message)
-        if blocker.reason == Reason.SECRET_MISSING:
+        if blocker.reason in NOT_WATCHED:
             draft.waits.append(until_secret(draft.observed.evaluation.waiting_since, draft.now))
     else:
         message = "all inputs are there and fit"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.decide.consent import Lacking
 from kubetune.decide.gate import Demand
 from kubetune.decide.resources import (
     DatasetResource,
@@ -74,7 +75,7 @@ class ObservedJob:
     profile: ProfileResource | None = None
     trainer_text: str | None = None
     """What the ConfigMap of the trainer has."""
-    secret_problem: str = ""
+    lacking: Lacking | None = None
     output: ModelResource | None = None
     """The Model that was made of the result, when it exists."""
     output_rival: str = ""

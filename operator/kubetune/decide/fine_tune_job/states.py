@@ -58,6 +58,7 @@ from kubetune.decide.memory.fit import check_memory
 from kubetune.decide.memory.out_of_memory import out_of_memory_again, with_memory_advice
 from kubetune.decide.retries import (
     BACKOFF_LIMIT,
+    NOT_WATCHED,
     RIVAL_SECONDS,
     TRACKER_SECONDS,
     after_attempt,
@@ -264,7 +265,7 @@ def _wait_for_inputs(draft: Draft, missing: NotReady) -> FineTuneJobDecision:
         return draft.decision(RIVAL_SECONDS if taken else None)
     draft.conditions.waiting(missing.reason, missing.message)
     wait = missing.look_again_seconds
-    if missing.reason == Reason.SECRET_MISSING:
+    if missing.reason in NOT_WATCHED:
         wait = until_secret(draft.observed.job.waiting_since, draft.now)
     return draft.decision(wait)
 

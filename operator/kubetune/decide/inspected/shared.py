@@ -17,6 +17,7 @@ from kubetune.api.kinds.status_types import (
     RecordedTargetDict,
 )
 from kubetune.api.run.plan import InspectionPlan, RunIdentity, TrackingPlan
+from kubetune.decide.consent import Lacking
 from kubetune.decide.decision import Action, Conditions, Decision, DeleteRuns, Inspected
 from kubetune.decide.inspected import inspection
 from kubetune.decide.resources import Target, TargetProblem
@@ -43,8 +44,8 @@ class InspectionFacts:
     """Where a run was started, by the record in status."""
     target_problem: TargetProblem | None = None
     """Why the target could not be asked about runs."""
-    secret_problem: str = ""
-    """A sentence when a named Secret or its key is missing, else empty."""
+    lacking: Lacking | None = None
+    """A Secret or claim that is missing, or not opened for its use."""
     twin: DatasetStatusDict | ModelStatusDict | PromptTemplateStatusDict | None = None
     """Status of a settled object of the same kind, namespace and inspection key."""
     left: ComputeTargetSpec | None = None
@@ -107,8 +108,8 @@ def inspect(
     if facts.twin is not None and "inspection" in facts.twin:
         return inspection.Step(inspection.Found(facts.twin), facts.twin["inspection"].copy())
     # 3. What the run would need.
-    if facts.secret_problem:
-        waiting = inspection.Waiting(Reason.SECRET_MISSING, facts.secret_problem)
+    if facts.lacking:
+        waiting = inspection.Waiting(facts.lacking.reason, facts.lacking.message)
         return inspection.Step(waiting, state, requeue_after=until_secret(waiting_since, now))
     if target.spec is None:
         return inspection.Step(inspection.Waiting(Reason.TARGET_MISSING, target.why_not), state)

@@ -21,7 +21,13 @@ from kubetune.api.kinds.status_types import (
 )
 from kubetune.decide.decision import Conditions, Status, conditions_of, parse_time, rfc3339
 from kubetune.decide.evaluation.candidate import say
-from kubetune.decide.retries import REFUSED_STOP_SECONDS, after_inspection, after_refusal
+from kubetune.decide.retries import (
+    NOT_WATCHED,
+    REFUSED_STOP_SECONDS,
+    after_inspection,
+    after_refusal,
+    until_secret,
+)
 from kubetune.targets.errors import BackendError, CutLooseError
 
 
@@ -48,7 +54,7 @@ def start_refused(
         return status, wait
     if error.retryable:
         conditions.waiting(error.reason, str(error))
-        return status, error.retry_after or _retry_wait(conditions, now)
+        return status, error.retry_after or _retry_wait(conditions, now, error.reason)
     conditions.stalled(error.reason or Reason.TARGET_REFUSED, str(error))
     return status, None
 
@@ -83,7 +89,7 @@ def output_refused(
     status["phase"] = Phase.REGISTERING
     conditions.remove(ConditionType.COMPLETE)
     conditions.waiting(error.reason, str(error))
-    return status, _retry_wait(conditions, now)
+    return status, _retry_wait(conditions, now, error.reason)
 
 
 def change_refused(
@@ -113,10 +119,10 @@ def _lost_try(
     return state | {"attempts": attempts, "time": rfc3339(now), "message": message}, wait
 
 
-def _retry_wait(conditions: Conditions, now: datetime) -> float:
+def _retry_wait(conditions: Conditions, now: datetime, reason: str) -> float:
     ready = next((item for item in conditions.current if item["type"] == ConditionType.READY), None)
     since = parse_time(ready["lastTransitionTime"]) if ready else None
-    return after_refusal(since, now)
+    return until_secret(since, now) if reason in NOT_WATCHED else after_refusal(since, now)
 
 
 def _unsubmit(status: EvaluationStatusDict, error: BackendError) -> None:

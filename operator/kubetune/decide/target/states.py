@@ -9,6 +9,7 @@ from datetime import datetime
 from kubetune.api.conditions import ConditionType, Reason
 from kubetune.api.kinds.compute_target.spec import DEFAULT_TARGET_ANNOTATION
 from kubetune.api.kinds.status_types import ComputeTargetStatusDict
+from kubetune.decide.consent import Lacking
 from kubetune.decide.decision import (
     Conditions,
     Decision,
@@ -44,7 +45,8 @@ class ObservedTarget:
     """A target and the newest probe of what it names."""
 
     target: TargetResource
-    secret_problem: str
+    lacking: Lacking | None
+    """What of the Secrets that it names is missing, or not opened for it."""
     probe: TrackingProbe | None
     """None when a Secret is missing, or the place doesn't answer: nothing was asked."""
     probe_seconds: float
@@ -92,8 +94,8 @@ def _assessed(observed: ObservedTarget, now: datetime) -> TargetDecision:
         return Decision(status=status)
 
     # 2. The credentials must be there.
-    if observed.secret_problem:
-        conditions.waiting(Reason.SECRET_MISSING, observed.secret_problem)
+    if lacking := observed.lacking:
+        conditions.waiting(lacking.reason, lacking.message)
         return Decision(status=status, requeue_after=until_secret(target.waiting_since, now))
 
     # 3. The place must have what runs need.

@@ -64,6 +64,21 @@ class TargetBlock(Value):
         return ()
 
     @property
+    def run_secrets(self) -> Sequence[tuple[str, str]]:
+        """Secrets that every run is given, and the key in each, empty for all of them."""
+        return ()
+
+    @property
+    def run_claims(self) -> Sequence[str]:
+        """Claims that every run mounts."""
+        return ()
+
+    @property
+    def run_account(self) -> str:
+        """Service account that runs have; empty for the one that everybody has."""
+        return ""
+
+    @property
     def fixed_labels(self) -> Mapping[str, str]:
         """Labels of a node that nobody else may choose."""
         return {}

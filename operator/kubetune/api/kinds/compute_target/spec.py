@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from kubetune.api.kinds.compute_target.allowed import Allowed
 from kubetune.api.kinds.compute_target.block import CaBundle, GpuLabel, TargetBlock
 from kubetune.api.kinds.compute_target.cml import CmlTarget
 from kubetune.api.schema.addresses import HttpAddress
@@ -81,8 +82,8 @@ class KubernetesTarget(TargetBlock):
     )
     service_account_name: ObjectName | None = Field(
         default=None,
-        description="Service account of the pods. Runs need no Kubernetes rights, and no token"
-        " is mounted. Default: the namespace's `default`.",
+        description="Service account of the pods, with label kubetune.io/use=target. Runs need no"
+        " Kubernetes rights, and no token is mounted. Default: the namespace's `default`.",
     )
     node_selector: Labels | None = Field(
         default=None,
@@ -125,6 +126,27 @@ class KubernetesTarget(TargetBlock):
     env_from: list[EnvFromSource] | None = Field(
         default=None, max_length=16, description="Environment from ConfigMaps and Secrets."
     )
+
+    @property
+    def run_secrets(self) -> list[tuple[str, str]]:
+        """Those of its environment, and for its image registry."""
+        sources = [variable.value_from for variable in self.env or () if variable.value_from]
+        keys = [source.secret_key_ref for source in sources if source.secret_key_ref]
+        whole = [source.secret_ref for source in self.env_from or () if source.secret_ref]
+        named = [(key.name, key.key) for key in keys]
+        return named + [(ref.name, "") for ref in (*whole, *(self.image_pull_secrets or ()))]
+
+    @property
+    def run_claims(self) -> list[str]:
+        """Those of its volumes, and of its model cache."""
+        cache = [self.model_cache.claim_name] if self.model_cache else []
+        return [volume.claim_name for volume in self.volumes or ()] + cache
+
+    @property
+    def run_account(self) -> str:
+        """Any pod has the one called default."""
+        name = self.service_account_name
+        return name if name and name != "default" else ""
 
     @property
     def fixed_labels(self) -> Labels:
@@ -294,6 +316,11 @@ class ComputeTargetSpec(Value):
         default=None, description="Runs are jobs of a Cloudera Machine Learning workspace."
     )
     tracking: Tracking = Field(description="Where runs report and results are registered.")
+    allowed: Allowed | None = Field(
+        default=None,
+        description="Secrets and claims, in the namespace of each who uses the target, that need no"
+        " label kubetune.io/use of their own. Default: none; their owners label each.",
+    )
 
     @cached_property
     def type(self) -> str:
