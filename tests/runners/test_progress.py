@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from kubetune.api.run.outcome import ExitCode
 from kubetune.api.run.plan import RunPlan
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.sample.tickets import tickets
+from kubetune_runner.training.checkpoints import numbered
+from kubetune_runner.training.progress import Progress
 
 from tests.cluster.relay import Relay
 from tests.runners.conftest import PlanFactory, Runner
@@ -131,6 +134,9 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     assert 10 <= saved[0] < 100
     [run] = runs_of(mlflow_server, plan.run.run_key)
     assert (run.info.status, run.data.tags[names.TAG_PHASE]) == ("KILLED", "interrupted")
+    told = json.loads(run.data.tags[names.TAG_PROGRESS])
+    assert told[names.TOLD_CHECKPOINT] == saved[0]
+    assert abs(told[names.TOLD_CHECKPOINT_TIME] - time.time()) < 3600
 
     second = fork_runner(plan, KUBETUNE_ATTEMPT="2")
     second.wait_for("step 65/")
@@ -145,6 +151,7 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     assert run.data.tags[names.TAG_ATTEMPT] == "3"
     told = json.loads(run.data.tags[names.TAG_PROGRESS])
     assert (told["attempt"], told[names.METRIC_STEP], told["loss"]) == (3, 100, history[-1].value)
+    assert told[names.TOLD_CHECKPOINT] == 100
     assert (outcome.summary["steps"], outcome.summary["loss"]) == (100, history[-1].value)
     assert outcome.summary["epoch"] == told["epoch"]
     assert outcome.summary["learningRate"] == told["learning_rate"]
@@ -153,6 +160,34 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     document["training"]["checkpoint"]["directory"] = str(tmp_path / "other")
     uninterrupted, _ = fitted(RunPlan.model_validate(document))
     assert [metric.value for metric in history] == pytest.approx(losses(uninterrupted), abs=2e-4)
+
+
+@pytest.mark.training
+def test_a_checkpoint_is_also_written_after_minutes_without_one(
+    make_plan: PlanFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a clock of the test's own, on which each step takes 40 seconds."""
+    now = 0.0
+
+    class Slow(Progress):
+        def on_step_begin(self, *given: Any, **others: Any) -> None:
+            nonlocal now
+            now += 40
+            super().on_step_begin(*given, **others)
+
+    clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
+    monkeypatch.setattr("kubetune_runner.training.progress.time", clock)
+    monkeypatch.setattr("kubetune_runner.training.progress.Progress", Slow)
+    plan = make_plan(
+        training={
+            "hyperparameters": {"maxSteps": 7},
+            "checkpoint": {"everySteps": 100, "everyMinutes": 1, "keep": 9},
+        }
+    )
+    fitted(plan)
+    assert [path.name for path in numbered(tmp_path / "checkpoints")] == [
+        f"checkpoint-{step}" for step in (2, 4, 6, 7)
+    ]
 
 
 @pytest.mark.training

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from builders import (
     NONE_FINISHED,
     NOW,
+    TRACKED,
     attempt,
     job,
     observed_job,
@@ -17,6 +19,7 @@ from builders import (
     tried,
 )
 from kubetune.api import JsonObject
+from kubetune.api.run.plan import TAG_ATTEMPT, TAG_PROGRESS
 from kubetune.decide.decision import StartRun
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.targets.values import RunPhase
@@ -56,6 +59,24 @@ PLACES = [
     Place("CML with a claim", CLAIM, CML, {"everySteps": 100, "keep": 2}, loses=False),
 ]
 places = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+
+
+def shown_checkpoint(place: Place, told: JsonObject, known: JsonObject | None = None) -> Any:
+    """``status.lastCheckpoint`` once attempt 2 runs and tells this."""
+    status = tried(
+        attempt(2, "Running"),
+        effective=submitted(place)[0]["effective"],
+        **({"lastCheckpoint": known} if known else {}),
+    )
+    tags = {TAG_ATTEMPT: "2", TAG_PROGRESS: json.dumps({"attempt": 2} | told)}
+    observed = observed_job(
+        job(place.spec, status=status),
+        target=target(**place.target),
+        runs=[run(2, "running")],
+        answers=NONE_FINISHED,
+        tracked=replace(TRACKED, tags=TRACKED.tags | tags),
+    )
+    return (decide(observed, NOW).status or {}).get("lastCheckpoint")
 
 
 def submitted(place: Place) -> tuple[Any, StartRun]:
@@ -124,3 +145,35 @@ def test_an_interruption_says_what_it_costs(
     said = interrupted(place, attempts, phase, **spec)
     assert ("the run's 200 steps are lost: a job with spec.checkpoint" in said) == place.loses
     assert "lost" not in interrupted(place, attempts, phase, step=0, **spec), "nothing was made"
+
+
+WRITTEN: JsonObject = {"checkpoint_step": 40, "checkpoint_time": 1767268800.5}
+"""Midday of 2026-01-01."""
+SHOWN: JsonObject = {"step": 40, "time": "2026-01-01T12:00:00Z", "attempt": 2}
+
+
+@places
+def test_the_newest_checkpoint_is_shown_where_it_outlives_the_run(place: Place) -> None:
+    assert shown_checkpoint(place, WRITTEN) == (None if place.loses else SHOWN)
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ({}, SHOWN | {"attempt": 1}),
+        (WRITTEN, SHOWN | {"attempt": 1}),
+        (WRITTEN | {"checkpoint_step": 60}, SHOWN | {"step": 60}),
+        ({"checkpoint_step": 0, "checkpoint_time": 1767268800.5}, None),
+    ],
+    ids=["nothing told yet", "continued from it", "a newer one", "it was not found"],
+)
+def test_the_checkpoint_of_an_earlier_attempt_stays_its_own(
+    told: JsonObject, shown: JsonObject | None
+) -> None:
+    assert shown_checkpoint(PLACES[1], told, SHOWN | {"attempt": 1}) == shown
+
+
+@pytest.mark.parametrize("value", [-1, 1e300, float("nan"), float("inf"), "40", True, [], 2**80])
+@pytest.mark.parametrize("key", ["checkpoint_step", "checkpoint_time"])
+def test_what_a_run_tells_of_checkpoints_is_no_more_than_that(key: str, value: Any) -> None:
+    assert shown_checkpoint(PLACES[1], WRITTEN | {key: value}) is None

@@ -186,3 +186,10 @@ def test_the_spec_reads_back() -> None:
     spec = job(IN_MAP).spec
     assert isinstance(spec, FineTuneJobSpec)
     assert spec.to_json()["trainer"] == IN_MAP["trainer"]
+
+
+def test_minutes_between_checkpoints_are_not_for_axolotl() -> None:
+    spec = {"trainer": {"axolotl": {"config": {}}}, "checkpoint": {"everyMinutes": 5}}
+    status = decide(given(spec, None), NOW).status or {}
+    said = {item["message"] for item in status["conditions"] if item["type"] == "Ready"}
+    assert "checkpoint.everyMinutes has no effect on trainer.axolotl" in said.pop()

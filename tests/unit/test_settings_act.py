@@ -85,6 +85,7 @@ ACTS: dict[str, tuple[Any, JsonObject]] = {
     "evaluation.maxNewTokens": (3, {}),
     "evaluation.baseline": (True, {}),
     "checkpoint.everySteps": (3, CLAIM),
+    "checkpoint.everyMinutes": (3, CLAIM),
     "checkpoint.keep": (3, CLAIM),
     "checkpoint.claimName": ("kept", {}),
     "resources.cpu": ("3", {}),

@@ -119,6 +119,11 @@ class Tracker:
         with self._lock:
             self._shown |= {key: metrics[key] for key in names.SHOWN_METRICS if key in metrics}
 
+    def checkpoint(self, step: int, at: float) -> None:
+        """Have the operator show the newest checkpoint: its step, 0 for none, and its time."""
+        with self._lock:
+            self._shown |= {names.TOLD_CHECKPOINT: step, names.TOLD_CHECKPOINT_TIME: at}
+
     def last_values(self) -> dict[str, float]:
         """What was reported of the last step, for the run's final report."""
         with self._lock:
@@ -335,6 +340,9 @@ class NullTracker(Tracker):
         """Of the run that the leader reports."""
 
     def show(self, metrics: Mapping[str, float]) -> None:
+        """Of the run that the leader reports."""
+
+    def checkpoint(self, step: int, at: float) -> None:
         """Of the run that the leader reports."""
 
 

@@ -69,7 +69,8 @@ def make_trainer(
     )
     loading.check_tokens(plan.model.name, model, inputs.tokenizer, rows)
     is_new = inputs.start.adapter is None
-    reports = progress.Progress(tracker, stop, plan.lineage_digest, workers)
+    minutes = settings.checkpoint.every_minutes
+    reports = progress.Progress(tracker, stop, plan.lineage_digest, workers, minutes)
     held_out = inputs.evaluation.rows
     try:
         trainer = objective.trainer(
@@ -112,6 +113,7 @@ def fit(
     folder = in_container(plan.training.checkpoint.directory)
     # One looks, since it also clears away.
     newest = checkpoints.newest(folder, plan.lineage_digest) if workers.leads else None
+    progress.keeps(newest)
     checkpoint = workers.share(newest)
     if checkpoint is not None and not checkpoint.is_dir():
         raise RunError(

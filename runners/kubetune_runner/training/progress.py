@@ -37,6 +37,7 @@ class Progress(TrainerCallback):
         stop: StopSignal,
         lineage_digest: str,
         workers: Workers = SINGLE_WORKER,
+        save_minutes: int | None = None,
     ) -> None:
         self.trainer: RunTrainer | None = None
         self.lost = False
@@ -45,7 +46,8 @@ class Progress(TrainerCallback):
         self._stop = stop
         self._lineage_digest = lineage_digest
         self._workers = workers
-        self._began = time.monotonic()
+        self._save_seconds = 60 * save_minutes if save_minutes else None
+        self._saved = self._began = time.monotonic()
         self._first_step = self._step = self._total = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -56,7 +58,7 @@ class Progress(TrainerCallback):
 
     def begin(self, state: Any) -> None:
         """Report where training stands, which may be at its end."""
-        self._began = time.monotonic()
+        self._saved = self._began = time.monotonic()
         self._first_step = self._step = state.global_step
         self._total = state.max_steps
         # An attempt that was killed took its unsent reports with it; the checkpoint has them.
@@ -80,6 +82,10 @@ class Progress(TrainerCallback):
             # Told to another worker, it is meant for this one too.
             self._stop.received = True
             control.should_save = control.should_training_stop = True
+        elif self._save_seconds is not None:
+            # The clocks of workers differ.
+            late = time.monotonic() - self._saved >= self._save_seconds
+            control.should_save = self._workers.agree(late) or control.should_save
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
@@ -112,12 +118,22 @@ class Progress(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A checkpoint was written."""
+        self._saved = time.monotonic()
         # Each worker adds a file of its own to it.
         self._workers.agree(True)
         if not self._workers.leads:
             return
         folder = Path(args.output_dir) / f"{checkpoints.PREFIX}{state.global_step}"
         checkpoints.seal(folder, self._lineage_digest)
+        self.keeps(folder)
+
+    def keeps(self, checkpoint: Path | None) -> None:
+        """Report the checkpoint that the next attempt would continue from; None: there is none."""
+        if checkpoint is None:
+            self._tracker.checkpoint(0, time.time())
+        else:
+            step = checkpoints.step_of(checkpoint)
+            self._tracker.checkpoint(step, checkpoints.sealed_at(checkpoint))
 
     def _gauges(self) -> tuple[int, Mapping[str, float]] | None:
         done = self._step - self._first_step

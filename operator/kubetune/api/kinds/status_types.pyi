@@ -214,6 +214,7 @@ class FineTuneJobStatusDict(ObjectStatusDict, closed=True):
     external: NotRequired[ExternalDict]
     mlflow: NotRequired[MlflowRunDict]
     progress: NotRequired[ProgressDict]
+    lastCheckpoint: NotRequired[LastCheckpointDict]
     lineage: NotRequired[LineageDict]
     result: NotRequired[ResultDict]
     failure: NotRequired[FailureDict]
@@ -282,6 +283,11 @@ class ProgressDict(TypedDict, closed=True):
     etaSeconds: NotRequired[int]
     eta: NotRequired[str]
     updatedAt: NotRequired[str]
+
+class LastCheckpointDict(TypedDict, closed=True):
+    step: int
+    time: str
+    attempt: int
 
 class LineageDict(TypedDict, closed=True):
     datasetDigest: NotRequired[str]

@@ -102,6 +102,10 @@ Of each metric MLflow shows the value of the highest step, which after a step ba
 """
 SHOWN_METRICS = ("epoch", "loss", "eval_loss", "learning_rate")
 """Metrics that the tag has besides those of kubetune itself."""
+TOLD_CHECKPOINT = "checkpoint_step"
+"""In the tag: the step of the newest whole checkpoint, 0 when an attempt has begun without one."""
+TOLD_CHECKPOINT_TIME = "checkpoint_time"
+"""In the tag: when it became whole, seconds since the epoch."""
 TAG_METRICS = "kubetune.metrics"
 """Of a run and of a version: the final metrics of the result as JSON. What the user's own code logs
 under the same names doesn't touch it."""

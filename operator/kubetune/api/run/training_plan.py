@@ -75,6 +75,8 @@ class CheckpointPlan(PlanValue):
     """Where and how often checkpoints are written."""
 
     every_steps: int
+    every_minutes: int | None = None
+    """Also after so long without one."""
     keep: int
     directory: str
     """Absolute path in the container, this run's own."""

@@ -222,6 +222,13 @@ class Checkpoint(Value):
         le=2**31 - 1,
         description="Optimizer steps between checkpoints. Default 100.",
     )
+    every_minutes: int | None = Field(
+        default=None,
+        ge=1,
+        le=7 * 24 * 60,
+        description="A checkpoint also after so many minutes without one, for steps that take long."
+        " Default: only steps count. Not with trainer.axolotl.",
+    )
     keep: int | None = Field(
         default=None, ge=1, le=1000, description="Newest checkpoints kept. Default 2."
     )

@@ -31,6 +31,7 @@ from kubetune.decide.decision import (
     rfc3339,
     shorten,
 )
+from kubetune.decide.fine_tune_job.kept_steps import keeps_steps, show_checkpoint
 from kubetune.decide.fine_tune_job.observed import (
     ObservedJob,
 )
@@ -147,6 +148,8 @@ def begin(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
         due = due and old.get("phase") != Phase.REGISTERING
         if due and tells_of(run, attempts):
             status["progress"] = shown
+            if observed.place and keeps_steps(status.get("effective") or {}, observed.place):
+                show_checkpoint(status, run)
     return draft
 
 

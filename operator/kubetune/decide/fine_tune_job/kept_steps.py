@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from kubetune.api import JsonObject
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.status_types import FineTuneJobStatusDict
+from kubetune.api.run.plan import TOLD_CHECKPOINT, TOLD_CHECKPOINT_TIME
+from kubetune.decide.decision import rfc3339
+from kubetune.decide.fine_tune_job.progress import told_progress
 from kubetune.targets.table import facts_of
+from kubetune.tracking.base import TrackedRun
+
+_MOST_STEPS = 2**31 - 1
+_LATEST = 2**32
+"""Seconds since the epoch; what a run tells beyond either is no step and no time."""
 
 
 def keeps_steps(settings: JsonObject, target: ComputeTargetSpec) -> bool:
@@ -25,6 +35,31 @@ def acting_settings(settings: JsonObject, target: ComputeTargetSpec) -> JsonObje
         checkpoint = settings["checkpoint"]
         shown["checkpoint"] = {key: checkpoint[key] for key in checkpoint if key != "claimName"}
     return shown
+
+
+def show_checkpoint(status: FineTuneJobStatusDict, run: TrackedRun) -> None:
+    """Put the newest checkpoint that the run's newest attempt tells of into its status.
+
+    One that an earlier attempt has written stays as it was told of first.
+    """
+    told = told_progress(run)
+    step, at = told.get(TOLD_CHECKPOINT), told.get(TOLD_CHECKPOINT_TIME)
+    attempt = told.get("attempt")
+    if step is None or at is None or attempt is None:
+        return
+    if not (0 <= step <= _MOST_STEPS and 0 <= at < _LATEST and 0 < attempt <= _MOST_STEPS):
+        return
+    known = status.get("lastCheckpoint")
+    if step == 0:
+        # The attempt has found nothing to continue from.
+        status.pop("lastCheckpoint", None)
+    elif known is None or known["step"] != step:
+        written = datetime.fromtimestamp(at, UTC)
+        status["lastCheckpoint"] = {
+            "step": int(step),
+            "time": rfc3339(written),
+            "attempt": int(attempt),
+        }
 
 
 def may_lose(status: FineTuneJobStatusDict, target: ComputeTargetSpec | None) -> str:

@@ -125,6 +125,8 @@ def _show_last_progress(
     draft: Draft, tracked: TrackedRun | None, summary: JsonObject, metrics: JsonObject
 ) -> None:
     """The status at the end is that of the last step, whatever polls have seen."""
+    # No other attempt will continue from it, and in CML it is deleted.
+    draft.status.pop("lastCheckpoint", None)
     shown = draft.status.pop("progress", None)
     if tracked:
         seen = shown.get("updatedAt") if shown else None

@@ -142,6 +142,7 @@ def training_plan(
             "evaluation": EvaluationPlan.model_validate(settings["evaluation"]).to_json(),
             "checkpoint": CheckpointPlan(
                 every_steps=checkpoint["everySteps"],
+                every_minutes=checkpoint.get("everyMinutes"),
                 keep=checkpoint["keep"],
                 directory=f"{root}/{run_key}",
             ).to_json(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kubetune.api import JsonObject
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.training.axolotl import AxolotlTrainer
 from kubetune.api.training.objective_settings import SMOOTHED_LOSSES
 from kubetune.api.training.objectives import (
     GRADED_METRICS,
@@ -31,6 +32,7 @@ def idle_problem(
         or _held_out(spec, dataset)
         or _answers(spec, dataset)
         or _promotion(spec, settings, dataset, trainer)
+        or _minutes(spec, trainer)
     )
 
 
@@ -117,6 +119,15 @@ def _promotion(
                 f"output.registry.promoteWhen asks for {rule.metric}, which this job can't have, as"
                 f" {why}: ask for another metric"
             )
+    return ""
+
+
+def _minutes(spec: FineTuneJobSpec, trainer: OtherTrainer | None) -> str:
+    if isinstance(trainer, AxolotlTrainer) and spec.checkpoint and spec.checkpoint.every_minutes:
+        return (
+            "checkpoint.everyMinutes has no effect on trainer.axolotl, which counts steps: set"
+            " checkpoint.everySteps, or remove it"
+        )
     return ""
 
 

@@ -81,6 +81,14 @@ class Progress(Value):
     updated_at: Timestamp | None = Field(default=None, description="When this was read.")
 
 
+class LastCheckpoint(Value):
+    """The newest whole checkpoint."""
+
+    step: int = Field(description="Optimizer steps that it keeps.")
+    time: Timestamp = Field(description="When it was written.")
+    attempt: int = Field(description="The attempt that reported it first.")
+
+
 class Lineage(Value):
     """What the result was made from."""
 
@@ -194,6 +202,11 @@ class FineTuneJobStatus(ObjectStatus):
     external: External | None = Field(default=None, description="The run outside.")
     mlflow: MlflowRun | None = Field(default=None, description="The run in MLflow.")
     progress: Progress | None = Field(default=None, description="How far training is.")
+    last_checkpoint: LastCheckpoint | None = Field(
+        default=None,
+        description="Where another attempt would continue. Missing where nothing keeps checkpoints"
+        " when a run ends: see spec.checkpoint.claimName.",
+    )
     lineage: Lineage | None = Field(default=None, description="What it is made from.")
     result: Result | None = Field(default=None, description="What came out.")
     failure: Failure | None = Field(default=None, description="Why it failed.")
