@@ -26,3 +26,13 @@ class RunError(Exception):
         self.message = message if len(message) <= 1024 else f"{message[:1023]}…"
         self.retryable = retryable
         self.summary = summary or {}
+
+
+def no_progress(seconds: float, what: str) -> RunError:
+    """An attempt that hangs; the next one may not."""
+    return RunError(
+        "NoProgress",
+        f"{what} for {seconds:g} seconds, which spec.progressDeadlineSeconds allows; the run's log"
+        " has more",
+        retryable=True,
+    )

@@ -245,6 +245,25 @@ def test_sigterm_is_passed_on_and_ends_in_time(
     assert ("it is killed" in runner.log) == (handle == "pass")
 
 
+HANGS = """
+import os, pathlib, time
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_code_that_reports_no_step_for_too_long_is_ended(
+    scripted: Callable[..., RunPlan], mlflow_server: str, fork_runner: Callable[..., Runner]
+) -> None:
+    plan = scripted(HANGS, tracking={"uri": mlflow_server})
+    training = plan.training.model_copy(update={"progress_deadline_seconds": 2})
+    runner = fork_runner(plan.model_copy(update={"training": training}))
+    code, outcome = runner.wait(SECONDS)
+    assert (code, outcome.reason, outcome.retryable) == (1, "NoProgress", True), runner.log
+    assert "the code reported no step for 2 seconds" in outcome.message
+    assert "ready" in runner.log
+
+
 LEAVES_A_CHILD = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

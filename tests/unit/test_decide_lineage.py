@@ -82,6 +82,7 @@ KEEPS = [
     Case("resources", {"resources": {"gpu": 4, "memory": "64Gi"}}),
     Case("checkpoints", {"checkpoint": {"everySteps": 7, "claimName": "disk"}}),
     Case("retries", {"backoffLimit": 0}),
+    Case("what counts as hung", {"progressDeadlineSeconds": 60}),
     Case("deadline", {"activeDeadlineSeconds": 60}),
     Case("output", {"output": {"registry": {"name": "other", "alias": "best"}}}),
     Case("reuse", {"reuse": "Never"}),

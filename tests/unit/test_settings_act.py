@@ -97,6 +97,7 @@ ACTS: dict[str, tuple[Any, JsonObject]] = {
     "strategy": ("fsdp2", SEVERAL),
     "estimate.whenTooLarge": ("Refuse", {}),
     "estimate.tokensPerSecond": (100.0, {"resources": {"gpu": 1}}),
+    "progressDeadlineSeconds": (60, {}),
     "backoffLimit": (9, {}),
 }
 ELSEWHERE = ("trainer.",)

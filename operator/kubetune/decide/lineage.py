@@ -31,8 +31,10 @@ def lineage(
     ``unique`` makes a digest that no other job has, where what trains isn't known.
     """
     settings = training.to_json()
-    # Where checkpoints lie, and how often they are written, changes nothing in the result.
+    # Where checkpoints lie, how often they are written, and what counts as hung changes nothing in
+    # the result.
     del settings["checkpoint"]
+    settings.pop("progressDeadlineSeconds", None)
     # Younger than the first digests: these count where they are set, so that those stay valid.
     if settings["longRows"] == "truncate":
         del settings["longRows"]

@@ -146,14 +146,15 @@ def _train(
         environment |= axolotl.environment()
         config = axolotl.write(plan, job.start.folder, _files(job), job.scratch, output)
         command = axolotl.command(inherited, config)
-    watch = Watch(tracker, plan.training.hyperparameters)
+    deadline = plan.training.progress_deadline_seconds
+    watch = Watch(tracker, plan.training.hyperparameters, deadline)
     server = ProgressServer(job.scratch, watch.receive)
     grace = float(inherited.get(names.ENV_GRACE) or GRACE_SECONDS)
     tracker.phase("training")
     try:
         tracker.watch(watch.gauges)
         child = Child(command, job.scratch, environment | server.environment, redactor(environment))
-        code = child.wait(stop, grace)
+        code = child.wait(stop, grace, watch.check)
     finally:
         server.close()
         tracker.watch(lambda: None)

@@ -62,23 +62,27 @@ class Child:
         for pump in self._pumps:
             pump.start()
 
-    def wait(self, stop: StopSignal, grace_seconds: float) -> int:
+    def wait(
+        self, stop: StopSignal, grace_seconds: float, check: Callable[[], object] = lambda: None
+    ) -> int:
         """Its exit code, negative for a signal. SIGTERM is passed on, with a grace period.
 
-        Raises Interrupted after a signal, when the process is gone.
+        Raises Interrupted after a signal, when the process is gone, and what ``check`` raises,
+        which is called now and then.
         """
         try:
             with stop.deferred():
-                return self._wait(stop, grace_seconds)
+                return self._wait(stop, grace_seconds, check)
         finally:
             self._end()
 
-    def _wait(self, stop: StopSignal, grace_seconds: float) -> int:
+    def _wait(self, stop: StopSignal, grace_seconds: float, check: Callable[[], object]) -> int:
         deadline: float | None = None
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(LOOK_SECONDS)
             if not stop.received:
+                check()
                 continue
             if deadline is None:
                 log.info("stopping: the code has %.0f seconds to save", grace_seconds)

@@ -12,6 +12,7 @@ from typing import Any
 from kubetune.api.run.plan import METRIC_ETA, METRIC_STEP, METRIC_TOKENS_PER_SECOND, TAG_TOTAL_STEPS
 from kubetune.api.run.training_plan import HyperparametersPlan
 
+from kubetune_runner.errors import no_progress
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.own_code.protocol import Posted
 
@@ -28,8 +29,12 @@ log = logging.getLogger(__name__)
 class Watch:
     """Turns both into the metrics and tags from which the operator reads progress."""
 
-    def __init__(self, tracker: Tracker, numbers: HyperparametersPlan) -> None:
+    def __init__(
+        self, tracker: Tracker, numbers: HyperparametersPlan, deadline: float | None = None
+    ) -> None:
         self.step = 0
+        self._deadline = deadline
+        self._moved_at = time.monotonic()
         self._tracker = tracker
         self._total = numbers.max_steps
         self._known_total = False
@@ -49,6 +54,11 @@ class Watch:
         """Take a message of the protocol."""
         with self._lock:
             self._posts.append(posted)
+
+    def check(self) -> None:
+        """Raise RunError NoProgress when the code has reported no new step for too long."""
+        if self._deadline and time.monotonic() - self._moved_at > self._deadline:
+            raise no_progress(self._deadline, "the code reported no step")
 
     def gauges(self) -> tuple[int, Mapping[str, float]]:
         """The step and what belongs to it; for ``Tracker.watch``, whose thread it runs in."""
@@ -124,6 +134,7 @@ class Watch:
     def _reached(self, step: int, now: float) -> None:
         if step > self.step:
             self.step = step
+            self._moved_at = now
             if self._first is None:
                 self._first = (step, now)
 

@@ -108,7 +108,7 @@ def fit(
 ) -> None:
     """Train to the last step, from the newest checkpoint where there is one.
 
-    Raises RunError CheckpointNotShared or LossNotFinite, Interrupted after a signal.
+    Raises RunError CheckpointNotShared, LossNotFinite or NoProgress, Interrupted after a signal.
     """
     folder = in_container(plan.training.checkpoint.directory)
     # One looks, since it also clears away.
@@ -126,8 +126,18 @@ def fit(
         if trainer.restore_finished(checkpoint):
             progress.begin(trainer.state)
             return
-    with stop.deferred():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    from kubetune_runner.training import hang
+
+    seconds = plan.training.progress_deadline_seconds
+    guard = hang.HangGuard(seconds) if seconds else None
+    if guard:
+        trainer.add_callback(guard)
+    try:
+        with stop.deferred():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        if guard:
+            guard.over()
     if progress.lost:
         raise RunError(
             finite.REASON,

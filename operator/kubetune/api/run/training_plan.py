@@ -146,3 +146,5 @@ class TrainingPlan(ObjectivePlans):
     long_rows: LongRows = "truncate"
     evaluation: EvaluationPlan
     checkpoint: CheckpointPlan
+    progress_deadline_seconds: int | None = None
+    """Without a step for so long the run ends, to be tried again; None: it may wait for good."""

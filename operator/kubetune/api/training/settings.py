@@ -344,6 +344,14 @@ class TrainingSettings(ObjectiveSettings):
         default=None,
         description="What follows from the estimate in status; in a job it may be changed.",
     )
+    progress_deadline_seconds: int | None = Field(
+        default=None,
+        ge=10,
+        le=2**31 - 1,
+        description="Seconds without a step of the training after which an attempt counts as hung:"
+        " it ends, and another continues, as far as backoffLimit goes. Evaluations and checkpoints"
+        " on the way count as steps; of own code, those that it reports. Default: no limit.",
+    )
     backoff_limit: int | None = Field(
         default=None,
         ge=0,

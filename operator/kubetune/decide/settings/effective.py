@@ -146,6 +146,7 @@ def training_plan(
                 keep=checkpoint["keep"],
                 directory=f"{root}/{run_key}",
             ).to_json(),
+            "progressDeadlineSeconds": settings.get("progressDeadlineSeconds"),
         }
     )
 

@@ -45,6 +45,7 @@ _FROZEN = (
     "evaluation",
     "strategy",
     "checkpoint",
+    "progressDeadlineSeconds",
     "backoffLimit",
     "output",
     "reuse",
