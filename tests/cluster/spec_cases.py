@@ -139,7 +139,13 @@ REFUSED: list[tuple[str, Spec, str]] = [
     (
         "ComputeTarget",
         {**TARGET, "tracking": {**TARGET["tracking"], "registry": {}}},
-        "give prefix or allowedNames",
+        "give prefix, allowedNames or trustedNamespaces",
+    ),
+    ("ComputeTarget", {**TARGET, "ownCode": "Maybe"}, "spec.ownCode: Unsupported value"),
+    (
+        "ComputeTarget",
+        {**TARGET, "ownCodeVariables": ["A", "KUBETUNE_JUDGE_KEY_0"]},
+        "variables that begin with KUBETUNE_ are the run's own",
     ),
     ("ComputeTarget", {**TARGET, "allowed": {}}, "give secrets or claims"),
     (

@@ -6,12 +6,9 @@ server: what such a user names belongs to others.
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from kubetune.api import JsonObject
@@ -19,6 +16,7 @@ from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune_devcluster.cluster import LocalCluster
 from kubetune_devcluster.errors import LocalClusterError
 
+from tests.cluster.listener import Listener
 from tests.cluster.namespace import Namespace, condition
 from tests.cluster.support import eventually
 from tests.cluster.tenant import OF_KUBETUNE_ALONE, Tenant
@@ -78,33 +76,6 @@ TARGETS: dict[str, tuple[str, JsonObject]] = {
     "cache": ("persistentvolumeclaim", {"modelCache": {"claimName": THEIRS}}),
     "account": ("serviceaccount", {"serviceAccountName": THEIRS}),
 }
-
-
-class Listener(http.server.ThreadingHTTPServer):
-    """A server that writes down what it is sent."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Listener  # type: ignore[assignment]
-
-    def do_GET(self) -> None:
-        self.server.heard.append(f"{self.path} {self.headers}")
-        self.send_error(404)
-
-    do_POST = do_GET
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture

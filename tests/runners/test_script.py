@@ -193,7 +193,8 @@ def test_a_failed_script_is_a_failed_run(
     scripted: Callable[..., RunPlan], mlflow_server: str, start_runner: Callable[..., Runner]
 ) -> None:
     plan = scripted(CRASH, tracking={"uri": mlflow_server})
-    runner = start_runner(plan, MLFLOW_TRACKING_PASSWORD=PASSWORD)
+    opened = {"KUBETUNE_CODE_VARIABLES": "MLFLOW_TRACKING_PASSWORD"}
+    runner = start_runner(plan, MLFLOW_TRACKING_PASSWORD=PASSWORD, **opened)
     code, outcome = runner.wait(SECONDS)
     assert (code, outcome.reason) == (64, "ScriptFailed"), (outcome, runner.log)
     assert "no such column: answer" in outcome.message
@@ -341,6 +342,48 @@ def test_what_the_code_is_given(
     assert files["KUBETUNE_TRAIN_ROWS"] == [PAIR]
     assert numbers["maxSteps"] == 8
     assert args == ["--depth", "2"]
+
+
+LOOKS = """
+import json, os
+print("SHOWN", json.dumps(dict(os.environ)))
+"""
+SECRETS = {
+    "MLFLOW_TRACKING_TOKEN": "of-mlflow",
+    "HF_TOKEN": "of-the-hub",
+    "HUGGING_FACE_HUB_TOKEN": "of-the-hub-too",
+    "KUBETUNE_JUDGE_KEY_0": "of-a-judge",
+    "KUBETUNE_DATASET_TOKEN": "of-the-data",
+    "CDSW_APIV2_KEY": "of-the-workspace",
+    "AWS_SECRET_ACCESS_KEY": "of-the-store",
+    "ANYTHING": "of-an-admin",
+    "HTTPS_PROXY": "http://user:of-the-proxy@127.0.0.1:9",
+}
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["by default", "the admin lists some"])
+def test_the_code_has_an_environment_built_from_nothing(
+    scripted: Callable[..., RunPlan],
+    mlflow_server: str,
+    start_runner: Callable[..., Runner],
+    listed: bool,
+) -> None:
+    plan = scripted(LOOKS, tracking={"uri": mlflow_server})
+    names = "HF_ENDPOINT, ANYTHING,MLFLOW_TRACKING_TOKEN,KUBETUNE_JUDGE_KEY_0" if listed else ""
+    given = SECRETS | {"HF_ENDPOINT": "https://hub", "NO_PROXY": "*", "CUDA_HOME": "/cuda"}
+    runner = start_runner(plan, KUBETUNE_CODE_VARIABLES=names, **given)
+    assert runner.wait(SECONDS)[1].reason == "NoModel"
+    line = next(line for line in runner.log.splitlines() if line.startswith("SHOWN"))
+    shown = json.loads(line.removeprefix("SHOWN"))
+    allowed = {"ANYTHING", "MLFLOW_TRACKING_TOKEN"} if listed else set()
+    assert SECRETS.keys() & shown.keys() == allowed
+    assert ("HF_ENDPOINT" in shown) == listed
+    assert shown["CUDA_HOME"] == "/cuda"
+    # Without credentials it would fail where it logs to the run.
+    assert ("MLFLOW_RUN_ID" in shown) == listed
+    assert ("MLFLOW_TRACKING_URI" in shown) == listed
+    hidden = set(SECRETS.values()) - {SECRETS[name] for name in allowed}
+    assert not [value for value in hidden if value in line]
 
 
 def test_a_script_of_a_cml_project(

@@ -36,6 +36,15 @@ def test_values_come_from_texts_and_columns() -> None:
     assert column.measured.high == 4.0
 
 
+def test_a_function_finds_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_TOKEN", "HF_TOKEN", "KUBETUNE_JUDGE_KEY_0", "CDSW_APIV2_KEY"):
+        monkeypatch.setenv(name, "a-secret")
+    monkeypatch.setenv("LISTED", "a-secret")
+    monkeypatch.setenv("KUBETUNE_CODE_VARIABLES", "LISTED")
+    source = f"import os\n{HEAD}return sum('a-secret' in value for value in os.environ.values())"
+    assert measured(source).values == [1.0, 1.0, 1.0]
+
+
 FAILURES = {
     "raises": (
         HEAD + "return {'yes': 1.0}[prediction]",

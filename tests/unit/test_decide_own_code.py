@@ -30,6 +30,7 @@ REF: dict[str, Any] = {"configMapRef": {"name": "code", "key": "train.py"}}
 IN_MAP: dict[str, Any] = {"trainer": {"script": REF}}
 CML: dict[str, Any] = {
     "kubernetes": None,
+    "ownCode": "Allowed",
     "cml": {"url": "https://ws", "project": "p", "runtime": {"kernel": "Python 3.11"},
             "apiKeySecretRef": {"name": "key"}},
 }  # fmt: skip

@@ -77,6 +77,8 @@ HUB_TOKEN = source("huggingFace", repo="org/rows", **TOKEN)
 JUDGES = (
     "tests/cml/test_operator_judges.py::test_only_listed_variables_are_sent_and_only_where_they_may"
 )
+OWN_CODE = "tests/cluster/test_operator_own_code.py::test_a_target_that_refuses_code_starts_none"
+VARIABLES = "tests/unit/test_code_variables.py::test_runs_are_told_which_variables_code_gets"
 LISTED = "tests/cluster/test_operator_consent.py::test_what_the_targets_admin_lists_needs_no_label"
 SHARED_NAMES = "tests/cluster/test_registered_names.py::test_names_that_the_targets_admin_shares"
 TARGETS = "tests/cluster/test_operator_default_targets.py::test_who_names_a_target_waits_for_it"
@@ -303,6 +305,8 @@ TARGET: dict[str, Proof] = {
     "tracking.experiment": ("ours", IN_CLUSTER),
     "tracking.credentialsSecretRef.name": ("mlflow", IN_CLUSTER),
     "tracking.caBundle.configMapName": ("ca", IN_CLUSTER),
+    "ownCode": OWN_CODE,
+    "ownCodeVariables": VARIABLES,
     "allowed.secrets[].name": LISTED,
     "allowed.secrets[].uses": LISTED,
     "allowed.claims[].name": LISTED,

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     CLAIM_MISSING = "ClaimMissing"
     SERVICE_ACCOUNT_MISSING = "ServiceAccountMissing"
     CONSENT_MISSING = "ConsentMissing"
+    OWN_CODE_REFUSED = "OwnCodeRefused"
     CONFIG_MAP_MISSING = "ConfigMapMissing"
     JOB_MISSING = "FineTuneJobMissing"
     JOB_NOT_COMPLETE = "FineTuneJobNotComplete"

@@ -6,6 +6,7 @@ Rules ask for a fact and never for the name of a type: a further type is a furth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from kubetune.api.kinds.compute_target.block import RecordedBlock
 
@@ -35,6 +36,8 @@ class TargetFacts:
     """Times of runs are from a clock that may be another than the operator's."""
     outcome_may_be_lost: bool
     """The outcome of a run may not arrive; the tracked run has it in a tag."""
+    own_code: Literal["Allowed", "Refused"] = "Allowed"
+    """What a target does with code of users that doesn't say so itself."""
     recorded: type[RecordedBlock] | None = None
     """What is recorded of the target's block to find the runs again; None in the cluster."""
     claims_refused: str = ""

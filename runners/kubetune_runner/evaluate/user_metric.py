@@ -20,6 +20,7 @@ from typing import Any
 
 from kubetune.api.bounded import NOTE, json_object
 
+from kubetune_runner import surroundings
 from kubetune_runner.evaluate import table, user_metric_child
 from kubetune_runner.evaluate.metrics import MeasuredRow, MetricError
 from kubetune_runner.evaluate.table import Column
@@ -77,10 +78,12 @@ def _started(folder: Path) -> Generator[subprocess.Popen[bytes]]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         cwd=folder,
+        env=surroundings.environment(os.environ),
         start_new_session=True,
     )
     try:
-        yield process
+        with surroundings.kept_out():
+            yield process
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

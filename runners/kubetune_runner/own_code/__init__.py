@@ -34,6 +34,7 @@ from kubetune_runner.own_code.protocol import ProgressServer
 from kubetune_runner.own_code.watch import Watch
 from kubetune_runner.results import Saved, folder_of, upload_results
 from kubetune_runner.signals import StopSignal
+from kubetune_runner.surroundings import kept_out
 from kubetune_runner.text import prompts
 from kubetune_runner.text.encoding import EncodedRow, EncodedRows, encode
 
@@ -153,8 +154,10 @@ def _train(
     tracker.phase("training")
     try:
         tracker.watch(watch.gauges)
-        child = Child(command, job.scratch, environment | server.environment, redactor(environment))
-        code = child.wait(stop, grace, watch.check)
+        given = environment | server.environment
+        with kept_out():
+            child = Child(command, job.scratch, given, redactor({**inherited, **environment}))
+            code = child.wait(stop, grace, watch.check)
     finally:
         server.close()
         tracker.watch(lambda: None)

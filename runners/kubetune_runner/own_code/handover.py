@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import ENV_ATTEMPT, ENV_PLAN, ENV_RUN_KEY, DatasetPlan, RunPlan
 from kubetune.api.training import own_code as names
 
+from kubetune_runner import surroundings
 from kubetune_runner.data import Row
 from kubetune_runner.data.preferences import pair_of, rated_of
 from kubetune_runner.data.spoken import Spoken, spoken_of
@@ -22,6 +24,8 @@ from kubetune_runner.text.chats import TEMPLATE_REFUSES
 from kubetune_runner.text.encoding import EncodedRows
 from kubetune_runner.text.prompts import Example, make_examples
 from kubetune_runner.training import checkpoints
+
+log = logging.getLogger(__name__)
 
 TRAINER_STATE = "trainer_state.json"
 """transformers writes it last."""
@@ -90,23 +94,26 @@ def write_rows(
 def environment(
     inherited: Mapping[str, str], plan: RunPlan, plan_file: Path, run_id: str, attempt: int
 ) -> dict[str, str]:
-    """The environment of the code, without what is the runner's own.
+    """The environment of the code, built up from nothing.
 
-    The run's credentials for MLflow are in it, as anything that logs to the run needs them; the
-    tokens for inputs aren't: these are read already.
+    It names the run in MLflow where it has what that takes. Without, what code logs to MLflow stays
+    in a folder of its own: it would fail otherwise.
     """
-    kept = {
-        name: value
-        for name, value in inherited.items()
-        if name in _KEPT or not name.startswith(("KUBETUNE_", "KUBEFLOW_TRAINER_"))
-    }
-    own = {
-        ENV_PLAN: str(plan_file),
-        "MLFLOW_TRACKING_URI": plan.tracking.uri,
-        "MLFLOW_EXPERIMENT_NAME": plan.tracking.experiment,
-        "MLFLOW_RUN_ID": run_id,
-        "PYTHONUNBUFFERED": "1",
-    }
+    kept = surroundings.environment(inherited)
+    kept |= {name: inherited[name] for name in _KEPT if name in inherited}
+    own = {ENV_PLAN: str(plan_file), "PYTHONUNBUFFERED": "1"}
+    if surroundings.may_report(inherited, kept, plan.tracking.uri):
+        own |= {
+            "MLFLOW_TRACKING_URI": plan.tracking.uri,
+            "MLFLOW_EXPERIMENT_NAME": plan.tracking.experiment,
+            "MLFLOW_RUN_ID": run_id,
+        }
+    else:
+        log.info(
+            "the code isn't given the credentials of %s, so it can't log to the run; the target's"
+            " admin lists what it may have in spec.ownCodeVariables",
+            plan.tracking.uri,
+        )
     if attempt > 1:
         # The first attempt's parameters stay; MLflow refuses other values, and a path to continue
         # from is another one.

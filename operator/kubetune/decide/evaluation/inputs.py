@@ -31,6 +31,7 @@ from kubetune.decide.evaluation.tasks import task_plans
 from kubetune.decide.inspected.model import output_uri
 from kubetune.decide.inspected.shared import tracking_plan
 from kubetune.decide.lineage import model_identity
+from kubetune.decide.own_code import code_refused
 from kubetune.decide.settings.chats import may_chat
 from kubetune.decide.settings.effective import BUILT_IN
 from kubetune.decide.settings.objectives import SCORING
@@ -197,6 +198,8 @@ def candidate_inputs(
         digest="",
         tracking=tracking_plan(target, owner.namespace),
     )
+    if refusal := code_refused(observed.target, made):
+        return refusal
     placed = [observed.target.label, shared.resources.to_json()]
     digested = made.model_copy(update={"digest": _digest(made, placed)})
     return CandidateInputs(digested, mounts, shared.resources, shared.frozen, template)

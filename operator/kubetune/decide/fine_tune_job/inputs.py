@@ -25,6 +25,7 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.inspected.model import output_uri
 from kubetune.decide.inspected.shared import tracking_plan
 from kubetune.decide.lineage import lineage
+from kubetune.decide.own_code import code_refused
 from kubetune.decide.settings.chats import may_chat, template_problem
 from kubetune.decide.settings.effective import (
     effective_resources,
@@ -210,5 +211,7 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         strategy=strategy,
         merge=bool(spec.output and spec.output.merge),
     )
+    if refusal := code_refused(observed.target, plan):
+        return refusal
     shown = acting_settings(settings, target)
     return Inputs(plan, data_mounts | model_mounts, shown, facts)

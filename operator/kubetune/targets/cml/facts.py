@@ -15,6 +15,7 @@ CML = TargetFacts(
     adjusts_limits=False,
     own_clock=True,
     outcome_may_be_lost=True,
+    own_code="Refused",
     recorded=RecordedWorkspace,
     claims_refused="can't be mounted in CML: put the files into the project and use"
     " source.project, or take them from a hub or registry",

@@ -243,6 +243,8 @@ def _environment(request: RunRequest, target: CmlTarget, archive: Runner | None)
     if archive:
         values[plan.ENV_RUNNER_ARCHIVE] = archive.archive_path
         values[plan.ENV_RUNNER_SHA256] = archive.archive_sha256
+    if names := request.target.code_variables:
+        values[plan.ENV_CODE_VARIABLES] = ",".join(names)
     if target.required_variables:
         values[plan.ENV_REQUIRED_VARIABLES] = ",".join(target.required_variables)
     if request.tokens:

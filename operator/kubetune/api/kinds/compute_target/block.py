@@ -69,6 +69,11 @@ class TargetBlock(Value):
         return ()
 
     @property
+    def plain_variables(self) -> Sequence[str]:
+        """Variables of every run whose values are no secret."""
+        return ()
+
+    @property
     def run_claims(self) -> Sequence[str]:
         """Claims that every run mounts."""
         return ()

@@ -291,6 +291,11 @@ class CmlTarget(TargetBlock):
         return self.gpu_labels
 
     @property
+    def plain_variables(self) -> list[str]:
+        """Those of env; what an admin sets in the project may be secret."""
+        return [variable.name for variable in self.env or ()]
+
+    @property
     def address(self) -> tuple[str, ...]:
         """Workspace and project."""
         return self.url, self.project

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from kubetune.api.kinds.compute_target.allowed import Allowed
 from kubetune.api.kinds.compute_target.block import CaBundle, GpuLabel, TargetBlock
-from kubetune.api.kinds.compute_target.cml import CmlTarget
+from kubetune.api.kinds.compute_target.cml import CmlTarget, VariableName
 from kubetune.api.schema.addresses import HttpAddress
 from kubetune.api.schema.base import DNS_LABEL, LocalRef, ObjectName, Value, keyed_by
 from kubetune.api.schema.kubernetes_values import (
@@ -135,6 +135,15 @@ class KubernetesTarget(TargetBlock):
         whole = [source.secret_ref for source in self.env_from or () if source.secret_ref]
         named = [(key.name, key.key) for key in keys]
         return named + [(ref.name, "") for ref in (*whole, *(self.image_pull_secrets or ()))]
+
+    @property
+    def plain_variables(self) -> list[str]:
+        """Those of env that aren't from Secrets."""
+        return [
+            variable.name
+            for variable in self.env or ()
+            if not (variable.value_from and variable.value_from.secret_key_ref)
+        ]
 
     @property
     def run_claims(self) -> list[str]:
@@ -307,6 +316,15 @@ class ComputeTargetSpec(Value):
             check=lambda spec: spec.tracking.type != "cml" or spec.cml is not None,
             field="tracking",
         ),
+        Rule(
+            cel="!has(self.ownCodeVariables) ||"
+            " self.ownCodeVariables.all(name, !name.startsWith('KUBETUNE_'))",
+            message="variables that begin with KUBETUNE_ are the run's own",
+            check=lambda spec: (
+                not any(name.startswith("KUBETUNE_") for name in spec.own_code_variables or ())
+            ),
+            field="ownCodeVariables",
+        ),
     )
 
     kubernetes: KubernetesTarget | None = Field(
@@ -320,6 +338,21 @@ class ComputeTargetSpec(Value):
         default=None,
         description="Secrets and claims, in the namespace of each who uses the target, that need no"
         " label kubetune.io/use of their own. Default: none; their owners label each.",
+    )
+
+    own_code: Literal["Allowed", "Refused"] | None = Field(
+        default=None,
+        description="Code of users: trainer.script, trainer.axolotl, metric functions, tasks with"
+        " files of their own, and trustRemoteCode of Models. Refused: nothing with any of it is"
+        " started. Default Allowed in the cluster, where pods are restricted, and Refused in CML,"
+        " where it would have the rights of the key's owner in the project.",
+    )
+    own_code_variables: list[VariableName] | None = Field(
+        default=None,
+        max_length=64,
+        description="Variables of runs, such as MLFLOW_TRACKING_TOKEN, that scripts, axolotl and"
+        " metric functions are given besides those that env states plainly. Default: none, so no"
+        " credentials.",
     )
 
     @cached_property
@@ -342,6 +375,12 @@ class ComputeTargetSpec(Value):
     def resources(self) -> Resources | None:
         """Resources of a run that neither job nor profile states."""
         return getattr(self.block, "resources", None)
+
+    @property
+    def code_variables(self) -> list[str]:
+        """Variables of runs that code of users is given."""
+        plain = self.block.plain_variables if self.block else ()
+        return [*plain, *(self.own_code_variables or ())]
 
     @property
     def tracking_uri(self) -> str:
