@@ -1,7 +1,8 @@
 """The wiring of kopf: every trigger of the operator, and nothing else.
 
-kopf lists and watches; one event handler for each kind puts objects into the cache and keys into
-the work queue. There are no kopf indices: observe/watches.py says why.
+kopf lists and watches; its session, clients/watching.py, hands each object to the Feed, which puts
+it into the cache and keys into the work queue. There are no kopf indices: observe/watches.py says
+why.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import kopf
 
@@ -151,21 +152,12 @@ def build_registry(feed: Feed) -> kopf.OperatorRegistry:
     async def login(**_: Any) -> WatchSession:
         return open_watch_session(WATCHED, feed)
 
-    def watch(group: str, version: str, plural: str, kind: str) -> None:
-        @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}-event")
-        async def event(event: kopf.RawEvent, **_: Any) -> None:
-            body = cast("JsonObject", event["object"])
-            # Lists leave it out.
-            body["kind"] = kind
-            if event["type"] == "DELETED":
-                feed.gone(body)
-            else:
-                feed.seen(body)
+    async def watched(**_: Any) -> None:
+        """kopf watches what has a handler; its session has handed the object on already."""
 
-    for kind in KINDS:
-        watch(GROUP, VERSION, kind.plural, kind.kind)
-    for (group, version, plural), name in KUBERNETES_KINDS.items():
-        watch(group, version, plural, name)
+    ours = [(GROUP, VERSION, kind.plural) for kind in KINDS]
+    for resource in (*ours, *KUBERNETES_KINDS):
+        kopf.on.event(*resource, registry=registry, id=resource[-1])(watched)
     return registry
 
 

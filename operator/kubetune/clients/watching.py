@@ -1,9 +1,11 @@
 """The session of kopf's lists and watches: what they show as a whole, and what goes wrong.
 
-kopf hands on single objects. That a list was complete, so that what it hasn't is gone, it tells
-nobody, though it lists again whenever a watch can't be continued. It watches the kinds that it
-has found before they are served or after they were, and ends at the first 404. So here
+kopf logs in, lists, watches, and begins anew after errors. Its way of an object to a handler costs
+more than taking the object in, and that a list was complete, so that what it hasn't is gone, it
+tells nobody. It watches the kinds that it has found before they are served or after they were, and
+ends at the first 404. So here
 
+- objects are handed on as they are read, and kopf sees only up to which version;
 - our kinds are always said to be served, and a list of one that isn't is tried until it is;
 - every complete list is told, and so is every sign of life of a watch;
 - every error of a watch that isn't over soon makes kopf list again.
@@ -15,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
@@ -38,16 +40,28 @@ Scope = tuple[str, str | None]
 logger = logging.getLogger(__name__)
 
 NAMESPACE = re.compile(r"/namespaces/([^/]+)(?=/)")
-ERROR = re.compile(rb'^\{\s*"type":\s*"ERROR".*', re.MULTILINE)
 EXPIRED = b'{"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}\n'
 """What makes kopf list again."""
+BOOKMARK = b'{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "%s"}}}\n'
+"""From where kopf goes on when the connection has ended."""
+OF_OBJECTS = ("ADDED", "MODIFIED", "DELETED")
+AT_ONCE = 16
+"""Objects taken in before somebody else has the loop: one of another tenant is soon among them."""
 PAUSE_SECONDS = 1.0
 ABSENT_SECONDS = 3.0
 """So long a kind must not be served before its objects count as gone: no glitch is that long."""
 
 
 class Listener(Protocol):
-    """Who wants to know how the watches fare."""
+    """Who wants to know what the watches show, and how they fare."""
+
+    def seen(self, body: JsonObject) -> None:
+        """An object was listed, or has appeared or changed."""
+        ...
+
+    def gone(self, body: JsonObject) -> None:
+        """An object was deleted."""
+        ...
 
     def listed(
         self, kind: str, namespace: str | None, found: Mapping[tuple[str, str], str], version: int
@@ -96,9 +110,7 @@ def open_watch_session(kinds: Iterable[str], listener: Listener) -> WatchSession
             if self.ok and urls.path(self.url) == "/apis":
                 others = [group for group in body["groups"] if group["name"] != GROUP]
                 return {**body, "groups": [*others, OUR_GROUP]}
-            if self.ok:
-                lists.read(self.url, body)
-            return body
+            return await lists.read(self.url, body) if self.ok else body
 
     async def answer(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         response = await handler(request)
@@ -114,8 +126,7 @@ def open_watch_session(kinds: Iterable[str], listener: Listener) -> WatchSession
         if response.status < 400:
             refusals.over(scope, watching)
             if watching:
-                lines = WholeLines(response.content, scope, listener.shown)
-                response.content = cast("Any", lines)
+                response.content = cast("Any", Events(response.content, scope, listener))
             return response
         await refusals.tell(scope, response, session)
         if not watching:
@@ -175,28 +186,50 @@ class Urls:
 
 
 class Lists:
-    """Puts pages together and tells of each list once it is complete."""
+    """Hands the objects of pages on, and tells of each list once it is complete."""
 
     def __init__(self, urls: Urls, listener: Listener) -> None:
         self._urls = urls
         self._listener = listener
         self._pages: dict[Scope, dict[tuple[str, str], str]] = {}
 
-    def read(self, url: URL, body: JsonObject) -> None:
-        """Take in the answer to a GET."""
+    async def read(self, url: URL, body: JsonObject) -> JsonObject:
+        """Take in the answer to a GET; what is left of it for kopf."""
         scope = self._urls.scope(url)
         if scope is None:
-            return
+            return body
         if not url.query.get("continue"):
             # The first page, also after a list that broke off.
             self._pages[scope] = {}
         found = self._pages.setdefault(scope, {})
-        for item in body["items"] or ():
+        items: list[JsonObject] = body["items"] or []
+        for item in items:
             metadata = item["metadata"]
             found[metadata.get("namespace", ""), metadata["name"]] = metadata["uid"]
         if not body["metadata"].get("continue"):
             del self._pages[scope]
             self._listener.listed(*scope, found, int(body["metadata"]["resourceVersion"]))
+        for number, item in enumerate(items, start=1):
+            # Items of a list don't say it.
+            item.setdefault("apiVersion", body.get("apiVersion"))
+            hand_on(self._listener, scope[0], item)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return {**body, "items": []}
+
+
+def hand_on(listener: Listener, kind: str, body: JsonObject, *, gone: bool = False) -> None:
+    """Tell of an object. Whatever is wrong with one, the others go on."""
+    body["kind"] = kind
+    try:
+        if gone:
+            listener.gone(body)
+        else:
+            listener.seen(body)
+    except Exception:
+        metadata = body["metadata"]
+        named = kind, metadata.get("namespace", ""), metadata.get("name", "")
+        logger.exception("%s %s/%s can't be taken in", *named)
 
 
 class Refusals:
@@ -271,37 +304,52 @@ class Stream:
         return getattr(self._content, name)
 
 
-class WholeLines(Stream):
-    """A stream without lines that broke off, and with the one error that kopf survives."""
+class Events(Stream):
+    """The events of a watch, handed on as they come; kopf gets bookmarks, and one kind of error."""
 
-    def __init__(
-        self,
-        content: aiohttp.StreamReader,
-        scope: Scope,
-        shown: Callable[[str, str | None], None],
-    ) -> None:
+    def __init__(self, content: aiohttp.StreamReader, scope: Scope, listener: Listener) -> None:
         super().__init__(content)
         self._scope = scope
-        self._shown = shown
+        self._listener = listener
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
         """What came, as of a StreamReader."""
         rest = b""
         async for data in self._content.iter_chunked(size):
-            self._shown(*self._scope)
-            whole, end, rest = (rest + data).rpartition(b"\n")
-            if error := ERROR.search(whole):
-                told = first_line(error[0][:300].decode(errors="replace"))
-                logger.info("the watch of %s ends: %s", _named(self._scope), told)
-                yield whole[: error.start()]
-                # A server that is overloaded or not ready yet says the same at once again.
-                await asyncio.sleep(PAUSE_SECONDS)
-                yield EXPIRED
-                return
-            if nests_deeply(whole):
-                whole = b"\n".join([await _cut(line) for line in whole.split(b"\n")])
-            if whole:
-                yield whole + end
+            self._listener.shown(*self._scope)
+            # The last line may have broken off.
+            *lines, rest = (rest + data).split(b"\n")
+            version = ""
+            for number, line in enumerate(filter(None, lines), start=1):
+                try:
+                    version = await self._take(line)
+                except _EndedError as ended:
+                    logger.info("the watch of %s ends: %s", _named(self._scope), ended)
+                    # A server that is overloaded or not ready yet says the same at once again.
+                    await asyncio.sleep(PAUSE_SECONDS)
+                    yield EXPIRED
+                    return
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            if version:
+                yield BOOKMARK % version.encode()
+
+    async def _take(self, line: bytes) -> str:
+        """Hand an event on; its version. Raises _EndedError."""
+        try:
+            event = from_json(await _cut(line))
+            event_type, body = event["type"], event["object"]
+            version = str(body["metadata"]["resourceVersion"])
+        except (ValueError, LookupError, TypeError):
+            # An error of the API server, which has no version, or of something in between.
+            raise _EndedError(first_line(line[:300].decode(errors="replace"))) from None
+        if event_type in OF_OBJECTS:
+            hand_on(self._listener, self._scope[0], body, gone=event_type == "DELETED")
+        return version
+
+
+class _EndedError(Exception):
+    """What came instead of an event."""
 
 
 class Expired(Stream):
