@@ -1,12 +1,13 @@
 """Keys: codes that only their holder can make, and the Secret that keeps them."""
 
 import base64
+import hmac
 from typing import Any
 
 import pytest
 from kubetune.api import JsonObject
 from kubetune.clients.stored_keys import KeysError, read_keys
-from kubetune.keys import Keyring
+from kubetune.keys import CODE_LENGTH, Keyring
 from kubetune.names import (
     RUN_KEY_LENGTH,
     derived_run_key,
@@ -104,3 +105,10 @@ def test_what_is_no_key_is_refused(data: Any, words: str) -> None:
 
 def test_keys_are_not_shown() -> None:
     assert "aaaa" not in repr(RING)
+
+
+def test_codes_stay_what_they_are_as_clusters_are_full_of_them() -> None:
+    parts = ("run", "install", "größer", "")
+    framed = b"".join(len(part.encode()).to_bytes(8, "big") + part.encode() for part in parts)
+    known = hmac.new(OLD[1], framed, "sha256").hexdigest()
+    assert RING.code(*parts) == known[:CODE_LENGTH]

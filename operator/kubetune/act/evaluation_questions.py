@@ -41,12 +41,18 @@ async def ask(
         return replace(answers, tracking_error=observed.target.why_not)
     namespace = observed.evaluation.owner.namespace
     try:
-        tracker = (await trackers.of(target, namespace)).tracker
+        found = await trackers.of(target, namespace)
+        tracker = found.tracker
         experiment = target.tracking.experiment_in(namespace)
-        # Before anything is measured, and before the alias moves.
         promote = observed.evaluation.spec.promote if observed.evaluation.spec else None
         if promote and not target.tracking.shares(promote.name):
-            await tracker.claim(promote.name, namespace, make=False)
+            # Before anything is measured, and before the alias moves: others may have made a
+            # model of the name meanwhile.
+            claimed = found.key, promote.name
+            moves = any(isinstance(question, MoveAlias) for question in questions)
+            if moves or answers.claimed != claimed:
+                await tracker.claim(promote.name, namespace, make=False)
+                answers = replace(answers, claimed=claimed)
         asker = _Asker(tracker, experiment, keys, namespace, target.tracking.trusted_namespaces)
         for question in questions:
             answers = await asker.ask(answers, question)

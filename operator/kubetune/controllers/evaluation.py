@@ -30,8 +30,8 @@ class EvaluationController(Controller[ObservedEvaluation, EvaluationAnswers]):
         self._trackers = trackers
 
     def begin(self, key: Key, kept: EvaluationAnswers | None) -> EvaluationAnswers:
-        """Nothing: who has an alias may have changed."""
-        return EvaluationAnswers()
+        """Whose a name is, which is asked anew before an alias moves; the rest may have changed."""
+        return EvaluationAnswers(claimed=kept.claimed) if kept else EvaluationAnswers()
 
     async def observe(
         self, resource: EvaluationResource, kept: EvaluationAnswers

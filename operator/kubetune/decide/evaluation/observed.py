@@ -25,8 +25,10 @@ from kubetune.tracking.trust import Doubt
 
 @dataclass(frozen=True)
 class EvaluationAnswers(Asked):
-    """What actions of this reconcile have found out."""
+    """What actions of this reconcile have found out, but for ``claimed``."""
 
+    claimed: tuple[str, str] = ("", "")
+    """Tracker and name of spec.promote, once it was asked that the name is the namespace's."""
     found: Mapping[str, TrackedRun | None] = field(default_factory=dict[str, TrackedRun | None])
     """Complete runs by what they were asked for; None where there is none."""
     doubts: Mapping[str, Doubt] = field(default_factory=dict[str, Doubt])
