@@ -125,23 +125,24 @@ class Feed:
             if (named := self._cache.controller_key(body)) and named.kind in RECONCILED:
                 # Of another namespace, where nobody's run is: it is to be told of that.
                 self._queue.add(named)
-        for dependent in self._dependents(key):
-            self._queue.add(dependent)
+        self._queue.add_all(self._dependents(key))
         if key.kind in TARGET_KINDS:
             if not ours:
                 # Several of them may be default.
-                for other in self._cache.of_kind(key.kind, key.namespace):
-                    self._queue.add(key_of(other))
-            for dependent in self._cache.dependents(Key(TARGET_KINDS[0], "", DEFAULT_TARGETS)):
-                if key.namespace in ("", dependent.namespace):
-                    self._queue.add(dependent)
+                self._queue.add_all(map(key_of, self._cache.of_kind(key.kind, key.namespace)))
+            self._queue.add_all(
+                dependent
+                for dependent in self._cache.dependents(Key(TARGET_KINDS[0], "", DEFAULT_TARGETS))
+                if key.namespace in ("", dependent.namespace)
+            )
 
-    def _dependents(self, key: Key) -> set[Key]:
+    def _dependents(self, key: Key) -> Iterator[Key]:
         """Who names an object, itself or through what it names: see PASSED_ON."""
-        named_by = set(self._cache.dependents(key))
-        for between in [other for other in named_by if other.kind in PASSED_ON]:
-            named_by.update(self._cache.dependents(between))
-        return {other for other in named_by if other.kind in RECONCILED}
+        for other in self._cache.dependents(key):
+            if other.kind in RECONCILED:
+                yield other
+            if other.kind in PASSED_ON:
+                yield from (job for job in self._cache.dependents(other) if job.kind in RECONCILED)
 
 
 def build_registry(feed: Feed) -> kopf.OperatorRegistry:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubetune.queue import Key, WorkQueue, backoff
+from kubetune.queue.work_queue import AT_ONCE
 
 Work = Callable[[Key], Awaitable[None]]
 A, B, C = (Key("Dataset", "team", name) for name in "abc")
@@ -264,3 +265,49 @@ def test_how_long_the_oldest_key_waits_counts_from_when_somebody_serves() -> Non
         assert queue.oldest() is None
 
     run(main())
+
+
+def test_many_keys_are_added_while_others_have_the_loop() -> None:
+    """As when thousands of objects wait for one that appears."""
+    many = [Key("FineTuneJob", "flood", f"tune-{number}") for number in range(3 * AT_ONCE + 1)]
+    taken: list[Key] = []
+    worked = Counter[Key]()
+
+    def given_out(keys: list[Key]) -> Iterator[Key]:
+        for key in keys:
+            taken.append(key)
+            yield key
+
+    async def main() -> None:
+        queue = WorkQueue()
+
+        all_worked = asyncio.Event()
+
+        async def work(key: Key) -> None:
+            worked[key] += 1
+            if len(worked) == len(many) + 2:
+                all_worked.set()
+
+        async def body() -> None:
+            queue.add_all(given_out(many))
+            queue.add_all(given_out([A, *many[:5]]))
+            assert len(taken) == AT_ONCE
+            queue.add(B)
+            before = len(taken)
+            await asyncio.sleep(0)
+            # Of one turn of the loop, in which others had theirs.
+            assert len(taken) - before <= AT_ONCE
+            await all_worked.wait()
+
+        await served(queue, work, body())
+
+    run(main())
+    assert taken == [*many, A, *many[:5]]
+    assert worked.keys() == {A, B, *many}
+
+
+def test_few_keys_are_added_at_once_and_without_a_loop() -> None:
+    queue = WorkQueue()
+    queue.add_all([A, B, A])
+    queue.add_all([])
+    assert len(queue) == 2

@@ -11,8 +11,10 @@ import asyncio
 import heapq
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from kubetune.queue.outside import Worker, working
@@ -20,6 +22,8 @@ from kubetune.queue.turns import Turns
 
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 120.0
+AT_ONCE = 100
+"""Keys of many that are added before somebody else has the loop: less than a millisecond."""
 
 
 class Key(NamedTuple):
@@ -49,6 +53,8 @@ class WorkQueue:
         self._serve: Callable[[Key], object] | None = None
         self._waiting: dict[Key, float] = {}
         """Since when, the longest first."""
+        self._many: deque[Iterator[Key]] = deque()
+        """What is added soon, in this order."""
         self._active: set[Key] = set()
         self._again: dict[Key, float] = {}
         """What was added while it was worked on, and when."""
@@ -59,7 +65,8 @@ class WorkQueue:
         self._alarm: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._active)
+        """How many keys are to be worked on; of many that are being added, at least one."""
+        return len(self._many) + len(self._waiting) + len(self._active)
 
     def oldest(self) -> tuple[Key, float] | None:
         """The key that has waited longest to be worked on, and for how many seconds.
@@ -87,6 +94,12 @@ class WorkQueue:
         elif key not in self._waiting:
             self._waiting[key] = self._clock()
             self._turns.ask(key.namespace, partial(self._begin, key))
+
+    def add_all(self, keys: Iterable[Key]) -> None:
+        """Add many keys, without holding the loop for as long as that takes."""
+        self._many.append(iter(keys))
+        if len(self._many) == 1:
+            self._add_some()
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Have the key worked on in some seconds; the earliest of several calls counts."""
@@ -117,6 +130,19 @@ class WorkQueue:
             finally:
                 self._turns.open(0)
                 self._served_since = None
+
+    def _add_some(self) -> None:
+        """Add some, and have the loop come back for the rest."""
+        left = AT_ONCE
+        while self._many and left:
+            some = list(islice(self._many[0], left))
+            for key in some:
+                self.add(key)
+            if len(some) < left:
+                self._many.popleft()
+            left -= len(some)
+        if self._many:
+            asyncio.get_running_loop().call_soon(self._add_some)
 
     def _begin(self, key: Key) -> None:
         if self._serve is None:
