@@ -163,10 +163,8 @@ def build_registry(feed: Feed) -> kopf.OperatorRegistry:
 
 
 def build_settings(silence: float) -> kopf.OperatorSettings:
-    """kopf's settings: no state of its own on our objects, and watches that notice silence."""
+    """kopf's settings: watches that notice silence. It sees no objects, so the rest is its own."""
     settings = kopf.OperatorSettings()
-    settings.persistence.finalizer = f"{GROUP}/kopf"
-    settings.persistence.diffbase_storage = NoDiffs()
     settings.posting.enabled = False
     settings.posting.level = logging.ERROR
     settings.networking.request_timeout = 30
@@ -192,17 +190,3 @@ class Backoffs:
         while True:
             yield seconds
             seconds = min(2 * seconds, LONGEST_WAIT_SECONDS)
-
-
-class NoDiffs(kopf.DiffBaseStorage):
-    """Nobody asks kopf what has changed, and finding out would copy each object several times."""
-
-    def build(self, **_: Any) -> kopf.BodyEssence:
-        """Nothing of the object matters."""
-        return kopf.BodyEssence()
-
-    def fetch(self, **_: Any) -> None:
-        """Nothing was stored."""
-
-    def store(self, **_: Any) -> None:
-        """Nothing is."""

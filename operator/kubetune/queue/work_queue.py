@@ -1,8 +1,8 @@
 """The work queue: keys to reconcile, each at most once at a time.
 
-An event handler of kopf may fail without a second try, so handlers only add keys here. A
-key that is added while it is being worked on is worked on once more afterwards. Failures
-come back after a growing, jittered delay.
+What takes in an event has no second try, so it only adds keys here. A key that is added while it
+is being worked on is worked on once more afterwards. Failures come back after a growing, jittered
+delay.
 """
 
 from __future__ import annotations
