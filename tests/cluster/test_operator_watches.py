@@ -178,6 +178,8 @@ def test_a_deletion_before_the_watch_goes_on_is_noticed(everywhere: Distant, kin
     name = f"missed-{kind.lower()}"
     everywhere.make(kind, name)
     eventually(lambda: everywhere.knows_all(kind))
+    # A write of its own that is under way would tell it, too.
+    eventually(lambda: everywhere.operator.gauge("kubetune_queue_length") == 0)
     everywhere.proxy.silent.add(PLURALS[kind])
     everywhere.proxy.break_off(PLURALS[kind])
     everywhere.destroy(kind, name)
