@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES
-from odd_data import ODD_TEXTS, TEXTS, VALUES, Found, Row
+from odd_data import ODD_TEXTS, TEXTS, VALUES, Found, Laboratory, Row
 
 END = "<eos>"
 _CALLS = (
@@ -291,3 +291,45 @@ def told(found: Found, words: str) -> set[int]:
     messages = [problem["message"] for problem in found.problems if words in problem["message"]]
     named = [re.findall(r"row (\d+)", message.rpartition("namely")[2]) for message in messages]
     return {int(number) for numbers in named for number in numbers}
+
+
+def check(laboratory: Laboratory, drawn: tuple[Any, ...], columns: Row | None = None) -> None:
+    """What trains has all that the rows say, or the row is told."""
+    rows, numbers, suffix, content, template = drawn
+    found = laboratory.find(
+        content,
+        suffix,
+        dataset={"format": "messages", "columns": columns or {}},
+        template=TEMPLATES[template],
+    )
+    if found.inspection.status == "failed":
+        assert found.inspection.reason in ("NoUsableRows", "ColumnMissing")
+        assert not any(chat and not chat.odd for chat in rows), found.inspection.message
+        found.check_refused()
+        return
+    hidden, refused = told(found, "doesn't show"), told(found, "the chat template refuses")
+    if found.refusal is not None:
+        # Its first row is one that the inspection has named.
+        assert found.refusal.reason == "ChatTemplateUnsupported", found.refusal
+        place = re.match(r"row ([\d,]+) of file", found.refusal.message)
+        assert place, found.refusal
+        assert int(place[1]) in hidden | refused
+        return
+    assert not refused
+    found.check_agreed()
+    left_out = {p["row"] for p in found.problems if "left out" in p["message"] and p.get("row")}
+    used = [
+        (number, chat) for number, chat in zip(numbers, rows, strict=True) if number not in left_out
+    ]
+    assert len(used) == len(found.rows)
+    for (number, chat), (text, learned) in zip(used, found.texts(), strict=True):
+        if chat is None:
+            continue
+        gone = lost(chat.said, text)
+        assert not gone or number in hidden, (gone, text)
+        if template == "shows all" and not chat.odd:
+            assert number not in hidden
+            assert not lost(chat.learned, learned), learned
+    if template == "shows all":
+        wrong = [n for n, chat in zip(numbers, rows, strict=True) if chat and not chat.odd]
+        assert not left_out & set(wrong)

@@ -16,7 +16,7 @@ from kubetune_runner.own_code import handover
 from kubetune_runner.training.inputs import prepare
 from odd_chats import TEMPLATES
 from odd_data import Laboratory, Row, make_laboratory
-from test_odd_preferences import OWN
+from odd_preferences import OWN
 
 from tests.runners.conftest import PlanFactory
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from odd_chats import BROKEN, TEMPLATES, Chat, chats, lost, told
+from odd_chats import BROKEN, TEMPLATES, Chat, chats, check, told
 from odd_data import (
     DRAWN,
     MANY,
@@ -40,44 +39,6 @@ def files(draw: st.DrawFn) -> tuple[Any, ...]:
     content, numbers = draw(json_document(rows) if suffix == "json" else json_lines(rows))
     template = draw(st.sampled_from(["shows all", *TEMPLATES]))
     return drawn, numbers, suffix, content, template
-
-
-def check(laboratory: Laboratory, drawn: tuple[Any, ...]) -> None:
-    rows, numbers, suffix, content, template = drawn
-    found = laboratory.find(
-        content, suffix, dataset={"format": "messages"}, template=TEMPLATES[template]
-    )
-    if found.inspection.status == "failed":
-        assert found.inspection.reason in ("NoUsableRows", "ColumnMissing")
-        assert not any(chat and not chat.odd for chat in rows), found.inspection.message
-        found.check_refused()
-        return
-    hidden, refused = told(found, "doesn't show"), told(found, "the chat template refuses")
-    if found.refusal is not None:
-        # Its first row is one that the inspection has named.
-        assert found.refusal.reason == "ChatTemplateUnsupported", found.refusal
-        place = re.match(r"row ([\d,]+) of file", found.refusal.message)
-        assert place, found.refusal
-        assert int(place[1]) in hidden | refused
-        return
-    assert not refused
-    found.check_agreed()
-    left_out = {p["row"] for p in found.problems if "left out" in p["message"] and p.get("row")}
-    used = [
-        (number, chat) for number, chat in zip(numbers, rows, strict=True) if number not in left_out
-    ]
-    assert len(used) == len(found.rows)
-    for (number, chat), (text, learned) in zip(used, found.texts(), strict=True):
-        if chat is None:
-            continue
-        gone = lost(chat.said, text)
-        assert not gone or number in hidden, (gone, text)
-        if template == "shows all" and not chat.odd:
-            assert number not in hidden
-            assert not lost(chat.learned, learned), learned
-    if template == "shows all":
-        wrong = [n for n, chat in zip(numbers, rows, strict=True) if chat and not chat.odd]
-        assert not left_out & set(wrong)
 
 
 def test_columns_beside_a_chat_are_told(laboratory: Laboratory) -> None:

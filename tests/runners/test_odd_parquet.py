@@ -27,6 +27,7 @@ from odd_data import (
     ended,
     make_laboratory,
 )
+from pydantic import TypeAdapter
 
 __all__ = ["make_laboratory"]
 
@@ -62,6 +63,17 @@ def structure(text: str, value: Any) -> bool:
     return json.loads(text) == value
 
 
+def nanoseconds(text: str) -> int:
+    seconds = decimal.Decimal(text.strip("-PTS"))
+    return int(seconds * 10**9) * (-1 if text.startswith("-") else 1)
+
+
+def clock(text: str) -> int:
+    hours, minutes, seconds = text.split(":")
+    whole = (int(hours) * 60 + int(minutes)) * 60 * 10**9
+    return whole + int(decimal.Decimal(seconds) * 10**9)
+
+
 INTS = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 ITEMS = st.fixed_dictionaries({"a": st.none() | TEXTS, "n": st.none() | INTS})
@@ -84,6 +96,18 @@ KINDS: dict[str, Kind] = {
     "decimal": Kind(pa.decimal128(38, 9),
                     st.decimals(-(10**20), 10**20, places=9, allow_nan=False),
                     lambda text, value: decimal.Decimal(text) == value),
+    "small decimal": Kind(pa.decimal128(20, 15), st.decimals(0, 1, places=15, allow_nan=False),
+                          lambda text, value: "E" not in text and decimal.Decimal(text) == value),
+    "wide decimal": Kind(pa.decimal256(60, 5),
+                         st.decimals(-(10**50), 10**50, places=5, allow_nan=False),
+                         lambda text, value: text == format(value, "f")),
+    "duration": Kind(pa.duration("us"), st.timedeltas(),
+                     lambda text, value: TypeAdapter(dt.timedelta).validate_python(text) == value),
+    "duration in nanoseconds": Kind(pa.duration("ns"), st.integers(-(10**9), 10**9),
+                                    lambda text, value: nanoseconds(text) == value),
+    "time in nanoseconds": Kind(
+        pa.time64("ns"), st.integers(0, 86_400 * 10**9 - 1) | st.just(10**9),
+        lambda text, value: clock(text) == value),
     "date": Kind(pa.date32(), DATES, lambda text, value: dt.date.fromisoformat(text) == value),
     "time": Kind(pa.time64("us"), st.times(),
                  lambda text, value: dt.time.fromisoformat(text) == value),
@@ -174,6 +198,16 @@ UNREADABLE: dict[str, tuple[Any, int | None, str]] = {
         pa.array([0, 5_000_000], pa.int32()).cast(pa.date32()),
         2,
         "'v'",
+    ),
+    "a zone that nobody knows": (
+        pa.array([None, 7], pa.timestamp("us", "Mars/Olympus")),
+        2,
+        "unknown time zone",
+    ),
+    "lists of one size, one of which is null": (
+        pa.array([[0.5, 1.0], None], pa.list_(pa.float32(), 2)),
+        None,
+        "column 'v' of the file can't be read",
     ),
     "two columns of a name": (None, None, "2 columns 'c'"),
 }

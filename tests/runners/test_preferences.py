@@ -162,9 +162,10 @@ def test_an_inspection_reports_what_training_leaves_out(tmp_path: Path) -> None:
 
 def test_a_missing_prompt_column_is_told_once(tmp_path: Path) -> None:
     rows = [{"question": each, "chosen": "b", "rejected": "c"} for each in ("d", "e", "f")]
-    ((row, field, message),) = problems(plan_of(tmp_path, rows, "preference"))
+    (row, field, message), told = problems(plan_of(tmp_path, rows, "preference"))
     assert (row, field) == (None, "prompt")
     assert "set spec.columns.prompt" in message
+    assert "doesn't show (column 'question')" in told[2]
     mapped = plan_of(tmp_path, rows, "preference", columns={"prompt": "question"})
     assert problems(mapped) == []
 

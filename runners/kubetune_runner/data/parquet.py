@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any, cast
 
 from kubetune.api.kinds.inspection import Problem
@@ -42,7 +44,32 @@ def read(file: SourceFile) -> Iterator[Item]:
         yield from _rows(file, table)
     except (pa.ArrowException, OSError) as error:
         message = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        yield Problem(file=file.name, message=f"the file can't be read as parquet: {message}")
+        name = _broken_column(file)
+        there = f"column {quote(name)} of the file" if name else "the file"
+        yield Problem(
+            file=file.name,
+            field=name and name[:256],
+            message=f"{there} can't be read as parquet: {message}",
+        )
+
+
+def _broken_column(file: SourceFile) -> str | None:
+    """The one column that can't be read, where the others can."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = list(pq.ParquetFile(file.path).schema_arrow.names)
+    except (pa.ArrowException, OSError):
+        return None
+    broken: list[str] = []
+    for name in names:
+        try:
+            for _ in pq.ParquetFile(file.path).iter_batches(BATCH_ROWS, columns=[name]):
+                pass
+        except (pa.ArrowException, OSError):
+            broken.append(name)
+    return broken[0] if len(broken) == 1 else None
 
 
 def _rows(file: SourceFile, table: Any) -> Iterator[Item]:
@@ -60,17 +87,10 @@ def _rows(file: SourceFile, table: Any) -> Iterator[Item]:
         columns: dict[str, list[Any]] = {}
         for name in converters:
             try:
-                columns[name] = batch.column(name).to_pylist()
-            # Python's dates and times end with the year 9999.
-            except (ValueError, OverflowError) as error:
-                at, fault = number + _first_unreadable(batch.column(name)), str(error)[:200]
-                yield Problem(
-                    file=file.name,
-                    row=at,
-                    field=name[:256],
-                    message=f"column {quote(name)} holds a value that can't be read in row {at:,}:"
-                    f" {fault}; store it as text",
-                )
+                columns[name] = _cells(batch.column(name))
+            # Python's dates and times end with the year 9999, and it may not know a time zone.
+            except (ValueError, OverflowError, LookupError) as error:
+                yield _unreadable(file, name, number + _first_unreadable(batch.column(name)), error)
                 return
         for at in range(batch.num_rows):
             number += 1
@@ -92,12 +112,35 @@ def _rows(file: SourceFile, table: Any) -> Iterator[Item]:
             )
 
 
+def _cells(column: Any) -> list[Any]:
+    """Values as Python has them; of a time in nanoseconds, which it hasn't, the text."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_time64(kind) and kind.unit == "ns":
+        numbers = column.cast(pa.int64()).to_pylist()
+        if any(number is not None and number % 1000 for number in numbers):
+            return column.cast(pa.string()).to_pylist()
+    return column.to_pylist()
+
+
+def _unreadable(file: SourceFile, column: str, row: int, error: Exception) -> Problem:
+    fault = f"unknown time zone {error}" if isinstance(error, LookupError) else str(error)
+    return Problem(
+        file=file.name,
+        row=row,
+        field=column[:256],
+        message=f"column {quote(column)} holds a value that can't be read in row {row:,}:"
+        f" {fault[:200]}; store it as text",
+    )
+
+
 def _first_unreadable(cells: Any) -> int:
     """The first cell that can't be read, from 1."""
     for at, cell in enumerate(cells, 1):
         try:
             cell.as_py()
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, LookupError):
             return at
     return len(cells)
 
@@ -223,4 +266,26 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, Decimal):
+        # Never as 1E-9.
+        return format(value, "f")
+    if isinstance(value, timedelta):
+        return _duration(value)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _duration(value: timedelta) -> str:
+    """As ISO 8601 has it: P1DT2H3.5S."""
+    whole = (value.days * 86_400 + value.seconds) * 10**9 + value.microseconds * 1000
+    # Of pandas, which reads what Python can't hold.
+    whole += getattr(value, "nanoseconds", 0)
+    seconds, part = divmod(abs(whole), 10**9)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    fraction = f".{part:09}".rstrip("0") if part else ""
+    time = "".join(f"{count}{unit}" for count, unit in ((hours, "H"), (minutes, "M")) if count)
+    if seconds or fraction or not (days or time):
+        time += f"{seconds}{fraction}S"
+    sign, date = "-" if whole < 0 else "", f"{days}D" if days else ""
+    return f"{sign}P{date}T{time}" if time else f"{sign}P{date}"
