@@ -68,6 +68,11 @@ LEAVES_ANSWERS_OUT = (
     " %}{{ 'short' }}{% else %}{{ m.content }}{% endif %}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
+ENDS_WITH_THE_CHAT = (
+    "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% else %}{{ eos_token }}{% endif %}"
+)
+"""As Phi-3's; the next turn begins with a character of the end token."""
 MARKED = (
     "{% for m in messages %}{{ '<' + m.role + '>' }}{% if m.role == 'assistant' %}{% generation %}"
     "{{ 'short' if not loop.last else m.content }}{{ eos_token }}{% endgeneration %}"
@@ -108,6 +113,7 @@ LEARNED: list[tuple[str | None, list[str]]] = [
     (PROMPT_THAT_THINKS, ["Fine.<eos>", "Still fine.<eos>"]),
     (LEAVES_ANSWERS_OUT, ["Still fine.<eos>"]),
     (MARKED, ["short<eos>", "Still fine.<eos>"]),
+    (ENDS_WITH_THE_CHAT, ["Fine.</s>", "Still fine.</s><eos>"]),
     # Without a prompt for generation the model begins its turn itself.
     (SYSTEM_BY_DEFAULT, ["<assistant>Fine.</s>", "<assistant>Still fine.</s>"]),
 ]

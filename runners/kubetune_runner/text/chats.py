@@ -239,8 +239,19 @@ def _probed_spans(
         with contextlib.suppress(RunError):
             through = chat_text(alone, tokenizer, tools)
             mark = through[_changed(through, alone, turn, tokenizer, tools)[1] :]
-        spans.append((start, end + _common(whole[end:], mark)))
+        spans.append((start, end + _shared(mark, whole[end:], tokenizer)))
     return spans
+
+
+def _shared(mark: str, rest: str, tokenizer: Any) -> int:
+    """How much of a mark a text begins with, in whole tokens: what follows another end of the chat
+    may begin with the same character.
+    """
+    shared = _common(mark, rest)
+    if shared == len(mark) or not tokenizer.is_fast:
+        return shared
+    encoded = tokenizer(mark, add_special_tokens=False, return_offsets_mapping=True)
+    return max((end for _, end in encoded["offset_mapping"] if end <= shared), default=0)
 
 
 def _changed(
