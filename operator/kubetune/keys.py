@@ -36,6 +36,12 @@ class Keyring:
         """The code of each key, the oldest first."""
         return tuple(_code(key, purpose, parts) for _, key in self.keys)
 
+    def seeds(self, purpose: str) -> tuple[bytes, ...]:
+        """Secret bytes of each key for another key of its own, the oldest first."""
+        return tuple(
+            hmac.digest(key, f"seed of {purpose}".encode(), "sha256") for _, key in self.keys
+        )
+
     def verifies(self, code: str, purpose: str, *parts: str, length: int = CODE_LENGTH) -> bool:
         """Whether a code of this length was made over these parts with any key."""
         given = code.encode(errors="replace")

@@ -67,7 +67,14 @@ def packages_hint() -> str:
 
 def message_of(outcome: Outcome) -> str:
     """The outcome as text that always fits; log and summary are dropped when it is too long."""
-    for part, without in (("log", {"log": ""}), ("log and summary", {"log": "", "summary": {}})):
+    listed = {key: outcome.summary[key] for key in outcome.summary if key != "files"}
+    if isinstance(merged := listed.get("merged"), dict):
+        listed["merged"] = {key: merged[key] for key in merged if key != "files"}
+    for part, without in (
+        ("log", {"log": ""}),
+        ("log and list of files", {"log": "", "summary": listed}),
+        ("log and summary", {"log": "", "summary": {}}),
+    ):
         try:
             return outcome.to_message()
         except ValueError:

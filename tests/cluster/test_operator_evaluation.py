@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from typing import Any
 
 import pytest
@@ -182,6 +183,8 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Namesp
     assert shown.stdout.count("\n  reference  ") == 2, shown.stdout
     assert len(runs_of(space, "compare")) == 2
 
+    refused_where_files_were_changed(space, registry)
+
     assert "give --candidate base|tuned" in logs(space, "eval/compare").stderr
     shown = logs(space, "eval/compare", "--candidate", "tuned")
     assert "phase evaluating" in shown.stdout, shown.stderr
@@ -190,6 +193,48 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Namesp
     assert "phase evaluating" in logs(space, "eval/compare", "--candidate", "tuned").stdout
     space.delete("Evaluation", "compare")
     eventually(lambda: runs_of(space, "compare") == [])
+
+
+def refused_where_files_were_changed(space: Namespace, registry: str) -> None:
+    """Whoever may write to the artifact store can't have others' weights loaded."""
+    client: Any = MlflowClient(space.cluster.mlflow_url)
+    version = client.get_model_version(registry, "1")
+    model = client.get_logged_model(version.source.removeprefix("models:/"))
+    (file,) = [
+        item.path
+        for item in client.list_logged_model_artifacts(model.model_id, "artifacts/adapter")
+        if item.path.endswith(".safetensors")
+    ]
+    root = model.artifact_location.removeprefix("mlflow-artifacts:/").strip("/")
+    url = f"{space.cluster.mlflow_url}/api/2.0/mlflow-artifacts/artifacts/{root}/{file}"
+    request = urllib.request.Request(url, b"other weights", method="PUT")
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
+    space.create("Evaluation", "robbed", spec(registry) | {"maxRows": 2})
+    body = space.until(
+        "Evaluation", "robbed", lambda o: phase_of(o) in ("Succeeded", "Failed"), seconds=240
+    )
+    assert phase_of(body) == "Failed"
+    (tuned,) = [item for item in body["status"]["candidates"] if item["name"] == "tuned"]
+    assert tuned["reason"] == "ModelFilesChanged"
+    assert "file adapter_model.safetensors was changed" in tuned["message"]
+    assert tuned["counts"]["total"] == 1, "no further attempt could do better"
+    # Nor is training continued from it.
+    space.create(
+        "FineTuneJob",
+        "continued",
+        {
+            "modelRef": {"name": "routed"},
+            "continueFrom": "adapter",
+            "datasetRef": {"name": "tickets"},
+            "hyperparameters": {"maxSteps": 1},
+            **LOCAL,
+        },
+    )
+    body = space.until(
+        "FineTuneJob", "continued", lambda o: phase_of(o) in ("Succeeded", "Failed"), seconds=240
+    )
+    assert body["status"]["failure"]["reason"] == "ModelFilesChanged"
 
 
 def logs(space: Namespace, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from kubetune.api import JsonObject
 from kubetune.api.run import plan
 from kubetune.api.run.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
 from kubetune.api.run.outcome import Outcome
+from kubetune.attestation import CONFIG_MAP, EnvelopeError, opened
 from kubetune_devcluster.cluster import LocalCluster
 from mlflow import MlflowClient
 
@@ -22,6 +23,8 @@ from tests.cluster.support import eventually
 from tests.cluster.tracked_run import logged_run
 
 pytestmark = pytest.mark.cluster
+
+FILES = f"sha256:{'0' * 64}"
 
 
 @pytest.fixture
@@ -50,6 +53,8 @@ def finish(space: Namespace, job: str) -> int:
         "runId": run_id,
         "modelId": model_id,
         "metrics": {"eval_loss": 0.5},
+        "filesDigest": FILES,
+        "files": {"adapter_config.json": FILES, "../\n": FILES, "more": "none"},
     }
     space.end(job, outcome=Outcome(status="succeeded", reason="Trained", summary=summary))
     return space.phase(job, "Succeeded")["status"]["result"]["registered"]["version"]
@@ -114,6 +119,45 @@ def test_versions_that_look_the_same(jobs: Namespace, attacker: Any) -> None:
     train(jobs, "looks-elsewhere", elsewhere)
     assert "looks-too" in trains(jobs, "looks-elsewhere", "SignatureInvalid")
     finish(jobs, "looks-elsewhere")
+
+
+def test_a_statement_that_everybody_can_check(jobs: Namespace, attacker: Any) -> None:
+    name = f"stated-{jobs.namespace}"
+    jobs.job("stated", output={"registry": {"name": name}, "modelName": "stated"})
+    finish(jobs, "stated")
+    body = jobs.get("FineTuneJob", "stated")
+    assert body["status"]["result"]["filesDigest"] == FILES
+    # What the files must be is known in the cluster, not asked for in MLflow.
+    assert jobs.get("Model", "stated")["spec"]["source"]["registry"]["filesDigest"] == FILES
+
+    path = f"/api/v1/namespaces/kubetune-system/configmaps/{CONFIG_MAP}"
+    keys = jobs.request("GET", path)["data"]
+    version = attacker.get_model_version(name, "1")
+    assert version.tags[plan.TAG_FILES] == FILES
+    statement = opened(version.tags[plan.TAG_ATTESTATION], keys)
+    assert [subject["name"] for subject in statement["subject"]] == [
+        plan.FILE_LIST,
+        "adapter_config.json",
+    ]
+    made = statement["predicate"]["buildDefinition"]
+    assert made["externalParameters"]["fineTuneJob"] == "stated"
+    assert made["externalParameters"]["settings"]["hyperparameters"]["maxSteps"] == 1
+    lineage = body["status"]["lineage"]
+    assert made["internalParameters"]["lineage"] == lineage
+    assert made["internalParameters"]["image"] == "kubetune.local/runner:test"
+    rows, model = made["resolvedDependencies"]
+    assert rows["digest"] == {"sha256": lineage["datasetDigest"].removeprefix("sha256:")}
+    assert model["annotations"]["revision"] == lineage["modelRevision"]
+    told = {item["name"]: item["annotations"] for item in byproducts(statement)}
+    assert told["metrics"] == {"eval_loss": 0.5}
+    assert told["registered"]["version"] == 1
+    assert told["registered"]["source"] == version.source
+    with pytest.raises(EnvelopeError):
+        opened(version.tags[plan.TAG_ATTESTATION].replace("A", "B"), keys)
+
+
+def byproducts(statement: JsonObject) -> list[JsonObject]:
+    return statement["predicate"]["runDetails"]["byproducts"]
 
 
 @pytest.mark.parametrize(

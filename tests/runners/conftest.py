@@ -98,6 +98,7 @@ def make_plan(tmp_path: Path, tiny_model: Path) -> PlanFactory:
             (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held_out))
         document = _document(str(data), str(tiny_model), str(tmp_path / "checkpoints"))
         document["run"]["runKey"] = f"key-{tmp_path.name}"
+        document["run"]["reportKey"] = "what the run vouches with"
         return RunPlan.model_validate(merge(document, over))
 
     return build

@@ -147,6 +147,7 @@ MODEL: dict[str, Proof] = {
     "source.registry.provider": "tests/unit/test_decide_model.py::test_model",
     "source.registry.name": ("other", REGISTERED),
     "source.registry.version": (2, REGISTERED),
+    "source.registry.filesDigest": (f"sha256:{'0' * 64}", REGISTERED),
     "source.registry.alias": ("other", BY_ALIAS),
     "source.fineTuneJob.name": "tests/unit/test_decide_model.py::test_model",
     "baseModelRef.name": "tests/unit/test_decide_model.py::test_model",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from kubetune.act.attesting import Attesting
 from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import Tracking
+from kubetune.api.run.plan import TAG_ATTESTATION
 from kubetune.decide.decision import (
     FindAlias,
     FindEvaluation,
@@ -18,15 +21,17 @@ from kubetune.decide.decision import (
     SignMeasurement,
 )
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
+from kubetune.decide.fine_tune_job.provenance import about_version
 from kubetune.keys import Keyring
 from kubetune.observe.trackers import Trackers
-from kubetune.tracking.base import Registration, Tracker, TrackingError
+from kubetune.tracking.base import RegisteredVersion, Registration, Tracker, TrackingError
 from kubetune.tracking.trust import Trust, own_words, signed_version
 
 
 async def ask(
     trackers: Trackers,
     keys: Keyring,
+    attesting: Attesting,
     observed: ObservedJob,
     answers: TrackerAnswers,
     questions: Sequence[Question],
@@ -48,7 +53,7 @@ async def ask(
             experiment = target.tracking.experiment_in(namespace)
             await _claim(found.tracker, target.tracking, namespace, question)
             trust = Trust(keys, namespace, target.tracking.trusted_namespaces)
-            asker = _Asker(found.tracker, experiment, keys, trust)
+            asker = _Asker(found.tracker, experiment, keys, trust, attesting)
             answers = await asker.ask(answers, question)
         except TrackingError as error:
             return replace(answers, tracking_error=str(error), tracking_reason=error.reason)
@@ -66,12 +71,16 @@ async def _claim(tracker: Tracker, tracking: Tracking, namespace: str, question:
             pass
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class _Asker:
     tracker: Tracker
     experiment: str
     keys: Keyring
     trust: Trust
+    attesting: Attesting
 
     async def ask(self, answers: TrackerAnswers, question: Question) -> TrackerAnswers:
         answers = replace(answers, tracking_error="")
@@ -86,10 +95,26 @@ class _Asker:
                 version = await self.tracker.register(registration)
                 tags = signed_version(self.keys, version, registration.tags)
                 await self.tracker.tag_version(version, registration.experiment_id, tags)
+                await self._attest(version, registration)
                 field = "merged" if merged else "registered"
                 return replace(answers, **{field: version})
             case FindEvaluation() | SignMeasurement() | FindAlias() | MoveAlias():
                 raise TypeError(f"a question of Evaluations: {question}")
+
+    async def _attest(self, version: RegisteredVersion, registration: Registration) -> None:
+        """Say beside a version what it was made of; nothing of ours depends on it."""
+        if registration.statement is None:
+            return
+        envelope = await self.attesting.signed(about_version(registration.statement, version))
+        tags = {TAG_ATTESTATION: envelope}
+        try:
+            await self.tracker.tag_version(version, registration.experiment_id, tags)
+        except TrackingError as error:
+            if not error.refused:
+                raise
+            # An older server keeps no text of that length.
+            named = f"{version.name} version {version.version}"
+            logger.warning("%s has no statement: %s", named, error)
 
     async def _find_identical(
         self, answers: TrackerAnswers, question: FindIdentical

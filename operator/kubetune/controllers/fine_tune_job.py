@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from kubetune.act import job_questions
+from kubetune.act.attesting import Attesting
 from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES, Phase
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
@@ -49,8 +50,9 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
         poller: ProgressPoller[Key],
         backend: Backends,
         keys: Keyring,
+        attesting: Attesting,
     ) -> None:
-        self._keys = keys
+        self._keys, self._attesting = keys, attesting
         self._observer = observer
         self._trackers = trackers
         self._poller = poller
@@ -103,7 +105,7 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
     ) -> JobMemory:
         """Look for a run or a version, or register one."""
         answers = await job_questions.ask(
-            self._trackers, self._keys, observed, kept.answers, questions
+            self._trackers, self._keys, self._attesting, observed, kept.answers, questions
         )
         return replace(kept, answers=answers)
 

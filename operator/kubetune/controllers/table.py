@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kubetune.act.attesting import Attesting
 from kubetune.act.holds import Holds
 from kubetune.act.left_behind import LeftBehind
 from kubetune.act.release import Release
@@ -78,6 +79,7 @@ def controllers(
             poller,
             backend,
             keys,
+            Attesting(client, settings.operator_namespace, keys),
         ),
         EvaluationController(
             EvaluationObserver(

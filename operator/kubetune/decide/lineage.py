@@ -87,4 +87,7 @@ def changed_parts(now: LineageDict, before: LineageDict) -> list[str]:
 def model_identity(model: ModelPlan) -> str:
     """What the weights are: a number alone would be the same for every registered model."""
     own = model.registry_uri or model.revision or ""
+    if model.files_digest:
+        # A name and a number may be given anew.
+        own += f"@{model.files_digest}"
     return f"{own}+{model_identity(model.base)}" if model.base else own

@@ -227,6 +227,7 @@ def _one_model(
         "revision": revision,
         "trustRemoteCode": spec.trust_remote_code,
         "source": model_line(spec) if status and not source.fine_tune_job else None,
+        "filesDigest": _files_digest(spec, status),
     }
     common = {key: value for key, value in common.items() if value is not None}
     if hub := source.hugging_face:
@@ -245,6 +246,16 @@ def _one_model(
         else:
             registry_uri = f"models:/{registered.name}@{registered.alias}"
     return ModelPlan(registry_uri=registry_uri, **common), None
+
+
+def _files_digest(spec: ModelSpec, status: ModelStatusDict) -> str | None:
+    """What the list of the model's files must have, by what the cluster itself knows."""
+    source = spec.source
+    if source.registry:
+        return source.registry.files_digest
+    output = status.get("jobOutput")
+    same = output and source.fine_tune_job and output["name"] == source.fine_tune_job.name
+    return output.get("filesDigest") if output and same else None
 
 
 def model_line(spec: ModelSpec) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import Reason
 
 
@@ -99,6 +100,8 @@ class Registration:
     source: str
     """``models:/<model id>``, a logged model, or ``runs:/<run id>/<path>``, artifacts of a run."""
     tags: dict[str, str]
+    statement: JsonObject | None = None
+    """What the version was made of, for everybody to check; name and number are added to it."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from kubetune.api.conditions import Reason
 from kubetune.api.kinds.fine_tune_job.status import Lineage
 from kubetune.api.run.evaluation_plan import TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY
 from kubetune.api.run.plan import (
+    TAG_FILES,
     TAG_JOB,
     TAG_LINEAGE,
     TAG_METRICS,
@@ -32,7 +33,15 @@ LINEAGE_TAGS = tuple(
     f"kubetune.{field.alias}" for name, field in Lineage.model_fields.items() if name != "digest"
 )
 """Tags of a version with the parts of its lineage."""
-SIGNED_TAGS = (TAG_RUN_KEY, TAG_NAMESPACE, TAG_JOB, TAG_LINEAGE, TAG_METRICS, *LINEAGE_TAGS)
+SIGNED_TAGS = (
+    TAG_RUN_KEY,
+    TAG_NAMESPACE,
+    TAG_JOB,
+    TAG_LINEAGE,
+    TAG_METRICS,
+    TAG_FILES,
+    *LINEAGE_TAGS,
+)
 MEASURED_TAGS = (TAG_NAMESPACE, TAG_EVALUATION_DIGEST, TAG_EVALUATION_SUMMARY)
 _VERSION, _MEASURED, _REPORT = "version", "measured", "report"
 

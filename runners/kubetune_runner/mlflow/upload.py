@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 
 from kubetune.api.bounded import json_file
 from kubetune.api.run.plan import (
+    TAG_FILES,
+    TAG_MERGED_FILES,
     TAG_MERGED_MODEL_ID,
     TAG_MERGED_MODEL_PATH,
     TAG_MODEL_ID,
@@ -32,7 +34,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
 from kubetune_runner.mlflow.stored_code import stored_code
 from kubetune_runner.mlflow.tracking import Tracker
-from kubetune_runner.model import loading
+from kubetune_runner.model import file_list, loading
 from kubetune_runner.retrying import longer, repeated
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.text.chats import chat_text
@@ -46,10 +48,11 @@ class Place:
     """Name of the logged model, or folder among the run's artifacts."""
     id_tag: str
     path_tag: str
+    files_tag: str
 
 
-RESULT = Place("model", TAG_MODEL_ID, TAG_MODEL_PATH)
-MERGED = Place("merged", TAG_MERGED_MODEL_ID, TAG_MERGED_MODEL_PATH)
+RESULT = Place("model", TAG_MODEL_ID, TAG_MODEL_PATH, TAG_FILES)
+MERGED = Place("merged", TAG_MERGED_MODEL_ID, TAG_MERGED_MODEL_PATH, TAG_MERGED_FILES)
 PATIENCE_SECONDS = 600.0
 ENV_PATIENCE = "KUBETUNE_UPLOAD_PATIENCE_SECONDS"
 PACKAGES = ("mlflow", "torch", "transformers", "peft")
@@ -137,25 +140,32 @@ def _save_ends(tokenizer: Any, folder: Path, shape: Shape) -> None:
 
 def upload(
     tracker: Tracker, folder: Path, artifacts: dict[str, Any], place: Place = RESULT
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Log the folder as a model and ``artifacts`` (file name -> JSON).
 
     Returns modelId, the id of the logged model, or artifactPath, its folder among the run's
-    artifacts, and tags the run with it. Raises RunError as ``patiently`` does: the checkpoint of
-    the last step is there, so another attempt only uploads.
+    artifacts, with the digests of its files, and tags the run with them. Raises RunError as
+    ``patiently`` does: the checkpoint of the last step is there, so another attempt only uploads.
     """
 
-    def store(run_id: str) -> dict[str, str]:
+    listed = file_list.write(folder)
+
+    def store(run_id: str) -> dict[str, Any]:
+        files = listed.summary()
         model_id = tracker.known_tags.get(place.id_tag)
         if model_id is None and place.path_tag not in tracker.known_tags:
             model_id = _store(tracker.client, run_id, folder, place.name)
+        elif (before := tracker.known_tags.get(place.files_tag)) != listed.digest:
+            # An earlier attempt has stored others, such as a card with other words.
+            files = {"filesDigest": before} if before else {}
+        told = {place.files_tag: files["filesDigest"]} if files else {}
         for name, document in artifacts.items():
             tracker.client.log_dict(run_id, document, name)
         if model_id is None:
-            tracker.tags({place.path_tag: place.name})
-            return {"artifactPath": place.name}
-        tracker.tags({place.id_tag: model_id})
-        return {"modelId": model_id}
+            tracker.tags({place.path_tag: place.name, **told})
+            return {"artifactPath": place.name, **files}
+        tracker.tags({place.id_tag: model_id, **told})
+        return {"modelId": model_id, **files}
 
     return patiently(
         tracker, store, "the model is trained but can't be uploaded", "another attempt uploads it"

@@ -21,6 +21,7 @@ from kubetune.api.training.families import SpecialTokens, pad_token
 from kubetune_runner.answering.embeddings import unembedded
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
+from kubetune_runner.model import file_list
 from kubetune_runner.model.quantization import compute_plainly
 
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
@@ -39,13 +40,16 @@ def fetch(model: ModelPlan, token_variable: str = ENV_MODEL_TOKEN) -> Path:
     """Folder with the files of a model or an adapter, downloaded when they aren't here yet.
 
     ``token_variable`` holds the hub's token. Raises RunError ModelMissing, and those of
-    ``hub.open_repo``.
+    ``hub.open_repo`` and ``file_list.check``.
     """
     configuration = ADAPTER_CONFIG if model.type == "adapter" else CONFIG
     if model.hub is not None:
         return _from_hub(model, model.hub, configuration, token_variable)
     if model.registry_uri is not None:
-        return _config_folder(model, _from_registry(model.registry_uri), configuration)
+        found = _config_folder(model, _from_registry(model.registry_uri), configuration)
+        if model.files_digest is not None:
+            file_list.check(model.name, found, model.files_digest)
+        return found
     folder = in_container(model.directory or "")
     if not folder.is_dir():
         raise RunError(

@@ -177,6 +177,7 @@ class ModelStatusDict(ModelShapeDict, ObjectStatusDict, closed=True):
 class JobOutputDict(TypedDict, closed=True):
     name: str
     uri: str
+    filesDigest: NotRequired[str]
     trainedOn: NotRequired[list[TrainedRowsDict]]
 
 class TrainedRowsDict(TypedDict, closed=True):
@@ -305,6 +306,7 @@ class ResultDict(TypedDict, closed=True):
     modelRef: NotRequired[dict[str, str]]
     registered: NotRequired[RegisteredResultDict]
     modelUri: NotRequired[str]
+    filesDigest: NotRequired[str]
     merged: NotRequired[MergedResultDict]
     reused: NotRequired[bool]
 
@@ -331,6 +333,7 @@ class RegisteredResultDict(TypedDict, closed=True):
 class MergedResultDict(TypedDict, closed=True):
     registered: NotRequired[RegisteredResultDict]
     modelUri: NotRequired[str]
+    filesDigest: NotRequired[str]
 
 class FailureDict(TypedDict, closed=True):
     reason: str

@@ -120,6 +120,12 @@ TAG_MODEL_PATH = "kubetune.model_path"
 TAG_MERGED_MODEL_ID = "kubetune.merged_model_id"
 TAG_MERGED_MODEL_PATH = "kubetune.merged_model_path"
 """The same of the merged model, where one was asked for."""
+TAG_FILES = "kubetune.files_digest"
+"""Of a run and of a version: the digest of FILE_LIST, which stands for all files of the model."""
+TAG_MERGED_FILES = "kubetune.merged_files_digest"
+FILE_LIST = "kubetune_files.json"
+"""Beside a model's files: the digest of each by its path."""
+FILES_DIGEST = r"^sha256:[0-9a-f]{64}$"
 OUTCOME_TAG = "kubetune.outcome."
 """Begins ``outcome_tag``."""
 TAG_LINEAGE = "kubetune.lineage_digest"
@@ -127,6 +133,8 @@ TAG_LM_HEAD = "kubetune.lm_head"
 """``model`` where trl's faster head gives other losses than the model's own, which trained."""
 TAG_SIGNATURE = "kubetune.signature"
 """The operator's own, on versions that it has registered and runs whose results it has taken."""
+TAG_ATTESTATION = "kubetune.attestation"
+"""Of a version: an in-toto statement of what it was made of, in a signed envelope (DSSE)."""
 TAG_NAMESPACE = "kubetune.namespace"
 TAG_JOB = "kubetune.job"
 
@@ -218,6 +226,9 @@ class ModelPlan(PlanValue):
     """``models:/name/version`` or ``models:/name@alias``; read from the tracking server."""
     revision: str | None = None
     """Commit, registry version or content digest from the inspection."""
+    files_digest: str | None = None
+    """What the list of its files must have; they are compared before anything is loaded. None: the
+    model was not made by a training that is known."""
     trust_remote_code: bool = False
     base: ModelPlan | None = None
     """The base model of an adapter."""

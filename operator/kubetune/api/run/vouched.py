@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping
 from kubetune.api.run.evaluation_plan import TAG_EVALUATION_SUMMARY
 from kubetune.api.run.plan import (
     OUTCOME_TAG,
+    TAG_FILES,
+    TAG_MERGED_FILES,
     TAG_MERGED_MODEL_ID,
     TAG_MERGED_MODEL_PATH,
     TAG_METRICS,
@@ -25,6 +27,8 @@ from kubetune.api.run.plan import (
 _CODE = ".code"
 _RESULTS = frozenset(
     {
+        TAG_FILES,
+        TAG_MERGED_FILES,
         TAG_MODEL_ID,
         TAG_MODEL_PATH,
         TAG_MERGED_MODEL_ID,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,10 +25,13 @@ from kubetune.api.kinds.status_types import (
     RowCountsDict,
 )
 from kubetune.api.run.plan import (
+    FILES_DIGEST,
     METRIC_ETA,
     METRIC_STEP,
     METRIC_TOKENS_PER_SECOND,
     TAG_ATTEMPT,
+    TAG_FILES,
+    TAG_MERGED_FILES,
     TAG_MERGED_MODEL_ID,
     TAG_MERGED_MODEL_PATH,
     TAG_METRICS,
@@ -310,6 +314,9 @@ class RunResult:
     """``models:/<model id>`` or ``runs:/<run id>/<path>``."""
     merged_source: str = ""
     """The same for the merged model; empty when there is none."""
+    files_digest: str | None = None
+    """Of the list of the model's files."""
+    merged_files_digest: str | None = None
 
 
 def result_of(run: RunState | None, tracked: TrackedRun | None) -> RunResult | None:
@@ -329,7 +336,19 @@ def result_of(run: RunState | None, tracked: TrackedRun | None) -> RunResult | N
     )
     if not source:
         return None
-    return RunResult(str(run_id), str(experiment_id), source, merged_source)
+    return RunResult(
+        str(run_id),
+        str(experiment_id),
+        source,
+        merged_source,
+        _files_digest(summary.get("filesDigest") or tags.get(TAG_FILES)),
+        _files_digest(merged.get("filesDigest") or tags.get(TAG_MERGED_FILES)),
+    )
+
+
+def _files_digest(told: Any) -> str | None:
+    """A digest, if a run has told one."""
+    return told if isinstance(told, str) and re.fullmatch(FILES_DIGEST, told) else None
 
 
 def _source(run_id: Any, model_id: Any, path: Any) -> str:

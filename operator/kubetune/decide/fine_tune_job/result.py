@@ -15,6 +15,7 @@ from kubetune.api.kinds.status_types import (
     ResultDict,
 )
 from kubetune.api.run.plan import (
+    TAG_FILES,
     TAG_JOB,
     TAG_LINEAGE,
     TAG_METRICS,
@@ -42,11 +43,13 @@ from kubetune.decide.fine_tune_job.progress import (
     tagged_metrics,
     tracked_metrics,
 )
+from kubetune.decide.fine_tune_job.provenance import statement
 from kubetune.decide.gate import misses
 from kubetune.decide.retries import RIVAL_SECONDS, TRACKER_SECONDS
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.decide.trained_rows import of_lineage
 from kubetune.names import JOB, MANAGED_BY
+from kubetune.targets.values import RunState
 from kubetune.tracking.base import RegisteredVersion, Registration, TrackedRun
 from kubetune.tracking.facts import tracker_facts
 
@@ -116,9 +119,37 @@ def finish(draft: Draft) -> FineTuneJobDecision:
     if merged and answers.merged is None:
         # Before the adapter: its version tells that all is there.
         return _registering(
-            draft, Register(Registration(merged, *place, result.merged_source, tags), merged=True)
+            draft,
+            Register(
+                Registration(
+                    merged,
+                    *place,
+                    result.merged_source,
+                    _with_files(tags, result.merged_files_digest),
+                    _stated(draft, run, result.merged_files_digest, metrics, merged=True),
+                ),
+                merged=True,
+            ),
         )
-    return _registering(draft, Register(Registration(wanted, *place, result.source, tags)))
+    registration = Registration(
+        wanted,
+        *place,
+        result.source,
+        _with_files(tags, result.files_digest),
+        _stated(draft, run, result.files_digest, metrics, merged=False),
+    )
+    return _registering(draft, Register(registration))
+
+
+def _stated(
+    draft: Draft, run: RunState | None, digest: str | None, metrics: JsonObject, *, merged: bool
+) -> JsonObject | None:
+    outcome = run.outcome if run else None
+    return statement(draft, outcome, digest, _numbers(metrics), merged=merged)
+
+
+def _with_files(tags: dict[str, str], files_digest: str | None) -> dict[str, str]:
+    return tags | ({TAG_FILES: files_digest} if files_digest else {})
 
 
 def _show_last_progress(
@@ -192,6 +223,8 @@ def _note(
         registered["alias"] = alias
     result["registered"] = registered
     result.setdefault("modelUri", version.source)
+    if files := version.tags.get(TAG_FILES):
+        result.setdefault("filesDigest", files)
 
 
 def _tell_promotion(
@@ -222,8 +255,13 @@ def _keep_result(draft: Draft, metrics: dict[str, Any], found: RunResult | None)
         result["metrics"] = chosen
     if found:
         result["modelUri"] = found.source
+        if found.files_digest:
+            result["filesDigest"] = found.files_digest
         if found.merged_source:
-            result.setdefault("merged", {})["modelUri"] = found.merged_source
+            merged = result.setdefault("merged", {})
+            merged["modelUri"] = found.merged_source
+            if found.merged_files_digest:
+                merged["filesDigest"] = found.merged_files_digest
     tracked = draft.observed.answers.run or draft.observed.tracked
     if tracked and draft.observed.place:
         draft.status["mlflow"] = mlflow_link(tracked, draft.observed.place)
@@ -295,8 +333,10 @@ def _output_model(draft: Draft, name: str) -> JsonObject:
     owner = draft.observed.job.owner
     result = draft.status.get("result") or {}
     registered = result.get("registered")
+    files = result.get("filesDigest")
+    digest: JsonObject = {"filesDigest": files} if files else {}
     source: JsonObject = (
-        {"registry": {"name": registered["name"], "version": registered["version"]}}
+        {"registry": {"name": registered["name"], "version": registered["version"], **digest}}
         if registered
         else {"fineTuneJob": {"name": owner.name}}
     )
@@ -307,6 +347,8 @@ def _output_model(draft: Draft, name: str) -> JsonObject:
     kept: JsonObject = {}
     if uri:
         left: JobOutputDict = {"name": owner.name, "uri": uri}
+        if files:
+            left["filesDigest"] = files
         if rows:
             left["trainedOn"] = rows
         kept["status"] = {"jobOutput": left}

@@ -100,6 +100,10 @@ def _with_output(observed: ObservedModel, decision: ModelDecision) -> ModelDecis
     # Another job of its name may have left something else by now.
     rows = of_job(job) if job and job_output_uri(job) == uri else None
     rows = rows or (before.get("trainedOn") if before and before["uri"] == uri else None)
+    made = (job.status.get("result") or {}) if job and job_output_uri(job) == uri else {}
+    files = made.get("filesDigest")
+    if files := files or (before.get("filesDigest") if before and before["uri"] == uri else None):
+        known["filesDigest"] = files
     if rows:
         known["trainedOn"] = rows
     if decision.status is None and before == known:

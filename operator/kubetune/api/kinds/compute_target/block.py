@@ -49,6 +49,11 @@ class TargetBlock(Value):
         return ()
 
     @property
+    def run_image(self) -> str | None:
+        """The image of runs; None where that isn't known beforehand."""
+        return None
+
+    @property
     def place_name(self) -> str:
         """The place outside of the cluster, for logs."""
         return ""

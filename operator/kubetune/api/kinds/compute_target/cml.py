@@ -286,6 +286,11 @@ class CmlTarget(TargetBlock):
     )
 
     @property
+    def run_image(self) -> str | None:
+        """The runtime's, where it is named."""
+        return self.runtime.identifier
+
+    @property
     def allowed_labels(self) -> list[GpuLabel] | None:
         """What the admin lists."""
         return self.gpu_labels

@@ -158,6 +158,11 @@ class KubernetesTarget(TargetBlock):
         return name if name and name != "default" else ""
 
     @property
+    def run_image(self) -> str:
+        """The image, as the target names it."""
+        return self.image
+
+    @property
     def fixed_labels(self) -> Labels:
         """Those of its node selector."""
         return self.node_selector or {}

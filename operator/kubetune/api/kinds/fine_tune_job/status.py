@@ -146,6 +146,9 @@ class MergedResult(Value):
 
     registered: RegisteredResult | None = Field(default=None, description="Registered version.")
     model_uri: str | None = Field(default=None, description="The merged model as MLflow names it.")
+    files_digest: str | None = Field(
+        default=None, description="Digest of the list of its files, which names the digest of each."
+    )
 
 
 class Result(Value):
@@ -159,6 +162,10 @@ class Result(Value):
     registered: RegisteredResult | None = Field(default=None, description="Registered version.")
     model_uri: str | None = Field(
         default=None, description="The result as MLflow names it, such as models:/m-1a2b."
+    )
+    files_digest: str | None = Field(
+        default=None,
+        description="Digest of the list of the result's files, which names the digest of each.",
     )
     merged: MergedResult | None = Field(
         default=None, description="The merged model, with output.merge."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -65,6 +65,9 @@ class ProjectPath(Value):
     )
 
 
+FilesDigest = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
 class RegisteredVersion(Value):
     """A version in the model registry of the compute target's tracking server."""
 
@@ -78,6 +81,11 @@ class RegisteredVersion(Value):
     name: RegistryName = Field(description="Registered model.")
     version: int | None = Field(
         default=None, ge=1, le=2**31 - 1, description="Version number; or give an alias."
+    )
+    files_digest: FilesDigest | None = Field(
+        default=None,
+        description="Digest of the list of its files, kubetune_files.json, as status.result of the"
+        " FineTuneJob has it: runs refuse other files. Output Models have it.",
     )
     alias: RegistryAlias | None = Field(
         default=None, description="Alias, resolved once to a version; or give a version."

@@ -20,6 +20,9 @@ class JobOutput(Value):
 
     name: str = Field(max_length=253, description="The FineTuneJob.")
     uri: str = Field(max_length=2048, description="Its result as MLflow names it.")
+    files_digest: str | None = Field(
+        default=None, description="Digest of the list of its files, as the run has told it."
+    )
     trained_on: list[TrainedRows] | None = Field(
         default=None, max_length=MAX_TRAINED_ROWS, description="Rows behind that result."
     )

@@ -1,0 +1,114 @@
+"""A model's files are compared with the list that was stored with them before any is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kubetune.api.run.outcome import MESSAGE_LIMIT_BYTES, Outcome
+from kubetune.api.run.plan import FILE_LIST, ModelPlan
+from kubetune_runner import outcomes
+from kubetune_runner.errors import RunError
+from kubetune_runner.model import file_list, loading
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "more").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "more/vocabulary.txt"):
+        (tmp_path / name).write_text(f"{{}} {name}")
+    return tmp_path
+
+
+def test_files_as_they_were_stored(folder: Path) -> None:
+    listed = file_list.write(folder)
+    assert sorted(listed.files) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "more/vocabulary.txt",
+    ]
+    file_list.check("tuned", folder, listed.digest)
+    assert file_list.write(folder) == listed, "another attempt finds the same"
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "changed": (
+        lambda folder: (folder / "adapter_model.safetensors").write_text("other"),
+        "file adapter_model.safetensors was changed",
+    ),
+    "below": (
+        lambda folder: (folder / "more/vocabulary.txt").write_text("other"),
+        "file more/vocabulary.txt was changed",
+    ),
+    "missing": (
+        lambda folder: (folder / "adapter_config.json").unlink(),
+        "file adapter_config.json is missing",
+    ),
+    "added": (
+        lambda folder: (folder / "tokenizer.py").write_text("import os"),
+        "file tokenizer.py was added",
+    ),
+    "list gone": (
+        lambda folder: (folder / FILE_LIST).unlink(),
+        "the list of its files, is missing",
+    ),
+    "list follows": (
+        lambda folder: (
+            (folder / "adapter_config.json").write_text("{}"),
+            file_list.write(folder),
+        ),
+        "the list of its files, was changed",
+    ),
+    "list is no list": (
+        lambda folder: (folder / FILE_LIST).write_bytes(b"\xff["),
+        "the list of its files, was changed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
+def test_what_was_changed_is_named(
+    folder: Path, change: Callable[[Path], object], said: str
+) -> None:
+    listed = file_list.write(folder)
+    change(folder)
+    with pytest.raises(RunError, match=said) as caught:
+        file_list.check("tuned", folder, listed.digest)
+    assert caught.value.reason == "ModelFilesChanged"
+    assert not caught.value.retryable
+    assert "restore the files, or train it again" in caught.value.message
+
+
+def test_a_model_is_compared_before_it_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = file_list.write(folder)
+    monkeypatch.setattr(loading, "_from_registry", lambda _: folder)
+    plan = ModelPlan(
+        name="tuned", type="adapter", registry_uri="models:/m/1", files_digest=listed.digest
+    )
+    assert loading.fetch(plan) == folder
+    (folder / "adapter_model.safetensors").write_text("other")
+    with pytest.raises(RunError, match="adapter_model"):
+        loading.fetch(plan)
+    # Of a model that somebody else has registered nothing is known.
+    loading.fetch(plan.model_copy(update={"files_digest": None}))
+
+
+def test_a_long_list_leaves_room_for_the_result(tmp_path: Path) -> None:
+    for number in range(file_list.MAX_TOLD):
+        (tmp_path / f"model-{number:05d}-of-00031-{'x' * 80}.safetensors").write_text(str(number))
+    listed = file_list.write(tmp_path)
+    summary = {"modelId": "m-1", "metrics": {"eval_loss": 0.5}, **listed.summary()}
+    summary |= {"merged": {"modelId": "m-2", **listed.summary()}}
+    done = Outcome(status="succeeded", reason="Trained", summary=summary, log="x" * 1000)
+    text = outcomes.message_of(done)
+    assert len(text) <= MESSAGE_LIMIT_BYTES
+    read = Outcome.from_message(text)
+    assert read is not None
+    assert read.summary["modelId"] == "m-1"
+    assert read.summary["filesDigest"] == listed.digest
+    assert read.summary["merged"] == {"modelId": "m-2", "filesDigest": listed.digest}
+    (tmp_path / "one-more").write_text("")
+    assert "files" not in file_list.write(tmp_path).summary()
