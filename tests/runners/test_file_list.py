@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,8 +102,10 @@ def test_a_long_list_leaves_room_for_the_result(tmp_path: Path) -> None:
         (tmp_path / f"model-{number:05d}-of-00031-{'x' * 80}.safetensors").write_text(str(number))
     listed = file_list.write(tmp_path)
     summary = {"modelId": "m-1", "metrics": {"eval_loss": 0.5}, **listed.summary()}
-    summary |= {"merged": {"modelId": "m-2", **listed.summary()}}
-    done = Outcome(status="succeeded", reason="Trained", summary=summary, log="x" * 1000)
+    merged = {name: f"sha256:{os.urandom(32).hex()}" for name in listed.files}
+    told = {"filesDigest": listed.digest, "files": merged}
+    summary |= {"merged": {"modelId": "m-2", **told}, "more": os.urandom(400).hex()}
+    done = Outcome(status="succeeded", reason="Trained", summary=summary)
     text = outcomes.message_of(done)
     assert len(text) <= MESSAGE_LIMIT_BYTES
     read = Outcome.from_message(text)

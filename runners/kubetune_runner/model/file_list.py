@@ -51,7 +51,7 @@ def check(model: str, folder: Path, expected: str) -> None:
     Raises RunError ModelFilesChanged.
     """
     path = folder / FILE_LIST
-    check_list(model, file_text(path) if path.is_file() else None, expected)
+    check_list(model, file_text(path, errors="replace") if path.is_file() else None, expected)
     listed: dict[str, Any] = json_file(path)
     found = _digests(folder)
     for name in sorted(listed.keys() | found.keys()):
