@@ -200,6 +200,9 @@ def refused_where_files_were_changed(space: Namespace, registry: str) -> None:
     client: Any = MlflowClient(space.cluster.mlflow_url)
     version = client.get_model_version(registry, "1")
     model = client.get_logged_model(version.source.removeprefix("models:/"))
+    verified = command(space, "verify", f"{space.namespace}/router")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "ok       files: " in verified.stdout
     (file,) = [
         item.path
         for item in client.list_logged_model_artifacts(model.model_id, "artifacts/adapter")
@@ -210,6 +213,9 @@ def refused_where_files_were_changed(space: Namespace, registry: str) -> None:
     request = urllib.request.Request(url, b"other weights", method="PUT")
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
+    verified = command(space, "verify", f"{space.namespace}/router")
+    assert verified.returncode == 1
+    assert "CHANGED  file adapter_model.safetensors: " in verified.stdout
     space.create("Evaluation", "robbed", spec(registry) | {"maxRows": 2})
     body = space.until(
         "Evaluation", "robbed", lambda o: phase_of(o) in ("Succeeded", "Failed"), seconds=240
@@ -238,10 +244,15 @@ def refused_where_files_were_changed(space: Namespace, registry: str) -> None:
 
 
 def logs(space: Namespace, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``kubetune logs``, without the server that this process may have talked to."""
+    """``kubetune logs``."""
+    return command(space, "logs", "-n", space.namespace, *arguments)
+
+
+def command(space: Namespace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line, without the server that this process may have talked to."""
     environment = {name: value for name, value in os.environ.items() if "MLFLOW" not in name}
     return subprocess.run(
-        [sys.executable, "-m", "kubetune.cli", "logs", "-n", space.namespace, *arguments],
+        [sys.executable, "-m", "kubetune.cli", *arguments],
         check=False,
         capture_output=True,
         text=True,

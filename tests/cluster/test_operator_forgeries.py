@@ -4,6 +4,9 @@ Real MLflow, with its own client as the attacker's.
 """
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -154,6 +157,41 @@ def test_a_statement_that_everybody_can_check(jobs: Namespace, attacker: Any) ->
     assert told["registered"]["source"] == version.source
     with pytest.raises(EnvelopeError):
         opened(version.tags[plan.TAG_ATTESTATION].replace("A", "B"), keys)
+
+    verified = verify(jobs, f"{name}/1")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert f"version 1, of FineTuneJob {jobs.namespace}/stated" in verified.stdout
+    assert "ok       Dataset rows: sha256:" in verified.stdout
+    assert "ok       Model base: sha256:" in verified.stdout
+    assert verify(jobs, f"{jobs.namespace}/stated").returncode == 0
+    attacker.set_model_version_tag(name, "1", plan.TAG_METRICS, '{"eval_loss": 0.0}')
+    verified = verify(jobs, f"{name}/1")
+    assert verified.returncode == 1
+    assert "CHANGED  metrics: eval_loss 0.5 then, 0.0 now" in verified.stdout
+    attacker.create_registered_model(f"{name}-too")
+    copied(attacker, name, "1", f"{name}-too")
+    verified = verify(jobs, f"{name}-too/1")
+    assert verified.returncode == 1
+    assert f"CHANGED  version: name {name} then, {name}-too now" in verified.stdout
+    attacker.delete_model_version_tag(name, "1", plan.TAG_ATTESTATION)
+    verified = verify(jobs, f"{name}/1")
+    assert verified.returncode == 1
+    assert "CHANGED  signature: it has no statement" in verified.stdout
+    # What can't be found is no mismatch.
+    assert verify(jobs, f"{name}/7").returncode == 3
+    assert verify(jobs, f"{jobs.namespace}/nobody").returncode == 3
+
+
+def verify(space: Namespace, target: str) -> subprocess.CompletedProcess[str]:
+    """``kubetune verify``, without the files, which what is scripted lacks."""
+    uri = space.cluster.mlflow_url
+    return subprocess.run(
+        [sys.executable, "-m", "kubetune.cli", "verify", target, "--no-files"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KUBECONFIG": str(space.cluster.kubeconfig), "MLFLOW_TRACKING_URI": uri},
+    )
 
 
 def byproducts(statement: JsonObject) -> list[JsonObject]:

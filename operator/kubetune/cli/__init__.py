@@ -18,6 +18,7 @@ COMMANDS = {
     "logs": "kubetune.cli.logs",
     "validate": "kubetune.cli.validate",
     "compare": "kubetune.cli.compare",
+    "verify": "kubetune.cli.verify",
     "operator": "kubetune.cli.operator",
 }
 

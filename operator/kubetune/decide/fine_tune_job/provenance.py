@@ -38,8 +38,10 @@ def statement(
     if files_digest is None:
         return None
     observed, status = draft.observed, draft.status
-    owner, place = observed.job.owner, observed.place
-    image = place.block.run_image if place and place.block else None
+    owner, place, target = observed.job.owner, observed.place, observed.target.spec
+    images = (known.block.run_image for known in (place, target) if known and known.block)
+    # A record of the place has none: then that of the target as it is now.
+    image = next((image for image in images if image), None)
     told: JsonObject = dict(outcome.summary) if outcome else {}
     listed = (told.get("merged") or {}).get("files") if merged else told.get("files")
     times = {"startedOn": status.get("startTime"), "finishedOn": _ended(draft)}

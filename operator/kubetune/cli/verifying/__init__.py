@@ -1,0 +1,1 @@
+"""What ``kubetune verify`` compares: a registered version with the statement beside it."""
