@@ -13,7 +13,8 @@ from kubetune.decide.fine_tune_job import result
 from kubetune.decide.fine_tune_job.draft import Draft, fail
 from kubetune.decide.fine_tune_job.observed import ObservedJob, merged_name, registry_name
 from kubetune.decide.fine_tune_job.orders import stopped_in_time
-from kubetune.decide.fine_tune_job.progress import count_as_succeeded, result_of
+from kubetune.decide.fine_tune_job.progress import count_as_succeeded
+from kubetune.decide.fine_tune_job.run_result import result_of
 from kubetune.decide.retries import TRACKER_SECONDS
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.tracking.base import TrackedRun

@@ -33,17 +33,16 @@ from kubetune.decide.fine_tune_job.observed import (
     registry_name,
 )
 from kubetune.decide.fine_tune_job.progress import (
-    RunResult,
     finished_progress,
     mlflow_link,
     progress,
     result_metrics,
-    result_of,
     row_counts,
     tagged_metrics,
     tracked_metrics,
 )
 from kubetune.decide.fine_tune_job.provenance import statement
+from kubetune.decide.fine_tune_job.run_result import RunResult, result_of
 from kubetune.decide.gate import misses
 from kubetune.decide.retries import RIVAL_SECONDS, TRACKER_SECONDS
 from kubetune.decide.target.unreachable import tracker_unreachable
@@ -144,6 +143,8 @@ def finish(draft: Draft) -> FineTuneJobDecision:
 def _stated(
     draft: Draft, run: RunState | None, digest: str | None, metrics: JsonObject, *, merged: bool
 ) -> JsonObject | None:
+    if not tracker_facts(draft.observed.place).keeps_statements:
+        return None
     outcome = run.outcome if run else None
     return statement(draft, outcome, digest, _numbers(metrics), merged=merged)
 
