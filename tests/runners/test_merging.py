@@ -115,6 +115,29 @@ def test_an_adapter_of_others_merges_or_is_refused(
     assert (expected - found).abs().max() <= tolerance * expected.abs().max()
 
 
+UNMERGEABLE: dict[str, dict[str, Any]] = {
+    "layers that stand twice": {
+        "target_modules": ["q_proj"],
+        "layer_replication": [[0, 2], [1, 2]],
+    },
+    "invoked by tokens": {"target_modules": ["q_proj"], "alora_invocation_tokens": [5]},
+    "biases of layers without": {"target_modules": ["q_proj"], "lora_bias": True},
+}
+
+
+@pytest.mark.parametrize("case", UNMERGEABLE)
+def test_an_adapter_that_no_weights_can_replace_is_refused(
+    tiny_model: Path, tmp_path: Path, case: str
+) -> None:
+    """Once, and with what to do: no other try would help."""
+    base = architectures.make("llama", tiny_model, tmp_path / "base")
+    adapter = foreign_adapter(base, tmp_path / "adapter", UNMERGEABLE[case])
+    plan = ModelPlan(name="base", type="base", directory=str(base))
+    with pytest.raises(RunError, match=r"set output\.merge to false") as caught:
+        merging.merge(plan, base, adapter, tmp_path / "merged")
+    assert (caught.value.reason, caught.value.retryable) == ("MergeFails", False)
+
+
 def test_layers_that_an_adapter_leaves_alone_stay_one(
     make_plan: PlanFactory, tmp_path: Path
 ) -> None:

@@ -58,7 +58,7 @@ def merge(
 
     That is the format of the base's own weights, unquantized. What was written is read again and
     compared with the adapter on its base, on ``rows`` of token ids. Raises RunError AdapterUnfit,
-    MergeDiffers.
+    MergeFails, MergeDiffers.
     """
     import torch
     from peft import PeftModel
@@ -71,18 +71,26 @@ def merge(
         _check_whole(adapted, adapter)
         texts = _probes(adapted, rows)
         expected = _scores(adapted, texts)
-        _untie(adapted.get_base_model())
-        merged: Any = adapted.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError) as error:
         raise _unfit(error) from error
+    _untie(adapted.get_base_model())
+    try:
+        merged: Any = adapted.merge_and_unload(safe_merge=True)
+    # Some kinds of adapters do what no weights can.
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise _unmergeable(error) from error
     # Modules that trained whole come in the format they trained in.
     for parameter in merged.parameters():
         if parameter.dtype != dtype and parameter.dtype.is_floating_point:
             parameter.data = parameter.data.to(dtype)
     if tied:
         _tie_if_equal(merged)
-    with torch.no_grad():
-        loading.save_whole(merged, into)
+    try:
+        with torch.no_grad():
+            loading.save_whole(merged, into)
+    # Layers that share their weights, as some adapters have them, aren't written.
+    except RuntimeError as error:
+        raise _unmergeable(error) from error
     # Two of them may be more than the memory holds.
     del model, adapted, merged
     gc.collect()
@@ -180,4 +188,12 @@ def _unfit(error: Exception) -> RunError:
         "AdapterUnfit",
         f"the adapter doesn't fit its base model: {' '.join(str(error).split())[:500]}: name the"
         " model that it was trained on in spec.baseModelRef of its Model",
+    )
+
+
+def _unmergeable(error: Exception) -> RunError:
+    return RunError(
+        "MergeFails",
+        f"the adapter can't become part of its base model: {' '.join(str(error).split())[:300]}:"
+        " set output.merge to false, or train an adapter of another kind",
     )
