@@ -334,7 +334,7 @@ def test_a_server_that_refuses_logged_models_gets_run_artifacts(
     caplog.set_level("INFO", "kubetune_runner")
     tracker = Tracker(make_plan(tracking={"uri": older_server}))
     tracker.start()
-    assert upload(tracker, folder, {"rows.json": {"train": 1}}) == {"artifactPath": "model"}
+    assert upload(tracker, folder, {"rows.json": {"train": 1}})["artifactPath"] == "model"
     assert tracker.close("FINISHED", 60)
     # Its client would ask for logged models if it listed the folder.
     (tmp_path / "copy").mkdir()
