@@ -126,7 +126,8 @@ class _Asker:
         if identical and question.alias:
             # Found by its run, the version is there: only the alias moves.
             same = Registration(name, question.alias, "", identical.run_id, identical.source, {})
-            identical = await self.tracker.register(same)
+            moved = await self.tracker.register(same)
+            identical = replace(identical, aliases=moved.aliases)
         doubt = next(iter(self.trust.doubts), None)
         if question.merged:
             return replace(

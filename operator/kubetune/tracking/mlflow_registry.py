@@ -107,8 +107,9 @@ class MlflowRegistry:
         for version in reversed(await self._search_versions(condition)):
             ready = version.status == "READY" and believed(version)
             if ready and await self._source_exists(version):
-                # Searches leave the aliases out.
-                return await self._get_version(version)
+                # Searches leave the aliases out; all else is as it was believed.
+                whole = await self._get_version(version)
+                return replace(version, aliases=whole.aliases)
         return None
 
     @readable

@@ -93,8 +93,8 @@ def of_version(statement: Statement, version: RegisteredVersion) -> list[Finding
     simple = {key: str(value) for key, value in parts.items() if not isinstance(value, list)}
     told = {key: tags.get(key, "") for key in LINEAGE_TAGS if key in simple}
     found.append(_same("lineage", {key: simple[key] for key in told}, told))
-    listed = {FILE_LIST: tags.get(TAG_FILES, "")}
-    found.append(_same("digest of the files", {FILE_LIST: statement.files_digest}, listed))
+    # Whole, to be pinned in a Model.
+    found.append(source("filesDigest", statement.files_digest, tags.get(TAG_FILES, "")))
     return found
 
 
