@@ -9,6 +9,7 @@ import gzip
 import json
 import lzma
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -439,6 +440,31 @@ def test_cells_that_something_else_separates(delimiter: str, tmp_path: Path) -> 
     given = plan.to_json()["files"] | {"delimiter": delimiter}
     stated = load(plan.model_validate(plan.to_json() | {"files": given}), None)
     assert (stated.train, stated.problems) == (rows, [])
+
+
+def test_a_first_line_that_says_what_separates_cells(tmp_path: Path) -> None:
+    """As spreadsheets write it: it is no header, whatever the header has."""
+    for text, delimiter in (("sep=;\na,b;c\n1;2\n", ";"), ("SEP=,\r\na;x,b\r\n1,2\r\n", ",")):
+        path = tmp_path / "rows.csv"
+        path.write_text(text)
+        assert delimiter_of(path) == delimiter
+        plan = files_plan(tmp_path, "*.csv", "csv", splits={"evaluationFraction": 0.0})
+        (row,) = load(plan, None).train
+        assert list(row.values()) == ["1", "2"]
+
+
+@pytest.mark.parametrize(("delimiter", "name"), [(":", "':'"), ("^", "'^'"), (" ", "spaces")])
+def test_a_refusal_says_that_something_else_may_separate_cells(
+    delimiter: str, name: str, tmp_path: Path
+) -> None:
+    """Whether the cells are quoted or not."""
+    for cells in ('"a"{}b', "a,b{}c"):
+        row = cells.format(delimiter)
+        (tmp_path / "rows.csv").write_text(f"prompt{delimiter}completion\n{row}\n")
+        with pytest.raises(
+            RowsRefusedError, match=f"set csv.delimiter of the source to {re.escape(name)}"
+        ):
+            load(files_plan(tmp_path, "*.csv", "csv"), None)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import gzip
 import json
 import lzma
 
+import pyarrow as pa
+import pyarrow.orc as orc
 import pytest
 from odd_data import (
     Laboratory,
@@ -60,10 +62,19 @@ def test_so_it_is_in_a_document(laboratory: Laboratory, case: str) -> None:
     assert words in found.problems[0]["message"]
 
 
+def orc_of(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    orc.write_table(pa.table({"text": [data.decode()]}), sink)
+    return sink.getvalue().to_pybytes()
+
+
 PACKED = {
     "gzip": (gzip.compress, "gunzip"),
     "bzip2": (bz2.compress, "bunzip2"),
     "xz": (lzma.compress, "unxz"),
+    "LZMA": (lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE), "unlzma"),
+    "UTF-16 without a mark": (lambda data: data.decode().encode("utf-16-le"), "UTF-16"),
+    "ORC": (lambda data: orc_of(data), "ORC"),
     "UTF-16": (lambda data: data.decode().encode("utf-16"), "UTF-16"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from kubetune_runner.data.items import SourceFile
 
 COMMA = ","
 DELIMITERS = (COMMA, ";", "\t", "|")
+OTHERS = (*DELIMITERS, ":", "^", "~", "\x1f", " ")
+"""Those that aren't taken unless the user says so, too."""
+DELIMITER_LINE = re.compile(r"sep=([^\"\r\n\0])\r?\n?$", re.IGNORECASE)
+"""A first line by which spreadsheets are told what separates cells."""
 _SAMPLE_BYTES = 64 * 1024
 _SAMPLE_ROWS = 20
 _TAR_MARK = 257, b"ustar"
@@ -22,6 +27,9 @@ PACKED = {
     ".xz": "unxz FILE",
     ".zst": "zstd -d FILE",
     ".lz4": "lz4 -d FILE",
+    ".lzma": "unlzma FILE",
+    ".z": "uncompress FILE",
+    ".sz": "snzip -d FILE",
     ".zip": "unzip FILE",
     ".7z": "7z x FILE",
     ".tar": "tar xf FILE",
@@ -39,6 +47,9 @@ _MAGIC = {
     b"\xfd7zXZ\x00": _packed("xz", ".xz"),
     b"\x28\xb5\x2f\xfd": _packed("zstd", ".zst"),
     b"\x04\x22\x4d\x18": _packed("lz4", ".lz4"),
+    b"\x5d\x00\x00": _packed("LZMA", ".lzma"),
+    b"\x1f\x9d": _packed("compress", ".z"),
+    b"\xff\x06\x00\x00sNaPpY": _packed("snappy", ".sz"),
     b"7z\xbc\xaf\x27\x1c": _packed("7-Zip", ".7z"),
     b"PK\x03\x04": "is a zip archive or an Excel workbook; store the files themselves, and a sheet"
     " as csv",
@@ -67,6 +78,9 @@ def wrong_kind(file: SourceFile) -> str | None:
     """What a file is, where it can't be read as its format; else None."""
     with file.path.open("rb") as stream:
         head = stream.read(512)
+        size = stream.seek(0, 2)
+        stream.seek(max(size - 4, 0))
+        tail = stream.read(4)
     if head.startswith(b"PAR1"):
         if file.format == "parquet":
             return None
@@ -74,17 +88,31 @@ def wrong_kind(file: SourceFile) -> str | None:
     for magic, meaning in _MAGIC.items():
         if head.startswith(magic):
             return f"the file {meaning}"
+    if head.startswith(b"ORC") and tail.startswith(b"ORC"):
+        return "the file is ORC; save it as parquet"
+    if _has_two_bytes_each(head):
+        return "the file is UTF-16; save it as UTF-8"
     place, mark = _TAR_MARK
     if head[place : place + len(mark)] == mark:
         return f"the file is a tar archive; unpack it: `{PACKED['.tar']}`"
     return None
 
 
+def _has_two_bytes_each(head: bytes) -> bool:
+    """Whether it is UTF-16 without the mark that begins such a file: every other byte is 0."""
+    zeros = sorted((head[0::2].count(0), head[1::2].count(0)))
+    return zeros[0] * 10 <= len(head) < zeros[1] * 3
+
+
 def delimiter_of(path: Path) -> str:
     """What separates the cells of a csv file: commas, unless its header has none and another.
 
-    The other must cut the first rows as it cuts the header.
+    The other must cut the first rows as it cuts the header, or stand in a first line for it.
     """
+    with path.open("rb") as stream:
+        first = stream.readline(16).decode("utf-8-sig", errors="replace")
+    if said := DELIMITER_LINE.match(first):
+        return said[1]
     fitting = [each for each in DELIMITERS if _fits(path, each)]
     if COMMA in fitting or len(_head(path, COMMA)[0]) > 1:
         return COMMA
@@ -93,7 +121,8 @@ def delimiter_of(path: Path) -> str:
 
 def named(delimiter: str) -> str:
     """A delimiter for a message."""
-    return {COMMA: "commas", "\t": "tabs"}.get(delimiter, f"'{delimiter}'")
+    names = {COMMA: "commas", "\t": "tabs", " ": "spaces"}
+    return names.get(delimiter, repr(delimiter))
 
 
 def _fits(path: Path, delimiter: str) -> bool:

@@ -15,7 +15,15 @@ from typing import IO, Any, cast
 from kubetune.api.kinds.inspection import Problem
 
 from kubetune_runner.data import parquet
-from kubetune_runner.data.file_kinds import COMMA, DELIMITERS, delimiter_of, named, wrong_kind
+from kubetune_runner.data.file_kinds import (
+    COMMA,
+    DELIMITER_LINE,
+    DELIMITERS,
+    OTHERS,
+    delimiter_of,
+    named,
+    wrong_kind,
+)
 from kubetune_runner.data.findings import quote
 from kubetune_runner.data.items import Item, Note, Row, SourceFile
 from kubetune_runner.data.strict_json import loads
@@ -210,8 +218,8 @@ def _read_csv(file: SourceFile) -> Iterator[Item]:
     delimiter = file.delimiter or delimiter_of(file.path)
     if file.delimiter is None and delimiter != COMMA:
         message = (
-            f"cells are separated by {named(delimiter)}, as the header has no commas; set"
-            " csv.delimiter of the source if that is wrong"
+            f"cells are separated by {named(delimiter)}, as the header or the line before it says;"
+            " set csv.delimiter of the source if that is wrong"
         )
         yield Note(Problem(file=file.name, message=message))
     with file.path.open("rb") as stream:
@@ -229,6 +237,7 @@ def _read_csv(file: SourceFile) -> Iterator[Item]:
                 pass
             except csv.Error as error:
                 failure = f"the row at line {start:,} isn't CSV: {error}"
+                failure += _other_delimiter(header or [], delimiter)
             row_number = number + 1 if header else None
             for message in lines.problems:
                 yield _problem(file, row_number, message)
@@ -240,6 +249,8 @@ def _read_csv(file: SourceFile) -> Iterator[Item]:
             if cells is None:
                 return
             if not cells:
+                continue
+            if header is None and start == 1 and _is_delimiter_line(cells, delimiter):
                 continue
             if header is None:
                 header = cells
@@ -258,9 +269,14 @@ def _read_csv(file: SourceFile) -> Iterator[Item]:
             yield number, {name: cell for name, cell in zip(header, cells, strict=True) if name}
 
 
+def _is_delimiter_line(cells: list[str], delimiter: str) -> bool:
+    return DELIMITER_LINE.match(delimiter.join(cells)) is not None
+
+
 def _other_delimiter(header: list[str], used: str) -> str:
     """A way out where the header looks as if something else separated its cells."""
-    other = next((each for each in DELIMITERS if each != used and each in "".join(header)), None)
+    among = OTHERS if len(header) == 1 else DELIMITERS
+    other = next((each for each in among if each != used and each in "".join(header)), None)
     return f", or set csv.delimiter of the source to {named(other)}" if other else ""
 
 
