@@ -19,6 +19,7 @@ SHARED = (
     "people-roles.yaml",
     "runs-network-policy.yaml",
     "secrets-policy.yaml",
+    "targets-policy.yaml",
 )
 
 

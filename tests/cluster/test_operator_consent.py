@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from kubetune.api import JsonObject
+from kubetune.api import API_VERSION, JsonObject
 from kubetune.api.kinds.compute_target.allowed import USE_LABEL
 from kubetune_devcluster.cluster import LocalCluster
 from kubetune_devcluster.errors import LocalClusterError
@@ -23,6 +24,7 @@ from tests.cluster.tenant import OF_KUBETUNE_ALONE, Tenant
 
 pytestmark = pytest.mark.cluster
 
+POLICY = Path(__file__).parents[2] / "manifests" / "install" / "targets-policy.yaml"
 PASSWORD = "hunter2-of-the-database"
 THEIRS = "${THEIRS}"
 """In a spec: the name of what belongs to somebody else."""
@@ -257,6 +259,52 @@ def test_what_the_targets_admin_lists_needs_no_label(theirs: Belongings, thief: 
     theirs.refused("Dataset", "unlisted", "persistentvolumeclaim", "data")
     for kind in ("FineTuneJob", "Dataset"):
         space.delete(kind, "listed")
+
+
+@pytest.fixture
+def policy(cluster: LocalCluster) -> Iterator[None]:
+    """The policy on targets, under a name of its own beside that of an installation."""
+    text = POLICY.read_text().replace("kubetune-targets", "kubetune-targets-here")
+    cluster.kubectl("apply", "--server-side", "-f", "-", input=text)
+    yield
+    cluster.kubectl("delete", "-f", "-", input=text)
+
+
+def test_only_owners_list_what_needs_no_label(
+    theirs: Belongings, thief: Tenant, policy: None
+) -> None:
+    space = theirs.space
+
+    def lists(what: str, uses: list[str]) -> JsonObject:
+        return space.target() | {"allowed": {what: [{"name": theirs.name, "uses": uses}]}}
+
+    def refusal(name: str, spec: JsonObject) -> str:
+        body: JsonObject = {
+            "apiVersion": API_VERSION,
+            "kind": "ComputeTarget",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        status, answer = thief.try_request("POST", space.path("ComputeTarget"), body)
+        if status < 300:
+            space.delete("ComputeTarget", name)
+            return ""
+        return answer["message"]
+
+    wanted = "takes the right to patch Secrets"
+    # A policy acts a moment after it is made.
+    eventually(lambda: wanted in refusal("greedy", lists("secrets", ["judge"])))
+    assert "patch PersistentVolumeClaims" in refusal("greedy", lists("claims", ["data"]))
+    thief.create("ComputeTarget", "modest", space.target())
+    path = space.path("ComputeTarget", "modest")
+    change = {"spec": {"allowed": lists("secrets", ["judge"])["allowed"]}}
+    status, answer = thief.try_request("PATCH", path, change)
+    assert status >= 400
+    assert wanted in answer["message"]
+    # An owner may, and whoever changes something else of it later.
+    space.patch("ComputeTarget", "modest", change)
+    thief.request("PATCH", path, {"metadata": {"annotations": {"who": "thief"}}})
+    space.delete("ComputeTarget", "modest")
 
 
 def test_consent_that_is_taken_back_starts_nothing_new(theirs: Belongings, thief: Tenant) -> None:
