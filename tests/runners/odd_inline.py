@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
-from kubetune.api.rows import FORMAT_ROLES
+from kubetune.api.rows import FORMAT_ROLES, DatasetFormat
 from odd_chats import TEMPLATES, Chat, chats
 from odd_data import TEXTS, VALUES, Row
 from odd_preferences import meant, spoken, texts
@@ -16,7 +16,7 @@ from odd_texts import says
 
 from tests.stored_rows import stored
 
-SPOKEN = ("messages", "preference", "unpairedPreference")
+SPOKEN: tuple[DatasetFormat, ...] = ("messages", "preference", "unpairedPreference")
 
 HALF_PAIRS = st.sampled_from(["\ud83d", "a\udc00b", "\ud83d\ud83d\ude00"])
 LOST = st.sampled_from(["\ufffd", "na\ufffdve"])
@@ -79,7 +79,8 @@ MAPPED = st.sampled_from([{}, {0: "a b "}, {-1: "überschrift"}, {0: "question"}
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     """Rows of any format."""
-    format = draw(st.sampled_from(["text", "promptCompletion", *SPOKEN]))
+    formats: list[DatasetFormat] = ["text", "promptCompletion", *SPOKEN]
+    format = draw(st.sampled_from(formats))
     roles = list(FORMAT_ROLES[format])
     columns: Row = {role: role for role in roles}
     columns |= {roles[at]: name for at, name in draw(MAPPED).items()}

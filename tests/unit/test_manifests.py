@@ -114,6 +114,12 @@ def test_lists_as_kubectl_prints_them() -> None:
             "8: spec.method.quantization: type, doubleQuantization and computeDtype go with 4",
         ),
         ("  method: {quantization: {bits: 2}}", "8: spec.method.quantization.bits: must be "),
+        ("  bf16: true", "8: spec.bf16: unknown field; did you mean hyperparameters.precision?"),
+        ("  seed: 1", "8: spec.seed: unknown field; use spec.hyperparameters.seed"),
+        (
+            "  report_to: none",
+            "8: spec.report_to: unknown field; runs report to the compute target's tracking",
+        ),
         ("  r: 8", "8: spec.r: unknown field; did you mean method.lora.rank?"),
         (
             "  gradient_checkpointing: true",

@@ -92,11 +92,14 @@ def unknown_field(location: Path, model: type[BaseModel]) -> str:
     near = _near(name, known)
     if near and (near.lower() == name.lower() or to_snake(near) == to_snake(name)):
         return f"unknown field; did you mean {near}?"
-    known_elsewhere = ELSEWHERE.get(to_snake(name))
+    # A digit begins another word to to_snake, as in bf_16.
+    known_elsewhere = ELSEWHERE.get(name) or ELSEWHERE.get(to_snake(name))
     if known_elsewhere and _has(model, known_elsewhere):
         return f"unknown field; did you mean {known_elsewhere}?"
     if near:
         return f"unknown field; did you mean {near}?"
+    if instead := _owned(model).get(name):
+        return f"unknown field; {instead}"
     if found := _anywhere(name, model):
         return f"unknown field; did you mean {found}?"
     return f"unknown field; known here: {listed(known)}" if known else "unknown field"
@@ -151,11 +154,24 @@ def _anywhere(name: str, model: type[BaseModel]) -> str | None:
 
 
 def _paths(model: type[BaseModel], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    refused: Mapping[str, str] = getattr(model, "owned", {})
     for name, annotation in fields(model).items():
+        if name in refused:
+            continue
         yield (*before, name)
         if len(before) < _DEPTH:
             for inside in _models(annotation):
                 yield from _paths(inside, (*before, name))
+
+
+def _owned(model: type[BaseModel], depth: int = 0) -> dict[str, str]:
+    """Names that are refused somewhere within a model, and what to do instead."""
+    found = dict[str, str](getattr(model, "owned", {}))
+    if depth < _DEPTH:
+        for annotation in fields(model).values():
+            for inside in _models(annotation):
+                found = _owned(inside, depth + 1) | found
+    return found
 
 
 def _models(annotation: object) -> Iterator[type[BaseModel]]:
