@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubetune.api.run.outcome import MESSAGE_LIMIT_BYTES, Outcome
@@ -101,7 +102,7 @@ def test_a_long_list_leaves_room_for_the_result(tmp_path: Path) -> None:
     for number in range(file_list.MAX_TOLD):
         (tmp_path / f"model-{number:05d}-of-00031-{'x' * 80}.safetensors").write_text(str(number))
     listed = file_list.write(tmp_path)
-    summary = {"modelId": "m-1", "metrics": {"eval_loss": 0.5}, **listed.summary()}
+    summary: dict[str, Any] = {"modelId": "m-1", "metrics": {"eval_loss": 0.5}, **listed.summary()}
     merged = {name: f"sha256:{os.urandom(32).hex()}" for name in listed.files}
     told = {"filesDigest": listed.digest, "files": merged}
     summary |= {"merged": {"modelId": "m-2", **told}, "more": os.urandom(400).hex()}
