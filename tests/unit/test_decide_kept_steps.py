@@ -63,11 +63,9 @@ places = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
 
 def shown_checkpoint(place: Place, told: JsonObject, known: JsonObject | None = None) -> Any:
     """``status.lastCheckpoint`` once attempt 2 runs and tells this."""
-    status = tried(
-        attempt(2, "Running"),
-        effective=submitted(place)[0]["effective"],
-        **({"lastCheckpoint": known} if known else {}),
-    )
+    status = tried(attempt(2, "Running"), effective=submitted(place)[0]["effective"])
+    if known:
+        status["lastCheckpoint"] = known
     tags = {TAG_ATTEMPT: "2", TAG_PROGRESS: json.dumps({"attempt": 2} | told)}
     observed = observed_job(
         job(place.spec, status=status),

@@ -197,7 +197,7 @@ def test_whoever_waits_says_how_to_let_it_go() -> None:
 def held(**fields: Any) -> ObservedTarget:
     cml = {"cml": WORKSPACE, "tracking": TRACKING}
     given = resource("ComputeTarget", "main", cml, finalizers=(IN_USE,), **fields)
-    return ObservedTarget(given, "", TrackingProbe(version="3"), 300)
+    return ObservedTarget(given, None, TrackingProbe(version="3"), 300)
 
 
 def test_a_deleted_target_stays_while_it_is_needed() -> None:

@@ -28,7 +28,7 @@ ITS_PROJECT = TargetProbe(message="project p-1 answers", status={"workspace": {"
 
 def decided(probe: TrackingProbe | None, place: TargetProbe = ITS_PROJECT) -> Any:
     observed = ObservedTarget(
-        resource("ComputeTarget", "main", TARGET), "", probe, probe_seconds=300, place_probe=place
+        resource("ComputeTarget", "main", TARGET), None, probe, probe_seconds=300, place_probe=place
     )
     return decide(observed, NOW).status or {}
 
