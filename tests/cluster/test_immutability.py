@@ -40,6 +40,7 @@ FROZEN: dict[str, tuple[Any, Any]] = {
     "evaluation": ({"maxRows": 1}, {}),
     "strategy": ("ddp", "fsdp2"),
     "checkpoint": ({"keep": 1}, {"keep": 2}),
+    "progressDeadlineSeconds": (60, 120),
     "backoffLimit": (0, 1),
     "output": ({"modelName": "a"}, {"modelName": "b"}),
     "reuse": ("IfIdentical", "Never"),

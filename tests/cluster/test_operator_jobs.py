@@ -44,7 +44,10 @@ def test_a_job_runs_and_succeeds(jobs: Namespace):
 def test_a_failed_attempt_is_repeated_and_recorded(jobs: Namespace):
     jobs.job("again", backoffLimit=1)
     jobs.end("again", code=ExitCode.FAILED, outcome=CRASHED)
-    waiting = jobs.until("FineTuneJob", "again", lambda o: phase_of(o) == "Queued" and attempts(o))
+    failed = [("Failed", "OutOfMemory")]
+    waiting = jobs.until(
+        "FineTuneJob", "again", lambda o: phase_of(o) == "Queued" and attempts(o)[:1] == failed
+    )
     assert condition(waiting, "Ready")[1] in ("Retrying", "Queued", "PodPending")
     jobs.end("again", attempt=2, code=3, outcome=None)
     body = jobs.phase("again", "Failed")

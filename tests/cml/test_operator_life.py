@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from tests.cluster.namespace import TRAINED, condition
 from tests.cluster.operator_process import Operator
 from tests.cluster.support import eventually
+from tests.cluster.tracked_run import vouched_tags
 from tests.cml.lives import (
     CRASHED,
     REFUSED,
@@ -144,7 +145,8 @@ def test_the_tracked_run_tells_the_outcome_when_its_file_is_missing(cml_jobs: Cm
     name = f"kubetune-{cml_jobs.namespace}"
     known = client.get_experiment_by_name(name)
     experiment = known.experiment_id if known else client.create_experiment(name)
-    tags = {TAG_RUN_KEY: cml_jobs.run_key("told"), outcome_tag(1): REFUSED.to_message()}
+    told = vouched_tags(cml_jobs, "told", {outcome_tag(1): REFUSED.to_message()})
+    tags = {TAG_RUN_KEY: cml_jobs.run_key("told"), **told}
     client.create_run(experiment, tags=tags)
     clock.advance(200)
     body = cml_jobs.phase("told", "Failed")

@@ -61,8 +61,8 @@ IN_CML = {"kind": "ComputeTarget", "name": "plain"}
 ALIASED = {"alias": "champion"}
 SECONDS = 240
 # What belongs to one run of one place alone; everything else must be the same.
-OWN = frozenset({"runKey", "runTime", "external", "mlflow", "modelUri", "job"})
-"""Fields that hold ids and addresses."""
+OWN = frozenset({"runKey", "runTime", "external", "mlflow", "modelUri", "job", "filesDigest"})
+"""Fields that hold ids and addresses, and what is of files that do."""
 TIMES = frozenset({"startTime", "endTime", "completionTime", "updatedAt", "lastTransitionTime"})
 SPEED = frozenset({"tokensPerSecond", "etaSeconds", "eta", "train_runtime", "runtime"})
 
@@ -189,6 +189,7 @@ def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Namesp
     # Without a claim a pod keeps no checkpoint, and a status shows what acts.
     assert there["effective"].pop("checkpoint")
     assert "checkpoint" not in here["effective"]
+    assert all(status["result"]["filesDigest"].startswith("sha256:") for status in (here, there))
     expected, found = told(in_cluster, here), told(cml, there)
     assert found.keys() == expected.keys()
     differing = {field for field in expected if found[field] != expected[field]}

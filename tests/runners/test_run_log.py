@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kubetune.api.kinds.running import MAX_LOG_BYTES
 from kubetune.api.run.outcome import Outcome, last_lines
-from kubetune.api.run.plan import InspectionPlan, RunPlan
+from kubetune.api.run.plan import ENV_CODE_VARIABLES, InspectionPlan, RunPlan
 from kubetune_runner import outcomes, run_log
 from kubetune_runner.mlflow import log_upload
 from kubetune_runner.run_log import RunLog
@@ -170,7 +170,8 @@ def test_a_run_that_fails_has_its_traceback_in_mlflow_and_its_end_in_the_outcome
         f"print('{TOKEN}')\n"
         "raise ValueError('the labels are wrong')\n"
     )
-    runner = start_runner(plan, **SECRET)
+    # As a target's admin lists it: the code has nothing else of the run's environment.
+    runner = start_runner(plan, **SECRET, **{ENV_CODE_VARIABLES: "MY_PASSWORD"})
     code, outcome = runner.wait()
     assert code == 64, runner.log
     text = stored(mlflow_server, plan)
