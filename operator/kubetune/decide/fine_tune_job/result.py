@@ -114,30 +114,21 @@ def finish(draft: Draft) -> FineTuneJobDecision:
         for key, value in lineage.items()
         if key != "digest"
     }
-    place = (alias, result.experiment_id, result.run_id)
+    name, source, files, is_merged = wanted, result.source, result.files_digest, False
     if merged and answers.merged is None:
         # Before the adapter: its version tells that all is there.
-        return _registering(
-            draft,
-            Register(
-                Registration(
-                    merged,
-                    *place,
-                    result.merged_source,
-                    _with_files(tags, result.merged_files_digest),
-                    _stated(draft, run, result.merged_files_digest, metrics, merged=True),
-                ),
-                merged=True,
-            ),
-        )
+        name, source, files = merged, result.merged_source, result.merged_files_digest
+        is_merged = True
     registration = Registration(
-        wanted,
-        *place,
-        result.source,
-        _with_files(tags, result.files_digest),
-        _stated(draft, run, result.files_digest, metrics, merged=False),
+        name,
+        alias,
+        result.experiment_id,
+        result.run_id,
+        source,
+        tags | ({TAG_FILES: files} if files else {}),
+        _stated(draft, run, files, metrics, merged=is_merged),
     )
-    return _registering(draft, Register(registration))
+    return _registering(draft, Register(registration, merged=is_merged))
 
 
 def _stated(
@@ -147,10 +138,6 @@ def _stated(
         return None
     outcome = run.outcome if run else None
     return statement(draft, outcome, digest, _numbers(metrics), merged=merged)
-
-
-def _with_files(tags: dict[str, str], files_digest: str | None) -> dict[str, str]:
-    return tags | ({TAG_FILES: files_digest} if files_digest else {})
 
 
 def _show_last_progress(

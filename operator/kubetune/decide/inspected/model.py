@@ -98,13 +98,12 @@ def _with_output(observed: ObservedModel, decision: ModelDecision) -> ModelDecis
     known: JobOutputDict = {"name": source.name, "uri": uri}
     before = model.status.get("jobOutput")
     # Another job of its name may have left something else by now.
-    rows = of_job(job) if job and job_output_uri(job) == uri else None
-    rows = rows or (before.get("trainedOn") if before and before["uri"] == uri else None)
-    made = (job.status.get("result") or {}) if job and job_output_uri(job) == uri else {}
-    files = made.get("filesDigest")
-    if files := files or (before.get("filesDigest") if before and before["uri"] == uri else None):
+    maker = job if job and job_output_uri(job) == uri else None
+    kept = before if before and before["uri"] == uri else known
+    told = (maker.status.get("result") or {}) if maker else {}
+    if files := told.get("filesDigest") or kept.get("filesDigest"):
         known["filesDigest"] = files
-    if rows:
+    if rows := (of_job(maker) if maker else None) or kept.get("trainedOn"):
         known["trainedOn"] = rows
     if decision.status is None and before == known:
         return decision
