@@ -7,7 +7,7 @@ says nothing more.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -55,16 +55,11 @@ def beside(row: Row, format: DatasetFormat, columns: Collection[str], read: Read
 def _is_lost(name: str, value: Any, format: DatasetFormat, read: Read) -> bool:
     if name in _VERDICTS:
         return value is False and format in ("promptCompletion", "text", "messages")
-    texts = list(_texts(value))
-    if not texts and not isinstance(value, int | float):
-        return False
     if name == _MARGIN:
-        return format == "preference"
-    if name in _SYSTEM or (name in _QUESTIONS and format != "text"):
-        return not _stand(texts or [str(value)], read.asked)
-    if name in REASONING_NAMES:
-        return not _stand(texts, read.answers)
-    return name in _BY_THEMSELVES and not _stand(texts, read.asked)
+        return format == "preference" and any(_texts(value))
+    if name in _SYSTEM or name in _BY_THEMSELVES or (name in _QUESTIONS and format != "text"):
+        return not _stand(_texts(value), read.asked)
+    return name in REASONING_NAMES and not _stand(_texts(value), read.answers)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -83,7 +78,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _stand(texts: Sequence[str], among: Sequence[str]) -> bool:
+def _stand(texts: Iterable[str], among: Sequence[str]) -> bool:
     """Whether each text stands in one of the others, as whole words."""
     return all(any(_stands(text, other) for other in among) for text in texts)
 
