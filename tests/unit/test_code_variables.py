@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from builders import job, target
+from backend_objects import request as pod_request
+from builders import target
 from cml_objects import request as cml_request
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.run.plan import ENV_CODE_VARIABLES
-from kubetune.api.training.settings import Resources
 from kubetune.targets.cml.manifests import _environment, cml_target
 from kubetune.targets.kubernetes.environment import environment
-from kubetune.targets.values import RunRequest
 
 ENV = [
     {"name": "PLAIN", "value": "1"},
@@ -24,17 +23,9 @@ def in_cluster(**spec: Any) -> str:
     """What a pod is told."""
     given = target(kubernetes={"image": "runner", "env": ENV}, **spec).spec
     assert given
-    request = RunRequest(
-        owner=job().owner,
-        run_key="0123456789abcdef",
-        attempt=1,
-        purpose="train",
-        plan={},
-        target=given,
-        resources=Resources(cpu="1", memory="1Gi", gpu=0),
-    )
-    entries = {each["name"]: each.get("value") for each in environment(request, "job", None)}
-    return entries[ENV_CODE_VARIABLES] or ""
+    entries = environment(pod_request(target=given), "job", None)
+    variables = {each["name"]: each.get("value") for each in entries}
+    return variables[ENV_CODE_VARIABLES] or ""
 
 
 def in_cml(**spec: Any) -> str | None:

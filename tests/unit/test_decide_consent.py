@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from builders import dataset, job, model, target
+from backend_objects import request as pod_request
+from builders import dataset, model, target
 from cml_objects import request as cml_request
 from kubetune.api import JsonObject
 from kubetune.api.kinds.dataset.spec import DatasetSource
 from kubetune.api.kinds.model.spec import ModelSource
 from kubetune.api.run.plan import ENV_JUDGE_KEY, ENV_MODEL_TOKEN
 from kubetune.api.schema.base import SecretKeyRef
-from kubetune.api.training.settings import Resources
 from kubetune.decide.consent import Wanted, of_request, of_sources
 from kubetune.targets.kubernetes.manifests import build_job
-from kubetune.targets.values import RunRequest
 
 TOKEN: JsonObject = {"tokenSecretRef": {"name": "hub", "key": "read"}}
 HUB: JsonObject = {"huggingFace": {"repo": "org/it", **TOKEN}}
@@ -94,14 +93,8 @@ def test_a_run_needs_consent_for_everything_that_its_manifest_names() -> None:
         f"{ENV_JUDGE_KEY}0": SecretKeyRef(name="judge", key="k"),
         ENV_MODEL_TOKEN: SecretKeyRef(name="hub", key="k"),
     }
-    request = RunRequest(
-        owner=job().owner,
-        run_key="0123456789abcdef",
-        attempt=1,
-        purpose="train",
-        plan={},
+    request = pod_request(
         target=given,
-        resources=Resources(cpu="1", memory="1Gi", gpu=0),
         dataset_claim="rows",
         model_claim="model",
         base_model_claim="base",

@@ -25,6 +25,8 @@ from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import TrackedRun, Tracker, TrackingError
 from kubetune.tracking.trust import Trust, own_words, signed_measurement
 
+logger = logging.getLogger(__name__)
+
 
 async def ask(
     trackers: Trackers,
@@ -59,9 +61,6 @@ async def ask(
     except TrackingError as error:
         return replace(answers, tracking_error=str(error), tracking_reason=error.reason)
     return replace(answers, tracking_error="")
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

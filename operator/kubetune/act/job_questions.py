@@ -27,6 +27,8 @@ from kubetune.observe.trackers import Trackers
 from kubetune.tracking.base import RegisteredVersion, Registration, Tracker, TrackingError
 from kubetune.tracking.trust import Trust, own_words, signed_version
 
+logger = logging.getLogger(__name__)
+
 
 async def ask(
     trackers: Trackers,
@@ -69,9 +71,6 @@ async def _claim(tracker: Tracker, tracking: Tracking, namespace: str, question:
             await tracker.claim(registration.name, namespace, make=True)
         case _:
             pass
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

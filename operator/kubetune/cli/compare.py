@@ -12,18 +12,14 @@ import click
 
 from kubetune.api import JsonObject
 from kubetune.api.kinds.status_types import EvaluationStatusDict, MlflowRunDict, status_of
-from kubetune.cli.connection import NotThereError, artifact, choose_cluster
+from kubetune.cli.connection import NotThereError, artifact, asked_home_option, choose_cluster
 
 
 @click.command()
 @click.option("-n", "--namespace", default="default", show_default=True)
 @click.option("--rows", "limit", type=click.IntRange(min=0), help="Most rows shown (default: all).")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
-@click.option(
-    "--home",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the local cluster to ask (default: $KUBECONFIG, else the local cluster).",
-)
+@asked_home_option
 @click.argument("evaluation")
 def compare(
     namespace: str, limit: int | None, output: str, home: Path | None, evaluation: str

@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
+
 from kubetune.api.kinds.status_types import MlflowRunDict
+
+asked_home_option = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the local cluster to ask (default: $KUBECONFIG, else the local cluster).",
+)
+"""Of commands that ask a cluster, which may be any: for ``choose_cluster``."""
 
 
 class NotThereError(Exception):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kubetune.cli.connection import NotThereError, choose_cluster
+from kubetune.cli.connection import NotThereError, asked_home_option, choose_cluster
 
 if TYPE_CHECKING:
     from kubetune.cli.verifying.findings import Finding
@@ -37,11 +37,7 @@ _MARKS = {"ok": "ok      ", "changed": "CHANGED ", "unknown": "unknown "}
 @click.option("--files/--no-files", default=True, help="Read all files and compare their digests.")
 @click.option("--job", "is_job", is_flag=True, help="TARGET is a job though its name is a number.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
-@click.option(
-    "--home",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the local cluster to ask (default: $KUBECONFIG, else the local cluster).",
-)
+@asked_home_option
 @click.argument("target")
 def verify(
     tracking_uri: str | None,
