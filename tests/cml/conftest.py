@@ -103,6 +103,8 @@ def cml_jobs(cml_module: CmlSpace, cml_operator: Operator) -> Iterator[CmlSpace]
     yield cml_module
     cml_module.simulator.workspace.behaviour = Behaviour()
     cml_module.simulator.faults.clear()
+    # A test that failed while it was away takes no other with it.
+    cml_module.simulator.start()
     print(cml_operator.log_since(offset))
 
 
