@@ -12,6 +12,7 @@ from typing import Any
 import kopf
 
 from kubetune.act.left_behind import taken_over
+from kubetune.assembly import assemble
 from kubetune.clients.connections import connect
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.clients.lease import Identity, Lease, NoLease
@@ -23,7 +24,6 @@ from kubetune.metrics import LEADS, OBJECTS, QUEUE_LENGTH, QUEUE_OLDEST, WAITING
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key, WorkQueue
-from kubetune.reconciler import Reconciler
 from kubetune.settings import Settings
 from kubetune.targets.making import Parts, backends
 from kubetune.targets.values import Owner
@@ -59,7 +59,7 @@ async def operate(
 
     parts = Parts(connections, cache, settings, keys, notify, partial(taken_over, client))
     targets = backends(parts)
-    reconciler = Reconciler(
+    assembly = assemble(
         cache,
         client,
         targets,
@@ -86,12 +86,12 @@ async def operate(
         await feed.watches.complete.wait()
         await lease.acquire()
         leading.set()
-        reconciler.needs.restore()
+        assembly.needs.restore()
         logger.info("everything is listed; %d objects to look at", len(queue))
         # Modules and listed objects stay: the collector need not walk them again and again.
         gc.freeze()
         gc.set_threshold(*COLLECT_LATER)
-        await queue.run(reconciler, settings.workers)
+        await queue.run(assembly.reconciler, settings.workers)
 
     async def after_lease(work: Callable[[], Awaitable[None]]) -> None:
         await leading.wait()
@@ -99,7 +99,7 @@ async def operate(
 
     workers = [
         asyncio.create_task(work()),
-        asyncio.create_task(after_lease(reconciler.poller.run)),
+        asyncio.create_task(after_lease(assembly.poller.run)),
         asyncio.create_task(after_lease(lease.keep)),
     ]
     for worker in workers:

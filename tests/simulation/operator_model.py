@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import aiohttp
 from kubetune.act.left_behind import taken_over
 from kubetune.api import JsonObject
+from kubetune.assembly import assemble
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.connections import Connections
 from kubetune.clients.egress import OPEN
@@ -18,7 +19,6 @@ from kubetune.keys import Keyring
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key, WorkQueue
-from kubetune.reconciler import Reconciler
 from kubetune.settings import Settings
 from kubetune.targets.errors import BackendError
 from kubetune.targets.making import Parts, backends
@@ -65,7 +65,7 @@ class OperatorProcess:
         ended = partial(taken_over, client)
         parts = Parts(connections, self.cache, SETTINGS, KEYS, notify, ended, world.loop.time)
         pool = cast("Any", ModelPool(ModelTracker(world.tracker)))
-        self._reconciler = Reconciler(
+        self._assembly = assemble(
             self.cache,
             client,
             backends(parts),
@@ -85,7 +85,7 @@ class OperatorProcess:
             watch.list_anew()
         self._tasks = [
             world.loop.create_task(self._work()),
-            world.loop.create_task(self._reconciler.poller.run()),
+            world.loop.create_task(self._assembly.poller.run()),
         ]
 
     def kill(self) -> None:
@@ -107,13 +107,13 @@ class OperatorProcess:
 
     async def _work(self) -> None:
         await self.feed.watches.complete.wait()
-        self._reconciler.needs.restore()
+        self._assembly.needs.restore()
         await self._queue.run(self._reconcile, SETTINGS.workers)
 
     async def _reconcile(self, key: Key) -> None:
         self._world.ledger.reconciles += 1
         try:
-            await self._reconciler(key)
+            await self._assembly.reconciler(key)
         except EXPECTED as error:
             self._world.tell("operator", f"{key.kind} {key.name} can't be reconciled: {error!r}")
             raise
