@@ -215,7 +215,7 @@ def refused_where_files_were_changed(space: Namespace, registry: str) -> None:
         assert answer.status == 200
     verified = command(space, "verify", f"{space.namespace}/router")
     assert verified.returncode == 1
-    assert "CHANGED  file adapter_model.safetensors: " in verified.stdout
+    assert "CHANGED  file artifacts/adapter/adapter_model.safetensors: " in verified.stdout
     space.create("Evaluation", "robbed", spec(registry) | {"maxRows": 2})
     body = space.until(
         "Evaluation", "robbed", lambda o: phase_of(o) in ("Succeeded", "Failed"), seconds=240
@@ -223,7 +223,7 @@ def refused_where_files_were_changed(space: Namespace, registry: str) -> None:
     assert phase_of(body) == "Failed"
     (tuned,) = [item for item in body["status"]["candidates"] if item["name"] == "tuned"]
     assert tuned["reason"] == "ModelFilesChanged"
-    assert "file adapter_model.safetensors was changed" in tuned["message"]
+    assert "file artifacts/adapter/adapter_model.safetensors was changed" in tuned["message"]
     assert tuned["counts"]["total"] == 1, "no further attempt could do better"
     # Nor is training continued from it.
     space.create(

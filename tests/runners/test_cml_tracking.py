@@ -21,6 +21,7 @@ from kubetune.api.run.outcome import Outcome
 from kubetune_runner.answering.folder import ENV_BASE_MODEL
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import upload
+from kubetune_runner.model import file_list
 from kubetune_runner.sample.tickets import tickets
 
 from tests.runners.cml_project import PACKAGES, Project, inline_rows
@@ -334,7 +335,8 @@ def test_a_server_that_refuses_logged_models_gets_run_artifacts(
     caplog.set_level("INFO", "kubetune_runner")
     tracker = Tracker(make_plan(tracking={"uri": older_server}))
     tracker.start()
-    assert upload(tracker, folder, {"rows.json": {"train": 1}})["artifactPath"] == "model"
+    told = upload(tracker, folder, {"rows.json": {"train": 1}})
+    assert told["artifactPath"] == "model"
     assert tracker.close("FINISHED", 60)
     # Its client would ask for logged models if it listed the folder.
     (tmp_path / "copy").mkdir()
@@ -345,6 +347,8 @@ def test_a_server_that_refuses_logged_models_gets_run_artifacts(
     )
     assert {path.name for path in Path(model).iterdir()} > {"MLmodel", "artifacts", "loader.py"}
     assert (Path(model) / "artifacts" / "adapter" / "adapter_config.json").is_file()
+    file_list.check("tuned", Path(model), told["filesDigest"])
+    assert {"MLmodel", "loader.py", "artifacts/adapter/adapter_config.json"} < told["files"].keys()
     assert "keeps no logged models" in caplog.text
     assert not (tmp_path / "result" / "packed").exists()
 

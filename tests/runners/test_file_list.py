@@ -69,6 +69,24 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+def test_what_the_client_writes_is_left_out_at_the_top_alone(folder: Path) -> None:
+    listed = file_list.write(folder)
+    for place in (folder, folder / "more"):
+        (place / "registered_model_meta").write_text("model_name: m")
+        if place == folder:
+            file_list.check("tuned", folder, listed.digest)
+    with pytest.raises(RunError, match="file more/registered_model_meta was added"):
+        file_list.check("tuned", folder, listed.digest)
+
+
+def test_names_of_files_are_shown_as_text(folder: Path) -> None:
+    listed = file_list.write(folder)
+    (folder / "a\x1b[2Jb").write_text("")
+    with pytest.raises(RunError) as caught:
+        file_list.check("tuned", folder, listed.digest)
+    assert r"file a\u001b[2Jb was added" in caught.value.message
+
+
 @pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
 def test_what_was_changed_is_named(
     folder: Path, change: Callable[[Path], object], said: str
@@ -85,14 +103,19 @@ def test_what_was_changed_is_named(
 def test_a_model_is_compared_before_it_is_loaded(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    inner = folder / "artifacts/adapter"
+    inner.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).rename(inner / name)
+    (folder / "loader.py").write_text("import json")
     listed = file_list.write(folder)
     monkeypatch.setattr(loading, "_from_registry", lambda _: folder)
     plan = ModelPlan(
         name="tuned", type="adapter", registry_uri="models:/m/1", files_digest=listed.digest
     )
-    assert loading.fetch(plan) == folder
-    (folder / "adapter_model.safetensors").write_text("other")
-    with pytest.raises(RunError, match="adapter_model"):
+    assert loading.fetch(plan) == inner
+    (folder / "loader.py").write_text("import os")
+    with pytest.raises(RunError, match=r"file loader\.py was changed"):
         loading.fetch(plan)
     # Of a model that somebody else has registered nothing is known.
     loading.fetch(plan.model_copy(update={"files_digest": None}))

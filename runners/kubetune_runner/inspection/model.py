@@ -12,7 +12,6 @@ from kubetune.api.kinds.inspection import MAX_MODULES, ModelInspection
 from kubetune.api.run.plan import (
     ENV_BASE_MODEL_TOKEN,
     ENV_MODEL_TOKEN,
-    FILE_LIST,
     TAG_JOB,
     ModelPlan,
     TrackingPlan,
@@ -39,7 +38,6 @@ from kubetune_runner.inspection.weights import (
 )
 from kubetune_runner.mlflow.rest import open_api
 from kubetune_runner.mlflow.tracking_api import MlflowError
-from kubetune_runner.model import file_list
 from kubetune_runner.text.shown import Render
 
 CONTEXT_NAMES = (
@@ -64,10 +62,6 @@ def inspect_model(plan: ModelPlan, tracking: TrackingPlan | None) -> ModelInspec
     does.
     """
     files = _open(plan, tracking, ENV_MODEL_TOKEN)
-    if plan.files_digest is not None:
-        # The files themselves are compared by those who load them.
-        listed = text_of(files, FILE_LIST) if FILE_LIST in files.sizes else None
-        file_list.check_list(plan.name, listed, plan.files_digest)
     rows = trained_on(plan, tracking)
     found = _described(plan, files, tracking)
     return found.model_copy(update={"trained_on": rows}) if rows else found

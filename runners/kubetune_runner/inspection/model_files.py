@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from kubetune.api.bounded import file_text
+from kubetune.api.bounded import DOCUMENT, file_text, json_object
 from kubetune.api.run.plan import (
+    FILE_LIST,
     PROJECT_DIRECTORY,
     WORK_DIRECTORY,
     ModelPlan,
@@ -23,6 +25,7 @@ from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_h
 from kubetune_runner.mlflow import client as mlflow_client
 from kubetune_runner.mlflow.rest import MlflowApi, is_proxied, open_api
 from kubetune_runner.mlflow.tracking_api import MlflowError
+from kubetune_runner.model import file_list
 from kubetune_runner.model.hub import HubRepo, open_repo
 
 TEXT_LIMIT_BYTES = 128 * 1024 * 1024
@@ -57,13 +60,17 @@ class ModelFiles(Protocol):
 def open_model(plan: ModelPlan, tracking: TrackingPlan | None, token: str | None) -> ModelFiles:
     """Find the model's files.
 
-    Raises RunError ModelNotFound, RegistryNotFound, RegistryUnreachable, or as ``open_repo``.
+    What is read of a version whose list of files is known is compared with that. Raises RunError
+    ModelNotFound, RegistryNotFound, RegistryUnreachable, ModelFilesChanged, or as ``open_repo``.
     """
     if plan.hub:
         return _HubFiles(open_repo(plan.hub.repo, "model", plan.hub.revision, token))
     if plan.directory:
         return _directory(in_container(plan.directory), plan.directory)
-    return _registered(plan.registry_uri or "", tracking)
+    version = _registered(plan.registry_uri or "", tracking)
+    if plan.files_digest is None:
+        return version.files
+    return _listed(plan.name, version, plan.files_digest)
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,80 @@ class _RegistryFiles:
         return f"{self.folder}/{name}" if self.folder else name
 
 
-def _registered(uri: str, tracking: TrackingPlan | None) -> ModelFiles:
+@dataclass(frozen=True)
+class _Version:
+    """A stored model as a whole."""
+
+    files: ModelFiles
+    folder: str
+    """Where these lie in it."""
+    whole: ModelFiles
+    """All of its files by their paths."""
+
+
+@dataclass(frozen=True)
+class _ListedFiles:
+    """Files that are compared with their list as they are read.
+
+    Of weights only the headers are read, which can't be: whoever loads them compares.
+    """
+
+    model: str
+    files: ModelFiles
+    folder: str
+    listed: Mapping[str, str]
+
+    @property
+    def place(self) -> str:
+        return self.files.place
+
+    @property
+    def revision(self) -> str:
+        return self.files.revision
+
+    @property
+    def license(self) -> str | None:
+        return self.files.license
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        return self.files.sizes
+
+    def text(self, name: str) -> str:
+        text = self.files.text(name)
+        path = f"{self.folder}/{name}" if self.folder else name
+        file_list.check_file(self.model, self.listed, path, file_list.digest_of(text.encode()))
+        return text
+
+    def tensors(self, name: str) -> Tensors:
+        return self.files.tensors(name)
+
+
+def _listed(model: str, version: _Version, expected: str) -> _ListedFiles:
+    """Raises RunError ModelFilesChanged."""
+    whole = version.whole
+    try:
+        text = whole.text(FILE_LIST) if FILE_LIST in whole.sizes else None
+    except MlflowError as error:
+        raise RunError(
+            "RegistryUnreachable",
+            f"{FILE_LIST} of {whole.place} can't be read: {error}; check the compute target's"
+            " tracking",
+            retryable=True,
+        ) from error
+    except ValueError:
+        text = "something else"
+    file_list.check_list(model, text, expected)
+    listed: dict[str, str] = json_object(text or "", DOCUMENT)
+    file_list.check_names(model, listed, whole.sizes)
+    files = _ListedFiles(model, version.files, version.folder, listed)
+    if files.license:
+        # It was read already.
+        files.text("README.md")
+    return files
+
+
+def _registered(uri: str, tracking: TrackingPlan | None) -> _Version:
     if UNREGISTERED.match(uri) and tracking is not None:
         return _result(uri, tracking)
     match = re.match(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>.+))$", uri)
@@ -215,11 +295,10 @@ def _registered(uri: str, tracking: TrackingPlan | None) -> ModelFiles:
             f"{uri} can't be read: {error}; check the compute target's tracking",
             retryable=True,
         ) from error
-    folder = _model_folder(list(found))
-    return _RegistryFiles(api, root, folder, place, version, _inside(found, folder))
+    return _served(api, root, place, version, found)
 
 
-def _result(uri: str, tracking: TrackingPlan) -> ModelFiles:
+def _result(uri: str, tracking: TrackingPlan) -> _Version:
     """The result of a run that nobody registered: a logged model, or artifacts of the run."""
     place = f"the run's result {uri}"
     revision = uri.partition(":/")[2].strip("/")
@@ -235,8 +314,16 @@ def _result(uri: str, tracking: TrackingPlan) -> ModelFiles:
             f"{uri} can't be read: {error}; check the compute target's tracking",
             retryable=True,
         ) from error
+    return _served(api, root, place, revision, found)
+
+
+def _served(
+    api: MlflowApi, root: str, place: str, revision: str, found: dict[str, int | None]
+) -> _Version:
+    """A model whose files the server hands out one by one."""
     folder = _model_folder(list(found))
-    return _RegistryFiles(api, root, folder, place, revision, _inside(found, folder))
+    files = _RegistryFiles(api, root, folder, place, revision, _inside(found, folder))
+    return _Version(files, folder, _RegistryFiles(api, root, "", place, revision, found))
 
 
 def _model_folder(names: list[str]) -> str:
@@ -260,11 +347,11 @@ def _inside(sizes: dict[str, int | None], folder: str) -> dict[str, int | None]:
     }
 
 
-def _downloaded(name: str, version: str, uri: str, place: str) -> _FolderFiles:
+def _downloaded(name: str, version: str, uri: str, place: str) -> _Version:
     return _fetched(f"models:/{name}/{version}", version, uri, place)
 
 
-def _fetched(artifacts: str, revision: str, uri: str, place: str) -> _FolderFiles:
+def _fetched(artifacts: str, revision: str, uri: str, place: str) -> _Version:
     """Artifacts that live in a store of their own come whole, by MLflow's own client."""
     import tempfile
 
@@ -287,7 +374,16 @@ def _fetched(artifacts: str, revision: str, uri: str, place: str) -> _FolderFile
             " credentials of the artifact store in the compute target's env",
             retryable=True,
         ) from error
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    folder = root / _model_folder(names)
+    sizes: dict[str, int | None] = {
+        path.relative_to(root).as_posix(): path.stat().st_size
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+    within = _model_folder(list(sizes))
+    folder = root / within
     files = _directory(folder, folder.as_posix())
-    return _FolderFiles(folder, place, revision, files.license, files.sizes)
+    return _Version(
+        _FolderFiles(folder, place, revision, files.license, files.sizes),
+        within,
+        _FolderFiles(root, place, revision, files.license, sizes),
+    )

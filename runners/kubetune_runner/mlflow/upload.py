@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,13 +26,13 @@ from kubetune.api.run.plan import (
     ModelPlan,
 )
 
-from kubetune_runner.answering.folder import CONFIG_BASE_MODEL, DESCRIPTION
+from kubetune_runner.answering.folder import DESCRIPTION
 from kubetune_runner.answering.shape import Shape
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
-from kubetune_runner.mlflow.stored_code import stored_code
+from kubetune_runner.mlflow import packing
 from kubetune_runner.mlflow.tracking import Tracker
-from kubetune_runner.model import file_list, loading
+from kubetune_runner.model import loading
 from kubetune_runner.retrying import longer, repeated
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.text.chats import chat_text
@@ -55,7 +53,6 @@ RESULT = Place("model", TAG_MODEL_ID, TAG_MODEL_PATH, TAG_FILES)
 MERGED = Place("merged", TAG_MERGED_MODEL_ID, TAG_MERGED_MODEL_PATH, TAG_MERGED_FILES)
 PATIENCE_SECONDS = 600.0
 ENV_PATIENCE = "KUBETUNE_UPLOAD_PATIENCE_SECONDS"
-PACKAGES = ("mlflow", "torch", "transformers", "peft")
 
 T = TypeVar("T")
 
@@ -148,16 +145,15 @@ def upload(
     ``patiently`` does: the checkpoint of the last step is there, so another attempt only uploads.
     """
 
-    listed = file_list.write(folder)
-
     def store(run_id: str) -> dict[str, Any]:
-        files = listed.summary()
-        model_id = tracker.known_tags.get(place.id_tag)
-        if model_id is None and place.path_tag not in tracker.known_tags:
-            model_id = _store(tracker.client, run_id, folder, place.name)
-        elif (before := tracker.known_tags.get(place.files_tag)) != listed.digest:
-            # An earlier attempt has stored others, such as a card with other words.
-            files = {"filesDigest": before} if before else {}
+        known = tracker.known_tags
+        if place.id_tag in known or place.path_tag in known:
+            # What an earlier attempt has stored was put together at another time.
+            model_id, before = known.get(place.id_tag), known.get(place.files_tag)
+            files: dict[str, Any] = {"filesDigest": before} if before else {}
+        else:
+            stored = packing.store(tracker.client, run_id, folder, place.name)
+            model_id, files = stored.model_id, stored.listed.summary()
         told = {place.files_tag: files["filesDigest"]} if files else {}
         for name, document in artifacts.items():
             tracker.client.log_dict(run_id, document, name)
@@ -217,72 +213,3 @@ def patiently(tracker: Tracker, store: Callable[[str], T], problem: str, way_out
 def _may_pass(error: BaseException) -> bool:
     # What is refused in the user's words already is final.
     return not isinstance(error, RunError) and mlflow_client.is_elsewhere(error)
-
-
-def _store(client: Any, run_id: str, folder: Path, name: str) -> str | None:
-    """Store the model; returns its id as a logged model, or None."""
-    if not mlflow_client.in_workspace(client.tracking_uri):
-        try:
-            return _log_model(run_id, folder, name)
-        except Exception as error:
-            # Only the server's own words count: a TypeError here would be a mistake of ours.
-            if not hasattr(error, "error_code") or not mlflow_client.is_unsupported(error):
-                raise
-            log.info(
-                "the tracking server keeps no logged models (%s): the model goes to the run's"
-                " artifacts",
-                mlflow_client.first_line(error),
-            )
-    _log_files(client, run_id, folder, name)
-    return None
-
-
-def _log_model(run_id: str, folder: Path, name: str) -> str:
-    import mlflow
-
-    with mlflow.start_run(run_id=run_id), stored_code() as code:
-        info = mlflow.pyfunc.log_model(name=name, **code, **_flavor(folder))
-    return info.model_id
-
-
-def _log_files(client: Any, run_id: str, folder: Path, name: str) -> None:
-    """Put the model together in a folder, and upload that to the run's artifacts."""
-    import mlflow
-    from mlflow.models import Model
-
-    packed = folder.parent / "packed"
-    shutil.rmtree(packed, ignore_errors=True)
-    try:
-        with stored_code() as code:
-            mlflow.pyfunc.save_model(
-                path=str(packed),
-                mlflow_model=Model(artifact_path=name, run_id=run_id),
-                **code,
-                **_flavor(folder),
-            )
-        client.log_artifacts(run_id, str(packed), name)
-    finally:
-        shutil.rmtree(packed, ignore_errors=True)
-
-
-def _flavor(folder: Path) -> dict[str, Any]:
-    """How pyfunc loads the folder."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-    # Without a schema of its inputs, which would turn chats into text.
-    if json_file(folder / DESCRIPTION).get("scores"):
-        signature = ModelSignature(outputs=Schema([ColSpec("double")]))
-    else:
-        signature = ModelSignature(
-            outputs=Schema([ColSpec("string")]),
-            params=ParamSchema([ParamSpec("max_new_tokens", "integer", 0)]),
-        )
-    return {
-        "artifacts": {folder.name: str(folder)},
-        "signature": signature,
-        # What isn't here, MLflow doesn't let a user set when loading.
-        "model_config": {CONFIG_BASE_MODEL: ""},
-        # Given, since MLflow would load the model once more to find them out.
-        "pip_requirements": [f"{name}=={version(name)}" for name in PACKAGES],
-    }

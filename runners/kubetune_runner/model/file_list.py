@@ -1,4 +1,7 @@
-"""The list of a model's files with their digests, which is stored with them.
+"""The list of a stored model's files with their digests, which is stored with them.
+
+It has every file: also those that MLflow adds, such as the code that answers and what is installed
+for it, as whoever loads the model by MLflow runs them.
 
 The digest of the list stands for all of the files: the run tells it with its outcome, the operator
 keeps and signs it, and whoever loads the model is given it. So what has been changed in between is
@@ -9,12 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kubetune.api.bounded import file_text, json_file
-from kubetune.api.run.plan import FILE_LIST
+from kubetune.api.foreign import first_line
+from kubetune.api.run.plan import FILE_LIST, NOT_LISTED
 
 from kubetune_runner.errors import RunError
 
@@ -42,7 +47,7 @@ def write(folder: Path) -> FileList:
     files = _digests(folder)
     text = json.dumps(files, sort_keys=True, indent=0, ensure_ascii=False)
     (folder / FILE_LIST).write_text(text, encoding="utf-8")
-    return FileList(_digest(text.encode()), files)
+    return FileList(digest_of(text.encode()), files)
 
 
 def check(model: str, folder: Path, expected: str) -> None:
@@ -52,20 +57,30 @@ def check(model: str, folder: Path, expected: str) -> None:
     """
     path = folder / FILE_LIST
     check_list(model, file_text(path, errors="replace") if path.is_file() else None, expected)
-    listed: dict[str, Any] = json_file(path)
+    listed: dict[str, str] = json_file(path)
     found = _digests(folder)
-    for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
-            raise _changed(model, f"file {name} is missing")
-        if name not in listed:
-            raise _changed(model, f"file {name} was added")
-        if listed[name] != found[name]:
-            raise _changed(model, f"file {name} was changed")
+    check_names(model, listed, found)
+    for name, digest in found.items():
+        check_file(model, listed, name, digest)
+
+
+def check_names(model: str, listed: Mapping[str, str], names: Iterable[str]) -> None:
+    """Refuse files that are missing or too many. Raises RunError ModelFilesChanged."""
+    found = {*names} - NOT_LISTED
+    for name in sorted(listed.keys() ^ found):
+        what = "was added" if name in found else "is missing"
+        raise _changed(model, f"file {first_line(name)} {what}")
+
+
+def check_file(model: str, listed: Mapping[str, str], name: str, digest: str) -> None:
+    """Refuse another file than the listed one. Raises RunError ModelFilesChanged."""
+    if listed.get(name) != digest:
+        raise _changed(model, f"file {first_line(name)} was changed")
 
 
 def check_list(model: str, text: str | None, expected: str) -> None:
     """Refuse another list than that with the expected digest. Raises RunError ModelFilesChanged."""
-    if text is None or _digest(text.encode()) != expected:
+    if text is None or digest_of(text.encode()) != expected:
         what = "is missing" if text is None else "was changed"
         raise _changed(model, f"{FILE_LIST}, the list of its files, {what}")
 
@@ -81,12 +96,14 @@ def _changed(model: str, what: str) -> RunError:
 def _digests(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / FILE_LIST:
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in NOT_LISTED:
             with path.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256")
-            found[path.relative_to(folder).as_posix()] = f"sha256:{digest.hexdigest()}"
+            found[name] = f"sha256:{digest.hexdigest()}"
     return found
 
 
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
+    """A digest as the list has it."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"

@@ -46,10 +46,10 @@ def fetch(model: ModelPlan, token_variable: str = ENV_MODEL_TOKEN) -> Path:
     if model.hub is not None:
         return _from_hub(model, model.hub, configuration, token_variable)
     if model.registry_uri is not None:
-        found = _config_folder(model, _from_registry(model.registry_uri), configuration)
+        found = _from_registry(model.registry_uri)
         if model.files_digest is not None:
             file_list.check(model.name, found, model.files_digest)
-        return found
+        return _config_folder(model, found, configuration)
     folder = in_container(model.directory or "")
     if not folder.is_dir():
         raise RunError(

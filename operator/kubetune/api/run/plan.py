@@ -124,7 +124,10 @@ TAG_FILES = "kubetune.files_digest"
 """Of a run and of a version: the digest of FILE_LIST, which stands for all files of the model."""
 TAG_MERGED_FILES = "kubetune.merged_files_digest"
 FILE_LIST = "kubetune_files.json"
-"""Beside a model's files: the digest of each by its path."""
+"""At the top of a stored model: the digest of every other file, by its path."""
+NOT_LISTED = frozenset({FILE_LIST, "registered_model_meta"})
+"""Files at the top that the list leaves out: itself, and one with name and number of the version,
+which MLflow's client writes when it downloads that, over any that is there, and never reads."""
 FILES_DIGEST = r"^sha256:[0-9a-f]{64}$"
 OUTCOME_TAG = "kubetune.outcome."
 """Begins ``outcome_tag``."""

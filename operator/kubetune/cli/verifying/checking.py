@@ -134,7 +134,7 @@ async def _files(
     registry: Registry, statement: Statement, version: RegisteredVersion
 ) -> list[Finding]:
     try:
-        stored = await registry.stored(version)
+        stored = await registry.stored(version, statement.files_digest)
     except NotThereError as error:
         return [Finding("files", "unknown", str(error))]
     whole = of_files(statement, stored.list_digest, stored.files)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from kubetune.api import JsonObject
 from kubetune.api.bounded import NOTE, json_value
+from kubetune.api.foreign import first_line
 from kubetune.api.kinds.status_types import LineageDict
 from kubetune.api.run.plan import FILE_LIST, TAG_FILES, TAG_JOB, TAG_METRICS, TAG_NAMESPACE
 from kubetune.decide.lineage import changed_parts
@@ -113,13 +114,14 @@ def of_listed(listed: Mapping[str, str], files: Mapping[str, str]) -> list[Findi
     """The files that aren't as the list has them."""
     found: list[Finding] = []
     for name in sorted(listed.keys() | files.keys()):
+        what = f"file {first_line(name)}"
         if name not in files:
-            found.append(Finding(f"file {name}", "changed", "is missing"))
+            found.append(Finding(what, "changed", "is missing"))
         elif name not in listed:
-            found.append(Finding(f"file {name}", "changed", "was added"))
+            found.append(Finding(what, "changed", "was added"))
         elif listed[name] != files[name]:
             said = f"{_short(listed[name])} then, {_short(files[name])} now"
-            found.append(Finding(f"file {name}", "changed", said))
+            found.append(Finding(what, "changed", said))
     return found
 
 

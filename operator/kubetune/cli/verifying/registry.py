@@ -12,7 +12,7 @@ import aiohttp
 
 from kubetune.api import JsonObject
 from kubetune.api.bounded import DOCUMENT, json_object
-from kubetune.api.run.plan import FILE_LIST
+from kubetune.api.run.plan import FILE_LIST, NOT_LISTED
 from kubetune.cli.connection import NotThereError
 from kubetune.clients.addresses import segment
 from kubetune.tracking.base import RegisteredVersion, TrackingError
@@ -35,7 +35,7 @@ class Stored:
     listed: Mapping[str, str]
     """What the list says; nothing where it isn't read."""
     files: Mapping[str, str]
-    """The digest of each file, without the list."""
+    """The digest of each file that a list has."""
 
 
 class Registry:
@@ -68,25 +68,25 @@ class Registry:
         except (TrackingError, *UNREADABLE) as error:
             raise NotThereError(f"version {number} of {name}: {error}") from None
 
-    async def stored(self, version: RegisteredVersion) -> Stored:
-        """The digests of its files, each read whole. Raises NotThereError."""
+    async def stored(self, version: RegisteredVersion, expected: str) -> Stored:
+        """The digests of its files, each read whole. Raises NotThereError.
+
+        ``expected`` is the digest that the list of its files has.
+        """
         try:
             root = await self._root(version)
             sizes = await self._list(root, "")
-            lists = [path for path in sizes if path.rpartition("/")[2] == FILE_LIST]
-            if not lists:
+            if FILE_LIST not in sizes:
                 return Stored(None, {}, {})
-            folder = min(lists, key=len).removesuffix(FILE_LIST)
             digests: dict[str, str] = {}
             listed: JsonObject = {}
             async with aiohttp.ClientSession(headers=self._credentials.headers()) as session:
-                for path in sorted(sizes):
-                    if path.startswith(folder):
-                        name = path.removeprefix(folder)
-                        digests[name] = await self._digest(session, f"{root}/{path}")
-            text = await self._rest.text("GET", _url(f"{root}/{folder}{FILE_LIST}"), retry=True)
-            own = digests.pop(FILE_LIST)
-            if f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" == own:
+                for path in sorted(sizes.keys() - NOT_LISTED):
+                    digests[path] = await self._digest(session, f"{root}/{path}")
+            url = _url(f"{root}/{FILE_LIST}")
+            text = await self._rest.text("GET", url, retry=True, limits=DOCUMENT)
+            own = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+            if own == expected:
                 listed = json_object(text, DOCUMENT)
             return Stored(own, {key: str(value) for key, value in listed.items()}, digests)
         except (TrackingError, aiohttp.ClientError, TimeoutError, *UNREADABLE) as error:
