@@ -10,7 +10,7 @@ from kubetune.api.run.plan import ENV_PLAN_DATA
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.signals import Interrupted
-from kubetune_runner.training.out_of_memory import REASON, out_of_memory
+from kubetune_runner.training.out_of_memory import REASON, SINCE_START, out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,15 @@ def from_error(error: BaseException) -> Outcome:
             status="failed",
             reason="RunnerMissing",
             message=f"{_first_line(error)}; {packages_hint()}",
+        )
+    if SINCE_START.some():
+        # Such as a process that loads data for it.
+        return Outcome(
+            status="failed",
+            reason=REASON,
+            message="The run's memory is too small: the system has killed a process of it, and then"
+            f" {type(error).__name__}: {_first_line(error)}",
+            retryable=True,
         )
     return Outcome(
         status="failed",

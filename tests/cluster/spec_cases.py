@@ -288,6 +288,11 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("FineTuneJob", trained({"script": SCRIPT}, objective="dpo"), "whatever a script optimises"),
     (
         "FineTuneJob",
+        trained({"script": SCRIPT}, onOutOfMemory="HalveBatch"),
+        "what batches a script makes is its own",
+    ),
+    (
+        "FineTuneJob",
         trained({"script": SCRIPT}, continueFrom="merged"),
         "start from a base model; remove continueFrom",
     ),

@@ -42,6 +42,7 @@ FROZEN: dict[str, tuple[Any, Any]] = {
     "checkpoint": ({"keep": 1}, {"keep": 2}),
     "progressDeadlineSeconds": (60, 120),
     "backoffLimit": (0, 1),
+    "onOutOfMemory": ("Retry", "HalveBatch"),
     "output": ({"modelName": "a"}, {"modelName": "b"}),
     "reuse": ("IfIdentical", "Never"),
 }

@@ -11,6 +11,8 @@ from kubetune.api.run.plan import ModelPlan
 from kubetune_runner import outcomes
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import loading
+from kubetune_runner.own_code import ending
+from kubetune_runner.training import out_of_memory as out_of_memory_module
 from kubetune_runner.training.out_of_memory import out_of_memory
 
 PETABYTES = 2**53
@@ -58,6 +60,49 @@ def test_an_error_that_stands_for_another_hides_nothing(
     error = raised(lambda: loading.load_model(plan, tiny_model, torch.float32))
     assert isinstance(error, RunError)
     assert outcomes.from_error(error).reason == "OutOfMemory"
+
+
+COUNTERS = {
+    "cgroups 2": "low 0\nhigh 7\nmax 9\noom 4\noom_kill {}\noom_group_kill 0\n",
+    "cgroups 1": "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n",
+}
+
+
+@pytest.mark.parametrize("counter", COUNTERS.values(), ids=COUNTERS)
+def test_the_system_has_killed_a_process_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, counter: str
+) -> None:
+    path = tmp_path / "memory.events"
+    monkeypatch.setattr(out_of_memory_module, "KILLS", (tmp_path / "none", path))
+    path.write_text(counter.format(3))
+    kills = out_of_memory_module.Kills()
+    monkeypatch.setattr(outcomes, "SINCE_START", kills)
+    loader = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    assert outcomes.from_error(loader).reason == "UnexpectedError"
+    for code in (1, -9, 75):
+        with pytest.raises(RunError) as before:
+            ending.check(code, [], short_of_memory=kills.some())
+        assert before.value.reason in ("ScriptFailed", "ScriptKilled")
+    path.write_text(counter.format(4))
+    outcome = outcomes.from_error(loader)
+    assert (outcome.reason, outcome.retryable) == ("OutOfMemory", True)
+    assert "killed by signal" in outcome.message
+    for code in (1, -9, 75):
+        with pytest.raises(RunError) as after:
+            ending.check(code, ["its last line"], short_of_memory=kills.some())
+        assert (after.value.reason, after.value.retryable) == ("OutOfMemory", True)
+        assert "its last line" in after.value.message
+    ending.check(0, [], short_of_memory=True)
+    # What says more than that isn't covered up.
+    refused = outcomes.from_error(RunError("NoRows", "none"))
+    assert (refused.reason, refused.retryable) == ("NoRows", False)
+
+
+def test_nobody_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "memory.events"
+    path.write_bytes(b"oom_kill \xff\n")
+    monkeypatch.setattr(out_of_memory_module, "KILLS", (tmp_path / "none", path))
+    assert not out_of_memory_module.Kills().some()
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_a_status_without_meaning_is_borne_for_a_while() -> None:
 @pytest.mark.parametrize(
     ("usage", "reason", "says", "code"),
     [
-        ({"oom_killed": True}, "OutOfMemory", "spec.resources.memory", None),
+        ({"oom_killed": True}, "OutOfMemory", "spec.resources.memory", 137),
         ({"k8s_info": {"k8s_reason": "OOMKilled", "k8s_exit_code": 137}}, "OutOfMemory", "", 137),
         ({"message": "evicted"}, "RunFailed", "evicted", None),
         ({"k8s_info": {"k8s_exit_code": "3"}}, "RunFailed", "exit code 3", 3),

@@ -40,6 +40,7 @@ from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.run.outcome import Outcome
+from kubetune.api.run.plan import RunPlan
 from kubetune.decide.decision import (
     Action,
     Decision,
@@ -53,7 +54,7 @@ from kubetune.decide.decision import (
 from kubetune.decide.fine_tune_job.observed import TrackerAnswers
 from kubetune.decide.fine_tune_job.states import decide
 from kubetune.decide.resources import Target, TargetProblem
-from kubetune.targets.values import FINISHED, RunState
+from kubetune.targets.values import FINISHED, RunRequest, RunState
 
 AWAY = TargetProblem("CredentialsInvalid", "the workspace refuses the API key")
 LONG = Outcome(status="failed", reason="Long", message="m" * 1024, retryable=True)
@@ -91,6 +92,7 @@ SPECS = st.fixed_dictionaries(
         "output": st.sampled_from([{"registry": {}}, {"modelName": "out"}]),
         "reuse": st.just("Never"),
         "activeDeadlineSeconds": st.sampled_from([90, 10000]),
+        "onOutOfMemory": st.sampled_from(["Fail", "HalveBatch"]),
     },
 )
 
@@ -107,6 +109,8 @@ class World:
     tracker_answers: bool = True
     target_answers: bool = True
     started: list[int] = field(default_factory=list[int])
+    batches: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+    """What the plan of each attempt says: batch and accumulation."""
     digest: str = "sha256:d1"
 
     @property
@@ -170,6 +174,7 @@ class World:
                     assert not self.live, "one live run at most"
                     assert request.attempt not in self.runs, "a run is started once"
                     self.started.append(request.attempt)
+                    self._take_batch(request)
                     run = RunState(request.attempt, f"tune-{request.attempt}", "pending")
                     self.runs[request.attempt] = run
                 case StopRuns():
@@ -179,6 +184,18 @@ class World:
                     self._learn(action)
                 case _:
                     pass
+
+    def _take_batch(self, request: RunRequest) -> None:
+        plan = RunPlan.model_validate(request.plan)
+        numbers = plan.in_force.training.hyperparameters
+        batch = numbers.per_device_batch_size, numbers.gradient_accumulation_steps
+        before = self.batches.get(request.attempt - 1, (8, 1))
+        assert batch[0] * batch[1] == 8, "a step learns from what is declared"
+        known = {item["number"]: item.get("reason") for item in self.status.get("attempts", ())}
+        ran_out = known.get(request.attempt - 1) == "OutOfMemory"
+        halves = ran_out and self.spec.get("onOutOfMemory") == "HalveBatch"
+        assert batch[0] == (before[0] // 2 if halves else before[0])
+        assert self.batches.setdefault(request.attempt, batch) == batch, "one attempt, one plan"
 
     def _learn(self, action: Action) -> None:
         if not self.tracker_answers:
@@ -212,7 +229,7 @@ class World:
                 check_conditions(self.status, decision.status)
                 self.status = decision.status
             self.act(decision.actions)
-            if before == (self.status, self.runs, self.answers):
+            if not decision.actions or before == (self.status, self.runs, self.answers):
                 break
         if not write:
             self.status = stored
@@ -245,6 +262,9 @@ def test_promises_hold_whatever_happens(spec: JsonObject, events: list[tuple[str
             waiting = [run for run in world.live if run.overdue and run.phase == "pending"]
             assert not waiting, "nothing waits longer than it may"
         assert_fits("FineTuneJob", world.status)
+        for item in world.status.get("attempts", ()):
+            told = item.get("perDeviceBatchSize", 8), item.get("gradientAccumulationSteps", 1)
+            assert told == world.batches[item["number"]], "status tells what each trained with"
         if phase in TERMINAL_PHASES:
             assert world.status["phase"] == phase, "terminal phases stay"
             assert len(world.started) == started

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from builders import DATASET_FOUND, NOW, dataset, job, observed_job, ready, target
+from builders import DATASET_FOUND, NOW, dataset, job, observed_job, ready, resource, target
 from kubetune.api import JsonObject
 from kubetune.api.crd import structural_schema
 from kubetune.api.training.settings import TrainingSettings, merge
@@ -35,6 +35,9 @@ ROBUST: JsonObject = {"dpo": {"lossType": ["robust"]}}
 SEVERAL: JsonObject = {"workers": 2}
 
 ANY_LABEL = target(kubernetes={"image": "runner:1", "gpuLabels": [{"key": "gpu"}]})
+
+SCRIPT: JsonObject = {"trainer": {"script": {"configMapRef": {"name": "c", "key": "train.py"}}}}
+SCRIPTED = resource("TuningProfile", "house", SCRIPT)
 
 # Each leaf of TrainingSettings: a value, and what else the job says where it needs that.
 ACTS: dict[str, tuple[Any, JsonObject]] = {
@@ -99,6 +102,7 @@ ACTS: dict[str, tuple[Any, JsonObject]] = {
     "estimate.tokensPerSecond": (100.0, {"resources": {"gpu": 1}}),
     "progressDeadlineSeconds": (60, {}),
     "backoffLimit": (9, {}),
+    "onOutOfMemory": ("HalveBatch", {}),
 }
 ELSEWHERE = ("trainer.",)
 """Free arguments of trl, and code of the user's own, have tests of their own."""
@@ -183,6 +187,33 @@ IDLE: list[tuple[JsonObject, JsonObject, str]] = [
     (gated("exactMatch", evaluation={"maxRows": 0}), {}, "evaluation.maxRows is 0"),
     (gated("tokenF1"), TEXTS, "are plain text"),
     (
+        {"onOutOfMemory": "HalveBatch", "hyperparameters": {"perDeviceBatchSize": 1}},
+        {},
+        "perDeviceBatchSize 1 is the smallest already",
+    ),
+    (
+        {
+            "objective": "kto",
+            "onOutOfMemory": "HalveBatch",
+            "hyperparameters": {"perDeviceBatchSize": 2},
+        },
+        {"dataset": RATED},
+        "perDeviceBatchSize 2 is the smallest already",
+    ),
+    (
+        {
+            "onOutOfMemory": "HalveBatch",
+            "trainer": {"axolotl": {"config": {"micro_batch_size": 4}}},
+        },
+        {},
+        "axolotl's configuration says micro_batch_size itself",
+    ),
+    (
+        {"onOutOfMemory": "HalveBatch"},
+        {"profile": SCRIPTED, "trainer_text": "print()"},
+        "what batches a script makes is its own",
+    ),
+    (
         gated("trainLoss", trainer={"script": {"configMapRef": {"name": "c", "key": "train.py"}}}),
         {"trainer_text": "print()"},
         "a script reports no loss",
@@ -208,6 +239,7 @@ CONTRADICTIONS: list[JsonObject] = [
     gated("baselineEvalLoss", objective="dpo"),
     gated("exactMatch", objective="reward"),
     gated("perplexity", objective="kto"),
+    {"onOutOfMemory": "HalveBatch"} | SCRIPT,
 ]
 
 

@@ -1,15 +1,174 @@
-"""When something is tried or looked at again: every pause of the rules, in seconds.
+"""Whether and when something is tried or looked at again: by cause, and every pause in seconds.
 
-Whatever a watch tells comes at once; these are for what nothing announces.
+Whatever a watch tells comes at once; the pauses are for what nothing announces.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from kubetune.api.conditions import AttemptResult, Reason
 from kubetune.api.kinds.status_types import AttemptCountsDict, AttemptDict
+from kubetune.api.run.outcome import OUTCOME_REFUSED, WORKER_LOST, Outcome
 from kubetune.decide.decision import parse_time
+
+
+class Retry(StrEnum):
+    """What follows an attempt that failed."""
+
+    NEVER = "none"
+    COUNTED = "another after a pause, as far as backoffLimit goes"
+    FREE = "another; it doesn't count against backoffLimit"
+    BY_MEMORY = "as onOutOfMemory says"
+    AS_TOLD = "as the run says: none, or as after a crash"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why attempts end, with all reasons that tell of it."""
+
+    name: str
+    retry: Retry
+    reasons: tuple[str, ...]
+
+
+CAUSES: tuple[Cause, ...] = (
+    Cause(
+        "plan, settings or rights are at fault",
+        Retry.NEVER,
+        (
+            "PlanInvalid",
+            "PlanMissing",
+            "PlanVersion",
+            "InvalidArguments",
+            "TrainerRefused",
+            "SeveralGpus",
+            "StrategyNotRun",
+            "CheckpointNotShared",
+            "PrecisionUnsupported",
+            "PackingUnsupported",
+            "MaxLengthTooLarge",
+            "DoraUnsupported",
+            "BitsandbytesMissing",
+            "TargetModulesUnknown",
+            "ModulesToSaveUnknown",
+            "ModulesNamedTwice",
+            "MergeNeedsAdapter",
+            "SlotMissing",
+            "ScriptInvalid",
+            "ScriptMissing",
+            "ScriptOutside",
+            "AxolotlMissing",
+            "ProjectVariableMissing",
+            "ExperimentDeleted",
+            "TrackingUnsupported",
+            OUTCOME_REFUSED,
+        ),
+    ),
+    Cause(
+        "data is at fault",
+        Retry.NEVER,
+        (
+            "DatasetChanged",
+            "InvalidRows",
+            "NoFiles",
+            "NoRows",
+            "NoTrainableRows",
+            "NoUsableRows",
+            "RowsTooLong",
+            "ColumnMissing",
+            "ConfigAmbiguous",
+            "SplitAmbiguous",
+            "SplitNotFound",
+            "FormatUnsupported",
+            "PartsHidden",
+            "ChatTemplateMissing",
+            "ChatTemplateUnsupported",
+            "HttpRefused",
+            "HttpTooLarge",
+            "HubNotFound",
+            "HubRefused",
+        ),
+    ),
+    Cause(
+        "the model is at fault, or training has spoilt it",
+        Retry.NEVER,
+        (
+            "AdapterAsBase",
+            "AdapterMismatch",
+            "AdapterUnfit",
+            "AdapterUnreadable",
+            "AdapterUnsupported",
+            "BaseModelMismatch",
+            "BaseModelMissing",
+            "BaseModelUnexpected",
+            "MergeDiffers",
+            "MergeFails",
+            "ModelFails",
+            "ModelFilesChanged",
+            "ModelFilesInvalid",
+            "ModelFilesMissing",
+            "ModelMissing",
+            "ModelNotCausal",
+            "ModelNotFound",
+            "ModelQuantized",
+            "ModelUnreadable",
+            "ModelUnrecognized",
+            "NoModel",
+            "ResultUnreadable",
+            "PadTokenMissing",
+            "PadTokenUnknown",
+            "TokenBeyondVocabulary",
+            "TokenizerMissing",
+            "TokenizerUnreadable",
+            "LossNotFinite",
+        ),
+    ),
+    Cause("somebody stopped it", Retry.NEVER, (Reason.STOPPED_BY_HAND,)),
+    Cause(
+        "something that it needs is away",
+        Retry.COUNTED,
+        (
+            "HubAccessDenied",
+            "HubThrottled",
+            "HubUnreachable",
+            "HttpTooSlow",
+            "HttpUnreachable",
+            "RegistryUnavailable",
+            "RegistryUnreachable",
+            "ResultUnreachable",
+            "TrackingUnavailable",
+            Reason.SCHEDULING_TIMED_OUT,
+        ),
+    ),
+    Cause("it hung", Retry.COUNTED, ("NoProgress",)),
+    Cause(
+        "it crashed, or was lost",
+        Retry.COUNTED,
+        (
+            "UnexpectedError",
+            "ScriptKilled",
+            "WorkersMissing",
+            WORKER_LOST,
+            Reason.RUN_FAILED,
+            Reason.RUN_LOST,
+            Reason.POD_LOST,
+            Reason.DEADLINE_EXCEEDED,
+            Reason.TIMED_OUT,
+        ),
+    ),
+    Cause("it had too little memory", Retry.BY_MEMORY, (Reason.OUT_OF_MEMORY,)),
+    Cause("it was evicted", Retry.FREE, (Reason.DISRUPTED, "Interrupted")),
+    Cause(
+        "only the run knows",
+        Retry.AS_TOLD,
+        ("ScriptFailed", "RunnerMissing", "RegistryNotFound", "UploadFailed", "WorkersUnavailable"),
+    ),
+)
+"""The one table: a reason that isn't in it, as of a node or of other code, is as the run says."""
+_RETRIES = {str(reason): cause.retry for cause in CAUSES for reason in cause.reasons}
 
 BACKOFF_LIMIT = 3
 """Attempts that may fail before a FineTuneJob does, where nobody says otherwise."""
@@ -40,6 +199,15 @@ NOT_WATCHED = (
 """What is read by name when it is needed: see ``until_secret``."""
 
 
+def retry_of(reason: str, outcome: Outcome | None) -> Retry:
+    """What follows a failed attempt; ``outcome`` is what the run itself has left, if anything."""
+    found = _RETRIES.get(reason, Retry.AS_TOLD)
+    if found != Retry.AS_TOLD:
+        return found
+    told = outcome is not None and outcome.status == "failed" and not outcome.retryable
+    return Retry.NEVER if told else Retry.COUNTED
+
+
 def next_look(reason: Reason) -> float:
     """Seconds until a target that isn't Ready is asked again, by what it lacks."""
     refused = reason in (Reason.ANSWER_REFUSED, Reason.EGRESS_REFUSED)
@@ -47,14 +215,15 @@ def next_look(reason: Reason) -> float:
 
 
 def after_attempt(
-    newest: AttemptDict, counts: AttemptCountsDict, first: float, now: datetime
+    newest: AttemptDict, counts: AttemptCountsDict, first: float, now: datetime, *, free: int = 0
 ) -> float:
     """Seconds until the next attempt: ``first``, twice as many ... 360 after failures, and after
     all evictions but the first.
 
-    ``newest`` is the attempt that ended, ``counts`` are all of its kind, as in status.
+    ``newest`` is the attempt that ended, ``counts`` are all of its kind, as in status; ``free`` of
+    the failures are nothing to wait longer for.
     """
-    failed = max(counts["failed"], 1)
+    failed = max(counts["failed"] - free, 1)
     if newest["result"] == AttemptResult.PREEMPTED:
         failed = counts["preempted"] - 1
         if failed < 1:

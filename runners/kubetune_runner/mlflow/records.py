@@ -8,7 +8,14 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from kubetune.api.run.plan import PARAMETER_PREFIX, DatasetPlan, RunPlan
+from kubetune.api.run.plan import (
+    PARAMETER_PREFIX,
+    TAG_ACCUMULATION,
+    TAG_BATCH,
+    BatchPlan,
+    DatasetPlan,
+    RunPlan,
+)
 
 from kubetune_runner.data.sources import given
 from kubetune_runner.model import loading
@@ -48,6 +55,14 @@ def parameters(plan: RunPlan) -> dict[str, Any]:
             "dataset.splitDigest": plan.dataset.split_digest or "",
         }
     )
+
+
+def batch_tags(batch: BatchPlan) -> dict[str, str]:
+    """What an attempt trains with instead of what the parameters say."""
+    return {
+        TAG_BATCH: str(batch.per_device_batch_size),
+        TAG_ACCUMULATION: str(batch.gradient_accumulation_steps),
+    }
 
 
 def plan_document(plan: RunPlan) -> dict[str, Any]:

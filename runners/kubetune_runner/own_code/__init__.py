@@ -37,6 +37,7 @@ from kubetune_runner.signals import StopSignal
 from kubetune_runner.surroundings import kept_out
 from kubetune_runner.text import prompts
 from kubetune_runner.text.encoding import EncodedRow, EncodedRows, encode
+from kubetune_runner.training.out_of_memory import Kills
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ def _train(
     server = ProgressServer(job.scratch, watch.receive)
     grace = float(inherited.get(names.ENV_GRACE) or GRACE_SECONDS)
     tracker.phase("training")
+    kills = Kills()
     try:
         tracker.watch(watch.gauges)
         given = environment | server.environment
@@ -165,7 +167,7 @@ def _train(
         tracker.call(lambda client, run_id: client.update_run(run_id, status="RUNNING"))
     tracker.report(*watch.gauges())
     try:
-        ending.check(code, list(child.last_errors))
+        ending.check(code, list(child.last_errors), short_of_memory=kills.some())
     except RunError as error:
         if not (ending.is_bookkeeping(code, child.last_errors) and found.is_there(output)):
             raise

@@ -19,15 +19,19 @@ _LAST = 3
 """Lines at the end in which an error is named."""
 
 
-def check(code: int, last_lines: list[str]) -> None:
+def check(code: int, last_lines: list[str], *, short_of_memory: bool = False) -> None:
     """Nothing for exit code 0.
 
-    Raises RunError OutOfMemory, ScriptKilled or ScriptFailed, which may be tried again after a
-    signal, with too little memory and with exit code 75.
+    ``short_of_memory`` tells that the system has killed processes of this container for it. Raises
+    RunError OutOfMemory, ScriptKilled or ScriptFailed, which may be tried again after a signal,
+    with too little memory and with exit code 75.
     """
     if code == 0:
         return
     words = said(last_lines)
+    if short_of_memory:
+        message = f"the code used more memory than the run may, and the system killed it{words}"
+        raise RunError(REASON, message, retryable=True)
     if code < 0:
         name = _signal_name(-code)
         hint = (

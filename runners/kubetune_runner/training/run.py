@@ -37,12 +37,16 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     """
     workers = Workers.of(plan)
     if not workers.leads:
-        return _run(plan, stop, NullTracker(plan), workers)
+        return _run(plan.in_force, stop, NullTracker(plan), workers)
     inherited = dict(os.environ)
+    # Parameters are those of all attempts, so they tell what is declared.
+    declared, plan = plan, plan.in_force
     tracker = Tracker(plan)
     tracker.start()
     tracker.phase("preparing")
-    tracker.params(records.parameters(plan))
+    tracker.params(records.parameters(declared))
+    if plan.batch:
+        tracker.tags(records.batch_tags(plan.batch))
     tracker.call(
         lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "training")
     )

@@ -23,6 +23,14 @@ class Attempt(Value):
     end_time: Timestamp | None = Field(default=None, description="When it ended.")
     result: AttemptResult = Field(description="Running, Succeeded, Failed, Preempted or Stopped.")
     exit_code: int | None = Field(default=None, description="Exit code of the runner.")
+    per_device_batch_size: int | None = Field(
+        default=None,
+        description="With onOutOfMemory HalveBatch: what the attempt trained with, where it isn't"
+        " what is declared.",
+    )
+    gradient_accumulation_steps: int | None = Field(
+        default=None, description="The same; both multiplied are always what is declared."
+    )
     reason: str | None = Field(default=None, description="CamelCase reason of its end.")
     message: str | None = Field(default=None, max_length=1024, description="Why, in a sentence.")
     log: str | None = Field(
@@ -36,7 +44,11 @@ class AttemptCounts(Value):
     """All attempts, also those no longer listed."""
 
     total: int = Field(default=0, description="Attempts made.")
-    failed: int = Field(default=0, description="Attempts that count against backoffLimit.")
+    failed: int = Field(
+        default=0,
+        description="Attempts that failed; they count against backoffLimit, except for those after"
+        " which the batch was halved.",
+    )
     preempted: int = Field(default=0, description="Attempts that were evicted; they don't count.")
 
 

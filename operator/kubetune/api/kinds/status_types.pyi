@@ -246,6 +246,8 @@ class AttemptDict(TypedDict, closed=True):
     endTime: NotRequired[str]
     result: AttemptResult
     exitCode: NotRequired[int]
+    perDeviceBatchSize: NotRequired[int]
+    gradientAccumulationSteps: NotRequired[int]
     reason: NotRequired[str]
     message: NotRequired[str]
     log: NotRequired[str]
@@ -297,6 +299,8 @@ class LineageDict(TypedDict, closed=True):
     configDigest: NotRequired[str]
     codeVersion: NotRequired[str]
     worldSize: NotRequired[int]
+    perDeviceBatchSize: NotRequired[int]
+    gradientAccumulationSteps: NotRequired[int]
     trainedOn: NotRequired[list[TrainedRowsDict]]
     digest: NotRequired[str]
 

@@ -138,6 +138,10 @@ TAG_SIGNATURE = "kubetune.signature"
 """The operator's own, on versions that it has registered and runs whose results it has taken."""
 TAG_ATTESTATION = "kubetune.attestation"
 """Of a version: an in-toto statement of what it was made of, in a signed envelope (DSSE)."""
+TAG_BATCH = "kubetune.perDeviceBatchSize"
+"""Of a run and of a version: what the newest attempt trained with, where that isn't the declared
+hyperparameter, which the parameters of the run have."""
+TAG_ACCUMULATION = "kubetune.gradientAccumulationSteps"
 TAG_NAMESPACE = "kubetune.namespace"
 TAG_JOB = "kubetune.job"
 
@@ -254,6 +258,16 @@ class TrackingPlan(PlanValue):
     experiment: str
 
 
+class BatchPlan(PlanValue):
+    """What an attempt trains with instead of what is declared, since that took too much memory.
+
+    An optimizer step learns from as many rows either way.
+    """
+
+    per_device_batch_size: int = Field(ge=1)
+    gradient_accumulation_steps: int = Field(ge=1)
+
+
 class RunPlan(PlanValue):
     """A training run."""
 
@@ -270,10 +284,21 @@ class RunPlan(PlanValue):
     """Processes that train together."""
     strategy: Strategy | None = None
     """How several workers share the training."""
+    batch: BatchPlan | None = None
+    """This attempt's own; neither parameters nor digests know of it."""
     merge: bool = False
     """Merge the adapter into its base and upload that, too."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Further tags of the MLflow run."""
+
+    @property
+    def in_force(self) -> RunPlan:
+        """The plan with the batch of this attempt among its hyperparameters."""
+        if self.batch is None:
+            return self
+        numbers = self.training.hyperparameters.model_copy(update=dict(self.batch))
+        training = self.training.model_copy(update={"hyperparameters": numbers})
+        return self.model_copy(update={"training": training})
 
 
 class InspectionPlan(PlanValue):

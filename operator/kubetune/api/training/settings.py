@@ -33,6 +33,7 @@ Scheduler = Literal[
     "inverse_sqrt",
 ]
 LongRows = Literal["truncate", "drop", "refuse"]
+OnOutOfMemory = Literal["Fail", "Retry", "HalveBatch"]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -358,6 +359,14 @@ class TrainingSettings(ObjectiveSettings):
         le=100,
         description="Failed attempts after which the job fails; preemptions don't count."
         " Default 3.",
+    )
+    on_out_of_memory: OnOutOfMemory | None = Field(
+        default=None,
+        description="What follows an attempt that ran out of memory. Fail ends the job. Retry tries"
+        " once more with the same settings, since a neighbour may have had the rest. HalveBatch has"
+        " each next attempt train with half of perDeviceBatchSize and so much more"
+        " gradientAccumulationSteps that optimizer steps learn from the same rows, down to 1; these"
+        " attempts don't count against backoffLimit. Not with trainer.script. Default Retry.",
     )
 
 

@@ -35,7 +35,7 @@ from kubetune.decide.fine_tune_job.progress import (
     run_link,
 )
 from kubetune.decide.inspected.model import registered_version as job_version
-from kubetune.decide.retries import after_attempt
+from kubetune.decide.retries import Retry, after_attempt, retry_of
 from kubetune.decide.waiting import evicted_too_often
 from kubetune.targets.values import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun
@@ -181,7 +181,8 @@ def follow(
             CandidatePhase.PENDING, Reason.SUSPENDED, f"attempt {number} was stopped by suspend"
         )
         return None
-    if run and run.outcome and run.outcome.status == "failed" and not run.outcome.retryable:
+    outcome = run.outcome if run else None
+    if newest["result"] == AttemptResult.FAILED and retry_of(reason, outcome) == Retry.NEVER:
         draft.say(CandidatePhase.FAILED, reason, message)
         return None
     failed = draft.counts["failed"]

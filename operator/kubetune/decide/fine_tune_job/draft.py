@@ -44,6 +44,7 @@ from kubetune.decide.fine_tune_job.progress import (
     tells_of,
     without_eta,
 )
+from kubetune.decide.memory.batch import Batch, next_batch, ran_out
 from kubetune.decide.target.place import record
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import FINISHED, RunState
@@ -70,6 +71,14 @@ class Draft:
     def newest(self) -> AttemptDict | None:
         """The newest attempt."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def smaller_batch(self) -> Batch | None:
+        """What the next attempt trains with instead, as the newest one ran out of memory."""
+        newest, settings = self.newest, self.status.get("effective")
+        if newest is None or not settings or not ran_out(newest):
+            return None
+        return next_batch(newest, settings)
 
     @property
     def result(self) -> ResultDict:

@@ -12,7 +12,7 @@ from kubetune.api.kinds.status_types import (
     FineTuneJobStatusDict,
     LineageDict,
 )
-from kubetune.api.run.plan import RunIdentity, RunPlan
+from kubetune.api.run.plan import BatchPlan, RunIdentity, RunPlan
 from kubetune.api.training.own_code import ScriptTrainer
 from kubetune.decide.checks import first_problem
 from kubetune.decide.fine_tune_job.checks import CHECKS, trainer_of
@@ -25,6 +25,7 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.inspected.model import output_uri
 from kubetune.decide.inspected.shared import tracking_plan
 from kubetune.decide.lineage import lineage
+from kubetune.decide.memory.batch import halving_problem, settle_policy
 from kubetune.decide.own_code import code_refused
 from kubetune.decide.settings.chats import may_chat, template_problem
 from kubetune.decide.settings.effective import (
@@ -37,6 +38,7 @@ from kubetune.decide.settings.objectives import (
     settings_problem,
 )
 from kubetune.decide.settings.own_code import (
+    axolotl_config,
     in_plan,
     settings_conflict,
 )
@@ -66,11 +68,16 @@ class Inputs:
     lineage: LineageDict
 
     def request(
-        self, observed: ObservedJob, attempt: int, settings: JsonObject, left: float | None
+        self,
+        observed: ObservedJob,
+        attempt: int,
+        settings: JsonObject,
+        left: float | None,
+        batch: BatchPlan | None = None,
     ) -> RunRequest:
         """The run of an attempt with the settings in force: those of the first submission.
 
-        ``left`` is how long it may run, in seconds.
+        ``left`` is how long it may run, in seconds; ``batch`` is the attempt's own.
         """
         target = observed.target.spec
         if target is None:
@@ -80,7 +87,7 @@ class Inputs:
             run_key=observed.run_key,
             attempt=attempt,
             purpose="train",
-            plan=self.plan.to_json(),
+            plan=self.plan.model_copy(update={"batch": batch}).to_json(),
             target=target,
             resources=effective_resources(settings),
             kept=bool(observed.job.spec and observed.job.spec.deletion_policy == "Orphan"),
@@ -139,6 +146,11 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     if problem := method_problem(settings, spec) or settings_conflict(
         trainer, observed.trainer_text, settings
     ):
+        return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
+    config = axolotl_config(trainer, observed.trainer_text)
+    halving = halving_problem(trainer, config, settings)
+    settings, problem = settle_policy(spec, settings, halving)
+    if problem:
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
     base = observed.base
     if spec.continue_from:

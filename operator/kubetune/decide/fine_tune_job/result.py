@@ -44,6 +44,7 @@ from kubetune.decide.fine_tune_job.progress import (
 from kubetune.decide.fine_tune_job.provenance import statement
 from kubetune.decide.fine_tune_job.run_result import RunResult, result_of
 from kubetune.decide.gate import misses
+from kubetune.decide.memory.batch import note_lineage
 from kubetune.decide.retries import RIVAL_SECONDS, TRACKER_SECONDS
 from kubetune.decide.target.unreachable import tracker_unreachable
 from kubetune.decide.trained_rows import of_lineage
@@ -57,6 +58,8 @@ def finish(draft: Draft) -> FineTuneJobDecision:
     """What is left to do after the newest attempt succeeded."""
     observed, answers = draft.observed, draft.observed.answers
     newest = max((item["number"] for item in draft.attempts), default=0)
+    if draft.newest and "lineage" in draft.status:
+        note_lineage(draft.status["lineage"], draft.newest)
     run = next((run for run in observed.runs if run.attempt == newest), None)
     tracked = answers.run or observed.tracked
     wanted, result = registry_name(observed), result_of(run, tracked)

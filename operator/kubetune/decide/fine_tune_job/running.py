@@ -10,6 +10,7 @@ from kubetune.decide.fine_tune_job.inputs import freeze, resolve
 from kubetune.decide.fine_tune_job.kept_steps import may_lose
 from kubetune.decide.fine_tune_job.orders import was_suspended
 from kubetune.decide.lineage import changed_parts
+from kubetune.decide.memory.batch import batch_of, plan_of
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.waiting import NotReady
 from kubetune.targets.table import facts_of
@@ -85,7 +86,9 @@ def _make_again(draft: Draft, run: RunState) -> str:
     if changed:
         return f"it can't be made again as it was ({', '.join(changed)} changed): make a new job"
     settings = freeze(draft.status, draft.counts, inputs)
-    draft.actions.append(StartRun(inputs.request(observed, run.attempt, settings, draft.left)))
+    own = plan_of(batch_of(run.attempt, draft.attempts, settings), settings)
+    request = inputs.request(observed, run.attempt, settings, draft.left, own)
+    draft.actions.append(StartRun(request))
     return "it is made again"
 
 

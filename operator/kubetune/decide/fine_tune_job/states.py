@@ -54,14 +54,17 @@ from kubetune.decide.fine_tune_job.running import (
     follow,
 )
 from kubetune.decide.identity import with_identity
+from kubetune.decide.memory.batch import batch_of, halvings, plan_of, with_batch, with_batches
 from kubetune.decide.memory.fit import check_memory
-from kubetune.decide.memory.out_of_memory import out_of_memory_again, with_memory_advice
+from kubetune.decide.memory.out_of_memory import no_more_memory, with_memory_advice
 from kubetune.decide.retries import (
     BACKOFF_LIMIT,
     NOT_WATCHED,
     RIVAL_SECONDS,
     TRACKER_SECONDS,
+    Retry,
     after_attempt,
+    retry_of,
     until_secret,
 )
 from kubetune.decide.strays import with_strays_stopped
@@ -106,6 +109,8 @@ def _decide(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
     if draft.counts["total"] and "lineage" not in draft.status:
         # A run was started, and the operator ended before it could write what it froze.
         freeze(draft.status, draft.counts, resolve(observed))
+    if settings := draft.status.get("effective"):
+        with_batches(draft.attempts, job.status.get("attempts") or (), settings)
 
     # 6. A run has succeeded: no clock and no suspension takes that back.
     newest = draft.newest
@@ -133,10 +138,11 @@ def _decide(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
     if newest and newest["result"] in (AttemptResult.FAILED, AttemptResult.PREEMPTED):
         if problem := evicted_too_often(newest, draft.counts):
             return fail(draft, Reason.DISRUPTED, problem, retryable=True)
-        first = draft.observed.retry_seconds
-        wait = after_attempt(newest, draft.counts, first, draft.now)
-        if wait > 0:
-            return _wait_for_retry(draft, newest, wait)
+        first, free = draft.observed.retry_seconds, _halvings(draft)
+        wait = after_attempt(newest, draft.counts, first, draft.now, free=free)
+        if wait > 0 or (draft.smaller_batch and not _is_recorded(observed, newest)):
+            # What the next one trains with follows from what the status says of this one.
+            return _wait_for_retry(draft, newest, max(wait, 0.0))
 
     # 10. Nothing runs: submit, when everything is there.
     return _submit(draft, draft.counts["total"] + 1)
@@ -171,11 +177,17 @@ def _failed_for_good(draft: Draft, newest: AttemptDict) -> FineTuneJobDecision |
     run = next((run for run in draft.observed.runs if run.attempt == newest["number"]), None)
     reason = newest.get("reason") or Reason.RUN_FAILED
     message = newest.get("message") or f"attempt {newest['number']} failed"
-    if run and run.outcome and not run.outcome.retryable:
-        return fail(draft, reason, message)
-    if out_of_memory_again(draft.attempts):
-        return fail(draft, reason, f"{message} (twice in a row, with the same settings)")
-    failed, limit = draft.counts["failed"], _backoff_limit(draft)
+    match retry_of(reason, run.outcome if run else None):
+        case Retry.NEVER:
+            return fail(draft, reason, message)
+        case Retry.BY_MEMORY:
+            if draft.smaller_batch:
+                return None
+            if why := no_more_memory(draft.attempts, draft.status.get("effective") or {}):
+                return fail(draft, reason, f"{message} ({why})")
+        case _:
+            pass
+    failed, limit = draft.counts["failed"] - _halvings(draft), _backoff_limit(draft)
     if failed <= limit:
         return None
     if (run is None or run.outcome is None) and (seeking := seek_finished(draft)):
@@ -184,6 +196,19 @@ def _failed_for_good(draft: Draft, newest: AttemptDict) -> FineTuneJobDecision |
     if reason == Reason.RUN_LOST:
         return fail(draft, Reason.BACKOFF_LIMIT_EXCEEDED, note, retryable=True)
     return fail(draft, reason, note, retryable=True)
+
+
+def _is_recorded(observed: ObservedJob, attempt: AttemptDict) -> bool:
+    """Whether the status says already how the attempt ended."""
+    known = observed.job.status.get("attempts") or ()
+    running = AttemptResult.RUNNING
+    return any(item["number"] == attempt["number"] and item["result"] != running for item in known)
+
+
+def _halvings(draft: Draft) -> int:
+    """Failures that had a smaller batch as their consequence, and don't count."""
+    settings = draft.status.get("effective")
+    return halvings(draft.newest, settings) if settings else 0
 
 
 def _left_no_word(draft: Draft, newest: AttemptDict | None) -> bool:
@@ -205,7 +230,9 @@ def _wait_for_retry(draft: Draft, newest: AttemptDict, wait: float) -> FineTuneJ
     newest.setdefault("endTime", rfc3339(draft.now))
     draft.phase(Phase.QUEUED)
     why = newest.get("message") or newest.get("reason") or "it failed"
-    message = f"attempt {newest['number']}: {why}; the next one follows"
+    smaller = draft.smaller_batch
+    changed = f" with {smaller.in_words}" if smaller else ""
+    message = f"attempt {newest['number']}: {why}; the next one follows{changed}"
     message += lost(draft.status, draft.observed.place)
     reason = Reason.DISRUPTED if newest["result"] == AttemptResult.PREEMPTED else Reason.RETRYING
     draft.conditions.set(ConditionType.RUNNING, False, reason, message)
@@ -224,7 +251,9 @@ def _submit(draft: Draft, attempt: int) -> FineTuneJobDecision:
     if attempt == 1 and (seeking := seek_finished(draft)):
         # A backup has brought back what the job was; what it has frozen is known only now.
         return seeking
-    if too_large := check_memory(observed, settings, draft.status, conditions):
+    batch = batch_of(attempt, draft.attempts, settings)
+    tried = with_batch(settings, batch)
+    if too_large := check_memory(observed, tried, draft.status, conditions):
         return _wait_for_inputs(draft, too_large)
     conditions.set(
         ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, "all inputs are there and fit"
@@ -244,7 +273,8 @@ def _submit(draft: Draft, attempt: int) -> FineTuneJobDecision:
         observed.job.status.get("phase"),
     )
     draft.actions += before
-    draft.actions.append(StartRun(inputs.request(observed, attempt, settings, draft.left)))
+    own = plan_of(batch, settings)
+    draft.actions.append(StartRun(inputs.request(observed, attempt, settings, draft.left, own)))
     draft.status.setdefault("startTime", rfc3339(draft.now))
     draft.phase(Phase.QUEUED)
     if attempt > 1 and observed.target.spec and not keeps_steps(settings, observed.target.spec):

@@ -28,7 +28,12 @@ from kubetune.decide.decision import (
     rfc3339,
     shorten,
 )
-from kubetune.decide.retries import INSPECTION_FIRST_SECONDS, after_inspection
+from kubetune.decide.retries import (
+    INSPECTION_FIRST_SECONDS,
+    Retry,
+    after_inspection,
+    retry_of,
+)
 from kubetune.decide.sources import Mounts
 from kubetune.keys import Keyring
 from kubetune.names import derived_run_key, digest
@@ -193,7 +198,8 @@ def _finished(
     failed = _ended(run, state, attempts + 1, now)
     if run.last_lines:
         failed["log"] = run.last_lines
-    if outcome and not outcome.retryable and outcome.status == "failed":
+    is_final = outcome is not None and retry_of(outcome.reason, outcome) == Retry.NEVER
+    if outcome and outcome.status == "failed" and is_final:
         refused = Refused(outcome.reason, outcome.message, outcome.summary)
         failed |= {
             "result": InspectionResult.REFUSED,

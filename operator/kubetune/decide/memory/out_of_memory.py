@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kubetune.api import JsonObject
-from kubetune.api.conditions import AttemptResult, Reason
+from kubetune.api.conditions import Reason
 from kubetune.api.kinds.status_types import AttemptDict
 from kubetune.decide.decision import shorten
 from kubetune.decide.fine_tune_job.observed import ObservedJob
+from kubetune.decide.memory.batch import HALVES, batch_of, is_smallest, ran_out, with_batch
 from kubetune.decide.memory.estimate import longest_row, savings
 from kubetune.decide.memory.peak import on_gpu, sizes_of
 from kubetune.targets.values import RunState
@@ -23,17 +24,30 @@ def with_memory_advice(observed: ObservedJob) -> ObservedJob:
     settings = observed.job.status.get("effective")
     if not settings or not any(map(_ran_out, observed.runs)):
         return observed
-    runs = [_advised(run, observed, settings) if _ran_out(run) else run for run in observed.runs]
+    known = observed.job.status.get("attempts") or ()
+
+    def advised(run: RunState) -> RunState:
+        tried = with_batch(settings, batch_of(run.attempt, known, settings))
+        return _advised(run, observed, tried)
+
+    runs = [advised(run) if _ran_out(run) else run for run in observed.runs]
     return replace(observed, runs=runs)
 
 
-def out_of_memory_again(attempts: Sequence[AttemptDict]) -> bool:
-    """Whether the newest attempts all ran out of memory."""
-    newest = attempts[-ATTEMPTS:]
-    return len(newest) == ATTEMPTS and all(
-        item["result"] == AttemptResult.FAILED and item.get("reason") == Reason.OUT_OF_MEMORY
-        for item in newest
-    )
+def no_more_memory(attempts: Sequence[AttemptDict], settings: JsonObject) -> str:
+    """Why no attempt follows the newest one, which ran out of memory; empty when one does.
+
+    Where a smaller batch follows, this isn't asked.
+    """
+    policy, newest = settings.get("onOutOfMemory"), attempts[-ATTEMPTS:]
+    if policy == "Fail":
+        return "onOutOfMemory is Fail"
+    if policy == HALVES and is_smallest(newest[-1], settings):
+        return "with the smallest batch that can train"
+    if len(newest) < ATTEMPTS or not all(map(ran_out, newest)):
+        return ""
+    alike = not settings or len({batch_of(n["number"], newest, settings) for n in newest}) == 1
+    return "twice in a row, with the same settings" if alike else ""
 
 
 def _ran_out(run: RunState) -> bool:

@@ -45,6 +45,7 @@ BUILT_IN: JsonObject = {
     "strategy": "ddp",
     "estimate": {"whenTooLarge": "Warn"},
     "backoffLimit": 3,
+    "onOutOfMemory": "Retry",
 }
 DEFAULT_EPOCHS = 3.0
 DEFAULT_MAX_LENGTH = 1024

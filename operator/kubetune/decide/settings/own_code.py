@@ -81,6 +81,11 @@ def settings_conflict(trainer: OtherTrainer | None, text: str | None, settings: 
     return adapter_conflict(configuration(trainer, text), settings["method"]["type"])
 
 
+def axolotl_config(trainer: OtherTrainer | None, text: str | None) -> JsonObject:
+    """axolotl's own configuration; empty where something else trains."""
+    return configuration(trainer, text) if isinstance(trainer, AxolotlTrainer) else {}
+
+
 def in_plan(
     trainer: OtherTrainer | None, text: str | None, target: ComputeTargetSpec
 ) -> JsonObject:

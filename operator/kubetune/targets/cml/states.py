@@ -22,6 +22,8 @@ from kubetune.targets.values import RunPhase, RunState
 _PREFIX = "ENGINE_"
 _SKIPPED = "SKIPPED"
 _ATTEMPT = re.compile("[0-9]{1,9}")
+_KILLED = 137
+"""Exit code of what the system kills for its memory."""
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED", "TIMEDOUT"})
 _LIVE = frozenset({"SCHEDULING", "STARTING", "RUNNING", "STOPPING"})
 
@@ -227,7 +229,10 @@ def _failure(reason: str, message: str, left: Ending) -> tuple[str, str]:
 
 
 def _exit_code(usage: UsageResponse | None) -> int | None:
-    return usage.k8s_info.k8s_exit_code if usage else None
+    if usage is None:
+        return None
+    killed = usage.oom_killed or usage.k8s_info.k8s_reason == "OOMKilled"
+    return usage.k8s_info.k8s_exit_code or (_KILLED if killed else None)
 
 
 def _waited(run: JobRun, until: datetime) -> timedelta:

@@ -47,6 +47,7 @@ _FROZEN = (
     "checkpoint",
     "progressDeadlineSeconds",
     "backoffLimit",
+    "onOutOfMemory",
     "output",
     "reuse",
 )
@@ -178,6 +179,13 @@ def _other(spec: FineTuneJobSpec) -> bool:
     return spec.trainer is not None and bool(spec.trainer.script or spec.trainer.axolotl)
 
 
+_SCRIPT = "(has(self.trainer) && has(self.trainer.script))"
+
+
+def _script(spec: FineTuneJobSpec) -> bool:
+    return spec.trainer is not None and spec.trainer.script is not None
+
+
 class FineTuneJobSpec(TrainingSettings):
     """What the user declares. It can't be changed, but for the fields that say so."""
 
@@ -205,6 +213,13 @@ class FineTuneJobSpec(TrainingSettings):
             " continueFrom",
             check=lambda spec: not (_other(spec) and spec.continue_from),
             field="trainer",
+        ),
+        Rule(
+            cel=f"!{_SCRIPT} || !has(self.onOutOfMemory) || self.onOutOfMemory != 'HalveBatch'",
+            message="onOutOfMemory HalveBatch changes the batch of the next attempt, and what"
+            " batches a script makes is its own: use Retry or Fail",
+            check=lambda spec: not (_script(spec) and spec.on_out_of_memory == "HalveBatch"),
+            field="onOutOfMemory",
         ),
         *objective_rules(),
         Rule(

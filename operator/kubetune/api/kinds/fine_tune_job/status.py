@@ -98,6 +98,12 @@ class Lineage(Value):
     config_digest: str | None = Field(default=None, description="Digest of effective settings.")
     code_version: str | None = Field(default=None, description="kubetune version.")
     world_size: int | None = Field(default=None, description="Processes that train.")
+    per_device_batch_size: int | None = Field(
+        default=None,
+        description="What the attempt that ended well trained with, where onOutOfMemory HalveBatch"
+        " has changed it. Not part of the digest.",
+    )
+    gradient_accumulation_steps: int | None = Field(default=None, description="The same.")
     trained_on: list[TrainedRows] | None = Field(
         default=None,
         max_length=MAX_TRAINED_ROWS,
