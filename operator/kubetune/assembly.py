@@ -18,6 +18,7 @@ from kubetune.keys import Keyring
 from kubetune.observe.cache import ObjectCache
 from kubetune.observe.consent import Consents
 from kubetune.observe.following import FollowedRuns
+from kubetune.observe.registered_names import RegisteredNames
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key, WorkQueue
 from kubetune.reconciler import Reconciler
@@ -68,7 +69,16 @@ def assemble(
         client,
         queue,
         controllers(services, poller, needs.holds, release, left_behind),
-        Effects(cache, client, consents, backend, needs.holds, release, left_behind),
+        Effects(
+            cache,
+            client,
+            consents,
+            RegisteredNames(trackers),
+            backend,
+            needs.holds,
+            release,
+            left_behind,
+        ),
         StatusWriter(cache, client, queue),
         needs,
         FollowedRuns(trackers, poller),

@@ -125,6 +125,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Model", source(registry={"name": "r"}), "give exactly one of version, alias"),
     ("Model", source(registry={"name": "r", "version": 1, "alias": "a"}), "one of version, alias"),
     ("Model", source(registry={"name": "..", "version": 1}), "MLflow registers no model of this"),
+    ("Model", source(registry={"name": "r@a?b", "version": 1}), "spec.source.registry.name"),
     ("Model", source(registry={"name": "r", "alias": "latest"}), "MLflow reserves latest, and v"),
     ("PromptTemplate", {}, "give prompt and completion, or messages; with datasetRef alone"),
     ("PromptTemplate", {"prompt": "a"}, "completion goes with prompt"),

@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from kubetune.api import API_VERSION
 from kubetune.api.run.outcome import Outcome
 from kubetune_devcluster.cluster import LocalCluster
 from mlflow import MlflowClient
 
-from tests.cluster.namespace import Namespace, condition, phase_of
+from tests.cluster.namespace import ROWS, Namespace, condition, phase_of
 from tests.cluster.operator_process import Operator
+from tests.cluster.subjects import BASE, Subjects
+from tests.cluster.tenant import OF_KUBETUNE_ALONE, Tenant
 from tests.cluster.tracked_run import logged_run
 
 pytestmark = pytest.mark.cluster
@@ -82,6 +85,69 @@ def test_a_name_of_another_namespace_is_refused_before_anything_runs(
     assert "belongs to namespace" in str(body["status"])
     assert theirs.children("Job", "promoting", "Evaluation") == []
     assert champion(ours, name) == 1
+
+
+def test_a_name_of_another_namespace_is_not_read(teams: tuple[Namespace, Namespace]) -> None:
+    """By nobody: not when it is inspected, nor by whatever names the Model afterwards."""
+    ours, theirs = teams
+    name = f"secret-{ours.namespace}"
+    train(ours, "made", {"name": name, "alias": "champion"})
+    finish(ours, "made")
+    on_target = theirs.scripted_target("reading")
+    subjects = Subjects(theirs, on_target)
+    tenant = Tenant(theirs, "reader", OF_KUBETUNE_ALONE)
+    try:
+        for model, which in (("numbered", {"version": 1}), ("aliased", {"alias": "champion"})):
+            source = {"registry": {"name": name, **which}}
+            tenant.create("Model", model, {"source": source, **on_target})
+            refused(ours, theirs, "Model", model)
+        # What MLflow would take for the alias of the name, and the operator for another name.
+        spec = {"source": {"registry": {"name": f"{name}@champion?", "version": 1}}}
+        body = {"apiVersion": API_VERSION, "kind": "Model", "metadata": {"name": "hidden"}}
+        status, _ = tenant.try_request("POST", theirs.path("Model"), body | {"spec": spec})
+        assert status == 422
+
+        share(theirs, {"allowedNames": [name]})
+        pod = subjects.running("Model", "numbered")
+        found = BASE.model_copy(update={"revision": "1"}).to_json()
+        outcome = Outcome(status="succeeded", reason="Inspected", summary=found)
+        theirs.end_run(subjects.run_key(pod), outcome=outcome)
+        theirs.ready("Model", "numbered")
+        share(theirs, None)
+
+        candidates = [{"name": "theirs", "modelRef": {"name": "numbered"}}]
+        inputs = {"datasetRef": {"name": "rows"}, "promptRef": {"name": "ask"}, **on_target}
+        steps = {"hyperparameters": {"maxSteps": 1}}
+        tenant.create("FineTuneJob", "uses", {"modelRef": {"name": "numbered"}, **inputs, **steps})
+        measured = {"candidates": candidates, "metrics": ["exactMatch"], **inputs}
+        tenant.create("Evaluation", "measures", measured)
+        rows = {"source": {"inline": {"rows": ROWS}}, "tokenizerRef": {"name": "numbered"}}
+        tenant.create("Dataset", "counts", rows | on_target)
+        for kind, reader in (("FineTuneJob", "uses"), ("Dataset", "counts")):
+            refused(ours, theirs, kind, reader)
+        refused(ours, theirs, "Evaluation", "measures")
+
+        share(theirs, {"trustedNamespaces": [ours.namespace]})
+        theirs.phase("uses", "Running")
+        assert subjects.running("Evaluation", "measures")
+        assert subjects.running("Dataset", "counts")
+    finally:
+        tenant.close()
+
+
+def refused(ours: Namespace, theirs: Namespace, kind: str, name: str) -> None:
+    """It waits, says for what, and nothing was started for it."""
+    message = theirs.waits(kind, name, "RegisteredModelNotShared")
+    assert f"belongs to namespace {ours.namespace}" in message
+    assert "spec.tracking.registry.allowedNames" in message
+    assert theirs.children("Job", name, kind) == []
+
+
+def share(space: Namespace, sharing: dict[str, Any] | None) -> None:
+    """What the admin of the target of all readers does."""
+    # With the names of before taken back.
+    given = {"allowedNames": None, "trustedNamespaces": None, **sharing} if sharing else None
+    space.patch("ComputeTarget", "reading", {"spec": {"tracking": {"registry": given}}})
 
 
 def test_names_that_the_targets_admin_shares(teams: tuple[Namespace, Namespace]) -> None:

@@ -128,6 +128,10 @@ class ModelTracker:
     async def claim(self, name: str, namespace: str, *, make: bool) -> None:
         """All names belong to the one namespace."""
 
+    async def name_owner(self, name: str) -> str:
+        await self._ask()
+        return ""
+
     async def find_identical(
         self, name: str, lineage_digest: str, believed: VersionTest
     ) -> RegisteredVersion | None:

@@ -184,16 +184,18 @@ def test_a_refused_candidate_keeps_the_others_from_costing_anything():
 
 
 SEEN = {"datasetDigest": "sha256:d1", "splitDigest": "sha256:other", "by": "old"}
+TAGGED = SEEN | {"toldBy": "tags"}
 REGISTERED = {"source": {"registry": {"name": "tickets", "version": 3}}}
 OUTPUT = {"source": {"fineTuneJob": {"name": "gone"}}}
 KEPT = {"jobOutput": {"name": "gone", "uri": "models:/m-1", "trainedOn": [SEEN]}}
 BEHIND: dict[str, JsonObject] = {
-    "the tags of its version": {"model": ready(model(REGISTERED), trainedOn=[SEEN])},
+    "the tags of its version": {"model": ready(model(REGISTERED), trainedOn=[TAGGED])},
     "a job that is gone": {"model": ready(model(OUTPUT), **KEPT)},
     "what its job began with": {
         "job": job(status={"lineage": LINEAGE | {"trainedOn": [SEEN]}}),
     },
-    "its base, by tags": {"base": ready(model(REGISTERED), trainedOn=[SEEN])},
+    "its base, by tags": {"base": ready(model(REGISTERED), trainedOn=[TAGGED])},
+    "the cluster, and tags": {"model": ready(model(OUTPUT), **KEPT, trainedOn=[TAGGED])},
     "its base's job": {
         "base": ready(model(OUTPUT)),
         "base_job": job(
@@ -215,6 +217,10 @@ def test_rows_of_training_are_followed_through_whatever_is_known(how: str):
     assert condition_of(decision.status, "Stalled") == ("True", "TrainedOnRows")
     message = candidate(decision.status, "tuned")["message"]
     assert "FineTuneJob old" in message or "FineTuneJob tune" in message
+    # Said as what it is; not where the cluster knows the same.
+    assert ("as the tags of its registered version say" in message) == how.endswith(
+        ("its version", "by tags")
+    )
     allowed = observed(
         evaluation("tuned", allowTrainingRows=True), around={"tuned": around}, **found
     )

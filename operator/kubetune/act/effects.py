@@ -19,7 +19,7 @@ from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.status_types import AnyStatusDict, status_of
 from kubetune.clients.kubernetes import REFUSALS, ApiError, ConflictError, KubernetesClient
-from kubetune.decide.consent import of_request
+from kubetune.decide.consent import Lacking, of_request
 from kubetune.decide.decision import (
     AbandonRuns,
     CreateModel,
@@ -43,10 +43,12 @@ from kubetune.observe.consent import Consents
 from kubetune.observe.needs import needs_of
 from kubetune.observe.objects import made_by, parse
 from kubetune.observe.references import TARGET_KINDS
+from kubetune.observe.registered_names import RegisteredNames
 from kubetune.queue import Key
 from kubetune.targets.dispatch import Backends
 from kubetune.targets.errors import BackendError
 from kubetune.targets.values import RunAddress, RunRequest
+from kubetune.tracking.base import TrackingError
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class Effects:
         cache: ObjectCache,
         client: KubernetesClient,
         consents: Consents,
+        names: RegisteredNames,
         backend: Backends,
         holds: Holds,
         release: Release,
@@ -103,6 +106,7 @@ class Effects:
         self._cache = cache
         self._client = client
         self._consents = consents
+        self._names = names
         self._backend = backend
 
     async def run(
@@ -178,9 +182,16 @@ class Effects:
         return changed
 
     async def _ask_owners(self, request: RunRequest) -> None:
-        """Start nothing with a Secret, claim or service account that isn't opened for it."""
+        """Start nothing with a Secret, claim or service account that isn't opened for it, nor with
+        a registered model of another namespace that isn't shared.
+        """
         namespace, wanted = request.owner.namespace, of_request(request)
-        if lacking := await self._consents.lacking(namespace, wanted, request.target):
+        try:
+            lacking = await self._consents.lacking(namespace, wanted, request.target)
+            lacking = lacking or await self._names.lacking(request)
+        except TrackingError as error:
+            lacking = Lacking(error.reason, str(error))
+        if lacking:
             refused = BackendError(lacking.reason, lacking.message, retryable=True)
             raise StartRefusedError(refused, recorded=False)
 

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     JOB_NOT_COMPLETE = "FineTuneJobNotComplete"
     JOB_WITHOUT_OUTPUT = "FineTuneJobWithoutOutput"
     REGISTRY_PROVIDER_MISMATCH = "RegistryProviderMismatch"
+    REGISTERED_MODEL_NOT_SHARED = "RegisteredModelNotShared"
     INPUTS_READY = "InputsReady"
     INPUTS_REFUSED = "InputsRefused"
     MEMORY_FITS = "MemoryFits"

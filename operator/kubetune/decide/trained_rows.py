@@ -19,13 +19,13 @@ def of_models(models: Sequence[tuple[Model, Job]]) -> list[TrainedRowsDict]:
     """Rows behind models that become one, such as an adapter and its base, each with its job."""
     found: list[TrainedRowsDict] = []
     for model, job in models:
-        if model is not None:
-            # What is found in the registry stays when the job is gone.
-            found += model.status.get("trainedOn") or []
-            output = model.status.get("jobOutput")
-            found += (output.get("trainedOn") if output else None) or []
         if job is not None:
             found += of_job(job)
+        output = model.status.get("jobOutput") if model else None
+        found += (output.get("trainedOn") if output else None) or []
+    for model, _ in models:
+        # What is found in the registry stays when the job is gone. The cluster's own word is first.
+        found += (model.status.get("trainedOn") if model else None) or []
     return _distinct(found)
 
 
@@ -49,7 +49,7 @@ def of_lineage(lineage: LineageDict, job: str) -> list[TrainedRowsDict]:
 
 
 def _distinct(rows: Sequence[TrainedRowsDict]) -> list[TrainedRowsDict]:
-    """Each split once, whoever trained on it first."""
+    """Each split once, whoever told of it first."""
     found: dict[tuple[str, str | None], TrainedRowsDict] = {}
     for item in rows:
         found.setdefault((item["datasetDigest"], item.get("splitDigest")), item)

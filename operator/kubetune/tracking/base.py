@@ -157,6 +157,10 @@ class Tracker(Protocol):
         """
         ...
 
+    async def name_owner(self, name: str) -> str:
+        """The namespace that a registered model belongs to; empty where it is nobody's."""
+        ...
+
     async def find_identical(
         self, name: str, lineage_digest: str, believed: VersionTest
     ) -> RegisteredVersion | None:

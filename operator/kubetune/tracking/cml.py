@@ -122,6 +122,10 @@ class CmlTracker:
     async def claim(self, name: str, namespace: str, *, make: bool) -> None:
         """Nothing: registered models of CML carry no tags, and a project is one domain of trust."""
 
+    async def name_owner(self, name: str) -> str:
+        """Nobody, for the same reason."""
+        return ""
+
     async def find_identical(
         self, name: str, lineage_digest: str, believed: VersionTest
     ) -> RegisteredVersion | None:

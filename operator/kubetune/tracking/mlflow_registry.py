@@ -98,6 +98,11 @@ class MlflowRegistry:
             )
 
     @readable
+    async def name_owner(self, name: str) -> str:
+        """See kubetune.tracking.base.Tracker."""
+        return await self._owner(name) or ""
+
+    @readable
     async def find_identical(
         self, name: str, lineage_digest: str, believed: VersionTest
     ) -> RegisteredVersion | None:

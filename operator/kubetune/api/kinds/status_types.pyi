@@ -184,6 +184,7 @@ class TrainedRowsDict(TypedDict, closed=True):
     datasetDigest: str
     splitDigest: NotRequired[str]
     by: NotRequired[str]
+    toldBy: NotRequired[Literal["tags"]]
 
 class PromptTemplateStatusDict(ObjectStatusDict, closed=True):
     inspection: NotRequired[InspectionStateDict]

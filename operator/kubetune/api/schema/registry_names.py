@@ -19,7 +19,11 @@ MAX_REGISTERED_NAME = 256
 MAX_ALIAS = 190
 """With the alias in it, the key of a tag that records a move fits into MLflow's 250 characters."""
 
-RegistryName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/:]+$")]
+RegistryName = Annotated[
+    str, Field(min_length=1, max_length=200, pattern=r"^[^/:@?#%;\x00-\x1f\x7f]+$")
+]
+"""Without what MLflow's client takes for the end of a name in ``models:/name/version``: it would
+load another model than the one that was asked about."""
 RegistryAlias = Annotated[
     str, Field(min_length=1, max_length=MAX_ALIAS, pattern=r"^[A-Za-z][-A-Za-z0-9_]*$")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -24,10 +25,15 @@ class TrainedRows(Value):
         default=None, max_length=256, description="Digest over the split rows."
     )
     by: str | None = Field(default=None, max_length=253, description="FineTuneJob that did.")
+    told_by: Literal["tags"] | None = Field(
+        default=None,
+        description="tags: tags of a registered version say so, which whoever may write to the"
+        " registry can change. Otherwise the cluster's own objects do.",
+    )
 
 
 def of_tags(tags: Mapping[str, str], job: str | None) -> list[TrainedRows]:
-    """What the tags of a version tell, which its FineTuneJob ``job`` has set."""
+    """What the tags of a version tell, which its FineTuneJob ``job`` has set, or anybody else."""
     found: list[TrainedRows] = []
     if digest := tags.get(TAG_DATASET_DIGEST):
         split = tags.get(TAG_SPLIT_DIGEST) or None
@@ -38,7 +44,8 @@ def of_tags(tags: Mapping[str, str], job: str | None) -> list[TrainedRows]:
         before = _LIST.validate_python(json_value(tags.get(TAG_TRAINED_ON) or "[]", NOTE))
     except (ValueError, ValidationError):
         before = []
-    return [*found, *before][:MAX_TRAINED_ROWS]
+    told = [rows.model_copy(update={"told_by": "tags"}) for rows in (*found, *before)]
+    return told[:MAX_TRAINED_ROWS]
 
 
 _LIST = TypeAdapter(list[TrainedRows])

@@ -285,6 +285,8 @@ def _trained_on_rows(spec: EvaluationSpec, candidate: ObservedCandidate, data: D
             continue
         maker = rows.get("by")
         by = f" by FineTuneJob {maker}" if maker else ""
+        if rows.get("toldBy"):
+            by += " (as the tags of its registered version say, which nothing proves)"
         why = (
             "spec.split is train"
             if same_split

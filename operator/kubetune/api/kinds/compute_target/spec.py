@@ -206,8 +206,9 @@ class RegistrySharing(Value):
         default=None,
         min_length=1,
         max_length=64,
-        description="Namespaces whose registered versions and measurements are reused by others on"
-        " this target, where they are signed. Default: none; each reuses its own.",
+        description="Namespaces whose registered models others on this target may read, and whose"
+        " versions and measurements they reuse, where they are signed. Default: none; each reads"
+        " and reuses its own.",
     )
 
 
@@ -247,9 +248,9 @@ class Tracking(Value):
 
     registry: RegistrySharing | None = Field(
         default=None,
-        description="Registered models that all namespaces may register versions of and move"
-        " aliases of, and namespaces that others believe. Default: none; each model belongs to the"
-        " namespace that registers the first version.",
+        description="Registered models that all namespaces may read, register versions of and move"
+        " aliases of, and namespaces that others read and believe. Default: none; each model"
+        " belongs to the namespace that registers the first version.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
