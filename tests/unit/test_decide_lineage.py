@@ -189,7 +189,7 @@ def test_rows_behind_what_a_job_starts_from_are_kept_and_count_for_no_digest() -
     trained = observed_job(job(), model=ready(model(spec), **MODEL_FOUND, trainedOn=seen))
     inputs = resolve(trained)
     assert isinstance(inputs, Inputs)
-    assert inputs.lineage["trainedOn"] == seen
+    assert inputs.lineage["trainedOn"] == [{**seen[0], "toldBy": "tags"}]
     assert digest(plain) == digest(trained)
     output = {"source": {"fineTuneJob": {"name": "first"}}}
     first = job(status={"lineage": {"datasetDigest": "sha256:d1", "trainedOn": seen}})
