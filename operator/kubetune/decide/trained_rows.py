@@ -25,8 +25,10 @@ def of_models(models: Sequence[tuple[Model, Job]]) -> list[TrainedRowsDict]:
         found += (output.get("trainedOn") if output else None) or []
     for model, _ in models:
         # What is found in the registry stays when the job is gone. The cluster's own word is first.
-        tagged = (model.status.get("trainedOn") if model else None) or []
-        found += [{**rows, "toldBy": "tags"} for rows in tagged]
+        for rows in (model.status.get("trainedOn") if model else None) or ():
+            tagged = rows.copy()
+            tagged["toldBy"] = "tags"
+            found.append(tagged)
     return _distinct(found)
 
 
