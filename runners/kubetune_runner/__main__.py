@@ -16,10 +16,12 @@ from kubetune.api.bounded import json_file
 from kubetune.api.run.evaluation_plan import EvaluationRunPlan
 from kubetune.api.run.outcome import ExitCode, Outcome
 from kubetune.api.run.plan import (
+    ENV_BATCH,
     ENV_PLAN,
     ENV_ROOT,
     PLAN_FILE,
     PLAN_VERSION,
+    BatchPlan,
     InspectionPlan,
     RunPlan,
     in_container,
@@ -118,11 +120,18 @@ def read_plan(path: Path) -> RunPlan | EvaluationRunPlan | InspectionPlan:
         )
     kind = _KINDS.get(str(document.get("kind", "train")), InspectionPlan)
     try:
-        return kind.model_validate(document)
+        plan = kind.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise RunError("PlanInvalid", f"plan: {field}: {first['msg']}") from error
+    if not isinstance(plan, RunPlan):
+        return plan
+    try:
+        return plan.model_copy(update={"batch": BatchPlan.of_environment()})
+    except ValueError as error:
+        given = os.environ.get(ENV_BATCH)
+        raise RunError("PlanInvalid", f"{ENV_BATCH} is {given!r}, not like 4x2") from error
 
 
 def _outcome(

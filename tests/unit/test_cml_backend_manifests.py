@@ -222,6 +222,16 @@ def test_only_the_attempt_differs_between_runs() -> None:
     assert build_run(again).environment == {plan.ENV_ATTEMPT: "3"}
 
 
+def test_an_attempt_may_have_a_batch_of_its_own() -> None:
+    batch = plan.BatchPlan(per_device_batch_size=4, gradient_accumulation_steps=2)
+    again = request(attempt=3, batch=batch, workers=2, plan={"version": 1, "workers": 2})
+    assert build_run(again).environment == {plan.ENV_ATTEMPT: "3", plan.ENV_BATCH: "4x2"}
+    environment = build_job(again, OFFER, "run.py", RUNNER).environment or {}
+    assert plan.ENV_BATCH not in environment, "the job is of all attempts"
+    # It reaches the further workers, too.
+    assert plan.ENV_BATCH in environment[plan.ENV_WORKER_VARIABLES].split(",")
+
+
 def test_input_files_lie_below_the_runs_own_folder() -> None:
     rows = [{"prompt": "Grüße ☃", "completion": "zurück"}]
     root = f".kubetune/runs/{RUN_KEY}"

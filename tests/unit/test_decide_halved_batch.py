@@ -63,7 +63,9 @@ def step(spec: JsonObject, *attempts: JsonObject, **around: Any) -> Any:
 
 def plan_in(decision: Any) -> RunPlan:
     (start,) = (action for action in decision.actions if isinstance(action, StartRun))
-    return RunPlan.model_validate(start.request.plan)
+    # As the run takes it from its environment.
+    plan = RunPlan.model_validate(start.request.plan)
+    return plan.model_copy(update={"batch": start.request.batch})
 
 
 def batch_in(plan: RunPlan) -> tuple[int, int]:
@@ -106,6 +108,7 @@ def test_each_attempt_has_half_of_the_last_one_until_none_is_left() -> None:
         decision = step(HALVES, *known)
         plan = plan_in(decision)
         assert batch_in(plan) == batch
+        assert plan.model_copy(update={"batch": None}) == plan_in(step(HALVES)), "one for all"
         assert (plan.batch is None) == (number == 1)
         # What is declared, and what the job is to make, stay as they are.
         assert plan.training.hyperparameters.per_device_batch_size == 8

@@ -186,7 +186,7 @@ class World:
                     pass
 
     def _take_batch(self, request: RunRequest) -> None:
-        plan = RunPlan.model_validate(request.plan)
+        plan = RunPlan.model_validate(request.plan).model_copy(update={"batch": request.batch})
         numbers = plan.in_force.training.hyperparameters
         batch = numbers.per_device_batch_size, numbers.gradient_accumulation_steps
         before = self.batches.get(request.attempt - 1, (8, 1))

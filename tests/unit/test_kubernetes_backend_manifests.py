@@ -65,6 +65,18 @@ def test_training_has_grace_and_no_deadline_and_inspection_the_opposite():
     assert "terminationGracePeriodSeconds" not in inspection["spec"]["template"]["spec"]
 
 
+def test_an_attempt_may_have_a_batch_of_its_own():
+    batch = plan.BatchPlan(per_device_batch_size=4, gradient_accumulation_steps=2)
+    for workers in (1, 2):
+        own = environment(batch=batch, workers=workers)
+        assert own[plan.ENV_BATCH] == {"name": plan.ENV_BATCH, "value": "4x2"}
+        assert plan.ENV_BATCH not in environment(workers=workers)
+        changed, before = (
+            build_plan_config_map(request(batch=given, workers=workers)) for given in (batch, None)
+        )
+        assert changed == before, "the plan is of all attempts"
+
+
 def test_marks_and_owner():
     job = build_job(request())
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):

@@ -11,6 +11,7 @@ from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.status_types import ComputeTargetStatusDict, ExternalDict
 from kubetune.api.run.outcome import Outcome, last_lines
+from kubetune.api.run.plan import BatchPlan
 from kubetune.api.schema.base import SecretKeyRef
 from kubetune.api.training.settings import Resources
 
@@ -67,10 +68,12 @@ class RunRequest:
     attempt: int
     purpose: Purpose
     plan: dict[str, Any]
-    """RunPlan, InspectionPlan or EvaluationRunPlan as JSON."""
+    """RunPlan, InspectionPlan or EvaluationRunPlan as JSON; the same for all attempts."""
     target: ComputeTargetSpec
     resources: Resources
     """Resolved: cpu, memory and gpu are set. Each worker gets them."""
+    batch: BatchPlan | None = None
+    """Of an attempt that trains with another batch than the plan says."""
     kept: bool = False
     """It is to continue when its owner is deleted."""
     workers: int = 1

@@ -52,6 +52,8 @@ CACHE_DIRECTORY = "/kubetune/cache"
 ENV_PLAN = "KUBETUNE_PLAN"
 ENV_ATTEMPT = "KUBETUNE_ATTEMPT"
 """1 for the first attempt."""
+ENV_BATCH = "KUBETUNE_BATCH"
+"""``4x2``: batch and accumulation of an attempt that has other ones than the plan says."""
 ENV_RUN_KEY = "KUBETUNE_RUN_KEY"
 ENV_ROOT = "KUBETUNE_ROOT"
 ENV_CODE_VARIABLES = "KUBETUNE_CODE_VARIABLES"
@@ -267,6 +269,22 @@ class BatchPlan(PlanValue):
     per_device_batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
 
+    @property
+    def variable(self) -> str:
+        """As the environment of the attempt has it."""
+        return f"{self.per_device_batch_size}x{self.gradient_accumulation_steps}"
+
+    @staticmethod
+    def of_environment() -> BatchPlan | None:
+        """That of this attempt, where it has one. Raises ValueError when it can't be read."""
+        text = os.environ.get(ENV_BATCH)
+        if not text:
+            return None
+        size, _, accumulation = text.partition("x")
+        return BatchPlan(
+            per_device_batch_size=int(size), gradient_accumulation_steps=int(accumulation)
+        )
+
 
 class RunPlan(PlanValue):
     """A training run."""
@@ -285,7 +303,7 @@ class RunPlan(PlanValue):
     strategy: Strategy | None = None
     """How several workers share the training."""
     batch: BatchPlan | None = None
-    """This attempt's own; neither parameters nor digests know of it."""
+    """This attempt's own, which the run takes from its environment: the plan is of all attempts."""
     merge: bool = False
     """Merge the adapter into its base and upload that, too."""
     tags: dict[str, str] = Field(default_factory=dict)

@@ -149,7 +149,8 @@ def changes(job: Job, request: RunRequest, offer: Offer) -> JobChange | None:
 
 def build_run(request: RunRequest) -> CreateJobRunRequest:
     """One run of the job; what differs between attempts travels in its environment."""
-    return CreateJobRunRequest(environment={plan.ENV_ATTEMPT: str(request.attempt)})
+    own = {plan.ENV_BATCH: request.batch.variable} if request.batch else {}
+    return CreateJobRunRequest(environment={plan.ENV_ATTEMPT: str(request.attempt), **own})
 
 
 def input_files(request: RunRequest, config_map: str | None) -> dict[str, bytes]:
@@ -204,7 +205,7 @@ def _with_workers(
         plan.ENV_SCRIPT: script,
         plan.ENV_WORKER_RESOURCES: json.dumps(_resources(request, offer)),
     }
-    names = {*environment, *added, plan.ENV_ATTEMPT} - {plan.ENV_WORKER_VARIABLES}
+    names = {*environment, *added, plan.ENV_ATTEMPT, plan.ENV_BATCH} - {plan.ENV_WORKER_VARIABLES}
     return environment | added | {plan.ENV_WORKER_VARIABLES: ",".join(sorted(names))}
 
 
