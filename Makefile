@@ -20,6 +20,8 @@ CODE := operator runners devcluster tests tools
 TEST_WORKERS ?= 3
 # In the order of their names: the short files of tests/unit come last, and no worker waits for another.
 SPREAD := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+# A fifth of an API server's time is the collection of garbage; memory is what tests have.
+test test-all chaos: export GOGC ?= 400
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))

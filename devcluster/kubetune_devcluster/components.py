@@ -181,8 +181,12 @@ def _python_environment() -> dict[str, str]:
 
 
 def _server_environment() -> dict[str, str]:
-    """The Go servers need nothing of the caller's environment, which may hold credentials."""
-    return {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    """The Go servers need little of the caller's environment, which may hold credentials.
+
+    GOGC trades their memory for their time.
+    """
+    needed = ("PATH", "HOME", "TMPDIR", "GOGC")
+    return {name: os.environ[name] for name in needed if name in os.environ}
 
 
 def _etcd(layout: Layout) -> Component:
