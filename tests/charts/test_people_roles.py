@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from kubetune.api.kinds.table import KINDS, Kind
 from kubetune_devcluster.cluster import LocalCluster
 from kubetune_devcluster.errors import LocalClusterError
 
+from tests.cluster.api_client import ApiClient
 from tests.cluster.support import eventually
 
 ROLES = Path(__file__).parents[2] / "manifests" / "install" / "people-roles.yaml"
@@ -22,8 +23,35 @@ CLUSTER_WIDE = [kind for kind in KINDS if not kind.namespaced]
 pytestmark = pytest.mark.cluster
 
 
+Permits = Callable[..., bool]
+
+
 @pytest.fixture(scope="module")
-def people(cluster: LocalCluster) -> Iterator[LocalCluster]:
+def may(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Permits]:
+    """Whether a user may do something, as the API server would judge it."""
+    client = ApiClient(cluster.kubeconfig, tmp_path_factory.mktemp("reviews"))
+
+    def ask(user: str, verb: str, plural: str, namespace: str | None = THEIRS) -> bool:
+        resource, _, subresource = plural.partition("/")
+        attributes = {"verb": verb, "group": "kubetune.io", "resource": resource}
+        attributes |= {"namespace": namespace} if namespace else {}
+        attributes |= {"subresource": subresource} if subresource else {}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": user, "resourceAttributes": attributes},
+        }
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        status, answer = client.request("POST", path, review)
+        assert status == 201, answer
+        return answer["status"]["allowed"]
+
+    yield ask
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def people(cluster: LocalCluster, may: Permits) -> Iterator[LocalCluster]:
     """Users view, edit and admin, each with Kubernetes' role of that name in one namespace."""
     cluster.kubectl("apply", "--server-side", "-f", str(ROLES))
     for name in (THEIRS, OTHERS):
@@ -34,49 +62,36 @@ def people(cluster: LocalCluster) -> Iterator[LocalCluster]:
             *("--namespace", THEIRS),
         )
     # Kubernetes adds the rules up some time after.
-    eventually(lambda: may(cluster, "admin", "create", "computetargets"))
-    eventually(lambda: may(cluster, "edit", "create", "finetunejobs"))
-    eventually(lambda: may(cluster, "view", "list", "finetunejobs"))
+    eventually(lambda: may("admin", "create", "computetargets"))
+    eventually(lambda: may("edit", "create", "finetunejobs"))
+    eventually(lambda: may("view", "list", "finetunejobs"))
     yield cluster
     for name in (THEIRS, OTHERS):
         cluster.kubectl("delete", "namespace", name, "--wait=false")
     cluster.kubectl("delete", "-f", str(ROLES))
 
 
-def may(
-    cluster: LocalCluster, user: str, verb: str, plural: str, namespace: str | None = THEIRS
-) -> bool:
-    attributes = {"verb": verb, "group": "kubetune.io", "resource": plural.partition("/")[0]}
-    attributes |= {"namespace": namespace} if namespace else {}
-    attributes |= {"subresource": plural.partition("/")[2]} if "/" in plural else {}
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {"user": user, "resourceAttributes": attributes},
-    }
-    answer = cluster.kubectl("create", "-f", "-", "-o", "json", input=json.dumps(review))
-    return json.loads(answer)["status"]["allowed"]
-
-
 @pytest.mark.parametrize("user", ["view", "edit", "admin"])
 @pytest.mark.parametrize("kind", NAMESPACED, ids=lambda kind: kind.plural)
-def test_what_a_user_may_do_in_a_namespace(people: LocalCluster, user: str, kind: Kind) -> None:
+@pytest.mark.usefixtures("people")
+def test_what_a_user_may_do_in_a_namespace(may: Permits, user: str, kind: Kind) -> None:
     writes = user == "admin" or (user == "edit" and kind.kind != "ComputeTarget")
     for verb in ("get", "list", "watch"):
-        assert may(people, user, verb, kind.plural)
-        assert not may(people, user, verb, kind.plural, OTHERS)
+        assert may(user, verb, kind.plural)
+        assert not may(user, verb, kind.plural, OTHERS)
     for verb in ("create", "update", "patch", "delete"):
-        assert may(people, user, verb, kind.plural) == writes
-        assert not may(people, user, verb, kind.plural, OTHERS)
+        assert may(user, verb, kind.plural) == writes
+        assert not may(user, verb, kind.plural, OTHERS)
     # What the operator says of an object is its own.
-    assert not may(people, user, "patch", f"{kind.plural}/status")
+    assert not may(user, "patch", f"{kind.plural}/status")
 
 
 @pytest.mark.parametrize("kind", CLUSTER_WIDE, ids=lambda kind: kind.plural)
-def test_nobody_of_a_namespace_writes_what_is_for_all(people: LocalCluster, kind: Kind) -> None:
+@pytest.mark.usefixtures("people")
+def test_nobody_of_a_namespace_writes_what_is_for_all(may: Permits, kind: Kind) -> None:
     for user in ("view", "edit", "admin"):
         for verb in ("create", "update", "patch", "delete"):
-            assert not may(people, user, verb, kind.plural, None)
+            assert not may(user, verb, kind.plural, None)
 
 
 def test_a_user_applies_the_quickstart_but_no_target(people: LocalCluster) -> None:
