@@ -6,15 +6,20 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from api_client import ApiClient
 from kubetune_devcluster import components
 from kubetune_devcluster.cluster import LocalCluster
-from kubetune_devcluster.errors import LocalClusterError
 from support import eventually
 
 TOLERATIONS = [{"key": "kubetune.io/process-node", "operator": "Exists"}]
 IMAGE = "kubetune.local/runner:test"
 ROOT = "${KUBETUNE_ROOT:-}"
 """In a shell: where the pod's mounts are, in both views."""
+PATHS = {
+    "pod": "/api/v1/namespaces/default/pods",
+    "job": "/apis/batch/v1/namespaces/default/jobs",
+    "node": "/api/v1/nodes",
+}
 
 
 class NodeUnderTest:
@@ -23,6 +28,8 @@ class NodeUnderTest:
     def __init__(self, cluster: LocalCluster, home: Path, view: str) -> None:
         self.cluster, self.home, self.view = cluster, home, view
         self.process: subprocess.Popen[bytes] | None = None
+        # Asked again and again: a kubectl for each question would be most of the work.
+        self._api = ApiClient(cluster.kubeconfig, home.parent)
 
     def start(self) -> None:
         layout = components.Layout(self.cluster.home, Path())
@@ -42,10 +49,8 @@ class NodeUnderTest:
         eventually(registered, 30)
 
     def node(self) -> dict[str, Any]:
-        try:
-            return json.loads(self.cluster.kubectl("get", "node", "process-node", "-o", "json"))
-        except LocalClusterError:
-            return {}
+        status, body = self._api.request("GET", f"{PATHS['node']}/process-node")
+        return body if status == 200 else {}
 
     def ready(self) -> str:
         conditions = self.node().get("status", {}).get("conditions", ())
@@ -63,14 +68,23 @@ class NodeUnderTest:
         main = {"name": "main", "image": IMAGE, "command": list(command), **(container or {})}
         plain = {"restartPolicy": "Never", "tolerations": TOLERATIONS, "containers": [main]}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}}
-        self.apply({**pod, "spec": {**plain, **spec}})
+        status, answer = self._api.request("POST", PATHS["pod"], {**pod, "spec": {**plain, **spec}})
+        assert status == 201, answer
 
     def apply(self, *objects: dict[str, Any]) -> None:
         items = {"apiVersion": "v1", "kind": "List", "items": objects}
         self.cluster.kubectl("apply", "-f", "-", input=json.dumps(items))
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        return json.loads(self.cluster.kubectl("get", kind, name, "-o", "json"))
+        status, body = self._api.request("GET", f"{PATHS[kind]}/{name}")
+        assert status == 200, body
+        return body
+
+    def pods(self, selector: str = "") -> dict[str, Any]:
+        """The list of pods."""
+        status, body = self._api.request("GET", f"{PATHS['pod']}?labelSelector={selector}")
+        assert status == 200, body
+        return body
 
     def status(self, name: str) -> dict[str, Any]:
         return self.get("pod", name)["status"]

@@ -19,9 +19,9 @@ PROBE = {"livenessProbe": {"exec": {"command": ["true"]}}}
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeUnderTest]:
     cluster = LocalCluster(tmp_path_factory.mktemp("refusals-cluster"), components=())
-    made = NodeUnderTest(cluster, tmp_path_factory.mktemp("node") / "home", "links")
     try:
         cluster.up()
+        made = NodeUnderTest(cluster, tmp_path_factory.mktemp("node") / "home", "links")
         made.start()
         yield made
         assert made.stop(signal.SIGINT) == 0
@@ -45,8 +45,7 @@ class Seen:
 
     def __init__(self, node: NodeUnderTest) -> None:
         self._node = node
-        listed = json.loads(node.cluster.kubectl("get", "--raw", "/api/v1/namespaces/default/pods"))
-        self._version = listed["metadata"]["resourceVersion"]
+        self._version = node.pods()["metadata"]["resourceVersion"]
 
     def events(self) -> list[dict[str, Any]]:
         path = (
@@ -69,10 +68,9 @@ class Seen:
 
 def refused_pods(node: NodeUnderTest) -> list[dict[str, Any]]:
     """Pods that wait with a reason of the node and aren't on their way out."""
-    found = json.loads(node.cluster.kubectl("get", "pods", "-l", "app=refused", "-o", "json"))
     return [
         pod
-        for pod in found["items"]
+        for pod in node.pods("app%3Drefused")["items"]
         if "deletionTimestamp" not in pod["metadata"]
         and "message" in (state(pod["status"]).get("waiting") or {})
     ]
