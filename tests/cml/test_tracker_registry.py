@@ -1,6 +1,7 @@
 """Registration in a workspace against the simulator: one version for one run on every bad day."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from kubetune.clients.cml_models import CreateRegisteredModelRequest
 from kubetune.clients.cml_operations import CREATE_REGISTERED_MODEL
 from kubetune.tracking.base import RegisteredVersion, Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
+from kubetune.tracking.cml_values import joined, version_tag
 from kubetune_devcluster.cml.server import Simulator
 
 from tests.believing import anybodys
@@ -204,6 +206,41 @@ async def test_a_run_that_can_not_be_marked_is_registered_all_the_same(
     registration = experiment.registration(await experiment.run("key-1"))
     simulator.faults.add("log_experiment_run_batch", status=400)
     assert (await tracker.register(registration)).version == 1
+
+
+async def test_a_statement_is_kept_on_the_run_in_pieces(
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker
+):
+    """As long as a statement with many files is; the registry keeps no tags of versions."""
+    simulator.behaviour.lose_tags = True
+    run_id = await experiment.run("key-1")
+    statement = "".join(f"{number:07d}" for number in range(3000))
+    first = await tracker.register(experiment.registration(run_id))
+    versions = first, replace(first, name="tickets-merged")
+    for version in versions:
+        tags = {plan.TAG_ATTESTATION: version.name + statement, plan.TAG_SIGNATURE: "signed"}
+        await tracker.tag_version(version, experiment.id, tags)
+    run = await tracker.find_run("key-1", experiment.name)
+    assert run
+    for version in versions:
+        key = version_tag(plan.TAG_ATTESTATION, version.name)
+        assert joined(key, run.tags) == version.name + statement
+        assert run.tags[version_tag(plan.TAG_SIGNATURE, version.name)] == "signed"
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_a_statement_that_is_not_kept_holds_nothing_up(
+    simulator: Simulator, experiment: Experiment, tracker: CmlTracker, status: int
+):
+    version = await tracker.register(experiment.registration(await experiment.run("key-1")))
+    simulator.faults.add("log_experiment_run_batch", status=status, times=9)
+    with pytest.raises(TrackingError, match=r"kubetune\.attestation can't be set") as info:
+        await tracker.tag_version(version, experiment.id, {plan.TAG_ATTESTATION: "a" * 9000})
+    assert info.value.refused
+    # A signature is another matter: a version without one would never be adopted.
+    with pytest.raises(TrackingError) as info:
+        await tracker.tag_version(version, experiment.id, {plan.TAG_SIGNATURE: "a"})
+    assert info.value.refused == (status == 400)
 
 
 async def test_what_the_registry_can_not_take_is_told(

@@ -10,8 +10,10 @@ import yaml
 from click.testing import CliRunner
 from kubetune.api import JsonObject
 from kubetune.api.run.evaluation_plan import ROWS_ARTIFACT, EvaluatedRow
-from kubetune.api.run.plan import CML_RUNS_FOLDER, TAG_LINEAGE
+from kubetune.api.run.plan import CML_RUNS_FOLDER, FILE_LIST, TAG_ATTESTATION, TAG_LINEAGE
+from kubetune.attestation import CONFIG_MAP, opened
 from kubetune.cli.compare import compare
+from kubetune.tracking.cml_values import joined, version_tag
 from kubetune_devcluster.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 
@@ -236,6 +238,21 @@ def test_a_job_that_a_workspace_tracks_and_registers_itself(cml: CmlSpace) -> No
     (version,) = cml.simulator.workspace.tracking.registry.search_model_versions(f"name='{name}'")
     assert version.run_id == status["mlflow"]["runId"]
     assert condition(body, "Complete")[0] == "True"
+    # What it was made of stands on its run, signed for everybody.
+    run = cml.simulator.workspace.tracking.store.get_run(version.run_id)
+    envelope = joined(version_tag(TAG_ATTESTATION, name), run.data.tags)
+    path = f"/api/v1/namespaces/kubetune-system/configmaps/{CONFIG_MAP}"
+    stated = opened(envelope, cml.request("GET", path)["data"])
+    digest = status["result"]["filesDigest"].removeprefix("sha256:")
+    assert stated["subject"][0] == {"name": FILE_LIST, "digest": {"sha256": digest}}
+    files = {subject["name"] for subject in stated["subject"]}
+    assert {"MLmodel", "loader.py", "artifacts/adapter/adapter_config.json"} < files
+    (about,) = (
+        item["annotations"]
+        for item in stated["predicate"]["runDetails"]["byproducts"]
+        if item["name"] == "registered"
+    )
+    assert (about["name"], about["version"], about["run"]) == (name, 1, version.run_id)
     # The same once more costs no training: the registered version is adopted.
     cml.delete("FineTuneJob", "router")
     cml.until("Model", "small", lambda _: cml.find("FineTuneJob", "router") is None)

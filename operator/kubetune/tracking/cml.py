@@ -33,6 +33,8 @@ from kubetune.tracking.base import (
 )
 from kubetune.tracking.cml_registry import SETTLE_SECONDS, CmlRegistry
 from kubetune.tracking.cml_values import (
+    LONGEST_TAG,
+    pieces,
     run_age,
     run_status,
     run_tags,
@@ -138,9 +140,21 @@ class CmlTracker:
     async def tag_version(
         self, version: RegisteredVersion, experiment_id: str, tags: Mapping[str, str]
     ) -> None:
-        """Set tags of a version: on its run, since a version of CML gets none later."""
-        named = {version_tag(key, version.name): value for key, value in tags.items()}
-        await self._tag(experiment_id, version.run_id, named)
+        """Set tags of a version: on its run, since a version of CML gets none later.
+
+        Long ones are parted. Raises TrackingError, refused, when these can't be set, however that
+        shows: an unknown limit may look like a fault that passes.
+        """
+        long = {key for key, value in tags.items() if len(value) > LONGEST_TAG}
+        named = {version_tag(key, version.name): tags[key] for key in tags.keys() - long}
+        if named:
+            await self._tag(experiment_id, version.run_id, named)
+        for key in sorted(long):
+            parts = pieces(version_tag(key, version.name), tags[key])
+            try:
+                await self._tag(experiment_id, version.run_id, parts)
+            except TrackingError as error:
+                raise TrackingError(f"{key} can't be set: {error}", refused=True) from error
 
     async def register(self, registration: Registration) -> RegisteredVersion:
         """The version made from the run: found or created. It never has an alias."""

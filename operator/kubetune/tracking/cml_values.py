@@ -66,10 +66,29 @@ def tag_list(tags: Mapping[str, str]) -> list[Tag]:
     return [Tag(key=key, value=value) for key, value in tags.items()]
 
 
+LONGEST_TAG = 4000
+
+
 def version_tag(key: str, name: str) -> str:
     """The tag of a run that says something of the version that was made of it: a run may have
     versions of several models."""
     return f"{key}.{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def pieces(key: str, value: str) -> dict[str, str]:
+    """Tags that hold a long value together: nobody knows how long a tag of CML may be, and those
+    that hold outcomes are.
+    """
+    parts = range(0, len(value), LONGEST_TAG)
+    return {f"{key}.{n}": value[at : at + LONGEST_TAG] for n, at in enumerate(parts)}
+
+
+def joined(key: str, tags: Mapping[str, str]) -> str:
+    """The opposite of ``pieces``; empty where there are none."""
+    found: list[str] = []
+    while (part := tags.get(f"{key}.{len(found)}")) is not None:
+        found.append(part)
+    return "".join(found)
 
 
 def tracked_run(item: ExperimentRun, experiment_id: str) -> TrackedRun:

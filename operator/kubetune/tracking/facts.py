@@ -25,8 +25,6 @@ class TrackerFacts:
     """Versions of its registry can have aliases."""
     needs_experiment_id: bool
     """A version is registered by run and experiment; elsewhere the run is enough."""
-    keeps_statements: bool
-    """A tag may be as long as a statement of what a version was made of."""
     run_page: str
     """Address of a run's page, with {root}, {experiment} and {run}."""
 
@@ -40,7 +38,6 @@ FACTS: dict[str, TrackerFacts] = {
         credentials_field="spec.tracking.credentialsSecretRef",
         has_aliases=True,
         needs_experiment_id=False,
-        keeps_statements=True,
         run_page="{root}/#/experiments/{experiment}/runs/{run}",
     ),
     "cml": TrackerFacts(
@@ -51,7 +48,6 @@ FACTS: dict[str, TrackerFacts] = {
         credentials_field="spec.cml.apiKeySecretRef",
         has_aliases=False,
         needs_experiment_id=True,
-        keeps_statements=False,
         # The API doesn't tell where the page of a run is; the workspace is certain.
         run_page="{root}",
     ),

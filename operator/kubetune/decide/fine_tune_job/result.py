@@ -137,8 +137,6 @@ def finish(draft: Draft) -> FineTuneJobDecision:
 def _stated(
     draft: Draft, run: RunState | None, digest: str | None, metrics: JsonObject, *, merged: bool
 ) -> JsonObject | None:
-    if not tracker_facts(draft.observed.place).keeps_statements:
-        return None
     outcome = run.outcome if run else None
     return statement(draft, outcome, digest, _numbers(metrics), merged=merged)
 
