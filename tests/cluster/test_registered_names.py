@@ -62,6 +62,14 @@ def test_a_name_of_another_namespace_is_refused_before_anything_runs(
     assert f"belongs to namespace {ours.namespace}" in message
     assert "spec.tracking.registry.allowedNames" in message
     assert theirs.runs("second") == []
+    # Neither for the adapter nor for the merged model, whichever is asked for first.
+    own = f"own-{theirs.namespace}"
+    for job, names in (("merging", (own, name)), ("merged", (name, own))):
+        both = {"name": names[0], "mergedName": names[1], "alias": "champion"}
+        theirs.job(job, output={"merge": True, "registry": both})
+        body = theirs.phase(job, "Failed")
+        assert f"belongs to namespace {ours.namespace}" in condition(body, "Failed")[2]
+        assert theirs.runs(job) == []
     # Also without the question that comes before the training.
     train(theirs, "third", registry, reuse="Never")
     theirs.phase("third", "Running")

@@ -20,7 +20,12 @@ from kubetune.decide.decision import (
     Register,
     SignMeasurement,
 )
-from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
+from kubetune.decide.fine_tune_job.observed import (
+    ObservedJob,
+    TrackerAnswers,
+    merged_name,
+    registry_name,
+)
 from kubetune.decide.fine_tune_job.provenance import about_version
 from kubetune.keys import Keyring
 from kubetune.observe.trackers import Trackers
@@ -53,7 +58,7 @@ async def ask(
             namespace = observed.job.owner.namespace
             found = await trackers.of(target, namespace)
             experiment = target.tracking.experiment_in(namespace)
-            await _claim(found.tracker, target.tracking, namespace, question)
+            await _claim(found.tracker, target.tracking, observed, question)
             trust = Trust(keys, namespace, target.tracking.trusted_namespaces)
             asker = _Asker(found.tracker, experiment, keys, trust, attesting)
             answers = await asker.ask(answers, question)
@@ -62,15 +67,21 @@ async def ask(
     return answers
 
 
-async def _claim(tracker: Tracker, tracking: Tracking, namespace: str, question: Question) -> None:
+async def _claim(
+    tracker: Tracker, tracking: Tracking, observed: ObservedJob, question: Question
+) -> None:
     """Refuse what another namespace has the name of; before training, and before registering."""
     match question:
-        case FindIdentical(name) if not tracking.shares(name):
-            await tracker.claim(name, namespace, make=False)
-        case Register(registration) if not tracking.shares(registration.name):
-            await tracker.claim(registration.name, namespace, make=True)
+        case FindIdentical():
+            # All that will be registered: the training would be for nothing.
+            names, make = (registry_name(observed), merged_name(observed)), False
+        case Register(registration):
+            names, make = (registration.name,), True
         case _:
-            pass
+            return
+    for name in names:
+        if name and not tracking.shares(name):
+            await tracker.claim(name, observed.job.owner.namespace, make=make)
 
 
 @dataclass(frozen=True)
