@@ -156,6 +156,7 @@ class CmlWorkspace:
             purpose={"train": "train", "evaluate": "evaluate"}.get(plan["kind"], "inspect"),
             attempt=int(environment[plans.ENV_ATTEMPT]),
             outside=True,
+            batch=environment.get(plans.ENV_BATCH, ""),
         )
         run["status"], run["running_at"] = "ENGINE_RUNNING", self._now()
         path = plans.outcome_path(facts.run_key, facts.attempt)

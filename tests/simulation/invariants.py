@@ -14,6 +14,7 @@ from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_in
 from kubetune.names import FINALIZER, JOB, RUN_KEY
 
+from tests.simulation.batches import untold_batches
 from tests.simulation.manifests import TEAM
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def check(world: World) -> None:
     for body in world.server.of_kind("FineTuneJob"):
         _check_result(world, body)
         _check_marks(world, body)
+        for what in untold_batches(world, body):
+            world.ledger.violated("the status tells what an attempt trains with", what)
     _check_versions(world)
 
 

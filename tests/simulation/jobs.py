@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubetune import names
 from kubetune.api import JsonObject
+from kubetune.api.run.plan import ENV_BATCH
 from kubetune.clients.kubernetes import ApiError
 from kubetune.targets.kubernetes.strays import JOB_NAME
 
@@ -269,11 +270,13 @@ class Kubelet:
             self._world.later(10.0, lambda: self._run(uid))
             return
         labels: JsonObject = metadata["labels"]
+        told: list[JsonObject] = pod["spec"]["containers"][0]["env"]
         facts = RunFacts(
             name=metadata["name"],
             run_key=labels[names.RUN_KEY],
             purpose=labels[names.PURPOSE],
             attempt=int(labels[names.ATTEMPT]),
+            batch=next((item["value"] for item in told if item["name"] == ENV_BATCH), ""),
         )
         run = Run(
             self._world,

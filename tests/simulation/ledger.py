@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from kubetune.api import JsonObject
 from kubetune.api.conditions import TERMINAL_PHASES
 
+from tests.simulation.batches import batch_problems
+
 if TYPE_CHECKING:
     from tests.simulation.runs import Run
     from tests.simulation.world import World
@@ -70,6 +72,8 @@ class Ledger:
 
     def run_started(self, run: Run) -> None:
         """A container of a run starts: no other of its object may live."""
+        for what in batch_problems(self._world, run):
+            self.violated("a step learns from what is declared", what)
         self.runs.append(run)
         # All attempts of a FineTuneJob are one; candidates of an Evaluation are not.
         whose = run.owner if run.purpose == "train" else run.run_key

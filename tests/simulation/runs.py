@@ -61,6 +61,8 @@ class RunFacts:
     attempt: int
     outside: bool = False
     """It runs in CML."""
+    batch: str = ""
+    """What it is told to train with, where that isn't what the plan says."""
 
 
 class Run:
@@ -84,6 +86,7 @@ class Run:
         self.purpose = facts.purpose
         self.attempt = facts.attempt
         self.outside = facts.outside
+        self.batch = facts.batch
         self.owner: str = plan["run"]["uid"]
         """Uid of the object that the run was made for."""
         self.owner_name: str = plan["run"]["name"]

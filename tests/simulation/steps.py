@@ -36,6 +36,7 @@ def _draw_job(draw: random.Random) -> JsonObject:
         "deletionPolicy": draw.choice((None, None, None, "Orphan")),
         "suspend": draw.choice((None, None, None, None, True)),
         "computeTargetRef": draw.choice((None, None, None, {"name": "cloud"})),
+        "onOutOfMemory": draw.choice((None, None, None, "Fail", "HalveBatch", "HalveBatch")),
     }
     spec = {field: value for field, value in optional.items() if value is not None}
     script = [draw.choice(DURATIONS), draw.choice(ENDS)]

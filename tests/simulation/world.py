@@ -16,6 +16,7 @@ from kubetune.api import JsonObject
 from kubetune.observe import objects
 
 from tests.simulation.api_server import ApiServer, error
+from tests.simulation.batches import halves
 from tests.simulation.clock import EPOCH, VirtualLoop
 from tests.simulation.cml_workspace import CmlWorkspace
 from tests.simulation.definitions import Definitions
@@ -147,7 +148,8 @@ class World:
             return Script(2.0, "succeed")
         if self.scripts:
             return self.scripts.pop(0)
-        return Script(self.draw.choice(DURATIONS), self.draw.choice(ENDS))
+        ends = (*ENDS, *["memory"] * len(ENDS)) if halves(self, run) else ENDS
+        return Script(self.draw.choice(DURATIONS), self.draw.choice(ends))
 
     def plan_of(self, pod: JsonObject) -> JsonObject | None:
         """The plan that is mounted into a pod; None while its ConfigMap is missing."""
