@@ -34,6 +34,7 @@ class Assembly:
     reconciler: Reconciler
     needs: Needs
     poller: ProgressPoller[Key]
+    backend: Backends
 
 
 def utc_now() -> datetime:
@@ -52,7 +53,12 @@ def assemble(
     install_id: str,
     clock: Callable[[], datetime] = utc_now,
 ) -> Assembly:
-    """One of each part; nothing runs yet."""
+    """One of each part; nothing runs yet.
+
+    To be called once the lease is held: what another operator has sent just before may still take
+    effect, and how long that may take counts from here, not from the start of a process that has
+    waited for days.
+    """
     needs, consents = Needs(cache, client, queue), Consents(client)
     release = Release(needs.holds)
     left_behind = LeftBehind(
@@ -85,4 +91,4 @@ def assemble(
         GoneOwners(backend, queue),
         clock,
     )
-    return Assembly(reconciler, needs, poller)
+    return Assembly(reconciler, needs, poller, backend)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import kopf
 
 from kubetune.act.left_behind import taken_over
-from kubetune.assembly import assemble
+from kubetune.assembly import Assembly, assemble
 from kubetune.clients.connections import connect
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.clients.lease import Identity, Lease, NoLease
@@ -57,18 +57,11 @@ async def operate(
     def notify(owner: Owner) -> None:
         queue.add(Key(owner.kind, owner.namespace, owner.name))
 
-    parts = Parts(connections, cache, settings, keys, notify, partial(taken_over, client))
-    targets = backends(parts)
-    assembly = assemble(
-        cache,
-        client,
-        targets,
-        Trackers(sources(connections, pool)),
-        queue,
-        settings,
-        keys,
-        install_id,
-    )
+    def begin() -> Assembly:
+        parts = Parts(connections, cache, settings, keys, notify, partial(taken_over, client))
+        targets, trackers = backends(parts), Trackers(sources(connections, pool))
+        return assemble(cache, client, targets, trackers, queue, settings, keys, install_id)
+
     feed = Feed(cache, queue, namespaces)
     QUEUE_LENGTH.set_function(lambda: len(queue))
     QUEUE_OLDEST.set_function(lambda: (queue.oldest() or (None, 0.0))[1])
@@ -76,32 +69,36 @@ async def operate(
     LEADS.set_function(lease.held)
     for kind in WATCHED:
         OBJECTS.labels(kind).set_function(partial(cache.count, kind))
-    stop, ready, leading = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    stop, ready, leads = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    assembly: Assembly | None = None
     silence = settings.watch_silence_seconds
     bounds = Bounds(silence=3 * silence, wait=settings.queue_wait_seconds)
     health = Health(feed.watches, queue, client, bounds, ready)
     server = await health.serve(health_address, health_port) if health_port else None
 
     async def work() -> None:
+        nonlocal assembly
         await feed.watches.complete.wait()
         await lease.acquire()
-        leading.set()
+        assembly = begin()
         assembly.needs.restore()
+        leads.set()
         logger.info("everything is listed; %d objects to look at", len(queue))
         # Modules and listed objects stay: the collector need not walk them again and again.
         gc.freeze()
         gc.set_threshold(*COLLECT_LATER)
         await queue.run(assembly.reconciler, settings.workers)
 
-    async def after_lease(work: Callable[[], Awaitable[None]]) -> None:
-        await leading.wait()
-        await work()
+    async def poll() -> None:
+        await leads.wait()
+        if assembly:
+            await assembly.poller.run()
 
-    workers = [
-        asyncio.create_task(work()),
-        asyncio.create_task(after_lease(assembly.poller.run)),
-        asyncio.create_task(after_lease(lease.keep)),
-    ]
+    async def keep_lease() -> None:
+        await leads.wait()
+        await lease.keep()
+
+    workers = [asyncio.create_task(part()) for part in (work, poll, keep_lease)]
     for worker in workers:
         worker.add_done_callback(lambda _: stop.set())
     registry = build_registry(feed)
@@ -117,7 +114,8 @@ async def operate(
         await lease.close()
         if server:
             await server.cleanup()
-        await targets.close()
+        if assembly:
+            await assembly.backend.close()
         await pool.close()
         await connections.close()
 

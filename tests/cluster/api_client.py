@@ -39,11 +39,13 @@ class ApiClient:
     ``user`` is somebody whom it acts as, with no more rights than theirs.
     """
 
-    def __init__(self, kubeconfig: Path, folder: Path, user: str | None = None) -> None:
+    def __init__(
+        self, kubeconfig: Path, folder: Path, user: str | None = None, timeout: float = 30
+    ) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
         cluster, context = config["clusters"][0]["cluster"], administrator(config, folder)
         address = urlsplit(cluster["server"]).netloc
-        self._connection = http.client.HTTPSConnection(address, context=context, timeout=30)
+        self._connection = http.client.HTTPSConnection(address, context=context, timeout=timeout)
         self._user = {"Impersonate-User": user} if user else {}
         self._used = time.monotonic()
 

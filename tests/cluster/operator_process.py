@@ -74,7 +74,20 @@ class Operator:
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            self.go_on()
+
+    def halted(self) -> bool:
+        """Whether it is stopped by a signal, so that it does nothing, and has not ended."""
+        if self.ended():
+            return False
+        assert self._process
+        status = Path(f"/proc/{self._process.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] == "T"
+
+    def go_on(self) -> None:
+        """Have it go on where it was halted."""
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it in order."""
