@@ -66,9 +66,14 @@ test-all: $(ENVIRONMENT) ## Run the tests and their long forms
 # Schedules of the simulation: a million takes hours.
 SCHEDULES ?= 1000000
 
-chaos: $(ENVIRONMENT) ## Look for faults in simulated schedules (SCHEDULES=<how many>), and kill real operators
-	@.venv/bin/python -m tests.simulation --schedules $(SCHEDULES) $(ARGS)
+# Jobs of the storm, and its minutes; with ARGS=--seed=<number> it is the same again.
+JOBS ?= 200
+MINUTES ?= 6
+
+chaos: $(ENVIRONMENT) ## Let real servers and operators die under 200 jobs, and simulate schedules (JOBS, SCHEDULES)
+	@.venv/bin/python -m tests.chaos.storm --jobs $(JOBS) --minutes $(MINUTES) $(ARGS)
 	@$(PYTEST) $(SPREAD) tests/chaos
+	@.venv/bin/python -m tests.simulation --schedules $(SCHEDULES)
 
 bench: $(ENVIRONMENT) ## Measure the operator against the floor of a bare client
 	@.venv/bin/python -m tests.bench $(ARGS)

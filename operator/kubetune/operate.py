@@ -49,8 +49,12 @@ async def operate(
     lease = _lease(settings)
     connections = connect(settings, lease.held)
     client = connections.cluster
-    install_id = settings.install_id or await _install_id(client)
-    keys = await _keys(settings)
+    try:
+        install_id = settings.install_id or await _install_id(client)
+        keys = await _keys(settings)
+    except BaseException:
+        await connections.close()
+        raise
     cache, queue = ObjectCache(), WorkQueue()
     pool = TrackerPool(settings.tracking_timeout_seconds, connections.egress, lease.held)
 

@@ -307,3 +307,48 @@ async def test_a_server_that_is_down_is_an_error_in_time(server: Server):
     # The limit of four calls; MLflow's own client would block for minutes.
     assert time.monotonic() - started < 8
     await closed.close()
+
+
+class Late:
+    """Another operator registers the run when our request was allowed, and has the lease then."""
+
+    def __init__(self, server: Server, registration: Registration) -> None:
+        self._server, self._registration = server, registration
+        self.asked = 0
+        self.then = lambda: None
+        server.client.create_registered_model(server.name)
+
+    def may_write(self) -> bool:
+        self.asked += 1
+        if self.asked > 1:
+            return False
+        server, given = self._server, self._registration
+        model_id = given.source.removeprefix("models:/")
+        server.client.create_model_version(
+            server.name, given.source, given.run_id, model_id=model_id
+        )
+        self.then()
+        return True
+
+
+async def test_a_version_beside_anothers_is_removed_without_the_lease(server: Server):
+    registration = server.registration(server.run("key-late"))
+    late = Late(server, registration)
+    tracker = MlflowTracker(server.uri, timeout_seconds=20, may_write=late.may_write)
+    with pytest.raises(TrackingError, match="doesn't hold the lease"):
+        await tracker.register(registration)
+    assert late.asked > 1
+    assert server.versions() == [1]
+    await tracker.close()
+
+
+async def test_a_version_that_nobody_waits_for_any_more_is_removed(server: Server):
+    registration = server.registration(server.run("key-unseen"))
+    late = Late(server, registration)
+    tracker = MlflowTracker(server.uri, timeout_seconds=20, may_write=late.may_write)
+    register = asyncio.create_task(tracker.register(registration))
+    late.then = register.cancel
+    with pytest.raises(asyncio.CancelledError):
+        await register
+    await tracker.close()
+    assert server.versions() == [1]

@@ -13,6 +13,7 @@ from kubetune.api.kinds.compute_target.status import CmlWorkspaceStatus
 from kubetune.api.training.settings import Resources
 from kubetune.clients.cml import CmlClients
 from kubetune.clients.egress import OPEN
+from kubetune.clients.permission import always
 from kubetune.targets.cml.backend import CmlBackend
 from kubetune.targets.errors import BackendError
 from kubetune.targets.values import Owner, RunAddress, RunRequest, RunState, TargetProbe
@@ -188,7 +189,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(simulator: Simulator) -> AsyncGenerator[Site]:
+async def site(
+    simulator: Simulator, may_write: Callable[[], bool] = always
+) -> AsyncGenerator[Site]:
     simulator.write("entry.py", "")
     target = ComputeTargetSpec.model_validate(
         {
@@ -211,7 +214,7 @@ async def site(simulator: Simulator) -> AsyncGenerator[Site]:
     async def config_map(*_: Any) -> str:
         return ""
 
-    clients = CmlClients(egress=OPEN)
+    clients = CmlClients(egress=OPEN, may_write=may_write)
     backend = CmlBackend(clients, access, config_map, lambda _: None, settle_seconds=1)
     try:
         yield Site(backend, target, RunAddress(OWNER, RUN_KEY, target))

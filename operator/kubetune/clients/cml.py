@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import importlib
 import logging
 import posixpath
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -44,7 +45,7 @@ from kubetune.clients.cml_models import Answer, Body
 from kubetune.clients.cml_operations import DOWNLOAD_FILE, UPLOAD_FILE, Listing, Operation
 from kubetune.clients.cml_transport import pool_manager, within
 from kubetune.clients.egress import OPEN, Egress
-from kubetune.clients.permission import NOT_LEADING, always
+from kubetune.clients.permission import NOT_LEADING, always, permits
 from kubetune.clients.pool import Pool
 from kubetune.names import digest
 from kubetune.queue.outside import CALLS_AT_ONCE, Place, SilentError
@@ -111,6 +112,8 @@ class CmlClient:
         # As many threads as calls may run: not the loop's own, where one slow workspace
         # would hold up everybody, and no lock that is bound to a loop.
         self._threads: ThreadPoolExecutor | None = None
+        self._writes: set[Future[Any]] = set()
+        """Those under way, also of coroutines that were cancelled."""
 
     async def read(self, operation: Operation[A], *ids: str) -> A:
         """Call an operation that changes nothing, such as GET_JOB; raises CmlError."""
@@ -228,6 +231,11 @@ class CmlClient:
         api = await self._submit(self._open)
         return callable(getattr(api, operation.name, None))
 
+    async def answered(self, seconds: float) -> None:
+        """Return when no write is under way any more, or after so long."""
+        if calls := [asyncio.wrap_future(call) for call in list(self._writes)]:
+            await asyncio.wait(calls, timeout=seconds)
+
     async def close(self) -> None:
         """Close the connections; those in use when their calls end. A later call opens again."""
         threads, self._threads = self._threads, None
@@ -255,14 +263,22 @@ class CmlClient:
 
     async def _in_thread(self, operation: str, run: Callable[[Any], T], *, writes: bool) -> T:
         loop = asyncio.get_running_loop()
-        return await self._submit(lambda: self._run(operation, run, writes, loop))
+        # Threads know nothing of the context of who calls.
+        context = contextvars.copy_context()
+        return await self._submit(
+            lambda: context.run(self._run, operation, run, writes, loop), writes=writes
+        )
 
-    async def _submit(self, work: Callable[[], T]) -> T:
+    async def _submit(self, work: Callable[[], T], *, writes: bool = False) -> T:
         try:
             async with self._place.call():
                 if self._threads is None:
                     self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="cml")
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                call = self._threads.submit(work)
+                if writes:
+                    self._writes.add(call)
+                    call.add_done_callback(self._writes.discard)
+                return await asyncio.wrap_future(call)
         except SilentError as error:
             # Nothing was sent.
             raise UnavailableError(str(error)) from None
@@ -279,7 +295,7 @@ class CmlClient:
         failure: CmlError | None = None
         with within(self._seconds, loop) as deadline:
             try:
-                if writes and not self._may_write():
+                if writes and not permits(self._may_write):
                     raise UnavailableError(NOT_LEADING)
                 return run(self._open())
             except Exception as error:
@@ -380,6 +396,10 @@ class CmlClients:
                 may_write=self._may_write,
             ),
         )
+
+    async def answered(self, seconds: float) -> None:
+        """Return when no write of any client is under way any more, or after so long."""
+        await asyncio.gather(*(client.answered(seconds) for client in self._clients.items()))
 
     async def close(self) -> None:
         """Close all connections."""

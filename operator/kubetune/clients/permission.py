@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
+
 import aiohttp
 
 NOT_LEADING = "this operator doesn't hold the lease, so it changes nothing"
@@ -17,3 +21,25 @@ class NotLeadingError(aiohttp.ClientConnectionError):
 def always() -> bool:
     """For whom no lease counts, such as commands of people."""
     return True
+
+
+_taking_back: ContextVar[bool] = ContextVar("taking_back", default=False)
+
+
+@contextlib.contextmanager
+def taking_back() -> Generator[None]:
+    """Changes within the block need no lease: they take back what this process has made too much.
+
+    One that was paused may have sent a request when another operator had already made the same.
+    The other doesn't look again, so who has made the second removes it, lease or not.
+    """
+    token = _taking_back.set(True)
+    try:
+        yield
+    finally:
+        _taking_back.reset(token)
+
+
+def permits(may_write: Callable[[], bool]) -> bool:
+    """Whether a change may be sent at this moment."""
+    return _taking_back.get() or may_write()

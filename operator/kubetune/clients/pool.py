@@ -42,6 +42,10 @@ class Pool(Generic[T]):
             task.add_done_callback(self._closing.discard)
         return self._items[key]
 
+    def items(self) -> list[T]:
+        """All that are kept."""
+        return list(self._items.values())
+
     async def close(self) -> None:
         """Close all connections."""
         items = list(self._items.values())

@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any
+from typing import Any, TypeVar
 
 from kubetune.queue.turns import Turns
+
+T = TypeVar("T")
 
 CALLS_AT_ONCE = 8
 """To one place."""
@@ -84,7 +86,7 @@ async def without_worker() -> AsyncGenerator[None]:
     await worker.take_again()
 
 
-def background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def background(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """A task that goes on after the reconcile which starts it, and has nothing of its worker."""
     context = copy_context()
     context.run(working.set, None)

@@ -40,6 +40,7 @@ from kubetune.clients.cml_operations import (
     LIST_REGISTERED_VERSIONS,
     LOG_EXPERIMENT_RUN_BATCH,
 )
+from kubetune.clients.permission import taking_back
 from kubetune.tracking.base import (
     RegisteredVersion,
     Registration,
@@ -115,7 +116,8 @@ class CmlRegistry:
             # Somebody else registered the run at the same moment. The oldest stays, and
             # everybody removes their own younger one.
             if self._mark in version.notes or version.version_id in self._made:
-                await self._delete(version)
+                with taking_back():
+                    await self._delete(version)
         return await self._when_ready(oldest)
 
     # --- making one

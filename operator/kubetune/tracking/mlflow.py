@@ -54,7 +54,8 @@ class MlflowTracker(MlflowRegistry):
         self._experiment_ids: dict[str, str] = {}
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Take back what was made twice, and close the connections."""
+        await self.take_back()
         await self._rest.close()
 
     # --- the server

@@ -7,6 +7,8 @@ the next one's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +18,8 @@ from kubetune.api.conditions import Reason
 from kubetune.api.run import plan
 from kubetune.api.schema.base import DNS_LABEL
 from kubetune.clients.addresses import segment
+from kubetune.clients.permission import taking_back
+from kubetune.queue.outside import background, without_worker
 from kubetune.tracking.base import (
     AliasMove,
     RegisteredVersion,
@@ -31,10 +35,14 @@ from kubetune.tracking.mlflow_answers import (
 )
 from kubetune.tracking.rest import MlflowError, RestClient
 
+logger = logging.getLogger(__name__)
+
 VERSION_PAGE_SIZE = 200
 MAX_PAGES = 100
 MAX_FOUND = 10_000
 READY_WAIT_SECONDS = 5.0
+TAKE_BACK_SECONDS = 3.0
+"""That a version may take to be made when the operator ends."""
 READY_POLL_SECONDS = 0.25
 LOGGED_MODEL = "models:/"
 
@@ -44,6 +52,23 @@ class MlflowRegistry:
 
     def __init__(self, rest: RestClient) -> None:
         self._rest = rest
+        self._making: dict[tuple[str, str], tuple[Registration, asyncio.Future[JsonObject]]] = {}
+        """Versions that were asked for, by name and run, until it is known which one stays."""
+
+    async def take_back(self) -> None:
+        """Remove what was made beside another operator's version of the same run.
+
+        To be called when this operator ends: the other one doesn't look again.
+        """
+        if making := list(self._making.values()):
+            await asyncio.wait([call for _, call in making], timeout=TAKE_BACK_SECONDS)
+        for registration, _ in making:
+            with contextlib.suppress(TrackingError), taking_back():
+                for double in (await self._versions_of_run(registration))[1:]:
+                    logger.warning(
+                        "removing version %s of %s, a duplicate", double.version, double.name
+                    )
+                    await self._delete_version(double)
 
     @readable
     async def alias_holder(self, name: str, alias: str) -> RegisteredVersion | None:
@@ -127,6 +152,7 @@ class MlflowRegistry:
         version = await self._version_of_run(registration)
         if version is None:
             version = await self._create_version(registration)
+        self._making.pop((registration.name, registration.run_id), None)
         version = await self._when_ready(version)
         await self.tag_version(version, registration.experiment_id, registration.tags)
         if registration.alias:
@@ -155,20 +181,31 @@ class MlflowRegistry:
         }
         if registration.source.startswith(LOGGED_MODEL):
             body["model_id"] = registration.source.removeprefix(LOGGED_MODEL)
+        key = registration.name, registration.run_id
+        # It is carried through: whoever waits for it may end, and what it makes must be known.
+        call = background(self._make(body))
+        call.add_done_callback(_heard)
+        self._making[key] = registration, call
         try:
-            answer = await self._make(body)
+            async with without_worker():
+                answer = await asyncio.shield(call)
         except MlflowError:
+            self._making.pop(key, None)
             await self._check_source(registration)
             raise
         created = version_of(answer["model_version"])
         first = await self._version_of_run(registration)
-        if first is None or first.version >= created.version:
-            return created
-        # Somebody else registered the run at the same moment. All see the same versions by now,
-        # so the oldest stays and everybody removes their own younger one.
-        body = {"name": created.name, "version": str(created.version)}
+        if first is not None and first.version < created.version:
+            # Somebody else registered the run at the same moment. All see the same versions by
+            # now, so the oldest stays and everybody removes their own younger one.
+            with taking_back():
+                await self._delete_version(created)
+            created = first
+        return created
+
+    async def _delete_version(self, version: RegisteredVersion) -> None:
+        body = {"name": version.name, "version": str(version.version)}
         await self._rest.call("DELETE", "model-versions/delete", body)
-        return first
 
     async def _make(self, body: JsonObject) -> JsonObject:
         try:
@@ -213,12 +250,16 @@ class MlflowRegistry:
 
     async def _version_of_run(self, registration: Registration) -> RegisteredVersion | None:
         """The oldest version that was made from the source."""
+        return next(iter(await self._versions_of_run(registration)), None)
+
+    async def _versions_of_run(self, registration: Registration) -> list[RegisteredVersion]:
+        """All versions that were made from the source, oldest first."""
         condition = f"name = {quoted(registration.name)} and run_id = {quoted(registration.run_id)}"
         versions = await self._search_versions(condition)
         if not versions:
-            return None
+            return []
         source = await self._stored_source(registration)
-        return next((version for version in versions if version.source == source), None)
+        return [version for version in versions if version.source == source]
 
     async def _stored_source(self, registration: Registration) -> str:
         """The source as the registry keeps it: artifacts of a run by their address."""
@@ -295,3 +336,9 @@ class MlflowRegistry:
             f"{self._rest.shown_uri} gives no end to the pages of {what}",
             reason=Reason.ANSWER_REFUSED,
         )
+
+
+def _heard(call: asyncio.Future[JsonObject]) -> None:
+    """Whoever waited for it may have ended; an error is no surprise then."""
+    if not call.cancelled():
+        call.exception()

@@ -25,7 +25,7 @@ from kubetune.api.schema.addresses import is_http_address
 from kubetune.clients.addresses import origin
 from kubetune.clients.answers import ACCEPT_ENCODING, body
 from kubetune.clients.egress import OPEN, Egress, EgressError
-from kubetune.clients.permission import NOT_LEADING, always
+from kubetune.clients.permission import NOT_LEADING, always, permits
 from kubetune.clients.resolver import Resolver
 from kubetune.queue.outside import CALLS_AT_ONCE, Place, SilentError
 from kubetune.tracking.base import TrackingError
@@ -261,7 +261,7 @@ class RestClient:
         # Encoded: no part that was escaped may become a folder, and no dots another one.
         url = URL(self._uri + path, encoded=True)
         # A search changes nothing, and may be repeated.
-        if method != "GET" and not (retry or path.endswith("/search") or self._may_write()):
+        if method != "GET" and not (retry or path.endswith("/search") or permits(self._may_write)):
             raise TrackingError(NOT_LEADING)
         try:
             async with session.request(method, url, **arguments) as response:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 GUARDED_KINDS = frozenset({"FineTuneJob"})
 """Their finalizer keeps an object until its runs are gone; others vanish silently."""
 GONE_RETRY_SECONDS = 1.0
+TAKE_BACK_SECONDS = 3.0
+"""For calls that are under way when the operator ends, and for what they make necessary."""
 LOOKUP_SECONDS = 10.0
 """A listing of this age answers who asks for a run key the first time."""
 
@@ -270,9 +272,13 @@ class CmlBackend(Bookkeeping):
             follower.forget(run_key)
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop following, and take back what was made beside another operator's."""
         for timer in self._again.values():
             timer.cancel()
+        await self._clients.answered(TAKE_BACK_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TAKE_BACK_SECONDS):
+                await self._submission.take_back()
         await asyncio.gather(*(follower.close() for _, follower in self._workspaces.values()))
 
     def _look_again(self, address: RunAddress) -> None:

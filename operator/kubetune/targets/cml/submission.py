@@ -13,8 +13,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from kubetune.api.conditions import Reason
+from kubetune.api.run import plan
 from kubetune.clients.cml import (
     CmlError,
     ConflictError,
@@ -22,7 +24,7 @@ from kubetune.clients.cml import (
     NotFoundError,
     UnknownOutcomeError,
 )
-from kubetune.clients.cml_models import Job, JobRun
+from kubetune.clients.cml_models import Job, JobRun, variables
 from kubetune.clients.cml_operations import (
     CREATE_JOB_RUN,
     DELETE_JOB,
@@ -31,6 +33,7 @@ from kubetune.clients.cml_operations import (
     STOP_JOB_RUN,
     UPDATE_JOB,
 )
+from kubetune.clients.permission import taking_back
 from kubetune.targets.cml.manifests import (
     build_job,
     build_run,
@@ -44,6 +47,7 @@ from kubetune.targets.cml.workspace import Workspace
 from kubetune.targets.errors import BackendError
 from kubetune.targets.values import Owner, RunRequest
 
+TakeBack = Callable[[], Awaitable[object]]
 ReadConfigMap = Callable[[str, str, str], Awaitable[str]]
 """Namespace, name and key of a ConfigMap -> its value."""
 logger = logging.getLogger(__name__)
@@ -61,6 +65,8 @@ class Sent:
     """Monotonic seconds."""
     problem: str = ""
     """What came instead of an answer; empty when an earlier operator may have sent it."""
+    take_back: TakeBack | None = None
+    """Removes what it has made beside what another operator has; of one that was sent here."""
 
 
 class Submission:
@@ -181,6 +187,29 @@ class Submission:
         self._sent.pop(key, None)
         return job, runs
 
+    async def take_back(self) -> None:
+        """Remove what was made beside another operator's, where nobody has waited for an answer.
+
+        To be called when this operator ends, and no call of it is under way any more: the other
+        operator doesn't look again once its run has ended.
+        """
+        for sent in list(self._sent.values()):
+            if sent.take_back:
+                with contextlib.suppress(CmlError, BackendError), taking_back():
+                    await sent.take_back()
+
+    async def _only_job(self, workspace: Workspace, request: RunRequest) -> None:
+        """Remove jobs without runs that are there beside one that has some.
+
+        Where none has, the other operator may be about to start one in any of them.
+        """
+        jobs = await self.find_all(workspace, request.owner, request.run_key, time.monotonic())
+        runs = {job.id: await workspace.runs(job.id) for job in jobs}
+        if any(runs.values()):
+            for job_id in (job_id for job_id, found in runs.items() if not found):
+                logger.warning("removing job %s, a duplicate", job_id)
+                await remove_job(workspace, job_id, [])
+
     async def _create_job(self, workspace: Workspace, request: RunRequest) -> Job:
         offer = await workspace.offer(request.resources)
         script, archive = await workspace.place_runner()
@@ -191,7 +220,8 @@ class Submission:
         for path, content in input_files(request, await self._config_map(request)).items():
             await workspace.upload(path, content)
         try:
-            with self._sending(request.run_key):
+            again = partial(self._only_job, workspace, request)
+            with self._sending(request.run_key, again):
                 made = await workspace.create_job(body)
         except InvalidError as error:
             if not workspace.doubt_runner():
@@ -222,8 +252,9 @@ class Submission:
         if request.attempt > 1:
             # The last one may have found other files than those that were placed.
             await workspace.place_runner(anew=True)
+        again = partial(_only_run, workspace, job_id, request.attempt)
         # A conflict: another run of the job is active, somebody was faster.
-        with contextlib.suppress(ConflictError), self._sending(key):
+        with contextlib.suppress(ConflictError), self._sending(key, again):
             made = await workspace.write(CREATE_JOB_RUN, job_id, body=body)
         runs = await workspace.runs(job_id)
         if made.id and status_word(made) != "SKIPPED" and all(run.id != made.id for run in runs):
@@ -235,9 +266,9 @@ class Submission:
         return runs
 
     @contextlib.contextmanager
-    def _sending(self, key: str) -> Generator[None]:
+    def _sending(self, key: str, take_back: TakeBack) -> Generator[None]:
         """Remember a create that is under way, unless the answer says that nothing was made."""
-        sent = self._sent[key] = Sent(time.monotonic())
+        sent = self._sent[key] = Sent(time.monotonic(), take_back=take_back)
         try:
             yield
         except UnknownOutcomeError as error:
@@ -272,6 +303,17 @@ class Submission:
         if request.dataset_config_map is None:
             return None
         return await self._read_config_map(request.owner.namespace, *request.dataset_config_map)
+
+
+async def _only_run(workspace: Workspace, job_id: str, attempt: int) -> None:
+    """Have an attempt have one run: a younger one that is active beside it stops."""
+    runs = await workspace.runs(job_id)
+    first = numbered(runs).get(attempt)
+    for run in runs:
+        told = variables(run.environment).get(plan.ENV_ATTEMPT, "")
+        if first and told == str(attempt) and run.id != first.id and is_active(run):
+            logger.warning("stopping run %s, a duplicate of %s", run.id, first.id)
+            await stop_run(workspace, job_id, run.id)
 
 
 def not_known(retry_after: float = LOOK_AGAIN_SECONDS, problem: str = "") -> BackendError:
