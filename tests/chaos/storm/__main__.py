@@ -22,9 +22,9 @@ from tests.chaos.storm.storm import Storm, drawn, storm
 STEP_SECONDS = 0.1
 CALM_SECONDS = 240.0
 """In which all that was begun has to end, once nothing fails any more."""
-SHARE = 0.85
+SHARE = 0.8
 """Of the minutes, in which jobs begin."""
-OPERATORS, SERVERS = (3.0, 9.0), (4.0, 14.0)
+OPERATORS, SERVERS = (4.0, 12.0), (4.0, 14.0)
 """Seconds between two faults: of one operator, and of the servers."""
 
 

@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "KUBETUNE_CML_SETTLE_SECONDS": str(SETTLE_SECONDS),
     "KUBETUNE_CML_TIMEOUT_SECONDS": str(CLIENT_SECONDS),
 }
+NUMBERS = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b")
 BROKEN = re.compile(r"^\w[\w.]*(?:Error|Exception)\b.*", re.MULTILINE)
 
 
@@ -66,12 +67,12 @@ class Replica:
         found: Counter[str] = Counter()
         for part in self.operator.log_since(0).split("can't be reconciled\n")[1:]:
             error = BROKEN.search(part.partition("\n20")[0])
-            found[error[0][:160] if error else "?"] += 1
+            found[NUMBERS.sub("#", error[0][:160]) if error else "?"] += 1
         return found
 
     def _last_words(self) -> str:
         lines = [line for line in self.operator.log_since(self._begun).splitlines() if line]
-        return lines[-1][:160] if lines else "nothing"
+        return NUMBERS.sub("#", lines[-1][:160]) if lines else "nothing"
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from tests.cml.space import CmlSpace
 SHARES = {Life.PLAIN: 40, Life.FAILS: 20, Life.EVICTED: 12, Life.PAUSED: 14, Life.DELETED: 14}
 SHARING = 5
 """Every so many plain jobs share one registered name."""
-AT_ONCE = 10
+AT_ONCE = 20
 """Jobs that are under way on a target."""
 
 
