@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from kubetune.targets.errors import BackendError
 from kubetune_devcluster.cml.server import Simulator
 
 from tests.cml.test_hostile_answers import Site, running, site
@@ -21,10 +22,12 @@ async def soon(holds: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def overtaken(simulator: Simulator, operation: str) -> AsyncGenerator[Site]:
+async def overtaken(
+    simulator: Simulator, operation: str, *, cancelled: bool
+) -> AsyncGenerator[Site]:
     """Another operator, after ours has sent something; when the block ends, that arrives.
 
-    Ours has lost its lease by then, and ends.
+    Ours has lost its lease by then, and ends, before it has heard an answer or afterwards.
     """
     leads = True
     go = threading.Event()
@@ -35,15 +38,23 @@ async def overtaken(simulator: Simulator, operation: str) -> AsyncGenerator[Site
         await theirs.until(running)
         yield theirs
         leads = False
-        asking.cancel()
-        with suppress(asyncio.CancelledError):
+        if cancelled:
+            asking.cancel()
+            go.set()
+        else:
+            go.set()
+            done = simulator.count(operation) + 1
+            await soon(lambda: asking.done() or simulator.count(operation) >= done)
+            await asyncio.wait([asking], timeout=1)
+            asking.cancel()
+        with suppress(asyncio.CancelledError, BackendError):
             await asking
-        go.set()
         await ours.backend.close()
 
 
-async def test_a_run_after_the_end_of_anothers(simulator: Simulator) -> None:
-    async with overtaken(simulator, "create_job_run"):
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_run_after_the_end_of_anothers(simulator: Simulator, cancelled: bool) -> None:
+    async with overtaken(simulator, "create_job_run", cancelled=cancelled):
         (job,) = simulator.jobs()
         (run,) = simulator.runs(job.id)
         simulator.set_status(run.id, "ENGINE_SUCCEEDED")
@@ -52,8 +63,9 @@ async def test_a_run_after_the_end_of_anothers(simulator: Simulator) -> None:
     assert second.stop_asked is not None
 
 
-async def test_a_job_beside_one_that_has_runs(simulator: Simulator) -> None:
-    async with overtaken(simulator, "create_job"):
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_job_beside_one_that_has_runs(simulator: Simulator, cancelled: bool) -> None:
+    async with overtaken(simulator, "create_job", cancelled=cancelled):
         (job,) = simulator.jobs()
     assert len(simulator.all_jobs()) == 2
     assert simulator.jobs() == [job]

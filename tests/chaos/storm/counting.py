@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubetune import names
+from kubetune_devcluster.cml.server.records import Run
 
 from tests.chaos.storm.courses import ATTEMPTS, Course, Life, Place, told
 from tests.chaos.storm.places import InWorkspace
@@ -84,7 +85,7 @@ def _runs(storm: Storm, counted: Count, course: Course) -> None:
     expected = 1 if deleted else len(ATTEMPTS[course.life])
     if isinstance(place, InWorkspace):
         jobs = place.cml.cml_jobs(course.name)
-        runs = [run for run in place.cml.cml_runs(course.name) if run.status != SKIPPED]
+        runs = _without_taken_back(place.cml.cml_runs(course.name))
         keys = {job.environment.get("KUBETUNE_RUN_KEY", "") for job in jobs}
         active = max((storm.simulator.most_active_of(key) for key in keys), default=0)
         counted.made += len(jobs)
@@ -98,6 +99,18 @@ def _runs(storm: Storm, counted: Count, course: Course) -> None:
     counted.most_active = max(counted.most_active, active)
     counted.must(len(runs) == expected, course.name, f"{len(runs)} runs, not {expected}")
     counted.must(active <= 1, course.name, f"{active} runs at one time")
+
+
+def _without_taken_back(runs: list[Run]) -> list[Run]:
+    """Without what CML skipped, and what was stopped at once since the attempt had its run."""
+    found: list[Run] = []
+    attempts: set[str] = set()
+    for run in runs:
+        attempt = run.environment["KUBETUNE_ATTEMPT"]
+        if run.status != SKIPPED and not (attempt in attempts and run.stop_asked):
+            found.append(run)
+            attempts.add(attempt)
+    return found
 
 
 def _registered(storm: Storm, counted: Count, registered: str, courses: list[Course]) -> None:

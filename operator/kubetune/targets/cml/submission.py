@@ -260,6 +260,11 @@ class Submission:
         if made.id and status_word(made) != "SKIPPED" and all(run.id != made.id for run in runs):
             # A list may be behind.
             runs.append(made.model_copy(update={"environment": json.dumps(body.environment)}))
+        found = numbered(runs).get(request.attempt)
+        if found and made.id not in ("", found.id):
+            # Another operator's had begun, and ended, before ours arrived.
+            with taking_back():
+                await again()
         if request.attempt not in numbered(runs):
             message = f"CML refused a run of job {job_id}, since another one is active"
             raise BackendError(Reason.STOPPING, message, retryable=True)
