@@ -50,6 +50,8 @@ CHANGEABLE: dict[str, tuple[Any, Any]] = {
     "suspend": (True, False),
     "ttlSecondsAfterFinished": (0, 60),
     "activeDeadlineSeconds": (60, 1),
+    "waitingDeadlineSeconds": (60, 1),
+    "queueDeadlineSeconds": (60, 1),
     "deletionPolicy": ("Delete", "Orphan"),
     "estimate": ({"whenTooLarge": "Refuse"}, {"whenTooLarge": "Warn"}),
 }

@@ -187,6 +187,30 @@ async def test_a_run_from_creation_to_its_outcome(bench: Bench):
     assert state.started_at <= state.ended_at
 
 
+async def test_what_has_begun_is_not_taken_back(bench: Bench):
+    """The watches are late: by what they show it still waits."""
+    await bench.backend.ensure(bench.request())
+    bench.cache.late = {"Job", "Pod"}
+    async with asyncio.timeout(60):
+        while [pod["status"]["phase"] for pod in await bench.pods()] != ["Running"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    (state,) = await bench.states()
+    assert state.phase == "pending"
+    await bench.backend.stop(bench.address, unbegun=True)
+    bench.cache.late = set()
+    await bench.until_phase("running")
+    await bench.backend.stop(bench.address)
+    await bench.until(lambda states: not states)
+
+
+async def test_what_has_not_begun_is_taken_back(bench: Bench):
+    await bench.backend.ensure(bench.request(kubernetes={"nodeSelector": {"gpu": "none"}}))
+    await bench.until_phase("pending")
+    await bench.backend.stop(bench.address, unbegun=True)
+    await bench.until(lambda states: not states)
+    assert await bench.pods() == []
+
+
 @pytest.mark.parametrize("shown", [False, True])
 async def test_what_a_run_left_is_read_when_the_watch_of_pods_is_late(bench: Bench, shown: bool):
     bench.cache.late = set() if shown else {"Pod"}

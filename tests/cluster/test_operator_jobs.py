@@ -70,7 +70,7 @@ def test_what_another_attempt_cannot_cure_is_not_repeated(jobs: Namespace):
 def test_suspend_stops_the_run_and_resume_starts_another(jobs: Namespace):
     jobs.job("pause", backoffLimit=0)
     body = jobs.phase("pause", "Running")
-    assert "claimName its steps are lost when" in condition(body, "Running")[2], "said before"
+    assert condition(body, "ProgressKept")[:2] == ("False", "NoDurableClaim"), "said before"
     assert "checkpoint" not in body["status"]["effective"]
     jobs.patch("FineTuneJob", "pause", {"spec": {"suspend": True}})
     body = jobs.phase("pause", "Suspended")

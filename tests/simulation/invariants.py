@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kubetune.api import JsonObject
-from kubetune.api.conditions import AT_REST, TERMINAL_PHASES, ConditionType, Reason
+from kubetune.api.conditions import AT_REST, TERMINAL_PHASES, ConditionType, Phase, Reason
 from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_in
 from kubetune.names import FINALIZER, JOB, RUN_KEY
@@ -135,10 +135,20 @@ def _explains(world: World, body: JsonObject) -> bool:
         told = status.get("phase") == "Registering" or ready["reason"] in _UNKNOWING
         if body["spec"].get("suspend") and not told:
             return False
+        if _is_limited(body, ready["reason"]) and not (told and "external" in status):
+            return False
     elif ready["status"] == "True":
         return True
     holds = _WAITS.get(ready["reason"])
     return bool(ready["message"]) and holds is not None and holds(world, body)
+
+
+def _is_limited(body: JsonObject, reason: str) -> bool:
+    """Whether its spec limits for how long it may wait so: in a quiet world that is over."""
+    if reason == Reason.PLAN_MISSING:
+        return "queueDeadlineSeconds" in body["spec"]
+    waits = body["status"].get("phase") in (Phase.PENDING, Phase.PREPARING)
+    return waits and "waitingDeadlineSeconds" in body["spec"]
 
 
 def _missing(kind: str) -> Callable[[World, JsonObject], bool]:

@@ -22,6 +22,11 @@ STOP_SECONDS = 90.0
 """What was ordered to stop has at least got its signal by then."""
 DOUBLE_SECONDS = 300.0
 """So long may a double in CML live: until lists show it, and one sweep more."""
+CLOCKS = {
+    "waitTime": ("waitingDeadlineSeconds", "WaitedTooLong"),
+    "queueTime": ("queueDeadlineSeconds", "QueuedTooLong"),
+}
+"""Clocks of a status, with the limit in spec and the reason of the verdict."""
 SIGHT_SECONDS = 30.0
 """Whoever looks knows by then what has happened."""
 
@@ -104,6 +109,7 @@ class Ledger:
         if body["kind"] not in ("FineTuneJob", "Evaluation"):
             return
         uid = body["metadata"]["uid"]
+        self._check_clocks(body, old)
         if event == "DELETED":
             self._world.later(STOP_SECONDS, lambda: self._nothing_runs(body, "gone"))
             return
@@ -128,6 +134,27 @@ class Ledger:
 
             self._world.later(STOP_SECONDS, check)
 
+    def _check_clocks(self, body: JsonObject, old: JsonObject | None) -> None:
+        """One clock goes at a time and none is turned back; no verdict comes before its time."""
+        name = f"{body['kind']} {body['metadata']['name']}"
+        status: JsonObject = body.get("status") or {}
+        before: JsonObject = (old or {}).get("status") or {}
+        used = 0.0
+        for clock, (limit, reason) in CLOCKS.items():
+            told, known = status.get(clock) or {}, before.get(clock) or {}
+            if told.get("seconds", 0) < known.get("seconds", 0):
+                self.violated("clocks aren't turned back", f"{clock} of {name}: {known}, {told}")
+            used += told.get("seconds", 0)
+            if "since" in told:
+                used += self._world.now_seconds() - self._world.seconds_of(told["since"])
+            ended = _failed_with(status) == reason != _failed_with(before)
+            if ended and told.get("seconds", 0) < body["spec"].get(limit, 0):
+                self.violated("no verdict before its time", f"{name}: {reason} with {told}")
+        made = body["metadata"].get("creationTimestamp")
+        age = self._world.now_seconds() - self._world.seconds_of(made) if made else used
+        if used > age + 1:
+            self.violated("one clock goes at a time", f"{name} is {age:.0f} s old: {status}")
+
     def _nothing_runs(self, body: JsonObject, phase: str) -> None:
         """What says that nothing runs has nothing that runs untold to stop."""
         uid = body["metadata"]["uid"]
@@ -142,3 +169,9 @@ class Ledger:
                     "what says that nothing runs is right",
                     f"{name} is {phase}, and {run.name} runs since {run.started:.0f} s",
                 )
+
+
+def _failed_with(status: JsonObject) -> str:
+    """Reason of condition Failed, empty without one."""
+    found = (item for item in status.get("conditions") or () if item["type"] == "Failed")
+    return str(next((item["reason"] for item in found), ""))

@@ -17,6 +17,7 @@ from kubetune.act.holds import Holds
 from kubetune.clients.watching import Refusals
 from kubetune.decide.decision import Decision, parse_time
 from kubetune.decide.fine_tune_job import deletion as fine_tune_deletion
+from kubetune.decide.fine_tune_job import draft as drafts
 from kubetune.decide.fine_tune_job import result as fine_tune_result
 from kubetune.decide.fine_tune_job import states as fine_tune_job
 from kubetune.decide.fine_tune_job.running import expire
@@ -161,6 +162,13 @@ MENDINGS: dict[str, Mending] = {
         ("tracker", "crash", "set_deadline", "clean_up"),
         333,
         lambda: [replaced(fine_tune_result, "finish", _deadline_first)],
+    ),
+    "clocks": Mending(
+        "How long something has waited stands in its status, whatever becomes of the operator.",
+        ("a verdict or a stated wait",),
+        ("set_limit", "delete_input", "queue", "crash"),
+        0,
+        lambda: [replaced(drafts, "note", _nothing)],
     ),
     "holds": Mending(
         "Targets and Secrets stay as long as runs in CML need them.",

@@ -75,6 +75,20 @@ def set_deadline(world: World, name: str, value: int | None) -> None:
     _set(world, name, "activeDeadlineSeconds", value)
 
 
+_LIMITS = ("waitingDeadlineSeconds", "queueDeadlineSeconds")
+
+
+@step(4, lambda draw: _named(draw, field=_LIMITS, value=(None, 1, 20, 60, 300)))
+def set_limit(world: World, name: str, field: str, value: int | None) -> None:
+    """How long a job may wait, or queue."""
+    _set(world, name, field, value)
+
+
+@step(1, lambda draw: {"field": draw.choice(_LIMITS), "value": draw.choice((None, 1, 60))})
+def limit_evaluation(world: World, field: str, value: int | None) -> None:
+    world.server.patch("Evaluation", TEAM, "compare", {"spec": {field: value}})
+
+
 @step(2, lambda draw: _named(draw, value=(None, 0, 30)))
 def set_time_to_live(world: World, name: str, value: int | None) -> None:
     _set(world, name, "ttlSecondsAfterFinished", value)

@@ -12,6 +12,7 @@ from builders import (
     NOW,
     TRACKED,
     attempt,
+    condition_of,
     job,
     observed_job,
     run,
@@ -43,20 +44,25 @@ class Place:
     target: JsonObject
     shown: JsonObject | None
     """``status.effective.checkpoint``."""
-    loses: bool
+    kept: str = ""
+    """Reason of ``ProgressKept`` where steps are kept."""
+
+    @property
+    def loses(self) -> bool:
+        return not self.kept
 
 
 PLACES = [
-    Place("a cluster without a claim", {}, {}, None, loses=True),
+    Place("a cluster without a claim", {}, {}, None),
     Place(
         "a cluster with a claim",
         CLAIM,
         {},
         {"everySteps": 100, "keep": 2, "claimName": "disk"},
-        loses=False,
+        "KeptOnClaim",
     ),
-    Place("CML", {}, CML, {"everySteps": 100, "keep": 2}, loses=False),
-    Place("CML with a claim", CLAIM, CML, {"everySteps": 100, "keep": 2}, loses=False),
+    Place("CML", {}, CML, {"everySteps": 100, "keep": 2}, "KeptOnTarget"),
+    Place("CML with a claim", CLAIM, CML, {"everySteps": 100, "keep": 2}, "KeptOnTarget"),
 ]
 places = pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
 
@@ -119,10 +125,17 @@ def test_what_is_shown_changes_neither_plan_nor_lineage() -> None:
     assert (start.request.checkpoint_claim, other.request.checkpoint_claim) == (None, "disk")
 
 
+@pytest.mark.parametrize("phase", ["pending", "running"])
 @places
-def test_it_is_said_before_it_happens(place: Place) -> None:
-    said = interrupted(place, attempt(1, "Running"), "running")
-    assert ("without spec.checkpoint.claimName its steps are lost" in said) == place.loses
+def test_it_is_said_before_it_happens(place: Place, phase: RunPhase) -> None:
+    status = tried(attempt(1, "Running"), effective=submitted(place)[0]["effective"])
+    around: JsonObject = {"target": target(**place.target), "runs": [run(1, phase)]}
+    found = decide(observed_job(job(place.spec, status=status), **around), NOW).status or {}
+    assert condition_of(found, "ProgressKept") == (
+        ("False", "NoDurableClaim") if place.loses else ("True", place.kept)
+    )
+    again = decide(observed_job(job(place.spec, status=found), **around), NOW).status
+    assert again == found, "nothing more is written for it"
 
 
 @pytest.mark.parametrize(

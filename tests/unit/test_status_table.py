@@ -13,8 +13,10 @@ from builders import (
     NOW,
     TRAINED,
     VERSION,
+    ago,
     assert_fits,
     attempt,
+    condition,
     condition_of,
     job,
     kstatus,
@@ -48,6 +50,13 @@ def refused(*, retryable: bool) -> Any:
 
 
 RUNNING = tried(attempt(1, "Running"), conditions=[])
+QUEUED = tried(
+    attempt(1, "Running", startTime=None),
+    conditions=[],
+    queueTime={"seconds": 0, "since": ago(60)},
+)
+del QUEUED["attempts"][0]["startTime"]
+TAKEN_BACK = QUEUED | {"conditions": [condition("Running", "False", reason="QueuedTooLong")]}
 SCENARIOS: dict[str, JsonObject] = {
     "the spec can't be read": status(resource("FineTuneJob", "tune", None)),
     "something it names is missing": status(model=None),
@@ -86,6 +95,16 @@ SCENARIOS: dict[str, JsonObject] = {
     ),
     "the deadline is over, and the run is being stopped": status(
         job({"activeDeadlineSeconds": 1}, status=RUNNING), runs=[run(1, "running")]
+    ),
+    "an attempt queued for too long, and is being taken back": status(
+        job({"queueDeadlineSeconds": 60}, status=QUEUED), runs=[run(1, "pending")]
+    ),
+    "an attempt queued for longer than `queueDeadlineSeconds`": status(
+        job({"queueDeadlineSeconds": 60}, status=TAKEN_BACK)
+    ),
+    "it waited for longer than `waitingDeadlineSeconds`": status(
+        job({"waitingDeadlineSeconds": 60}, status={"waitTime": {"seconds": 0, "since": ago(60)}}),
+        model=None,
     ),
     "attempts, time or the run's own verdict ended it": status(
         job({"backoffLimit": 0}, status=RUNNING), runs=[run(1, "failed", CRASHED)]

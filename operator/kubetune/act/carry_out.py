@@ -24,6 +24,7 @@ from kubetune.decide.target.refused import (
     stop_refused,
     without_record,
 )
+from kubetune.decide.waited import give_up_refused
 from kubetune.targets.errors import BackendError
 
 
@@ -51,7 +52,8 @@ async def carry_out(
     except StartRefusedError as refused:
         if not refused.recorded:
             status = without_record(status, before)
-        raise RefusedError(*start_refused(status, refused.error, generation, now)) from refused
+        told = start_refused(status, refused.error, generation, now)
+        raise _given_up(told, body, refused.error, now) from refused
     except CleanUpRefusedError as refused:
         # What a deleted object would have said in the end isn't true yet.
         so_far = before if "deletionTimestamp" in body["metadata"] else status
@@ -59,7 +61,16 @@ async def carry_out(
     except OutputRefusedError as refused:
         raise RefusedError(*output_refused(status, refused.error, generation, now)) from refused
     except REFUSALS as refused:
-        told = change_refused(status, refusal(body, refused), generation, now)
-        raise RefusedError(*told) from refused
+        error = refusal(body, refused)
+        told = change_refused(status, error, generation, now)
+        raise _given_up(told, body, error, now) from refused
     except BackendError as error:
         raise RefusedError(*stop_refused(status, error, generation, now)) from error
+
+
+def _given_up(
+    told: tuple[Any, float | None], body: JsonObject, error: BackendError, now: datetime
+) -> RefusedError:
+    """A start that was refused, maybe for the last time."""
+    generation, spec = body["metadata"]["generation"], body["spec"]
+    return RefusedError(*give_up_refused(told, spec, error.reason, str(error), generation, now))

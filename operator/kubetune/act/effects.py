@@ -142,9 +142,9 @@ class Effects:
                         await self._holds.keep(key, needed)
                     await self._start(request)
                     changed = True
-                case StopRuns(run_key):
+                case StopRuns(run_key, unbegun):
                     owner = owner or parse(body).owner
-                    await self._backend.stop(RunAddress(owner, run_key, target))
+                    await self._backend.stop(RunAddress(owner, run_key, target), unbegun=unbegun)
                 case StopStrays(run_key):
                     owner = owner or parse(body).owner
                     await self._backend.stop_strays(RunAddress(owner, run_key, target))

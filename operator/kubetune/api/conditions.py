@@ -19,6 +19,7 @@ class ConditionType(StrEnum):
     MEMORY_FITS = "MemoryFits"
     SUBMITTED = "Submitted"
     RUNNING = "Running"
+    PROGRESS_KEPT = "ProgressKept"
     REGISTERED = "Registered"
     REUSED = "Reused"
     PASSED = "Passed"
@@ -105,6 +106,11 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    WAITED_TOO_LONG = "WaitedTooLong"
+    QUEUED_TOO_LONG = "QueuedTooLong"
+    KEPT_ON_CLAIM = "KeptOnClaim"
+    KEPT_ON_TARGET = "KeptOnTarget"
+    NO_DURABLE_CLAIM = "NoDurableClaim"
     DELETED = "Deleted"
 
     # What isn't believed

@@ -77,6 +77,8 @@ class StopRuns:
     """Stop live runs of a run key, with grace."""
 
     run_key: str
+    unbegun: bool = False
+    """Only those that still wait to begin: one that has begun meanwhile goes on."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,11 @@ class Backend(Protocol):
         """Make the attempt's run, or adopt it when it is there."""
         ...
 
-    async def stop(self, address: RunAddress) -> None:
-        """Stop all live runs, with grace. Repeatable; stopped ones are left alone."""
+    async def stop(self, address: RunAddress, *, unbegun: bool = False) -> None:
+        """Stop all live runs, with grace. Repeatable; stopped ones are left alone.
+
+        ``unbegun``: only those that still wait to begin, as the target says now.
+        """
         ...
 
     async def delete(self, address: RunAddress) -> None:

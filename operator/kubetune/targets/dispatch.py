@@ -32,9 +32,9 @@ class Backends(Bookkeeping):
         """Make the attempt's run, or adopt it when it is there."""
         return await self._by_type[_type(request.target)].ensure(request)
 
-    async def stop(self, address: RunAddress) -> None:
-        """Stop all live runs."""
-        await self._by_type[_type(address.target)].stop(address)
+    async def stop(self, address: RunAddress, *, unbegun: bool = False) -> None:
+        """Stop all live runs, or those that wait to begin."""
+        await self._by_type[_type(address.target)].stop(address, unbegun=unbegun)
 
     async def delete(self, address: RunAddress) -> None:
         """Delete all runs and what was made for them."""

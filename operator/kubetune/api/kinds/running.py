@@ -59,6 +59,19 @@ class RunTime(Value):
     counted_until: Timestamp = Field(description="End of the last run that is counted.")
 
 
+class WaitTime(Value):
+    """How long an object has waited, all stretches together."""
+
+    seconds: int = Field(description="Seconds of the stretches that are over.")
+    since: Timestamp | None = Field(
+        default=None, description="When the present stretch began; absent while it doesn't wait."
+    )
+
+
+WAIT_TIME = "How long inputs or the target were waited for; see spec.waitingDeadlineSeconds."
+QUEUE_TIME = "How long submitted runs waited to begin; see spec.queueDeadlineSeconds."
+
+
 class External(RecordedTarget):
     """The run outside, and where it was started: there it is followed, stopped and deleted."""
 

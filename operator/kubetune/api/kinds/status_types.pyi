@@ -213,6 +213,8 @@ class FineTuneJobStatusDict(ObjectStatusDict, closed=True):
     attempts: NotRequired[list[AttemptDict]]
     counts: NotRequired[AttemptCountsDict]
     runTime: NotRequired[RunTimeDict]
+    waitTime: NotRequired[WaitTimeDict]
+    queueTime: NotRequired[WaitTimeDict]
     external: NotRequired[ExternalDict]
     mlflow: NotRequired[MlflowRunDict]
     progress: NotRequired[ProgressDict]
@@ -261,6 +263,10 @@ class AttemptCountsDict(TypedDict, closed=True):
 class RunTimeDict(TypedDict, closed=True):
     seconds: int
     countedUntil: str
+
+class WaitTimeDict(TypedDict, closed=True):
+    seconds: int
+    since: NotRequired[str]
 
 class ExternalDict(RecordedTargetDict, closed=True):
     workspace: NotRequired[str]
@@ -350,6 +356,8 @@ class EvaluationStatusDict(ObjectStatusDict, closed=True):
     startTime: NotRequired[str]
     completionTime: NotRequired[str]
     runTime: NotRequired[RunTimeDict]
+    waitTime: NotRequired[WaitTimeDict]
+    queueTime: NotRequired[WaitTimeDict]
     target: NotRequired[str]
     external: NotRequired[RecordedTargetDict]
     data: NotRequired[EvaluatedRowsDict]

@@ -42,6 +42,8 @@ from kubetune.tracking.base import TrackedRun
 
 MAX_CANDIDATE_MESSAGE = 512
 MOVING = frozenset({CandidatePhase.RUNNING, CandidatePhase.QUEUED, CandidatePhase.RETRYING})
+OURS = (Reason.SUSPENDED, Reason.QUEUED_TOO_LONG)
+"""Reasons of a stop that we have ordered, and that is no failure of the attempt."""
 SETTLED = frozenset({CandidatePhase.SUCCEEDED, CandidatePhase.FAILED})
 
 
@@ -116,6 +118,9 @@ class CandidateDraft:
         if run and run.exit_code and attempt.get("reason") in TOLD:
             # Interrupted by the clock.
             return False
+        if self.status.get("reason") == Reason.QUEUED_TOO_LONG and "startTime" not in attempt:
+            # Taken back before it began.
+            return False
         if attempt["result"] == AttemptResult.STOPPED:
             # By somebody else, which is final; or on our order, which matters when it goes on.
             return not attempt.get("reason") and not suspended
@@ -148,7 +153,7 @@ def begin(
     if draft.settled or not (draft.attempt or observed.runs):
         return draft
     # Who ordered a stop must be known when it has happened, maybe after the suspension.
-    ordered = suspended or status.get("reason") == Reason.SUSPENDED
+    ordered = suspended or status.get("reason") in OURS
     known = [draft.attempt] if draft.attempt else []
     attempts, counts = merge_attempts(known, status.get("counts"), observed.runs, stopped=ordered)
     if attempts:
@@ -177,9 +182,9 @@ def follow(
         draft.say(CandidatePhase.FAILED, reason, message)
         return None
     if newest["result"] == AttemptResult.STOPPED:
-        draft.say(
-            CandidatePhase.PENDING, Reason.SUSPENDED, f"attempt {number} was stopped by suspend"
-        )
+        if draft.status.get("reason") != Reason.QUEUED_TOO_LONG:
+            said = f"attempt {number} was stopped by suspend"
+            draft.say(CandidatePhase.PENDING, Reason.SUSPENDED, said)
         return None
     outcome = run.outcome if run else None
     if newest["result"] == AttemptResult.FAILED and retry_of(reason, outcome) == Retry.NEVER:
@@ -337,8 +342,8 @@ def _follow_live(draft: CandidateDraft, run: RunState) -> None:
             CandidatePhase.RUNNING, run.reason or Reason.STARTED, f"attempt {number} is running"
         )
     elif run.phase == "stopping":
-        ordered = draft.status.get("reason") == Reason.SUSPENDED
-        why = Reason.SUSPENDED if ordered else Reason.STOPPING
+        ordered = draft.status.get("reason", Reason.STOPPING)
+        why = ordered if ordered in OURS else Reason.STOPPING
         draft.say(CandidatePhase.RUNNING, why, run.message or f"attempt {number} is being stopped")
     else:
         message = run.message or f"attempt {number} waits to be started"

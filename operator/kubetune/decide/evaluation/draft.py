@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from kubetune.api.conditions import ConditionType
+from kubetune.api.conditions import TERMINAL_PHASES, ConditionType
 from kubetune.api.kinds.evaluation.spec import EvaluationSpec
 from kubetune.api.kinds.status_types import (
     AttemptDict,
@@ -31,7 +31,9 @@ from kubetune.decide.evaluation.inputs import (
     candidate_run_key,
 )
 from kubetune.decide.evaluation.observed import ObservedEvaluation
+from kubetune.decide.waited import LOOK_SECONDS, Stopwatch, note, queue_clock, read
 from kubetune.targets.table import facts_of
+from kubetune.targets.values import FINISHED
 
 
 @dataclass
@@ -46,6 +48,12 @@ class Draft:
     candidates: list[CandidateDraft]
     clock: Clock
     """How long runs were under way; activeDeadlineSeconds is about that."""
+    waiting: Stopwatch
+    """How long it waited for what it needs; waitingDeadlineSeconds is about that."""
+    queue: Stopwatch
+    """How long runs waited to begin; queueDeadlineSeconds is about that."""
+    lacks_inputs: bool = False
+    """Whether nothing is under way since something is missing: the first of both clocks goes on."""
     actions: list[Action] = field(default_factory=list[Action])
     waits: list[float] = field(default_factory=list[float])
     """Seconds until something must be looked at again."""
@@ -55,8 +63,23 @@ class Draft:
         """Seconds for which runs may still run; None without a deadline."""
         return self.clock.left(self.spec.active_deadline_seconds)
 
+    @property
+    def waiting_left(self) -> float | None:
+        """Seconds for which it may still wait for what it needs; None without a limit."""
+        return self.waiting.left(self.spec.waiting_deadline_seconds)
+
+    @property
+    def queue_left(self) -> float | None:
+        """Seconds for which runs may still queue; None without a limit."""
+        return self.queue.left(self.spec.queue_deadline_seconds)
+
     def decision(self) -> EvaluationDecision:
         """The decision as it stands."""
+        waits = self.lacks_inputs and self.status.get("phase") not in TERMINAL_PHASES
+        self.waiting = self.waiting.going() if waits else self.waiting.stopped()
+        note(self.status, self.waiting, self.queue)
+        if waits and (left := self.waiting_left) is not None:
+            self.waits.append(left if left > 0 else LOOK_SECONDS)
         statuses = [candidate.status for candidate in self.candidates]
         with_deltas(statuses)
         self.status["candidates"] = statuses
@@ -86,6 +109,8 @@ def draft_of(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) 
     clock = read_clock(old.get("runTime"), found, now)
     if clock.counted:
         old["runTime"] = clock.counted
+    runs = [run for item in observed.candidates for run in item.runs]
+    live = [] if spec.suspend else [run for run in runs if run.phase not in FINISHED]
     return Draft(
         observed=observed,
         spec=spec,
@@ -97,6 +122,8 @@ def draft_of(observed: ObservedEvaluation, spec: EvaluationSpec, now: datetime) 
             for item in observed.candidates
         ],
         clock=clock,
+        waiting=read(old.get("waitTime"), now),
+        queue=queue_clock(old.get("queueTime"), runs, live, now),
     )
 
 

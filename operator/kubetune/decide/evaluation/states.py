@@ -6,6 +6,7 @@ Each candidate goes its own way (``candidate``); once all have ended the verdict
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from kubetune.api.conditions import (
@@ -52,6 +53,7 @@ from kubetune.decide.retries import ELSEWHERE_SECONDS, NOT_WATCHED, until_secret
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target.place import before_start, has_moved
 from kubetune.decide.target.unreachable import target_unreachable, with_phase
+from kubetune.decide.waited import halted
 from kubetune.decide.waiting import NotReady
 from kubetune.names import FINALIZER
 from kubetune.targets.table import facts_of
@@ -82,7 +84,10 @@ def _decide(observed: ObservedEvaluation, now: datetime) -> EvaluationDecision:
 
     # 3. The target can't be asked: nothing is known, so nothing changes.
     if observed.target_problem:
-        return with_phase(target_unreachable(evaluation, observed.target_problem, now))
+        unknown = with_phase(target_unreachable(evaluation, observed.target_problem, now))
+        if evaluation.spec.suspend and unknown.status is not None:
+            return replace(unknown, status=halted(unknown.status, now))
+        return unknown
 
     # 4. What became of the attempts.
     draft = draft_of(observed, evaluation.spec, now)
@@ -109,6 +114,8 @@ def _decide(observed: ObservedEvaluation, now: datetime) -> EvaluationDecision:
     deadline.keep(draft)
     if deadline.lacks_time(draft):
         return deadline.expire(draft)
+    if deadline.lacks_queue_time(draft):
+        return deadline.queue_no_longer(draft)
 
     # 9. Whatever can start starts, as many at once as allowed.
     return _start_more(draft)
@@ -174,6 +181,11 @@ def _start_more(draft: Draft) -> EvaluationDecision:
     if all(candidate.settled for candidate in draft.candidates):
         # What was measured before has come in.
         return result.finish(draft)
+    due = [item for item in draft.candidates if item.due]
+    draft.lacks_inputs = bool(due) and not any(item.live for item in draft.candidates)
+    if deadline.lacks_waiting_time(draft):
+        blocker = refused or next(iter(missing), None)
+        return deadline.wait_no_longer(draft, blocker.message if blocker else due[0].message)
     _tell(draft, refused, missing)
     return draft.decision()
 

@@ -35,7 +35,7 @@ from kubetune.decide.fine_tune_job.kept_steps import keeps_steps, show_checkpoin
 from kubetune.decide.fine_tune_job.observed import (
     ObservedJob,
 )
-from kubetune.decide.fine_tune_job.orders import ended_by_deadline, was_suspended
+from kubetune.decide.fine_tune_job.orders import ended_by_deadline, told_to_stop
 from kubetune.decide.fine_tune_job.progress import (
     merge_attempts,
     mlflow_link,
@@ -46,8 +46,12 @@ from kubetune.decide.fine_tune_job.progress import (
 )
 from kubetune.decide.memory.batch import Batch, next_batch, ran_out
 from kubetune.decide.target.place import record
+from kubetune.decide.waited import LOOK_SECONDS, Stopwatch, note, queue_clock, read
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import FINISHED, RunState
+
+UNSUBMITTED = frozenset({Phase.PENDING, Phase.PREPARING, Phase.QUEUED})
+"""Phases of a job that waits; Queued while what was decided to start hasn't been seen yet."""
 
 
 @dataclass
@@ -65,6 +69,12 @@ class Draft:
     conditions: Conditions
     clock: Clock
     """How long runs were under way; activeDeadlineSeconds is about that."""
+    waiting: Stopwatch
+    """How long it waited for what it needs; waitingDeadlineSeconds is about that."""
+    queue: Stopwatch
+    """How long runs waited to begin; queueDeadlineSeconds is about that."""
+    waits: bool = False
+    """Whether it waits now, so that the first of both goes on."""
     actions: list[Action] = field(default_factory=list[Action])
 
     @property
@@ -99,6 +109,18 @@ class Draft:
         # Since when the run goes on by our clock was told by the condition that now says this.
         return min(left, 0.0)
 
+    @property
+    def waited_out(self) -> bool:
+        """Whether it may wait no longer for what it needs."""
+        left = self.waiting.left(self.spec.waiting_deadline_seconds)
+        return left is not None and left <= 0
+
+    @property
+    def queued_out(self) -> bool:
+        """Whether no run of it may queue any longer."""
+        left = self.queue.left(self.spec.queue_deadline_seconds)
+        return left is not None and left <= 0
+
     def decision(self, requeue_after: float | None = None) -> FineTuneJobDecision:
         """The decision; a deadline or a time to live may ask to look again earlier."""
         self.status["conditions"] = self.conditions.current
@@ -110,8 +132,22 @@ class Draft:
         else:
             limit = look_again(self.left, self.clock, self.live)
         again = [run.look_again_seconds for run in self.live]
-        times = [seconds for seconds in (requeue_after, limit, *again) if seconds is not None]
+        given = (requeue_after, limit, self._stop_clocks(), *again)
+        times = [seconds for seconds in given if seconds is not None]
         return Decision(tuple(self.actions), self.status, min(times) if times else None)
+
+    def _stop_clocks(self) -> float | None:
+        """Write both clocks of waiting down; seconds until the one that goes is over."""
+        waits = self.waits and self.status.get("phase") in UNSUBMITTED
+        self.waiting = self.waiting.going() if waits else self.waiting.stopped()
+        note(self.status, self.waiting, self.queue)
+        if self.queue.since and self.live:
+            left = self.queue.left(self.spec.queue_deadline_seconds)
+        elif waits:
+            left = self.waiting.left(self.spec.waiting_deadline_seconds)
+        else:
+            return None
+        return left if left is None or left > 0 else LOOK_SECONDS
 
     def phase(self, phase: Phase) -> None:
         """Set the phase."""
@@ -126,7 +162,7 @@ def begin(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
         status.get("attempts") or [],
         status.get("counts"),
         observed.runs,
-        stopped=spec.suspend or old.get("phase") == Phase.SUSPENDED or was_suspended(old),
+        stopped=spec.suspend or old.get("phase") == Phase.SUSPENDED or bool(told_to_stop(old)),
     )
     status.pop("conditions", None)
     status.pop("attempts", None)
@@ -145,7 +181,19 @@ def begin(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
     if clock.counted:
         status["runTime"] = clock.counted
     conditions = conditions_of(old, job.generation, now)
-    draft = Draft(observed, spec, now, status, attempts, counts, conditions, clock)
+    live = [] if spec.suspend else [run for run in observed.runs if run.phase not in FINISHED]
+    draft = Draft(
+        observed,
+        spec,
+        now,
+        status,
+        attempts,
+        counts,
+        conditions,
+        clock,
+        waiting=read(old.get("waitTime"), now),
+        queue=queue_clock(old.get("queueTime"), observed.runs, live, now),
+    )
     draft.conditions.remove(ConditionType.TARGET_AVAILABLE)
     run = observed.tracked
     if run is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from kubetune.api import JsonObject
+from kubetune.api.conditions import ConditionType, Reason
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.status_types import FineTuneJobStatusDict
 from kubetune.api.run.plan import TOLD_CHECKPOINT, TOLD_CHECKPOINT_TIME
-from kubetune.decide.decision import rfc3339
+from kubetune.decide.decision import Conditions, rfc3339
 from kubetune.decide.fine_tune_job.progress import told_progress
 from kubetune.targets.table import facts_of
 from kubetune.tracking.base import TrackedRun
@@ -62,14 +63,28 @@ def show_checkpoint(status: FineTuneJobStatusDict, run: TrackedRun) -> None:
         }
 
 
-def may_lose(status: FineTuneJobStatusDict, target: ComputeTargetSpec | None) -> str:
-    """What a running attempt has to say before somebody interrupts it; empty when nothing."""
-    if not _loses(status, target):
-        return ""
-    return (
-        "; without spec.checkpoint.claimName its steps are lost when it is suspended,"
-        " evicted or fails"
-    )
+def tell_kept(
+    conditions: Conditions, settings: JsonObject, target: ComputeTargetSpec | None
+) -> None:
+    """Say whether an interruption costs a run its steps, before it happens."""
+    if target is None or not settings:
+        return
+    facts, claim = facts_of(target), (settings.get("checkpoint") or {}).get("claimName")
+    kept, reason = True, Reason.KEPT_ON_TARGET
+    message = f"checkpoints stay in {facts.name}, and another attempt continues from the newest"
+    if not facts.durable_disk and claim:
+        reason = Reason.KEPT_ON_CLAIM
+        message = (
+            f"checkpoints stay on PersistentVolumeClaim {claim}, and another attempt continues from"
+            " the newest"
+        )
+    elif not facts.durable_disk:
+        kept, reason = False, Reason.NO_DURABLE_CLAIM
+        message = (
+            "the steps of a run are lost when it is suspended, evicted or fails: a job with"
+            " spec.checkpoint.claimName keeps them"
+        )
+    conditions.set(ConditionType.PROGRESS_KEPT, kept, reason, message)
 
 
 def lost(status: FineTuneJobStatusDict, target: ComputeTargetSpec | None) -> str:

@@ -13,6 +13,19 @@ def was_suspended(status: FineTuneJobStatusDict) -> bool:
     return running is not None and running["reason"] == Reason.SUSPENDED
 
 
+def told_to_stop(status: FineTuneJobStatusDict) -> Reason | None:
+    """For whom the last stop counts as ours; None when nobody has ordered one."""
+    if was_suspended(status):
+        return Reason.SUSPENDED
+    return Reason.QUEUED_TOO_LONG if was_queueing_too_long(status) else None
+
+
+def was_queueing_too_long(status: FineTuneJobStatusDict) -> bool:
+    """Whether the last stop was ordered since a run had queued for too long."""
+    running = condition_in(status, ConditionType.RUNNING)
+    return running is not None and running["reason"] == Reason.QUEUED_TOO_LONG
+
+
 def stopped_in_time(status: FineTuneJobStatusDict, newest: AttemptDict | None) -> bool:
     """Whether the deadline had the newest attempt stopped; the target's clock may not show it."""
     if newest is None or newest["result"] != AttemptResult.STOPPED:

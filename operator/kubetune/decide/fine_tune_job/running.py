@@ -7,11 +7,12 @@ from kubetune.decide.deadline import enforce
 from kubetune.decide.decision import FineTuneJobDecision, StartRun, StopRuns
 from kubetune.decide.fine_tune_job.draft import Draft, fail
 from kubetune.decide.fine_tune_job.inputs import freeze, resolve
-from kubetune.decide.fine_tune_job.kept_steps import may_lose
-from kubetune.decide.fine_tune_job.orders import was_suspended
+from kubetune.decide.fine_tune_job.kept_steps import tell_kept
+from kubetune.decide.fine_tune_job.orders import told_to_stop, was_queueing_too_long
 from kubetune.decide.lineage import changed_parts
 from kubetune.decide.memory.batch import batch_of, plan_of
 from kubetune.decide.target.place import moved_from
+from kubetune.decide.waited import queued_too_long, queues, waited_too_long
 from kubetune.decide.waiting import NotReady
 from kubetune.targets.table import facts_of
 from kubetune.targets.values import RunState
@@ -20,6 +21,28 @@ from kubetune.targets.values import RunState
 def expire(draft: Draft) -> FineTuneJobDecision:
     """No attempt has time left: the job fails."""
     return fail(draft, Reason.DEADLINE_EXCEEDED, f"{_too_long(draft)}: make a new job with more")
+
+
+def wait_no_longer(draft: Draft, what: str) -> FineTuneJobDecision:
+    """What it needs didn't come in time: the job fails."""
+    limit = draft.spec.waiting_deadline_seconds
+    message = waited_too_long(draft.waiting, limit, what)
+    # Nothing was started, and nobody is asked any more.
+    draft.actions.clear()
+    return fail(draft, Reason.WAITED_TOO_LONG, message, retryable=True)
+
+
+def queue_no_longer(draft: Draft) -> FineTuneJobDecision:
+    """No attempt may queue any longer: the job fails."""
+    newest = draft.newest
+    why = (newest.get("message") if newest else None) or ""
+    what = f"attempt {newest['number']}: {why}" if newest and why else ""
+    message = f"{_queued_too_long(draft, what)}; make a new job with more, or for less"
+    return fail(draft, Reason.QUEUED_TOO_LONG, message, retryable=True)
+
+
+def _queued_too_long(draft: Draft, what: str) -> str:
+    return queued_too_long(draft.queue, draft.spec.queue_deadline_seconds, what)
 
 
 def _too_long(draft: Draft) -> str:
@@ -45,18 +68,26 @@ def follow(draft: Draft, run: RunState) -> FineTuneJobDecision:
         message = f"{_too_long(draft)}: attempt {number} is being stopped"
         conditions.set(ConditionType.RUNNING, False, Reason.DEADLINE_EXCEEDED, message)
         conditions.waiting(Reason.DEADLINE_EXCEEDED, message)
+    elif draft.queued_out and _queues(draft, run):
+        draft.phase(Phase.STOPPING)
+        # It may begin in this moment: the verdict waits for what becomes of it.
+        said = _queued_too_long(draft, run.message)
+        message = f"{said}: attempt {number} is being taken back"
+        conditions.set(ConditionType.RUNNING, False, Reason.QUEUED_TOO_LONG, message)
+        conditions.waiting(Reason.QUEUED_TOO_LONG, message)
+        if run.phase == "pending":
+            draft.actions.append(StopRuns(observed.run_key, unbegun=True))
     elif run.phase == "running":
         draft.phase(Phase.RUNNING)
         unsure = run.reason == Reason.STATUS_UNKNOWN
         why = run.reason if unsure else Reason.STARTED
         message = run.message if unsure else f"attempt {number} is running"
-        note = may_lose(draft.status, observed.place)
-        conditions.set(ConditionType.RUNNING, None if unsure else True, why, f"{message}{note}")
+        conditions.set(ConditionType.RUNNING, None if unsure else True, why, message)
         conditions.waiting(why, message)
     elif run.phase == "stopping":
         draft.phase(Phase.STOPPING)
         # Who ordered it must be known when it has stopped.
-        why = Reason.SUSPENDED if was_suspended(draft.observed.job.status) else Reason.STOPPING
+        why = told_to_stop(draft.observed.job.status) or Reason.STOPPING
         message = run.message or f"attempt {number} is being stopped"
         conditions.set(ConditionType.RUNNING, False, why, message)
         conditions.waiting(Reason.STOPPING, message)
@@ -70,8 +101,15 @@ def follow(draft: Draft, run: RunState) -> FineTuneJobDecision:
         conditions.waiting(reason, message)
     if run.overdue:
         draft.actions.append(StopRuns(draft.observed.run_key))
+    tell_kept(conditions, draft.status.get("effective") or {}, observed.place)
     _note_tracking(draft)
     return draft.decision()
+
+
+def _queues(draft: Draft, run: RunState) -> bool:
+    """Whether the run waits to begin, or is being taken back since it did so for too long."""
+    ordered = was_queueing_too_long(draft.observed.job.status)
+    return queues(draft.live) or (ordered and run.phase == "stopping")
 
 
 def _make_again(draft: Draft, run: RunState) -> str:

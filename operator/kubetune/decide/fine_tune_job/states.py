@@ -6,6 +6,7 @@ once the job is over nothing starts it again.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from kubetune.api.conditions import (
@@ -44,7 +45,7 @@ from kubetune.decide.fine_tune_job.observed import (
     registry_alias,
     registry_name,
 )
-from kubetune.decide.fine_tune_job.orders import stopped_in_time
+from kubetune.decide.fine_tune_job.orders import stopped_in_time, was_queueing_too_long
 from kubetune.decide.fine_tune_job.outcome_from_tracker import (
     seek_outcome,
     with_outcome_from_tracker,
@@ -52,11 +53,14 @@ from kubetune.decide.fine_tune_job.outcome_from_tracker import (
 from kubetune.decide.fine_tune_job.running import (
     expire,
     follow,
+    queue_no_longer,
+    wait_no_longer,
 )
 from kubetune.decide.identity import with_identity
 from kubetune.decide.memory.batch import batch_of, halvings, plan_of, with_batch, with_batches
 from kubetune.decide.memory.fit import check_memory
 from kubetune.decide.memory.out_of_memory import no_more_memory, with_memory_advice
+from kubetune.decide.resources import TargetProblem
 from kubetune.decide.retries import (
     BACKOFF_LIMIT,
     NOT_WATCHED,
@@ -70,6 +74,7 @@ from kubetune.decide.retries import (
 from kubetune.decide.strays import with_strays_stopped
 from kubetune.decide.target.place import before_start
 from kubetune.decide.target.unreachable import target_unreachable, with_phase
+from kubetune.decide.waited import halted, read
 from kubetune.decide.waiting import NotReady, evicted_too_often
 
 
@@ -98,7 +103,7 @@ def _decide(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
 
     # 4. The target can't be asked: nothing is known, so nothing changes.
     if observed.target_problem:
-        return with_phase(target_unreachable(job, observed.target_problem, now))
+        return _unknown(observed, observed.target_problem, now)
 
     # 5. A run failed without an outcome: the tracked run may have it.
     if (seeking := seek_outcome(observed)) is not None:
@@ -135,6 +140,10 @@ def _decide(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
         return (seek_finished(draft) if _left_no_word(draft, newest) else None) or expire(draft)
     if newest and newest["result"] == AttemptResult.STOPPED and (why := newest.get("reason")):
         return _cancelled(draft, newest, why)
+    if newest and draft.queued_out:
+        never_ran = was_queueing_too_long(job.status) and "startTime" not in newest
+        asks = _left_no_word(draft, newest) and not never_ran
+        return (seek_finished(draft) if asks else None) or queue_no_longer(draft)
     if newest and newest["result"] in (AttemptResult.FAILED, AttemptResult.PREEMPTED):
         if problem := evicted_too_often(newest, draft.counts):
             return fail(draft, Reason.DISRUPTED, problem, retryable=True)
@@ -146,6 +155,24 @@ def _decide(observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
 
     # 10. Nothing runs: submit, when everything is there.
     return _submit(draft, draft.counts["total"] + 1)
+
+
+def _unknown(observed: ObservedJob, problem: TargetProblem, now: datetime) -> FineTuneJobDecision:
+    """What it says while nobody knows what runs: as before, and clocks go on."""
+    job = observed.job
+    decision = with_phase(target_unreachable(job, problem, now))
+    if job.spec is None or decision.status is None:
+        return decision
+    if job.spec.suspend:
+        return replace(decision, status=halted(decision.status, now))
+    clock = read(job.status.get("waitTime"), now)
+    left = clock.left(job.spec.waiting_deadline_seconds)
+    if left is None or clock.since is None or "external" in job.status:
+        return decision
+    if left <= 0:
+        # Nothing was ever sent there.
+        return wait_no_longer(begin(observed, job.spec, now), problem.message)
+    return replace(decision, requeue_after=min(left, decision.requeue_after or left))
 
 
 def _suspend(draft: Draft) -> FineTuneJobDecision:
@@ -248,9 +275,13 @@ def _submit(draft: Draft, attempt: int) -> FineTuneJobDecision:
     if isinstance(inputs, NotReady):
         return _wait_for_inputs(draft, inputs)
     settings = freeze(draft.status, draft.counts, inputs)
+    # A backup may have brought back what the job was; what it has frozen is known only now.
+    draft.waits = attempt > 1 or "external" not in observed.job.status
     if attempt == 1 and (seeking := seek_finished(draft)):
-        # A backup has brought back what the job was; what it has frozen is known only now.
+        if draft.waits and draft.waited_out and observed.answers.tracking_error:
+            return wait_no_longer(draft, observed.answers.tracking_error)
         return seeking
+    draft.waits = True
     batch = batch_of(attempt, draft.attempts, settings)
     tried = with_batch(settings, batch)
     if too_large := check_memory(observed, tried, draft.status, conditions):
@@ -286,8 +317,11 @@ def _submit(draft: Draft, attempt: int) -> FineTuneJobDecision:
 
 
 def _wait_for_inputs(draft: Draft, missing: NotReady) -> FineTuneJobDecision:
+    draft.waits = True
     draft.phase(missing.phase)
     draft.conditions.set(ConditionType.INPUTS_READY, False, missing.reason, missing.message)
+    if draft.waited_out:
+        return wait_no_longer(draft, missing.message)
     if missing.refused:
         draft.conditions.stalled(missing.reason, missing.message)
         # Nothing tells of a rival job that fails or is deleted.
@@ -323,6 +357,8 @@ def _reuse(draft: Draft, inputs: Inputs) -> FineTuneJobDecision | None:
         return fail(draft, Reason.TRACKING_REFUSED, message)
     draft.phase(Phase.PREPARING)
     if answers.tracking_error:
+        if draft.waited_out:
+            return wait_no_longer(draft, answers.tracking_error)
         # Training before the registry was asked could cost a GPU for nothing.
         draft.conditions.waiting(answers.tracking_reason, answers.tracking_error)
     else:

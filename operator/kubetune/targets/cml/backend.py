@@ -18,7 +18,7 @@ from kubetune.clients.cml_operations import DELETE_PROJECT_FILE, UPDATE_JOB
 from kubetune.targets.cml.following import Follower
 from kubetune.targets.cml.manifests import made, with_deletion
 from kubetune.targets.cml.probe import probe
-from kubetune.targets.cml.states import is_active
+from kubetune.targets.cml.states import is_active, is_unbegun
 from kubetune.targets.cml.submission import (
     LOOK_AGAIN_SECONDS,
     ReadConfigMap,
@@ -172,8 +172,8 @@ class CmlBackend(Bookkeeping):
             raise follower.failed(error, request.owner, request.run_key) from error
         return next(state for state in followed.states if state.attempt == request.attempt)
 
-    async def stop(self, address: RunAddress) -> None:
-        """Stop all live runs."""
+    async def stop(self, address: RunAddress, *, unbegun: bool = False) -> None:
+        """Stop all live runs, or those that wait for room or an engine."""
         workspace, follower = self._at(address)
         follower.check(address.owner, address.run_key)
         owner, run_key = address.owner, address.run_key
@@ -182,7 +182,7 @@ class CmlBackend(Bookkeeping):
             if job is None:
                 return
             for run in await follower.runs(run_key, job):
-                if is_active(run):
+                if is_unbegun(run) if unbegun else is_active(run):
                     await self._check_owner(address)
                     await stop_run(workspace, job.id, run.id)
         except (CmlError, BackendError) as error:

@@ -185,8 +185,10 @@ class Follower:
             self._wake.clear()
             pause = self._next() - time.monotonic()
             if pause > 0:
+                # asyncio.wait_for would lose a cancellation that comes together with the wake-up.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
                 continue
             try:
                 await self._look()

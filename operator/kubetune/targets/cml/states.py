@@ -25,6 +25,7 @@ _ATTEMPT = re.compile("[0-9]{1,9}")
 _KILLED = 137
 """Exit code of what the system kills for its memory."""
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED", "TIMEDOUT"})
+_UNBEGUN = frozenset({"SCHEDULING", "STARTING"})
 _LIVE = frozenset({"SCHEDULING", "STARTING", "RUNNING", "STOPPING"})
 
 
@@ -58,6 +59,11 @@ def is_active(run: JobRun) -> bool:
 def is_live(run: JobRun) -> bool:
     """Whether a run is known to use resources, so that CML starts no other of its job."""
     return status_word(run) in _LIVE
+
+
+def is_unbegun(run: JobRun) -> bool:
+    """Whether a run waits for room, or for its engine."""
+    return status_word(run) in _UNBEGUN
 
 
 def has_ended(run: JobRun) -> bool:

@@ -139,10 +139,16 @@ class KubernetesBackend(Bookkeeping):
         self._cache.put(job)
         return self._state(job)
 
-    async def stop(self, address: RunAddress) -> None:
+    async def stop(self, address: RunAddress, *, unbegun: bool = False) -> None:
         """Delete the live Jobs. They are seen as stopping until their pods are gone."""
+        if unbegun:
+            await self._read(address, "Job", "Pod")
         for job in self._jobs(address):
-            if job["metadata"].get("deletionTimestamp") or self._state(job).phase in FINISHED:
+            phase = self._state(job).phase
+            if job["metadata"].get("deletionTimestamp") or phase in FINISHED:
+                continue
+            if unbegun and phase != "pending":
+                logger.info("Job %s has begun, and isn't ended", job["metadata"]["name"])
                 continue
             await self._delete(job, "Foreground")
 
@@ -262,8 +268,7 @@ class KubernetesBackend(Bookkeeping):
     async def _check_alone(self, request: RunRequest) -> None:
         """Raise while a pod of an earlier attempt lives, which a watch may not have shown."""
         address = RunAddress(request.owner, request.run_key, request.target)
-        for pod in await self._list("Pod", address):
-            self._cache.put(pod)
+        await self._read(address, "Pod")
         number = str(request.attempt)
         for pod in self._cache.live_pods(request.run_key):
             if not is_run_of(pod, request.owner, self._keys):
@@ -323,8 +328,7 @@ class KubernetesBackend(Bookkeeping):
         known = self._pods(job)
         if known and not any(is_live(pod) for pod in known):
             return
-        for pod in await self._list("Pod", address):
-            self._cache.put({"apiVersion": "v1", **pod})
+        await self._read(address, "Pod")
 
     def _state(self, job: JsonObject) -> RunState:
         return run_state(job, self._pods(job))
@@ -369,6 +373,12 @@ class KubernetesBackend(Bookkeeping):
         if kind == "Job":
             return [item for item in items if self._is_ours(item, address)]
         return [item for item in items if is_owned(item, address.owner)]
+
+    async def _read(self, address: RunAddress, *kinds: str) -> None:
+        """Have the cache know what is there now: watches may be behind."""
+        for kind in kinds:
+            for item in await self._list(kind, address):
+                self._cache.put(item)
 
     async def _list(self, kind: str, address: RunAddress) -> list[JsonObject]:
         """What has the label of a run key, whosever it is."""

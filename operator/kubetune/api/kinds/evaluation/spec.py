@@ -344,6 +344,23 @@ class EvaluationSpec(Value):
         " runs at the same time counts once, and waiting doesn't count. May be changed."
         " Default: no limit.",
     )
+    waiting_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Seconds that the Evaluation may wait until a run can be submitted, in all: for"
+        " what it names, its target, or what either needs. Then it fails. Time in which runs queue"
+        " or run, in which it is suspended, and between a failed attempt and the next doesn't"
+        " count. May be changed. Default: no limit.",
+    )
+    queue_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Seconds that submitted runs may wait to begin while no candidate runs, all"
+        " attempts together: for a queue, a node, images or room in a workspace. Then the"
+        " Evaluation fails and no run of it is left. May be changed. Default: no limit.",
+    )
     suspend: bool = Field(
         default=False,
         description="Stop all runs and start none until false again; candidates that are measured"

@@ -9,7 +9,16 @@ from pydantic import Field
 from kubetune.api.conditions import CandidatePhase, Phase
 from kubetune.api.kinds.compute_target.recorded import RecordedTarget
 from kubetune.api.kinds.evaluation.spec import MAX_CANDIDATES
-from kubetune.api.kinds.running import Attempt, AttemptCounts, MlflowRun, RegisteredResult, RunTime
+from kubetune.api.kinds.running import (
+    QUEUE_TIME,
+    WAIT_TIME,
+    Attempt,
+    AttemptCounts,
+    MlflowRun,
+    RegisteredResult,
+    RunTime,
+    WaitTime,
+)
 from kubetune.api.kinds.status import ObjectStatus, Timestamp
 from kubetune.api.metrics.metric import MAX_METRICS
 from kubetune.api.schema.base import Value, keyed_by
@@ -119,6 +128,8 @@ class EvaluationStatus(ObjectStatus):
     run_time: RunTime | None = Field(
         default=None, description="How long ended attempts were under way."
     )
+    wait_time: WaitTime | None = Field(default=None, description=WAIT_TIME)
+    queue_time: WaitTime | None = Field(default=None, description=QUEUE_TIME)
     target: str | None = Field(default=None, description="Kind/name of the compute target.")
     external: RecordedTarget | None = Field(
         default=None, description="Where the candidates' runs were started."

@@ -330,6 +330,23 @@ class FineTuneJobSpec(TrainingSettings):
         " doesn't count: for a queue, a node or images, between attempts, while suspended,"
         " or for registration. May be changed. Default: no limit.",
     )
+    waiting_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Seconds that the job may wait until a run can be submitted, in all: for"
+        " what it names, its target, or what either needs. Then it fails. Time in which runs queue"
+        " or run, in which it is suspended, and between a failed attempt and the next doesn't"
+        " count. May be changed. Default: no limit.",
+    )
+    queue_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Seconds that submitted runs may wait to begin, all attempts together: for a"
+        " queue, a node, images or room in a workspace. Then the job fails and no run of it is"
+        " left. May be changed. Default: no limit.",
+    )
     suspend: bool = Field(
         default=False,
         description="Stop the run and start none until false again. May be changed. Default false.",

@@ -7,12 +7,15 @@ from pydantic import Field, JsonValue
 from kubetune.api.conditions import Phase
 from kubetune.api.kinds.running import (
     MAX_ATTEMPTS,
+    QUEUE_TIME,
+    WAIT_TIME,
     Attempt,
     AttemptCounts,
     External,
     MlflowRun,
     RegisteredResult,
     RunTime,
+    WaitTime,
 )
 from kubetune.api.kinds.status import ObjectStatus, Timestamp
 from kubetune.api.schema.base import Value
@@ -212,6 +215,8 @@ class FineTuneJobStatus(ObjectStatus):
     run_time: RunTime | None = Field(
         default=None, description="How long ended attempts were under way."
     )
+    wait_time: WaitTime | None = Field(default=None, description=WAIT_TIME)
+    queue_time: WaitTime | None = Field(default=None, description=QUEUE_TIME)
     external: External | None = Field(default=None, description="The run outside.")
     mlflow: MlflowRun | None = Field(default=None, description="The run in MLflow.")
     progress: Progress | None = Field(default=None, description="How far training is.")

@@ -31,8 +31,10 @@ class SleeperBackend:
             attempt.start(block.seconds, place / f"{request.plan['kind']}.json")
         return attempt.state()
 
-    async def stop(self, address: RunAddress) -> None:
-        """Stop all live runs."""
+    async def stop(self, address: RunAddress, *, unbegun: bool = False) -> None:
+        """Stop all live runs; each begins as soon as it is made."""
+        if unbegun:
+            return
         for attempt in self._made(address):
             attempt.stop()
 
