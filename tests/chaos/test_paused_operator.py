@@ -74,12 +74,17 @@ def test_what_is_made_is_made_once(succession: Succession) -> None:
     tried(succession, [Halt(Life.PLAIN, write, "sent") for write in making])
 
 
+def firsts(writes: list[str]) -> list[str]:
+    """The first write of each kind, such as that of a phase."""
+    return [write for write in writes if write.endswith(" #1")]
+
+
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("life", LIVES)
 def test_at_every_write_and_moment(succession: Succession, life: Life) -> None:
-    writes = succession.writes(life)
+    writes = firsts(succession.writes(life))
     if life != Life.PLAIN:
-        plain = {write.partition(" #")[0] for write in succession.writes(Life.PLAIN)}
-        writes = [write for write in writes if write.partition(" #")[0] not in plain]
+        plain = succession.writes(Life.PLAIN)
+        writes = [write for write in writes if write not in plain]
     tried(succession, [Halt(life, write, moment) for write in writes for moment in MOMENTS])
