@@ -19,6 +19,8 @@ from tests.cluster.support import eventually
 
 HALTING = (sys.executable, str(Path(__file__).with_name("halting_operator.py")))
 HALTED = "halted"
+DID_NOT_COME = "this write did not come"
+"""As that of a look at the target, which another had just before."""
 MOMENTS = ("before", "sent", "after")
 TAKES_BACK = re.compile("model-versions/delete|cml (stop_job_run|delete_job)")
 """What may be sent without the lease: only what was made too much."""
@@ -129,7 +131,7 @@ class Succession:
         course = self._begin(halt.life)
         self._go_on(lambda: leading.operator.halted() or self._is_over(course))
         if not leading.operator.halted():
-            return ["this write did not come"]
+            return [DID_NOT_COME]
         eventually(waiting.operator.leads)
         self._go_on(lambda: self._is_over(course))
         leading.operator.go_on()
