@@ -104,6 +104,9 @@ class Application:
                     response = await self._good(request, operation, parameters)
         except RefusalError as refusal:
             response = self._error(refusal.status, refusal.body(), {}, html=False)
+        except ConnectionError:
+            # The client has gone in the middle.
+            response = None
         except Exception:
             log.exception("%s failed", name or path)
             response = self._error(500, error_body(13, "internal error"), {}, html=False)
