@@ -22,6 +22,9 @@ def on_cml() -> bool:
 
 def from_error(error: BaseException) -> Outcome:
     """The outcome of a run that an exception ended."""
+    if isinstance(error, RunError) and error.reason == REASON:
+        # It says itself what helps.
+        return Outcome(status="failed", reason=REASON, message=error.message, retryable=True)
     if (what := out_of_memory(error)) is not None:
         # Somebody else may have had the rest of it; the operator tries once more.
         return Outcome(status="failed", reason=REASON, message=what, retryable=True)

@@ -62,6 +62,18 @@ def test_an_error_that_stands_for_another_hides_nothing(
     assert outcomes.from_error(error).reason == "OutOfMemory"
 
 
+def test_what_helps_is_not_covered_up() -> None:
+    try:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        except torch.OutOfMemoryError as cause:
+            raise RunError("OutOfMemory", "lower generation.batchSize") from cause
+    except RunError as error:
+        outcome = outcomes.from_error(error)
+    assert (outcome.reason, outcome.retryable) == ("OutOfMemory", True)
+    assert outcome.message == "lower generation.batchSize"
+
+
 COUNTERS = {
     "cgroups 2": "low 0\nhigh 7\nmax 9\noom 4\noom_kill {}\noom_group_kill 0\n",
     "cgroups 1": "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n",

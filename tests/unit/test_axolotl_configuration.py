@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from builders import NOW, condition_of, job, names, observed_job, target
-from kubetune.api.run.plan import RunPlan
+from kubetune.api.run.plan import BatchPlan, RunPlan
 from kubetune.api.training.axolotl import OWNED, OWNED_PREFIXES, TYPED
 from kubetune.api.training.settings import TrainingSettings
 from kubetune.decide.decision import StartRun
@@ -120,6 +120,18 @@ def made(config: Any, tmp_path: Path, *, gpu: bool = False, row: Any = None, **s
     return axolotl.configuration(
         plan, Path("/m"), {"train": file, "eval": file}, tmp_path, Path("/out"), gpu=gpu
     )
+
+
+def test_an_attempt_may_have_a_batch_of_its_own(tmp_path: Path) -> None:
+    rows = tmp_path / "train.jsonl"
+    rows.write_text('{"prompt": "p", "completion": "c"}\n')
+    plan = plan_of(given({}, onOutOfMemory="HalveBatch"))
+    own = BatchPlan(per_device_batch_size=2, gradient_accumulation_steps=4)
+    for batch, expected in ((None, (8, 1)), (own, (2, 4))):
+        attempt = plan.model_copy(update={"batch": batch}).in_force
+        files = {"train": rows}
+        found = axolotl.configuration(attempt, Path("/m"), files, tmp_path, Path("/out"), gpu=False)
+        assert (found["micro_batch_size"], found["gradient_accumulation_steps"]) == expected
 
 
 def test_the_plan_fills_what_the_user_leaves_out(tmp_path: Path) -> None:
