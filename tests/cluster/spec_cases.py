@@ -7,6 +7,7 @@ from kubetune.api.kinds.table import BY_KIND
 from kubetune.api.training.objective_settings import WITH_SETTINGS
 from kubetune.api.training.objectives import LOGGED_NAMES, OBJECTIVES
 from kubetune.api.training.trl_names import GOES_WITH
+from pod_template_cases import ACCEPTED_TEMPLATES, REFUSED_TEMPLATES
 
 Spec = dict[str, Any]
 
@@ -448,6 +449,29 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("Evaluation", evaluation(thresholds=[better()]), "exactly one of candidate, alias"),
     ("Evaluation", evaluation(resources={"gpuLabel": {"a b": "c"}}), "a label key is a name"),
     ("Evaluation", evaluation(candidates=[]), "should have at least 1 items"),
+    *(
+        ("ComputeTarget", target(podTemplate=template), message)
+        for template, message in REFUSED_TEMPLATES
+    ),
+    (
+        "ClusterComputeTarget",
+        target(podTemplate={"extendedResources": {"nvidia.com/gpu": "1"}}),
+        "ask by resources.gpu",
+    ),
+    (
+        "ComputeTarget",
+        target(
+            gpuResourceName="amd.com/gpu",
+            podTemplate={"extendedResources": {"amd.com/gpu": "1"}},
+        ),
+        "ask by resources.gpu, and name the resource in gpuResourceName",
+    ),
+    ("ComputeTarget", target(gpuResourceName="cpu"), "should match"),
+    (
+        "ComputeTarget",
+        target(nodeSelector={"a..b/pool": "x"}),
+        "a label key is a name of at most 63",
+    ),
 ]
 
 ACCEPTED: list[tuple[str, Spec]] = [
@@ -478,6 +502,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("PromptTemplate", {"prompt": "질문 – ё\u0301 🙂" * 160, "completion": "{a}"}),
     ("ComputeTarget", TARGET),
     ("ComputeTarget", target(nodeSelector={"nvidia.com/gpu.product": "H100"}, env=[{"name": "A"}])),
+    *(("ComputeTarget", target(podTemplate=template)) for template in ACCEPTED_TEMPLATES),
     ("ComputeTarget", cml()),
     ("ComputeTarget", cml(judgeKeys=[{"variable": "JUDGE_KEY", "baseUrls": [JUDGE_URL]}])),
     ("ComputeTarget", cml({"type": "cml"}, env=[{"name": "A", "value": ""}], poll={})),

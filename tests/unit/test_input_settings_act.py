@@ -42,6 +42,7 @@ from kubetune.targets.cml import manifests as cml_manifests
 from kubetune.targets.cml.archive import Runner
 from kubetune.targets.cml.offers import Offer, choose_runtime
 from kubetune.targets.kubernetes import manifests
+from pod_template_settings import FULL, OTHERS
 from pydantic import ValidationError
 
 RUNNER = Runner("run.py", b"script", "kubetune.zip", b"archive")
@@ -223,6 +224,10 @@ TARGET: dict[str, Proof] = {
     "kubernetes.priorityClassName": ("high", IN_CLUSTER),
     "kubernetes.runtimeClassName": ("nvidia", IN_CLUSTER),
     "kubernetes.gpuResourceName": ("amd.com/gpu", IN_CLUSTER),
+    **{
+        f"kubernetes.podTemplate.{name}": (value, kubernetes(podTemplate=FULL))
+        for name, value in OTHERS.items()
+    },
     "kubernetes.resources.cpu": ("3", IN_CLUSTER),
     "kubernetes.resources.memory": ("3Gi", IN_CLUSTER),
     "kubernetes.resources.gpu": (2, IN_CLUSTER),

@@ -18,6 +18,13 @@ EVICTED = condition("DisruptionTarget", message="Eviction API: evicting")
 RUNNING = {"running": {"startedAt": "2026-01-02T03:04:05Z"}}
 
 
+def init(state: JsonObject) -> JsonObject:
+    """Status of a pod with an init container in this state, after one that is done."""
+    states = {"first": terminated(0, "Completed"), "fetch": state}
+    given = [{"name": name, "image": "i", "state": state} for name, state in states.items()]
+    return {"initContainerStatuses": given}
+
+
 @dataclass
 class Case:
     name: str
@@ -49,7 +56,52 @@ CASES = [
         "pending",
         "Queued",
     ),
-    Case("scheduler is slow", job(), [pod(node=None)], "pending", "PodPending", "scheduler"),
+    Case("scheduler is slow", job(), [pod(node=None)], "pending", "PodPending", "scheduler."),
+    Case(
+        "own scheduler is slow",
+        job(),
+        [pod(node=None) | {"spec": {"schedulerName": "gangs"}}],
+        "pending",
+        "PodPending",
+        "The pod waits for the scheduler gangs.",
+    ),
+    Case(
+        "init container runs",
+        job(),
+        [pod(state=waiting("PodInitializing", ""), **init(RUNNING))],
+        "pending",
+        "PodPending",
+        "Init container fetch runs",
+    ),
+    Case(
+        "init container fails",
+        FAILED,
+        [
+            pod(
+                "Failed",
+                state=waiting("PodInitializing", ""),
+                **init(terminated(3, message="a\nno weights at https://me:secret@host/x\n")),
+            )
+        ],
+        "failed",
+        "InitContainerFailed",
+        "init container fetch ended with exit code 3: no weights at https://",
+    ),
+    Case(
+        "init container has too little memory",
+        FAILED,
+        [pod("Failed", state=waiting("PodInitializing", ""), **init(terminated(137, "OOMKilled")))],
+        "failed",
+        "InitContainerFailed",
+        "exit code 137 (SIGKILL), OOMKilled",
+    ),
+    Case(
+        "pod with an init container is evicted",
+        FAILED,
+        [pod("Failed", EVICTED, state=waiting("PodInitializing", ""), **init(terminated(143)))],
+        "preempted",
+        "Disrupted",
+    ),
     *(
         Case(
             f"image: {reason}",

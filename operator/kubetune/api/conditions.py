@@ -147,6 +147,7 @@ class Reason(StrEnum):
     ENDING = "Ending"
     OUT_OF_MEMORY = "OutOfMemory"
     POD_LOST = "PodLost"
+    INIT_CONTAINER_FAILED = "InitContainerFailed"
     RUN_LOST = "RunLost"
     RUN_FAILED = "RunFailed"
     TARGET_REFUSED = "TargetRefused"

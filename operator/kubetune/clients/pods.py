@@ -30,8 +30,8 @@ def is_live(pod: JsonObject) -> bool:
 def container_statuses(pod: JsonObject | None) -> list[JsonObject]:
     """What is known of all containers."""
     status = (pod or {}).get("status", {})
-    # Initialisation containers are not ours; a cluster's admission may add some.
-    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    # Init containers are those of the target's podTemplate; a cluster's admission may add some.
+    return [*_init_statuses(pod), *(status.get("containerStatuses") or ())]
 
 
 def terminated_state(pod: JsonObject | None) -> JsonObject:
@@ -40,3 +40,24 @@ def terminated_state(pod: JsonObject | None) -> JsonObject:
         if status["name"] == "runner":
             return status.get("state", {}).get("terminated") or {}
     return {}
+
+
+def running_init(pod: JsonObject | None) -> str:
+    """Name of the init container that runs now; empty when none does."""
+    for status in _init_statuses(pod):
+        if (status.get("state") or {}).get("running"):
+            return str(status["name"])
+    return ""
+
+
+def failed_init(pod: JsonObject | None) -> tuple[str, JsonObject] | None:
+    """Name of the init container that kept the run from starting, and how it ended."""
+    for status in _init_statuses(pod):
+        ended: JsonObject = (status.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            return str(status["name"]), ended
+    return None
+
+
+def _init_statuses(pod: JsonObject | None) -> list[JsonObject]:
+    return (pod or {}).get("status", {}).get("initContainerStatuses") or []

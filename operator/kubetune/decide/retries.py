@@ -155,6 +155,7 @@ CAUSES: tuple[Cause, ...] = (
             Reason.RUN_FAILED,
             Reason.RUN_LOST,
             Reason.POD_LOST,
+            Reason.INIT_CONTAINER_FAILED,
             Reason.DEADLINE_EXCEEDED,
             Reason.TIMED_OUT,
         ),

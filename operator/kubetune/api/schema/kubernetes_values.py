@@ -18,19 +18,34 @@ Quantity = Annotated[
     ),
 ]
 """A Kubernetes quantity as text, such as `500m` or `4Gi`."""
+WholeQuantity = Annotated[
+    str, Field(min_length=1, max_length=18, pattern=r"^[1-9][0-9]*(k|M|G|T|Ki|Mi|Gi|Ti)?$")
+]
+"""A quantity of things that can't be split: devices, or bytes of memory that is one."""
 
 LabelValue = Annotated[
     str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")
 ]
+_DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_QUALIFIED = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[
     str,
     Field(
         min_length=1,
         max_length=317,
-        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?"
-        r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        pattern=rf"^({_DOMAIN}/)?{_QUALIFIED}$",
         description="a label key is a name of at most 63 letters, digits, -, _ and ., with a"
         " lower-case domain and / before it where it has one",
+    ),
+]
+ExtendedResource = Annotated[
+    str,
+    Field(
+        min_length=3,
+        max_length=200,
+        pattern=rf"^{_DOMAIN}/{_QUALIFIED}$",
+        description="an extended resource is a lower-case domain, / and a name, such as rdma/hca;"
+        " CPUs and memory are resources.cpu and resources.memory",
     ),
 ]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32), BeforeValidator(without_nulls)]
@@ -65,7 +80,7 @@ class EnvVarSource(Value):
 
 
 class EnvVar(Value):
-    """One environment variable of every run."""
+    """One environment variable."""
 
     rules: ClassVar[tuple[Rule, ...]] = (at_most_one("value", "value_from"),)
 

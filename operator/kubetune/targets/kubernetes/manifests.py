@@ -13,12 +13,14 @@ from pydantic_core import to_json
 
 from kubetune import names
 from kubetune.api import JsonObject
-from kubetune.api.kinds.compute_target.spec import KubernetesTarget
+from kubetune.api.kinds.compute_target.kubernetes import KubernetesTarget
+from kubetune.api.kinds.compute_target.pod_template import RUN_CONTAINER
 from kubetune.api.run import plan
+from kubetune.targets.kubernetes import pod_template
 from kubetune.targets.kubernetes.environment import environment
 from kubetune.targets.values import Owner, RunRequest
 
-CONTAINER = "runner"
+CONTAINER = RUN_CONTAINER
 CA_DIRECTORY = "/kubetune/ca"
 CA_FILE = f"{CA_DIRECTORY}/ca.crt"
 USER_ID = 10001
@@ -108,7 +110,9 @@ def build_job(request: RunRequest) -> JsonObject:
             ]
         },
         "template": {
-            "metadata": {"labels": labels, "annotations": _annotations(request)},
+            "metadata": pod_template.metadata(
+                _target(request), {"labels": labels, "annotations": _annotations(request)}
+            ),
             "spec": _pod(request),
         },
     }
@@ -197,6 +201,8 @@ def _pod(request: RunRequest) -> JsonObject:
     if request.purpose == "train":
         pod["terminationGracePeriodSeconds"] = TRAINING_GRACE_SECONDS
     optional = {
+        **pod_template.placement(target),
+        "initContainers": pod_template.init_containers(target, mounts),
         "serviceAccountName": target.service_account_name,
         "imagePullSecrets": [ref.to_json() for ref in target.image_pull_secrets or ()],
         # Whatever a run asks for: its place is the admin's.
@@ -211,6 +217,7 @@ def _pod(request: RunRequest) -> JsonObject:
 def _container(request: RunRequest, mounts: list[JsonObject]) -> JsonObject:
     target = _target(request)
     amounts = _amounts(request, target.gpu_resource_name)
+    amounts |= pod_template.extended_resources(target, request.purpose)
     ca_file = CA_FILE if request.target.tracking.ca_bundle else None
     container: JsonObject = {
         "name": CONTAINER,
@@ -219,11 +226,7 @@ def _container(request: RunRequest, mounts: list[JsonObject]) -> JsonObject:
         "env": environment(request, _job_name(request), ca_file),
         "resources": {"requests": amounts, "limits": amounts},
         "volumeMounts": mounts,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": pod_template.CONTAINER_SECURITY,
         # A run that dies before it can write its outcome leaves the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -283,7 +286,7 @@ def _volumes(request: RunRequest) -> tuple[list[JsonObject], list[JsonObject]]:
 
     plan_map = _plan_name(request)
     add("plan", plan.PLAN_DIRECTORY, {"configMap": {"name": plan_map}}, read_only=True)
-    add("tmp", "/tmp", {"emptyDir": {}})  # noqa: S108 - the container's own
+    add("tmp", pod_template.TEMPORARY, {"emptyDir": {}})
     add("work", plan.WORK_DIRECTORY, {"emptyDir": {}})
     if not _target(request).model_cache:
         add("cache", plan.CACHE_DIRECTORY, {"emptyDir": {}})

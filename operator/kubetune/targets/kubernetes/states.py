@@ -21,8 +21,10 @@ from kubetune.clients.pods import (
     any_condition,
     condition,
     container_statuses,
+    failed_init,
     is_live,
     phase_of,
+    running_init,
     terminated_state,
 )
 from kubetune.targets.kubernetes import worker_pods
@@ -42,6 +44,7 @@ IMAGE_REASONS = frozenset(
     }
 )
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+DEFAULT_SCHEDULER = "default-scheduler"
 SETUP_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -124,9 +127,13 @@ def _waiting(pod: JsonObject) -> tuple[str, str]:
             )
         if reason not in SETUP_REASONS:
             return reason, short(f"The container can't be made: {text or reason}")
-    node = pod.get("spec", {}).get("nodeName")
+    if name := running_init(pod):
+        return Reason.POD_PENDING, f"Init container {name} runs; the run itself is next."
+    spec = pod.get("spec", {})
+    node, scheduler = spec.get("nodeName"), spec.get("schedulerName") or DEFAULT_SCHEDULER
     if not node:
-        return Reason.POD_PENDING, "The pod waits for the scheduler."
+        named = "" if scheduler == DEFAULT_SCHEDULER else f" {scheduler}"
+        return Reason.POD_PENDING, f"The pod waits for the scheduler{named}."
     return Reason.POD_PENDING, f"Node {node} sets the pod up: image, volumes, Secrets."
 
 
@@ -195,13 +202,28 @@ def _failure(ended: JsonObject, pod: JsonObject | None, terminated: JsonObject) 
     if status.get("reason"):
         return status["reason"], short(f"The node refused or ended the pod: {_text(status)}")
     code = terminated.get("exitCode")
+    if code is None and (failed := failed_init(pod)):
+        return Reason.INIT_CONTAINER_FAILED, _init_failure(*failed)
     if code is None:
         return Reason.POD_LOST, "The pod ended without an exit code."
     if terminated.get("reason") not in (None, "Error", "Completed"):
         return terminated["reason"], short(f"The container ended: {_text(terminated)}")
     how = f"The run ended with exit code {code}{_signal_name(code)}"
-    last_line = next(reversed((terminated.get("message") or "").strip().splitlines()), "")
+    last_line = _last_line(terminated)
     return Reason.RUN_FAILED, short(f"{how}: {last_line}" if last_line else f"{how}; see its log.")
+
+
+def _init_failure(name: str, ended: JsonObject) -> str:
+    """A sentence about an init container that kept the run from starting."""
+    code: int = ended["exitCode"]
+    why = "" if ended.get("reason") in (None, "Error") else f", {ended['reason']}"
+    said = without_credentials(_last_line(ended))
+    how = f"init container {name} ended with exit code {code}{_signal_name(code)}{why}"
+    return short(f"The run did not start: {how}: {said or 'see its log.'}")
+
+
+def _last_line(terminated: JsonObject) -> str:
+    return next(reversed((terminated.get("message") or "").strip().splitlines()), "")
 
 
 def _text(status: JsonObject) -> str:

@@ -1,0 +1,182 @@
+"""What a target's podTemplate does to the pods of a real operator's runs."""
+
+import json
+
+import pytest
+from kubetune.api import JsonObject
+
+from tests.cluster.namespace import Namespace, condition
+
+pytestmark = pytest.mark.cluster
+
+NODE: JsonObject = {"key": "kubetune.io/process-node", "operator": "In", "values": ["true"]}
+OF_OURS: JsonObject = {"matchLabels": {"app.kubernetes.io/managed-by": "kubetune"}}
+FAR: JsonObject = {
+    "topologyKey": "kubernetes.io/hostname",
+    "labelSelector": OF_OURS,
+    "matchLabelKeys": ["kubetune.io/run-key"],
+    "namespaceSelector": {},
+}
+PLACED: JsonObject = {
+    "labels": {"team": "support", "kueue.x-k8s.io/priority-class": "low"},
+    "annotations": {"k8s.v1.cni.cncf.io/networks": '[{"name": "rdma"}]'},
+    "schedulerName": "default-scheduler",
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [NODE]}]
+            }
+        },
+        "podAntiAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 5, "podAffinityTerm": FAR}
+            ]
+        },
+    },
+    "topologySpreadConstraints": [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": OF_OURS,
+            "matchLabelKeys": ["kubetune.io/run-key"],
+        }
+    ],
+}
+SAY = "import os; assert os.environ['WORD'] == 'ready'; print(os.environ['HF_HOME'])"
+FETCH: JsonObject = {
+    "name": "fetch",
+    "image": "kubetune.local/runner:test",
+    "command": ["python", "-c"],
+    "args": [SAY],
+    "env": [{"name": "WORD", "value": "ready"}],
+    "resources": {"cpu": "50m", "memory": "64Mi"},
+}
+FAILING: JsonObject = FETCH | {"args": ["raise SystemExit('no weights there')"]}
+SCARCE: JsonObject = {"extendedResources": {"example.com/rdma": "1"}}
+
+
+def target(jobs: Namespace, name: str, template: JsonObject) -> JsonObject:
+    """Make a target with a podTemplate; how a job names it."""
+    jobs.create("ComputeTarget", name, jobs.target(podTemplate=template))
+    jobs.ready("ComputeTarget", name)
+    return {"computeTargetRef": {"kind": "ComputeTarget", "name": name}}
+
+
+def test_a_run_has_what_the_template_says_and_ends(jobs: Namespace) -> None:
+    jobs.job("placed", **target(jobs, "placing", PLACED | {"initContainers": [FETCH]}))
+    jobs.end("placed")
+    jobs.phase("placed", "Succeeded")
+    (pod,) = jobs.children("Pod", "placed")
+    metadata, spec = pod["metadata"], pod["spec"]
+    assert metadata["labels"].items() >= PLACED["labels"].items()
+    assert metadata["labels"]["app.kubernetes.io/managed-by"] == "kubetune"
+    assert metadata["annotations"].items() >= PLACED["annotations"].items()
+    affinity = spec["affinity"]
+    assert affinity["nodeAffinity"] == PLACED["affinity"]["nodeAffinity"]
+    (preferred,) = affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert (preferred["weight"], preferred["podAffinityTerm"]["topologyKey"]) == (
+        5,
+        FAR["topologyKey"],
+    )
+    (constraint,) = spec["topologySpreadConstraints"]
+    assert constraint["matchLabelKeys"] == ["kubetune.io/run-key"]
+    assert "hostNetwork" not in spec
+    (status,) = pod["status"]["initContainerStatuses"]
+    assert (status["name"], status["state"]["terminated"]["exitCode"]) == ("fetch", 0)
+
+
+def test_a_failed_init_container_is_told(jobs: Namespace) -> None:
+    named = target(jobs, "failing", {"initContainers": [FETCH, FAILING | {"name": "check"}]})
+    jobs.job("unfetched", backoffLimit=0, **named)
+    body = jobs.phase("unfetched", "Failed")
+    (attempt,) = body["status"]["attempts"]
+    assert attempt["reason"] == "InitContainerFailed"
+    assert "init container check ended with exit code 1: no weights there" in attempt["message"]
+
+
+def test_a_change_is_for_later_attempts(jobs: Namespace) -> None:
+    jobs.job("scarce", backoffLimit=1, **target(jobs, "scarce", SCARCE))
+    message = jobs.waits("FineTuneJob", "scarce", "Unschedulable")
+    assert "Insufficient example.com/rdma" in message
+    (first,) = jobs.runs("scarce")
+    jobs.patch(
+        "ComputeTarget",
+        "scarce",
+        {"spec": {"kubernetes": {"podTemplate": {"extendedResources": None, **PLACED}}}},
+    )
+    jobs.ready("ComputeTarget", "scarce")
+    run_key = jobs.run_key("scarce")
+    (still,) = jobs.runs("scarce")
+    assert still["metadata"]["uid"] == first["metadata"]["uid"]
+    assert still["spec"]["template"] == first["spec"]["template"]
+    jobs.delete("Job", first["metadata"]["name"])
+    jobs.end("scarce", attempt=2)
+    body = jobs.phase("scarce", "Succeeded")
+    assert jobs.run_key("scarce") == run_key
+    assert [item["result"] for item in body["status"]["attempts"]] == ["Failed", "Succeeded"]
+    (second,) = jobs.runs("scarce")
+    assert second["spec"]["template"]["metadata"]["labels"]["team"] == "support"
+
+
+def test_inspections_have_it_too_but_no_devices(jobs: Namespace) -> None:
+    named = target(jobs, "inspecting", PLACED | SCARCE | {"initContainers": [FETCH]})
+    source = jobs.get("Dataset", "rows")["spec"]["source"]
+    jobs.create("Dataset", "inspected", {"source": source, **named})
+    jobs.until("Dataset", "inspected", lambda _: jobs.runs("inspected", "Dataset"))
+    found = [job["spec"]["template"] for job in jobs.runs("inspected", "Dataset")]
+    assert found
+    jobs.ready("Dataset", "inspected")
+    for template in found:
+        assert template["metadata"]["labels"]["team"] == "support"
+        assert [each["name"] for each in template["spec"]["initContainers"]] == ["fetch"]
+        assert (
+            SCARCE["extendedResources"]
+            .keys()
+            .isdisjoint(template["spec"]["containers"][0]["resources"]["limits"])
+        )
+
+
+@pytest.mark.parametrize(
+    ("template", "field"),
+    [
+        ({"hostNetwork": True}, "hostNetwork"),
+        ({"securityContext": {"runAsUser": 0}}, "securityContext"),
+        ({"serviceAccountName": "admin"}, "serviceAccountName"),
+        ({"volumes": [{"name": "a", "hostPath": {"path": "/"}}]}, "volumes"),
+        ({"restartPolicy": "Always"}, "restartPolicy"),
+        (
+            {"initContainers": [FETCH | {"securityContext": {"privileged": True}}]},
+            "initContainers[0].securityContext",
+        ),
+        (
+            {"initContainers": [FETCH | {"volumeMounts": [{"name": "plan", "mountPath": "/p"}]}]},
+            "initContainers[0].volumeMounts",
+        ),
+    ],
+    ids=str,
+)
+def test_more_rights_cannot_be_asked_for(jobs: Namespace, template: JsonObject, field: str) -> None:
+    """As kubectl sends it, it is refused; a client that isn't strict gets an object without it."""
+    body = {
+        "apiVersion": "kubetune.io/v1alpha1",
+        "kind": "ComputeTarget",
+        "metadata": {"name": "greedy"},
+        "spec": jobs.target(podTemplate=template),
+    }
+    path = f"{jobs.path('ComputeTarget')}?dryRun=All&fieldValidation="
+    status, answer = jobs.try_request("POST", f"{path}Strict", body)
+    assert status == 400
+    assert f'unknown field "spec.kubernetes.podTemplate.{field}"' in answer["message"]
+    status, answer = jobs.try_request("POST", f"{path}Ignore", body)
+    assert status == 201
+    kept = answer["spec"]["kubernetes"]["podTemplate"]
+    assert field.rpartition(".")[2] not in json.dumps(kept)
+
+
+def test_a_scheduler_that_is_not_there_is_named(jobs: Namespace) -> None:
+    jobs.job("gangs", **target(jobs, "gangs", {"schedulerName": "gangs"}))
+    body = jobs.until(
+        "FineTuneJob", "gangs", lambda o: "scheduler gangs" in condition(o, "Ready")[2]
+    )
+    assert condition(body, "Ready")[1] == "PodPending"
