@@ -92,6 +92,8 @@ SPECS = st.fixed_dictionaries(
         "output": st.sampled_from([{"registry": {}}, {"modelName": "out"}]),
         "reuse": st.just("Never"),
         "activeDeadlineSeconds": st.sampled_from([90, 10000]),
+        "waitingDeadlineSeconds": st.sampled_from([30, 90, 10000]),
+        "queueDeadlineSeconds": st.sampled_from([30, 90, 10000]),
         "onOutOfMemory": st.sampled_from(["Fail", "HalveBatch"]),
     },
 )
