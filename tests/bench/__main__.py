@@ -2,7 +2,8 @@
 
 The measures follow one another on the same objects: submission between two floors, lives,
 memory and silence of an operator with nothing but finished jobs, its restart, the polling of many
-runs in CML, what one tenant feels of another, and how long nobody acts when an operator ends.
+runs in CML, what one tenant feels of another, what signing and checks cost, and how long nobody
+acts when an operator ends.
 Estimates of memory are compared with trainings, and the runner's trainer with a bare loop and stock
 trl, without an operator.
 """
@@ -27,6 +28,7 @@ MEASURES = (
     "restart",
     "cml",
     "tenants",
+    "trust",
     "failover",
     "estimate",
     "training",

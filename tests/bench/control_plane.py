@@ -27,6 +27,7 @@ NAMESPACE = "bench"
 CML_NAMESPACE = "bench-cml"
 TENANT_NAMESPACE = "bench-tenant"
 FLOOD_NAMESPACE, SILENT_NAMESPACE = "bench-flood", "bench-silent"
+TRUST_NAMESPACE = "bench-trust"
 FLOORS = ("floor-1", "floor-2")
 OPERATOR_USER = "kubetune-operator"
 TARGET_PATH = f"/apis/{API_VERSION}/clustercomputetargets/{TARGET}"
@@ -100,7 +101,7 @@ async def control_plane(home: Path) -> AsyncGenerator[ControlPlane]:
         operator_kubeconfig = cluster.home / "pki" / "operator.kubeconfig"
         user, operator = Client(cluster.kubeconfig), Client(operator_kubeconfig)
         try:
-            tenants = TENANT_NAMESPACE, FLOOD_NAMESPACE, SILENT_NAMESPACE
+            tenants = TENANT_NAMESPACE, FLOOD_NAMESPACE, SILENT_NAMESPACE, TRUST_NAMESPACE
             for namespace in (NAMESPACE, CML_NAMESPACE, *tenants, *FLOORS):
                 await _make_namespace(user, namespace)
             await asyncio.to_thread(_stop_controllers, cluster)

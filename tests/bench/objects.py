@@ -223,7 +223,8 @@ def pod_running() -> JsonObject:
     return {"status": {"phase": "Running", "containerStatuses": [_container(state, ready=True)]}}
 
 
-def pod_succeeded() -> JsonObject:
+def pod_succeeded(told: JsonObject | None = None) -> JsonObject:
+    """``told`` is what its run says besides metrics."""
     now = rfc3339(datetime.now(UTC))
     metrics: JsonObject = {
         "eval_loss": 0.1234,
@@ -236,6 +237,7 @@ def pod_succeeded() -> JsonObject:
         "modelId": "m-" + "0" * 32,
         "runId": "0" * 32,
         "steps": 300,
+        **(told or {}),
     }
     outcome = Outcome(
         status="succeeded", reason="Trained", message="trained 300 steps", summary=summary

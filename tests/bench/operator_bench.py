@@ -12,13 +12,15 @@ from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_is
 
-from . import cml_polling, failover, lives, submission, tenants
+from . import cml_polling, failover, lives, submission, tenants, trust
 from .control_plane import FLOORS, NAMESPACE, ControlPlane, control_plane, until
 from .operator_process import OperatorProcess
 from .report import Figure
 
 IDLE_SECONDS = 60
 CML_RUNS = 200
+TRUSTED = 60
+"""Jobs whose versions are signed."""
 READS = ("get", "list")
 LIVING = frozenset({"lives", "idle", "restart"})
 """Measures of jobs that were submitted."""
@@ -47,7 +49,7 @@ class OperatorBench:
         """What the operator asked while jobs were submitted and lived."""
 
     async def run(self, measures: frozenset[str]) -> list[Figure]:
-        """Measure these of submission, lives, idle, restart, cml, tenants and failover."""
+        """Measure these of submission, lives, idle, restart, cml, tenants, trust and failover."""
         self._say("starting a control plane")
         async with control_plane(self._folder) as plane:
             with_floor = "submission" in measures
@@ -65,6 +67,8 @@ class OperatorBench:
                 await self._measure_cml(plane)
             if "tenants" in measures:
                 await self._measure_tenants(plane)
+            if "trust" in measures:
+                await self._measure_trust(plane)
             if "failover" in measures:
                 await self._measure_failover(plane)
         return self._figures
@@ -154,6 +158,11 @@ class OperatorBench:
     async def _measure_tenants(self, plane: ControlPlane) -> None:
         self._say(f"a tenant beside one with {self._flood} objects")
         for figure in await tenants.measure(plane, self._folder, self._flood):
+            self._note(figure)
+
+    async def _measure_trust(self, plane: ControlPlane) -> None:
+        self._say(f"{TRUSTED} jobs that register versions")
+        for figure in await trust.measure(plane, self._folder, TRUSTED):
             self._note(figure)
 
     async def _measure_failover(self, plane: ControlPlane) -> None:

@@ -26,7 +26,8 @@ class OperatorProcess:
     """``kubetune operator`` on some namespaces; use as an asynchronous context manager.
 
     With ``host`` it takes itself for one on another machine, which takes root; with ``waits`` it
-    counts as started when it waits for the lease of another.
+    counts as started when it waits for the lease of another. ``metered`` is where it tells on
+    SIGUSR1 what signing and checks have cost.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class OperatorProcess:
         log: Path,
         *namespaces: str,
         profile: Path | None = None,
+        metered: Path | None = None,
         environment: Mapping[str, str] | None = None,
         host: str = "",
         waits: bool = False,
@@ -44,7 +46,8 @@ class OperatorProcess:
         command = [sys.executable]
         if profile:
             command += ["-m", "cProfile", "-o", str(profile)]
-        command += ["-m", "kubetune.cli", "operator"]
+        entry = ["tests.bench.metered", str(metered)] if metered else ["kubetune.cli"]
+        command += ["-m", *entry, "operator"]
         command += [f"--namespace={namespace}" for namespace in namespaces]
         command += ["--health-port", str(self._port)]
         if host:
@@ -97,6 +100,10 @@ class OperatorProcess:
     def health_url(self) -> str:
         """Answers at once while its loop is free."""
         return f"http://127.0.0.1:{self._port}/healthz"
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._running().send_signal(number)
 
     def cpu_seconds(self) -> float:
         """User and system time since its start."""

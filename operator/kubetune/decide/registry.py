@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, cast
 
 from kubetune.api.conditions import Reason
@@ -44,16 +43,21 @@ def names_read(plan: object) -> list[str]:
     return sorted(names)
 
 
-def _addresses(value: object) -> Iterator[str]:
-    if isinstance(value, list):
-        for item in cast("list[Any]", value):
-            yield from _addresses(item)
-    if isinstance(value, dict):
-        for key, item in cast("dict[str, Any]", value).items():
-            if key == _ADDRESS and isinstance(item, str):
-                yield item
-            else:
-                yield from _addresses(item)
+def _addresses(plan: object) -> list[str]:
+    """Without recursion, as each start of a run pays for it."""
+    found: list[str] = []
+    left: list[object] = [plan]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += (item for item in cast("list[Any]", value) if isinstance(item, dict | list))
+        elif isinstance(value, dict):
+            for key, item in cast("dict[str, Any]", value).items():
+                if isinstance(item, dict | list):
+                    left.append(item)
+                elif key == _ADDRESS and isinstance(item, str):
+                    found.append(item)
+    return found
 
 
 def not_shared(name: str, owner: str, namespace: str, tracking: Tracking) -> Lacking | None:
