@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -315,7 +315,7 @@ class Late:
     def __init__(self, server: Server, registration: Registration) -> None:
         self._server, self._registration = server, registration
         self.asked = 0
-        self.then = lambda: None
+        self.then: Callable[[], object] = lambda: None
         server.client.create_registered_model(server.name)
 
     def may_write(self) -> bool:

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from kubetune.clients import cml
+from kubetune.clients import cml, cml_clients
 from kubetune.clients.cml import (
     CmlClient,
-    CmlClients,
     CredentialsError,
     InvalidError,
     NotFoundError,
@@ -22,6 +21,7 @@ from kubetune.clients.cml import (
     UnavailableError,
     UnknownOutcomeError,
 )
+from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.cml_errors import REFUSAL_SECONDS, Gate
 from kubetune.clients.cml_models import CreateJobRequest, Job, Nothing
 from kubetune.clients.cml_operations import (
@@ -390,7 +390,7 @@ async def test_a_missing_package_is_named_with_the_line_that_installs_it(
 
 
 async def test_one_client_per_workspace_and_credential(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cml, "MAX_CLIENTS", 2)
+    monkeypatch.setattr(cml_clients, "MAX_CLIENTS", 2)
     clients = CmlClients(egress=OPEN)
     async with serving(answering({"id": "p"})) as workspace:
         first = clients.get(workspace.url, KEY)

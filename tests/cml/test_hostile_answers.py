@@ -11,7 +11,7 @@ import pytest
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.kinds.compute_target.status import CmlWorkspaceStatus
 from kubetune.api.training.settings import Resources
-from kubetune.clients.cml import CmlClients
+from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.egress import OPEN
 from kubetune.clients.permission import always
 from kubetune.targets.cml.backend import CmlBackend

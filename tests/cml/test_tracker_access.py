@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
-from kubetune.clients.cml import CmlClients
+from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.connections import Connections
 from kubetune.clients.egress import OPEN
 from kubetune.clients.kubernetes import KubernetesClient

@@ -10,7 +10,7 @@ import aiohttp
 from kubetune.act.left_behind import taken_over
 from kubetune.api import JsonObject
 from kubetune.assembly import assemble
-from kubetune.clients.cml import CmlClients
+from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.connections import Connections
 from kubetune.clients.egress import OPEN
 from kubetune.clients.kubernetes import ApiError

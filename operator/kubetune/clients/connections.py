@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kubetune.clients.cml import CmlClients
+from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.egress import SETTING, Egress
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from kubetune.clients.cml import CmlClients
+from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.egress import Egress
 from kubetune.clients.permission import always
 from kubetune.clients.pool import Pool

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec, Tracking
-from kubetune.clients.cml import CmlClients
 from kubetune.clients.cml_access import cml_access
+from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.connections import Connections
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.tracking.base import Tracker

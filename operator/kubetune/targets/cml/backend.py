@@ -12,7 +12,8 @@ from kubetune.api.conditions import Reason
 from kubetune.api.kinds.compute_target.cml import CmlTarget
 from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
 from kubetune.api.run.plan import CML_RUNS_FOLDER
-from kubetune.clients.cml import CmlClients, CmlError, NotFoundError
+from kubetune.clients.cml import CmlError, NotFoundError
+from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.cml_models import JobRun
 from kubetune.clients.cml_operations import DELETE_PROJECT_FILE, UPDATE_JOB
 from kubetune.targets.cml.following import Follower

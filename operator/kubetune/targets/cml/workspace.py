@@ -16,7 +16,6 @@ from kubetune.api.training.settings import Resources
 from kubetune.clients import cml_operations as api
 from kubetune.clients.cml import (
     CmlClient,
-    CmlClients,
     CmlError,
     ConflictError,
     CredentialsError,
@@ -27,6 +26,7 @@ from kubetune.clients.cml import (
     UnavailableError,
     UnknownOutcomeError,
 )
+from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.cml_errors import AnswerRefusedError, EgressRefusedError
 from kubetune.clients.cml_experiments import ensure_experiment
 from kubetune.clients.cml_models import (

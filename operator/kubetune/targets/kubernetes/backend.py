@@ -6,7 +6,6 @@ objects look and states.py what they mean.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -26,6 +25,7 @@ from kubetune.clients.pods import is_live
 from kubetune.keys import Keyring
 from kubetune.targets.contract import Bookkeeping
 from kubetune.targets.errors import BackendError
+from kubetune.targets.kubernetes.api_jobs import jobs_there, with_labels
 from kubetune.targets.kubernetes.job_cache import JobCache
 from kubetune.targets.kubernetes.job_limits import new_limit
 from kubetune.targets.kubernetes.lost_plans import LostPlans
@@ -52,7 +52,7 @@ from kubetune.targets.kubernetes.ownership import (
 from kubetune.targets.kubernetes.pod_refusals import PodRefusals, is_quota
 from kubetune.targets.kubernetes.states import has_ended, run_state
 from kubetune.targets.kubernetes.strangers import Strangers, strangers
-from kubetune.targets.kubernetes.strays import controlled_by, is_loose, stray_states, without_job
+from kubetune.targets.kubernetes.strays import is_loose, stray_states, without_job
 from kubetune.targets.kubernetes.worker_pods import workers_of
 from kubetune.targets.values import FINISHED, Owner, RunAddress, RunRequest, RunState, TargetProbe
 
@@ -102,7 +102,10 @@ class KubernetesBackend(Bookkeeping):
                 await self._catch_up(job, address)
         states = [await self._told(job, address) for job in jobs]
         pods = await self._strays(address, jobs)
-        for other in (*stray_states(pods, address.run_key, await self._jobs_there(pods)), *loose):
+        for other in (
+            *stray_states(pods, address.run_key, await jobs_there(self._client, pods)),
+            *loose,
+        ):
             live = {state.attempt for state in states if state.phase not in FINISHED}
             if other.attempt not in live:
                 states.append(other)
@@ -134,7 +137,7 @@ class KubernetesBackend(Bookkeeping):
             # It too comes before the Job, after which nobody would look for it.
             await self._create_or_adopt(self._marked(build_service(request)), request)
         made = await self._create_or_adopt(self._marked(build_job(request)), request)
-        job = await self._labelled(made)
+        job = await with_labels(self._client, made)
         self._lost_plans.made(job)
         self._cache.put(job)
         return self._state(job)
@@ -280,19 +283,6 @@ class KubernetesBackend(Bookkeeping):
                     retryable=True,
                 )
 
-    async def _jobs_there(self, pods: list[JsonObject]) -> set[str]:
-        """Uids of Jobs that control these pods and exist, though they aren't their owner's."""
-        found: set[str] = set()
-        named = {(pod["metadata"]["namespace"], controlled_by(pod)) for pod in pods}
-        for namespace, controller in named:
-            if controller is None:
-                continue
-            name, uid = controller
-            with contextlib.suppress(NotFoundError):
-                job = await self._client.get("Job", namespace, name)
-                found |= {uid} & {job["metadata"]["uid"]}
-        return found
-
     async def _unseen(self, name: str, address: RunAddress) -> JsonObject | None:
         """A Job of ours that no watch shows, with its labels again, or one that was cut loose.
 
@@ -304,21 +294,11 @@ class KubernetesBackend(Bookkeeping):
                 keys = (address.run_key, self._keys)
                 loose = was_made_for(job, address.owner, *keys) and not has_ended(job)
                 return job if loose else None
-            job = await self._labelled(job)
+            job = await with_labels(self._client, job)
         except (NotFoundError, ConflictError):
             return None
         self._cache.put(job)
         return job
-
-    async def _labelled(self, job: JsonObject) -> JsonObject:
-        """A Job of ours with our labels, which somebody may have removed: by them it is watched."""
-        # Those of the template, which can't be changed, are the same.
-        ours, metadata = job["spec"]["template"]["metadata"], job["metadata"]
-        fields = {key: ours.get(key) or {} for key in ("labels", "annotations")}
-        if all(fields[key].items() <= (metadata.get(key) or {}).items() for key in fields):
-            return job
-        change = {"metadata": {"uid": metadata["uid"], **fields}}
-        return await self._client.patch("Job", metadata["namespace"], metadata["name"], change)
 
     async def _catch_up(self, job: JsonObject, address: RunAddress) -> None:
         """Read the pods of an ended Job that our watch of pods doesn't show as ended.
