@@ -1,11 +1,23 @@
 """What a target's podTemplate does to the pods of a real operator's runs."""
 
 import json
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, reject, settings
 from kubetune.api import JsonObject
+from kubetune.api.kinds.compute_target.pod_template import PodTemplate
+from kubetune.api.kinds.compute_target.spec import ComputeTargetSpec
+from kubetune.api.schema.structural import structural_schema
+from kubetune.api.training.settings import Resources
+from kubetune.targets.kubernetes.manifests import build_job
+from kubetune.targets.values import Owner, RunRequest
+from pod_template_cases import ACCEPTED_TEMPLATES
+from pydantic import ValidationError
+from spec_strategies import values
 
 from tests.cluster.namespace import Namespace, condition
+from tests.unit.pod_template_settings import FULL
 
 pytestmark = pytest.mark.cluster
 
@@ -176,7 +188,49 @@ def test_more_rights_cannot_be_asked_for(jobs: Namespace, template: JsonObject, 
 
 def test_a_scheduler_that_is_not_there_is_named(jobs: Namespace) -> None:
     jobs.job("gangs", **target(jobs, "gangs", {"schedulerName": "gangs"}))
-    body = jobs.until(
-        "FineTuneJob", "gangs", lambda o: "scheduler gangs" in condition(o, "Ready")[2]
-    )
+
+    def names_it(body: JsonObject) -> bool:
+        return "scheduler gangs" in condition(body, "Ready")[2]
+
+    body = jobs.until("FineTuneJob", "gangs", names_it)
     assert condition(body, "Ready")[1] == "PodPending"
+
+
+def refusal(jobs: Namespace, template: JsonObject) -> str:
+    """Why the API server refuses a pod with the template in a namespace of restricted pods."""
+    target = ComputeTargetSpec.model_validate(jobs.target(podTemplate=template))
+    owner = Owner("v1", "ConfigMap", jobs.namespace, "any", "uid")
+    resources = Resources(cpu="1", memory="1Gi", gpu=0)
+    request = RunRequest(owner, "abc123def4567890", 1, "train", {}, target, resources)
+    made = build_job(request)["spec"]["template"]
+    made["metadata"]["name"] = "any"
+    body = {"apiVersion": "v1", "kind": "Pod", **made}
+    path = f"{jobs.path('Pod')}?dryRun=All&fieldValidation=Strict"
+    status, answer = jobs.try_request("POST", path, body)
+    return "" if status == 201 else f"{status}: {answer['message']}"
+
+
+@pytest.mark.parametrize("template", [*ACCEPTED_TEMPLATES, FULL], ids=lambda item: str(item)[:60])
+def test_what_a_target_may_say_pods_may_have(jobs: Namespace, template: JsonObject) -> None:
+    """Or jobs would fail late, by what their target was let say."""
+    assert refusal(jobs, template) == ""
+
+
+def test_what_random_targets_say_pods_may_have(jobs: Namespace) -> None:
+    @settings(
+        max_examples=60,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(values(structural_schema(PodTemplate)))
+    def pods_are_accepted(template: Any) -> None:
+        try:
+            PodTemplate.model_validate(template)
+        except ValidationError:
+            reject()
+        why = refusal(jobs, template)
+        assert not why, f"{json.dumps(template)}\n{why}"
+
+    pods_are_accepted()
