@@ -467,6 +467,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
         "ask by resources.gpu, and name the resource in gpuResourceName",
     ),
     ("ComputeTarget", target(gpuResourceName="cpu"), "should match"),
+    ("ComputeTarget", target(ephemeralStorage="much"), "should match"),
     (
         "ComputeTarget",
         target(nodeSelector={"a..b/pool": "x"}),

@@ -228,6 +228,7 @@ TARGET: dict[str, Proof] = {
         f"kubernetes.podTemplate.{name}": (value, kubernetes(podTemplate=FULL))
         for name, value in OTHERS.items()
     },
+    "kubernetes.ephemeralStorage": ("20Gi", IN_CLUSTER),
     "kubernetes.resources.cpu": ("3", IN_CLUSTER),
     "kubernetes.resources.memory": ("3Gi", IN_CLUSTER),
     "kubernetes.resources.gpu": (2, IN_CLUSTER),

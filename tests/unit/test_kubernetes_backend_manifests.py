@@ -325,6 +325,28 @@ def test_scratch_space_and_cache():
     assert cached["readOnly"] is False
 
 
+@pytest.mark.parametrize(
+    ("memory", "size"), [("4Gi", "2048Mi"), ("1G", "476Mi"), ("1Mi", "1Mi"), ("1.5Gi", "768Mi")]
+)
+@pytest.mark.parametrize("purpose", ["train", "evaluate"])
+def test_shared_memory_is_half_of_the_memory(memory: str, size: str, purpose: str):
+    asked = Resources(cpu="1", memory=memory, gpu=0)
+    mounted = mounts(resources=asked, purpose=purpose)["/dev/shm"]
+    assert mounted["emptyDir"] == {"medium": "Memory", "sizeLimit": size}
+    assert "/dev/shm" not in mounts(resources=asked, purpose="inspect")
+
+
+def test_disk_is_asked_for_and_not_limited():
+    given: JsonObject = {"kubernetes": {"ephemeralStorage": "50Gi"}}
+    plain = container()["resources"]
+    for purpose in ("train", "evaluate"):
+        asked = container(**given, purpose=purpose)["resources"]
+        assert asked["requests"] == plain["requests"] | {"ephemeral-storage": "50Gi"}
+        assert asked["limits"] == plain["limits"]
+    assert container(**given, purpose="inspect")["resources"] == plain
+    assert "ephemeral-storage" not in plain["requests"]
+
+
 def test_one_claim_is_one_volume_however_often_it_is_mounted():
     given: JsonObject = {
         "kubernetes": {

@@ -18,11 +18,13 @@ from kubetune.api.kinds.compute_target.pod_template import RUN_CONTAINER
 from kubetune.api.run import plan
 from kubetune.targets.kubernetes import pod_template
 from kubetune.targets.kubernetes.environment import environment
+from kubetune.targets.quantities import amount
 from kubetune.targets.values import Owner, RunRequest
 
 CONTAINER = RUN_CONTAINER
 CA_DIRECTORY = "/kubetune/ca"
 CA_FILE = f"{CA_DIRECTORY}/ca.crt"
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the pod's own
 USER_ID = 10001
 TRAINING_GRACE_SECONDS = 120
 """Time to finish a step and save a checkpoint after SIGTERM."""
@@ -224,7 +226,7 @@ def _container(request: RunRequest, mounts: list[JsonObject]) -> JsonObject:
         "image": _image(request, target),
         "command": ["python", "-m", "kubetune_runner"],
         "env": environment(request, _job_name(request), ca_file),
-        "resources": {"requests": amounts, "limits": amounts},
+        "resources": {"requests": amounts | _disk(request), "limits": amounts},
         "volumeMounts": mounts,
         "securityContext": pod_template.CONTAINER_SECURITY,
         # A run that dies before it can write its outcome leaves the end of its log.
@@ -247,7 +249,18 @@ def _amounts(request: RunRequest, gpu_resource_name: str) -> dict[str, str]:
     amounts = {"cpu": resources.cpu, "memory": resources.memory}
     if resources.gpu:
         amounts[gpu_resource_name] = str(resources.gpu)
-    return {name: amount for name, amount in amounts.items() if amount}
+    return {name: given for name, given in amounts.items() if given}
+
+
+def _disk(request: RunRequest) -> dict[str, str]:
+    """What a run is likely to write, for the scheduler; no limit, which would evict it."""
+    wanted = _target(request).ephemeral_storage
+    return {"ephemeral-storage": wanted} if wanted and request.purpose != "inspect" else {}
+
+
+def _half(memory: str | None) -> dict[str, str]:
+    """As much of a run's memory as its shared memory, which counts as such, may be."""
+    return {"sizeLimit": f"{max(1, int(amount(memory)) >> 21)}Mi"} if memory else {}
 
 
 @dataclass(frozen=True)
@@ -288,6 +301,11 @@ def _volumes(request: RunRequest) -> tuple[list[JsonObject], list[JsonObject]]:
     add("plan", plan.PLAN_DIRECTORY, {"configMap": {"name": plan_map}}, read_only=True)
     add("tmp", pod_template.TEMPORARY, {"emptyDir": {}})
     add("work", plan.WORK_DIRECTORY, {"emptyDir": {}})
+    if request.purpose != "inspect":
+        # Processes of a run pass batches and gradients to each other here; a container has 64 MiB
+        # otherwise.
+        size = _half(request.resources.memory)
+        add("shared-memory", SHARED_MEMORY, {"emptyDir": {"medium": "Memory", **size}})
     if not _target(request).model_cache:
         add("cache", plan.CACHE_DIRECTORY, {"emptyDir": {}})
     if request.dataset_config_map:

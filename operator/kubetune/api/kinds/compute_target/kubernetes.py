@@ -14,6 +14,7 @@ from kubetune.api.schema.kubernetes_values import (
     EnvVar,
     ExtendedResource,
     Labels,
+    Quantity,
     Toleration,
     VolumeMount,
 )
@@ -115,6 +116,11 @@ class KubernetesTarget(TargetBlock):
     )
     resources: Resources | None = Field(
         default=None, description="Resources of a run that neither job nor profile states."
+    )
+    ephemeral_storage: Quantity | None = Field(
+        default=None,
+        description="Disk of the node that pods of trainings and evaluations ask for, for downloads"
+        " without modelCache, checkpoints without a claim, and results. Default: none.",
     )
     volumes: Annotated[list[VolumeMount], *keyed_by("name")] | None = Field(
         default=None, max_length=16, description="Further claims mounted into every run."
