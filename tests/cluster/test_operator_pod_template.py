@@ -139,11 +139,15 @@ def test_a_change_is_for_later_attempts(jobs: Namespace) -> None:
 
 def test_inspections_have_it_too_but_no_devices(jobs: Namespace) -> None:
     named = target(jobs, "inspecting", PLACED | SCARCE | {"initContainers": [FETCH]})
-    source = jobs.get("Dataset", "rows")["spec"]["source"]
-    jobs.create("Dataset", "inspected", {"source": source, **named})
-    jobs.until("Dataset", "inspected", lambda _: jobs.runs("inspected", "Dataset"))
-    found = [job["spec"]["template"] for job in jobs.runs("inspected", "Dataset")]
-    assert found
+    rows = [{"prompt": f"only here {at}", "completion": "yes"} for at in range(9)]
+    jobs.create("Dataset", "inspected", {"source": {"inline": {"rows": rows}}, **named})
+    found: list[JsonObject] = []
+
+    def has_a_run(_: JsonObject) -> bool:
+        found[:] = [job["spec"]["template"] for job in jobs.runs("inspected", "Dataset")]
+        return bool(found)
+
+    jobs.until("Dataset", "inspected", has_a_run)
     jobs.ready("Dataset", "inspected")
     for template in found:
         assert template["metadata"]["labels"]["team"] == "support"
