@@ -20,6 +20,7 @@ from kubetune.act.status import StatusWriter
 from kubetune.api import JsonObject
 from kubetune.api.kinds.status_types import status_of
 from kubetune.clients.kubernetes import REFUSALS, ConflictError, KubernetesClient, NotFoundError
+from kubetune.clients.permission import NotLeadingError
 from kubetune.controllers import Controller, Controllers
 from kubetune.decide.decision import Decision
 from kubetune.metrics import RECONCILE_SECONDS, RECONCILES
@@ -87,6 +88,11 @@ class Reconciler:
             logger.info("%s %s/%s is out of date: %s", *key, error)
             if not await self._is_there(key, body):
                 return
+            raise
+        except NotLeadingError as error:
+            # What this operator had begun is another's by now; it ends.
+            RECONCILES.labels(key.kind, "stale").inc()
+            logger.info("%s %s/%s is left to another operator: %s", *key, error)
             raise
         except REFUSALS as error:
             # That of the status itself: nobody else can be told, and it is tried again.

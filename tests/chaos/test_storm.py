@@ -81,6 +81,7 @@ def go_on(found: Storm, faults: Faults, share: float, until: Callable[[], bool])
     def moved() -> bool:
         for replica in found.replicas:
             replica.tend()
+        found.servers.tend()
         found.step(share)
         faults.look_for_a_leader()
         return until()

@@ -117,6 +117,9 @@ def test_the_pod_that_installs_a_package_may_run_in_a_restricted_namespace(clust
     }
     try:
         cluster.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(namespace))
+        # A controller makes it some time after the namespace.
+        account = ("serviceaccount/default", "--namespace", name)
+        cluster.kubectl("wait", "--for=create", "--timeout=60s", *account)
         cluster.kubectl(
             *("create", "--dry-run=server", "--validate=strict", "-f", "-"), input=json.dumps(pod)
         )

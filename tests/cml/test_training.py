@@ -66,6 +66,8 @@ SECONDS = 240
 OWN = frozenset({"runKey", "runTime", "external", "mlflow", "modelUri", "job", "filesDigest"})
 """Fields that hold ids and addresses, and what is of files that do."""
 TIMES = frozenset({"startTime", "endTime", "completionTime", "updatedAt", "lastTransitionTime"})
+CLOCKS = frozenset({"waitTime", "queueTime"})
+"""There only where whole seconds have passed."""
 SPEED = frozenset({"tokensPerSecond", "etaSeconds", "eta", "train_runtime", "runtime"})
 
 
@@ -134,7 +136,7 @@ def told(space: Namespace, status: JsonObject) -> JsonObject:
             return {
                 key: plain(item)
                 for key, item in value.items()
-                if key not in OWN | TIMES | SPEED and "per_second" not in key
+                if key not in OWN | TIMES | CLOCKS | SPEED and "per_second" not in key
             }
         if isinstance(value, list):
             return [plain(item) for item in value]
@@ -145,6 +147,13 @@ def told(space: Namespace, status: JsonObject) -> JsonObject:
         return value
 
     return plain(status)
+
+
+def taken(status: JsonObject, kind: str) -> JsonObject:
+    """A condition, which the status has no more then."""
+    (found,) = [each for each in status["conditions"] if each["type"] == kind]
+    status["conditions"].remove(found)
+    return found
 
 
 def judged(space: Namespace, body: JsonObject) -> JsonObject:
@@ -191,6 +200,8 @@ def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Namesp
     # Without a claim a pod keeps no checkpoint, and a status shows what acts.
     assert there["effective"].pop("checkpoint")
     assert "checkpoint" not in here["effective"]
+    kept = taken(there, "ProgressKept"), taken(here, "ProgressKept")
+    assert [each["reason"] for each in kept] == ["KeptOnTarget", "NoDurableClaim"]
     assert all(status["result"]["filesDigest"].startswith("sha256:") for status in (here, there))
     expected, found = told(in_cluster, here), told(cml, there)
     assert found.keys() == expected.keys()

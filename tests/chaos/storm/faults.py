@@ -147,6 +147,7 @@ class Faults:
         while not well() and time.monotonic() < begun + RECOVERY_SECONDS:
             if self.ended:
                 return
+            self._servers.tend()
             time.sleep(0.1)
         self.tally.note(fault, time.monotonic() - begun)
 

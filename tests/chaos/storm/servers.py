@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+from kubetune.api import API_VERSION
+from kubetune.api.kinds.table import KINDS
 from kubetune_devcluster.cluster import LocalCluster
 from kubetune_devcluster.control_plane import access
 from kubetune_devcluster.home import Home
@@ -12,6 +14,7 @@ from kubetune_devcluster.home import Home
 from tests.cluster.support import eventually
 
 KILLED = ("kube-apiserver", "etcd", "mlflow")
+DEFINED = tuple(f"/apis/{API_VERSION}/{kind.plural}?limit=1" for kind in KINDS)
 
 
 class Servers:
@@ -38,10 +41,19 @@ class Servers:
         if process.pid() is None:
             process.start(component.command, component.environment, cwd=self._home.path)
 
+    def tend(self) -> None:
+        """Start those that have ended, as an API server may whose own start took too long."""
+        for name in ("etcd", "kube-apiserver", "mlflow"):
+            self.start(name)
+
     def answers(self, name: str) -> bool:
         """Whether one does its work again; the API server needs etcd for that."""
-        component = self._components["kube-apiserver" if name == "etcd" else name]
-        return self._client.status(component.health, 2) == 200
+        if name == "mlflow":
+            return self._client.status(self._components[name].health, 2) == 200
+        server = self._components["kube-apiserver"]
+        # It is ready before it serves what CRDs define.
+        asked = (server.health, *(f"{server.address}{path}" for path in DEFINED))
+        return all(self._client.status(each, 2) == 200 for each in asked)
 
     def all_answer(self) -> bool:
         """Whether all do."""
@@ -49,6 +61,9 @@ class Servers:
 
     def revive(self) -> None:
         """Have all of them run and answer."""
-        for name in ("etcd", "kube-apiserver", "mlflow"):
-            self.start(name)
-        eventually(self.all_answer, 120, interval=0.2)
+
+        def answer() -> bool:
+            self.tend()
+            return self.all_answer()
+
+        eventually(answer, 120, interval=0.2)
