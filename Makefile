@@ -68,7 +68,7 @@ SCHEDULES ?= 1000000
 
 # Jobs of the storm, and its minutes; with ARGS=--seed=<number> it is the same again.
 JOBS ?= 200
-MINUTES ?= 6
+MINUTES ?= 9
 
 chaos: $(ENVIRONMENT) ## Let real servers and operators die under 200 jobs, and simulate schedules (JOBS, SCHEDULES)
 	@.venv/bin/python -m tests.chaos.storm --jobs $(JOBS) --minutes $(MINUTES) $(ARGS)
