@@ -67,6 +67,7 @@ def tried(succession: Succession, halts: list[Halt]) -> None:
     assert {halt: wrong for halt, wrong in found.items() if wrong and halt not in missing} == {}
 
 
+@pytest.mark.exhaustive
 def test_what_is_made_is_made_once(succession: Succession) -> None:
     """The writes that make something, by an operator that had asked for the lease just before."""
     writes = succession.writes(Life.PLAIN)

@@ -149,8 +149,10 @@ class ApiProxy:
         headers = {
             name: value
             for name, value in request.headers.items()
-            if name not in ("Host", "Authorization", "Accept-Encoding", *HOP_BY_HOP)
+            if name not in ("Host", "Authorization", *HOP_BY_HOP)
         }
+        # A long list comes compressed to whom it is asked for, and so is passed on as it is.
+        headers["Accept-Encoding"] = "identity"
         async with self._session.request(
             request.method,
             self._server + request.raw_path,

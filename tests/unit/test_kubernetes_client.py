@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import yaml
 from aiohttp import web
@@ -27,6 +28,7 @@ class Cluster:
         application = web.Application()
         application.router.add_get("/object", self._answer)
         application.router.add_get("/proxy", self._page)
+        application.router.add_get("/garbled", self._garbled)
         self.server = TestServer(application)
 
     def accept(self, token: str) -> None:
@@ -48,6 +50,9 @@ class Cluster:
         if request.headers.get("Authorization") != f"Bearer {self._token}":
             return web.json_response({"kind": "Status", "reason": "Unauthorized"}, status=401)
         return web.json_response({"name": "größer", "none": None, "share": 0.5, "items": [1, {}]})
+
+    async def _garbled(self, request: web.Request) -> web.Response:
+        return web.Response(body=b"\x1f\x8b of a proxy that keeps no header")
 
     async def _page(self, _: web.Request) -> web.Response:
         return web.Response(status=404, text="<html>no such page</html>", content_type="text/html")
@@ -106,3 +111,14 @@ async def test_watch_sessions_are_as_new_as_their_credentials(cluster: Cluster):
     finally:
         for session in (before, again, renewed):
             await session.aiohttp_session.close()
+
+
+async def test_a_list_that_is_no_json_is_asked_for_again(cluster: Cluster):
+    """After this error kopf lists anew; any other would end the operator."""
+    session = open_watch_session((), Feed(ObjectCache(), WorkQueue()))
+    try:
+        async with session.aiohttp_session.get(f"{session.server}garbled") as response:
+            with pytest.raises(aiohttp.ClientPayloadError, match=r"no JSON from .*garbled"):
+                await response.json()
+    finally:
+        await session.aiohttp_session.close()

@@ -106,7 +106,11 @@ def open_watch_session(kinds: Iterable[str], listener: Listener) -> WatchSession
         async def json(self, **options: Any) -> Any:
             if urls.path(self.url) == OUR_KINDS_PATH:
                 return OUR_KINDS
-            body = await super().json(**options)
+            try:
+                body = await super().json(**options)
+            except ValueError as error:
+                # As of a proxy in between: kopf lists again after this, and ends after any other.
+                raise aiohttp.ClientPayloadError(f"no JSON from {self.url}: {error}") from error
             if self.ok and urls.path(self.url) == "/apis":
                 others = [group for group in body["groups"] if group["name"] != GROUP]
                 return {**body, "groups": [*others, OUR_GROUP]}

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 GUARDED_KINDS = frozenset({"FineTuneJob"})
 """Their finalizer keeps an object until its runs are gone; others vanish silently."""
 GONE_RETRY_SECONDS = 1.0
-TAKE_BACK_SECONDS = 3.0
+TAKE_BACK_SECONDS = 10.0
 """For calls that are under way when the operator ends, and for what they make necessary."""
 LOOKUP_SECONDS = 10.0
 """A listing of this age answers who asks for a run key the first time."""
