@@ -10,10 +10,11 @@ from kubetune.clients.cml_models import CreateRegisteredModelRequest
 from kubetune.clients.cml_operations import CREATE_REGISTERED_MODEL
 from kubetune.tracking.base import RegisteredVersion, Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
-from kubetune.tracking.cml_values import joined, version_tag
+from kubetune.tracking.cml_values import version_tag
 from kubetune_devcluster.cml.server import Simulator
 
 from tests.believing import anybodys
+from tests.cml.pieces import joined
 from tests.cml.tracked import Experiment, tags_of_version, tracking
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")

@@ -13,12 +13,13 @@ from kubetune.api.run.evaluation_plan import ROWS_ARTIFACT, EvaluatedRow
 from kubetune.api.run.plan import CML_RUNS_FOLDER, FILE_LIST, TAG_ATTESTATION, TAG_LINEAGE
 from kubetune.attestation import CONFIG_MAP, opened
 from kubetune.cli.compare import compare
-from kubetune.tracking.cml_values import joined, version_tag
+from kubetune.tracking.cml_values import version_tag
 from kubetune_devcluster.cluster import LocalCluster
 from mlflow.tracking import MlflowClient
 
 from tests.cluster import kstatus
 from tests.cluster.namespace import Namespace, condition, phase_of
+from tests.cml.pieces import joined
 from tests.cml.space import CmlSpace
 from tests.samples import put_sample
 

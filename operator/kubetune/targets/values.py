@@ -20,6 +20,10 @@ RunPhase = Literal["pending", "running", "stopping", "succeeded", "failed", "pre
 FINISHED: frozenset[RunPhase] = frozenset({"succeeded", "failed", "preempted", "stopped"})
 
 
+KILLED_EXIT_CODE = 137
+"""Of a container that the system has killed, for the main memory that it used."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """The kubetune object that a run belongs to."""

@@ -83,14 +83,6 @@ def pieces(key: str, value: str) -> dict[str, str]:
     return {f"{key}.{n}": value[at : at + LONGEST_TAG] for n, at in enumerate(parts)}
 
 
-def joined(key: str, tags: Mapping[str, str]) -> str:
-    """The opposite of ``pieces``; empty where there are none."""
-    found: list[str] = []
-    while (part := tags.get(f"{key}.{len(found)}")) is not None:
-        found.append(part)
-    return "".join(found)
-
-
 def tracked_run(item: ExperimentRun, experiment_id: str) -> TrackedRun:
     """A run out of a listing of the experiment."""
     data = item.data or ExperimentRunData()

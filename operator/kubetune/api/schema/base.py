@@ -35,6 +35,8 @@ ConfigKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-
 """A key of a ConfigMap or a Secret."""
 
 Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+LimitSeconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""How long something may take."""
 
 
 class Value(BaseModel):

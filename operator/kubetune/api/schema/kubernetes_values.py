@@ -23,6 +23,8 @@ WholeQuantity = Annotated[
 ]
 """A quantity of things that can't be split: devices, or bytes of memory that is one."""
 
+ImageName = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[!-~]+$")]
+
 LabelValue = Annotated[
     str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")
 ]

@@ -20,10 +20,9 @@ from kubetune.api.training.axolotl import AxolotlTrainer
 from kubetune.api.training.own_code import ScriptTrainer
 from kubetune.api.training.settings import merge
 from kubetune.decide.memory.peak import on_gpu
+from kubetune.targets.values import KILLED_EXIT_CODE
 
 HALVES = "HalveBatch"
-KILLED = 137
-"""Exit code of a container that the system has killed, for the main memory that it used."""
 AXOLOTL_BATCH = ("micro_batch_size", "gradient_accumulation_steps", "batch_size")
 
 
@@ -78,7 +77,7 @@ def next_batch(newest: AttemptDict, settings: Mapping[str, Any]) -> Batch | None
     """The smaller batch that follows an attempt that ran out of memory; None when none does."""
     if settings.get("onOutOfMemory") != HALVES:
         return None
-    if newest.get("exitCode") == KILLED and on_gpu(settings):
+    if newest.get("exitCode") == KILLED_EXIT_CODE and on_gpu(settings):
         # It was main memory, of which the batch takes next to nothing there.
         return None
     return _known(newest, settings).halved(smallest_batch(settings))

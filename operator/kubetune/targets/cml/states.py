@@ -17,13 +17,11 @@ from kubetune.api.run import plan
 from kubetune.api.run.outcome import Outcome
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse, variables
 from kubetune.targets.sentences import out_of_memory, short
-from kubetune.targets.values import RunPhase, RunState
+from kubetune.targets.values import KILLED_EXIT_CODE, RunPhase, RunState
 
 _PREFIX = "ENGINE_"
 _SKIPPED = "SKIPPED"
 _ATTEMPT = re.compile("[0-9]{1,9}")
-_KILLED = 137
-"""Exit code of what the system kills for its memory."""
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED", "TIMEDOUT"})
 _UNBEGUN = frozenset({"SCHEDULING", "STARTING"})
 _LIVE = frozenset({"SCHEDULING", "STARTING", "RUNNING", "STOPPING"})
@@ -238,7 +236,7 @@ def _exit_code(usage: UsageResponse | None) -> int | None:
     if usage is None:
         return None
     killed = usage.oom_killed or usage.k8s_info.k8s_reason == "OOMKilled"
-    return usage.k8s_info.k8s_exit_code or (_KILLED if killed else None)
+    return usage.k8s_info.k8s_exit_code or (KILLED_EXIT_CODE if killed else None)
 
 
 def _waited(run: JobRun, until: datetime) -> timedelta:

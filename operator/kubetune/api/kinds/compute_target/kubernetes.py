@@ -13,6 +13,7 @@ from kubetune.api.schema.kubernetes_values import (
     EnvFromSource,
     EnvVar,
     ExtendedResource,
+    ImageName,
     Labels,
     Quantity,
     Toleration,
@@ -62,17 +63,11 @@ class KubernetesTarget(TargetBlock):
         ),
     )
 
-    image: str = Field(
-        min_length=1,
-        max_length=1024,
-        pattern=r"^[!-~]+$",
+    image: ImageName = Field(
         description="Runner image. The Helm chart's default target names the released one.",
     )
-    axolotl_image: str | None = Field(
+    axolotl_image: ImageName | None = Field(
         default=None,
-        min_length=1,
-        max_length=1024,
-        pattern=r"^[!-~]+$",
         description="Image for jobs with trainer.axolotl. Default: image.",
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(

@@ -16,6 +16,7 @@ from kubetune.api.schema.kubernetes_values import (
     DnsLabel,
     EnvVar,
     ExtendedResource,
+    ImageName,
     LabelKey,
     Labels,
     Quantity,
@@ -91,10 +92,7 @@ class InitContainer(Value):
     )
 
     name: DnsLabel = Field(description="Name of the container.")
-    image: str = Field(
-        min_length=1,
-        max_length=1024,
-        pattern=r"^[!-~]+$",
+    image: ImageName = Field(
         description="Its image; imagePullSecrets of the target are for it, too.",
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(

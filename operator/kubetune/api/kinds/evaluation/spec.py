@@ -20,7 +20,7 @@ from kubetune.api.metrics.metric import (
     AnyMetric,
     MetricFunction,
 )
-from kubetune.api.schema.base import LocalRef, Value, keyed_by
+from kubetune.api.schema.base import LimitSeconds, LocalRef, Value, keyed_by
 from kubetune.api.schema.referenced import Reference
 from kubetune.api.schema.references import ComputeTargetRef
 from kubetune.api.schema.rules import Rule, TransitionRule, unchanged
@@ -336,27 +336,21 @@ class EvaluationSpec(Value):
         default=None,
         description="Where to run. Default: the namespace's default target, then the cluster's.",
     )
-    active_deadline_seconds: int | None = Field(
+    active_deadline_seconds: LimitSeconds | None = Field(
         default=None,
-        ge=1,
-        le=2**31 - 1,
         description="Seconds during which runs may be under way, all candidates together; what"
         " runs at the same time counts once, and waiting doesn't count. May be changed."
         " Default: no limit.",
     )
-    waiting_deadline_seconds: int | None = Field(
+    waiting_deadline_seconds: LimitSeconds | None = Field(
         default=None,
-        ge=1,
-        le=2**31 - 1,
         description="Seconds that the Evaluation may wait until a run can be submitted, in all: for"
         " what it names, its target, or what either needs. Then it fails. Time in which runs queue"
         " or run, in which it is suspended, and between a failed attempt and the next doesn't"
         " count. May be changed. Default: no limit.",
     )
-    queue_deadline_seconds: int | None = Field(
+    queue_deadline_seconds: LimitSeconds | None = Field(
         default=None,
-        ge=1,
-        le=2**31 - 1,
         description="Seconds that submitted runs may wait to begin while no candidate runs, all"
         " attempts together: for a queue, a node, images or room in a workspace. Then the"
         " Evaluation fails and no run of it is left. May be changed. Default: no limit.",

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kubetune.api.kinds.model.spec import PROVIDER, RegistryProvider
-from kubetune.api.schema.base import LocalRef, ObjectName, Value
+from kubetune.api.schema.base import LimitSeconds, LocalRef, ObjectName, Value
 from kubetune.api.schema.referenced import Reference
 from kubetune.api.schema.references import ComputeTargetRef, TuningProfileRef
 from kubetune.api.schema.registry_names import (
@@ -322,27 +322,21 @@ class FineTuneJobSpec(TrainingSettings):
         " rejected ones), kto (prefer answers labelled true), reward (a model that scores"
         " answers). Default sft.",
     )
-    active_deadline_seconds: int | None = Field(
+    active_deadline_seconds: LimitSeconds | None = Field(
         default=None,
-        ge=1,
-        le=2**31 - 1,
         description="Seconds that the job's runs may be under way, all attempts together. Waiting"
         " doesn't count: for a queue, a node or images, between attempts, while suspended,"
         " or for registration. May be changed. Default: no limit.",
     )
-    waiting_deadline_seconds: int | None = Field(
+    waiting_deadline_seconds: LimitSeconds | None = Field(
         default=None,
-        ge=1,
-        le=2**31 - 1,
         description="Seconds that the job may wait until a run can be submitted, in all: for"
         " what it names, its target, or what either needs. Then it fails. Time in which runs queue"
         " or run, in which it is suspended, and between a failed attempt and the next doesn't"
         " count. May be changed. Default: no limit.",
     )
-    queue_deadline_seconds: int | None = Field(
+    queue_deadline_seconds: LimitSeconds | None = Field(
         default=None,
-        ge=1,
-        le=2**31 - 1,
         description="Seconds that submitted runs may wait to begin, all attempts together: for a"
         " queue, a node, images or room in a workspace. Then the job fails and no run of it is"
         " left. May be changed. Default: no limit.",
