@@ -21,7 +21,7 @@ from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.run.training_plan import TokenizerPlan
 
-from kubetune_runner import finite, outcomes, run_log, startup_gc
+from kubetune_runner import doctor, finite, outcomes, run_log, startup_gc
 from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluate.harness import Benchmarks
@@ -55,6 +55,7 @@ def run(plan: EvaluationRunPlan) -> Outcome:
         lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "evaluation")
     )
     try:
+        doctor.require(plan)
         outcome = _run(plan, tracker)
     except BaseException as error:
         close(tracker, outcomes.from_error(error))
