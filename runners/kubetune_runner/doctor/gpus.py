@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubetune.api.bounded import file_text, json_object
 from kubetune.api.run.plan import ENV_GPUS
 
 from kubetune_runner.doctor import driver
@@ -102,8 +102,8 @@ def _torch() -> str | None:
     if found is None or not found.origin:
         return None
     try:
-        text = (Path(found.origin).parent / "version.py").read_text(encoding="utf-8")
-    except OSError:
+        text = file_text(Path(found.origin).parent / "version.py")
+    except (OSError, ValueError):
         return None
     told = dict(re.findall(r"^(cuda|hip|xpu)\b[^=\n]*= '([\d.]+)", text, flags=re.MULTILINE))
     return None if "hip" in told or "xpu" in told else told.get("cuda", "")
@@ -113,7 +113,7 @@ def _driver() -> Driver:
     command = [sys.executable, "-I", "-S", str(Path(driver.__file__))]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-        told = json.loads(ended.stdout)
+        told = json_object(ended.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return Driver(problem=f"the NVIDIA driver doesn't answer ({type(error).__name__})")
     if "missing" in told:
