@@ -1,8 +1,8 @@
 """Where a run stands: its stages one after the other, how much of each is done, and until when.
 
-Whoever does the work calls the ``Report`` that it was given, as often as it likes: a call costs next
-to nothing. What people see follows from it at a pace of its own: a line in the log at least every
-15 seconds, and the run's tag (``mlflow.tracking``).
+Whoever does the work calls the ``Report`` that it was given, as often as it likes: a call costs
+next to nothing. What people see follows from it at a pace of its own: a line in the log at least
+every 15 seconds, and the run's tag (``mlflow.tracking``).
 """
 
 from __future__ import annotations

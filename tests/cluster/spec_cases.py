@@ -115,12 +115,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
         }.items()
     ),
     ("Dataset", INLINE | {"splits": {"evaluation": "t", "evaluationFraction": 0.3}}, "remove one"),
-    ("Dataset", INLINE | {"splits": {"evaluation": "t", "seed": 3}}, "nothing is to be drawn"),
-    (
-        "Dataset",
-        INLINE | {"splits": {"evaluationFraction": 0, "seed": 3}},
-        "nothing is to be drawn",
-    ),
+    ("Dataset", INLINE | {"splits": {"evaluationFraction": 0, "seed": 3}}, "holds out none"),
     ("Model", source(), "give exactly one of huggingFace, volume, project, registry"),
     ("Model", source(huggingFace=HUB, fineTuneJob={"name": "j"}), "give exactly one of hugging"),
     ("Model", source(registry={"name": "r"}), "give exactly one of version, alias"),
@@ -482,6 +477,8 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("Dataset", INLINE | {"format": "messages", "columns": {"messages": "chat", "tools": "t"}}),
     ("Dataset", INLINE | {"splits": {"evaluation": "t", "evaluationFraction": 0}}),
     ("Dataset", INLINE | {"splits": {"evaluationFraction": 0.3, "seed": 3}}),
+    ("Dataset", INLINE | {"splits": {"evaluation": "t", "seed": 3}}),
+    ("Dataset", INLINE | {"splits": {"seed": 3}}),
     ("Dataset", source(volume=VOLUME)),
     ("Dataset", source(project={"glob": "data/*.csv", "format": "csv"})),
     ("Dataset", source(http=HTTP)),

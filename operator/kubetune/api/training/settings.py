@@ -199,7 +199,15 @@ class EvaluationSettings(Value):
         ge=0,
         le=100000,
         description="Held-out rows that are generated for and compared, with objective sft; 0"
-        " skips it. Loss uses all rows. Default 128.",
+        " skips it. Default 128.",
+    )
+    max_loss_rows: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Held-out rows that loss and the objective's own metrics are means over: before"
+        " and after training; of more the seed of the Dataset's splits chooses, as for an"
+        " Evaluation. status.result.rows tells how many they were. Default 2000.",
     )
     max_new_tokens: int | None = Field(
         default=None,

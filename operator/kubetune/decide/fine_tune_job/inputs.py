@@ -33,7 +33,7 @@ from kubetune.decide.settings.effective import (
     effective_settings,
     training_plan,
 )
-from kubetune.decide.settings.idle import idle_problem
+from kubetune.decide.settings.idle import idle_problem, rows_held_out
 from kubetune.decide.settings.objectives import (
     settings_problem,
 )
@@ -198,7 +198,14 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     workers = settings["workers"]
     strategy = settings.get("strategy")
     facts, lineage_digest = lineage(
-        base_model, data, prompt, training, workers=workers, strategy=strategy, unique=unique
+        base_model,
+        data,
+        prompt,
+        training,
+        workers=workers,
+        strategy=strategy,
+        unique=unique,
+        held_out=rows_held_out(dataset),
     )
     behind = of_models([(model, observed.model_job), (base, observed.base_job)])
     if behind:

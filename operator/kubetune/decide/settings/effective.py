@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
+from kubetune.api.kinds.dataset.spec import DEFAULT_LOSS_ROWS
 from kubetune.api.kinds.status_types import ModelStatusDict
 from kubetune.api.run.plan import CHECKPOINT_DIRECTORY, WORK_DIRECTORY
 from kubetune.api.run.training_plan import (
@@ -38,7 +39,12 @@ BUILT_IN: JsonObject = {
         "loggingSteps": 10,
         "seed": 42,
     },
-    "evaluation": {"maxRows": 128, "maxNewTokens": 64, "baseline": False},
+    "evaluation": {
+        "maxRows": 128,
+        "maxLossRows": DEFAULT_LOSS_ROWS,
+        "maxNewTokens": 64,
+        "baseline": False,
+    },
     "checkpoint": {"everySteps": 100, "keep": 2},
     "resources": {"cpu": "1", "memory": "4Gi", "gpu": 0},
     "workers": 1,
