@@ -229,7 +229,9 @@ def test_the_same_job_in_cluster_and_workspace(cml: CmlSpace, in_cluster: Namesp
     candidates = (there["status"]["candidates"], here["status"]["candidates"])
     for mine, other in zip(*candidates, strict=True):
         rows = rows_of(client, mine)
-        assert len(rows) == mine["rows"] == EVALUATION["maxRows"]
+        # A loss of all held-out rows, and answers to four of them.
+        assert len(rows) == mine["rows"] == mine["lossRows"] == 10
+        assert sum(row.get("answer") is not None for row in rows) == 4
         assert rows == rows_of(client, other)
     # What is measured leaves nothing in the project.
     assert [job.deleted is None for job in cml.cml_jobs("compare")] == [False, False]
