@@ -36,6 +36,8 @@ def lineage(
     # Where checkpoints lie, how often they are written, and what counts as hung changes nothing in
     # the result.
     del settings["checkpoint"]
+    # What is computed again is the same.
+    settings["hyperparameters"].pop("gradientCheckpointing", None)
     settings.pop("progressDeadlineSeconds", None)
     # Younger than the first digests: these count where they are set, so that those stay valid.
     if settings["longRows"] == "truncate":

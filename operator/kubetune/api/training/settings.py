@@ -6,9 +6,10 @@ would look like the user's own value. Built-in defaults stand in kubetune.decide
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from kubetune.api.schema.base import ObjectName, Value
 from kubetune.api.schema.kubernetes_values import Labels, Quantity
@@ -34,6 +35,44 @@ Scheduler = Literal[
 ]
 LongRows = Literal["truncate", "drop", "refuse"]
 OnOutOfMemory = Literal["Fail", "Retry", "HalveBatch"]
+AUTO = "auto"
+MAX_BATCH = 65536
+
+
+def _batch(value: object) -> object:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value == AUTO or (whole and 1 <= value <= MAX_BATCH):
+        return value
+    raise ValueError(
+        f"must be auto or an integer from 1 to {MAX_BATCH}, not {json.dumps(value, default=str)}"
+    )
+
+
+def _switch(value: object) -> object:
+    if isinstance(value, bool) or value == AUTO:
+        return value
+    raise ValueError(f"must be auto, true or false, not {json.dumps(value, default=str)}")
+
+
+BatchSize = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_batch),
+    # The pattern is for texts, the bounds are for numbers.
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "minimum": 1,
+            "maximum": MAX_BATCH,
+            "pattern": "^auto$",
+        }
+    ),
+]
+Switch = Annotated[
+    bool | Literal["auto"],
+    BeforeValidator(_switch),
+    # No type is both; what has none is kept as it is.
+    WithJsonSchema({"enum": [AUTO, True, False]}),
+]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -67,8 +106,12 @@ class Hyperparameters(Value):
         description="Peak learning rate. Default for lora and qlora 2e-4 with objective sft, 5e-6"
         " with dpo and kto, 1e-4 with reward; for full a tenth of that.",
     )
-    per_device_batch_size: int | None = Field(
-        default=None, ge=1, le=65536, description="Rows per device and micro-step. Default 8."
+    per_device_batch_size: BatchSize | None = Field(
+        default=None,
+        description="Rows per device and micro-step, or auto: the largest batch that the estimate"
+        " says leaves 15% of the memory free, with so much gradientAccumulationSteps that a step"
+        " learns from as many rows as with the number that the profile has, or with 8."
+        " Default 8.",
     )
     gradient_accumulation_steps: int | None = Field(
         default=None, ge=1, le=65536, description="Micro-steps per optimizer step. Default 1."
@@ -107,9 +150,11 @@ class Hyperparameters(Value):
         description="Number format of the computation. auto takes bf16 where the GPU has it, else"
         " fp32. Default auto.",
     )
-    gradient_checkpointing: bool | None = Field(
+    gradient_checkpointing: Switch | None = Field(
         default=None,
-        description="Recompute activations to save memory. Default true on a GPU, else false.",
+        description="Recompute activations to save memory. auto is false where the estimate says"
+        " that training without leaves 15% of resources.gpuMemory free, true on other GPUs, also"
+        " where gpuMemory isn't stated, and false without a GPU. Default auto.",
     )
     logging_steps: int | None = Field(
         default=None, ge=1, le=1000000, description="Steps between two metric points. Default 10."

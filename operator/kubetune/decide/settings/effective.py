@@ -17,7 +17,7 @@ from kubetune.api.run.training_plan import (
 from kubetune.api.training.chat_templates import MODEL, chat_template_text
 from kubetune.api.training.families import family_settings
 from kubetune.api.training.objectives import OBJECTIVES, Objective
-from kubetune.api.training.settings import Resources, TrainingSettings, merge
+from kubetune.api.training.settings import AUTO, Resources, TrainingSettings, merge
 from kubetune.decide.settings.objectives import own_settings
 
 SETTINGS_FIELDS = tuple(
@@ -109,6 +109,15 @@ def effective_settings(
     if method == "qlora":
         settings["method"]["quantization"] = _quantization(given.get("quantization") or {})
     return own_settings(objective, settings)
+
+
+def batch_below_auto(job: JsonObject, profile: JsonObject | None) -> int:
+    """The batch that ``perDeviceBatchSize: auto`` stands for: the profile's number, or 8."""
+    for layer in (job, profile or {}):
+        given = (layer.get("hyperparameters") or {}).get("perDeviceBatchSize", AUTO)
+        if given != AUTO:
+            return int(given)
+    return BUILT_IN["hyperparameters"]["perDeviceBatchSize"]
 
 
 def training_plan(
