@@ -367,6 +367,17 @@ REFUSED: list[tuple[str, Spec, str]] = [
         "give at most one of epochs, maxSteps",
     ),
     ("FineTuneJob", job(hyperparameters={"learningRate": 0}), "should be greater than 0"),
+    (
+        "FineTuneJob",
+        job(hyperparameters={"perDeviceBatchSize": 0}),
+        "should be greater than or equal to 1",
+    ),
+    ("FineTuneJob", job(hyperparameters={"perDeviceBatchSize": "large"}), "should match '^auto$'"),
+    (
+        "FineTuneJob",
+        job(hyperparameters={"gradientCheckpointing": "sometimes"}),
+        "hyperparameters.gradientCheckpointing: Unsupported value",
+    ),
     ("FineTuneJob", job(resources={"gpuLabel": {"-": "x"}}), "a label key is a name of at most"),
     ("FineTuneJob", {"modelRef": {"name": "m"}}, "spec.datasetRef: Required value"),
     (
@@ -508,6 +519,11 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("ClusterComputeTarget", cml(runtime={"identifier": "image:1"})),
     ("FineTuneJob", JOB),
     ("FineTuneJob", job(method={"type": "full"}, hyperparameters={"maxSteps": 3})),
+    (
+        "FineTuneJob",
+        job(hyperparameters={"perDeviceBatchSize": "auto", "gradientCheckpointing": "auto"}),
+    ),
+    ("FineTuneJob", job(hyperparameters={"gradientCheckpointing": False})),
     ("FineTuneJob", job(method={"lora": {"rank": 8}}, hyperparameters={"epochs": 0.5})),
     ("FineTuneJob", job(method={"type": "qlora", "lora": {"useDora": True}})),
     ("FineTuneJob", job(continueFrom="merged", method={"type": "full"})),

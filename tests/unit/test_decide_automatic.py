@@ -12,8 +12,8 @@ from builders import (
     job,
     model,
     observed_job,
-    resource,
     ready,
+    resource,
     run,
     tried,
 )

@@ -40,8 +40,8 @@ MAX_BATCH = 65536
 
 
 def _batch(value: object) -> object:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if value == AUTO or (whole and 1 <= value <= MAX_BATCH):
+    whole = value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if value == AUTO or 1 <= whole <= MAX_BATCH:
         return value
     raise ValueError(
         f"must be auto or an integer from 1 to {MAX_BATCH}, not {json.dumps(value, default=str)}"

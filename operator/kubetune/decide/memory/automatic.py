@@ -213,8 +213,8 @@ def announced(spec: Mapping[str, Any]) -> list[str]:
         found.append(f"hyperparameters.{CHECKPOINTING} is auto: off, no GPU is asked for")
     if numbers.get(BATCH) == AUTO:
         found.append(
-            f"hyperparameters.{BATCH} is auto: the largest that leaves {share} free{unknown}; a"
-            " step learns from as many rows as before"
+            f"hyperparameters.{BATCH} is auto: the largest that leaves {share} free{unknown};"
+            " gradientAccumulationSteps follows"
         )
     return found
 
