@@ -6,15 +6,15 @@ would look like the user's own value. Built-in defaults stand in kubetune.decide
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import Field
 
 from kubetune.api.schema.base import ObjectName, Value
 from kubetune.api.schema.kubernetes_values import Labels, Quantity
 from kubetune.api.schema.referenced import Reference
 from kubetune.api.schema.rules import Rule, at_most_one
+from kubetune.api.training.automatic import BatchSize, Switch
 from kubetune.api.training.axolotl import AxolotlTrainer
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES, MODEL
 from kubetune.api.training.method import Method
@@ -35,44 +35,6 @@ Scheduler = Literal[
 ]
 LongRows = Literal["truncate", "drop", "refuse"]
 OnOutOfMemory = Literal["Fail", "Retry", "HalveBatch"]
-AUTO = "auto"
-MAX_BATCH = 65536
-
-
-def _batch(value: object) -> object:
-    whole = value if isinstance(value, int) and not isinstance(value, bool) else 0
-    if value == AUTO or 1 <= whole <= MAX_BATCH:
-        return value
-    raise ValueError(
-        f"must be auto or an integer from 1 to {MAX_BATCH}, not {json.dumps(value, default=str)}"
-    )
-
-
-def _switch(value: object) -> object:
-    if isinstance(value, bool) or value == AUTO:
-        return value
-    raise ValueError(f"must be auto, true or false, not {json.dumps(value, default=str)}")
-
-
-BatchSize = Annotated[
-    int | Literal["auto"],
-    BeforeValidator(_batch),
-    # The pattern is for texts, the bounds are for numbers.
-    WithJsonSchema(
-        {
-            "x-kubernetes-int-or-string": True,
-            "minimum": 1,
-            "maximum": MAX_BATCH,
-            "pattern": "^auto$",
-        }
-    ),
-]
-Switch = Annotated[
-    bool | Literal["auto"],
-    BeforeValidator(_switch),
-    # No type is both; what has none is kept as it is.
-    WithJsonSchema({"enum": [AUTO, True, False]}),
-]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 

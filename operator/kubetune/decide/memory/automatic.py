@@ -17,7 +17,8 @@ from kubetune.api.kinds.status_types import (
     ModelStatusDict,
 )
 from kubetune.api.run.training_plan import TrainingPlan
-from kubetune.api.training.settings import AUTO, merge
+from kubetune.api.training.automatic import AUTO
+from kubetune.api.training.settings import merge
 from kubetune.decide.memory.batch import Batch, smallest_batch, with_batch
 from kubetune.decide.memory.estimate import longest_row, quantity
 from kubetune.decide.memory.peak import Memory, Sizes, memory, on_gpu, sizes_of

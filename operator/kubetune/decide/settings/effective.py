@@ -14,10 +14,11 @@ from kubetune.api.run.training_plan import (
     TokenizerPlan,
     TrainingPlan,
 )
+from kubetune.api.training.automatic import AUTO
 from kubetune.api.training.chat_templates import MODEL, chat_template_text
 from kubetune.api.training.families import family_settings
 from kubetune.api.training.objectives import OBJECTIVES, Objective
-from kubetune.api.training.settings import AUTO, Resources, TrainingSettings, merge
+from kubetune.api.training.settings import Resources, TrainingSettings, merge
 from kubetune.decide.settings.objectives import own_settings
 
 SETTINGS_FIELDS = tuple(
