@@ -71,7 +71,8 @@ def _rows(schema: Schema, path: str) -> Iterator[str]:
         mark = "*" if name in required else ""
         text = field.get("description", "").replace("|", "\\|")
         if inner == ARGUMENTS:
-            yield f"| `{inner}` | map | {text} See [trainer arguments](trainer-arguments.md). |"
+            page = "[trainer arguments](trainer-arguments.md)"
+            yield f"| `{inner}` | map | {text.replace('docs/trainer-arguments.md', page)} |"
             continue
         yield f"| `{inner}`{mark} | {_type(field)} | {text} |"
         yield from _rows(field, inner)
@@ -91,12 +92,7 @@ def _rules(schema: Schema, path: str) -> Iterator[str]:
 
 def _type(field: Schema) -> str:
     if "enum" in field:
-        return ", ".join(
-            f"`{str(value).lower() if value in (True, False) else value}`"
-            for value in field["enum"]
-        )
-    if "x-kubernetes-int-or-string" in field:
-        return f"integer{_bounds(field)}, or `{field['pattern'].strip('^$')}`"
+        return ", ".join(f"`{value}`" for value in field["enum"])
     match field.get("type"):
         case "object":
             values = field.get("additionalProperties")

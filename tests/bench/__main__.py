@@ -2,8 +2,8 @@
 
 The measures follow one another on the same objects: submission between two floors, lives,
 memory and silence of an operator with nothing but finished jobs, its restart, the polling of many
-runs in CML, what one tenant feels of another, what signing and checks cost, and how long nobody
-acts when an operator ends.
+runs in CML, what one tenant feels of another, what signing and checks cost, what objects cost
+the API server, and how long nobody acts when an operator ends.
 Estimates of memory are compared with trainings, and the runner's trainer with a bare loop and stock
 trl, without an operator.
 """
@@ -29,6 +29,7 @@ MEASURES = (
     "cml",
     "tenants",
     "trust",
+    "schema",
     "failover",
     "estimate",
     "training",
@@ -46,6 +47,13 @@ MEASURES = (
 @click.option("--paced", default=200, show_default=True, help="Of these, lives at 4 a second.")
 @click.option("--flood", default=10_000, show_default=True, help="Objects of another tenant.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+@click.option(
+    "--definition",
+    "definitions",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Another definition of FineTuneJob, of before a change, whose writes are measured too.",
+)
 @click.option("--profile", type=click.Path(path_type=Path), help="Folder for cProfile's files.")
 def main(
     jobs: int,
@@ -54,6 +62,7 @@ def main(
     flood: int,
     output: str,
     profile: Path | None,
+    definitions: tuple[Path, ...],
 ) -> None:
     """Measure kubetune; the exit code tells nothing about budgets."""
     # As Ctrl-C does: the cluster must not outlive the bench.
@@ -73,7 +82,13 @@ def main(
     if of_operator := measures - {"estimate", "training"}:
         with tempfile.TemporaryDirectory(prefix="kubetune-bench-") as folder:
             bench = operator_bench.OperatorBench(
-                Path(folder), jobs, min(paced, jobs), flood, profile, say
+                Path(folder),
+                jobs,
+                min(paced, jobs),
+                flood,
+                profile,
+                say,
+                {path.stem: path for path in definitions},
             )
             figures += asyncio.run(bench.run(of_operator))
     click.echo(as_json(figures) if output == "json" else as_table(figures))

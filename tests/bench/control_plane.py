@@ -63,6 +63,14 @@ class ControlPlane:
     def operator_kubeconfig(self) -> Path:
         return self.cluster.home / "pki" / "operator.kubeconfig"
 
+    @property
+    def api_server_pid(self) -> int:
+        """Its process, whose CPU can be asked for."""
+        pid = Process("kube-apiserver", self.cluster.home / "run", self.cluster.home / "logs").pid()
+        if pid is None:
+            raise RuntimeError("the API server has ended")
+        return pid
+
     async def target(self) -> JsonObject:
         return await self.user.get(TARGET_PATH)
 

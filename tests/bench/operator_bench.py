@@ -12,7 +12,7 @@ from kubetune.api.conditions import ConditionType
 from kubetune.api.kinds.status_types import status_of
 from kubetune.decide.decision import condition_is
 
-from . import cml_polling, failover, lives, submission, tenants, trust
+from . import api_server_cost, cml_polling, failover, lives, submission, tenants, trust
 from .control_plane import FLOORS, NAMESPACE, ControlPlane, control_plane, until
 from .operator_process import OperatorProcess
 from .report import Figure
@@ -21,6 +21,8 @@ IDLE_SECONDS = 60
 CML_RUNS = 200
 TRUSTED = 60
 """Jobs whose versions are signed."""
+SCHEMA_OBJECTS = 1000
+"""Objects of each definition whose writes are measured; the system counts CPU in 10 ms."""
 READS = ("get", "list")
 LIVING = frozenset({"lives", "idle", "restart"})
 """Measures of jobs that were submitted."""
@@ -37,7 +39,9 @@ class OperatorBench:
         flood: int,
         profile: Path | None,
         say: Callable[[str], None],
+        definitions: dict[str, Path] | None = None,
     ) -> None:
+        self._definitions = definitions or {}
         self._folder = folder
         self._jobs = jobs
         self._paced = paced
@@ -49,7 +53,7 @@ class OperatorBench:
         """What the operator asked while jobs were submitted and lived."""
 
     async def run(self, measures: frozenset[str]) -> list[Figure]:
-        """Measure these of submission, lives, idle, restart, cml, tenants, trust and failover."""
+        """Measure these: submission, lives and what else has a name in ``__main__``."""
         self._say("starting a control plane")
         async with control_plane(self._folder) as plane:
             with_floor = "submission" in measures
@@ -69,6 +73,8 @@ class OperatorBench:
                 await self._measure_tenants(plane)
             if "trust" in measures:
                 await self._measure_trust(plane)
+            if "schema" in measures:
+                await self._measure_schema(plane)
             if "failover" in measures:
                 await self._measure_failover(plane)
         return self._figures
@@ -163,6 +169,12 @@ class OperatorBench:
     async def _measure_trust(self, plane: ControlPlane) -> None:
         self._say(f"{TRUSTED} jobs that register versions")
         for figure in await trust.measure(plane, self._folder, TRUSTED):
+            self._note(figure)
+
+    async def _measure_schema(self, plane: ControlPlane) -> None:
+        self._say("writes with and without a schema")
+        objects = min(self._jobs, SCHEMA_OBJECTS)
+        for figure in await api_server_cost.measure(plane, objects, self._definitions):
             self._note(figure)
 
     async def _measure_failover(self, plane: ControlPlane) -> None:

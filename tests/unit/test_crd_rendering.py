@@ -1,5 +1,6 @@
 """The rendered schemas: structural, bounded, described, and free of defaults a profile may set."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from kubetune.api import crd
 from kubetune.api.kinds.table import KINDS, Kind
 from kubetune.api.schema.structural import structural_schema
 from kubetune.api.training.settings import TrainingSettings
+from kubetune.api.training.trl_arguments import TrainerArguments
 
 Schema = dict[str, Any]
 KNOWN_KEYS = {
@@ -34,10 +36,10 @@ KNOWN_KEYS = {
     "maxProperties",
     "x-kubernetes-validations",
     "x-kubernetes-preserve-unknown-fields",
-    "x-kubernetes-int-or-string",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 }
+ARGUMENTS = ".trainer.trl.arguments."
 BOUND = {"string": "maxLength", "array": "maxItems", "object": "maxProperties"}
 
 
@@ -49,6 +51,12 @@ def fields(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
     for key in ("items", "additionalProperties"):
         if key in schema:
             yield from fields(schema[key], f"{path}[]")
+
+
+def is_refused(path: str) -> bool:
+    """Whether it is an argument of trl, or in one, that kubetune sets itself."""
+    name = path.removeprefix(ARGUMENTS).removesuffix("[]")
+    return path.startswith(ARGUMENTS) and name in TrainerArguments.owned
 
 
 def each_kind(function: Any) -> Any:
@@ -75,6 +83,8 @@ def test_everything_in_a_spec_is_bounded(kind: Kind) -> None:
         and not schema.keys() & {"enum", "properties"}
         # a row of a dataset: any columns, bounded by the size of a request
         and not path.endswith(".rows[]")
+        # refused, whatever is in it
+        and not is_refused(path)
     ]
     assert unbounded == []
 
@@ -90,8 +100,37 @@ def test_bounds_fit_the_type(kind: Kind) -> None:
 def test_every_field_is_described(kind: Kind) -> None:
     for model in filter(None, (kind.spec, kind.status)):
         for path, schema in fields(structural_schema(model)):
-            if not path.endswith("[]"):
+            # What an argument of trl is, trl says; docs/trainer-arguments.md has a line on each.
+            if not path.endswith("[]") and not path.startswith(ARGUMENTS):
                 assert schema.get("description", "").endswith("."), path
+
+
+def test_the_largest_definition_is_small() -> None:
+    """With each object that it validates the API server walks through it."""
+    sizes = {
+        kind.kind: len(json.dumps(crd.custom_resource_definition(kind), separators=(",", ":")))
+        for kind in KINDS
+        if kind.kind == "FineTuneJob"
+    }
+    assert max(sizes.values()) < 60_000, sizes
+
+
+@each_kind
+def test_parts_that_only_the_operator_writes_are_kept_as_they_are(kind: Kind) -> None:
+    if kind.status is None:
+        return
+    version = crd.custom_resource_definition(kind)["spec"]["versions"][0]
+    rendered = version["schema"]["openAPIV3Schema"]["properties"]["status"]
+    whole = structural_schema(kind.status)
+    assert rendered["properties"].keys() == whole["properties"].keys()
+    for name, field in rendered["properties"].items():
+        inside = field.get("items", field)
+        # Clients of all sorts read conditions.
+        assert ("properties" in inside) == (name == "conditions"), name
+        if inside["type"] == "object" and name != "conditions":
+            assert inside["x-kubernetes-preserve-unknown-fields"] is True
+            fields = whole["properties"][name].get("items", whole["properties"][name])
+            assert all(each in field["description"] for each in fields.get("properties", ()))
 
 
 def test_no_default_on_what_a_profile_may_set() -> None:

@@ -47,7 +47,7 @@ def make_trainer(
         objective.arguments(settings),
         settings,
         folder,
-        evaluates=bool(inputs.measured.rows),
+        evaluates=bool(inputs.evaluation.rows),
         workers=workers,
     )
     if arguments.n_gpu > 1:
@@ -71,7 +71,7 @@ def make_trainer(
     is_new = inputs.start.adapter is None
     minutes = settings.checkpoint.every_minutes
     reports = progress.Progress(tracker, stop, plan.lineage_digest, workers, minutes)
-    held_out = inputs.measured.rows
+    held_out = inputs.evaluation.rows
     try:
         trainer = objective.trainer(
             held_out=held_out,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import TAG_METRICS, RunPlan
 
-from kubetune_runner import doctor, finite, outcomes, own_code
+from kubetune_runner import finite, outcomes, own_code
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import records
 from kubetune_runner.mlflow.closing import close
@@ -37,7 +37,6 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     """
     workers = Workers.of(plan)
     if not workers.leads:
-        doctor.require(plan)
         return _run(plan.in_force, stop, NullTracker(plan), workers)
     inherited = dict(os.environ)
     # Parameters are those of all attempts, so they tell what is declared.
@@ -52,7 +51,6 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
         lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "training")
     )
     try:
-        doctor.require(plan)
         if plan.training.script is None and plan.training.axolotl is None:
             outcome = _run(plan, stop, tracker, workers)
         else:

@@ -333,7 +333,6 @@ class RowCountsDict(TypedDict, closed=True):
     cutAway: int
     dropped: int
     hidden: int
-    lossRows: NotRequired[int]
     answered: NotRequired[int]
     noRoom: NotRequired[int]
 
@@ -388,7 +387,6 @@ class CandidateStatusDict(TypedDict, closed=True):
     rowsDigest: NotRequired[str]
     skipped: NotRequired[int]
     tokens: NotRequired[int]
-    lossRows: NotRequired[int]
     samples: NotRequired[bool]
     metrics: NotRequired[list[MetricResultDict]]
     registered: NotRequired[RegisteredResultDict]

@@ -6,7 +6,8 @@ the models run. Transition rules (immutability) exist in CEL only: a model sees 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +54,16 @@ class TransitionRule:
 
     cel: str
     message: str
+    exact: str | None = None
+    """An expression of text for the API server, in place of ``message``."""
+    frozen: tuple[str, ...] = ()
+    """camelCase fields that keep their value; ``cel`` sees that none is added or removed."""
+    hint: str = ""
+    """What to do instead of changing one of them."""
+
+    def of_field(self, field: str) -> str:
+        """What is said of one of the frozen fields."""
+        return f"{field} can't be changed; {self.hint}"
 
 
 def exactly_one(*fields: str) -> Rule:
@@ -92,16 +103,24 @@ def no_credentials(field: str, hint: str) -> Rule:
     )
 
 
-def unchanged(field: str, hint: str) -> TransitionRule:
-    """An optional or required field keeps its first value, present or absent."""
+def unchanged(fields: Sequence[str], hint: str, always: Collection[str] = ()) -> TransitionRule:
+    """Optional or required fields keep their first values, present or absent.
+
+    ``always`` are those that are never absent, since they are required or have a default.
+
+    Each value is compared where it stands, and one rule looks for what was added or removed.
+    With each field that a rule reads of a value, the API server copies the schemas of all its
+    fields, also when only the status is written.
+    """
+    names = cel_list(field for field in fields if field not in always)
+    differs = "dyn(self)[?name].hasValue() != dyn(oldSelf)[?name].hasValue()"
+    text = f" can't be changed; {hint}"
     return TransitionRule(
-        # Both directions of has(): a rule that only compares values would let the field
-        # be added or removed later.
-        cel=(
-            f"has(self.{field}) == has(oldSelf.{field}) && "
-            f"(!has(self.{field}) || self.{field} == oldSelf.{field})"
-        ),
-        message=f"{field} can't be changed; {hint}",
+        cel=f"self == oldSelf || !{names}.exists(name, {differs})",
+        message=f"a field was added or removed that can't be changed; {hint}",
+        exact=cel_told(f"{names}.filter(name, {differs}).map(name, name + {cel_text(text)})"),
+        frozen=tuple(fields),
+        hint=hint,
     )
 
 
@@ -123,6 +142,24 @@ def changed_while_suspended(field: str) -> TransitionRule:
         ),
         message=f"{field} can be changed only while the job is suspended; set suspend: true first",
     )
+
+
+def cel_text(text: str) -> str:
+    """A text as a literal of CEL."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def cel_list(texts: Iterable[str]) -> str:
+    """A list of texts in CEL."""
+    return f"[{','.join(repr(text) for text in texts)}]"
+
+
+def cel_told(texts: str) -> str:
+    """An expression for one text of several, by an expression for their list.
+
+    The API server takes join for boundless, and refuses it, where it doesn't know the lengths.
+    """
+    return f"[{texts}].map(all, all.size() == 1 ? all[0] : '%s'.format([all]))[0]"
 
 
 def _count(names: list[str]) -> str:

@@ -7,6 +7,8 @@ exclusive bounds and rules on property names, all of which the API server refuse
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any, cast
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -17,7 +19,11 @@ from kubetune.api.schema.rules import Rule, TransitionRule
 
 Schema = dict[str, Any]
 
-_DROPPED = frozenset({"title", "propertyNames", "patternProperties", "$defs"})
+RULES = "x-kubernetes-validations"
+OWN_RULES = "x-field-validations"
+"""Rules of a field, beside those of its class."""
+_READ = re.compile(r"self\.(\w+)")
+_DROPPED = frozenset({"title", "propertyNames", "patternProperties", "$defs", OWN_RULES})
 
 
 class _ValueSchema(GenerateJsonSchema):
@@ -26,8 +32,17 @@ class _ValueSchema(GenerateJsonSchema):
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         rendered = super().model_schema(schema)
         value = cast("type[Value]", schema["cls"])
-        if rules := [_validation(rule) for rule in (*value.rules, *value.transitions)]:
-            rendered["x-kubernetes-validations"] = rules
+        frozen = {field for transition in value.transitions for field in transition.frozen}
+        if rules := [
+            *(_validation(rule, frozen) for rule in value.rules),
+            *(_validation(rule) for rule in value.transitions),
+        ]:
+            rendered[RULES] = rules
+        for transition in value.transitions:
+            for field in transition.frozen:
+                rule = {"rule": "self == oldSelf", "message": transition.of_field(field)}
+                # Beside a reference: several fields may have values of the same class.
+                rendered["properties"][field] = {**rendered["properties"][field], OWN_RULES: [rule]}
         return rendered
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
@@ -46,12 +61,37 @@ def structural_schema(value: type[Value]) -> Schema:
     return _structural(generated, generated.get("$defs", {}))
 
 
-def _validation(rule: Rule | TransitionRule) -> Schema:
-    validation = {"rule": rule.cel, "message": rule.message}
+def preserved(schema: Schema, page: str) -> Schema:
+    """A part that the API server keeps as it is, without a look at what is in it.
+
+    ``page`` is where a reader finds its fields; their names are in the description.
+    """
+    names = ", ".join(schema.get("items", schema).get("properties", ()))
+    described = f"{schema['description']} Fields: {names}; see {page}."
+    free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    if not names:
+        described = schema["description"]
+    if schema["type"] == "array":
+        return {"type": "array", "description": described, "items": free}
+    return {**free, "description": described}
+
+
+def _validation(rule: Rule | TransitionRule, frozen: Collection[str] = ()) -> Schema:
+    validation: Schema = {"rule": rule.cel, "message": rule.message}
+    if isinstance(rule, Rule) and set(_READ.findall(rule.cel)) <= set(frozen):
+        # What can't change needs no second look, and this one costs nothing. Others are looked at
+        # again with each status.
+        validation = {
+            "rule": f"oldSelf.hasValue() || ({rule.cel})",
+            "optionalOldSelf": True,
+            "message": rule.message,
+        }
     if isinstance(rule, Rule) and rule.field:
         validation["fieldPath"] = f".{rule.field}"
-    if isinstance(rule, Rule) and rule.exact:
-        validation["messageExpression"] = rule.exact.cel
+    if rule.exact:
+        validation["messageExpression"] = (
+            rule.exact if isinstance(rule.exact, str) else rule.exact.cel
+        )
     return validation
 
 
@@ -89,7 +129,9 @@ def _structural(schema: Schema, definitions: Schema) -> Schema:
         result["items"] = _structural(result["items"], definitions)
     if names := schema.get("propertyNames"):
         pattern = next(iter(schema.get("patternProperties", {})), None)
-        result["x-kubernetes-validations"] = [_key_rule(names, pattern)]
+        result[RULES] = [_key_rule(names, pattern)]
+    if own := schema.get(OWN_RULES):
+        result[RULES] = [*result.get(RULES, ()), *own]
     if not result.keys() & {"type", "x-kubernetes-int-or-string"}:
         result["x-kubernetes-preserve-unknown-fields"] = True
     return result

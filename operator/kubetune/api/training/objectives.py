@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kubetune.api.rows import DatasetFormat
-from kubetune.api.schema.rules import Rule
+from kubetune.api.schema.rules import Message, Rule, cel_list, cel_told
 from kubetune.api.training.objective_settings import WITH_SETTINGS
 from kubetune.api.training.trl_names import GOES_WITH
 
@@ -174,8 +174,8 @@ def objective_rules() -> tuple[Rule, ...]:
             ),
             field="evaluation",
         ),
-        *(_promotion(name) for name in OBJECTIVES),
-        *(_argument(name, objectives) for name, objectives in GOES_WITH.items()),
+        _promotion(),
+        _arguments(),
     )
 
 
@@ -188,41 +188,69 @@ def _own(name: str) -> Rule:
     )
 
 
-def _promotion(objective: Objective) -> Rule:
+def _promotion() -> Rule:
     """promoteWhen asks only for metrics that a job of the objective may have."""
-    names = OBJECTIVES[objective].final_metrics
-    listed = ", ".join(repr(name) for name in names)
+    metrics = {name: facts.final_metrics for name, facts in OBJECTIVES.items()}
+    lists = ",".join(f"'{name}':{cel_list(names)}" for name, names in metrics.items())
+    texts = ",".join(f"'{name}':'{', '.join(names)}'" for name, names in metrics.items())
 
     def check(job: Any) -> bool:
         registry = job.output.registry if job.output else None
         asked = (registry.promote_when if registry else None) or ()
-        return job.objective != objective or all(rule.metric in names for rule in asked)
+        return all(rule.metric in metrics[job.objective] for rule in asked)
 
     return Rule(
-        cel=f"self.objective != '{objective}' || !has(self.output) || !has(self.output.registry) ||"
+        cel="!has(self.output) || !has(self.output.registry) ||"
         " !has(self.output.registry.promoteWhen) ||"
-        f" self.output.registry.promoteWhen.all(r, r.metric in [{listed}])",
-        message=f"with objective {objective} promoteWhen may ask for {', '.join(names)}",
+        f" self.output.registry.promoteWhen.all(r, r.metric in {{{lists}}}[self.objective])",
+        message="promoteWhen may ask for final metrics of the objective: see docs/objectives.md",
         check=check,
         field="output",
+        exact=Message(
+            cel="'with objective ' + self.objective + ' promoteWhen may ask for '"
+            f" + {{{texts}}}[self.objective]",
+            text=lambda job: (
+                f"with objective {job.objective} promoteWhen may ask for"
+                f" {', '.join(metrics[job.objective])}"
+            ),
+        ),
     )
 
 
-def _argument(name: str, objectives: tuple[str, ...]) -> Rule:
-    def check(job: Any) -> bool:
+def _arguments() -> Rule:
+    """Arguments of trl that only some objectives take."""
+    takers = {name: " or ".join(objectives) for name, objectives in GOES_WITH.items()}
+    place = "self.trainer.trl.arguments"
+    table = "{" + ",".join(f"'{name}':'{objectives}'" for name, objectives in takers.items()) + "}"
+    # No objective's name is a part of another's.
+    is_wrong = f"!by[name].contains(self.objective) && dyn({place})[?name].hasValue()"
+
+    def wrong(job: Any) -> list[str]:
         trl = job.trainer.trl if job.trainer else None
-        given = trl.arguments if trl else None
-        return getattr(given, name, None) is None or job.objective in objectives
+        arguments = trl.arguments if trl else None
+        return [
+            f"trainer.trl.arguments.{name} goes with objective {takers[name]}; remove it"
+            for name, objectives in GOES_WITH.items()
+            if job.objective not in objectives and getattr(arguments, name, None) is not None
+        ]
 
     return Rule(
-        cel="!has(self.trainer) || !has(self.trainer.trl) || !has(self.trainer.trl.arguments) ||"
-        f" !has(self.trainer.trl.arguments.{name}) || {_is_one(objectives)}",
-        message=f"trainer.trl.arguments.{name} goes with objective {' or '.join(objectives)};"
-        " remove it",
-        check=check,
+        cel=f"!has(self.trainer) || !has(self.trainer.trl) || !has({place}) ||"
+        f" ![{table}].exists(by, by.exists(name, {is_wrong}))",
+        message="trainer.trl.arguments has what goes with another objective; remove it",
+        check=lambda job: not wrong(job),
         field="trainer",
+        exact=Message(
+            cel=cel_told(
+                f"[{table}].map(by, by.filter(name, {is_wrong}).map(name, 'trainer.trl.arguments.'"
+                " + name + ' goes with objective ' + by[name] + '; remove it'))[0]"
+            ),
+            text=lambda job: "; ".join(wrong(job)),
+        ),
     )
 
 
 def _is_one(objectives: tuple[str, ...]) -> str:
-    return " || ".join(f"self.objective == '{name}'" for name in objectives)
+    if len(objectives) == 1:
+        return f"self.objective == '{objectives[0]}'"
+    return f"self.objective in {cel_list(objectives)}"

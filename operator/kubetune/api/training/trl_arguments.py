@@ -6,13 +6,16 @@ from typing import ClassVar, Literal
 
 from kubetune.api.schema.rules import Rule
 from kubetune.api.training.trl import (
+    AnyInteger,
+    AnyMap,
+    AnyText,
+    AnyTextList,
     Integer,
     Map,
     Number,
     Text,
     TextList,
     TrlArguments,
-    argument,
     refused,
 )
 from kubetune.api.training.trl_names import OWNED
@@ -23,152 +26,106 @@ class TrainerArguments(TrlArguments):
 
     owned = OWNED
     rules: ClassVar[tuple[Rule, ...]] = refused(OWNED)
-    accelerator_config: Map | None = argument("Refused: use spec.workers and spec.strategy.")
-    activation_checkpointing: bool | None = argument(
-        "Refused: use spec.hyperparameters.gradientCheckpointing."
-    )
-    activation_checkpointing_kwargs: Map | None = argument("As in trl. Its default: none.")
-    activation_offloading: bool | None = argument("As in trl. Its default: false.")
-    adam_beta1: Number | None = argument("As in trl. Its default: 0.9.")
-    adam_beta2: Number | None = argument("As in trl. Its default: 0.999.")
-    adam_epsilon: Number | None = argument("As in trl. Its default: 1e-08.")
-    assistant_only_loss: bool | None = argument("With sft. As in trl. Its default: false.")
-    auto_find_batch_size: bool | None = argument(
-        "Refused: use spec.hyperparameters.perDeviceBatchSize."
-    )
-    average_tokens_across_devices: bool | None = argument("As in trl. Its default: true.")
-    batch_eval_metrics: bool | None = argument("Refused: use spec.evaluation.")
-    beta: Number | None = argument("Refused: use spec.dpo.beta or spec.kto.beta.")
-    bf16: bool | None = argument("Refused: use spec.hyperparameters.precision.")
-    bf16_full_eval: bool | None = argument("As in trl. Its default: false.")
-    center_rewards_coefficient: Number | None = argument(
-        "Refused: use spec.reward.centerRewardsCoefficient."
-    )
-    chat_template_path: Text | None = argument("Refused: use tokenizer.chatTemplate.")
-    completion_only_loss: bool | None = argument("With sft. As in trl. Its default: none.")
-    data_seed: Integer | None = argument("Refused: use spec.hyperparameters.seed.")
-    dataloader_drop_last: bool | None = argument("As in trl. Its default: false.")
-    dataloader_in_order: bool | None = argument("As in trl. Its default: true.")
-    dataloader_multiprocessing_context: Text | None = argument("As in trl. Its default: none.")
-    dataloader_num_workers: Integer | None = argument("As in trl. Its default: 0.")
-    dataloader_persistent_workers: bool | None = argument("As in trl. Its default: false.")
-    dataloader_pin_memory: bool | None = argument("As in trl. Its default: true.")
-    dataloader_prefetch_factor: Integer | None = argument("As in trl. Its default: none.")
-    dataset_kwargs: Map | None = argument(
-        "Refused: the runner prepares the rows; set format and columns on the Dataset."
-    )
-    dataset_num_proc: Integer | None = argument("As in trl. Its default: none.")
-    dataset_text_field: Text | None = argument("Refused: set columns on the Dataset.")
-    ddp_backend: Text | None = argument("Refused: use spec.workers and spec.strategy.")
-    ddp_broadcast_buffers: bool | None = argument("Refused: use spec.workers and spec.strategy.")
-    ddp_bucket_cap_mb: Integer | None = argument("Refused: use spec.workers and spec.strategy.")
-    ddp_find_unused_parameters: bool | None = argument(
-        "Refused: use spec.workers and spec.strategy."
-    )
-    ddp_static_graph: bool | None = argument("Refused: use spec.workers and spec.strategy.")
-    ddp_timeout: Integer | None = argument("Refused: use spec.workers and spec.strategy.")
-    debug: TextList | None = argument('As in trl. Its default: "".')
-    deepspeed: Map | None = argument("Refused: use spec.workers and spec.strategy.")
-    desirable_weight: Number | None = argument("Refused: use spec.kto.desirableWeight.")
-    disable_dropout: bool | None = argument(
-        "Refused: only the adapter's dropout is on, which method.lora.dropout sets."
-    )
-    disable_tqdm: bool | None = argument("Refused: progress is in status.progress; leave it out.")
-    discopop_tau: Number | None = argument("With dpo. As in trl. Its default: 0.05.")
-    do_eval: bool | None = argument("Refused: the runner decides what it does; leave it out.")
-    do_predict: bool | None = argument("Refused: the runner decides what it does; leave it out.")
-    do_train: bool | None = argument("Refused: the runner decides what it does; leave it out.")
-    enable_jit_checkpoint: bool | None = argument(
-        "Refused: checkpoints are kubetune's; use spec.checkpoint."
-    )
-    eos_token: Text | None = argument("With sft. As in trl. Its default: none.")
-    eval_accumulation_steps: Integer | None = argument("As in trl. Its default: none.")
-    eval_delay: Number | None = argument("As in trl. Its default: 0.")
-    eval_do_concat_batches: bool | None = argument("As in trl. Its default: true.")
-    eval_on_start: bool | None = argument("As in trl. Its default: false.")
-    eval_packing: bool | None = argument("With sft. As in trl. Its default: none.")
-    eval_steps: Number | None = argument("Refused: use spec.hyperparameters.evaluationSteps.")
-    eval_strategy: Text | None = argument("Refused: use spec.hyperparameters.evaluationSteps.")
-    eval_use_gather_object: bool | None = argument("As in trl. Its default: false.")
-    f_alpha_divergence_coef: Number | None = argument("With dpo. As in trl. Its default: 0.5.")
-    f_divergence_type: Text | None = argument('With dpo. As in trl. Its default: "reverse_kl".')
-    fp16: bool | None = argument("Refused: use spec.hyperparameters.precision.")
-    fp16_full_eval: bool | None = argument("As in trl. Its default: false.")
-    fsdp: Text | None = argument("Refused: use spec.workers and spec.strategy.")
-    fsdp_config: Map | None = argument("Refused: use spec.workers and spec.strategy.")
-    full_determinism: bool | None = argument("As in trl. Its default: false.")
-    gradient_accumulation_steps: Integer | None = argument(
-        "Refused: use spec.hyperparameters.gradientAccumulationSteps."
-    )
-    gradient_checkpointing: bool | None = argument(
-        "Refused: use spec.hyperparameters.gradientCheckpointing."
-    )
-    gradient_checkpointing_kwargs: Map | None = argument(
-        "Refused: use activation_checkpointing_kwargs."
-    )
-    greater_is_better: bool | None = argument(
-        "Refused: the last weights are the result; leave it out."
-    )
-    hub_always_push: bool | None = argument(
-        "Refused: runs push nothing to a hub; use spec.output.registry."
-    )
-    hub_model_id: Text | None = argument(
-        "Refused: runs push nothing to a hub; use spec.output.registry."
-    )
-    hub_private_repo: bool | None = argument(
-        "Refused: runs push nothing to a hub; use spec.output.registry."
-    )
-    hub_revision: Text | None = argument(
-        "Refused: runs push nothing to a hub; use spec.output.registry."
-    )
-    hub_strategy: Text | None = argument(
-        "Refused: runs push nothing to a hub; use spec.output.registry."
-    )
-    hub_token: Text | None = argument(
-        "Refused: runs push nothing to a hub; use spec.output.registry."
-    )
-    ignore_data_skip: bool | None = argument(
-        "Refused: checkpoints are kubetune's; use spec.checkpoint."
-    )
-    include_for_metrics: TextList | None = argument("Refused: use spec.evaluation.")
-    include_num_input_tokens_seen: bool | None = argument(
-        "Refused: the runner counts tokens; leave it out."
-    )
-    label_names: TextList | None = argument("Refused: the runner prepares the rows; leave it out.")
-    label_smoothing: Number | None = argument("Refused: use spec.dpo.labelSmoothing.")
-    label_smoothing_factor: Number | None = argument("As in trl. Its default: 0.0.")
-    ld_alpha: Number | None = argument("With dpo. As in trl. Its default: none.")
-    learning_rate: Number | None = argument("Refused: use spec.hyperparameters.learningRate.")
-    length_column_name: Text | None = argument(
-        "Refused: the runner prepares the rows; leave it out."
-    )
-    liger_kernel_config: Map | None = argument("As in trl. Its default: none.")
-    load_best_model_at_end: bool | None = argument(
-        "Refused: the last weights are the result; leave it out."
-    )
-    local_rank: Integer | None = argument("Refused: use spec.workers and spec.strategy.")
-    log_level: Text | None = argument('As in trl. Its default: "passive".')
-    log_level_replica: Text | None = argument("Refused: use spec.workers and spec.strategy.")
-    log_on_each_node: bool | None = argument("Refused: use spec.workers and spec.strategy.")
-    logging_first_step: bool | None = argument("As in trl. Its default: false.")
-    logging_nan_inf_filter: bool | None = argument("As in trl. Its default: true.")
-    logging_steps: Number | None = argument("Refused: use spec.hyperparameters.loggingSteps.")
-    logging_strategy: Text | None = argument("Refused: use spec.hyperparameters.loggingSteps.")
-    loss_type: Text | None = argument('With sft. As in trl. Its default: "nll".')
-    loss_weights: TextList | None = argument("Refused: use spec.dpo.lossWeights.")
-    lr_scheduler_kwargs: Map | None = argument("As in trl. Its default: none.")
-    lr_scheduler_type: Text | None = argument("Refused: use spec.hyperparameters.scheduler.")
-    max_grad_norm: Number | None = argument("Refused: use spec.hyperparameters.maxGradNorm.")
-    max_length: Integer | None = argument("Refused: use spec.hyperparameters.maxLength.")
-    max_steps: Integer | None = argument("Refused: use spec.hyperparameters.maxSteps.")
-    metric_for_best_model: Text | None = argument(
-        "Refused: the last weights are the result; leave it out."
-    )
-    model_init_kwargs: Map | None = argument(
-        "Refused: the Model says what is loaded, spec.hyperparameters.precision how."
-    )
-    neftune_noise_alpha: Number | None = argument("As in trl. Its default: none.")
-    num_train_epochs: Number | None = argument("Refused: use spec.hyperparameters.epochs.")
+    accelerator_config: AnyMap | None = None
+    activation_checkpointing: bool | None = None
+    activation_checkpointing_kwargs: Map | None = None
+    activation_offloading: bool | None = None
+    adam_beta1: Number | None = None
+    adam_beta2: Number | None = None
+    adam_epsilon: Number | None = None
+    assistant_only_loss: bool | None = None
+    auto_find_batch_size: bool | None = None
+    average_tokens_across_devices: bool | None = None
+    batch_eval_metrics: bool | None = None
+    beta: Number | None = None
+    bf16: bool | None = None
+    bf16_full_eval: bool | None = None
+    center_rewards_coefficient: Number | None = None
+    chat_template_path: AnyText | None = None
+    completion_only_loss: bool | None = None
+    data_seed: AnyInteger | None = None
+    dataloader_drop_last: bool | None = None
+    dataloader_in_order: bool | None = None
+    dataloader_multiprocessing_context: Text | None = None
+    dataloader_num_workers: Integer | None = None
+    dataloader_persistent_workers: bool | None = None
+    dataloader_pin_memory: bool | None = None
+    dataloader_prefetch_factor: Integer | None = None
+    dataset_kwargs: AnyMap | None = None
+    dataset_num_proc: Integer | None = None
+    dataset_text_field: AnyText | None = None
+    ddp_backend: AnyText | None = None
+    ddp_broadcast_buffers: bool | None = None
+    ddp_bucket_cap_mb: AnyInteger | None = None
+    ddp_find_unused_parameters: bool | None = None
+    ddp_static_graph: bool | None = None
+    ddp_timeout: AnyInteger | None = None
+    debug: TextList | None = None
+    deepspeed: AnyMap | None = None
+    desirable_weight: Number | None = None
+    disable_dropout: bool | None = None
+    disable_tqdm: bool | None = None
+    discopop_tau: Number | None = None
+    do_eval: bool | None = None
+    do_predict: bool | None = None
+    do_train: bool | None = None
+    enable_jit_checkpoint: bool | None = None
+    eos_token: Text | None = None
+    eval_accumulation_steps: Integer | None = None
+    eval_delay: Number | None = None
+    eval_do_concat_batches: bool | None = None
+    eval_on_start: bool | None = None
+    eval_packing: bool | None = None
+    eval_steps: Number | None = None
+    eval_strategy: AnyText | None = None
+    eval_use_gather_object: bool | None = None
+    f_alpha_divergence_coef: Number | None = None
+    f_divergence_type: Text | None = None
+    fp16: bool | None = None
+    fp16_full_eval: bool | None = None
+    fsdp: AnyText | None = None
+    fsdp_config: AnyMap | None = None
+    full_determinism: bool | None = None
+    gradient_accumulation_steps: AnyInteger | None = None
+    gradient_checkpointing: bool | None = None
+    gradient_checkpointing_kwargs: AnyMap | None = None
+    greater_is_better: bool | None = None
+    hub_always_push: bool | None = None
+    hub_model_id: AnyText | None = None
+    hub_private_repo: bool | None = None
+    hub_revision: AnyText | None = None
+    hub_strategy: AnyText | None = None
+    hub_token: AnyText | None = None
+    ignore_data_skip: bool | None = None
+    include_for_metrics: AnyTextList | None = None
+    include_num_input_tokens_seen: bool | None = None
+    label_names: AnyTextList | None = None
+    label_smoothing: Number | None = None
+    label_smoothing_factor: Number | None = None
+    ld_alpha: Number | None = None
+    learning_rate: Number | None = None
+    length_column_name: AnyText | None = None
+    liger_kernel_config: Map | None = None
+    load_best_model_at_end: bool | None = None
+    local_rank: AnyInteger | None = None
+    log_level: Text | None = None
+    log_level_replica: AnyText | None = None
+    log_on_each_node: bool | None = None
+    logging_first_step: bool | None = None
+    logging_nan_inf_filter: bool | None = None
+    logging_steps: Number | None = None
+    logging_strategy: AnyText | None = None
+    loss_type: Text | None = None
+    loss_weights: AnyTextList | None = None
+    lr_scheduler_kwargs: Map | None = None
+    lr_scheduler_type: AnyText | None = None
+    max_grad_norm: Number | None = None
+    max_length: AnyInteger | None = None
+    max_steps: AnyInteger | None = None
+    metric_for_best_model: AnyText | None = None
+    model_init_kwargs: AnyMap | None = None
+    neftune_noise_alpha: Number | None = None
+    num_train_epochs: Number | None = None
     optim: (
         Literal[
             "adamw_torch",
@@ -214,95 +171,55 @@ class TrainerArguments(TrlArguments):
             "stable_adamw",
         ]
         | None
-    ) = argument('As in trl. Its default: "adamw_torch_fused".')
-    optim_args: Text | None = argument("As in trl. Its default: none.")
-    optim_target_modules: TextList | None = argument("As in trl. Its default: none.")
-    output_dir: Text | None = argument("Refused: runs have their own scratch space; leave it out.")
-    packing: bool | None = argument("Refused: use spec.hyperparameters.packing.")
-    packing_strategy: Text | None = argument("Refused: use spec.hyperparameters.packing.")
-    pad_to_multiple_of: Integer | None = argument('As in trl. Its default: "auto".')
-    pad_token: Text | None = argument("Refused: use tokenizer.padToken.")
-    padding_free: bool | None = argument("With sft. As in trl. Its default: false.")
-    parallelism_config: Map | None = argument("Refused: use spec.workers and spec.strategy.")
-    per_device_eval_batch_size: Integer | None = argument("As in trl. Its default: 8.")
-    per_device_train_batch_size: Integer | None = argument(
-        "Refused: use spec.hyperparameters.perDeviceBatchSize."
-    )
-    precompute_ref_batch_size: Integer | None = argument(
-        "With dpo and kto. As in trl. Its default: none."
-    )
-    precompute_ref_log_probs: bool | None = argument(
-        "With dpo and kto. As in trl. Its default: false."
-    )
-    prediction_loss_only: bool | None = argument("Refused: use spec.evaluation.")
-    project: Text | None = argument(
-        "Refused: runs report to the compute target's tracking server; leave it out."
-    )
-    push_to_hub: bool | None = argument(
-        "Refused: runs push nothing to a hub; use spec.output.registry."
-    )
-    ref_model_mixup_alpha: Number | None = argument(
-        "Refused: the reference is the untrained model; leave it out."
-    )
-    ref_model_sync_steps: Integer | None = argument(
-        "Refused: the reference is the untrained model; leave it out."
-    )
-    remove_unused_columns: bool | None = argument(
-        "Refused: the runner prepares the rows; leave it out."
-    )
-    report_to: TextList | None = argument(
-        "Refused: runs report to the compute target's tracking server; leave it out."
-    )
-    restore_callback_states_from_checkpoint: bool | None = argument(
-        "Refused: checkpoints are kubetune's; use spec.checkpoint."
-    )
-    resume_from_checkpoint: Text | None = argument(
-        "Refused: checkpoints are kubetune's; use spec.checkpoint."
-    )
-    router_aux_loss_coef: Number | None = argument(
-        "With sft and dpo and kto. As in trl. Its default: none."
-    )
-    run_name: Text | None = argument(
-        "Refused: runs report to the compute target's tracking server; leave it out."
-    )
-    save_on_each_node: bool | None = argument(
-        "Refused: checkpoints are kubetune's; use spec.checkpoint."
-    )
-    save_only_model: bool | None = argument(
-        "Refused: checkpoints are kubetune's; use spec.checkpoint."
-    )
-    save_steps: Number | None = argument("Refused: use spec.checkpoint.everySteps.")
-    save_strategy: Text | None = argument("Refused: use spec.checkpoint.everySteps.")
-    save_total_limit: Integer | None = argument("Refused: use spec.checkpoint.keep.")
-    seed: Integer | None = argument("Refused: use spec.hyperparameters.seed.")
-    shuffle_dataset: bool | None = argument("With sft. As in trl. Its default: false.")
-    skip_memory_metrics: bool | None = argument("As in trl. Its default: true.")
-    sync_ref_model: bool | None = argument(
-        "Refused: the reference is the untrained model; leave it out."
-    )
-    tf32: bool | None = argument("As in trl. Its default: none.")
-    torch_compile: bool | None = argument("As in trl. Its default: false.")
-    torch_compile_backend: Text | None = argument("As in trl. Its default: none.")
-    torch_compile_mode: Text | None = argument("As in trl. Its default: none.")
-    torch_empty_cache_steps: Integer | None = argument("As in trl. Its default: none.")
-    trackio_bucket_id: Text | None = argument(
-        "Refused: runs report to the compute target's tracking server; leave it out."
-    )
-    trackio_space_id: Text | None = argument(
-        "Refused: runs report to the compute target's tracking server; leave it out."
-    )
-    trackio_static_space_id: Text | None = argument(
-        "Refused: runs report to the compute target's tracking server; leave it out."
-    )
-    train_sampling_strategy: Text | None = argument('With sft. As in trl. Its default: "random".')
-    truncation_mode: Text | None = argument('With sft. As in trl. Its default: "keep_start".')
-    trust_remote_code: bool | None = argument("Refused: set trustRemoteCode on the Model.")
-    undesirable_weight: Number | None = argument("Refused: use spec.kto.undesirableWeight.")
-    use_cache: bool | None = argument("As in trl. Its default: false.")
-    use_cpu: bool | None = argument(
-        "Refused: use spec.resources.gpu; without a GPU a run computes on CPUs."
-    )
-    use_liger_kernel: bool | None = argument("As in trl. Its default: false.")
-    use_weighting: bool | None = argument("With dpo. As in trl. Its default: false.")
-    warmup_steps: Number | None = argument("Refused: use spec.hyperparameters.warmup.")
-    weight_decay: Number | None = argument("Refused: use spec.hyperparameters.weightDecay.")
+    ) = None
+    optim_args: Text | None = None
+    optim_target_modules: TextList | None = None
+    output_dir: AnyText | None = None
+    packing: bool | None = None
+    packing_strategy: AnyText | None = None
+    pad_to_multiple_of: Integer | None = None
+    pad_token: AnyText | None = None
+    padding_free: bool | None = None
+    parallelism_config: AnyMap | None = None
+    per_device_eval_batch_size: Integer | None = None
+    per_device_train_batch_size: AnyInteger | None = None
+    precompute_ref_batch_size: Integer | None = None
+    precompute_ref_log_probs: bool | None = None
+    prediction_loss_only: bool | None = None
+    project: AnyText | None = None
+    push_to_hub: bool | None = None
+    ref_model_mixup_alpha: Number | None = None
+    ref_model_sync_steps: AnyInteger | None = None
+    remove_unused_columns: bool | None = None
+    report_to: AnyTextList | None = None
+    restore_callback_states_from_checkpoint: bool | None = None
+    resume_from_checkpoint: AnyText | None = None
+    router_aux_loss_coef: Number | None = None
+    run_name: AnyText | None = None
+    save_on_each_node: bool | None = None
+    save_only_model: bool | None = None
+    save_steps: Number | None = None
+    save_strategy: AnyText | None = None
+    save_total_limit: AnyInteger | None = None
+    seed: AnyInteger | None = None
+    shuffle_dataset: bool | None = None
+    skip_memory_metrics: bool | None = None
+    sync_ref_model: bool | None = None
+    tf32: bool | None = None
+    torch_compile: bool | None = None
+    torch_compile_backend: Text | None = None
+    torch_compile_mode: Text | None = None
+    torch_empty_cache_steps: Integer | None = None
+    trackio_bucket_id: AnyText | None = None
+    trackio_space_id: AnyText | None = None
+    trackio_static_space_id: AnyText | None = None
+    train_sampling_strategy: Text | None = None
+    truncation_mode: Text | None = None
+    trust_remote_code: bool | None = None
+    undesirable_weight: Number | None = None
+    use_cache: bool | None = None
+    use_cpu: bool | None = None
+    use_liger_kernel: bool | None = None
+    use_weighting: bool | None = None
+    warmup_steps: Number | None = None
+    weight_decay: Number | None = None

@@ -176,9 +176,7 @@ def settle_policy(
     """
     if not problem or settings["onOutOfMemory"] != HALVES:
         return settings, ""
-    # What auto has chosen is nothing that the job asks for.
-    chosen = "perDeviceBatchSize" in (settings.get("automatic") or {})
-    if spec.on_out_of_memory == HALVES and not chosen:
+    if spec.on_out_of_memory == HALVES:
         return settings, f"onOutOfMemory HalveBatch has no effect: {problem}, or use Retry or Fail"
     return settings | {"onOutOfMemory": "Retry"}, ""
 

@@ -194,9 +194,8 @@ def _parts(address: str) -> tuple[tuple[str, str, int], str]:
 class CmlTarget(TargetBlock):
     """A project of a CML workspace. Each FineTuneJob is one job there, each attempt one run."""
 
-    transitions: ClassVar[tuple[TransitionRule, ...]] = tuple(
-        unchanged(field, "jobs are found by it; make another target")
-        for field in ("url", "project")
+    transitions: ClassVar[tuple[TransitionRule, ...]] = (
+        unchanged(("url", "project"), "jobs are found by it; make another target"),
     )
     rules: ClassVar[tuple[Rule, ...]] = (
         no_credentials("url", "use apiKeySecretRef"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -53,7 +54,11 @@ _FROZEN = (
 )
 
 
-_LOGGED = f"{{{', '.join(f'{key!r}: {name!r}' for key, name in LOGGED_NAMES.items())}}}"
+_AS_HERE = "self.metric" + "".join(
+    f".replace('{start}', '{start[1:].upper()}')"
+    for start in sorted({part for name in LOGGED_NAMES for part in re.findall("[_/].", name)})
+)
+_LOGGED = "|".join(name for name in LOGGED_NAMES if not name.startswith("baseline_"))
 
 
 class PromotionRule(Value):
@@ -62,13 +67,13 @@ class PromotionRule(Value):
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one("min", "max"),
         Rule(
-            cel=f"!(self.metric in {_LOGGED})",
+            cel=f"!self.metric.matches('^(baseline_)?({_LOGGED})$')",
             message="give the name that the metric has in status.result.metrics, such as"
             " exactMatch, not MLflow's, such as exact_match",
             check=lambda rule: rule.metric not in LOGGED_NAMES,
             field="metric",
             exact=Message(
-                cel=f"self.metric + ' is called ' + {_LOGGED}[self.metric] + ' here'",
+                cel=f"self.metric + ' is called ' + {_AS_HERE} + ' here'",
                 text=lambda rule: f"{rule.metric} is called {LOGGED_NAMES[rule.metric]} here",
             ),
         ),
@@ -288,9 +293,10 @@ class FineTuneJobSpec(TrainingSettings):
         ),
     )
     transitions: ClassVar[tuple[TransitionRule, ...]] = (
-        *(
-            unchanged(field, "delete the job and make a new one, with another name")
-            for field in _FROZEN
+        unchanged(
+            _FROZEN,
+            "delete the job and make a new one",
+            always=("modelRef", "datasetRef", "objective", "reuse"),
         ),
         changed_while_suspended("resources"),
         changed_while_suspended("workers"),
