@@ -10,11 +10,10 @@ from kubetune.clients.cml_models import CreateRegisteredModelRequest
 from kubetune.clients.cml_operations import CREATE_REGISTERED_MODEL
 from kubetune.tracking.base import RegisteredVersion, Registration, TrackingError
 from kubetune.tracking.cml import CmlTracker
-from kubetune.tracking.cml_values import version_tag
+from kubetune.tracking.cml_values import tags_about, version_tag
 from kubetune_devcluster.cml.server import Simulator
 
 from tests.believing import anybodys
-from tests.cml.pieces import joined
 from tests.cml.tracked import Experiment, tags_of_version, tracking
 
 pytestmark = pytest.mark.usefixtures("cmlapi_path")
@@ -224,9 +223,15 @@ async def test_a_statement_is_kept_on_the_run_in_pieces(
     run = await tracker.find_run("key-1", experiment.name)
     assert run
     for version in versions:
-        key = version_tag(plan.TAG_ATTESTATION, version.name)
-        assert joined(key, run.tags) == version.name + statement
+        said = tags_about(run.tags, version.name)
+        assert said[plan.TAG_ATTESTATION] == version.name + statement
+        assert max(map(len, run.tags.values())) <= 4000
         assert run.tags[version_tag(plan.TAG_SIGNATURE, version.name)] == "signed"
+    whole = await tracker.version(first.name, 1)
+    assert whole is not None
+    assert whole.source == first.source
+    assert whole.tags[plan.TAG_ATTESTATION] == first.name + statement
+    assert await tracker.version(first.name, 2) is None
 
 
 @pytest.mark.parametrize("status", [400, 500])

@@ -1,6 +1,9 @@
 """The same FineTuneJob and Evaluation in the cluster and in CML: real runs, and the same status."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +13,23 @@ import yaml
 from click.testing import CliRunner
 from kubetune.api import JsonObject
 from kubetune.api.run.evaluation_plan import ROWS_ARTIFACT, EvaluatedRow
-from kubetune.api.run.plan import CML_RUNS_FOLDER, FILE_LIST, TAG_ATTESTATION, TAG_LINEAGE
+from kubetune.api.run.plan import (
+    CML_RUNS_FOLDER,
+    FILE_LIST,
+    TAG_ATTESTATION,
+    TAG_LINEAGE,
+    TAG_METRICS,
+)
 from kubetune.attestation import CONFIG_MAP, opened
 from kubetune.cli.compare import compare
-from kubetune.tracking.cml_values import version_tag
+from kubetune.tracking.cml_values import tags_about, version_tag
 from kubetune_devcluster.cluster import LocalCluster
+from kubetune_devcluster.cml import client_package
+from mlflow.entities import RunTag
 from mlflow.tracking import MlflowClient
 
 from tests.cluster import kstatus
 from tests.cluster.namespace import Namespace, condition, phase_of
-from tests.cml.pieces import joined
 from tests.cml.space import CmlSpace
 from tests.samples import put_sample
 
@@ -252,7 +262,7 @@ def test_a_job_that_a_workspace_tracks_and_registers_itself(cml: CmlSpace) -> No
     assert condition(body, "Complete")[0] == "True"
     # What it was made of stands on its run, signed for everybody.
     run = cml.simulator.workspace.tracking.store.get_run(version.run_id)
-    envelope = joined(version_tag(TAG_ATTESTATION, name), run.data.tags)
+    envelope = tags_about(run.data.tags, name)[TAG_ATTESTATION]
     path = f"/api/v1/namespaces/kubetune-system/configmaps/{CONFIG_MAP}"
     stated = opened(envelope, cml.request("GET", path)["data"])
     digest = status["result"]["filesDigest"].removeprefix("sha256:")
@@ -265,9 +275,36 @@ def test_a_job_that_a_workspace_tracks_and_registers_itself(cml: CmlSpace) -> No
         if item["name"] == "registered"
     )
     assert (about["name"], about["version"], about["run"]) == (name, 1, version.run_id)
+    verified = verify(cml, f"{cml.namespace}/router", "--no-files")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert f"version 1, of FineTuneJob {cml.namespace}/router" in verified.stdout
     # The same once more costs no training: the registered version is adopted.
     cml.delete("FineTuneJob", "router")
     cml.until("Model", "small", lambda _: cml.find("FineTuneJob", "router") is None)
     again = train(cml, IN_CML, {"provider": "cml"})
     assert again["status"]["result"]["reused"] is True
     assert len(cml.cml_jobs("router")) == 1
+    cml.simulator.workspace.tracking.store.set_tag(
+        version.run_id, RunTag(version_tag(TAG_METRICS, name), '{"eval_loss": 0.0}')
+    )
+    verified = verify(cml, f"{name}/1", "--cml-project", cml.simulator.project.id)
+    assert verified.returncode == 1
+    assert "CHANGED  metrics: " in verified.stdout
+    assert "unknown  files: the API of CML hands out no artifacts" in verified.stdout
+
+
+def verify(space: CmlSpace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``kubetune verify`` of a version in the workspace."""
+    command = [sys.executable, "-m", "kubetune.cli", "verify", *arguments]
+    return subprocess.run(
+        [*command, "--cml-url", space.simulator.url],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "KUBECONFIG": str(space.cluster.kubeconfig),
+            "CDSW_APIV2_KEY": space.simulator.api_key,
+            "PYTHONPATH": str(client_package.build()),
+        },
+    )

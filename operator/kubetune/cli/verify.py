@@ -28,6 +28,15 @@ _MARKS = {"ok": "ok      ", "changed": "CHANGED ", "unknown": "unknown "}
 @click.option(
     "--tracking-uri", help="MLflow server (default: $MLFLOW_TRACKING_URI, else the job's)."
 )
+@click.option(
+    "--cml-url", help="CML workspace that has the version, in place of MLflow ($CDSW_APIV2_KEY)."
+)
+@click.option("--cml-project", help="Name or id of the project there (default: the job's).")
+@click.option(
+    "--cml-ca",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="File with certificates (PEM) of the workspace's authority.",
+)
 @click.option("--operator-namespace", default="kubetune-system", show_default=True)
 @click.option(
     "--keys",
@@ -41,6 +50,9 @@ _MARKS = {"ok": "ok      ", "changed": "CHANGED ", "unknown": "unknown "}
 @click.argument("target")
 def verify(
     tracking_uri: str | None,
+    cml_url: str | None,
+    cml_project: str | None,
+    cml_ca: Path | None,
     operator_namespace: str,
     keys: Path | None,
     files: bool,
@@ -62,7 +74,8 @@ def verify(
       sources     digest of the Dataset and its split, revision of the Model, settings of the job
 
     MLflow is asked with the credentials of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or
-    of MLFLOW_TRACKING_TOKEN where its address is given, else without any.
+    of MLFLOW_TRACKING_TOKEN where its address is given, else without any; a CML workspace with the
+    API key in CDSW_APIV2_KEY. CML hands out no artifacts, so files are not compared there.
 
     \b
     Exit codes: 0 all as it was; 1 something has changed; 3 something could not be compared.
@@ -72,18 +85,30 @@ def verify(
       kubetune verify team/tune
       kubetune verify support-router/3 --tracking-uri https://mlflow.example.com
       kubetune verify team/tune --no-files -o json
+      kubetune verify team/tune --cml-url https://ml.example.com --no-files
     """
-    from kubetune.cli.verifying.checking import Request, check
+    from kubetune.api.bounded import NOTE, file_text
+    from kubetune.cli.verifying.checking import Request, Workspace, check
 
     named = re.fullmatch(r"([^/]+)/([^/]+)", target)
     if named is None:
         raise click.UsageError(f"{target} is neither namespace/job nor name/version")
+    workspace = None
+    if cml_url is not None:
+        api_key = os.environ.get("CDSW_APIV2_KEY")
+        if not api_key:
+            raise click.UsageError("--cml-url needs an API key of the workspace in $CDSW_APIV2_KEY")
+        ca_pem = file_text(cml_ca, NOTE) if cml_ca else None
+        workspace = Workspace(cml_url, cml_project, api_key, ca_pem)
+    elif cml_project or cml_ca:
+        raise click.UsageError("--cml-project and --cml-ca need --cml-url")
     version = int(named[2]) if named[2].isdecimal() and not is_job else None
     request = Request(
         first=named[1],
         second=named[2],
         version=version,
         tracking_uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"),
+        workspace=workspace,
         operator_namespace=operator_namespace,
         keys=keys,
         files=files,

@@ -137,6 +137,11 @@ class CmlTracker:
                 await self._project_found(), name, lineage_digest, believed
             )
 
+    async def version(self, name: str, number: int) -> RegisteredVersion | None:
+        """A version with all that was said of it; None when there is none."""
+        with self._errors():
+            return await self._registry.version(await self._project_found(), name, number)
+
     async def tag_version(
         self, version: RegisteredVersion, experiment_id: str, tags: Mapping[str, str]
     ) -> None:
@@ -147,6 +152,10 @@ class CmlTracker:
         """
         long = {key for key, value in tags.items() if len(value) > LONGEST_TAG}
         named = {version_tag(key, version.name): tags[key] for key in tags.keys() - long}
+        path = version.source.removeprefix(f"runs:/{version.run_id}/")
+        if named and path != version.source:
+            # What is said is said of these files, and some workspaces lose the tags of versions.
+            named[version_tag(plan.TAG_MODEL_PATH, version.name)] = path
         if named:
             await self._tag(experiment_id, version.run_id, named)
         for key in sorted(long):

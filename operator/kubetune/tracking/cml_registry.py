@@ -56,7 +56,7 @@ from kubetune.tracking.cml_values import (
     cml_version,
     run_tags,
     tag_list,
-    version_tag,
+    tags_about,
 )
 
 logger = logging.getLogger(__name__)
@@ -97,13 +97,16 @@ class CmlRegistry:
                 continue
             if version.tags.get(plan.TAG_LINEAGE, lineage_digest) != lineage_digest:
                 continue
-            # The signature is on the run, and some workspaces lose the tags of versions.
-            tags = await self._run_tags(project_id, version)
-            end = version_tag("", name)
-            own = {key[: -len(end)]: tags[key] for key in tags if key.endswith(end)}
-            found = replace(version, tags=tags | version.tags | own).registered()
+            found = await self._whole(project_id, version)
             if found.tags.get(plan.TAG_LINEAGE) == lineage_digest and believed(found):
                 return found
+        return None
+
+    async def version(self, project_id: str, name: str, number: int) -> RegisteredVersion | None:
+        """A version with all that was said of it; None when there is none. Raises CmlError."""
+        for version in await self._versions(name):
+            if version.number == number:
+                return await self._whole(project_id, version)
         return None
 
     async def register(self, project_id: str, registration: Registration) -> CmlVersion:
@@ -261,6 +264,15 @@ class CmlRegistry:
         return version
 
     # --- finding some
+
+    async def _whole(self, project_id: str, version: CmlVersion) -> RegisteredVersion:
+        """With what stands on its run: signature and statement, and some workspaces lose the tags
+        of versions.
+        """
+        tags = await self._run_tags(project_id, version)
+        return replace(
+            version, tags=tags | version.tags | tags_about(tags, version.name)
+        ).registered()
 
     async def _of_run(self, registration: Registration) -> list[CmlVersion]:
         return [

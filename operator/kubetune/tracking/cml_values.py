@@ -83,6 +83,27 @@ def pieces(key: str, value: str) -> dict[str, str]:
     return {f"{key}.{n}": value[at : at + LONGEST_TAG] for n, at in enumerate(parts)}
 
 
+def tags_about(tags: Mapping[str, str], name: str) -> dict[str, str]:
+    """What tags of a run say of the version of this name that was made of it, long ones whole."""
+    end = version_tag("", name)
+    found: dict[str, str] = {}
+    for tag, value in tags.items():
+        if tag.endswith(end):
+            found[tag[: -len(end)]] = value
+        elif tag.endswith(f"{end}.0"):
+            key = tag.removesuffix(".0")
+            found[key[: -len(end)]] = _joined(key, tags)
+    return found
+
+
+def _joined(key: str, tags: Mapping[str, str]) -> str:
+    """The opposite of ``pieces``."""
+    parts: list[str] = []
+    while (part := tags.get(f"{key}.{len(parts)}")) is not None:
+        parts.append(part)
+    return "".join(parts)
+
+
 def tracked_run(item: ExperimentRun, experiment_id: str) -> TrackedRun:
     """A run out of a listing of the experiment."""
     data = item.data or ExperimentRunData()

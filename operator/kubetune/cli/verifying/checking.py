@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 import kopf
@@ -15,14 +16,42 @@ from kubetune.api.kinds.status_types import FineTuneJobStatusDict, status_of
 from kubetune.api.run.plan import TAG_ATTESTATION
 from kubetune.attestation import EnvelopeError, key_id, opened
 from kubetune.cli.connection import NotThereError
+from kubetune.cli.verifying.cml import CmlVersions
 from kubetune.cli.verifying.findings import Finding, Statement, of_files, of_listed, of_version
-from kubetune.cli.verifying.registry import Registry
+from kubetune.cli.verifying.registry import Registry, Stored
 from kubetune.cli.verifying.sources import Cluster
 from kubetune.clients.kubernetes import KubernetesClient
 from kubetune.tracking.base import RegisteredVersion
 from kubetune.tracking.rest import Credentials
 
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----[^-]*-----END PUBLIC KEY-----\n?")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A CML workspace, as the command line names it."""
+
+    url: str
+    project: str | None
+    """Name or id; None: the job's."""
+    api_key: str = field(repr=False)
+    ca_pem: str | None
+
+
+class Versions(Protocol):
+    """Where a version is registered."""
+
+    async def version(self, name: str, number: int) -> RegisteredVersion:
+        """A version. Raises NotThereError."""
+        ...
+
+    async def stored(self, version: RegisteredVersion, expected: str) -> Stored:
+        """Its files, where ``expected`` is the digest of their list. Raises NotThereError."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,8 @@ class Request:
     version: int | None
     """None: it is a job."""
     tracking_uri: str | None
+    workspace: Workspace | None
+    """Where the version is when it isn't in an MLflow server."""
     operator_namespace: str
     keys: Path | None
     files: bool
@@ -60,10 +91,7 @@ async def check(request: Request) -> tuple[str, list[Finding]]:
 
 
 async def _check(request: Request, cluster: Cluster | None) -> tuple[str, list[Finding]]:
-    name, number, uri = await _named(request, cluster)
-    given = request.tracking_uri is not None
-    # Not for an address out of a status: whoever writes that must not get them.
-    registry = Registry(uri, Registry.credentials() if given else Credentials())
+    name, number, registry = await _named(request, cluster)
     try:
         version = await registry.version(name, number)
         title = f"registered model {name} version {number}"
@@ -83,12 +111,10 @@ async def _check(request: Request, cluster: Cluster | None) -> tuple[str, list[F
     return title, findings + await cluster.findings(statement)
 
 
-async def _named(request: Request, cluster: Cluster | None) -> tuple[str, int, str]:
-    """Name and number of the version, and the server's address."""
+async def _named(request: Request, cluster: Cluster | None) -> tuple[str, int, Versions]:
+    """Name and number of the version, and where it is."""
     if request.version is not None:
-        if request.tracking_uri is None:
-            raise NotThereError("give the address of MLflow in --tracking-uri")
-        return request.first, request.version, request.tracking_uri
+        return request.first, request.version, _given(request, project=None, uri=None)
     if cluster is None:
         raise NotThereError("no cluster is named")
     named = f"FineTuneJob {request.first}/{request.second}"
@@ -99,13 +125,32 @@ async def _named(request: Request, cluster: Cluster | None) -> tuple[str, int, s
     registered = (status.get("result") or {}).get("registered")
     if registered is None:
         raise NotThereError(f"{named} has no registered version: see its condition Registered")
+    external = status.get("external") or {}
     root, page, _ = (status.get("mlflow") or {}).get("url", "").partition("/#/")
-    uri = request.tracking_uri or (root if page else None)
-    if not uri:
+    if not page and (workspace := external.get("workspace")) and request.workspace is None:
         raise NotThereError(
-            f"{named} doesn't tell where MLflow is: give its address in --tracking-uri"
+            f"{named} ran in the CML workspace {workspace}: give --cml-url {workspace} and an API"
+            " key in $CDSW_APIV2_KEY; or give --tracking-uri if its versions are in MLflow"
         )
-    return registered["name"], registered["version"], uri
+    versions = _given(request, external.get("projectId"), root if page else None)
+    return registered["name"], registered["version"], versions
+
+
+def _given(request: Request, project: str | None, uri: str | None) -> Versions:
+    """Where the command line says that versions are, else where the job's status does."""
+    if workspace := request.workspace:
+        project = workspace.project or project
+        if project is None:
+            raise NotThereError("give the project in the workspace, by name or id: --cml-project")
+        return CmlVersions(workspace.url, project, workspace.api_key, workspace.ca_pem)
+    if request.tracking_uri is not None:
+        return Registry(request.tracking_uri, Registry.credentials())
+    if uri is None:
+        raise NotThereError(
+            "give the address of MLflow in --tracking-uri, or of the CML workspace in --cml-url"
+        )
+    # Without credentials: whoever writes a status must not get them.
+    return Registry(uri, Credentials())
 
 
 async def _public_keys(request: Request, cluster: Cluster | None) -> Mapping[str, str]:
@@ -131,7 +176,7 @@ def _statement(version: RegisteredVersion, public: Mapping[str, str]) -> Stateme
 
 
 async def _files(
-    registry: Registry, statement: Statement, version: RegisteredVersion
+    registry: Versions, statement: Statement, version: RegisteredVersion
 ) -> list[Finding]:
     try:
         stored = await registry.stored(version, statement.files_digest)
