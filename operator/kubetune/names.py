@@ -27,6 +27,8 @@ ATTEMPT = f"{GROUP}/attempt"
 PURPOSE = f"{GROUP}/purpose"
 LIMIT = f"{GROUP}/active-deadline-seconds"
 """Annotation of a Job: the activeDeadlineSeconds that we have set. Others may set one too."""
+PROCESSES = f"{GROUP}/processes"
+"""Annotation of a Job whose pods have several processes: how many each has."""
 JOB = f"{GROUP}/job"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "kubetune"}
 

@@ -32,6 +32,7 @@ from kubetune_runner import outcomes, startup_gc
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import log_upload
 from kubetune_runner.mlflow.log_upload import AnyPlan
+from kubetune_runner.processes import is_first_process, is_process, launches
 from kubetune_runner.run_log import RunLog
 from kubetune_runner.signals import Interrupted, StopSignal
 
@@ -63,7 +64,7 @@ def execute(
     kept = RunLog()
     with kept.capture():
         outcome, plan = _execute(stop, prepare, explain, kept)
-        if plan is not None:
+        if plan is not None and not is_process():
             log_upload.store(plan, outcome, kept.text())
     return outcome
 
@@ -74,8 +75,10 @@ def _execute(
     explain: Callable[[Outcome], Outcome],
     kept: RunLog,
 ) -> tuple[Outcome, AnyPlan | None]:
-    # A notebook's kernel may have set up the root logger for warnings only.
-    logging.getLogger("kubetune_runner").setLevel(logging.INFO)
+    # A notebook's kernel may have set up the root logger for warnings only. Of processes that train
+    # together one speaks for all.
+    follows = is_process() and not is_first_process()
+    logging.getLogger("kubetune_runner").setLevel(logging.WARNING if follows else logging.INFO)
     # Request lines of the HTTP clients say nothing about the run.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     stop.install()
@@ -83,7 +86,8 @@ def _execute(
     outcome = _outcome(stop, prepare, plans, kept)
     stop.release()
     outcome = explain(outcome)
-    log.info("%s: %s %s", outcome.status, outcome.reason, outcome.message)
+    level = logging.ERROR if follows and outcome.status == "failed" else logging.INFO
+    log.log(level, "%s: %s %s", outcome.status, outcome.reason, outcome.message)
     if outcome.status == "failed" and not outcome.log:
         # Only then: the code's own lines may hold rows.
         outcome = outcome.model_copy(update={"log": kept.last()})
@@ -91,8 +95,10 @@ def _execute(
     return outcome, next(iter(plans), None)
 
 
-def exit_code(outcome: Outcome) -> ExitCode:
+def exit_code(outcome: Outcome) -> int:
     """The exit code that goes with an outcome."""
+    if outcome.exit_code is not None:
+        return outcome.exit_code
     if outcome.status == "succeeded":
         return ExitCode.SUCCEEDED
     if outcome.status == "interrupted":
@@ -145,6 +151,10 @@ def _outcome(
         plan = read_plan(Path(named) if named else in_container(PLAN_FILE))
         plans.append(plan)
         if isinstance(plan, RunPlan):
+            if launches(plan):
+                from kubetune_runner.processes import launcher
+
+                return launcher.run(plan, stop)
             startup_gc.begin(plan)
             from kubetune_runner.training.run import run as train
 

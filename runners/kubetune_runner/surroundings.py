@@ -25,7 +25,7 @@ KEPT = frozenset(
         *("no_proxy", "NO_PROXY"),
     }
 )
-KEPT_PREFIXES = ("LC_", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "NCCL_", "TORCH_", "PYTORCH_")
+KEPT_PREFIXES = ("LC_", "OMP_", "MKL_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "TORCH_", "PYTORCH_")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 WORKSPACE_KEY = "CDSW_APIV2_KEY"

@@ -272,7 +272,27 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("FineTuneJob", job(objective="reward", output={"merge": True}), "leaves one that scores it"),
     ("FineTuneJob", job(objective="kto", data={"longRows": "drop"}), "data.longRows goes with"),
     ("FineTuneJob", job(tokenizer={"chatTemplate": "chatlm"}), "or the text of a Jinja template"),
-    ("FineTuneJob", job(workers=1, strategy="ddp"), "set workers to 2 or more, or remove it"),
+    (
+        "FineTuneJob",
+        job(workers=1, strategy="ddp"),
+        "set workers, resources.gpu or resources.processes to 2 or more, or remove it",
+    ),
+    (
+        "FineTuneJob",
+        job(resources={"processes": 3, "gpu": 2}),
+        "with GPUs there is one process for each: remove processes, or set gpu to 0",
+    ),
+    ("FineTuneJob", job(resources={"processes": 0}), "greater than or equal to 1"),
+    (
+        "ComputeTarget",
+        target(resources={"processes": 1, "gpu": 2}),
+        "with GPUs there is one process for each",
+    ),
+    (
+        "Evaluation",
+        evaluation(metrics=["exactMatch"], resources={"processes": 2}),
+        "each candidate is measured by one process",
+    ),
     (
         "FineTuneJob",
         job(workers=2, strategy="fsdp2", objective="dpo"),

@@ -58,17 +58,18 @@ def processes_of(home: Path) -> list[list[str]]:
     return found
 
 
-def process_of(run_key: str, worker: int | None = None) -> int:
-    """The process of a run, or of one of its workers."""
-    wanted = (run_key, None if worker is None else str(worker))
+def process_of(run_key: str, worker: int | None = None, number: int | None = None) -> int:
+    """The process of a run, or of one of its workers, or one of those that train in it."""
+    texts = [None if given is None else str(given) for given in (worker, number)]
     for process in psutil.process_iter():
         try:
             found = process.environ()
         except psutil.Error:
             continue
-        if (found.get("KUBETUNE_RUN_KEY"), found.get("KUBETUNE_WORKER")) == wanted:
+        own = [found.get("KUBETUNE_WORKER"), found.get("KUBETUNE_PROCESS")]
+        if found.get("KUBETUNE_RUN_KEY") == run_key and own == texts:
             return process.pid
-    raise AssertionError(f"no process of run {run_key}, worker {worker}")
+    raise AssertionError(f"no process {number} of run {run_key}, worker {worker}")
 
 
 @contextlib.contextmanager

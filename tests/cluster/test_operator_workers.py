@@ -1,5 +1,6 @@
 """Several workers on a real cluster: one that fails ends the attempt, all of them start anew."""
 
+import json
 import os
 import signal
 
@@ -47,6 +48,42 @@ def test_other_workers_start_over_while_suspended(jobs: Namespace):
     assert (before["worldSize"], after["lineage"]["worldSize"]) == (2, 3)
     assert before["digest"] != after["lineage"]["digest"]
     assert [run["spec"]["completions"] for run in jobs.runs("grows")] == [3]
+
+
+def test_other_processes_start_over_while_suspended(jobs: Namespace):
+    jobs.job("deepens", resources={"processes": 2})
+    jobs.phase("deepens", "Running")
+    jobs.patch("FineTuneJob", "deepens", {"spec": {"suspend": True}})
+    before = jobs.phase("deepens", "Suspended")["status"]
+    assert before["effective"]["resources"]["cpu"] == "2"
+    shape = {"workers": 2, "resources": {"processes": 2, "cpu": "100m"}}
+    jobs.patch("FineTuneJob", "deepens", {"spec": shape | {"suspend": False}})
+    found = jobs.until("FineTuneJob", "deepens", lambda body: "own" in ready(body)[1])
+    said = "resources.processes is 2 and resources.cpu is 100m, and each process needs a CPU"
+    assert said in ready(found)[1]
+    jobs.patch("FineTuneJob", "deepens", {"spec": {"suspend": True}})
+    jobs.patch("FineTuneJob", "deepens", {"spec": {"resources": {"cpu": "2"}}})
+    jobs.patch("FineTuneJob", "deepens", {"spec": {"suspend": False}})
+    jobs.end("deepens", attempt=2)
+    after = jobs.phase("deepens", "Succeeded")["status"]
+    sizes = before["lineage"]["worldSize"], after["lineage"]["worldSize"]
+    assert sizes == (2, 4)
+    assert (after["effective"]["workers"], after["estimate"]["rowsPerStep"]) == (2, 32)
+    (run,) = jobs.runs("deepens")
+    assert run["spec"]["completions"] == 2
+    (volume,) = [v for v in run["spec"]["template"]["spec"]["volumes"] if v["name"] == "plan"]
+    plan = json.loads(jobs.get("ConfigMap", volume["configMap"]["name"])["data"]["plan.json"])
+    assert (plan["workers"], plan["processes"]) == (2, 2)
+
+
+def test_more_gpus_than_a_node_has_are_said(jobs: Namespace):
+    jobs.job("greedy", resources={"gpu": 8})
+    body = jobs.until("FineTuneJob", "greedy", lambda body: "No node fits" in json.dumps(body))
+    assert "Insufficient nvidia.com/gpu" in json.dumps(body["status"]["conditions"])
+    (run,) = jobs.runs("greedy")
+    (container,) = run["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert container["resources"]["limits"]["cpu"] == "8"
 
 
 def test_an_evicted_worker_costs_no_retry(jobs: Namespace):
@@ -101,6 +138,41 @@ def test_two_workers_train_although_one_crashes(space: Namespace):
     assert status["lineage"]["worldSize"] == 2
     assert status["result"]["registered"]["alias"] == "champion"
     assert status["estimate"]["rowsPerStep"] == 4
+
+
+@pytest.mark.exhaustive
+@pytest.mark.training
+def test_four_processes_of_two_workers_train_although_one_crashes(space: Namespace):
+    put_sample(space.files, 200)
+    changes = {
+        "STEPS": "60",
+        "loggingSteps: 5": "loggingSteps: 1, perDeviceBatchSize: 1",
+        "backoffLimit: 0": "workers: 2\n"
+        "  resources: {cpu: '2', processes: 2, memory: 2Gi}\n"
+        "  checkpoint: {everySteps: 20, claimName: files}",
+    }
+    manifests = MANIFESTS
+    for old, new in changes.items():
+        manifests = manifests.replace(old, new)
+    space.cluster.kubectl("apply", "-n", space.namespace, "-f", "-", input=manifests)
+    key = space.run_key("router")
+    checkpoint = space.files / key / "checkpoint-20" / "kubetune.json"
+    eventually(checkpoint.exists, 400)
+    os.kill(process_of(key, worker=1, number=1), signal.SIGKILL)
+    status = space.phase("router", "Succeeded", 400)["status"]
+    first, second = status["attempts"]
+    assert (first["result"], second["result"]) == ("Failed", "Succeeded")
+    assert first["message"].startswith("worker 1 of 2: rank 3 of 4: "), first
+    assert first["exitCode"] == 137
+    assert status["lineage"]["worldSize"] == 4
+    assert status["estimate"]["rowsPerStep"] == 4
+    assert status["result"]["registered"]["alias"] == "champion"
+
+
+def ready(body: JsonObject) -> tuple[str, str]:
+    """Reason and message of InputsReady."""
+    found = [c for c in body["status"]["conditions"] if c["type"] == "InputsReady"]
+    return (found[0]["reason"], found[0]["message"]) if found else ("", "")
 
 
 def is_worker(pod: JsonObject, job: str, number: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -216,6 +217,31 @@ def start_runner(tmp_path: Path) -> Iterator[Callable[..., Runner]]:
 def fork_runner(tmp_path: Path, forks: Forks) -> Iterator[Callable[..., Runner]]:
     """Like ``start_runner``, for trainings without quantization whose start is not the subject."""
     yield from _starting(tmp_path, forks)
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Iterator[Callable[..., list[Runner]]]:
+    """Starts the workers of a plan, each as a pod's first process; what still runs is killed."""
+    started: list[Runner] = []
+
+    def start(plan: RunPlan, **environment: str) -> list[Runner]:
+        port = random.randrange(20000, 30000)
+        place = {"KUBETUNE_RENDEZVOUS": f"localhost:{port}"} if plan.workers > 1 else {}
+        runners: list[Runner] = []
+        for worker in range(plan.workers):
+            folder = tmp_path / f"started-{len(started)}"
+            folder.mkdir()
+            own = place | ({"KUBETUNE_WORKER": str(worker)} if place else {})
+            runner = Runner(plan, folder, None, OMP_NUM_THREADS="1", **own, **environment)
+            runners.append(runner)
+            started.append(runner)
+        return runners
+
+    yield start
+    for runner in started:
+        if runner.process.poll() is None:
+            runner.process.kill()
+            runner.process.wait()
 
 
 def _starting(folder: Path, forks: Forks | None) -> Iterator[Callable[..., Runner]]:

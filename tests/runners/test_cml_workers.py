@@ -67,7 +67,7 @@ def test_two_workers_train_in_a_project(project: Project, make_plan: PlanFactory
     assert code != 0
     # Nobody takes the result here; it was trained.
     assert project.outcome().reason == "TrackingUnavailable", printed
-    assert "worker 1 trained along" in printed
+    assert "rank 1 trained along" in printed
     assert "worker 0 of 2: meeting at 127.0.0.1" in printed
 
 

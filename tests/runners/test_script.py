@@ -19,7 +19,7 @@ from kubetune.api.run.redact import redactor
 from kubetune.api.run.training_plan import ScriptPlan
 from kubetune_runner.errors import RunError
 from kubetune_runner.own_code import ending, found, script
-from kubetune_runner.own_code.child import Child
+from kubetune_runner.processes.group import Group
 from kubetune_runner.signals import StopSignal
 
 from tests.runners.cml_project import Project
@@ -175,8 +175,9 @@ def test_an_end_without_a_model(
 
     def run() -> None:
         command = script.fetch(ScriptPlan(name="train.py", text=text), tmp_path)
-        child = Child(command, tmp_path, os.environ | given, redactor(given))
-        ending.check(child.wait(StopSignal(), 1), list(child.last_errors))
+        group = Group(command, tmp_path, [os.environ | given], redactor(given))
+        (end,) = group.wait(StopSignal(), 1)
+        ending.check(end.code, list(group.last_errors[0]))
         found.take(output, ModelPlan(name="m", directory="/m"), "sha256:0")
 
     with pytest.raises(RunError) as raised:
@@ -276,7 +277,8 @@ def test_nothing_of_the_code_is_left_running(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-c", LEAVES_A_CHILD]
-    assert Child(command, tmp_path, os.environ, str).wait(StopSignal(), 1) == 0
+    (end,) = Group(command, tmp_path, [os.environ], str).wait(StopSignal(), 1)
+    assert end.code == 0
     pid = int(capsys.readouterr().out.split("child ")[1])
     stat = Path(f"/proc/{pid}/stat")
     deadline = time.monotonic() + 30
@@ -288,10 +290,10 @@ def test_nothing_of_the_code_is_left_running(
 DIES_WITH_THE_RUN = """
 import os, sys
 from pathlib import Path
-from kubetune_runner.own_code.child import Child
+from kubetune_runner.processes.group import Group
 from kubetune_runner.signals import StopSignal
 text = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)"
-Child([sys.executable, "-c", text], Path.cwd(), os.environ, str).wait(StopSignal(), 1)
+Group([sys.executable, "-c", text], Path.cwd(), [os.environ], str).wait(StopSignal(), 1)
 """
 
 

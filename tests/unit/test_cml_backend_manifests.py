@@ -117,6 +117,19 @@ def test_another_number_of_workers_brings_the_job_another_plan() -> None:
     assert plan.decode_plan(back[plan.ENV_PLAN_DATA])["workers"] == 1
 
 
+def test_another_number_of_processes_brings_the_job_another_plan() -> None:
+    before = as_answered(body(plan={"version": 1}))
+    resources = Resources(cpu="5", memory="4Gi", processes=2)
+    asked = request(processes=2, resources=resources, plan={"version": 1, "processes": 2})
+    changed = sent(changes(before, asked, OFFER))
+    environment = json.loads(changed["environment"])
+    assert plan.decode_plan(environment[plan.ENV_PLAN_DATA])["processes"] == 2
+    # A workspace says nothing of threads, and each process would take all CPUs.
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in body()["environment"]
+    assert changes(before.model_copy(update=changed), asked, OFFER) is None
+
+
 def test_other_resources_and_another_deadline_change_the_job() -> None:
     before = as_answered(body())
     assert changes(before, request(), OFFER) is None

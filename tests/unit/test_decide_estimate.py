@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from kubetune.api import JsonObject
 from kubetune.api.training.settings import merge
 from kubetune.decide.fine_tune_job.states import decide
-from kubetune.decide.memory.estimate import advice, estimate, misfit, quantity, savings
-from kubetune.decide.memory.peak import MIB, memory, sizes_of, trainable_parameters
+from kubetune.decide.memory.estimate import advice, estimate, longest_row, misfit, quantity, savings
+from kubetune.decide.memory.peak import MIB, Memory, memory, sizes_of, trainable_parameters
 from kubetune.decide.settings.effective import effective_settings
 from kubetune.targets.quantities import amount
 
@@ -360,9 +360,33 @@ def test_status_settles_when_nothing_changes() -> None:
     assert decide(again, NOW + timedelta(minutes=1)).status == status
 
 
+def test_processes_share_the_main_memory_of_their_pod() -> None:
+    def said(**resources: Any) -> str:
+        settings = effective({"resources": resources})
+        return misfit(SMOL, ROWS, settings, "sft", templated=False)
+
+    def needed(**spec: Any) -> Memory:
+        settings, sizes = effective(spec), sizes_of(SMOL)
+        assert sizes
+        found = memory(sizes, settings, longest_row(ROWS.get("lengths"), settings))
+        assert found
+        return found
+
+    each = needed(workers=2).total
+    assert not said(memory=str(2 * each), processes=2)
+    text = said(memory=str(2 * each - 1), processes=2)
+    assert "of memory at its peak for each of 2 processes, and resources.memory is" in text
+    # Each has a GPU of its own, and all of them load the model.
+    host = needed(resources={"gpu": 1}).host or 0
+    assert not said(gpu=2, gpuMemory="80Gi", memory=str(2 * host))
+    text = said(gpu=2, gpuMemory="80Gi", memory=str(2 * host - 1))
+    assert "of main memory for each of 2 processes, and resources.memory is" in text
+
+
 def test_workers_exchange_gradients_or_share_what_one_would_hold() -> None:
     full: JsonObject = {"method": {"type": "full"}}
     one, copies = peak(full), peak({**full, "workers": 4})
+    assert peak({**full, "workers": 2, "resources": {"processes": 2}}) == copies
     shards = peak({**full, "workers": 4, "strategy": "fsdp2"})
     assert copies.total - one.total == one.gradients
     assert shards.optimizer == one.optimizer / 4

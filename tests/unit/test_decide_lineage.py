@@ -79,7 +79,7 @@ CHANGES = [
 KEEPS = [
     Case("target", {"computeTargetRef": {"name": "gpu"}}),
     Case("tracking server", around={"target": target(tracking={"uri": "http://two:5000"})}),
-    Case("resources", {"resources": {"gpu": 4, "memory": "64Gi"}}),
+    Case("resources", {"resources": {"gpu": 1, "memory": "64Gi"}}),
     Case("checkpoints", {"checkpoint": {"everySteps": 7, "claimName": "disk"}}),
     Case("retries", {"backoffLimit": 0}),
     Case("what counts as hung", {"progressDeadlineSeconds": 60}),

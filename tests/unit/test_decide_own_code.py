@@ -135,10 +135,10 @@ def test_one_trainer_replaces_another() -> None:
 
 
 @pytest.mark.parametrize("trainer", [{"script": REF}, {"axolotl": {"config": {}}}])
-def test_one_process_trains(trainer: dict[str, Any]) -> None:
-    decision = decide(given({"trainer": trainer, "workers": 2}), NOW)
-    message = next(c["message"] for c in (decision.status or {})["conditions"])
-    assert "runs as one process, and workers is 2: set workers to 1" in message
+def test_several_processes_train(trainer: dict[str, Any]) -> None:
+    spec = {"trainer": trainer, "workers": 2, "resources": {"processes": 3}}
+    plan = plan_of(given(spec))
+    assert (plan.workers, plan.processes) == (2, 3)
 
 
 PATHS = [

@@ -18,6 +18,7 @@ from kubetune.targets.kubernetes.manifests import (
     job_name,
     plan_name,
 )
+from kubetune.targets.kubernetes.worker_pods import processes_of
 from kubetune.targets.quantities import whole_cpus
 from kubetune.targets.values import Owner
 
@@ -151,7 +152,21 @@ def test_host_names_of_many_workers_fit_a_label():
     assert len(job_name(owner, RUN_KEY, 12, workers=256) + "-255") <= 63
     assert job_name(owner, RUN_KEY, 1) != job_name(owner, RUN_KEY, 2)
     # Another number of workers is another training, with a plan of its own.
-    assert plan_name(owner, RUN_KEY, 2) != plan_name(owner, RUN_KEY)
+    names = {plan_name(owner, RUN_KEY, *shape) for shape in ((), (2,), (1, 2), (2, 2), (4, 2))}
+    assert len(names) == 5
+
+
+def test_processes_share_a_pod_and_its_cpus():
+    asked = request(processes=3, resources=Resources(cpu="7", memory="4Gi", gpu=0))
+    job = build_job(asked)
+    assert job["spec"]["completions"] == 1
+    assert processes_of(job) == 3
+    assert processes_of(build_job(request())) == 1
+    spec = job["spec"]["template"]["spec"]
+    env = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
+    assert env["OMP_NUM_THREADS"] == "2"
+    plan_map = build_plan_config_map(asked)["metadata"]["name"]
+    assert named(spec["volumes"])["plan"]["configMap"]["name"] == plan_map
 
 
 def test_the_pod_is_restricted():

@@ -94,6 +94,7 @@ ACTS: dict[str, tuple[Any, JsonObject]] = {
     "resources.cpu": ("3", {}),
     "resources.memory": ("3Gi", {}),
     "resources.gpu": (1, {}),
+    "resources.processes": (2, {}),
     "resources.gpuMemory": ("80Gi", {"resources": {"gpu": 1}}),
     "resources.gpuLabel": ({"gpu": "large"}, {}),
     "workers": (2, {}),

@@ -22,13 +22,14 @@ def lineage(
     prompt: PromptPlan | None,
     training: TrainingPlan,
     *,
-    workers: int = 1,
+    processes: int = 1,
     strategy: Strategy | None = None,
     unique: str | None = None,
 ) -> tuple[LineageDict, str]:
     """status.lineage of a job, and its digest over everything else.
 
-    ``unique`` makes a digest that no other job has, where what trains isn't known.
+    ``processes`` are all that train together. ``unique`` makes a digest that no other job has,
+    where what trains isn't known.
     """
     settings = training.to_json()
     # Where checkpoints lie, how often they are written, and what counts as hung changes nothing in
@@ -66,7 +67,7 @@ def lineage(
         "modelRevision": model_identity(model),
         "configDigest": f"sha256:{config}",
         "codeVersion": __version__,
-        "worldSize": workers,
+        "worldSize": processes,
     }
     whole = f"sha256:{digest(json.dumps(parts, sort_keys=True))}"
     return parts | {"digest": whole}, whole

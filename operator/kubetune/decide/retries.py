@@ -44,7 +44,7 @@ CAUSES: tuple[Cause, ...] = (
             "PlanVersion",
             "InvalidArguments",
             "TrainerRefused",
-            "SeveralGpus",
+            "GpusMissing",
             "StrategyNotRun",
             "CheckpointNotShared",
             "PrecisionUnsupported",

@@ -81,7 +81,9 @@ class RunRequest:
     kept: bool = False
     """It is to continue when its owner is deleted."""
     workers: int = 1
-    """Processes that train together."""
+    """Pods, or engines, that train together."""
+    processes: int = 1
+    """Processes in each of them."""
     deadline_seconds: int | None = None
     """How long it may run: what is left of the owner's activeDeadlineSeconds."""
     inline_rows: list[dict[str, Any]] | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kubetune.api.run.outcome import Outcome
-from kubetune.api.run.plan import ENV_DATASET_TOKEN, TAG_METRICS, RunPlan, in_container
+from kubetune.api.run.plan import ENV_ATTEMPT, ENV_DATASET_TOKEN, TAG_METRICS, RunPlan, in_container
 from kubetune.api.run.redact import redactor
 from kubetune.api.training import own_code as names
 
@@ -27,17 +27,18 @@ from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import describe, patiently
 from kubetune_runner.model import loading, merging, starting
 from kubetune_runner.model.starting import StartingModel
-from kubetune_runner.own_code import axolotl, ending, found, handover, script
-from kubetune_runner.own_code.child import GRACE_SECONDS, Child
+from kubetune_runner.own_code import axolotl, ending, found, handover, script, together
 from kubetune_runner.own_code.found import Found
 from kubetune_runner.own_code.protocol import ProgressServer
 from kubetune_runner.own_code.watch import Watch
+from kubetune_runner.processes.group import GRACE_SECONDS
 from kubetune_runner.results import Saved, folder_of, upload_results
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.surroundings import kept_out
 from kubetune_runner.text import prompts
 from kubetune_runner.text.encoding import EncodedRow, EncodedRows, encode
 from kubetune_runner.training.out_of_memory import Kills
+from kubetune_runner.training.workers import worker_of
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class _Job:
 
 
 def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[str, str]) -> Outcome:
-    """Run the code, then measure and upload what it leaves.
+    """Run the code, then measure and upload what it leaves, where this is the worker that leads.
 
     ``inherited`` is the environment before the runner changed its own. Raises RunError as named
     in docs/script.md, Interrupted after a signal.
@@ -91,6 +92,11 @@ def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[st
         startup_gc.over()
         tracker.metrics({"train_rows_used": float(len(job.train.rows))}, 0)
         result = found.earlier(job.results, plan.lineage_digest)
+        if worker_of(plan):
+            if result is None:
+                return _train_along(job, stop, inherited)
+            # Worker 0 finds it too, and nobody would be met.
+            return _trained_along(plan)
         if result is None:
             result, steps = _train(job, stop, tracker, inherited)
         else:
@@ -131,23 +137,7 @@ def _train(
     if plan.training.axolotl is None:
         # axolotl's checkpoints are there.
         shutil.rmtree(job.results, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
-    plan_file = job.scratch / "plan.json"
-    plan_file.write_text(json.dumps(plan.to_json(), ensure_ascii=False), encoding="utf-8")
-    environment = handover.environment(inherited, plan, plan_file, run_id, tracker.attempt)
-    environment |= job.rows
-    environment |= {
-        names.ENV_MODEL: str(job.start.folder),
-        names.ENV_OUTPUT: str(output),
-        names.ENV_CHECKPOINTS: str(job.checkpoints),
-    }
-    if checkpoint := handover.newest_checkpoint(job.checkpoints):
-        environment[names.ENV_RESUME] = str(checkpoint)
-    command = job.command
-    if plan.training.axolotl is not None:
-        environment |= axolotl.environment()
-        config = axolotl.write(plan, job.start.folder, _files(job), job.scratch, output)
-        command = axolotl.command(inherited, config)
+    command, environment = _given(job, inherited, output, run_id, tracker.attempt)
     deadline = plan.training.progress_deadline_seconds
     watch = Watch(tracker, plan.training.hyperparameters, deadline)
     server = ProgressServer(job.scratch, watch.receive)
@@ -158,8 +148,9 @@ def _train(
         tracker.watch(watch.gauges)
         given = environment | server.environment
         with kept_out():
-            child = Child(command, job.scratch, given, redactor({**inherited, **environment}))
-            code = child.wait(stop, grace, watch.check)
+            hide = redactor({**inherited, **environment})
+            group = together.start(command, job.scratch, given, plan, hide)
+            ends = group.wait(stop, grace, watch.check)
     finally:
         server.close()
         tracker.watch(lambda: None)
@@ -167,13 +158,59 @@ def _train(
         tracker.call(lambda client, run_id: client.update_run(run_id, status="RUNNING"))
     tracker.report(*watch.gauges())
     try:
-        ending.check(code, list(child.last_errors), short_of_memory=kills.some())
+        together.check(ends, group, plan, short_of_memory=kills.some())
     except RunError as error:
-        if not (ending.is_bookkeeping(code, child.last_errors) and found.is_there(output)):
+        code, lines = together.ended_first(ends, group)
+        if not (ending.is_bookkeeping(code, lines) and found.is_there(output)):
             raise
         log.warning("the result is there, and counts: %s", error)
         job.note = f"; then it ended with exit code {code}, since MLflow refused what it reported"
     return found.take(output, job.start.base, plan.lineage_digest), watch.step
+
+
+def _given(
+    job: _Job, inherited: Mapping[str, str], output: Path, run_id: str, attempt: int
+) -> tuple[list[str], dict[str, str]]:
+    """The command of the code, and its environment."""
+    plan = job.plan
+    output.mkdir(parents=True, exist_ok=True)
+    plan_file = job.scratch / "plan.json"
+    plan_file.write_text(json.dumps(plan.to_json(), ensure_ascii=False), encoding="utf-8")
+    environment = handover.environment(inherited, plan, plan_file, run_id, attempt)
+    environment |= job.rows
+    environment |= {
+        names.ENV_MODEL: str(job.start.folder),
+        names.ENV_OUTPUT: str(output),
+        names.ENV_CHECKPOINTS: str(job.checkpoints),
+    }
+    if checkpoint := handover.newest_checkpoint(job.checkpoints):
+        environment[names.ENV_RESUME] = str(checkpoint)
+    if plan.training.axolotl is None:
+        return job.command, environment
+    config = axolotl.write(plan, job.start.folder, _files(job), job.scratch, output)
+    return axolotl.command(inherited, config), environment | axolotl.environment()
+
+
+def _train_along(job: _Job, stop: StopSignal, inherited: Mapping[str, str]) -> Outcome:
+    """Run the code as one of the workers that don't lead: the result is not theirs."""
+    plan = job.plan
+    # Where axolotl's checkpoints are, all of them must look.
+    output = (job.results if plan.training.axolotl else job.scratch) / "output"
+    attempt = int(inherited.get(ENV_ATTEMPT) or 1)
+    command, environment = _given(job, inherited, output, "", attempt)
+    grace = float(inherited.get(names.ENV_GRACE) or GRACE_SECONDS)
+    kills = Kills()
+    with kept_out():
+        hide = redactor({**inherited, **environment})
+        group = together.start(command, job.scratch, environment, plan, hide)
+        ends = group.wait(stop, grace)
+    together.check(ends, group, plan, short_of_memory=kills.some())
+    return _trained_along(plan)
+
+
+def _trained_along(plan: RunPlan) -> Outcome:
+    message = f"worker {worker_of(plan)} trained along"
+    return Outcome(status="succeeded", reason="Trained", message=message)
 
 
 def _files(job: _Job) -> dict[str, Path]:

@@ -31,6 +31,8 @@ TRAINER_STATE = "trainer_state.json"
 """transformers writes it last."""
 _KEPT = (ENV_ATTEMPT, ENV_RUN_KEY)
 _LOOPBACK = "127.0.0.1"
+REPORTING = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+"""Variables by which code finds the run in MLflow."""
 _VARIABLES = {
     "train": (names.ENV_TRAIN_DATA, names.ENV_TRAIN_ROWS),
     "eval": (names.ENV_EVAL_DATA, names.ENV_EVAL_ROWS),
@@ -103,11 +105,9 @@ def environment(
     kept |= {name: inherited[name] for name in _KEPT if name in inherited}
     own = {ENV_PLAN: str(plan_file), "PYTHONUNBUFFERED": "1"}
     if surroundings.may_report(inherited, kept, plan.tracking.uri):
-        own |= {
-            "MLFLOW_TRACKING_URI": plan.tracking.uri,
-            "MLFLOW_EXPERIMENT_NAME": plan.tracking.experiment,
-            "MLFLOW_RUN_ID": run_id,
-        }
+        own |= dict(
+            zip(REPORTING, (plan.tracking.uri, plan.tracking.experiment, run_id), strict=True)
+        )
     else:
         log.info(
             "the code isn't given the credentials of %s, so it can't log to the run; the target's"

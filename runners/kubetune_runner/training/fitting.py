@@ -50,12 +50,6 @@ def make_trainer(
         evaluates=bool(inputs.evaluation.rows),
         workers=workers,
     )
-    if arguments.n_gpu > 1:
-        raise RunError(
-            "SeveralGpus",
-            f"the run sees {arguments.n_gpu} GPUs, but a worker uses one: set"
-            " resources.gpu to 1, and workers to the number of GPUs",
-        )
     lora = settings.lora if settings.method != "full" else None
     quantized = quantization.of_base(settings, training.compute_dtype(settings))
 
@@ -118,7 +112,7 @@ def fit(
     if checkpoint is not None and not checkpoint.is_dir():
         raise RunError(
             "CheckpointNotShared",
-            f"worker 0 continues from {checkpoint.name}, which worker {workers.rank} doesn't see:"
+            f"rank 0 continues from {checkpoint.name}, which rank {workers.rank} doesn't see:"
             " give checkpoint.claimName a claim that all workers share (ReadWriteMany)",
         )
     if checkpoint is not None:

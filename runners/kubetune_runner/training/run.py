@@ -23,7 +23,7 @@ from kubetune_runner.run_log import quieten
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.training.fitting import fit, make_trainer
 from kubetune_runner.training.inputs import Inputs, prepare
-from kubetune_runner.training.workers import Workers, lost
+from kubetune_runner.training.workers import SINGLE_WORKER, Workers, lost, worker_of
 
 if TYPE_CHECKING:
     from kubetune_runner.training.held_out import Evaluation
@@ -35,10 +35,14 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
 
     Raises RunError when the run can't continue, Interrupted after a signal.
     """
-    workers = Workers.of(plan)
+    own = plan.training.script is not None or plan.training.axolotl is not None
+    inherited = dict(os.environ)
+    if own and worker_of(plan):
+        return own_code.run(plan.in_force, stop, NullTracker(plan.in_force), inherited)
+    # Own code has processes of its own.
+    workers = SINGLE_WORKER if own else Workers.of(plan)
     if not workers.leads:
         return _run(plan.in_force, stop, NullTracker(plan), workers)
-    inherited = dict(os.environ)
     # Parameters are those of all attempts, so they tell what is declared.
     declared, plan = plan, plan.in_force
     tracker = Tracker(plan)
@@ -51,7 +55,7 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
         lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "training")
     )
     try:
-        if plan.training.script is None and plan.training.axolotl is None:
+        if not own:
             outcome = _run(plan, stop, tracker, workers)
         else:
             outcome = own_code.run(plan, stop, tracker, inherited)
@@ -122,7 +126,7 @@ def _train(
         strategies.gather(trainer.model, keep=workers.leads)
     if not workers.leads:
         return Outcome(
-            status="succeeded", reason="Trained", message=f"worker {workers.rank} trained along"
+            status="succeeded", reason="Trained", message=f"rank {workers.rank} trained along"
         )
     tracker.phase("uploading")
     saved = save_results(

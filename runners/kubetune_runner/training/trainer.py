@@ -99,6 +99,9 @@ def arguments(
         made = configuration(**{**extra, **typed, **own})
     except (TypeError, ValueError) as error:
         raise RunError("InvalidArguments", f"trainer.trl.arguments: {error}") from error
+    if made.n_gpu > 1:
+        # A process has one, whatever else it sees; the rest would get copies of the model.
+        made._n_gpu = 1
     strategies.announce(workers)
     return made
 

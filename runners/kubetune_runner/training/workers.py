@@ -1,13 +1,16 @@
 """Several processes that train together: how they meet, agree, and notice that one is gone.
 
-Worker 0 leads: it alone reports, writes checkpoints, and uploads the result. A run with one
-worker has nobody to ask, and torch.distributed is not imported for it.
+Each worker has one process or several. The first one of worker 0 leads: it alone reports, writes
+checkpoints, and uploads the result. A run with one process has nobody to ask, and
+torch.distributed is not imported for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import random
 import socket
 import time
 from dataclasses import dataclass
@@ -15,7 +18,13 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from kubetune.api.run.outcome import WORKER_LOST
-from kubetune.api.run.plan import ENV_PEERS_AT, ENV_RENDEZVOUS, ENV_WORKER, RunPlan
+from kubetune.api.run.plan import (
+    ENV_PEERS_AT,
+    ENV_PROCESS,
+    ENV_RENDEZVOUS,
+    ENV_WORKER,
+    RunPlan,
+)
 from kubetune.api.training.settings import Strategy
 
 from kubetune_runner.errors import RunError
@@ -27,6 +36,9 @@ ENV_JOIN_SECONDS = "KUBETUNE_JOIN_SECONDS"
 _LOST_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset", "broken pipe")
 _ARRIVED = "kubetune/arrived"
 _PAUSE_SECONDS = 0.2
+_PORTS = range(20000, 30000)
+"""Below those that a system gives away by itself, so that none is taken meanwhile."""
+_TRIED_PORTS = 100
 
 T = TypeVar("T")
 
@@ -38,7 +50,13 @@ class Workers:
     """This process among those that train together."""
 
     size: int = 1
+    """All of them."""
     rank: int = 0
+    """Which one this is, from 0."""
+    local_size: int = 1
+    """Those of this worker, which share its GPUs, one for each."""
+    local_rank: int = 0
+    """Which of them this is, from 0."""
     host: str = ""
     port: int = 0
     """Where the leader waits."""
@@ -47,19 +65,23 @@ class Workers:
     @staticmethod
     def of(plan: RunPlan) -> Workers:
         """The workers of a run, as plan and environment tell."""
-        if plan.workers == 1:
+        if plan.world_size == 1:
             return SINGLE_WORKER
-        try:
-            rank = int(os.environ[ENV_WORKER])
-            host, _, port = os.environ[ENV_RENDEZVOUS].rpartition(":")
-            host = os.environ.get(ENV_PEERS_AT) or host
-            return Workers(plan.workers, rank, host, int(port), plan.strategy or "ddp")
-        except (KeyError, ValueError) as error:
-            raise RunError(
-                "PlanInvalid",
-                f"the plan has {plan.workers} workers, and {ENV_WORKER} and {ENV_RENDEZVOUS} don't"
-                f" say which one this is: {error}",
-            ) from error
+        return Workers.at(plan, _number(plan, ENV_PROCESS, plan.processes), rendezvous(plan))
+
+    @staticmethod
+    def at(plan: RunPlan, local: int, place: tuple[str, int]) -> Workers:
+        """A process of this worker, that meets the others at ``place``."""
+        host, port = place
+        return Workers(
+            size=plan.world_size,
+            rank=worker_of(plan) * plan.processes + local,
+            local_size=plan.processes,
+            local_rank=local,
+            host=host,
+            port=port,
+            strategy=plan.strategy or "ddp",
+        )
 
     @property
     def leads(self) -> bool:
@@ -70,6 +92,19 @@ class Workers:
     def several(self) -> bool:
         """Whether there are others."""
         return self.size > 1
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What torchrun would set, which the libraries read."""
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_RANK": str(self.local_rank),
+            "LOCAL_WORLD_SIZE": str(self.local_size),
+            "GROUP_RANK": str(self.rank // self.local_size),
+            "MASTER_ADDR": self.host,
+            "MASTER_PORT": str(self.port),
+        }
 
     def join(self) -> None:
         """Meet the others.
@@ -83,7 +118,8 @@ class Workers:
 
         seconds = float(os.environ.get(ENV_JOIN_SECONDS, JOIN_SECONDS))
         end = time.monotonic() + seconds
-        log.info("worker %d of %d: meeting at %s:%d", self.rank, self.size, self.host, self.port)
+        self._take_device(torch)
+        log.info("rank %d of %d: meeting at %s:%d", self.rank, self.size, self.host, self.port)
         store: Any = self._store(dist, end, timedelta(seconds=seconds))
         # In Python, where a signal can end it.
         arrived = store.add(_ARRIVED, 1)
@@ -92,15 +128,7 @@ class Workers:
                 raise self._missing(f"{arrived} of {self.size} came")
             time.sleep(_PAUSE_SECONDS)
             arrived = store.add(_ARRIVED, 0)
-        # Under the names of torchrun, which the libraries read. Each worker has its own devices.
-        os.environ |= {
-            "RANK": str(self.rank),
-            "WORLD_SIZE": str(self.size),
-            "LOCAL_RANK": "0",
-            "LOCAL_WORLD_SIZE": "1",
-            "MASTER_ADDR": self.host,
-            "MASTER_PORT": str(self.port),
-        }
+        os.environ |= self.variables
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=store,
@@ -141,11 +169,9 @@ class Workers:
     def _store(self, dist: Any, end: float, timeout: timedelta) -> Any:
         if not self.leads:
             self._wait_for_leader(end)
-        # The leader's own name may not be known to itself yet.
-        host = "localhost" if self.leads else self.host
         try:
             return dist.TCPStore(
-                host,
+                self.host,
                 self.port,
                 self.size,
                 is_master=self.leads,
@@ -154,6 +180,20 @@ class Workers:
             )
         except RuntimeError as error:
             raise self._missing(str(error).splitlines()[0][:300]) from error
+
+    def _take_device(self, torch: Any) -> None:
+        """Have what is put on a GPU be put on this process' own."""
+        if not torch.cuda.is_available():
+            return
+        seen = torch.cuda.device_count()
+        if seen < self.local_size:
+            raise RunError(
+                "GpusMissing",
+                f"{self.local_size} processes are to have a GPU each, and they see {seen}: set"
+                f" resources.gpu to {seen}, or on a target whose GPU resource is a share of a GPU,"
+                " such as a MIG profile, to 1 with more workers",
+            )
+        torch.cuda.set_device(self.local_rank)
 
     def _wait_for_leader(self, end: float) -> None:
         def connect() -> None:
@@ -173,13 +213,61 @@ class Workers:
     def _missing(self, why: str) -> RunError:
         return RunError(
             "WorkersMissing",
-            f"the {self.size} workers didn't meet at {self.host}:{self.port} in time: {why}; see"
+            f"the {self.size} processes didn't meet at {self.host}:{self.port} in time: {why}; see"
             " whether all of them run and reach each other",
             retryable=True,
         )
 
 
 SINGLE_WORKER = Workers()
+
+
+def worker_of(plan: RunPlan) -> int:
+    """Which worker this is, from 0. Raises RunError PlanInvalid."""
+    return _number(plan, ENV_WORKER, plan.workers)
+
+
+def rendezvous(plan: RunPlan) -> tuple[str, int]:
+    """Host and port where the first process of worker 0 waits. Raises RunError PlanInvalid.
+
+    Processes of one worker have a place that whoever starts them has chosen.
+    """
+    given = os.environ.get(ENV_RENDEZVOUS, "")
+    if not given and plan.workers == 1:
+        return "localhost", _free_port()
+    host, _, port = given.rpartition(":")
+    if not port.isdecimal():
+        raise _unclear(plan, f"{ENV_RENDEZVOUS} is {given!r}")
+    if worker_of(plan) == 0:
+        # Its own name may not be known to itself yet.
+        return "localhost", int(port)
+    return os.environ.get(ENV_PEERS_AT) or host, int(port)
+
+
+def _free_port() -> int:
+    for port in random.sample(_PORTS, _TRIED_PORTS):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("localhost", port))
+            return port
+    raise RunError(
+        "WorkersMissing", f"none of {_TRIED_PORTS} ports of this machine is free", retryable=True
+    )
+
+
+def _number(plan: RunPlan, variable: str, of: int) -> int:
+    """Which of so many this is; there is no variable where there is only one."""
+    text = os.environ.get(variable, "0" if of == 1 else "")
+    if not text.isdecimal() or int(text) >= of:
+        raise _unclear(plan, f"{variable} is {text!r}")
+    return int(text)
+
+
+def _unclear(plan: RunPlan, what: str) -> RunError:
+    return RunError(
+        "PlanInvalid",
+        f"the plan has {plan.workers} workers with {plan.processes} processes each, and the"
+        f" environment doesn't say which one this is: {what}",
+    )
 
 
 def lost(error: BaseException) -> RunError | None:

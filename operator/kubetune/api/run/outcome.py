@@ -65,6 +65,8 @@ class Outcome(Value):
     retryable: bool = False
     log: str = ""
     """The last lines that a failed run has printed, at most MAX_LOG_LINES and MAX_LOG_BYTES."""
+    exit_code: int | None = Field(default=None, exclude=True)
+    """Of the process that leaves it, where it isn't the status' own; it isn't in the document."""
     summary: dict[str, JsonValue] = Field(default_factory=dict)
     """Training: metrics, modelId, runId, steps. Inspection: the fields of its result."""
 

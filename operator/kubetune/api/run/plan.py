@@ -60,6 +60,8 @@ ENV_CODE_VARIABLES = "KUBETUNE_CODE_VARIABLES"
 """Names of variables that code of users is given, with commas between."""
 ENV_WORKER = "KUBETUNE_WORKER"
 """Number of this worker, from 0, in a run of several."""
+ENV_PROCESS = "KUBETUNE_PROCESS"
+"""Number of this process in its worker, from 0, where a worker has several."""
 ENV_RENDEZVOUS = "KUBETUNE_RENDEZVOUS"
 """``host:port`` where worker 0 waits for the others."""
 ENV_PEERS_AT = "KUBETUNE_PEERS_AT"
@@ -299,15 +301,22 @@ class RunPlan(PlanValue):
     tracking: TrackingPlan
     lineage_digest: str
     workers: int = 1
-    """Processes that train together."""
+    """Pods, or engines, that train together."""
+    processes: int = 1
+    """Processes in each worker."""
     strategy: Strategy | None = None
-    """How several workers share the training."""
+    """How several processes share the training."""
     batch: BatchPlan | None = None
     """This attempt's own, which the run takes from its environment: the plan is of all attempts."""
     merge: bool = False
     """Merge the adapter into its base and upload that, too."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Further tags of the MLflow run."""
+
+    @property
+    def world_size(self) -> int:
+        """All processes that train together."""
+        return self.workers * self.processes
 
     @property
     def in_force(self) -> RunPlan:

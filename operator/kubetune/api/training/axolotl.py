@@ -38,7 +38,7 @@ class AxolotlTrainer(Value):
 _TRACKING = "the target's tracking takes the metrics; remove it"
 _HUB = "results go to the registry, by output.registry; remove it"
 _DATA = "the rows are those of datasetRef and promptRef; remove it"
-_ONE = "one process trains; remove it"
+_ONE = "kubetune starts the processes, which share the training by ddp; remove it"
 _METHOD = "set method.type to qlora, and method.quantization"
 
 OWNED: Mapping[str, str] = {

@@ -243,9 +243,38 @@ class Checkpoint(Value):
 class Resources(Value):
     """What one worker gets; requests equal limits."""
 
-    cpu: Quantity | None = Field(default=None, description="CPUs, such as 2 or 500m. Default 1.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.processes) || !has(self.gpu) || self.gpu == 0"
+            " || self.gpu == self.processes",
+            message="with GPUs there is one process for each: remove processes, or set gpu to 0",
+            check=lambda given: (
+                given.processes is None or not given.gpu or given.gpu == given.processes
+            ),
+            field="processes",
+        ),
+    )
+
+    cpu: Quantity | None = Field(
+        default=None,
+        description="CPUs, such as 2 or 500m. Default 1; where several processes train, one for"
+        " each.",
+    )
     memory: Quantity | None = Field(default=None, description="Memory, such as 8Gi. Default 4Gi.")
-    gpu: int | None = Field(default=None, ge=0, le=64, description="Whole GPUs. Default 0.")
+    gpu: int | None = Field(
+        default=None,
+        ge=0,
+        le=64,
+        description="Whole GPUs. A training runs a process for each in the worker's pod. Default"
+        " 0.",
+    )
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Processes in a worker's pod that train together on CPUs, each on one at least."
+        " With GPUs there is one for each. Default 1.",
+    )
     gpu_memory: Quantity | None = Field(
         default=None,
         description="Memory of one GPU, such as 80Gi, which the job's estimate is compared with;"
@@ -331,14 +360,14 @@ class TrainingSettings(ObjectiveSettings):
         default=None,
         ge=1,
         le=256,
-        description="Processes that train together, each in a pod of its own, with resources of its"
-        " own and its own share of the rows. An optimizer step learns from perDeviceBatchSize x"
-        " gradientAccumulationSteps x workers rows. May be changed while the job is suspended;"
-        " training then starts over. Default 1.",
+        description="Pods that train together, each with resources of its own, and in it a process"
+        " for each of resources.gpu or resources.processes. An optimizer step learns from"
+        " perDeviceBatchSize x gradientAccumulationSteps x workers x processes rows. May be changed"
+        " while the job is suspended; training then starts over. Default 1.",
     )
     strategy: Strategy | None = Field(
         default=None,
-        description="How several workers share the training: ddp has the whole model in each,"
+        description="How several processes share the training: ddp has the whole model in each,"
         " fsdp2 shards weights, gradients and optimizer state among them, with objective sft and"
         " methods lora and full. Default ddp.",
     )

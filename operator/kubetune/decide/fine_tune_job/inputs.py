@@ -42,7 +42,7 @@ from kubetune.decide.settings.own_code import (
     in_plan,
     settings_conflict,
 )
-from kubetune.decide.settings.workers import workers_problem
+from kubetune.decide.settings.workers import processes_of, workers_problem, world_size
 from kubetune.decide.sources import (
     Mounts,
     dataset_source,
@@ -93,6 +93,7 @@ class Inputs:
             resources=effective_resources(settings),
             kept=bool(observed.job.spec and observed.job.spec.deletion_policy == "Orphan"),
             workers=self.plan.workers,
+            processes=self.plan.processes,
             deadline_seconds=ceil(left) if left is not None else None,
             checkpoint_claim=(settings.get("checkpoint") or {}).get("claimName"),
             **self.mounts.of_request(),
@@ -110,13 +111,15 @@ def freeze(
     """Settings in force: the inputs' until a run was started with them, from then on those.
 
     They stand in ``status`` afterwards. What may change while the job is suspended is the
-    exception: resources, and workers, with which training starts over.
+    exception: resources, and workers; another number of processes starts training over.
     """
     if isinstance(inputs, NotReady):
         return {}
     frozen = status.get("lineage") if counts["total"] else None
     settings = status.get("effective") or inputs.settings
-    if not frozen or frozen.get("worldSize") != inputs.plan.workers:
+    shape = settings["workers"], processes_of(settings["resources"])
+    other = shape != (inputs.plan.workers, inputs.plan.processes)
+    if not frozen or other or frozen.get("worldSize") != inputs.plan.world_size:
         settings = inputs.settings
         status["lineage"] = inputs.lineage
     status["effective"] = settings | {"resources": inputs.settings["resources"]}
@@ -195,10 +198,15 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
     )
     # Nobody knows here what is in a script's file.
     unique = observed.run_key if isinstance(trainer, ScriptTrainer) and trainer.path else None
-    workers = settings["workers"]
     strategy = settings.get("strategy")
     facts, lineage_digest = lineage(
-        base_model, data, prompt, training, workers=workers, strategy=strategy, unique=unique
+        base_model,
+        data,
+        prompt,
+        training,
+        processes=world_size(settings),
+        strategy=strategy,
+        unique=unique,
     )
     behind = of_models([(model, observed.model_job), (base, observed.base_job)])
     if behind:
@@ -220,7 +228,8 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         training=training,
         tracking=tracking_plan(target, owner.namespace),
         lineage_digest=lineage_digest,
-        workers=workers,
+        workers=settings["workers"],
+        processes=processes_of(settings["resources"]),
         strategy=strategy,
         merge=bool(spec.output and spec.output.merge),
     )

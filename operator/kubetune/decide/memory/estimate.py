@@ -27,6 +27,7 @@ from kubetune.decide.memory.peak import (
     sizes_of,
     trainable_parameters,
 )
+from kubetune.decide.settings.workers import processes_of, world_size
 from kubetune.targets.quantities import amount
 
 SECONDS_PER_HOUR = 3600
@@ -97,17 +98,26 @@ def misfit(
     gpu = on_gpu(settings)
     field = "gpuMemory" if gpu else "memory"
     limit = resources.get(field)
-    if limit is not None and peak.total > amount(limit):
+    processes = processes_of(resources)
+    each = f" for each of {processes} processes" if processes > 1 else ""
+    if limit is not None and peak.total > device_memory(limit, settings):
         return (
-            f"training needs about {quantity(peak.total)} of memory at its peak, and"
-            f" resources.{field} is {limit}: {advice(sizes, settings, sequence, limit)}"
+            f"training needs about {quantity(peak.total)} of memory at its peak"
+            f"{'' if gpu else each}, and resources.{field} is {limit}:"
+            f" {advice(sizes, settings, sequence, limit)}"
         )
-    if gpu and peak.host is not None and peak.host > amount(resources["memory"]):
+    if gpu and peak.host is not None and processes * peak.host > amount(resources["memory"]):
         return (
-            f"loading the model needs about {quantity(peak.host)} of main memory, and"
+            f"loading the model needs about {quantity(peak.host)} of main memory{each}, and"
             f" resources.memory is {resources['memory']}: raise it"
         )
     return ""
+
+
+def device_memory(limit: str, settings: Mapping[str, Any]) -> float:
+    """What one process has of it: GPUs are not shared, a pod's main memory is."""
+    shared = 1 if on_gpu(settings) else processes_of(settings["resources"])
+    return float(amount(limit)) / shared
 
 
 def longest_row(lengths: LengthHistogramDict | None, settings: Mapping[str, Any]) -> int:
@@ -121,7 +131,7 @@ def longest_row(lengths: LengthHistogramDict | None, settings: Mapping[str, Any]
 
 def advice(sizes: Sizes, settings: Mapping[str, Any], sequence: int, limit: str) -> str:
     """The mildest single change that makes it fit, else the one that saves most."""
-    space = amount(limit)
+    space = device_memory(limit, settings)
     needed: list[tuple[int, str]] = []
     for text, changed in _changes(settings, sequence):
         shorter = min(sequence, changed["hyperparameters"]["maxLength"])
@@ -282,7 +292,7 @@ def _steps(
         rows = None if tokens is None else max(1, math.ceil(tokens / numbers["maxLength"]))
     if rows is None:
         return None
-    batches = math.ceil(rows / (numbers["perDeviceBatchSize"] * settings.get("workers", 1)))
+    batches = math.ceil(rows / (numbers["perDeviceBatchSize"] * world_size(settings)))
     per_epoch = max(1, math.ceil(batches / numbers["gradientAccumulationSteps"]))
     return math.ceil(numbers["epochs"] * per_epoch)
 
@@ -291,7 +301,7 @@ def _rows_per_step(settings: Mapping[str, Any]) -> int:
     """Rows, or packed sequences, that an optimizer step learns from."""
     numbers = settings["hyperparameters"]
     made = numbers["perDeviceBatchSize"] * numbers["gradientAccumulationSteps"]
-    return made * settings.get("workers", 1)
+    return made * world_size(settings)
 
 
 def _gpu_hours(
@@ -310,4 +320,4 @@ def _gpu_hours(
         trained = tokens * steps * _rows_per_step(settings) / rows
     else:
         trained = tokens * numbers["epochs"]
-    return round(trained / speed / SECONDS_PER_HOUR * settings["resources"]["gpu"], 3)
+    return round(trained / speed / SECONDS_PER_HOUR, 3)

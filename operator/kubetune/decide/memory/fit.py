@@ -8,6 +8,8 @@ from kubetune.api.kinds.status_types import FineTuneJobStatusDict
 from kubetune.decide.decision import Conditions
 from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.memory.estimate import estimate, misfit
+from kubetune.decide.memory.peak import on_gpu
+from kubetune.decide.settings.workers import processes_of
 from kubetune.decide.waiting import NotReady
 
 
@@ -42,7 +44,9 @@ def check_memory(
         return None
     if not problem:
         peak = found["peakMemory"]["total"]
-        message = f"training needs about {peak} of {limit}"
+        processes = 1 if on_gpu(settings) else processes_of(settings["resources"])
+        each = f", for each of {processes} processes," if processes > 1 else ""
+        message = f"training needs about {peak}{each} of {limit}"
         conditions.set(ConditionType.MEMORY_FITS, True, Reason.MEMORY_FITS, message)
         return None
     conditions.set(ConditionType.MEMORY_FITS, False, Reason.MEMORY_TOO_SMALL, problem)

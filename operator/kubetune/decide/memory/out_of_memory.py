@@ -13,7 +13,7 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.memory.batch import HALVES, batch_of, is_smallest, ran_out, with_batch
 from kubetune.decide.memory.estimate import longest_row, savings
 from kubetune.decide.memory.peak import on_gpu, sizes_of
-from kubetune.targets.values import RunState
+from kubetune.targets.values import KILLED_EXIT_CODE, RunState
 
 ATTEMPTS = 2
 """A neighbour may have had the rest of the memory, so one failure proves nothing; two do."""
@@ -58,11 +58,16 @@ def _ran_out(run: RunState) -> bool:
 def _advised(run: RunState, observed: ObservedJob, settings: JsonObject) -> RunState:
     said = run.outcome.message if run.outcome else run.message
     # A killed run used too much main memory; on a GPU the settings don't change that.
-    message = shorten(f"{said.rstrip('.')}: {_advice(observed, settings, killed=not run.outcome)}")
+    message = shorten(f"{said.rstrip('.')}: {_advice(observed, settings, killed=_killed(run))}")
     if run.outcome is None:
         return replace(run, message=message)
     outcome = run.outcome.model_copy(update={"message": message})
     return replace(run, outcome=outcome, message=message)
+
+
+def _killed(run: RunState) -> bool:
+    """Whether the system has killed the run, or a process of it that the run could still name."""
+    return run.outcome is None or run.exit_code == KILLED_EXIT_CODE
 
 
 def _advice(observed: ObservedJob, settings: JsonObject, *, killed: bool) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubetune.api.kinds.status_types import ModelInspectionDict, ModelStatusDict
+from kubetune.decide.settings.workers import world_size
 
 MIB = 1024**2
 FLOAT = 4
@@ -152,7 +153,7 @@ def trainable_parameters(sizes: Sizes, method: Mapping[str, Any]) -> int | None:
 
 
 def memory(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> Memory | None:
-    """Peak memory of the device with these effective settings.
+    """Peak memory of one process' device with these effective settings.
 
     ``sequence`` is the length of the longest rows in tokens. None where the number of weights
     that train isn't known.
@@ -166,12 +167,12 @@ def memory(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> Memory |
     weights = _weights(sizes, settings, trainable)
     gradients = FLOAT * trainable
     optimizer = trainable * _optimizer_bytes(settings)
-    workers, exchanged = settings.get("workers", 1), 0
+    processes, exchanged = world_size(settings), 0
     if settings.get("strategy") == "fsdp2":
         # A layer is whole while it computes, and the next one comes in meanwhile.
-        weights = math.ceil(weights / workers + 2 * weights / sizes.layers)
-        gradients, optimizer = math.ceil(gradients / workers), math.ceil(optimizer / workers)
-    elif workers > 1:
+        weights = math.ceil(weights / processes + 2 * weights / sizes.layers)
+        gradients, optimizer = math.ceil(gradients / processes), math.ceil(optimizer / processes)
+    elif processes > 1:
         # Gradients are exchanged through buffers of their size.
         exchanged = gradients
     activations = _activations(sizes, settings, trainable, tokens, sequence)

@@ -18,6 +18,7 @@ from kubetune.api.training.families import family_settings
 from kubetune.api.training.objectives import OBJECTIVES, Objective
 from kubetune.api.training.settings import Resources, TrainingSettings, merge
 from kubetune.decide.settings.objectives import own_settings
+from kubetune.decide.settings.workers import processes_of, world_size
 
 SETTINGS_FIELDS = tuple(
     field.alias or name for name, field in TrainingSettings.model_fields.items()
@@ -89,7 +90,11 @@ def effective_settings(
         "maxLength": min(DEFAULT_MAX_LENGTH, context_length or DEFAULT_MAX_LENGTH),
     } | numbers
     settings["hyperparameters"] = numbers
-    if settings["workers"] == 1:
+    layers = (target_resources, *(layer.get("resources") for layer in (profile or {}, job)))
+    if not any("cpu" in (layer or {}) for layer in layers):
+        cpus = str(processes_of(settings["resources"]))
+        settings["resources"] = settings["resources"] | {"cpu": cpus}
+    if world_size(settings) == 1:
         del settings["strategy"]
     if not chat:
         del settings["tokenizer"]["chatTemplate"]

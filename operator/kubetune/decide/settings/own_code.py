@@ -70,12 +70,6 @@ def settings_conflict(trainer: OtherTrainer | None, text: str | None, settings: 
     """Which of the settings in force the trainer can't follow, else empty."""
     if trainer is None:
         return ""
-    workers = settings["workers"]
-    if workers > 1:
-        return (
-            f"trainer.{_name(trainer)} runs as one process, and workers is {workers}: set workers"
-            " to 1"
-        )
     if isinstance(trainer, ScriptTrainer):
         return ""
     return adapter_conflict(configuration(trainer, text), settings["method"]["type"])

@@ -25,7 +25,7 @@ from kubetune.targets.cml.archive import Runner
 from kubetune.targets.cml.offers import Offer
 from kubetune.targets.errors import BackendError
 from kubetune.targets.kubernetes.environment import OWN_PREFIX
-from kubetune.targets.quantities import amount
+from kubetune.targets.quantities import amount, whole_cpus
 from kubetune.targets.values import Made, Owner, RunRequest
 
 NAME_PREFIX = "kubetune"
@@ -43,6 +43,9 @@ ENV_INSTALL = "KUBETUNE_INSTALL"
 ENV_OWNER = "KUBETUNE_OWNER"
 ENV_DELETION = "KUBETUNE_DELETION"
 """What becomes of the job when its owner is deleted, in the words of spec.deletionPolicy."""
+
+
+THREADS = "OMP_NUM_THREADS"
 
 
 class JobResources(TypedDict, total=False):
@@ -138,7 +141,7 @@ def changes(job: Job, request: RunRequest, offer: Offer) -> JobChange | None:
     }
     there = variables(job.environment)
     environment = _with_workers(there, request, offer, job.script)
-    if _workers_in(there) != request.workers:
+    if _shape_in(there) != (request.workers, request.processes):
         # Training starts over, with a plan of its own.
         environment[plan.ENV_PLAN_DATA] = _encoded(request)
     environment[ENV_DELETION] = _deletion(kept=request.kept)
@@ -198,9 +201,10 @@ def _same(there: object, wanted: object) -> bool:
 def _with_workers(
     environment: dict[str, str], request: RunRequest, offer: Offer, script: str
 ) -> dict[str, str]:
-    """The environment with what a run needs to launch further workers, where it does."""
+    """The environment with what a run needs to start workers and processes, where it does."""
+    environment = environment | _threads(request)
     if request.workers == 1:
-        return dict(environment)
+        return environment
     added = {
         plan.ENV_SCRIPT: script,
         plan.ENV_WORKER_RESOURCES: json.dumps(_resources(request, offer)),
@@ -209,12 +213,21 @@ def _with_workers(
     return environment | added | {plan.ENV_WORKER_VARIABLES: ",".join(sorted(names))}
 
 
-def _workers_in(environment: dict[str, str]) -> int:
-    """How many workers the plan of a job has."""
+def _threads(request: RunRequest) -> dict[str, str]:
+    """Its share of the CPUs for each of several processes, unless the target says otherwise."""
+    given = {variable.name for variable in cml_target(request).env or ()}
+    if request.processes == 1 or THREADS in given:
+        return {}
+    return {THREADS: str(max(1, whole_cpus(request.resources.cpu) // request.processes))}
+
+
+def _shape_in(environment: dict[str, str]) -> tuple[int, int]:
+    """How many workers the plan of a job has, and processes in each."""
     try:
-        return int(plan.decode_plan(environment.get(plan.ENV_PLAN_DATA, "")).get("workers", 1))
+        found = plan.decode_plan(environment.get(plan.ENV_PLAN_DATA, ""))
+        return int(found.get("workers", 1)), int(found.get("processes", 1))
     except (ValueError, AttributeError, TypeError):
-        return 1
+        return 1, 1
 
 
 def _encoded(request: RunRequest) -> str:

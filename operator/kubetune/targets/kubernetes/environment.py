@@ -51,7 +51,7 @@ def _values(request: RunRequest, ca_file: str | None) -> list[JsonObject]:
         "TMPDIR": "/tmp",  # noqa: S108 - the container's own
         "HF_HOME": plan.CACHE_DIRECTORY,
         # Threads beyond the CPU limit are throttled and make a run slower.
-        "OMP_NUM_THREADS": str(whole_cpus(request.resources.cpu)),
+        "OMP_NUM_THREADS": str(max(1, whole_cpus(request.resources.cpu) // request.processes)),
         "MLFLOW_TRACKING_URI": request.target.tracking.run_uri,
     }
     if request.batch:

@@ -19,7 +19,7 @@ from kubetune.names import service_name
 from kubetune.targets.kubernetes.manifests import plan_name
 from kubetune.targets.kubernetes.ownership import has_mark, is_owned
 from kubetune.targets.kubernetes.rare_questions import RareQuestions
-from kubetune.targets.kubernetes.worker_pods import workers_of
+from kubetune.targets.kubernetes.worker_pods import processes_of, workers_of
 from kubetune.targets.values import Owner, RunState
 
 FIRST_SECONDS = 5.0
@@ -54,7 +54,7 @@ class LostPlans:
 
         async def ask(last: str) -> str:
             try:
-                return await self._missing(owner, run_key, workers_of(job))
+                return await self._missing(job, owner, run_key)
             except ApiError:
                 # Only the reason is missing: without the right to read it, too.
                 return last
@@ -74,8 +74,9 @@ class LostPlans:
         """What the Job needs was made just now."""
         self._questions.forget(job["metadata"]["uid"])
 
-    async def _missing(self, owner: Owner, run_key: str, workers: int) -> str:
-        wanted = [("ConfigMap", plan_name(owner, run_key, workers))]
+    async def _missing(self, job: JsonObject, owner: Owner, run_key: str) -> str:
+        workers = workers_of(job)
+        wanted = [("ConfigMap", plan_name(owner, run_key, workers, processes_of(job)))]
         if workers > 1:
             wanted.append(("Service", service_name(run_key)))
         for kind, name in wanted:

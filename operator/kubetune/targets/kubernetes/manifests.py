@@ -52,9 +52,11 @@ def attempt_of(job: JsonObject, owner: Owner, run_key: str) -> int | None:
     return int(number)
 
 
-def plan_name(owner: Owner, run_key: str, workers: int = 1) -> str:
-    """Name of the ConfigMap that all attempts with as many workers share."""
+def plan_name(owner: Owner, run_key: str, workers: int = 1, processes: int = 1) -> str:
+    """Name of the ConfigMap that all attempts with as many workers and processes share."""
     number = () if workers == 1 else (str(workers),)
+    if processes > 1:
+        number = (f"{workers}x{processes}",)
     return names.child_name(owner.name, run_key, "plan", *number)
 
 
@@ -91,12 +93,16 @@ def build_service(request: RunRequest) -> JsonObject:
 def build_job(request: RunRequest) -> JsonObject:
     """One attempt as a Job with a pod for each worker, never restarted after a failure.
 
+    The processes of a worker are its own to start.
+
     A pod that is evicted or preempted ends the attempt, so that evictions are counted and bounded;
     the next attempt continues from the last checkpoint.
     """
     labels = {**_labels(request), names.ATTEMPT: str(request.attempt)}
     metadata = _metadata(request, _job_name(request), labels)
     several = request.workers > 1
+    if request.processes > 1:
+        metadata["annotations"][names.PROCESSES] = str(request.processes)
     spec: JsonObject = {
         "completions": request.workers,
         "parallelism": request.workers,
@@ -132,7 +138,7 @@ def _job_name(request: RunRequest) -> str:
 
 
 def _plan_name(request: RunRequest) -> str:
-    return plan_name(request.owner, request.run_key, request.workers)
+    return plan_name(request.owner, request.run_key, request.workers, request.processes)
 
 
 def _target(request: RunRequest) -> KubernetesTarget:

@@ -6,6 +6,7 @@ one to blame is the first that has a reason of its own.
 
 from __future__ import annotations
 
+from kubetune import names
 from kubetune.api import JsonObject
 from kubetune.api.run.outcome import WORKER_LOST, Outcome
 from kubetune.clients.pods import condition, is_live, phase_of, terminated_state
@@ -21,6 +22,14 @@ _LAST = "9999"
 def workers_of(job: JsonObject) -> int:
     """How many pods the Job has at a time."""
     return int(job["spec"].get("completions") or 1)
+
+
+def processes_of(job: JsonObject) -> int:
+    """How many processes train in each pod, as the Job tells."""
+    annotations = job["metadata"].get("annotations") or {}
+    text = annotations.get(names.PROCESSES) or ""
+    # Anybody with rights on Jobs may write it.
+    return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else 1
 
 
 def number_of(pod: JsonObject | None) -> int | None:

@@ -196,6 +196,14 @@ class EvaluationSpec(Value):
             check=lambda spec: set(spec.metrics) <= {*METRIC_NAMES, *_own_names(spec)},
             field="metrics",
         ),
+        Rule(
+            cel="!has(self.resources) || !has(self.resources.processes) ||"
+            " self.resources.processes == 1",
+            message="each candidate is measured by one process: remove resources.processes, and see"
+            " parallelism",
+            check=lambda spec: spec.resources is None or spec.resources.processes in (None, 1),
+            field="resources",
+        ),
         _asked_for("judges", "a judge is asked"),
         Rule(
             cel=f"!has(self.judges) || self.judges.all(j, !(j.name in {KNOWN}) &&"

@@ -49,7 +49,7 @@ class Estimate(Value):
     rows_per_step: int | None = Field(
         default=None,
         description="Rows, or packed sequences, that an optimizer step learns from, all workers"
-        " together.",
+        " and their processes together.",
     )
     steps: int | None = Field(default=None, description="Optimizer steps in all.")
     tokens_per_epoch: int | None = Field(
