@@ -41,7 +41,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 
     The built control plane comes from the cache. No operator runs until a test asks for it.
     """
-    cluster = LocalCluster(tmp_path_factory.mktemp("cluster"), {"node", "mlflow"})
+    # It runs more than one at a time of what asks for whole CPUs, and nothing here is fast or slow.
+    flags = {"process-node": ("--cpus", "16")}
+    folder = tmp_path_factory.mktemp("cluster")
+    cluster = LocalCluster(folder, {"node", "mlflow"}, flags=flags)
     try:
         cluster.up()
         yield cluster

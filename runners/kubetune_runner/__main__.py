@@ -79,6 +79,8 @@ def _execute(
     # together one speaks for all.
     follows = is_process() and not is_first_process()
     logging.getLogger("kubetune_runner").setLevel(logging.WARNING if follows else logging.INFO)
+    if follows:
+        logging.getLogger().setLevel(logging.WARNING)
     # Request lines of the HTTP clients say nothing about the run.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     stop.install()

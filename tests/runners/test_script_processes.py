@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,17 +35,22 @@ time.sleep(600)
 
 def scripted(make_plan: PlanFactory, text: str, **over: Any) -> RunPlan:
     script = {"name": "train.py", "text": text, "args": []}
-    return make_plan(training={"script": script}, **over)
+    return make_plan(training={"script": script, **over.pop("training", {})}, **over)
 
 
 def test_a_plain_trainer_learns_in_four_processes_what_it_learns_in_one(
-    make_plan: PlanFactory, together: Callable[..., list[Runner]], mlflow_server: str
+    make_plan: PlanFactory,
+    tmp_path: Path,
+    together: Callable[..., list[Runner]],
+    mlflow_server: str,
 ) -> None:
     losses: list[float] = []
     for workers, processes in ((1, 1), (2, 2)):
         batch = f"per_device_train_batch_size={4 // (workers * processes)}"
         text = TRAINER.replace("REPORT", "").replace("per_device_train_batch_size=4", batch)
-        plan = tracked(scripted(make_plan, text), mlflow_server, f"{workers}x{processes}")
+        folder = {"directory": str(tmp_path / f"of-{workers}-{processes}")}
+        plan = scripted(make_plan, text, training={"checkpoint": folder})
+        plan = tracked(plan, mlflow_server, f"{workers}x{processes}")
         runners = together(of_processes(plan, workers, processes))
         for worker, runner in enumerate(runners):
             code, outcome = runner.wait(SECONDS)

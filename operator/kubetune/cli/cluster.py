@@ -37,8 +37,12 @@ def open_cluster(
     *,
     node: str = "process",
     cml: bool = False,
+    cpus: int | None = None,
 ) -> Generator[LocalCluster]:
-    """The cluster of a command; its errors become messages without a traceback."""
+    """The cluster of a command; its errors become messages without a traceback.
+
+    ``cpus`` are those that the process node offers, where it isn't to offer the machine's.
+    """
     try:
         from kubetune_devcluster.cluster import LocalCluster
         from kubetune_devcluster.errors import LocalClusterError
@@ -50,7 +54,8 @@ def open_cluster(
     if node == "containerd":
         components = components - {"node"} | {"containers"}
     try:
-        yield LocalCluster(home or default_home(), components)
+        offered = {"process-node": ("--cpus", str(cpus))} if cpus else {}
+        yield LocalCluster(home or default_home(), components, flags=offered)
     except LocalClusterError as error:
         raise click.ClickException(str(error)) from None
 
@@ -85,7 +90,13 @@ def no_cluster(cluster: LocalCluster) -> click.ClickException:
     help="Also start the simulator of a Cloudera Machine Learning workspace, as the"
     " ClusterComputeTarget cml. Needs Java.",
 )
-def up(home: Path | None, without: tuple[str, ...], node: str, cml: bool) -> None:
+@click.option(
+    "--cpus",
+    type=click.IntRange(min=1),
+    help="CPUs that the process node offers, once it starts (default: the machine's). With more"
+    " than there are, pods that ask for them run too, more slowly.",
+)
+def up(home: Path | None, without: tuple[str, ...], node: str, cml: bool, cpus: int | None) -> None:
     """Start the local cluster, or what is missing of it.
 
     The first time this compiles the control plane (several minutes; it is kept for all later
@@ -110,7 +121,9 @@ def up(home: Path | None, without: tuple[str, ...], node: str, cml: bool) -> Non
 
     if node != "process" and "node" in without:
         raise click.UsageError("--without node leaves no node for --node containerd")
-    with open_cluster(home, without, node=node, cml=cml) as cluster:
+    if cpus and (node != "process" or "node" in without):
+        raise click.UsageError("--cpus is about the process node")
+    with open_cluster(home, without, node=node, cml=cml, cpus=cpus) as cluster:
         with progress() as report:
             status = cluster.up(report)
         click.echo(_table(status))

@@ -181,12 +181,14 @@ class _Process:
         )
         prefix = f"[{group._name(number)}] " if number else ""
         # Through this process: a notebook's kernel shows nothing else.
-        pumps = [(self._process.stderr, sys.stderr, self.last_errors)]
-        if self._process.stdout is not None:
-            pumps.append((self._process.stdout, sys.stdout, None))
+        pumps = (
+            (self._process.stderr, sys.stderr, self.last_errors),
+            (self._process.stdout, sys.stdout, None),
+        )
         self._threads = [
             threading.Thread(target=self._pump, args=(*given, prefix), daemon=True)
             for given in pumps
+            if given[0] is not None
         ]
         # Of its own, so that it is known who ended first.
         self.waiter = threading.Thread(target=self._await, daemon=True)
