@@ -294,6 +294,11 @@ REFUSED: list[tuple[str, Spec, str]] = [
         "each candidate is measured by one process",
     ),
     (
+        "Evaluation",
+        evaluation(metrics=["exactMatch"], resources={"processes": 1, "gpu": 2}),
+        "with GPUs there is one process for each",
+    ),
+    (
         "FineTuneJob",
         job(workers=2, strategy="fsdp2", objective="dpo"),
         "fsdp2 goes with objective sft; use ddp",

@@ -198,7 +198,7 @@ class EvaluationSpec(Value):
         ),
         Rule(
             cel="!has(self.resources) || !has(self.resources.processes) ||"
-            " self.resources.processes == 1",
+            " self.resources.processes < 2",
             message="each candidate is measured by one process: remove resources.processes, and see"
             " parallelism",
             check=lambda spec: spec.resources is None or spec.resources.processes in (None, 1),
