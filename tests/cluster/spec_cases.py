@@ -275,18 +275,18 @@ REFUSED: list[tuple[str, Spec, str]] = [
     (
         "FineTuneJob",
         job(workers=1, strategy="ddp"),
-        "set workers, resources.gpu or resources.processes to 2 or more, or remove it",
+        "set workers, resources.gpu or resources.processes, or remove it",
     ),
     (
         "FineTuneJob",
         job(resources={"processes": 3, "gpu": 2}),
-        "with GPUs there is one process for each: remove processes, or set gpu to 0",
+        "each GPU has one process: remove processes, or set gpu to 0",
     ),
     ("FineTuneJob", job(resources={"processes": 0}), "greater than or equal to 1"),
     (
         "ComputeTarget",
         target(resources={"processes": 1, "gpu": 2}),
-        "with GPUs there is one process for each",
+        "each GPU has one process",
     ),
     (
         "Evaluation",
@@ -296,7 +296,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
     (
         "Evaluation",
         evaluation(metrics=["exactMatch"], resources={"processes": 1, "gpu": 2}),
-        "with GPUs there is one process for each",
+        "each GPU has one process",
     ),
     (
         "FineTuneJob",

@@ -112,7 +112,7 @@ def test_the_largest_definition_is_small() -> None:
         for kind in KINDS
         if kind.kind == "FineTuneJob"
     }
-    assert max(sizes.values()) < 60_000, sizes
+    assert max(sizes.values()) < 62_000, sizes
 
 
 @each_kind

@@ -247,7 +247,7 @@ class Resources(Value):
         Rule(
             cel="!has(self.processes) || !has(self.gpu) || self.gpu == 0"
             " || self.gpu == self.processes",
-            message="with GPUs there is one process for each: remove processes, or set gpu to 0",
+            message="each GPU has one process: remove processes, or set gpu to 0",
             check=lambda given: (
                 given.processes is None or not given.gpu or given.gpu == given.processes
             ),
@@ -257,23 +257,20 @@ class Resources(Value):
 
     cpu: Quantity | None = Field(
         default=None,
-        description="CPUs, such as 2 or 500m. Default 1; where several processes train, one for"
-        " each.",
+        description="CPUs, such as 2 or 500m. Default 1, or one for each process.",
     )
     memory: Quantity | None = Field(default=None, description="Memory, such as 8Gi. Default 4Gi.")
     gpu: int | None = Field(
         default=None,
         ge=0,
         le=64,
-        description="Whole GPUs. A training runs a process for each in the worker's pod. Default"
-        " 0.",
+        description="Whole GPUs; a process trains on each. Default 0.",
     )
     processes: int | None = Field(
         default=None,
         ge=1,
         le=64,
-        description="Processes in a worker's pod that train together on CPUs, each on one at least."
-        " With GPUs there is one for each. Default 1.",
+        description="Processes of a worker that train on CPUs. Default 1; with GPUs one for each.",
     )
     gpu_memory: Quantity | None = Field(
         default=None,
@@ -360,10 +357,9 @@ class TrainingSettings(ObjectiveSettings):
         default=None,
         ge=1,
         le=256,
-        description="Pods that train together, each with resources of its own, and in it a process"
-        " for each of resources.gpu or resources.processes. An optimizer step learns from"
+        description="Pods that train together, each with its own resources. A step learns from"
         " perDeviceBatchSize x gradientAccumulationSteps x workers x processes rows. May be changed"
-        " while the job is suspended; training then starts over. Default 1.",
+        " while suspended; training then starts over. Default 1.",
     )
     strategy: Strategy | None = Field(
         default=None,

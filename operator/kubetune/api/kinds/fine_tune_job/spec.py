@@ -164,19 +164,12 @@ class Output(Value):
 
 
 _MERGES = "(has(self.output) && has(self.output.merge) && self.output.merge)"
-_SEVERAL_GPUS = "(has(self.resources.gpu) && self.resources.gpu > 1)"
-_SEVERAL_PROCESSES = "(has(self.resources.processes) && self.resources.processes > 1)"
 _SHARDS = "(has(self.strategy) && self.strategy == 'fsdp2')"
 _FULL = "(has(self.method) && has(self.method.type) && self.method.type == 'full')"
 
 
 def _merges(spec: FineTuneJobSpec) -> bool:
     return spec.output is not None and spec.output.merge
-
-
-def _several_in_pod(spec: FineTuneJobSpec) -> bool:
-    given = spec.resources
-    return given is not None and max(given.gpu or 1, given.processes or 1) > 1
 
 
 def _full(spec: FineTuneJobSpec) -> bool:
@@ -270,11 +263,14 @@ class FineTuneJobSpec(TrainingSettings):
             ),
         ),
         Rule(
+            # With resources it takes those of the target and the profile to tell.
             cel="!has(self.strategy) || !has(self.workers) || self.workers > 1"
-            f" || (has(self.resources) && ({_SEVERAL_GPUS} || {_SEVERAL_PROCESSES}))",
-            message="strategy says how several processes share the training: set workers,"
-            " resources.gpu or resources.processes to 2 or more, or remove it",
-            check=lambda spec: spec.strategy is None or spec.workers != 1 or _several_in_pod(spec),
+            " || has(self.resources)",
+            message="strategy is about several processes: set workers, resources.gpu or"
+            " resources.processes, or remove it",
+            check=lambda spec: (
+                spec.strategy is None or spec.workers != 1 or spec.resources is not None
+            ),
             field="strategy",
         ),
         Rule(
