@@ -92,7 +92,12 @@ def _rules(schema: Schema, path: str) -> Iterator[str]:
 
 def _type(field: Schema) -> str:
     if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
+        return ", ".join(
+            f"`{str(value).lower() if value in (True, False) else value}`"
+            for value in field["enum"]
+        )
+    if "x-kubernetes-int-or-string" in field:
+        return f"integer{_bounds(field)}, or `{field['pattern'].strip('^$')}`"
     match field.get("type"):
         case "object":
             values = field.get("additionalProperties")

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kubetune.api import JsonObject
@@ -43,15 +44,13 @@ def key_id(pem: str) -> str:
 def envelope(keys: Keyring, statement: JsonObject) -> str:
     """The statement, signed with the newest key."""
     payload = json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
-    pair = _pair(keys.seeds("attestation")[-1])
+    pair, pair_id = _signer(keys.seeds("attestation")[-1])
     signature = pair.sign(_encoded(PAYLOAD_TYPE, payload))
     return json.dumps(
         {
             "payloadType": PAYLOAD_TYPE,
             "payload": base64.b64encode(payload).decode(),
-            "signatures": [
-                {"keyid": key_id(_pem(pair)), "sig": base64.b64encode(signature).decode()}
-            ],
+            "signatures": [{"keyid": pair_id, "sig": base64.b64encode(signature).decode()}],
         }
     )
 
@@ -81,6 +80,13 @@ def opened(text: str, public: Mapping[str, str]) -> JsonObject:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise EnvelopeError(f"it is no envelope of a statement: {error}") from None
     raise EnvelopeError("no key that is known has signed it")
+
+
+@lru_cache(2)
+def _signer(seed: bytes) -> tuple[Ed25519PrivateKey, str]:
+    """A key pair and its id, which cost as much as a signature."""
+    pair = _pair(seed)
+    return pair, key_id(_pem(pair))
 
 
 def _pair(seed: bytes) -> Ed25519PrivateKey:

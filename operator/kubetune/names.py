@@ -40,12 +40,17 @@ MAX_JOB_NAME = MAX_LABEL_VALUE = 63
 """Pods carry the Job's name as a label value."""
 
 
-def new_run_key(keys: Keyring, install_id: str, namespace: str, name: str) -> str:
+def new_nonce() -> str:
+    """What makes a run key another than all that the same object had before."""
+    return secrets.token_hex(_NONCE_LENGTH // 2)
+
+
+def new_run_key(keys: Keyring, install_id: str, namespace: str, name: str, nonce: str = "") -> str:
     """A fresh key: a nonce and a code that ties it to one object of one installation.
 
     Nobody else can compute it, so nothing can have been made for it before.
     """
-    nonce = secrets.token_hex(_NONCE_LENGTH // 2)
+    nonce = nonce or new_nonce()
     return nonce + keys.code("run", install_id, namespace, name, nonce)[:_CODE_LENGTH]
 
 

@@ -1,5 +1,7 @@
 """Entry of every run: ``python -m kubetune_runner`` reads the plan, runs it, leaves an outcome.
 
+``python -m kubetune_runner doctor`` runs nothing and tells what is missing here.
+
 The outcome goes to the termination log; the exit code tells whether another attempt makes sense.
 """
 
@@ -29,6 +31,7 @@ from kubetune.api.run.plan import (
 from pydantic import ValidationError
 
 from kubetune_runner import outcomes, startup_gc
+from kubetune_runner.doctor import caches
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import log_upload
 from kubetune_runner.mlflow.log_upload import AnyPlan
@@ -48,6 +51,10 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the plan; returns the exit code."""
+    if sys.argv[1:] == ["doctor"]:
+        from kubetune_runner.doctor.report import report
+
+        return report()
     return exit_code(execute(StopSignal()))
 
 
@@ -148,6 +155,7 @@ def _outcome(
     """Run the plan, which is put into ``plans``; whatever happens becomes an outcome."""
     try:
         prepare()
+        caches.settle()
         kept.learn_secrets()
         named = os.environ.get(ENV_PLAN)
         plan = read_plan(Path(named) if named else in_container(PLAN_FILE))

@@ -115,12 +115,7 @@ REFUSED: list[tuple[str, Spec, str]] = [
         }.items()
     ),
     ("Dataset", INLINE | {"splits": {"evaluation": "t", "evaluationFraction": 0.3}}, "remove one"),
-    ("Dataset", INLINE | {"splits": {"evaluation": "t", "seed": 3}}, "nothing is to be drawn"),
-    (
-        "Dataset",
-        INLINE | {"splits": {"evaluationFraction": 0, "seed": 3}},
-        "nothing is to be drawn",
-    ),
+    ("Dataset", INLINE | {"splits": {"evaluationFraction": 0, "seed": 3}}, "holds out none"),
     ("Model", source(), "give exactly one of huggingFace, volume, project, registry"),
     ("Model", source(huggingFace=HUB, fineTuneJob={"name": "j"}), "give exactly one of hugging"),
     ("Model", source(registry={"name": "r"}), "give exactly one of version, alias"),
@@ -397,6 +392,17 @@ REFUSED: list[tuple[str, Spec, str]] = [
         "give at most one of epochs, maxSteps",
     ),
     ("FineTuneJob", job(hyperparameters={"learningRate": 0}), "should be greater than 0"),
+    (
+        "FineTuneJob",
+        job(hyperparameters={"perDeviceBatchSize": 0}),
+        "should be greater than or equal to 1",
+    ),
+    ("FineTuneJob", job(hyperparameters={"perDeviceBatchSize": "large"}), "should match '^auto$'"),
+    (
+        "FineTuneJob",
+        job(hyperparameters={"gradientCheckpointing": "sometimes"}),
+        "hyperparameters.gradientCheckpointing: Unsupported value",
+    ),
     ("FineTuneJob", job(resources={"gpuLabel": {"-": "x"}}), "a label key is a name of at most"),
     ("FineTuneJob", {"modelRef": {"name": "m"}}, "spec.datasetRef: Required value"),
     (
@@ -507,6 +513,8 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("Dataset", INLINE | {"format": "messages", "columns": {"messages": "chat", "tools": "t"}}),
     ("Dataset", INLINE | {"splits": {"evaluation": "t", "evaluationFraction": 0}}),
     ("Dataset", INLINE | {"splits": {"evaluationFraction": 0.3, "seed": 3}}),
+    ("Dataset", INLINE | {"splits": {"evaluation": "t", "seed": 3}}),
+    ("Dataset", INLINE | {"splits": {"seed": 3}}),
     ("Dataset", source(volume=VOLUME)),
     ("Dataset", source(project={"glob": "data/*.csv", "format": "csv"})),
     ("Dataset", source(http=HTTP)),
@@ -536,6 +544,11 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("ClusterComputeTarget", cml(runtime={"identifier": "image:1"})),
     ("FineTuneJob", JOB),
     ("FineTuneJob", job(method={"type": "full"}, hyperparameters={"maxSteps": 3})),
+    (
+        "FineTuneJob",
+        job(hyperparameters={"perDeviceBatchSize": "auto", "gradientCheckpointing": "auto"}),
+    ),
+    ("FineTuneJob", job(hyperparameters={"gradientCheckpointing": False})),
     ("FineTuneJob", job(method={"lora": {"rank": 8}}, hyperparameters={"epochs": 0.5})),
     ("FineTuneJob", job(method={"type": "qlora", "lora": {"useDora": True}})),
     ("FineTuneJob", job(continueFrom="merged", method={"type": "full"})),

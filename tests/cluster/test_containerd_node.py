@@ -33,6 +33,7 @@ pytestmark = [
 
 STEPS = 400
 OUTPUT = "  output: {modelName: routed, registry: {alias: champion}}\n"
+LAUNCHER = (Path(__file__).parents[1] / "image/triton_launcher.py").read_text()
 IMPORTS = "import datasets, mlflow, peft, transformers.trainer, trl; trl.SFTTrainer"
 
 
@@ -183,6 +184,21 @@ print(json.dumps(told))
     assert told["outside"] == "URLError"
 
 
+def test_a_pod_has_what_a_gpu_would_need(there: Namespace):
+    """The image's own tree is used in test_runner_image.py; this one has the machine's system."""
+    code = f"""
+import os, subprocess, sys
+os.environ |= {{"HOME": "/tmp", "TRITON_CACHE_DIR": "/tmp/triton"}}
+subprocess.run([sys.executable, "-m", "kubetune_runner", "doctor"], check=True)
+subprocess.run([sys.executable, "-c", {LAUNCHER!r}], check=True)
+"""
+    told = run_pod(there, "doctor", code, temporary=True)
+    assert "as user 10001" in told
+    assert "MISSING" not in told
+    assert "compiles launchers, and they run" in told
+    assert "OK /tmp/triton" in told
+
+
 def test_pods_of_a_job_find_one_another_by_name(there: Namespace):
     """As workers of one training do: an Indexed Job behind a headless Service."""
     code = f"""
@@ -308,9 +324,13 @@ def pod_spec(code: str) -> JsonObject:
     }
 
 
-def run_pod(space: Namespace, name: str, code: str) -> str:
-    """The output of a program in a pod of its own, which must succeed."""
-    space.create("Job", name, {"backoffLimit": 0, "template": {"spec": pod_spec(code)}})
+def run_pod(space: Namespace, name: str, code: str, *, temporary: bool = False) -> str:
+    """The output of a program in a pod of its own, which must succeed; it may have a /tmp."""
+    pod = pod_spec(code)
+    if temporary:
+        pod["volumes"] = [{"name": "tmp", "emptyDir": {}}]
+        pod["containers"][0]["volumeMounts"] = [{"name": "tmp", "mountPath": "/tmp"}]
+    space.create("Job", name, {"backoffLimit": 0, "template": {"spec": pod}})
     ended: Callable[[JsonObject], Any] = lambda job: (job.get("status") or {}).get("conditions")  # noqa: E731
     space.until("Job", name, ended, 60)
     return space.cluster.kubectl("logs", "-n", space.namespace, f"job/{name}")

@@ -119,7 +119,7 @@ def test_what_only_the_operator_writes_is_kept_whole_and_explained(cluster: Loca
             if not fields or name == "conditions":
                 continue
             explained = " ".join(cluster.kubectl("explain", f"{kind.plural}.status.{name}").split())
-            assert f"Fields: {', '.join(fields)}; see docs/api-reference.md." in explained
+            assert f"Fields: {', '.join(fields)} (docs/api-reference.md)." in explained
             assert field["description"] in explained
 
 

@@ -102,7 +102,24 @@ def test_every_field_of_a_job_is_frozen_or_changeable() -> None:
 def test_frozen(api: ApiClient, field: str, before: Spec, after: Spec) -> None:
     status, answer = update(api, f"job-{next(_numbers)}", before, after)
     assert status == 422, answer
-    assert f"{field} can't be changed; delete the job and make a new one" in answer
+    assert f"{field} can't be changed; make a new job" in answer
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"gradientCheckpointing": True}, {"gradientCheckpointing": "auto"}),
+        ({"gradientCheckpointing": False}, {"gradientCheckpointing": True}),
+        ({"gradientCheckpointing": "auto"}, {}),
+        ({"perDeviceBatchSize": "auto"}, {"perDeviceBatchSize": 8}),
+    ],
+)
+def test_fields_of_two_types_are_frozen_too(api: ApiClient, before: Spec, after: Spec) -> None:
+    """The API server's rules see values without a type as they are."""
+    old, new = ({**JOB, "hyperparameters": {"seed": 1} | given} for given in (before, after))
+    status, answer = update(api, f"job-{next(_numbers)}", old, new)
+    assert status == 422, answer
+    assert "hyperparameters can't be changed" in answer
 
 
 @pytest.mark.parametrize(("field", "before", "after"), update_cases(CHANGEABLE))

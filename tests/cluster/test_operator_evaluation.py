@@ -52,6 +52,7 @@ def spec(registry: str) -> dict[str, Any]:
         ],
         "generation": {"maxNewTokens": 4},
         "maxRows": 4,
+        "maxLossRows": 5,
         "samples": 2,
         "parallelism": 2,
         "thresholds": [
@@ -107,7 +108,7 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Namesp
             "modelRef": {"name": "small"},
             "datasetRef": {"name": "tickets"},
             "hyperparameters": {"maxSteps": 3, "learningRate": 1e-2},
-            "evaluation": {"maxRows": 0},
+            "evaluation": {"maxRows": 0, "maxLossRows": 5},
             "output": {"modelName": "routed", "registry": {"name": registry}},
             **LOCAL,
         },
@@ -118,8 +119,15 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Namesp
     base, tuned = status["candidates"]
     assert (base["phase"], tuned["phase"]) == ("Succeeded", "Succeeded")
     assert base["rowsDigest"] == tuned["rowsDigest"]
-    assert base["rows"] == tuned["rows"] == 4
+    assert base["rows"] == tuned["rows"]
+    assert base["lossRows"] == tuned["lossRows"] == 5
+    assert base["message"] == "measured; loss on 5 of 6 rows"
     found = {item["name"]: item for item in tuned["metrics"]}
+    trained = space.get("FineTuneJob", "router")["status"]
+    assert "loss on 5 of 6 held-out rows" in condition({"status": trained}, "Complete")[2]
+    assert trained["result"]["rows"]["evaluation"]["lossRows"] == 5
+    loss = float(trained["result"]["metrics"]["evalLoss"])
+    assert float(found["loss"]["value"]) == pytest.approx(loss, rel=2e-3), "of the same rows"
     assert list(found) == [*spec(registry)["metrics"], "bitsPerByte"]
     assert float(found["words"]["value"]) > 0
     assert found["words"]["delta"] == "+0"

@@ -48,7 +48,9 @@ def measured(plan: Any, *, loss: bool = True) -> list[MeasuredRow]:
     import torch
 
     found = candidate.find(plan.model)
-    asked = rows.ask(rows.choose(plan), plan, found.tokenizer, found.context, answers=True).rows
+    asked = rows.ask(
+        rows.choose(plan).rows, plan, found.tokenizer, found.context, answers=True
+    ).rows
     return measuring.measure(
         candidate.load(found, torch.float32),
         found.tokenizer,
@@ -62,7 +64,7 @@ def measured(plan: Any, *, loss: bool = True) -> list[MeasuredRow]:
 
 def digest_of(plan: Any, *, loss: bool = True) -> str:
     found = candidate.find(plan.model)
-    asked = rows.ask(rows.choose(plan), plan, found.tokenizer, found.context, answers=not loss)
+    asked = rows.ask(rows.choose(plan).rows, plan, found.tokenizer, found.context, answers=not loss)
     return rows.digest(asked.rows, loss=loss)
 
 
@@ -98,7 +100,9 @@ def test_the_loss_is_that_of_the_models_own_logits(
     adapter = make_adapter(tiny_model, tmp_path / "adapter", targets)
     plan = make_evaluation(model=adapter_of(tiny_model) | {"directory": str(adapter)})
     found = candidate.find(plan.model)
-    asked = rows.ask(rows.choose(plan), plan, found.tokenizer, found.context, answers=False).rows
+    asked = rows.ask(
+        rows.choose(plan).rows, plan, found.tokenizer, found.context, answers=False
+    ).rows
     model = candidate.load(found, torch.float32)
     batch = losses.padded([row.encoded for row in asked], found.tokenizer.pad_token_id, "cpu")
     for row, (total, count) in zip(asked, losses.row_losses(model, batch), strict=True):
@@ -121,7 +125,7 @@ def test_plain_text_has_a_loss_and_no_answers(make_evaluation: EvaluationFactory
 
 def test_rows_are_chosen_alike_and_keep_their_order(make_evaluation: EvaluationFactory) -> None:
     def chosen(**over: Any) -> list[int]:
-        return [row.number for row in rows.choose(make_evaluation(**over))]
+        return [row.number for row in rows.choose(make_evaluation(**over)).rows]
 
     assert chosen(maxRows=8) == list(range(8))
     some = chosen(maxRows=3)
@@ -139,7 +143,7 @@ def test_rows_without_answer_or_room_are_left_out(make_evaluation: EvaluationFac
     held_out = [*tickets(3, held_out=True), {"prompt": "p", "completion": ""}, long]
     plan = make_evaluation(held_out=held_out)
     found = candidate.find(plan.model)
-    asked = rows.ask(rows.choose(plan), plan, found.tokenizer, found.context, answers=True)
+    asked = rows.ask(rows.choose(plan).rows, plan, found.tokenizer, found.context, answers=True)
     assert ([row.number for row in asked.rows], asked.empty, asked.too_long) == ([0, 1, 2], 1, 1)
 
 

@@ -141,5 +141,5 @@ def test_rows_whose_answers_are_not_graded_are_counted(make_plan: PlanFactory) -
     trainer, _ = make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     measure = Measure(inputs.tokenizer, inputs.evaluation.rows, plan.training, inputs.context)
     found = objectives.load("sft").evaluate(trainer, measure)
-    assert found.counts() == {"answered": 1, "noRoom": 9}
+    assert found.counts() == {"lossRows": 10, "answered": 1, "noRoom": 9}
     assert "exact_match" in found.metrics

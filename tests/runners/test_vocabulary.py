@@ -157,7 +157,7 @@ def test_measured_rows_with_a_token_without_embedding(
 ) -> None:
     plan = make_evaluation(held_out=PICTURES, model={"directory": str(with_picture)})
     found = candidate.find(plan.model)
-    asked = rows.ask(rows.choose(plan), plan, found.tokenizer, found.context, answers=True)
+    asked = rows.ask(rows.choose(plan).rows, plan, found.tokenizer, found.context, answers=True)
     with pytest.raises(RunError, match=r"'<picture>', number [\d,]+") as caught:
         evaluate._measure(plan, Tracker(plan), found, asked, True)
     assert caught.value.reason == "TokenBeyondVocabulary"

@@ -36,6 +36,7 @@ KNOWN_KEYS = {
     "maxProperties",
     "x-kubernetes-validations",
     "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-int-or-string",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 }

@@ -129,6 +129,7 @@ def test_an_adapter_brings_its_base():
     [
         ({"generation": {"maxNewTokens": 9}}, False),
         ({"maxRows": 9}, False),
+        ({"maxLossRows": 9}, False),
         ({"metrics": ["loss"]}, False),
         ({"metrics": ["loss", "exactMatch"]}, True),
         ({"metrics": ["exactMatch", "loss", "bleu"]}, False),

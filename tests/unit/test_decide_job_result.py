@@ -126,6 +126,22 @@ def test_metrics_of_few_rows_say_so(counts: JsonObject, words: str) -> None:
     assert ("no room" in complete) == bool(words)
 
 
+@pytest.mark.parametrize(
+    ("used", "with_loss", "words"),
+    [
+        (100_000, 2000, "; loss on 2,000 of 100,000 held-out rows"),
+        (10, 10, ""),
+    ],
+)
+def test_a_loss_of_some_rows_says_so(used: int, with_loss: int, words: str) -> None:
+    rows = {"train": {"used": 90}, "evaluation": {"used": used, "lossRows": with_loss}}
+    told = TRAINED.model_copy(update={"summary": TRAINED.summary | {"rows": rows}})
+    status = status_of(ended({}, runs=[run(1, "succeeded", told)]))
+    assert status["result"]["rows"]["evaluation"]["lossRows"] == with_loss
+    complete = next(c["message"] for c in status["conditions"] if c["type"] == "Complete")
+    assert complete == f"the run has ended well{words}"
+
+
 def test_run_that_left_no_word_is_looked_up() -> None:
     assert ended(REGISTRY, runs=SILENT).actions == (FindRun("abcdef0123456789"),)
     answers = TrackerAnswers(run=FOUND_RUN, run_sought=True)

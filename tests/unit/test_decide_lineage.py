@@ -49,6 +49,9 @@ PAIRS = rows(
 )
 
 
+MANY = rows(rows={"train": 900_000, "evaluation": 100_000})
+
+
 @dataclass
 class Case:
     name: str
@@ -104,6 +107,23 @@ def test_keeps(case: Case) -> None:
     assert digest(observed_job(job(case.spec), **case.around)) == digest(observed_job())
 
 
+@pytest.mark.parametrize(
+    ("around", "limits", "digests"),
+    [
+        ({"dataset": MANY}, [{}, {"maxLossRows": 2000}], 1),
+        ({"dataset": MANY}, [{}, {"maxLossRows": 2001}], 2),
+        ({"dataset": MANY}, [{"maxLossRows": 100_000}, {"maxLossRows": 200_000}], 1),
+        ({}, [{}, {"maxLossRows": 10}, {"maxLossRows": 2**31 - 1}], 1),
+        ({}, [{}, {"maxLossRows": 9}], 2),
+    ],
+)
+def test_losses_of_other_rows_are_told_apart(
+    around: dict[str, Any], limits: list[dict[str, Any]], digests: int
+) -> None:
+    made = {digest(observed_job(job({"evaluation": limit}), **around)) for limit in limits}
+    assert len(made) == digests
+
+
 def test_equal_numbers_of_two_registered_models_are_two_revisions() -> None:
     one = observed_job(model=registered("one", 1))
     assert digest(one) != digest(observed_job(model=registered("two", 1)))
@@ -151,6 +171,7 @@ def test_new_settings_leave_digests_of_registered_versions_as_they_are(
         ),
         None,
         training_plan(settings, "sft", "k", durable=False),
+        held_out=2000,
     )
     assert found["configDigest"] == f"sha256:{expected}"
 

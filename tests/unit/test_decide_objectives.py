@@ -69,10 +69,10 @@ def test_a_profile_serves_all_objectives(
     assert settings["trainer"]["trl"]["arguments"] == arguments
     assert settings["hyperparameters"]["packing"] == (objective == "sft")
     evaluation = {
-        "sft": {"maxRows": 5, "maxNewTokens": 9, "baseline": True},
-        "dpo": {"maxNewTokens": 9, "baseline": False},
-        "kto": {"maxNewTokens": 9, "baseline": False},
-        "reward": {"baseline": True},
+        "sft": {"maxLossRows": 2000, "maxRows": 5, "maxNewTokens": 9, "baseline": True},
+        "dpo": {"maxLossRows": 2000, "maxNewTokens": 9, "baseline": False},
+        "kto": {"maxLossRows": 2000, "maxNewTokens": 9, "baseline": False},
+        "reward": {"maxLossRows": 2000, "baseline": True},
     }
     assert settings["evaluation"] == evaluation[objective]
 

@@ -492,7 +492,6 @@ IDLE: list[tuple[str, JsonObject, str]] = [
         {"splits": {"evaluation": "test", "evaluationFraction": 0.3}},
         "evaluationFraction",
     ),
-    ("Dataset", {"splits": {"evaluation": "test", "seed": 3}}, "seed"),
     ("Dataset", {"splits": {"evaluationFraction": 0, "seed": 3}}, "seed"),
     ("PromptTemplate", {"prompt": "{a}", "completion": "{b}", "sample": True}, "datasetRef"),
     ("ComputeTarget", kubernetes(volumes=[MOUNT, MOUNT]), "more"),

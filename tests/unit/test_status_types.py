@@ -52,6 +52,8 @@ OTHER_NAMES = {
     *("train_loss", "eval_loss", "modelId", "artifactPath"),
     # In a tag of a registered version, and of an error of pydantic.
     *("from", "code", "loc", "msg"),
+    # Of settings in force, which are free JSON in a status.
+    "automatic",
     # Of an in-toto statement with SLSA provenance.
     *("predicate", "runDetails", "byproducts"),
     # Names of kinds, an objective, a loss, a metric and layers.

@@ -23,3 +23,9 @@ OPTIONAL_ROLES: Mapping[DatasetFormat, tuple[Role, ...]] = {
 """The columns that they may have as well."""
 CONVERSATIONS = "conversations"
 """The column of chats in data sets of ShareGPT's form, where none is called messages."""
+
+
+def loss_rows(measured: int, held_out: int, what: str = "held-out rows") -> str:
+    """What a loss is a mean over, in words: ``loss on 2,000 of 100,000 held-out rows``."""
+    said = f"{measured:,} of {held_out:,}" if measured < held_out else f"all {held_out:,}"
+    return f"loss on {said} {what}"

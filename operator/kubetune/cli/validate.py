@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kubetune.api.manifests import ManifestError, read_manifests
+from kubetune.decide.memory.automatic import announced
 
 
 @click.command()
@@ -41,4 +42,7 @@ def validate(paths: tuple[Path, ...]) -> None:
         raise SystemExit(1) from None
     for manifest in manifests:
         click.echo(f"{manifest.kind.kind} {manifest.name}: valid")
+        if manifest.kind.kind == "FineTuneJob":
+            for note in announced(manifest.spec.to_json()):
+                click.echo(f"  {note}")
     click.echo(f"{len(manifests)} objects are valid")

@@ -18,7 +18,7 @@ from kubetune.decide.fine_tune_job import states
 from kubetune.decide.fine_tune_job.observed import ObservedJob, TrackerAnswers
 from kubetune.decide.resources import FineTuneJobResource
 from kubetune.keys import Keyring
-from kubetune.names import FINALIZER
+from kubetune.names import FINALIZER, new_nonce
 from kubetune.observe.fine_tune_job import FineTuneJobObserver
 from kubetune.observe.trackers import Trackers
 from kubetune.queue import Key
@@ -33,8 +33,8 @@ from kubetune.tracking.trust import own_words
 class JobMemory:
     """What is known of a job besides its status."""
 
-    fresh_run_key: str
-    """Used when the job has none yet."""
+    nonce: str
+    """Of its run key, when the job has none yet."""
     answers: TrackerAnswers = field(default_factory=TrackerAnswers)
 
 
@@ -60,20 +60,21 @@ class FineTuneJobController(Controller[ObservedJob, JobMemory]):
 
     def begin(self, key: Key, kept: JobMemory | None) -> JobMemory:
         """What the tracker has answered stays known; whether it answers is found out again."""
-        fresh = self._observer.run_keys.new(key.namespace, key.name)
         answers = kept.answers if kept else TrackerAnswers()
-        return JobMemory(fresh, replace(answers, tracking_error="", run_sought=False))
+        return JobMemory(new_nonce(), replace(answers, tracking_error="", run_sought=False))
 
     async def observe(self, resource: FineTuneJobResource, kept: JobMemory) -> ObservedJob:
         """A job and everything around it."""
         answers = kept.answers
-        run_key = self._observer.run_keys.of(resource) or kept.fresh_run_key
+        run_keys = self._observer.run_keys
+        given = run_keys.of(resource)
+        run_key = given or run_keys.fresh(resource, kept.nonce)
         if error := self._poller.error(run_key):
             away = self._poller.reason(run_key)
             answers = replace(answers, tracking_error=error, tracking_reason=away)
         tracked = self._poller.tracked(run_key)
         tracked = own_words(self._keys, tracked) if tracked else None
-        return await self._observer.observe(resource, kept.fresh_run_key, answers, tracked)
+        return await self._observer.observe(resource, given, kept.nonce, answers, tracked)
 
     def decide(self, observed: ObservedJob, now: datetime) -> FineTuneJobDecision:
         """See kubetune.decide.fine_tune_job.states."""

@@ -25,20 +25,28 @@ def lineage(
     processes: int = 1,
     strategy: Strategy | None = None,
     unique: str | None = None,
+    held_out: int | None = None,
 ) -> tuple[LineageDict, str]:
     """status.lineage of a job, and its digest over everything else.
 
     ``processes`` are all that train together. ``unique`` makes a digest that no other job has,
-    where what trains isn't known.
+    where what trains isn't known; ``held_out`` is how many rows are held out, as far as that is
+    known.
     """
     settings = training.to_json()
     # Where checkpoints lie, how often they are written, and what counts as hung changes nothing in
     # the result.
     del settings["checkpoint"]
+    # What is computed again is the same.
+    settings["hyperparameters"].pop("gradientCheckpointing", None)
     settings.pop("progressDeadlineSeconds", None)
     # Younger than the first digests: these count where they are set, so that those stay valid.
     if settings["longRows"] == "truncate":
         del settings["longRows"]
+    most = settings["evaluation"].get("maxLossRows")
+    if most is not None and held_out is not None and held_out <= most:
+        # The loss is of all rows, as it was before there was a limit.
+        del settings["evaluation"]["maxLossRows"]
     if strategy == "fsdp2":
         settings["strategy"] = strategy
     # What pads is masked, and the model's own template is part of its revision.

@@ -52,6 +52,9 @@ CAUSES: tuple[Cause, ...] = (
             "MaxLengthTooLarge",
             "DoraUnsupported",
             "BitsandbytesMissing",
+            "CacheNotWritable",
+            "CompilerMissing",
+            "CompilerFails",
             "TargetModulesUnknown",
             "ModulesToSaveUnknown",
             "ModulesNamedTwice",
@@ -143,6 +146,7 @@ CAUSES: tuple[Cause, ...] = (
             Reason.SCHEDULING_TIMED_OUT,
         ),
     ),
+    Cause("its node is at fault", Retry.COUNTED, ("GpuMissing", "DriverTooOld")),
     Cause("it hung", Retry.COUNTED, ("NoProgress",)),
     Cause(
         "it crashed, or was lost",

@@ -82,11 +82,16 @@ class FineTuneJobObserver:
     async def observe(
         self,
         job: FineTuneJobResource,
-        fresh_run_key: str,
+        given: str | None,
+        nonce: str,
         answers: TrackerAnswers,
         tracked: TrackedRun | None,
     ) -> ObservedJob:
-        """A job and everything around it. ``fresh_run_key`` is used when it has none yet."""
+        """A job and everything around it.
+
+        ``given`` is its run key, as ``run_keys`` found it; ``nonce`` is for a new one, if it has
+        none anywhere.
+        """
         spec, namespace = job.spec, job.owner.namespace
         external = job.status.get("external") or {}
         reference = spec.compute_target_ref if spec else None
@@ -95,10 +100,10 @@ class FineTuneJobObserver:
         target = resolve_target(self._cache, namespace, reference, external.get("target"))
         started = recorded_place(self._cache, namespace, external)
         target_problem = None
-        if (given := self.run_keys.of(job)) is None:
+        if given is None:
             target_problem = await self._seek_run_key(job, target)
             given = self.run_keys.of(job)
-        run_key = given or fresh_run_key
+        run_key = given or self.run_keys.fresh(job, nonce)
         runs: list[RunState] = []
         if target_problem is None:
             runs, target_problem = await self._runs(job, given, started or target.spec)
@@ -111,7 +116,6 @@ class FineTuneJobObserver:
             "job": job,
             "install_id": self._install_id,
             "run_key": run_key,
-            "report_key": report_key(self._keys, run_key),
             "fresh": given is None,
             "lets_runs_go": self._cache.lets_dependents_go(job.owner.uid),
             "recorded": job.status.get("runKey") == run_key,
@@ -146,6 +150,7 @@ class FineTuneJobObserver:
             else None
         )
         return ObservedJob(
+            report_key=report_key(self._keys, run_key),
             model=model,
             base=base,
             model_job=source_job(self._cache, model),

@@ -48,9 +48,10 @@ class RunKeys:
             self._known[place] = uid, found
         return found
 
-    def new(self, namespace: str, name: str) -> str:
-        """A run key for a job that has none."""
-        return new_run_key(self._keys, self._install_id, namespace, name)
+    def fresh(self, job: FineTuneJobResource, nonce: str) -> str:
+        """The run key for a job that has none: the same one for the same nonce."""
+        owner = job.owner
+        return new_run_key(self._keys, self._install_id, owner.namespace, owner.name, nonce)
 
     def note(self, job: FineTuneJobResource, key: str) -> None:
         """A key that was found with the job's runs."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -45,6 +46,9 @@ TAKE_BACK_SECONDS = 3.0
 """That a version may take to be made when the operator ends."""
 READY_POLL_SECONDS = 0.25
 LOGGED_MODEL = "models:/"
+OWNER_SECONDS = 30.0
+"""That a registered model is believed to stay its owner's: its inspection follows its making."""
+MOST_OWNERS = 4096
 
 
 class MlflowRegistry:
@@ -54,6 +58,8 @@ class MlflowRegistry:
         self._rest = rest
         self._making: dict[tuple[str, str], tuple[Registration, asyncio.Future[JsonObject]]] = {}
         """Versions that were asked for, by name and run, until it is known which one stays."""
+        self._owners: dict[str, tuple[str, float]] = {}
+        """Namespaces that names were seen to belong to, with monotonic seconds."""
 
     async def take_back(self) -> None:
         """Remove what was made beside another operator's version of the same run.
@@ -125,6 +131,10 @@ class MlflowRegistry:
     @readable
     async def name_owner(self, name: str) -> str:
         """See kubetune.tracking.base.Tracker."""
+        # Only a namespace is remembered: a name that is nobody's may be taken at any time.
+        owner, seen = self._owners.get(name, ("", 0.0))
+        if owner and time.monotonic() < seen + OWNER_SECONDS:
+            return owner
         return await self._owner(name) or ""
 
     @readable
@@ -236,7 +246,11 @@ class MlflowRegistry:
                 return None
             raise
         tags: list[JsonObject] = answer["registered_model"].get("tags") or []
-        return next((tag["value"] for tag in tags if tag["key"] == plan.TAG_NAMESPACE), "")
+        owner = next((tag["value"] for tag in tags if tag["key"] == plan.TAG_NAMESPACE), "")
+        while len(self._owners) >= MOST_OWNERS:
+            del self._owners[next(iter(self._owners))]
+        self._owners[name] = owner, time.monotonic()
+        return owner
 
     async def _create_registered_model(self, name: str, namespace: str = "") -> None:
         body: JsonObject = {"name": name}

@@ -153,10 +153,9 @@ def read(
     columns = types.columns(findings)
     train = splits[0]
     evaluation = splits[1] if len(splits) > 1 else None
-    fraction = 0.0 if evaluation else plan.splits.evaluation_fraction
-    if evaluation and plan.splits.evaluation_fraction != DEFAULT_EVALUATION_FRACTION:
+    if evaluation and plan.splits.evaluation_fraction not in (None, DEFAULT_EVALUATION_FRACTION):
         _note_unused_fraction(plan, evaluation.name, findings)
-    held_out = hold_out(train.hashes, fraction, plan.splits.seed)
+    held_out = bytearray(train.count) if evaluation else hold_out(train.hashes, plan.splits)
     try:
         _refuse_unusable(plan, train, findings)
         check.finish([column.name for column in columns], sum(split.count for split in splits))

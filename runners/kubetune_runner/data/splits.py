@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kubetune.api.kinds.dataset.spec import Splits
@@ -96,20 +98,30 @@ def _find(field: str, name: str, existing: list[str]) -> str:
     )
 
 
-def hold_out(hashes: bytes | bytearray, fraction: float, seed: int) -> bytearray:
+def some(count: int, most: int | None, seed: int) -> Sequence[int]:
+    """Numbers of at most ``most`` of ``count`` rows, in order; the same for equal seeds."""
+    if most is None or count <= most:
+        return range(count)
+    chance = random.Random(seed)  # noqa: S311 - not a secret
+    return sorted(chance.sample(range(count), most))
+
+
+def hold_out(hashes: bytes | bytearray, splits: Splits) -> bytearray:
     """Choose held-out rows by content: one byte a row, 1 where it is held out.
 
     ``hashes`` are the rows' sha256 digests one after the other. The choice depends on the seed
     and the rows alone, not on their order or files. Equal rows stay on one side, so a few
-    more or fewer than the share may be held out; at least one row trains, and of two or more
-    different rows at least one is held out unless the fraction is 0.
+    more or fewer than ``splits`` ask for may be held out; at least one row trains, and of two or
+    more different rows at least one is held out unless the fraction is 0.
     """
     count = len(hashes) // HASH_BYTES
     chosen = bytearray(count)
-    wanted = min(max(round(fraction * count), 1), count - 1) if fraction > 0 else 0
+    if splits.evaluation_fraction == 0:
+        return chosen
+    wanted = min(max(splits.held_out_of(count), 1), count - 1)
     if wanted < 1:
         return chosen
-    salt = f"kubetune split {seed}:".encode()
+    salt = f"kubetune split {splits.seed}:".encode()
     keys = [
         hashlib.sha256(salt + hashes[at : at + HASH_BYTES]).digest()[:8]
         for at in range(0, len(hashes), HASH_BYTES)

@@ -21,7 +21,7 @@ from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import METRIC_STEP, TAG_TOTAL_STEPS
 from kubetune.api.run.training_plan import TokenizerPlan
 
-from kubetune_runner import finite, outcomes, run_log, startup_gc
+from kubetune_runner import doctor, finite, outcomes, run_log, startup_gc
 from kubetune_runner.evaluate import candidate, harness, judge, report, rows, table, user_metric
 from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.evaluate.harness import Benchmarks
@@ -55,6 +55,7 @@ def run(plan: EvaluationRunPlan) -> Outcome:
         lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "evaluation")
     )
     try:
+        doctor.require(plan)
         outcome = _run(plan, tracker)
     except BaseException as error:
         close(tracker, outcomes.from_error(error))
@@ -64,12 +65,12 @@ def run(plan: EvaluationRunPlan) -> Outcome:
 
 
 def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
-    chosen = rows.choose(plan)
-    found = candidate.find(plan.model, TokenizerPlan(chat_template=plan.chat_template))
     generates = bool(plan.custom_metrics or plan.judges) or any(
         name not in WITHOUT_REFERENCE for name in plan.metrics
     )
-    asked = rows.ask(chosen, plan, found.tokenizer, found.context, answers=generates)
+    chosen = rows.choose(plan, answers=generates)
+    found = candidate.find(plan.model, TokenizerPlan(chat_template=plan.chat_template))
+    asked = rows.ask(chosen.rows, plan, found.tokenizer, found.context, answers=generates)
     log.info(
         "rows: %d, without answer: %d, too long: %d", len(asked.rows), asked.empty, asked.too_long
     )
@@ -82,7 +83,7 @@ def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
     measured, benchmarks = _measure(plan, tracker, found, asked, generates)
     if plan.judges:
         tracker.phase("judging")
-    columns = _columns(plan, measured) | benchmarks.columns
+    columns = _columns(plan, measured, asked) | benchmarks.columns
     _log_errors(columns)
     tracker.phase("uploading")
     report.store_rows(tracker, measured, columns, plan.samples, benchmarks.rows)
@@ -92,6 +93,8 @@ def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
             rows=len(measured),
             rows_digest=rows.digest(asked.rows, loss=_has_loss(plan)),
             tokens=sum(row.labels for row in measured) or None,
+            loss_rows=sum(row.loss for row in asked.rows) if _has_loss(plan) else None,
+            split_rows=chosen.of,
             skipped=asked.empty + asked.too_long,
             run_id=tracker.run_id or "",
             experiment_id=tracker.experiment_id or "",
@@ -120,7 +123,7 @@ def _measure(
     probe = [row.encoded.input_ids for row in asked.rows[:1]]
     finite.check_scores(model, probe, f"candidate {plan.candidate}", OTHER_FORMAT)
     startup_gc.over()
-    wanted = asked.rows if generates else asked.rows[: plan.samples]
+    wanted = [row for row in asked.rows if row.answer] if generates else asked.rows[: plan.samples]
     answered = {row.number for row in wanted if rows.fits(row.encoded, plan, found.context)}
     progress = measuring.Progress(len(asked.rows))
     tracker.tags({TAG_TOTAL_STEPS: str(progress.total)})
@@ -155,17 +158,23 @@ def _benchmarks(
     return harness.measure(plan, model, found.tokenizer, found.context, counter)
 
 
-def _columns(plan: EvaluationRunPlan, measured: list[MeasuredRow]) -> dict[str, Column]:
-    """Every metric of the plan, computed or an error."""
+def _columns(
+    plan: EvaluationRunPlan, measured: list[MeasuredRow], asked: AskedRows
+) -> dict[str, Column]:
+    """Every metric of the plan on the rows that are for it, computed or an error."""
+    pairs = list(zip(measured, asked.rows, strict=True))
+    with_loss = [row for row, one in pairs if one.loss]
+    answered = [row for row, one in pairs if one.answer]
     columns: dict[str, Column] = {
-        name: table.measure(name, measured, plan.seed) for name in plan.metrics
+        name: table.measure(name, with_loss if name in WITHOUT_REFERENCE else answered, plan.seed)
+        for name in plan.metrics
     }
     for own in plan.custom_metrics:
         columns[own.name] = user_metric.measure(
-            own.name, own.source, measured, plan.seed, timeout_seconds=own.timeout_seconds
+            own.name, own.source, answered, plan.seed, timeout_seconds=own.timeout_seconds
         )
-    for asked in plan.judges or ():
-        columns[asked.name] = judge.measure(asked, measured, plan.seed)
+    for each in plan.judges or ():
+        columns[each.name] = judge.measure(each, answered, plan.seed)
     return columns
 
 

@@ -94,18 +94,20 @@ def _measure_batch(
     loss: bool,
     answered: set[int],
 ) -> list[MeasuredRow]:
-    lost: list[tuple[float | None, int]] = [(None, 0)] * len(batch)
-    if loss:
-        encoded = [row.encoded for row in batch]
+    lost: dict[int, tuple[float, int]] = {}
+    scored = [row for row in batch if row.loss] if loss else []
+    if scored:
+        encoded = [row.encoded for row in scored]
         inputs = losses.padded(encoded, tokenizer.pad_token_id, model.device)
-        lost = [(value, count) for value, count in losses.row_losses(model, inputs)]
-        for row, (value, _) in zip(batch, lost, strict=True):
+        for row, found in zip(scored, losses.row_losses(model, inputs), strict=True):
             way_out = "use precision fp32 or bf16, or leave the candidate out"
-            finite.check_metrics({"loss": value or 0.0}, f"of row {row.number}", way_out)
+            finite.check_metrics({"loss": found[0]}, f"of row {row.number}", way_out)
+            lost[row.number] = found
     asked = [row for row in batch if row.number in answered]
     answers, seconds = _generate(model, tokenizer, asked, plan)
     measured: list[MeasuredRow] = []
-    for row, (total, labels) in zip(batch, lost, strict=True):
+    for row in batch:
+        total, labels = lost.get(row.number, (None, 0))
         plain = row.encoded.prompt_ids is None
         text, tokens = answers.get(row.number, (None, 0))
         measured.append(

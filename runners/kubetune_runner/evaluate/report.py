@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kubetune.api.bounded import NOTE, model_value
+from kubetune.api.rows import loss_rows
 from kubetune.api.run.evaluation_plan import (
     MAX_SUMMARY_TAG,
     ROWS_ARTIFACT,
@@ -58,6 +59,9 @@ def outcome(summary: EvaluationSummary) -> Outcome:
     """The outcome of a run that succeeded."""
     failed = sum(measured.error is not None for measured in summary.metrics.values())
     message = f"evaluated {summary.rows} rows"
+    measured, among = summary.loss_rows, summary.split_rows
+    if measured and among and measured < among:
+        message += f", {loss_rows(measured, among, 'of the split')}"
     if failed:
         message += f"; {failed} of {len(summary.metrics)} metrics could not be computed"
     return Outcome(
@@ -153,6 +157,7 @@ def parameters(plan: EvaluationRunPlan) -> dict[str, Any]:
             "dataset.splitDigest": plan.dataset.split_digest or "",
             "split": plan.split,
             "maxRows": plan.max_rows,
+            **({"maxLossRows": plan.max_loss_rows} if plan.max_loss_rows is not None else {}),
             "seed": plan.seed,
             "precision": plan.precision,
             **{f"judge.{judge.name}": judge.model for judge in plan.judges or ()},
@@ -164,7 +169,7 @@ def parameters(plan: EvaluationRunPlan) -> dict[str, Any]:
 
 def _write(path: Path, rows: list[MeasuredRow], columns: Mapping[str, Column]) -> Path:
     known = {
-        name: dict(zip((row.number for row in rows), column.values, strict=False))
+        name: dict(zip(column.numbers, column.values, strict=True))
         for name, column in columns.items()
     }
     with path.open("w", encoding="utf-8") as stream:

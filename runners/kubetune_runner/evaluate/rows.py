@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from kubetune.api.run.plan import ENV_DATASET_TOKEN
 
 from kubetune_runner import data
 from kubetune_runner.data import Row
+from kubetune_runner.data.splits import some
 from kubetune_runner.errors import RunError
 from kubetune_runner.text.encoding import IGNORED, EncodedRow, encode
 from kubetune_runner.text.prompts import make_examples
@@ -27,6 +27,19 @@ class ChosenRow:
     number: int
     """Its place in the split, from 0."""
     columns: Row
+    loss: bool = True
+    """Whether it is one of those that a loss is measured on."""
+    answer: bool = True
+    """Whether it is one of those that are answered."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of the split, in their order."""
+
+    rows: list[ChosenRow]
+    of: int
+    """Rows that the split has."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,10 @@ class Asked:
     """Bytes of the text that a loss is about."""
     cut: bool = False
     """Whether the model's context holds but a part of it."""
+    loss: bool = True
+    """Whether a loss is measured on it."""
+    answer: bool = True
+    """Whether what is measured of answers is measured on it."""
 
 
 @dataclass
@@ -53,8 +70,9 @@ class AskedRows:
     """Rows whose prompt leaves no room for an answer."""
 
 
-def choose(plan: EvaluationRunPlan) -> list[ChosenRow]:
-    """Rows of the plan's split, at most ``max_rows``, in their order; equal for equal data.
+def choose(plan: EvaluationRunPlan, *, answers: bool = True) -> Chosen:
+    """Rows of the plan's split: at most ``max_rows`` to answer, and ``max_loss_rows`` of which the
+    loss is measured; equal for equal data. Without ``answers`` those of a loss are all.
 
     Raises RunError: NoRows, DatasetChanged, and those of ``data.load``.
     """
@@ -70,21 +88,30 @@ def choose(plan: EvaluationRunPlan) -> list[ChosenRow]:
         raise RunError(
             "NoRows", f"dataset {plan.dataset.name} has no rows in split {plan.split}: {way_out}"
         )
-    numbers = range(len(rows))
-    if len(rows) > plan.max_rows:
-        chance = random.Random(plan.seed)  # noqa: S311 - not a secret
-        numbers = sorted(chance.sample(numbers, plan.max_rows))
-    return [ChosenRow(number, rows[number]) for number in numbers]
+    answered = set(some(len(rows), plan.max_rows, plan.seed))
+    losses = answered
+    if plan.max_loss_rows is not None:
+        losses = set(some(len(rows), plan.max_loss_rows, plan.dataset.splits.seed))
+        if not answers:
+            answered = losses
+    chosen = [
+        ChosenRow(number, rows[number], number in losses, number in answered)
+        for number in sorted(losses | answered)
+    ]
+    return Chosen(chosen, len(rows))
 
 
 def digest(rows: list[Asked], *, loss: bool) -> str:
     """``sha256:...`` over the rows as the dataset has them, and their places.
 
-    With ``loss`` also over how much of a row was measured, where that isn't all of it.
+    With ``loss`` also over how much of a row was measured, where that isn't all of it. What is
+    measured on some of the rows alone counts, too.
     """
     total = hashlib.sha256()
     for row in rows:
-        measured = [row.size] if loss and row.cut else []
+        measured: list[int | str] = [row.size] if loss and row.cut else []
+        if row.loss != row.answer:
+            measured.append("loss" if row.loss else "answer")
         text = json.dumps([row.number, row.columns, *measured], ensure_ascii=False, sort_keys=True)
         total.update(hashlib.sha256(text.encode()).digest())
     return f"sha256:{total.hexdigest()}"
@@ -98,7 +125,7 @@ def ask(
     *,
     answers: bool,
 ) -> AskedRows:
-    """Encode the rows. With ``answers`` those that leave no room for one are left out.
+    """Encode the rows. With ``answers`` those that leave no room for one aren't answered.
 
     Raises RunError NoUsableRows, and those of ``make_examples`` and ``encode``.
     """
@@ -110,14 +137,17 @@ def ask(
         result.empty += encoded.empty + encoded.unusable
         result.too_long += encoded.cut_away
         for one in encoded.rows:
-            prompt = one.prompt_ids
-            if answers and prompt is not None and not fits(one, plan, context):
+            answer = row.answer
+            if answers and answer and one.prompt_ids is not None and not fits(one, plan, context):
                 result.too_long += 1
-            else:
+                answer = False
+            # Without a choice of its own the loss is of the rows that are answered.
+            if answer or (row.loss and plan.max_loss_rows is not None):
                 cut = bool(encoded.cut)
                 size = _bytes_of(one, tokenizer) if cut else example.answer_bytes
-                result.rows.append(Asked(row.number, row.columns, one, size, cut))
-    if not result.rows:
+                asked = Asked(row.number, row.columns, one, size, cut, row.loss, answer)
+                result.rows.append(asked)
+    if not any(row.answer or not answers for row in result.rows):
         raise RunError(
             "NoUsableRows",
             f"dataset {plan.dataset.name}: of {len(chosen)} rows {result.empty} have no answer and"

@@ -35,6 +35,8 @@ class Column:
     measured: MeasuredValue
     values: list[float] = field(default_factory=list[float])
     """One a row; none where the metric can't be computed."""
+    numbers: list[int] = field(default_factory=list[int])
+    """Whose values they are: the rows' places in the split."""
 
 
 def measure(name: MetricName, rows: Sequence[MeasuredRow], seed: int) -> Column:
@@ -88,7 +90,7 @@ def _column(of: Metric, rows: Sequence[MeasuredRow], seed: int) -> Column:
     if not all(math.isfinite(number) for number in (value, low, high)):
         raise MetricError(f"its value over all rows is {value}, not a finite number")
     measured = MeasuredValue(value=rounded(value), low=rounded(low), high=rounded(high))
-    return Column(measured, values)
+    return Column(measured, values, [row.number for row in rows])
 
 
 def _interval(

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kubetune.api.rows import loss_rows
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import ENV_ATTEMPT, ENV_DATASET_TOKEN, TAG_METRICS, RunPlan, in_container
 from kubetune.api.run.redact import redactor
 from kubetune.api.training import own_code as names
 
 from kubetune_runner import data, startup_gc
+from kubetune_runner.data.splits import some
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import records
 from kubetune_runner.mlflow.tracking import Tracker
@@ -237,12 +239,19 @@ def _finish(
     tracker.phase("evaluating")
     tokenizer = _tokenizer(job, result)
     rows, chat = _encoded(plan, held_out, tokenizer)
+    limit = plan.training.evaluation.max_loss_rows
+    chosen = some(len(held_out), limit, plan.dataset.splits.seed)
+    with_loss = rows
+    if len(chosen) < len(held_out):
+        with_loss, _ = _encoded(plan, [held_out[at] for at in chosen], tokenizer)
+    if rows.rows:
+        log.info("%s", loss_rows(len(with_loss.rows), len(rows.rows)))
 
     from kubetune_runner.own_code.measure import measure
     from kubetune_runner.run_log import quieten
 
     quieten()
-    measured = measure(plan, job.start, result, tokenizer, rows.rows)
+    measured = measure(plan, job.start, result, tokenizer, rows.rows, with_loss.rows)
     metrics = dict(measured.tuned.metrics)
     if measured.baseline is not None:
         metrics |= measured.baseline.as_baseline()

@@ -45,8 +45,13 @@ class _Model:
         self._pad = tokenizer.pad_token_id
         self._rows = sorted(rows, key=lambda row: len(row.input_ids))
 
+    @property
+    def loss_rows(self) -> int:
+        """How many rows the loss is of."""
+        return len(self._rows)
+
     def held_out_loss(self) -> float:
-        """Negative log-likelihood per labelled token, over all held-out rows."""
+        """Negative log-likelihood per labelled token, over the rows."""
 
         def batch(rows: list[EncodedRow]) -> dict[str, Any]:
             return losses.padded(rows, self._pad, self.model.device)
@@ -57,9 +62,16 @@ class _Model:
 
 
 def measure(
-    plan: RunPlan, start: StartingModel, found: Found, tokenizer: Any, rows: list[EncodedRow]
+    plan: RunPlan,
+    start: StartingModel,
+    found: Found,
+    tokenizer: Any,
+    rows: list[EncodedRow],
+    with_loss: list[EncodedRow],
 ) -> Measured:
     """Load the result and measure it, and the model before it where that is asked for.
+
+    ``rows`` are held out, ``with_loss`` those of them that the loss is measured on.
 
     Raises RunError ResultUnreadable.
     """
@@ -70,7 +82,7 @@ def measure(
     context = loading.context_length(start.folder)
 
     def evaluated(model: Any) -> Evaluation:
-        trainer: Any = _Model(model, tokenizer, rows, numbers.per_device_batch_size)
+        trainer: Any = _Model(model, tokenizer, with_loss, numbers.per_device_batch_size)
         return evaluate(trainer, tokenizer, rows, settings.evaluation, context)
 
     baseline = None

@@ -47,7 +47,7 @@ def make_trainer(
         objective.arguments(settings),
         settings,
         folder,
-        evaluates=bool(inputs.evaluation.rows),
+        evaluates=bool(inputs.measured.rows),
         workers=workers,
     )
     lora = settings.lora if settings.method != "full" else None
@@ -65,7 +65,7 @@ def make_trainer(
     is_new = inputs.start.adapter is None
     minutes = settings.checkpoint.every_minutes
     reports = progress.Progress(tracker, stop, plan.lineage_digest, workers, minutes)
-    held_out = inputs.evaluation.rows
+    held_out = inputs.measured.rows
     try:
         trainer = objective.trainer(
             held_out=held_out,

@@ -25,12 +25,15 @@ class Evaluation:
     """As many as rows."""
     no_room: int = 0
     """Rows that were not asked about, since their prompts leave no room for an answer."""
+    loss_rows: int = 0
+    """Rows that the loss is a mean over."""
 
     def counts(self) -> dict[str, int]:
-        """How many rows have an answer, for status.result.rows."""
-        if not self.answers and not self.no_room:
-            return {}
-        return {"answered": len(self.answers), "noRoom": self.no_room}
+        """How many rows have a loss and how many an answer, for status.result.rows."""
+        found = {"lossRows": self.loss_rows} if self.loss_rows else {}
+        if self.answers or self.no_room:
+            found |= {"answered": len(self.answers), "noRoom": self.no_room}
+        return found
 
     def as_baseline(self) -> dict[str, float]:
         """The metrics under the names of those before training."""
@@ -38,7 +41,7 @@ class Evaluation:
 
 
 class Measured(Protocol):
-    """What is measured: a model, and its loss on the held-out rows as it is now."""
+    """What is measured: a model, and its loss on held-out rows as it is now."""
 
     @property
     def model(self) -> Any:
@@ -47,6 +50,11 @@ class Measured(Protocol):
     @property
     def args(self) -> Any:
         """``per_device_eval_batch_size`` of it is used."""
+
+    @property
+    def loss_rows(self) -> int:
+        """How many rows that is."""
+        ...
 
     def held_out_loss(self) -> float:
         """Mean negative log-likelihood of the labelled tokens."""
@@ -60,9 +68,11 @@ def evaluate(
     plan: EvaluationPlan,
     context: int | None,
 ) -> Evaluation:
-    """Measure the trainer's model on the held-out rows as it is now."""
+    """Measure the trainer's model as it is now: its answers to the first of ``rows``, and the loss
+    on the rows that the trainer has for that.
+    """
     metrics: dict[str, float] = {}
-    if rows:
+    if trainer.loss_rows:
         loss = trainer.held_out_loss()
         metrics = {"eval_loss": loss, "perplexity": perplexity(loss)}
     room = None if context is None else context - plan.max_new_tokens
@@ -88,4 +98,4 @@ def evaluate(
         metrics["exact_match"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
         metrics["token_f1"] = sum(token_f1(*pair) for pair in pairs) / len(pairs)
     no_room = len(prompted) - len(fitting) if plan.max_rows else 0
-    return Evaluation(metrics, asked, answers, no_room)
+    return Evaluation(metrics, asked, answers, no_room, trainer.loss_rows)

@@ -7,10 +7,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from kubetune.api.rows import loss_rows
 from kubetune.api.run.plan import ENV_DATASET_TOKEN, RunPlan
 from kubetune.api.training.objectives import OBJECTIVES
 
 from kubetune_runner import data
+from kubetune_runner.data.splits import some
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import loading, quantization, starting
 from kubetune_runner.model.starting import StartingModel
@@ -30,6 +32,8 @@ class Inputs:
     tokenizer: Any
     train: EncodedRows[Any]
     evaluation: EncodedRows[Any]
+    measured: EncodedRows[Any]
+    """Those of ``evaluation`` that a loss is measured on."""
     chat: bool
     context: int | None
 
@@ -58,11 +62,17 @@ def prepare(plan: RunPlan) -> Inputs:
     train, chat = _encode(plan, rows, tokenizer, known)
     held_out = list(zip(loaded.evaluation, loaded.evaluation_places, strict=True))
     evaluation, _ = _encode(plan, held_out, tokenizer, known)
+    chosen = some(len(held_out), plan.training.evaluation.max_loss_rows, plan.dataset.splits.seed)
+    measured = evaluation
+    if len(chosen) < len(held_out):
+        # Chosen before any of them is left out, so that they are the same for every model.
+        measured, _ = _encode(plan, [held_out[at] for at in chosen], tokenizer, known)
     inputs = Inputs(
         start=start,
         tokenizer=tokenizer,
         train=train,
         evaluation=evaluation,
+        measured=measured,
         chat=chat,
         context=loading.context_length(start.folder),
     )
@@ -76,6 +86,8 @@ def prepare(plan: RunPlan) -> Inputs:
             " raise maxLength",
         )
     log.info("rows: %s", {split: rows.counts() for split, rows in inputs.splits.items()})
+    if evaluation.rows:
+        log.info("%s", loss_rows(len(measured.rows), len(evaluation.rows)))
     return inputs
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import TAG_METRICS, RunPlan
 
-from kubetune_runner import finite, outcomes, own_code
+from kubetune_runner import doctor, finite, outcomes, own_code
 from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import records
 from kubetune_runner.mlflow.closing import close
@@ -38,10 +38,12 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
     own = plan.training.script is not None or plan.training.axolotl is not None
     inherited = dict(os.environ)
     if own and worker_of(plan):
+        doctor.require(plan)
         return own_code.run(plan.in_force, stop, NullTracker(plan.in_force), inherited)
     # Own code has processes of its own.
     workers = SINGLE_WORKER if own else Workers.of(plan)
     if not workers.leads:
+        doctor.require(plan)
         return _run(plan.in_force, stop, NullTracker(plan), workers)
     # Parameters are those of all attempts, so they tell what is declared.
     declared, plan = plan, plan.in_force
@@ -55,6 +57,7 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
         lambda client, run_id: records.log_dataset(client, run_id, plan.dataset, "training")
     )
     try:
+        doctor.require(plan)
         if not own:
             outcome = _run(plan, stop, tracker, workers)
         else:

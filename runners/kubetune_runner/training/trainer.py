@@ -196,6 +196,11 @@ class RunTrainer(Trainer):
         return found.head
 
     @property
+    def loss_rows(self) -> int:
+        """Held-out rows that metrics are of."""
+        return len(self.encoded)
+
+    @property
     def tokens_seen(self) -> int:
         """Tokens trained on in this process."""
         return int(self._total_train_tokens)

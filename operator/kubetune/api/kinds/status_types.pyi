@@ -333,6 +333,7 @@ class RowCountsDict(TypedDict, closed=True):
     cutAway: int
     dropped: int
     hidden: int
+    lossRows: NotRequired[int]
     answered: NotRequired[int]
     noRoom: NotRequired[int]
 
@@ -387,6 +388,7 @@ class CandidateStatusDict(TypedDict, closed=True):
     rowsDigest: NotRequired[str]
     skipped: NotRequired[int]
     tokens: NotRequired[int]
+    lossRows: NotRequired[int]
     samples: NotRequired[bool]
     metrics: NotRequired[list[MetricResultDict]]
     registered: NotRequired[RegisteredResultDict]

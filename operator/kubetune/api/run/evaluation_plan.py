@@ -113,9 +113,13 @@ class EvaluationRunPlan(PlanValue):
     judges: list[JudgePlan] | None = None
     tasks: list[TaskPlan] | None = None
     max_rows: int
-    """Rows are chosen by seed from the split, the same for equal data; their order is kept."""
+    """Rows to answer are chosen by seed from the split, the same for equal data; their order is
+    kept."""
+    max_loss_rows: int | None = None
+    """Rows to measure a loss on are chosen by the seed of the splits, as a training does. None: no
+    loss is measured; in plans of earlier versions, it is of the rows to answer."""
     seed: int
-    """Of the choice of rows, of sampling and of the bootstrap."""
+    """Of the choice of rows to answer, of sampling and of the bootstrap."""
     samples: int
     """Rows of SAMPLES_ARTIFACT; 0 leaves it out."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
@@ -147,6 +151,10 @@ class EvaluationSummary(PlanValue):
     equal for all candidates of an Evaluation, unless some had no room for a row."""
     tokens: int | None = None
     """Tokens that the loss is a mean over; None without a loss."""
+    loss_rows: int | None = None
+    """Rows that the loss is a mean over; None without a loss."""
+    split_rows: int | None = None
+    """Rows of the split, of which these were chosen."""
     skipped: int = 0
     """Rows that were chosen but left out, since their prompt leaves no room for an answer."""
     run_id: str

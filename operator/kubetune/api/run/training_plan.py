@@ -68,6 +68,8 @@ class EvaluationPlan(PlanValue):
     max_rows: int = 0
     """0 where the objective generates nothing; so the next."""
     max_new_tokens: int = 0
+    max_loss_rows: int | None = None
+    """None: all, as in plans of earlier versions."""
     baseline: bool
 
 

@@ -67,7 +67,7 @@ def preserved(schema: Schema, page: str) -> Schema:
     ``page`` is where a reader finds its fields; their names are in the description.
     """
     names = ", ".join(schema.get("items", schema).get("properties", ()))
-    described = f"{schema['description']} Fields: {names}; see {page}."
+    described = f"{schema['description']} Fields: {names} ({page})."
     free = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     if not names:
         described = schema["description"]

@@ -14,6 +14,7 @@ from kubetune.api.schema.base import ObjectName, Value
 from kubetune.api.schema.kubernetes_values import Labels, Quantity
 from kubetune.api.schema.referenced import Reference
 from kubetune.api.schema.rules import Rule, at_most_one
+from kubetune.api.training.automatic import BatchSize, Switch
 from kubetune.api.training.axolotl import AxolotlTrainer
 from kubetune.api.training.chat_templates import CHAT_TEMPLATES, MODEL
 from kubetune.api.training.method import Method
@@ -67,8 +68,12 @@ class Hyperparameters(Value):
         description="Peak learning rate. Default for lora and qlora 2e-4 with objective sft, 5e-6"
         " with dpo and kto, 1e-4 with reward; for full a tenth of that.",
     )
-    per_device_batch_size: int | None = Field(
-        default=None, ge=1, le=65536, description="Rows per device and micro-step. Default 8."
+    per_device_batch_size: BatchSize | None = Field(
+        default=None,
+        description="Rows per device and micro-step, or auto: the largest batch that the estimate"
+        " says leaves 15% of the memory free, with so much gradientAccumulationSteps that a step"
+        " learns from as many rows as with the number that the profile has, or with 8."
+        " Default 8.",
     )
     gradient_accumulation_steps: int | None = Field(
         default=None, ge=1, le=65536, description="Micro-steps per optimizer step. Default 1."
@@ -107,9 +112,11 @@ class Hyperparameters(Value):
         description="Number format of the computation. auto takes bf16 where the GPU has it, else"
         " fp32. Default auto.",
     )
-    gradient_checkpointing: bool | None = Field(
+    gradient_checkpointing: Switch | None = Field(
         default=None,
-        description="Recompute activations to save memory. Default true on a GPU, else false.",
+        description="Recompute activations to save memory. auto is false where the estimate says"
+        " that training without leaves 15% of resources.gpuMemory free, true on other GPUs, also"
+        " where gpuMemory isn't stated, and false without a GPU. Default auto.",
     )
     logging_steps: int | None = Field(
         default=None, ge=1, le=1000000, description="Steps between two metric points. Default 10."
@@ -199,7 +206,15 @@ class EvaluationSettings(Value):
         ge=0,
         le=100000,
         description="Held-out rows that are generated for and compared, with objective sft; 0"
-        " skips it. Loss uses all rows. Default 128.",
+        " skips it. Default 128.",
+    )
+    max_loss_rows: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="Held-out rows that loss and the objective's own metrics are means over: before"
+        " and after training; of more the seed of the Dataset's splits chooses, as for an"
+        " Evaluation. status.result.rows tells how many they were. Default 2000.",
     )
     max_new_tokens: int | None = Field(
         default=None,

@@ -19,6 +19,7 @@ from kubetune.api.kinds.status_types import (
     RegisteredResultDict,
 )
 from kubetune.api.metrics.metric import BITS_PER_BYTE, PER_TOKEN
+from kubetune.api.rows import loss_rows
 from kubetune.api.run.evaluation_plan import (
     TAG_EVALUATION_SUMMARY,
     EvaluationSummary,
@@ -282,6 +283,9 @@ def settle(
         status["reused"] = True
     beside = [BITS_PER_BYTE] if BITS_PER_BYTE in summary.metrics.keys() - set(metrics) else []
     found = "measured before with the same inputs" if reused else "measured"
+    measured, among = summary.loss_rows, summary.split_rows
+    if measured and among and measured < among:
+        found += f"; {loss_rows(measured, among, 'rows')}"
     draft.say(CandidatePhase.SUCCEEDED, Reason.REUSED if reused else Reason.EVALUATED, found)
     if target:
         status["mlflow"] = run_link(summary.experiment_id, summary.run_id, target)
@@ -294,6 +298,8 @@ def settle(
     }
     if summary.tokens:
         status["tokens"] = summary.tokens
+    if summary.loss_rows:
+        status["lossRows"] = summary.loss_rows
 
 
 def registered_version(candidate: ObservedCandidate) -> RegisteredResultDict | None:

@@ -12,7 +12,7 @@ from kubetune.api import JsonObject
 from kubetune.api.conditions import Phase, Reason
 from kubetune.api.kinds.evaluation.spec import EvaluationSpec, Generation, measured_metrics
 from kubetune.api.kinds.status_types import EvaluatedRowsDict, ModelStatusDict
-from kubetune.api.metrics.metric import METRIC_NAMES
+from kubetune.api.metrics.metric import METRIC_NAMES, WITHOUT_REFERENCE
 from kubetune.api.run.evaluation_plan import (
     CustomMetricPlan,
     EvaluationRunPlan,
@@ -192,6 +192,9 @@ def candidate_inputs(
         judges=judge_plans(spec),
         tasks=shared.tasks or None,
         max_rows=spec.max_rows,
+        max_loss_rows=spec.max_loss_rows
+        if not WITHOUT_REFERENCE.isdisjoint(measured_metrics(spec))
+        else None,
         seed=spec.seed,
         samples=spec.samples,
         precision=spec.precision,

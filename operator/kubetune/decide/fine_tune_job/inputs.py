@@ -25,15 +25,17 @@ from kubetune.decide.fine_tune_job.observed import ObservedJob
 from kubetune.decide.inspected.model import output_uri
 from kubetune.decide.inspected.shared import tracking_plan
 from kubetune.decide.lineage import lineage
-from kubetune.decide.memory.batch import halving_problem, settle_policy
+from kubetune.decide.memory.automatic import Known, chosen_before, settle, with_declared
+from kubetune.decide.memory.batch import Batch, halving_problem, settle_policy
 from kubetune.decide.own_code import code_refused
 from kubetune.decide.settings.chats import may_chat, template_problem
 from kubetune.decide.settings.effective import (
+    batch_below_auto,
     effective_resources,
     effective_settings,
     training_plan,
 )
-from kubetune.decide.settings.idle import idle_problem
+from kubetune.decide.settings.idle import idle_problem, rows_held_out
 from kubetune.decide.settings.objectives import (
     settings_problem,
 )
@@ -135,9 +137,12 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         raise ValueError("unreadable inputs are refused before")
     context = model.status.get("contextLength")
     resources = target.resources
+    profile = (
+        observed.profile.spec.to_json() if observed.profile and observed.profile.spec else None
+    )
     settings = effective_settings(
         spec.to_json(),
-        observed.profile.spec.to_json() if observed.profile and observed.profile.spec else None,
+        profile,
         resources.to_json() if resources else None,
         context,
         adapter_settings(spec, model),
@@ -151,6 +156,22 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         trainer, observed.trainer_text, settings
     ):
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)
+    declared = Batch(
+        batch_below_auto(spec.to_json(), profile),
+        settings["hyperparameters"]["gradientAccumulationSteps"],
+    )
+    settings = settle(
+        settings,
+        Known(
+            model.status,
+            dataset.status,
+            spec.objective,
+            templated=spec.prompt_ref is not None,
+            by_trl=trainer is None,
+        ),
+        declared.size,
+        chosen_before(job.status, settings),
+    )
     config = axolotl_config(trainer, observed.trainer_text)
     halving = halving_problem(trainer, config, settings)
     settings, problem = settle_policy(spec, settings, halving)
@@ -203,10 +224,11 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
         base_model,
         data,
         prompt,
-        training,
+        with_declared(training, settings, declared),
         processes=world_size(settings),
         strategy=strategy,
         unique=unique,
+        held_out=rows_held_out(dataset),
     )
     behind = of_models([(model, observed.model_job), (base, observed.base_job)])
     if behind:

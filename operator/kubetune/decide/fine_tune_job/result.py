@@ -14,6 +14,7 @@ from kubetune.api.kinds.status_types import (
     RegisteredResultDict,
     ResultDict,
 )
+from kubetune.api.rows import loss_rows
 from kubetune.api.run.plan import (
     TAG_FILES,
     TAG_JOB,
@@ -287,13 +288,18 @@ def _left_out(draft: Draft) -> str:
     """What the final metrics say nothing of, as the end of a sentence; empty for nothing."""
     rows = (draft.status.get("result") or {}).get("rows") or {}
     held_out = rows.get("evaluation")
-    no_room = held_out.get("noRoom") if held_out else None
-    if held_out is None or not no_room:
+    if held_out is None:
         return ""
+    with_loss, no_room = held_out.get("lossRows"), held_out.get("noRoom")
+    said = ""
+    if with_loss is not None and with_loss < held_out["used"]:
+        said = f"; {loss_rows(with_loss, held_out['used'])}"
+    if not no_room:
+        return said
     answered = held_out.get("answered") or 0
     graded = f"exactMatch and tokenF1 are of {answered}" if answered else "no answer is graded"
     return (
-        f"; {graded} of {held_out['used']} held-out rows: {no_room} leave no room for"
+        f"{said}; {graded} of {held_out['used']} held-out rows: {no_room} leave no room for"
         " evaluation.maxNewTokens tokens within the model's context"
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from kubetune.api import JsonObject
 from kubetune.api.conditions import ConditionType, Phase, Reason
+from kubetune.api.rows import loss_rows
 from kubetune.decide.deadline import enforce
 from kubetune.decide.decision import FineTuneJobDecision, StartRun, StopRuns
 from kubetune.decide.fine_tune_job.draft import Draft, fail
@@ -11,6 +13,7 @@ from kubetune.decide.fine_tune_job.kept_steps import tell_kept
 from kubetune.decide.fine_tune_job.orders import told_to_stop, was_queueing_too_long
 from kubetune.decide.lineage import changed_parts
 from kubetune.decide.memory.batch import batch_of, plan_of
+from kubetune.decide.settings.idle import rows_held_out
 from kubetune.decide.target.place import moved_from
 from kubetune.decide.waited import queued_too_long, queues, waited_too_long
 from kubetune.decide.waiting import NotReady
@@ -81,7 +84,7 @@ def follow(draft: Draft, run: RunState) -> FineTuneJobDecision:
         draft.phase(Phase.RUNNING)
         unsure = run.reason == Reason.STATUS_UNKNOWN
         why = run.reason if unsure else Reason.STARTED
-        message = run.message if unsure else f"attempt {number} is running"
+        message = run.message if unsure else f"attempt {number} is running{_loss_on(draft)}"
         conditions.set(ConditionType.RUNNING, None if unsure else True, why, message)
         conditions.waiting(why, message)
     elif run.phase == "stopping":
@@ -104,6 +107,16 @@ def follow(draft: Draft, run: RunState) -> FineTuneJobDecision:
     tell_kept(conditions, draft.status.get("effective") or {}, observed.place)
     _note_tracking(draft)
     return draft.decision()
+
+
+def _loss_on(draft: Draft) -> str:
+    """That not all held-out rows are measured, as the end of a sentence; empty where all are."""
+    dataset = draft.observed.dataset
+    evaluation: JsonObject = (draft.status.get("effective") or {}).get("evaluation") or {}
+    most, held_out = evaluation.get("maxLossRows"), rows_held_out(dataset) if dataset else None
+    if most is None or held_out is None or held_out <= most:
+        return ""
+    return f"; {loss_rows(most, held_out)}"
 
 
 def _queues(draft: Draft, run: RunState) -> bool:

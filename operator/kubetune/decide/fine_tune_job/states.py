@@ -57,6 +57,7 @@ from kubetune.decide.fine_tune_job.running import (
     wait_no_longer,
 )
 from kubetune.decide.identity import with_identity
+from kubetune.decide.memory.automatic import in_words
 from kubetune.decide.memory.batch import batch_of, halvings, plan_of, with_batch, with_batches
 from kubetune.decide.memory.fit import check_memory
 from kubetune.decide.memory.out_of_memory import no_more_memory, with_memory_advice
@@ -286,9 +287,9 @@ def _submit(draft: Draft, attempt: int) -> FineTuneJobDecision:
     tried = with_batch(settings, batch)
     if too_large := check_memory(observed, tried, draft.status, conditions):
         return _wait_for_inputs(draft, too_large)
-    conditions.set(
-        ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, "all inputs are there and fit"
-    )
+    chosen = in_words(settings)
+    message = "all inputs are there and fit" + (f"; {chosen}" if chosen else "")
+    conditions.set(ConditionType.INPUTS_READY, True, Reason.INPUTS_READY, message)
     if not (observed.stamped and observed.recorded):
         draft.status["runKey"] = observed.run_key
         stamp = Stamp(finalizer=True, run_key=observed.run_key, fresh=observed.fresh)

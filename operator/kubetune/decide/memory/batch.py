@@ -176,7 +176,9 @@ def settle_policy(
     """
     if not problem or settings["onOutOfMemory"] != HALVES:
         return settings, ""
-    if spec.on_out_of_memory == HALVES:
+    # What auto has chosen is nothing that the job asks for.
+    chosen = "perDeviceBatchSize" in (settings.get("automatic") or {})
+    if spec.on_out_of_memory == HALVES and not chosen:
         return settings, f"onOutOfMemory HalveBatch has no effect: {problem}, or use Retry or Fail"
     return settings | {"onOutOfMemory": "Retry"}, ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubetune.api import JsonObject
+from kubetune.api.kinds.dataset.spec import DEFAULT_LOSS_ROWS
 from kubetune.api.kinds.status_types import ModelStatusDict
 from kubetune.api.run.plan import CHECKPOINT_DIRECTORY, WORK_DIRECTORY
 from kubetune.api.run.training_plan import (
@@ -13,6 +14,7 @@ from kubetune.api.run.training_plan import (
     TokenizerPlan,
     TrainingPlan,
 )
+from kubetune.api.training.automatic import AUTO
 from kubetune.api.training.chat_templates import MODEL, chat_template_text
 from kubetune.api.training.families import family_settings
 from kubetune.api.training.objectives import OBJECTIVES, Objective
@@ -39,7 +41,12 @@ BUILT_IN: JsonObject = {
         "loggingSteps": 10,
         "seed": 42,
     },
-    "evaluation": {"maxRows": 128, "maxNewTokens": 64, "baseline": False},
+    "evaluation": {
+        "maxRows": 128,
+        "maxLossRows": DEFAULT_LOSS_ROWS,
+        "maxNewTokens": 64,
+        "baseline": False,
+    },
     "checkpoint": {"everySteps": 100, "keep": 2},
     "resources": {"cpu": "1", "memory": "4Gi", "gpu": 0},
     "workers": 1,
@@ -108,6 +115,15 @@ def effective_settings(
     if method == "qlora":
         settings["method"]["quantization"] = _quantization(given.get("quantization") or {})
     return own_settings(objective, settings)
+
+
+def batch_below_auto(job: JsonObject, profile: JsonObject | None) -> int:
+    """The batch that ``perDeviceBatchSize: auto`` stands for: the profile's number, or 8."""
+    for layer in (job, profile or {}):
+        given = (layer.get("hyperparameters") or {}).get("perDeviceBatchSize", AUTO)
+        if given != AUTO:
+            return int(given)
+    return BUILT_IN["hyperparameters"]["perDeviceBatchSize"]
 
 
 def training_plan(

@@ -65,13 +65,14 @@ def _numbers(spec: FineTuneJobSpec, settings: JsonObject) -> str:
 
 def _held_out(spec: FineTuneJobSpec, dataset: DatasetResource) -> str:
     """What asks for held-out rows where there are none."""
-    if _rows_held_out(dataset) != 0:
+    if rows_held_out(dataset) != 0:
         return ""
     numbers, evaluation = spec.hyperparameters, spec.evaluation
     asked = {
         "hyperparameters.evaluationSteps": numbers and numbers.evaluation_steps,
         "evaluation.baseline": evaluation and evaluation.baseline,
         "evaluation.maxRows": evaluation and evaluation.max_rows,
+        "evaluation.maxLossRows": evaluation and evaluation.max_loss_rows,
     }
     named = next((field for field, value in asked.items() if value), None)
     if named is None:
@@ -106,7 +107,7 @@ def _promotion(
         graded = rule.metric in (*GRADED_METRICS, *map(baseline_name, GRADED_METRICS))
         if rule.metric == TRAINING_LOSS:
             why = "a script reports no loss of the whole training" if _is_script(trainer) else ""
-        elif _rows_held_out(dataset) == 0:
+        elif rows_held_out(dataset) == 0:
             why = f"Dataset {dataset.name} has no held-out rows"
         elif before and not evaluation.get("baseline"):
             why = "evaluation.baseline is false"
@@ -131,7 +132,8 @@ def _minutes(spec: FineTuneJobSpec, trainer: OtherTrainer | None) -> str:
     return ""
 
 
-def _rows_held_out(dataset: DatasetResource) -> int | None:
+def rows_held_out(dataset: DatasetResource) -> int | None:
+    """How many rows the Dataset holds out, as far as it was inspected."""
     rows = dataset.status.get("rows")
     return rows["evaluation"] if rows else None
 

@@ -17,6 +17,7 @@ from kubetune.clients.cml_clients import CmlClients
 from kubetune.clients.cml_models import JobRun
 from kubetune.clients.cml_operations import DELETE_PROJECT_FILE, UPDATE_JOB
 from kubetune.targets.cml.following import Follower
+from kubetune.targets.cml.jobs import remove_job, stop_run
 from kubetune.targets.cml.manifests import made, with_deletion
 from kubetune.targets.cml.probe import probe
 from kubetune.targets.cml.states import is_active, is_unbegun
@@ -25,8 +26,6 @@ from kubetune.targets.cml.submission import (
     ReadConfigMap,
     Submission,
     not_known,
-    remove_job,
-    stop_run,
 )
 from kubetune.targets.cml.workspace import ReadAccess, Workspace, refused
 from kubetune.targets.contract import Bookkeeping

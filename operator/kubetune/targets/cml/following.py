@@ -22,6 +22,7 @@ from kubetune.api.run.plan import outcome_path
 from kubetune.clients.cml import CmlError, CredentialsError, NotFoundError
 from kubetune.clients.cml_models import Job, JobRun, UsageResponse
 from kubetune.queue.outside import background
+from kubetune.targets.cml.jobs import find_job, stop_run
 from kubetune.targets.cml.states import (
     Ending,
     Limits,
@@ -33,7 +34,6 @@ from kubetune.targets.cml.states import (
     status_word,
     usage_row,
 )
-from kubetune.targets.cml.submission import find_job, stop_run
 from kubetune.targets.cml.workspace import Workspace, refused
 from kubetune.targets.errors import BackendError
 from kubetune.targets.values import FINISHED, Owner, RunState

@@ -153,6 +153,8 @@ def changes(job: Job, request: RunRequest, offer: Offer) -> JobChange | None:
 def build_run(request: RunRequest) -> CreateJobRunRequest:
     """One run of the job; what differs between attempts travels in its environment."""
     own = {plan.ENV_BATCH: request.batch.variable} if request.batch else {}
+    if request.resources.gpu:
+        own[plan.ENV_GPUS] = str(request.resources.gpu)
     return CreateJobRunRequest(environment={plan.ENV_ATTEMPT: str(request.attempt), **own})
 
 
@@ -209,7 +211,8 @@ def _with_workers(
         plan.ENV_SCRIPT: script,
         plan.ENV_WORKER_RESOURCES: json.dumps(_resources(request, offer)),
     }
-    names = {*environment, *added, plan.ENV_ATTEMPT, plan.ENV_BATCH} - {plan.ENV_WORKER_VARIABLES}
+    of_runs = {plan.ENV_ATTEMPT, plan.ENV_BATCH, plan.ENV_GPUS}
+    names = {*environment, *added, *of_runs} - {plan.ENV_WORKER_VARIABLES}
     return environment | added | {plan.ENV_WORKER_VARIABLES: ",".join(sorted(names))}
 
 

@@ -54,6 +54,8 @@ def _values(request: RunRequest, ca_file: str | None) -> list[JsonObject]:
         "OMP_NUM_THREADS": str(max(1, whole_cpus(request.resources.cpu) // request.processes)),
         "MLFLOW_TRACKING_URI": request.target.tracking.run_uri,
     }
+    if request.resources.gpu:
+        values[plan.ENV_GPUS] = str(request.resources.gpu)
     if request.batch:
         values[plan.ENV_BATCH] = request.batch.variable
     if names := request.target.code_variables:

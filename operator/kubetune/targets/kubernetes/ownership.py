@@ -7,7 +7,6 @@ no user's PUT removes it: in the template of a Job, and with the content of a pl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from kubetune import names
@@ -41,10 +40,10 @@ def mark_of(item: JsonObject, keys: Keyring) -> dict[str, str]:
 
 def has_mark(item: JsonObject, keys: Keyring) -> bool:
     """Whether the operator has made an object of this name, and a plan with this content."""
-    found = [_annotations(item).get(names.MARK)]
+    found = {_annotations(item).get(names.MARK)}
     if item["kind"] == "Job":
         template: JsonObject = item["spec"].get("template") or {}
-        found.append(_annotations(template).get(names.MARK))
+        found.add(_annotations(template).get(names.MARK))
     parts = _marked_parts(item)
     return any(mark and keys.verifies(mark, *parts) for mark in found)
 
@@ -172,8 +171,13 @@ def _why_not_owned(item: JsonObject, owner: Owner) -> str:
     if metadata["namespace"] != owner.namespace:
         return f"it is in another namespace than {owner.kind} {owner.namespace}/{owner.name}"
     reference = controller_of(item) or {}
-    told = tuple(reference.get(field) for field in ("apiVersion", "kind", "name", "uid"))
-    if told != (owner.api_version, owner.kind, owner.name, owner.uid):
+    # The uid first: it alone tells most apart.
+    if (
+        reference.get("uid") != owner.uid
+        or reference.get("name") != owner.name
+        or reference.get("kind") != owner.kind
+        or reference.get("apiVersion") != owner.api_version
+    ):
         return f"{owner.kind} {owner.name} isn't the one controller in its ownerReferences"
     return ""
 
@@ -181,10 +185,12 @@ def _why_not_owned(item: JsonObject, owner: Owner) -> str:
 def _marked_parts(item: JsonObject) -> tuple[str, ...]:
     """What the mark of an object is about. Plans: with the content, which is the run's."""
     kind, metadata = item["kind"], item["metadata"]
-    content = ()
+    content: list[str] = []
     if kind == "ConfigMap":
-        given = (item.get("data") or {}, item.get("binaryData") or {})
-        content = (names.digest(json.dumps(given, sort_keys=True)),)
+        for given in (item.get("data") or {}, item.get("binaryData") or {}):
+            content.append(str(len(given)))
+            for key in sorted(given):
+                content += (key, given[key])
     return (kind, metadata["namespace"], metadata["name"], *content)
 
 

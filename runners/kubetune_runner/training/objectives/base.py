@@ -121,10 +121,10 @@ class PreferenceObjective(Objective):
 
     def evaluate(self, trainer: Any, measure: Measure) -> Evaluation:
         """Loss and the objective's own metrics, under the names they have in training."""
-        found: Mapping[str, float] = trainer.held_out_metrics() if measure.rows else {}
+        found: Mapping[str, float] = trainer.held_out_metrics() if trainer.loss_rows else {}
         wanted = ("loss", *self.metrics)
         metrics = {f"eval_{name}": found[name] for name in wanted if name in found}
-        return Evaluation(metrics, [], [])
+        return Evaluation(metrics, [], [], loss_rows=trainer.loss_rows)
 
 
 class BatchMeans(RunTrainer):

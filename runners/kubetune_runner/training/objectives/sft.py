@@ -35,7 +35,7 @@ class SftRun(RunTrainer, SFTTrainer):
         return {"loss": self.held_out_loss()}
 
     def held_out_loss(self) -> float:
-        """Negative log-likelihood per labelled token, over all held-out rows."""
+        """Negative log-likelihood per labelled token, over the held-out rows."""
         model: Any = self.model
 
         def batch(rows: list[EncodedRow]) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from kubetune.api.schema.rules import Rule
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 DEFAULT_EVALUATION_FRACTION = 0.1
+MOST_HELD_OUT_BY_DEFAULT = 10_000
 DEFAULT_SPLIT_SEED = 42
+DEFAULT_LOSS_ROWS = 2000
+"""Held-out rows that a loss is a mean over, of jobs and of Evaluations."""
 
 
 def _about(role: Role) -> Rule:
@@ -89,22 +92,25 @@ class Splits(Value):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!has(self.evaluation) || self.evaluationFraction in [0.0, 0.1]",
+            cel="!has(self.evaluation) || !has(self.evaluationFraction) ||"
+            " self.evaluationFraction in [0.0, 0.1]",
             message="evaluationFraction is a share of the training split, and evaluation names"
             " another one to hold out: remove one of them",
             check=lambda splits: (
                 splits.evaluation is None
-                or splits.evaluation_fraction in (0, DEFAULT_EVALUATION_FRACTION)
+                or splits.evaluation_fraction in (None, 0, DEFAULT_EVALUATION_FRACTION)
             ),
             field="evaluationFraction",
         ),
         Rule(
-            cel="self.seed == 42 || (!has(self.evaluation) && self.evaluationFraction > 0.0)",
-            message="seed draws the share evaluationFraction of the training split, and nothing is"
-            " to be drawn: remove it",
+            cel="self.seed == 42 || has(self.evaluation) || !has(self.evaluationFraction) ||"
+            " self.evaluationFraction > 0.0",
+            message="seed draws held-out rows and those of them that a loss is measured on, and"
+            " evaluationFraction 0 holds out none: remove it",
             check=lambda splits: (
                 splits.seed == DEFAULT_SPLIT_SEED
-                or (splits.evaluation is None and splits.evaluation_fraction > 0)
+                or splits.evaluation is not None
+                or splits.evaluation_fraction != 0
             ),
             field="seed",
         ),
@@ -123,19 +129,27 @@ class Splits(Value):
         description="Source split to hold out. Default: `validation` or `test` where the source"
         " has one besides the training split, else a fraction of the training split.",
     )
-    evaluation_fraction: float = Field(
-        default=DEFAULT_EVALUATION_FRACTION,
+    evaluation_fraction: float | None = Field(
+        default=None,
         ge=0,
         le=0.9,
         description="Share of the training split that is held out when the source has no split"
-        " for it; 0 holds out nothing. Default 0.1.",
+        " for it, however many rows that is; 0 holds out nothing. Default 0.1, but at most 10,000"
+        " rows.",
     )
     seed: int = Field(
         default=DEFAULT_SPLIT_SEED,
         ge=0,
         le=2**31 - 1,
-        description="Seed of the random split. Default 42.",
+        description="Seed of the random split, and of the choice of held-out rows that a loss is"
+        " measured on. Default 42.",
     )
+
+    def held_out_of(self, count: int) -> int:
+        """How many of ``count`` rows are held out where the source has no split for it."""
+        if self.evaluation_fraction is not None:
+            return round(self.evaluation_fraction * count)
+        return min(round(DEFAULT_EVALUATION_FRACTION * count), MOST_HELD_OUT_BY_DEFAULT)
 
 
 CheckPolicy = Literal["Ignore", "Warn", "Refuse"]

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from kubetune.api.kinds.dataset.spec import DEFAULT_LOSS_ROWS
 from kubetune.api.kinds.evaluation.promotion import CandidateName, Promotion, Threshold
 from kubetune.api.metrics.harness import HarnessTask
 from kubetune.api.metrics.judge import Judge
@@ -111,6 +112,7 @@ _FROZEN = (
     "judges",
     "tasks",
     "maxRows",
+    "maxLossRows",
     "seed",
     "samples",
     "precision",
@@ -301,11 +303,19 @@ class EvaluationSpec(Value):
         default=256,
         ge=1,
         le=100000,
-        description="Rows that are measured at most, chosen by seed. Default 256.",
+        description="Rows that are answered and compared at most, chosen by seed. Default 256.",
+    )
+    max_loss_rows: int = Field(
+        default=DEFAULT_LOSS_ROWS,
+        ge=1,
+        le=2**31 - 1,
+        description="Rows that loss, perplexity and bitsPerByte are of at most, chosen by the seed"
+        " of the Dataset's splits: of held-out rows the same as in a FineTuneJob. Default 2000.",
     )
     seed: Seed = Field(
         default=42,
-        description="Seed of the choice of rows, of sampling and of the intervals. Default 42.",
+        description="Seed of the choice of rows to answer, of sampling and of the intervals."
+        " Default 42.",
     )
     samples: int = Field(
         default=8,

@@ -82,6 +82,9 @@ class CandidateStatus(Value):
         default=None, description="Rows whose prompt left no room for an answer."
     )
     tokens: int | None = Field(default=None, description="Tokens that the loss is a mean over.")
+    loss_rows: int | None = Field(
+        default=None, description="Rows that the loss is a mean over: at most maxLossRows."
+    )
     samples: bool | None = Field(default=None, description="Answers are stored for comparison.")
     metrics: Annotated[list[MetricResult], *keyed_by("name")] | None = Field(
         default=None, max_length=MAX_METRICS + 1, description="Results by metric."

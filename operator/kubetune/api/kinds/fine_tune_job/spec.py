@@ -299,7 +299,7 @@ class FineTuneJobSpec(TrainingSettings):
     transitions: ClassVar[tuple[TransitionRule, ...]] = (
         unchanged(
             _FROZEN,
-            "delete the job and make a new one",
+            "make a new job",
             always=("modelRef", "datasetRef", "objective", "reuse"),
         ),
         changed_while_suspended("resources"),

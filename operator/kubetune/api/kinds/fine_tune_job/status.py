@@ -131,6 +131,11 @@ class RowCounts(Value):
     hidden: int = Field(
         default=0, description="Rows with parts that their training text doesn't show."
     )
+    loss_rows: int | None = Field(
+        default=None,
+        description="Rows that the held-out loss is a mean over: those that can be used of at most"
+        " evaluation.maxLossRows.",
+    )
     answered: int | None = Field(
         default=None,
         description="Rows that exactMatch and tokenF1 are of: at most evaluation.maxRows of those"
