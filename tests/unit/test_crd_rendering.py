@@ -107,13 +107,13 @@ def test_every_field_is_described(kind: Kind) -> None:
 
 
 def test_the_largest_definition_is_small() -> None:
-    """With each object that it validates the API server walks through it."""
+    """Some 60 kB, as the bench has it; a rule for each field would make that twice as much."""
     sizes = {
         kind.kind: len(json.dumps(crd.custom_resource_definition(kind), separators=(",", ":")))
         for kind in KINDS
         if kind.kind == "FineTuneJob"
     }
-    assert max(sizes.values()) < 62_000, sizes
+    assert max(sizes.values()) < 65_000, sizes
 
 
 @each_kind

@@ -203,7 +203,7 @@ def _promotion() -> Rule:
         cel="!has(self.output) || !has(self.output.registry) ||"
         " !has(self.output.registry.promoteWhen) ||"
         f" self.output.registry.promoteWhen.all(r, r.metric in {{{lists}}}[self.objective])",
-        message="promoteWhen may ask for final metrics of the objective: see docs/objectives.md",
+        message="promoteWhen may ask for final metrics of the objective",
         check=check,
         field="output",
         exact=Message(

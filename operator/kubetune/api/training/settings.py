@@ -322,8 +322,8 @@ class TrlTrainer(Value):
     arguments: TrainerArguments | None = Field(
         default=None,
         description="Further arguments of the objective's trl configuration class, such as"
-        " adam_beta2. Typed hyperparameters have their own fields. What each is, and what trl's"
-        " default is: docs/trainer-arguments.md.",
+        " adam_beta2. Typed hyperparameters have their own fields. See"
+        " docs/trainer-arguments.md.",
     )
 
 
