@@ -15,7 +15,7 @@ from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.mlflow.upload import MERGED, describe, save, upload
 from kubetune_runner.model import adapter_files, merging
 from kubetune_runner.model.starting import StartingModel
-from kubetune_runner.text.encoding import EncodedRows
+from kubetune_runner.text.encoding import Counts
 
 if TYPE_CHECKING:
     from kubetune_runner.training.held_out import Evaluation
@@ -74,7 +74,7 @@ def upload_results(
     plan: RunPlan,
     tracker: Tracker,
     saved: Saved,
-    rows: Mapping[str, EncodedRows[Any]],
+    rows: Mapping[str, Counts],
     baseline: Evaluation | None,
     tuned: Evaluation,
     metrics: Mapping[str, float],

@@ -158,11 +158,9 @@ def test_rows_are_weighed_as_files_have_them(make_plan: PlanFactory) -> None:
         {"messages": [asked, said, asked, said | {"content": "no", "weight": 0.0}]},
         {"messages": [asked, said | {"weight": 0}]},
     ]
-    dataset = {"format": "messages", "splits": {"evaluationFraction": 0.0}}
-    plan = make_plan(rows=rows, held_out=[], dataset=dataset)
-    inputs = prepare(plan)
-    assert [row.reference for row in inputs.train.rows] == ["no", "yes"]
-    for row in inputs.train.rows:
+    inputs = prepare(make_plan(rows=rows, held_out=rows, dataset={"format": "messages"}))
+    assert [row.reference for row in inputs.evaluation.rows] == ["no", "yes"]
+    for row in inputs.evaluation.rows:
         text = inputs.tokenizer.decode([label for label in row.labels if label != IGNORED])
         assert text.startswith(row.reference)
         assert ("yes" in text) + ("no" in text) == 1

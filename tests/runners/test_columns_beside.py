@@ -138,7 +138,7 @@ def test_a_script_is_told_too(make_plan: PlanFactory, tmp_path: Path, case: str)
             dataset["refuseHidden"] = True
         plan = make_plan(rows=[good, good | beside], held_out=[], dataset=dataset)
         loaded = data.load(plan.dataset, None)
-        placed = list(zip(loaded.train, loaded.train_places, strict=True))
+        placed = list(loaded.train.placed())
         write: Any = (tmp_path, plan, "train", placed, [], None)
         if refuse and column:
             with pytest.raises(RunError, match=f"row 2 of .* column '{column}'"):

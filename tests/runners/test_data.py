@@ -237,7 +237,7 @@ def test_sizes_of_the_random_split(
     (tmp_path / "rows.jsonl").write_text(jsonl(ROWS[:rows]))
     loaded = load(files_plan(tmp_path, "*", splits={"evaluationFraction": fraction}), None)
     assert (len(loaded.train), len(loaded.evaluation)) == (rows - held_out, held_out)
-    both = [row["prompt"] for row in loaded.train + loaded.evaluation]
+    both = [row["prompt"] for row in (*loaded.train, *loaded.evaluation)]
     assert sorted(both) == sorted(row["prompt"] for row in ROWS[:rows])
 
 
@@ -286,7 +286,7 @@ def test_splits_of_files(name: str, tmp_path: Path) -> None:
     loaded = load(files_plan(tmp_path, "*.jsonl", splits=splits), None)
     assert {row["completion"] for row in loaded.train} == {train}
     assert {row["completion"] for row in loaded.evaluation} == {evaluation}
-    both = [row["prompt"] for row in loaded.train + loaded.evaluation]
+    both = [row["prompt"] for row in (*loaded.train, *loaded.evaluation)]
     assert len(both) == len(set(both))
 
 

@@ -184,7 +184,7 @@ def test_rows_of_a_script_count_and_refuse(
     plan = make_plan(rows=rows, held_out=[], dataset=WHOLE_SPLIT, training=training)
     tokenizer = prepare(plan).tokenizer
     loaded = data.load(plan.dataset, None)
-    placed = list(zip(loaded.train, loaded.train_places, strict=True))
+    placed = list(loaded.train.placed())
     counts = handover.write_rows(tmp_path, plan, "train", placed, [], tokenizer).rows.counts()
     assert (counts["hidden"], counts["used"]) == (part is not None, 2)
     dataset = WHOLE_SPLIT | {"refuseHidden": True}

@@ -122,7 +122,7 @@ def test_what_an_inspection_lets_pass_trains(
     assert len(rows) not in named
     # A script gets the same rows.
     loaded = data.load(plan.dataset, None)
-    placed = list(zip(loaded.train, loaded.train_places, strict=True))
+    placed = list(loaded.train.placed())
     written = handover.write_rows(tmp_path, plan, "train", placed, [], inputs.tokenizer)
     assert len(Path(written.files[ENV_TRAIN_DATA]).read_text().splitlines()) == 2
     assert written.rows.counts() == counts

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from kubetune.api.run.plan import DatasetPlan, PromptPlan
 from kubetune_runner.data.verdicts import Fault
 from kubetune_runner.errors import RunError
-from kubetune_runner.text.prompts import Example, choose, make_examples
+from kubetune_runner.text.prompts import Example, chosen, make_examples
 
 
 def dataset(format: str = "promptCompletion", **columns: str) -> DatasetPlan:
@@ -128,11 +127,10 @@ def test_an_example_without_an_answer_is_empty(example: Example, empty: bool) ->
 
 
 def test_a_fraction_keeps_the_order_and_at_least_one_row() -> None:
-    rows: list[dict[str, Any]] = [{"n": n} for n in range(100)]
-    half = choose(rows, 0.5, 1)
+    half = chosen(100, 0.5, 1)
     assert len(half) == 50
-    assert [row["n"] for row in half] == sorted(row["n"] for row in half)
-    assert choose(rows, 0.5, 1) == half
-    assert choose(rows, 0.5, 2) != half
-    assert len(choose(rows[:1], 0.01, 1)) == 1
-    assert json.dumps(choose(rows, 1.0, 1)) == json.dumps(rows)
+    assert list(half) == sorted(half)
+    assert chosen(100, 0.5, 1) == half
+    assert chosen(100, 0.5, 2) != half
+    assert len(chosen(1, 0.01, 1)) == 1
+    assert list(chosen(100, 1.0, 1)) == list(range(100))

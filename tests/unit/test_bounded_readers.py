@@ -57,6 +57,7 @@ ALLOWED = {
     "runner/data/readers.py": "the run's own data, of any size; nesting is a problem of a row",
     "runner/data/sources/http.py": "counts bytes and time into a file",
     "runner/data/strict_json.py": "one row at a time; its caller tells of nesting",
+    "runner/data/stored.py": "rows that this run has written, one at a time, of a bounded size",
     "runner/evaluate/judge.py": "counts bytes and time",
     "runner/evaluate/judge_reply.py": "a reply that was read within bounds",
     "runner/evaluate/user_metric_child.py": "the process of the user's own code",
@@ -67,6 +68,7 @@ ALLOWED = {
     "runner/own_code/script.py": "compiles the user's own script",
     "runner/sample/model.py": "makes the sample of the quickstart",
     "runner/scores.py": "an answer of the measured model, whose length is bounded",
+    "runner/tokenized/keys.py": "the runner's own files",
     "runner/training/trainer.py": "a checkpoint whose seal was checked",
 }
 """Files with readers, and why these read what is bounded already or nobody else's."""

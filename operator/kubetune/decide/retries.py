@@ -138,6 +138,7 @@ CAUSES: tuple[Cause, ...] = (
             "HubThrottled",
             "HubUnreachable",
             "HttpTooSlow",
+            "DiskFull",
             "HttpUnreachable",
             "RegistryUnavailable",
             "RegistryUnreachable",

@@ -1,7 +1,7 @@
 """Reads the rows of a dataset for training; an inspection reads them with ``reading`` itself.
 
 sources finds the files of each split, readers turns a file into rows, reading walks through
-them once (digests, columns, problems) and splits holds rows out.
+them once (digests, columns, problems), splits holds rows out, and stored keeps them on disk.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from kubetune.api.kinds.inspection import Column, Problem
 from kubetune.api.run.plan import DatasetPlan
 
 from kubetune_runner.data.readers import Row
+from kubetune_runner.data.stored import Rows
 from kubetune_runner.data.verdicts import Place
+from kubetune_runner.data.watching import UNWATCHED, Watch
 from kubetune_runner.errors import RunError
 
-__all__ = ["LoadedDataset", "Place", "Row", "check_unchanged", "load"]
+__all__ = ["LoadedDataset", "Place", "Row", "Rows", "check_unchanged", "load"]
 
 
 @dataclass(frozen=True)
 class LoadedDataset:
-    """All rows of the two splits, in source order.
+    """All rows of the two splits, in source order, on disk.
 
     A row maps column names to JSON values (str, int, float, bool, None, list, dict). Cells of
     a CSV file are text as written; an empty cell is "". Columns may be absent from a row of
     a json or jsonl source.
     """
 
-    train: list[Row]
-    evaluation: list[Row]
+    train: Rows
+    evaluation: Rows
     """Held-out rows; may be empty."""
     columns: list[Column]
     digest: str
@@ -39,31 +41,29 @@ class LoadedDataset:
     """Commit of a hub source."""
     problems: list[Problem]
     """What is odd but doesn't stop a run, such as empty completions."""
-    train_places: list[Place]
-    """Where each row of ``train`` stands in the source."""
-    evaluation_places: list[Place]
-    """The same of ``evaluation``."""
 
 
-def load(plan: DatasetPlan, token: str | None) -> LoadedDataset:
+def load(plan: DatasetPlan, token: str | None, watch: Watch = UNWATCHED) -> LoadedDataset:
     """Read the rows of a dataset and split them; the digests are for the caller to compare.
 
     Raises RunError when rows can't be read (InvalidRows, NoRows, NoFiles, ...), the hub
-    refuses (HubAccessDenied, HubNotFound) or is away (HubThrottled, HubUnreachable).
+    refuses (HubAccessDenied, HubNotFound) or is away (HubThrottled, HubUnreachable), or the disk is
+    full (DiskFull).
     """
-    from kubetune_runner.data.reading import ALL_ROWS, read
+    from kubetune_runner.data.reading import read
+    from kubetune_runner.data.stored import StoredRows
 
-    reading = read(plan, token, keep_rows=ALL_ROWS)
+    stored = StoredRows()
+    reading = read(plan, token, visit=stored.add, watch=watch)
+    stored.finish()
     return LoadedDataset(
-        train=reading.train_rows(),
-        evaluation=reading.evaluation_rows(),
+        train=reading.train_rows(stored),
+        evaluation=reading.evaluation_rows(stored),
         columns=reading.columns,
         digest=reading.digest,
         split_digest=reading.split_digest,
         revision=reading.revision,
         problems=reading.findings.all(),
-        train_places=reading.train_places(),
-        evaluation_places=reading.evaluation_places(),
     )
 
 

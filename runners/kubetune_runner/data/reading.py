@@ -1,13 +1,12 @@
 """Walks through the rows once: digests, columns, problems, and the rows where they are kept.
 
-Memory without kept rows is 36 bytes a row, so an inspection can read what a run couldn't hold.
+Memory is 36 bytes a row besides those that are kept; ``stored`` keeps all of them on disk.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
@@ -23,10 +22,11 @@ from kubetune_runner.data.findings import Findings, quote
 from kubetune_runner.data.readers import ROW_LIMIT_BYTES, Note, Row, SourceFile, read_file
 from kubetune_runner.data.sources import open_source
 from kubetune_runner.data.splits import HASH_BYTES, choose_splits, hold_out
+from kubetune_runner.data.stored import Rows, StoredRows
 from kubetune_runner.data.verdicts import Place
+from kubetune_runner.data.watching import EVERY_ROWS, UNWATCHED, Report, Watch
 from kubetune_runner.errors import RunError
 
-ALL_ROWS = sys.maxsize
 NESTING = 100
 """Lists and maps in each other: libraries that meet deeper ones later on end with an error."""
 _TOO_DEEP = f"the row has more than {NESTING} nested lists and maps; write them as text"
@@ -99,29 +99,32 @@ class Reading:
     def evaluation_count(self) -> int:
         return self.evaluation.count if self.evaluation else sum(self.held_out)
 
-    def train_rows(self) -> list[Row]:
-        return [self.train.rows[at] for at in self._kept(0)]
+    def first_rows(self) -> list[Row]:
+        """The rows that were kept and train."""
+        rows = zip(self.train.rows, self.held_out, strict=False)
+        return [row for row, held_out in rows if not held_out]
 
-    def train_places(self) -> list[Place]:
-        """Where the rows of ``train_rows`` stand."""
-        return [Place(*self.train.place(at)) for at in self._kept(0)]
+    def train_rows(self, stored: StoredRows) -> Rows:
+        """The rows that train, of all that were stored."""
+        return Rows(stored, self._numbers(0), self._place)
 
-    def evaluation_rows(self) -> list[Row]:
+    def evaluation_rows(self, stored: StoredRows) -> Rows:
+        """The rows that are held out."""
+        numbers = self._numbers(1)
         if self.evaluation:
-            return self.evaluation.rows
-        return [self.train.rows[at] for at in self._kept(1)]
+            first = self.train.count
+            numbers = range(first, first + self.evaluation.count)
+        return Rows(stored, numbers, self._place)
 
-    def evaluation_places(self) -> list[Place]:
-        """Where the rows of ``evaluation_rows`` stand."""
-        if self.evaluation:
-            rows = range(len(self.evaluation.rows))
-            return [Place(*self.evaluation.place(at)) for at in rows]
-        return [Place(*self.train.place(at)) for at in self._kept(1)]
+    def _place(self, number: int) -> Place:
+        """Where a row stands: those of the training split come first."""
+        if self.evaluation and number >= self.train.count:
+            return Place(*self.evaluation.place(number - self.train.count))
+        return Place(*self.train.place(number))
 
-    def _kept(self, side: int) -> list[int]:
-        """Rows of the training split that were kept and train (0) or are held out (1)."""
-        rows = zip(range(len(self.train.rows)), self.held_out, strict=False)
-        return [at for at, held_out in rows if held_out == side]
+    def _numbers(self, side: int) -> array[int]:
+        """Rows of the training split that train (0) or are held out (1)."""
+        return array("Q", (at for at, held_out in enumerate(self.held_out) if held_out == side))
 
     def _pick(self, side: int) -> bytes:
         return b"".join(
@@ -132,11 +135,16 @@ class Reading:
 
 
 def read(
-    plan: DatasetPlan, token: str | None, *, keep_rows: int, visit: Visitor | None = None
+    plan: DatasetPlan,
+    token: str | None,
+    *,
+    keep_rows: int = 0,
+    visit: Visitor | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Reading:
     """Read every row of the splits that are used, and keep the first ones of each.
 
-    ``visit`` sees each row that could be read.
+    ``visit`` sees each row that could be read, in order.
 
     Raises RunError as ``data.load`` does. Rows that can't be used raise
     RowsRefusedError.
@@ -147,9 +155,12 @@ def read(
     with open_source(plan, token, findings) as source:
         choice = choose_splits(plan.splits, sorted(source.splits))
         splits = [SplitReading(name) for name in choice.names]
+        report = watch.begin("reading", "rows")
         for split in splits:
+            before = sum(each.count for each in splits)
             for file in source.splits[split.name]:
-                _read_rows(file, split, types, check, findings, keep_rows, visit)
+                told = _Told(report, before)
+                _read_rows(file, split, types, check, findings, keep_rows, visit, told)
     columns = types.columns(findings)
     train = splits[0]
     evaluation = splits[1] if len(splits) > 1 else None
@@ -172,6 +183,17 @@ def read(
         unusable=check.unusable,
         trainable=sum(check.usable[at] for at, held in enumerate(held_out) if not held),
     )
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Reports the rows of a split; ``before`` are those of the one before it."""
+
+    report: Report
+    before: int
+
+    def __call__(self, rows: int) -> None:
+        self.report(self.before + rows, None)
 
 
 def _note_unused_fraction(plan: DatasetPlan, split: str, findings: Findings) -> None:
@@ -213,6 +235,7 @@ def _read_rows(
     findings: Findings,
     keep_rows: int,
     visit: Visitor | None,
+    told: _Told,
 ) -> None:
     split.files.append((split.count, file.name))
     for item in read_file(file):
@@ -235,6 +258,8 @@ def _read_rows(
             split.rows.append(row)
         if visit:
             visit(row)
+        if split.count % EVERY_ROWS == 0:
+            told(split.count)
 
 
 def digest_of(row: Row) -> bytes | None:

@@ -28,7 +28,7 @@ def render_sample(plan: DatasetPlan, prompt: PromptPlan | None, token: str | Non
     """
     reading = read(plan, token, keep_rows=KEPT_ROWS)
     known = [column.name for column in reading.columns]
-    rows = reading.train_rows()
+    rows = reading.first_rows()
     if prompt is None and plan.format in ("preference", "unpairedPreference"):
         before, answer = _preference(plan, rows)
         return PromptSample(prompt=_cut(before), completion=_cut(answer))

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from kubetune_runner.results import Saved, folder_of, upload_results
 from kubetune_runner.signals import StopSignal
 from kubetune_runner.surroundings import kept_out
 from kubetune_runner.text import prompts
-from kubetune_runner.text.encoding import EncodedRow, EncodedRows, encode
+from kubetune_runner.text.encoding import Counts, EncodedRow, EncodedRows, encode
 from kubetune_runner.training.out_of_memory import Kills
 from kubetune_runner.training.workers import worker_of
 
@@ -55,7 +55,7 @@ class _Job:
     """Folder of this attempt."""
     command: list[str]
     """Empty for axolotl, whose configuration needs everything else."""
-    train: EncodedRows[data.Row] = field(default_factory=EncodedRows[data.Row])
+    train: Counts = field(default_factory=Counts)
     """The rows that train."""
     rows: dict[str, str] = field(default_factory=dict[str, str])
     """Variables that name the rows' files."""
@@ -92,7 +92,7 @@ def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[st
         job = _Job(plan, start, scratch, command)
         _write(job, loaded)
         startup_gc.over()
-        tracker.metrics({"train_rows_used": float(len(job.train.rows))}, 0)
+        tracker.metrics({"train_rows_used": float(job.train.used)}, 0)
         result = found.earlier(job.results, plan.lineage_digest)
         if worker_of(plan):
             if result is None:
@@ -119,8 +119,8 @@ def _write(job: _Job, loaded: data.LoadedDataset) -> None:
         log.warning("what a chat template shows isn't known: %s", error)
         tokenizer = None
     share = (plan.training.data_fraction, plan.training.data_seed)
-    train = prompts.choose(list(zip(loaded.train, loaded.train_places, strict=True)), *share)
-    held_out = list(zip(loaded.evaluation, loaded.evaluation_places, strict=True))
+    train = loaded.train.pick(prompts.chosen(len(loaded.train), *share)).placed()
+    held_out = loaded.evaluation.placed()
     known = [column.name for column in loaded.columns]
     written = handover.write_rows(job.scratch, plan, "train", train, known, tokenizer)
     others = handover.write_rows(job.scratch, plan, "eval", held_out, known, tokenizer)
@@ -226,7 +226,7 @@ def _finish(
     result: Found,
     steps: int,
     tracker: Tracker,
-    held_out: list[data.Row],
+    held_out: data.Rows,
 ) -> Outcome:
     """Measure and upload the result."""
     plan = job.plan
@@ -270,7 +270,7 @@ def _finish(
         dtype = merging.merge(job.start.base, job.start.folder, result.folder, whole)
         describe(tokenizer, dtype, whole, **about)
     saved = Saved(result.folder, whole)
-    splits: dict[str, EncodedRows[Any]] = {"train": job.train, "evaluation": rows}
+    splits: dict[str, Counts] = {"train": job.train, "evaluation": rows}
     summary: dict[str, Any] = {
         "metrics": metrics,
         **upload_results(plan, tracker, saved, splits, measured.baseline, measured.tuned, metrics),
@@ -299,14 +299,14 @@ def _tokenizer(job: _Job, result: Found) -> Any:
 
 
 def _encoded(
-    plan: RunPlan, rows: list[data.Row], tokenizer: Any
+    plan: RunPlan, rows: Sequence[data.Row], tokenizer: Any
 ) -> tuple[EncodedRows[EncodedRow], bool]:
     """The held-out rows, and whether they are chats; none where they make no text.
 
     What can't be measured doesn't cost a result that is there.
     """
     try:
-        examples = prompts.make_examples(rows, plan.dataset, plan.prompt)
+        examples = prompts.make_examples(list(rows), plan.dataset, plan.prompt)
         chat = any(example.messages is not None for example in examples)
         limit = plan.training.hyperparameters.max_length
         return encode(examples, tokenizer, limit), chat

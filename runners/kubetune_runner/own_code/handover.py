@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,12 @@ from kubetune_runner import surroundings
 from kubetune_runner.data import Row
 from kubetune_runner.data.preferences import pair_of, rated_of
 from kubetune_runner.data.spoken import Spoken, spoken_of
+from kubetune_runner.data.stored import BATCH_ROWS, naming_a_full_disk
 from kubetune_runner.data.verdicts import Fault, Place, fault_of
 from kubetune_runner.errors import RunError
-from kubetune_runner.hidden import count_hidden, tell
+from kubetune_runner.hidden import find_hidden, said_of
 from kubetune_runner.text.chats import TEMPLATE_REFUSES
-from kubetune_runner.text.encoding import EncodedRows
+from kubetune_runner.text.encoding import Counts
 from kubetune_runner.text.prompts import Example, make_examples
 from kubetune_runner.training import checkpoints
 
@@ -57,14 +59,14 @@ class Written:
 
     files: dict[str, str]
     """Variables that name the files."""
-    rows: EncodedRows[Row]
+    rows: Counts
 
 
 def write_rows(
     folder: Path,
     plan: RunPlan,
     split: Split,
-    placed: list[Placed],
+    placed: Iterable[Placed],
     known: list[str],
     tokenizer: Any,
 ) -> Written:
@@ -75,22 +77,32 @@ def write_rows(
     ColumnMissing and, where the Dataset asks for it, PartsHidden.
     """
     rendered, raw = _VARIABLES[split]
-    made = _made(plan, placed, known)
-    kept = [one for one in made if not isinstance(one, Fault)]
-    faults = [one for one in made if isinstance(one, Fault)]
-    result = EncodedRows(
-        rows=[one.row for one in kept],
-        empty=sum(fault.empty for fault in faults),
-        unusable=sum(not fault.empty for fault in faults),
-    )
-    result.hidden = _hidden(kept, tokenizer, refuse=bool(plan.dataset.refuse_hidden))
-    if not placed:
-        return Written({}, result)
-    files = {
-        rendered: _write(folder / f"{split}.jsonl", result.rows),
-        raw: _write(folder / f"{split}-rows.jsonl", (row for row, _ in placed)),
-    }
-    return Written(files, result)
+    paths = {rendered: folder / f"{split}.jsonl", raw: folder / f"{split}-rows.jsonl"}
+    result = Counts()
+    refuse = bool(plan.dataset.refuse_hidden)
+    waiting = iter(placed)
+    with (
+        naming_a_full_disk("the rows", folder),
+        paths[rendered].open("w", encoding="utf-8") as trained,
+        paths[raw].open("w", encoding="utf-8") as whole,
+    ):
+        while batch := list(islice(waiting, BATCH_ROWS)):
+            for one in _made(plan, batch, known):
+                if isinstance(one, Fault):
+                    result.empty += one.empty
+                    result.unusable += not one.empty
+                    continue
+                result.used += 1
+                if hidden := _hidden(one, tokenizer, refuse=refuse):
+                    if not result.hidden:
+                        log.warning("%s", hidden)
+                    result.hidden += 1
+                trained.write(json.dumps(one.row, ensure_ascii=False) + "\n")
+            for row, _ in batch:
+                whole.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if not whole.tell():
+            return Written({}, result)
+    return Written({name: str(path) for name, path in paths.items()}, result)
 
 
 def environment(
@@ -166,30 +178,15 @@ def _preference(row: Row, place: Place, dataset: DatasetPlan) -> _Made | Fault:
     return _Made(columns_of_trl, spoken_of(row, dataset.format, columns), place)
 
 
-def _hidden(made: list[_Made], tokenizer: Any, *, refuse: bool) -> int:
-    """How many rows have what nobody will see."""
-    count = 0
-    for one in made:
-        if getattr(tokenizer, "chat_template", None):
-            try:
-                found = count_hidden(
-                    [(one.place, one.spoken)], tokenizer, refuse=refuse, quiet=count > 0
-                )
-            except RunError as error:
-                if error.reason != TEMPLATE_REFUSES:
-                    raise
-            else:
-                count += found
-                continue
-        # The code has a template of its own.
-        if one.spoken.unread:
-            count += 1
-            tell(one.place, one.spoken.unread, first=count == 1, refuse=refuse)
-    return count
-
-
-def _write(path: Path, rows: Iterable[Any]) -> str:
-    with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return str(path)
+def _hidden(made: _Made, tokenizer: Any, *, refuse: bool) -> str:
+    """What nobody will see of a row, as a sentence; empty where there is nothing."""
+    if getattr(tokenizer, "chat_template", None):
+        try:
+            return find_hidden([(made.place, made.spoken)], tokenizer, refuse=refuse).first
+        except RunError as error:
+            if error.reason != TEMPLATE_REFUSES:
+                raise
+    # The code has a template of its own.
+    if made.spoken.unread:
+        return said_of(made.place, made.spoken.unread, refuse=refuse)
+    return ""

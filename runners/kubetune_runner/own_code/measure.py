@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +40,7 @@ class Measured:
 class _Model:
     """What ``evaluate`` asks of a trainer."""
 
-    def __init__(self, model: Any, tokenizer: Any, rows: list[EncodedRow], batch: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, rows: Sequence[EncodedRow], batch: int) -> None:
         self.model = model
         self.args = SimpleNamespace(per_device_eval_batch_size=batch)
         self._pad = tokenizer.pad_token_id
@@ -66,8 +67,8 @@ def measure(
     start: StartingModel,
     found: Found,
     tokenizer: Any,
-    rows: list[EncodedRow],
-    with_loss: list[EncodedRow],
+    rows: Sequence[EncodedRow],
+    with_loss: Sequence[EncodedRow],
 ) -> Measured:
     """Load the result and measure it, and the model before it where that is asked for.
 

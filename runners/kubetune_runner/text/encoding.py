@@ -6,15 +6,15 @@ where generation starts. Those of chats are made in ``chats``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
 
 from kubetune.api.training.settings import LongRows
 
 from kubetune_runner.answering.shape import view
 from kubetune_runner.errors import RunError
-from kubetune_runner.hidden import count_hidden
+from kubetune_runner.hidden import find_hidden
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.text.chats import (
     IGNORED,
@@ -25,7 +25,17 @@ from kubetune_runner.text.chats import (
 )
 from kubetune_runner.text.prompts import Example
 
-__all__ = ["IGNORED", "EncodedRow", "EncodedRows", "closed", "encode", "end_of", "prompt_token_ids"]
+__all__ = [
+    "IGNORED",
+    "Counts",
+    "EncodedRow",
+    "EncodedRows",
+    "check_lengths",
+    "closed",
+    "encode",
+    "end_of",
+    "prompt_token_ids",
+]
 
 
 @dataclass(frozen=True)
@@ -46,11 +56,14 @@ class EncodedRow:
 EncodedT = TypeVar("EncodedT")
 
 
-@dataclass
-class EncodedRows(Generic[EncodedT]):
-    """The rows of one split, and what became of the others."""
+_MAXIMA = ("longest", "largest")
 
-    rows: list[EncodedT] = field(default_factory=list[EncodedT])
+
+@dataclass
+class Counts:
+    """What became of the rows of a split, or of some of them."""
+
+    used: int = 0
     empty: int = 0
     """Rows without an answer or text; they are left out."""
     unusable: int = 0
@@ -63,11 +76,23 @@ class EncodedRows(Generic[EncodedT]):
     """Rows longer than maxLength that are left out by data.longRows."""
     hidden: int = 0
     """Rows with parts that their text doesn't show."""
+    encoded: int = 0
+    """Rows that became token ids, whether they are used or not."""
+    longest: int = 0
+    """Tokens of the longest row that was dropped."""
+    largest: int = 0
+    """The largest token id of the rows that are used."""
+
+    def add(self, other: Counts) -> None:
+        """Count other rows too."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            setattr(self, name, max(mine, value) if name in _MAXIMA else mine + value)
 
     def counts(self) -> dict[str, int]:
         """What became of the rows, as status.result.rows has it."""
         return {
-            "used": len(self.rows),
+            "used": self.used,
             "empty": self.empty,
             "unusable": self.unusable,
             "cut": self.cut,
@@ -75,6 +100,25 @@ class EncodedRows(Generic[EncodedT]):
             "dropped": self.dropped,
             "hidden": self.hidden,
         }
+
+
+@dataclass
+class EncodedRows(Counts, Generic[EncodedT]):
+    """Encoded rows, and what became of the others."""
+
+    rows: Sequence[EncodedT] = field(default_factory=list[EncodedT])
+    notes: dict[str, str] = field(default_factory=dict[str, str])
+    """By kind: a sentence for the log on the first row of which there is something to say."""
+
+    def note(self, kind: str, sentence: str) -> None:
+        """Keep a sentence, if it is the first of its kind."""
+        if sentence:
+            self.notes.setdefault(kind, sentence)
+
+    @property
+    def tally(self) -> Counts:
+        """The numbers alone."""
+        return Counts(**{each.name: getattr(self, each.name) for each in fields(Counts)})
 
 
 def encode(
@@ -85,42 +129,58 @@ def encode(
     *,
     refuse_hidden: bool = False,
 ) -> EncodedRows[EncodedRow]:
-    """Encode the examples of a split, none of them longer than ``max_length`` tokens.
+    """Encode examples, none of them longer than ``max_length`` tokens.
 
-    With ``refuse_hidden`` rows of which the text doesn't show everything raise RunError.
+    With ``refuse_hidden`` rows of which the text doesn't show everything raise RunError. Whether
+    long ones end the run is for ``check_lengths``, when all are encoded.
 
-    Raises RunError ChatTemplateMissing, ChatTemplateUnsupported, PartsHidden or RowsTooLong.
+    Raises RunError ChatTemplateMissing, ChatTemplateUnsupported or PartsHidden.
     """
     result = EncodedRows[EncodedRow]()
-    longest = too_long = 0
+    rows: list[EncodedRow] = []
     filled = [example for example in examples if not (example.empty or example.unusable)]
     result.empty = sum(example.empty for example in examples)
     result.unusable = sum(example.unusable for example in examples)
     spoken = ((each.place, each.spoken) for each in filled)
-    result.hidden = count_hidden(spoken, tokenizer, refuse=refuse_hidden)
+    hidden = find_hidden(spoken, tokenizer, refuse=refuse_hidden)
+    result.hidden = hidden.count
+    result.note("hidden", hidden.first)
     for row in _encoded(filled, tokenizer):
         if len(row.input_ids) > max_length and long_rows != "truncate":
-            too_long += 1
-            longest = max(longest, len(row.input_ids))
+            result.dropped += 1
+            result.longest = max(result.longest, len(row.input_ids))
             continue
-        kept = replace(row, input_ids=row.input_ids[:max_length], labels=row.labels[:max_length])
-        # The first token has no predecessor to be predicted from.
-        if all(label == IGNORED for label in kept.labels[1:]):
-            whole = all(label == IGNORED for label in row.labels[1:])
+        kept = row
+        if len(row.input_ids) > max_length:
+            ids, labels = row.input_ids[:max_length], row.labels[:max_length]
+            kept = replace(row, input_ids=ids, labels=labels)
+        if _learns_nothing(kept):
+            whole = _learns_nothing(row)
             result.empty += whole
             result.cut_away += not whole
             continue
         result.cut += len(row.input_ids) > max_length
-        result.rows.append(kept)
-    if too_long and long_rows == "refuse":
-        raise RunError(
-            "RowsTooLong",
-            f"{too_long} of {len(filled)} rows have more than hyperparameters.maxLength"
-            f" {max_length} tokens, the longest {longest}, and data.longRows is refuse: raise"
-            " maxLength, or set longRows to truncate or drop",
-        )
-    result.dropped = too_long
+        rows.append(kept)
+    result.rows, result.used, result.encoded = rows, len(rows), len(filled)
     return result
+
+
+def _learns_nothing(row: EncodedRow) -> bool:
+    """Whether no token has a label; the first one has no predecessor to be predicted from."""
+    learned = row.labels[1:]
+    return learned.count(IGNORED) == len(learned)
+
+
+def check_lengths(found: Counts, max_length: int, long_rows: LongRows) -> None:
+    """Raise RunError RowsTooLong where rows of a split are, and that is to be refused."""
+    if not found.dropped or long_rows != "refuse":
+        return
+    raise RunError(
+        "RowsTooLong",
+        f"{found.dropped} of {found.encoded} rows have more than hyperparameters.maxLength"
+        f" {max_length} tokens, the longest {found.longest}, and data.longRows is refuse: raise"
+        " maxLength, or set longRows to truncate or drop",
+    )
 
 
 def prompt_token_ids(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
@@ -161,11 +221,13 @@ def _pairs(examples: list[Example], tokenizer: Any) -> Iterator[EncodedRow]:
     prompts = prompt_token_ids(tokenizer, [e.prompt for e in examples])
     answers = [e.completion or "" for e in examples]
     whole = prompt_token_ids(tokenizer, [f"{e.prompt}{e.completion}" for e in examples])
-    alone: list[list[int]] = tokenizer(answers, add_special_tokens=False)["input_ids"]
-    for example, prompt, joint, separate in zip(examples, prompts, whole, alone, strict=True):
+    for example, prompt, joint, text in zip(examples, prompts, whole, answers, strict=True):
         # Tokens of the joint text are more natural, but generation starts from the prompt's own
         # tokens: where the two disagree the answer is encoded by itself.
-        answer = joint[len(prompt) :] if joint[: len(prompt)] == prompt else separate
+        if joint[: len(prompt)] == prompt:
+            answer = joint[len(prompt) :]
+        else:
+            answer = tokenizer(text, add_special_tokens=False)["input_ids"]
         answer = closed(answer, tokenizer)
         yield EncodedRow(
             [*prompt, *answer],

@@ -6,7 +6,6 @@ rows, and what becomes of each row is counted.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,9 @@ from kubetune.api.rows import DatasetFormat
 from kubetune_runner.data.preferences import Row, Text, pair_of, rated_of
 from kubetune_runner.data.spoken import spoken_of
 from kubetune_runner.data.verdicts import Place, fault_of
-from kubetune_runner.hidden import count_hidden
+from kubetune_runner.hidden import find_hidden
 from kubetune_runner.text.chats import chat_text, naming, prompt_text
 from kubetune_runner.text.encoding import EncodedRows, closed, prompt_token_ids
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,9 +56,9 @@ def encode_pairs(
     raise RunError. Raises RunError ChatTemplateMissing, ChatTemplateUnsupported or PartsHidden.
     """
     result = EncodedRows[EncodedPair]()
+    kept: list[EncodedPair] = []
     where = places or [None] * len(rows)
-    alike = 0
-    result.hidden = _hidden(rows, "preference", columns, tokenizer, where, refuse_hidden)
+    _count_hidden(result, rows, "preference", columns, tokenizer, where, refuse_hidden)
     for row, place in zip(rows, where, strict=True):
         if _left_out(row, "preference", columns, result):
             continue
@@ -73,22 +70,21 @@ def encode_pairs(
         if chosen == rejected:
             # What tells them apart isn't shown by the chat template.
             result.unusable += 1
-            if not alike:
-                log.warning("%s: both answers are the same text; left out", place or "a row")
-            alike += 1
+            result.note("alike", f"{place or 'a row'}: both answers are the same text; left out")
             continue
         room = max_length - len(prompt)
         too_long = max(len(chosen), len(rejected)) > room
         if too_long and not cut:
             result.cut_away += 1
             continue
-        kept = EncodedPair(prompt, chosen[: max(room, 0)], rejected[: max(room, 0)])
-        if kept.chosen_ids == kept.rejected_ids:
+        pair_kept = EncodedPair(prompt, chosen[: max(room, 0)], rejected[: max(room, 0)])
+        if pair_kept.chosen_ids == pair_kept.rejected_ids:
             # Nothing is left of an answer, or of the difference.
             result.cut_away += 1
             continue
         result.cut += too_long
-        result.rows.append(kept)
+        kept.append(pair_kept)
+    result.rows, result.used = kept, len(kept)
     return result
 
 
@@ -103,8 +99,9 @@ def encode_rated(
 ) -> EncodedRows[EncodedRated]:
     """Encode rows of format unpairedPreference, as ``encode_pairs`` does pairs."""
     result = EncodedRows[EncodedRated]()
+    kept: list[EncodedRated] = []
     where = places or [None] * len(rows)
-    result.hidden = _hidden(rows, "unpairedPreference", columns, tokenizer, where, refuse_hidden)
+    _count_hidden(result, rows, "unpairedPreference", columns, tokenizer, where, refuse_hidden)
     for row, place in zip(rows, where, strict=True):
         if _left_out(row, "unpairedPreference", columns, result):
             continue
@@ -116,25 +113,29 @@ def encode_rated(
             result.cut_away += 1
             continue
         result.cut += len(answer) > room
-        result.rows.append(EncodedRated(prompt, answer[:room], rated.label))
+        kept.append(EncodedRated(prompt, answer[:room], rated.label))
+    result.rows, result.used = kept, len(kept)
     return result
 
 
-def _hidden(
+def _count_hidden(
+    result: EncodedRows[Any],
     rows: Sequence[Row],
     format: DatasetFormat,
     columns: ColumnMapping,
     tokenizer: Any,
     places: Sequence[Place | None],
     refuse: bool,
-) -> int:
-    """How many rows have parts that their text doesn't show."""
+) -> None:
+    """Count the rows that have parts which their text doesn't show."""
     spoken = (
         (place, spoken_of(row, format, columns))
         for row, place in zip(rows, places, strict=True)
         if fault_of(row, format, columns) is None
     )
-    return count_hidden(spoken, tokenizer, refuse=refuse)
+    hidden = find_hidden(spoken, tokenizer, refuse=refuse)
+    result.hidden = hidden.count
+    result.note("hidden", hidden.first)
 
 
 def _left_out(

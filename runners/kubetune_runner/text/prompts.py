@@ -11,7 +11,7 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 
 from kubetune.api.kinds.dataset.spec import ColumnMapping
 from kubetune.api.kinds.prompt_template.spec import as_text, render, slots
@@ -24,7 +24,6 @@ from kubetune_runner.data.turns import REASONING, answers
 from kubetune_runner.data.verdicts import Fault, Place, fault_of
 from kubetune_runner.errors import RunError
 
-T = TypeVar("T")
 Row = dict[str, Any]
 Message = dict[str, Any]
 """role and content; of the assistant maybe tool_calls, of a tool maybe name and tool_call_id."""
@@ -83,13 +82,14 @@ def _bytes_said(turn: Message) -> int:
     return sum(len(str(part).encode(errors="replace")) for part in said)
 
 
-def choose(rows: Sequence[T], fraction: float, seed: int) -> list[T]:
-    """A share of the rows, at least one, in their order; the same for the same seed."""
-    if fraction >= 1:
-        return list(rows)
-    count = max(1, ceil(len(rows) * fraction))
-    chosen = random.Random(seed).sample(range(len(rows)), count)  # noqa: S311 - not a secret
-    return [rows[i] for i in sorted(chosen)]
+def chosen(count: int, fraction: float, seed: int) -> Sequence[int]:
+    """Which of ``count`` rows are a share of them, at least one, in their order; the same for the
+    same seed.
+    """
+    if fraction >= 1 or not count:
+        return range(count)
+    wanted = max(1, ceil(count * fraction))
+    return sorted(random.Random(seed).sample(range(count), wanted))  # noqa: S311 - not a secret
 
 
 def make_examples(

@@ -58,10 +58,8 @@ def make_trainer(
         return starting.load(inputs.start, settings, quantized, score_seed=seed)
 
     model = load()
-    rows = (
-        ids for split in inputs.splits.values() for row in split.rows for ids in _token_ids(row)
-    )
-    loading.check_tokens(plan.model.name, model, inputs.tokenizer, rows)
+    largest = [[split.largest] for split in inputs.splits.values()]
+    loading.check_tokens(plan.model.name, model, inputs.tokenizer, largest)
     is_new = inputs.start.adapter is None
     minutes = settings.checkpoint.every_minutes
     reports = progress.Progress(tracker, stop, plan.lineage_digest, workers, minutes)
@@ -138,8 +136,3 @@ def fit(
             f"the loss is not a number any more at step {trainer.state.global_step}:"
             f" {finite.TRAIN_AGAIN}",
         )
-
-
-def _token_ids(row: Any) -> list[list[int]]:
-    """All tokens of a row, of any objective."""
-    return [value for value in vars(row).values() if isinstance(value, list)]

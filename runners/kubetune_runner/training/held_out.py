@@ -3,6 +3,7 @@ often the generated one is right."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,7 +65,7 @@ class Measured(Protocol):
 def evaluate(
     trainer: Measured,
     tokenizer: Any,
-    rows: list[EncodedRow],
+    rows: Sequence[EncodedRow],
     plan: EvaluationPlan,
     context: int | None,
 ) -> Evaluation:
@@ -76,10 +77,16 @@ def evaluate(
         loss = trainer.held_out_loss()
         metrics = {"eval_loss": loss, "perplexity": perplexity(loss)}
     room = None if context is None else context - plan.max_new_tokens
-    prompted = [row for row in rows if row.prompt_ids is not None]
-    # A prompt that leaves no room for the answer can't be graded.
-    fitting = [row for row in prompted if room is None or len(row.prompt_ids or ()) <= room]
-    asked = fitting[: plan.max_rows]
+    asked: list[EncodedRow] = []
+    no_room = 0
+    for row in rows if plan.max_rows else ():
+        if row.prompt_ids is None:
+            continue
+        if room is not None and len(row.prompt_ids) > room:
+            # A prompt that leaves no room for the answer can't be graded.
+            no_room += 1
+        elif len(asked) < plan.max_rows:
+            asked.append(row)
     answers: list[str] = []
     if asked:
         model: Any = trainer.model
@@ -97,5 +104,4 @@ def evaluate(
         pairs = list(zip(answers, (row.reference for row in asked), strict=True))
         metrics["exact_match"] = sum(exact_match(*pair) for pair in pairs) / len(pairs)
         metrics["token_f1"] = sum(token_f1(*pair) for pair in pairs) / len(pairs)
-    no_room = len(prompted) - len(fitting) if plan.max_rows else 0
     return Evaluation(metrics, asked, answers, no_room, trainer.loss_rows)

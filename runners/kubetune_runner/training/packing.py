@@ -6,6 +6,7 @@ whether one does depends on its architecture, the attention's implementation and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kubetune_runner.errors import RunError
@@ -18,7 +19,7 @@ TOLERANCE = 1e-6
 shows little of what it sees."""
 
 
-def check(model: Any, rows: list[EncodedRow]) -> None:
+def check(model: Any, rows: Sequence[EncodedRow]) -> None:
     """Change a row and look whether the row packed behind it sees the change.
 
     Raises RunError PackingUnsupported.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kubetune.api.run.outcome import Outcome
@@ -154,7 +155,7 @@ def _train(
     )
 
 
-def _texts(rows: list[Any]) -> list[list[int]]:
+def _texts(rows: Sequence[Any]) -> list[list[int]]:
     """The first rows as token ids; of preferences their prompts."""
     return [getattr(row, "input_ids", None) or row.prompt_ids for row in rows[:2]]
 

@@ -136,7 +136,7 @@ class RunTrainer(Trainer):
     def __init__(self, *, held_out: Sequence[Any] = (), **options: Any) -> None:
         if not torch.cuda.is_available():
             heads.score_labels_only()
-        self.encoded = list(held_out)
+        self.encoded = held_out
         self._operations_per_token: int | None = None
         exact: dict[str, torch.Tensor] = {}
         quantized = getattr(options["model"], "is_quantized", False)

@@ -9,19 +9,14 @@ from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
-from kubetune.api.run.plan import RunPlan
 from kubetune.api.run.training_plan import TrainingPlan
-from kubetune.api.training.objectives import OBJECTIVES
 from transformers import TrainingArguments
 from trl.trainer.utils import disable_dropout_in_model
 
-from kubetune_runner.data import Place, Row
-from kubetune_runner.text.encoding import EncodedRows
-from kubetune_runner.text.preferences import encode_pairs
 from kubetune_runner.training.held_out import Evaluation
 from kubetune_runner.training.trainer import RunTrainer
 
-__all__ = ["BatchMeans", "Evaluation", "Objective", "PreferenceObjective", "are_chats"]
+__all__ = ["BatchMeans", "Evaluation", "Objective", "PreferenceObjective"]
 
 
 @dataclass(frozen=True)
@@ -47,21 +42,6 @@ class Objective(ABC):
         """Arguments of the configuration that only this objective has."""
 
     @abstractmethod
-    def encode(
-        self,
-        rows: Sequence[Row],
-        places: Sequence[Place],
-        plan: RunPlan,
-        tokenizer: Any,
-        columns: Sequence[str],
-    ) -> tuple[EncodedRows[Any], bool]:
-        """The rows of a split as token ids, and whether they are chats.
-
-        ``places`` tells where each row stands in its source, for messages, and ``columns`` are
-        those of all rows.
-        """
-
-    @abstractmethod
     def table(self, rows: Sequence[Any], plan: TrainingPlan) -> Dataset:
         """Encoded rows as the table that the trainer reads."""
 
@@ -81,28 +61,6 @@ class PreferenceObjective(Objective):
     """trl's names of what is reported of held-out rows, besides the loss."""
     reference: ClassVar[bool] = True
     """Whether answers are weighed against the untrained model."""
-
-    def encode(
-        self,
-        rows: Sequence[Row],
-        places: Sequence[Place],
-        plan: RunPlan,
-        tokenizer: Any,
-        columns: Sequence[str],
-    ) -> tuple[EncodedRows[Any], bool]:
-        """Pairs of answers."""
-        dataset, limit = plan.dataset, plan.training.hyperparameters.max_length
-        encoded = encode_pairs(
-            rows,
-            dataset.columns,
-            tokenizer,
-            limit,
-            places,
-            # A score belongs to a whole text.
-            cut=not OBJECTIVES[plan.training.objective].scores,
-            refuse_hidden=bool(dataset.refuse_hidden),
-        )
-        return encoded, are_chats(rows, dataset.columns.of("chosen"))
 
     def arguments(self, plan: TrainingPlan) -> dict[str, Any]:
         """No dropout but the adapter's, which ``options`` leaves alone."""
@@ -167,8 +125,3 @@ class BatchMeans(RunTrainer):
     ) -> Any:
         """Rows are encoded already."""
         return dataset
-
-
-def are_chats(rows: Sequence[Row], column: str) -> bool:
-    """Whether the answers of a column are lists of turns."""
-    return any(isinstance(row.get(column), list) for row in rows)

@@ -11,6 +11,8 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from kubetune_runner.text.preferences import EncodedPair
+from kubetune_runner.tokenized.encoders import Pairs
+from kubetune_runner.tokenized.table import as_dataset
 from kubetune_runner.training.objectives.base import BatchMeans, PreferenceObjective
 
 
@@ -43,13 +45,7 @@ class Dpo(PreferenceObjective):
 
     def table(self, rows: Sequence[EncodedPair], plan: TrainingPlan) -> Dataset:
         """Token ids of prompt, chosen and rejected answer."""
-        return Dataset.from_dict(
-            {
-                "prompt_ids": [row.prompt_ids for row in rows],
-                "chosen_ids": [row.chosen_ids for row in rows],
-                "rejected_ids": [row.rejected_ids for row in rows],
-            }
-        )
+        return as_dataset(rows, Pairs(whole=False), ("prompt_ids", "chosen_ids", "rejected_ids"))
 
 
 OBJECTIVE = Dpo()

@@ -6,16 +6,15 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from datasets import Dataset
-from kubetune.api.run.plan import RunPlan
+from datasets import Dataset, concatenate_datasets
 from kubetune.api.run.training_plan import TrainingPlan
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 
-from kubetune_runner.data import Place, Row
-from kubetune_runner.text.encoding import EncodedRows
-from kubetune_runner.text.preferences import EncodedRated, encode_rated
-from kubetune_runner.training.objectives.base import BatchMeans, PreferenceObjective, are_chats
+from kubetune_runner.text.preferences import EncodedRated
+from kubetune_runner.tokenized.encoders import Rated
+from kubetune_runner.tokenized.table import as_dataset
+from kubetune_runner.training.objectives.base import BatchMeans, PreferenceObjective
 
 
 class KtoRun(BatchMeans, KTOTrainer):
@@ -45,22 +44,6 @@ class Kto(PreferenceObjective):
     trainer = KtoRun
     metrics = ("rewards/margins", "rewards/chosen", "rewards/rejected", "kl")
 
-    def encode(
-        self,
-        rows: Sequence[Row],
-        places: Sequence[Place],
-        plan: RunPlan,
-        tokenizer: Any,
-        columns: Sequence[str],
-    ) -> tuple[EncodedRows[Any], bool]:
-        """Single answers."""
-        dataset, limit = plan.dataset, plan.training.hyperparameters.max_length
-        refuses = bool(dataset.refuse_hidden)
-        encoded = encode_rated(
-            rows, dataset.columns, tokenizer, limit, places, refuse_hidden=refuses
-        )
-        return encoded, are_chats(rows, dataset.columns.of("completion"))
-
     def arguments(self, plan: TrainingPlan) -> dict[str, Any]:
         """The settings of objective kto."""
         own = plan.kto
@@ -78,23 +61,23 @@ class Kto(PreferenceObjective):
         trl trains in the table's order, since it compares a prompt's answer with one that
         belongs to another prompt of the batch: data that is sorted by label must be mixed here.
         """
-        mixed = list(rows)
+        mixed = list(range(len(rows)))
         random.Random(plan.hyperparameters.seed).shuffle(mixed)  # noqa: S311 - not a secret
         size = plan.hyperparameters.per_device_batch_size
-        others: list[list[int]] = []
+        others: list[int] = []
         for start in range(0, len(mixed), size):
-            batch = [row.completion_ids for row in mixed[start : start + size]]
+            batch = mixed[start : start + size]
             # A last batch of one row has no other answer of its own.
-            before = batch[-1] if len(batch) > 1 else mixed[start - 1].completion_ids
+            before = batch[-1] if len(batch) > 1 else mixed[start - 1]
             others += [before, *batch[:-1]]
-        columns: dict[str, list[Any]] = {
-            "prompt_ids": [row.prompt_ids for row in mixed],
-            "completion_ids": [row.completion_ids for row in mixed],
-            "label": [row.label for row in mixed],
-        }
-        if plan.kto and plan.kto.loss_type == "kto":
-            columns["KL_completion_ids"] = others
-        return Dataset.from_dict(columns)
+        columns = ("prompt_ids", "completion_ids", "label")
+        table = as_dataset(rows, Rated(), columns)
+        mixed_table = table.select(mixed)
+        if not (plan.kto and plan.kto.loss_type == "kto"):
+            return mixed_table
+        compared = table.select_columns(["completion_ids"]).select(others)
+        compared = compared.rename_column("completion_ids", "KL_completion_ids")
+        return concatenate_datasets([mixed_table, compared], axis=1)
 
 
 OBJECTIVE = Kto()

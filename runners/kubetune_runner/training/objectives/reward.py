@@ -11,6 +11,8 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from kubetune_runner.text.preferences import EncodedPair
+from kubetune_runner.tokenized.encoders import Pairs
+from kubetune_runner.tokenized.table import as_dataset
 from kubetune_runner.training.objectives.base import BatchMeans, PreferenceObjective
 
 
@@ -36,12 +38,7 @@ class Reward(PreferenceObjective):
 
     def table(self, rows: Sequence[EncodedPair], plan: TrainingPlan) -> Dataset:
         """Token ids of the prompt with each of the answers."""
-        return Dataset.from_dict(
-            {
-                "chosen_ids": [row.prompt_ids + row.chosen_ids for row in rows],
-                "rejected_ids": [row.prompt_ids + row.rejected_ids for row in rows],
-            }
-        )
+        return as_dataset(rows, Pairs(whole=True), ("chosen_ids", "rejected_ids"))
 
 
 OBJECTIVE = Reward()

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
-from kubetune.api.run.plan import RunPlan
 from kubetune.api.run.training_plan import TrainingPlan
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
-from kubetune_runner.data import Place, Row
-from kubetune_runner.text.encoding import EncodedRow, EncodedRows, encode
-from kubetune_runner.text.prompts import make_examples
+from kubetune_runner.text.encoding import EncodedRow
+from kubetune_runner.tokenized.encoders import Texts
+from kubetune_runner.tokenized.table import as_dataset, by_length
 from kubetune_runner.training.held_out import Evaluation, evaluate
 from kubetune_runner.training.losses import token_loss
 from kubetune_runner.training.objectives.base import Measure, Objective
@@ -27,8 +26,7 @@ class SftRun(RunTrainer, SFTTrainer):
         super().__init__(**options)
         tokenizer: Any = options["processing_class"]
         self._collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
-        rows: list[EncodedRow] = self.encoded
-        self.held_out = sorted(rows, key=lambda row: len(row.input_ids))
+        self.held_out: Sequence[EncodedRow] = by_length(self.encoded)
 
     def held_out_metrics(self) -> dict[str, float]:
         """The held-out loss."""
@@ -56,25 +54,6 @@ class Sft(Objective):
     configuration = SFTConfig
     trainer = SftRun
 
-    def encode(
-        self,
-        rows: Sequence[Row],
-        places: Sequence[Place],
-        plan: RunPlan,
-        tokenizer: Any,
-        columns: Sequence[str],
-    ) -> tuple[EncodedRows[Any], bool]:
-        """Texts, and prompts with their answers."""
-        examples = make_examples(rows, plan.dataset, plan.prompt, places, columns)
-        encoded = encode(
-            examples,
-            tokenizer,
-            plan.training.hyperparameters.max_length,
-            plan.training.long_rows,
-            refuse_hidden=bool(plan.dataset.refuse_hidden),
-        )
-        return encoded, any(example.messages is not None for example in examples)
-
     def arguments(self, plan: TrainingPlan) -> dict[str, Any]:
         """Rows come with labels and cut to length; only packing is left to trl."""
         packing = plan.hyperparameters.packing
@@ -88,16 +67,14 @@ class Sft(Objective):
 
     def table(self, rows: Sequence[EncodedRow], plan: TrainingPlan) -> Dataset:
         """Token ids and labels."""
-        return Dataset.from_dict(
-            {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
-        )
+        return as_dataset(rows, Texts(), ("input_ids", "labels"))
 
     def evaluate(self, trainer: Any, measure: Measure) -> Evaluation:
         """Loss and, where there are answers, how often the generated one is right."""
         return evaluate(
             trainer,
             measure.tokenizer,
-            list(measure.rows),
+            measure.rows,
             measure.plan.evaluation,
             measure.context,
         )
