@@ -385,6 +385,17 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ("FineTuneJob", job(objective="dpo", dpo={"lossType": "ipo"}), "must be of type array"),
     ("FineTuneJob", job(objective="grpo"), 'supported values: "sft", "dpo", "kto", "reward"'),
     ("FineTuneJob", job(method={"lora": {"rank": -1}}), "greater than or equal to 1"),
+    (
+        "FineTuneJob",
+        job(method={"type": "lora", "full": {"weights": "bf16"}}),
+        "full settings go with type full",
+    ),
+    (
+        "FineTuneJob",
+        job(method={"full": {"weights": "bf16"}, "lora": {"rank": 8}}),
+        "full settings go with type full",
+    ),
+    ("FineTuneJob", job(method={"full": {"weights": "fp16"}}), "supported values"),
     ("FineTuneJob", job(method={"lora": {"rank": "8"}}), "must be of type integer"),
     (
         "FineTuneJob",
@@ -544,6 +555,7 @@ ACCEPTED: list[tuple[str, Spec]] = [
     ("ClusterComputeTarget", cml(runtime={"identifier": "image:1"})),
     ("FineTuneJob", JOB),
     ("FineTuneJob", job(method={"type": "full"}, hyperparameters={"maxSteps": 3})),
+    ("FineTuneJob", job(method={"full": {"weights": "bf16"}})),
     (
         "FineTuneJob",
         job(hyperparameters={"perDeviceBatchSize": "auto", "gradientCheckpointing": "auto"}),

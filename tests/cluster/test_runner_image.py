@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubetune import names
 from kubetune.api import JsonObject
 from kubetune_devcluster.cluster import LocalCluster
 
@@ -121,13 +122,14 @@ def test_everything_that_runs_do_works_in_the_tree(used: Namespace) -> None:
         candidate["name"]: {metric["name"] for metric in candidate["metrics"]}
         for candidate in ended["status"]["candidates"]
     }
-    assert measured == {"tuned": {"exactMatch", "loss"}, "base": {"exactMatch", "loss"}}
+    assert measured.keys() == {"tuned", "base"}
+    assert all(metrics >= {"exactMatch", "loss"} for metrics in measured.values()), measured
     # All of it in the built image, as the user of the image and restricted.
     pods = json.loads(used.cluster.kubectl("get", "pods", "-n", used.namespace, "-o", "json"))
     images = {
         container["image"]
         for pod in pods["items"]
-        if "kubetune.io/run-key" in pod["metadata"].get("labels", {})
+        if names.RUN_KEY in pod["metadata"].get("labels", {})
         for container in pod["spec"]["containers"]
     }
     assert images == {IMAGE}, images

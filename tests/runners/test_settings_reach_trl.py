@@ -42,6 +42,7 @@ SETTINGS: list[tuple[str, Any, dict[str, Any]]] = [
     ("hyperparameters.maxGradNorm", 0.5, {}),
     ("hyperparameters.precision", "bf16", {}),
     ("hyperparameters.gradientCheckpointing", True, {}),
+    ("weights", "bf16", {"method": "full"}),
     ("hyperparameters.loggingSteps", 3, {}),
     ("hyperparameters.evaluationSteps", 3, {}),
     ("hyperparameters.seed", 7, {}),

@@ -98,6 +98,8 @@ def test_recomputation(
         (gpu("80Gi"), AUTO, {"rows": 6}, 3, 2, False),
         ({"memory": "8Gi"}, AUTO | {"maxLength": 512}, {"status": SMOL}, 2, 4, None),
         ({"memory": "64Gi"}, AUTO, {"status": SMOL}, 4, 2, None),
+        # Two processes share it.
+        ({"memory": "64Gi", "cpu": "2", "processes": 2}, AUTO, {"status": SMOL}, 2, 4, None),
     ],
 )
 def test_batch(
@@ -198,6 +200,11 @@ def test_later_attempts_keep_what_the_first_had() -> None:
     anew = resolve(replace(first, job=several))
     assert isinstance(anew, Inputs)
     assert anew.settings["hyperparameters"]["perDeviceBatchSize"] == 8
+    # And so with another number of processes.
+    pair = job(spec | {"resources": gpu("200Gi", 2)}, status=status)
+    two = resolve(replace(first, job=pair))
+    assert isinstance(two, Inputs)
+    assert two.settings["hyperparameters"]["perDeviceBatchSize"] == 8
 
 
 def test_what_was_chosen_is_halved_where_memory_runs_out() -> None:

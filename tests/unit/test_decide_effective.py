@@ -46,6 +46,14 @@ QLORA: JsonObject = {"method": {"type": "qlora"}}
 CASES = [
     Case("lora by default", "it fits most GPUs", ("method", "type"), "lora"),
     Case("rate of lora", "adapters learn faster", (NUMBERS, "learningRate"), 2e-4),
+    Case(
+        "full by its settings",
+        "only full has them",
+        ("method", "type"),
+        "full",
+        {"method": {"full": {"weights": "bf16"}}},
+        {"method": {"type": "lora", "lora": {"rank": 4}}},
+    ),
     Case("rate of full", "whole models forget", (NUMBERS, "learningRate"), 2e-5, FULL),
     Case("profile over built-in", "", (NUMBERS, "learningRate"), 0.1, {}, rate(0.1)),
     Case("job over profile", "", (NUMBERS, "learningRate"), 0.2, rate(0.2), rate(0.1)),

@@ -111,6 +111,23 @@ def test_trainable_parameters(method: JsonObject, trains: int) -> None:
     assert trainable_parameters(sizes, effective({"method": method})["method"]) == trains
 
 
+def test_weights_in_16_bits_take_14_bytes() -> None:
+    sizes = sizes_of(llama(hidden=4096, inner=14336, layers=32, heads=32))
+    assert sizes
+    job: JsonObject = {"resources": {"gpu": 1}, "hyperparameters": {"perDeviceBatchSize": 1}}
+    methods = ({"type": "full"}, {"full": {"weights": "bf16"}})
+    fp32, bf16 = (memory(sizes, effective(job | {"method": method}), 512) for method in methods)
+    assert fp32
+    assert bf16
+    weights = sizes.parameters
+    assert (fp32.weights, fp32.gradients, fp32.optimizer) == (4 * weights, 4 * weights, 8 * weights)
+    taken = (bf16.weights, bf16.gradients, bf16.optimizer)
+    assert taken == (2 * weights, 2 * weights, 10 * weights)
+    # Copies that autocast keeps of weights in fp32 are gone, too.
+    assert fp32.activations - bf16.activations >= 2 * sizes.linear
+    assert bf16.total < 0.9 * fp32.total
+
+
 @pytest.mark.parametrize(
     ("because", "spec", "dataset", "templated", "expected"),
     [

@@ -52,6 +52,7 @@ ACTS: dict[str, tuple[Any, JsonObject]] = {
     "reward.centerRewardsCoefficient": (0.01, {"objective": "reward"}),
     "method.type": ("full", {}),
     "method.lora.rank": (4, {"method": {"lora": {"alpha": 32}}}),
+    "method.full.weights": ("bf16", {"method": {"type": "full"}}),
     "method.lora.alpha": (8, {}),
     "method.lora.dropout": (0.1, {}),
     "method.lora.targetModules": (["q_proj"], {}),

@@ -21,6 +21,7 @@ from kubetune_runner.model import heads, shortcuts
 from kubetune_runner.model import precision as precisions
 from kubetune_runner.model.parameter_lists import ParameterListCache
 from kubetune_runner.training import strategies
+from kubetune_runner.training.compensated import CompensatedAdamW
 from kubetune_runner.training.workers import SINGLE_WORKER, Workers
 
 log = logging.getLogger(__name__)
@@ -28,12 +29,17 @@ log = logging.getLogger(__name__)
 
 def precision(plan: TrainingPlan) -> str:
     """The number format of the computation on this device: fp32, bf16 or fp16."""
-    return precisions.chosen(plan.hyperparameters.precision, "hyperparameters.precision")
+    wanted = plan.hyperparameters.precision
+    if wanted == "auto" and plan.weights:
+        wanted = plan.weights
+    return precisions.chosen(wanted, "hyperparameters.precision")
 
 
 def weights_dtype(plan: TrainingPlan) -> torch.dtype:
-    """Frozen weights take the computation's format; weights that train stay in fp32."""
+    """Frozen weights take the computation's format, those that train fp32 or what is planned."""
     lora = plan.lora
+    if plan.weights:
+        return precisions.DTYPES[plan.weights]
     if plan.method == "full" or (lora and (lora.modules_to_save or lora.bias != "none")):
         return torch.float32
     return compute_dtype(plan)
@@ -171,6 +177,17 @@ class RunTrainer(Trainer):
         half = self.args.bf16 or self.args.fp16
         with disable_input_dtype_casting(typing.cast("torch.nn.Module", self.model), active=half):
             return super().train(*args, **options)
+
+    def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> Any:
+        """As transformers has it, but for weights of 16 bits, whose steps would be lost."""
+        trained: Any = model if model is not None else self.model
+        if any(p.requires_grad and p.dtype == torch.bfloat16 for p in trained.parameters()):
+            return CompensatedAdamW, {
+                "lr": args.learning_rate,
+                "betas": (args.adam_beta1, args.adam_beta2),
+                "eps": args.adam_epsilon,
+            }
+        return super().get_optimizer_cls_and_kwargs(args, model)
 
     def settle(self) -> bool:
         """Leave the shortcuts that don't give what the model's own forward gives.

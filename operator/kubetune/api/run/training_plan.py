@@ -133,6 +133,8 @@ class TrainingPlan(ObjectivePlans):
     """With methods lora and qlora."""
     quantization: QuantizationPlan | None = None
     """With method qlora."""
+    weights: Literal["bf16"] | None = None
+    """With method full: the number format of the weights; None: fp32."""
     continue_from: ContinueFrom | None = None
     """Where the model is an adapter: whether its own weights train, or it is merged first."""
     hyperparameters: HyperparametersPlan

@@ -93,6 +93,17 @@ class Quantization(Value):
     )
 
 
+class FullSettings(Value):
+    """How all weights train."""
+
+    weights: Literal["fp32", "bf16"] | None = Field(
+        default=None,
+        description="Number format of the weights while they train, and of the result. bf16 takes"
+        " 14 bytes a weight in place of 16, with an AdamW of its own that keeps what rounding would"
+        " lose; the model is computed in bf16 then. Default fp32.",
+    )
+
+
 class Method(Value):
     """How weights change."""
 
@@ -109,7 +120,23 @@ class Method(Value):
         description="Settings of type qlora. Default: 4 bits, nf4, double quantization.",
     )
 
+    full: FullSettings | None = Field(default=None, description="Settings of type full.")
+
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.full) || (!has(self.type) || self.type == 'full') &&"
+            " !has(self.lora) && !has(self.quantization)",
+            message="full settings go with type full; remove them or what is of other types",
+            check=lambda method: (
+                method.full is None
+                or (
+                    method.type in (None, "full")
+                    and method.lora is None
+                    and method.quantization is None
+                )
+            ),
+            field="full",
+        ),
         Rule(
             cel="!has(self.lora) || !has(self.type) || self.type != 'full'",
             message="lora settings go with types lora and qlora; remove them or change the type",

@@ -44,6 +44,7 @@ from kubetune.decide.settings.own_code import (
     in_plan,
     settings_conflict,
 )
+from kubetune.decide.settings.weights import weights_problem
 from kubetune.decide.settings.workers import processes_of, workers_problem, world_size
 from kubetune.decide.sources import (
     Mounts,
@@ -193,6 +194,7 @@ def _assemble(observed: ObservedJob) -> Inputs | NotReady:
                 refused=True,
             )
     problem = settings_problem(spec.objective, settings) or workers_problem(spec, settings)
+    problem = problem or weights_problem(settings, trainer)
     problem = problem or idle_problem(spec, settings, dataset, trainer)
     if problem:
         return NotReady(Phase.PENDING, Reason.INPUTS_REFUSED, problem, refused=True)

@@ -20,9 +20,9 @@ from kubetune.api.run.training_plan import TrainingPlan
 from kubetune.api.training.automatic import AUTO
 from kubetune.api.training.settings import merge
 from kubetune.decide.memory.batch import Batch, smallest_batch, with_batch
-from kubetune.decide.memory.estimate import longest_row, quantity
+from kubetune.decide.memory.estimate import device_memory, longest_row, quantity
 from kubetune.decide.memory.peak import Memory, Sizes, memory, on_gpu, sizes_of
-from kubetune.targets.quantities import amount
+from kubetune.decide.settings.workers import processes_of
 
 SPARE = 0.15
 """The share of the memory that stays free: estimates are up to 12 % off."""
@@ -59,7 +59,7 @@ class _Fit:
 
     def holds(self, settings: JsonObject) -> bool:
         peak = self.peak(settings)
-        return peak is not None and peak.total <= (1 - SPARE) * float(amount(self.limit))
+        return peak is not None and peak.total <= (1 - SPARE) * device_memory(self.limit, settings)
 
     def needs(self, settings: JsonObject) -> str:
         peak = self.peak(settings)
@@ -106,7 +106,9 @@ def chosen_before(status: FineTuneJobStatusDict, settings: JsonObject) -> JsonOb
     With another number of workers training starts over.
     """
     earlier = status.get("effective") or {}
-    same = earlier.get("workers") == settings["workers"]
+    same = earlier.get("workers") == settings["workers"] and processes_of(
+        earlier["resources"]
+    ) == processes_of(settings["resources"])
     if not status.get("attempts") or KEY not in earlier or not same:
         return None
     names = (CHECKPOINTING, BATCH, "gradientAccumulationSteps")

@@ -165,7 +165,7 @@ def memory(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> Memory |
     gpu = on_gpu(settings)
     tokens = numbers["perDeviceBatchSize"] * sequence
     weights = _weights(sizes, settings, trainable)
-    gradients = FLOAT * trainable
+    gradients = (HALF if _trains_in_half(method) else FLOAT) * trainable
     optimizer = trainable * _optimizer_bytes(settings)
     processes, exchanged = world_size(settings), 0
     if settings.get("strategy") == "fsdp2":
@@ -185,6 +185,9 @@ def memory(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> Memory |
     # and with accumulation all gradients of earlier micro-steps are there.
     early = gradients if numbers["gradientAccumulationSteps"] > 1 else _early(sizes, settings)
     # The optimizer's state, which is made after the first backward, fills gaps of the heap.
+    # It works on one matrix at a time, in fp32.
+    largest = max(matrix.rows * matrix.columns for matrix in sizes.matrices)
+    scratch = 3 * FLOAT * largest if _trains_in_half(method) else 0
     backward = logits + min(early, gradients) + max(kept, activations + optimizer)
     return Memory(
         weights=weights,
@@ -193,7 +196,7 @@ def memory(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> Memory |
         activations=kept,
         logits=logits,
         runtime=runtime,
-        total=weights + runtime + exchanged + max(gradients + optimizer, backward),
+        total=weights + runtime + exchanged + max(gradients + optimizer + scratch, backward),
         host=RUNTIME["cpu"] + _loaded(sizes, settings) if gpu else None,
     )
 
@@ -211,13 +214,15 @@ def checkpoints_activations(settings: Mapping[str, Any]) -> bool:
 def computes_in_half(settings: Mapping[str, Any]) -> bool:
     """Whether the computation has numbers of 16 bits: auto takes them on a GPU."""
     precision = settings["hyperparameters"]["precision"]
+    if _trains_in_half(settings["method"]):
+        return True
     return on_gpu(settings) if precision == "auto" else precision != "fp32"
 
 
 def _weights(sizes: Sizes, settings: Mapping[str, Any], trainable: int) -> int:
     method = settings["method"]
     if method["type"] == "full":
-        return FLOAT * sizes.parameters
+        return (HALF if _trains_in_half(method) else FLOAT) * sizes.parameters
     lora = method["lora"]
     trains_its_own = lora["modulesToSave"] or lora["bias"] != "none"
     width = HALF if computes_in_half(settings) and not trains_its_own else FLOAT
@@ -244,7 +249,15 @@ def _quantized_bytes(quantization: Mapping[str, Any]) -> float:
     return 0.5 + scale / SCALE_BLOCK
 
 
+def _trains_in_half(method: Mapping[str, Any]) -> bool:
+    """Whether all weights train, in 16 bits."""
+    return (method.get("full") or {}).get("weights") == "bf16"
+
+
 def _optimizer_bytes(settings: Mapping[str, Any]) -> int:
+    if _trains_in_half(settings["method"]):
+        # The moments in fp32, and what rounding has left of a weight.
+        return ADAMW_BYTES + HALF
     arguments = ((settings.get("trainer") or {}).get("trl") or {}).get("arguments") or {}
     return OPTIMIZER_BYTES.get(arguments.get("optim", ""), ADAMW_BYTES)
 
@@ -258,6 +271,8 @@ def _activations(
     layer = tokens * _layer_bytes(sizes, settings, sequence)
     # autocast keeps a copy in 16 bits of weights that train.
     copies = HALF * (sizes.linear if full else trainable) if half else 0
+    if _trains_in_half(settings["method"]):
+        copies, full = 0, False
     # Gradients of a layer's inner values; on a CPU they fit into the gaps of the heap.
     inner = 3 * (HALF if half else FLOAT) * sizes.intermediate * tokens if on_gpu(settings) else 0
     if checkpoints_activations(settings):
@@ -285,7 +300,12 @@ def _layer_bytes(sizes: Sizes, settings: Mapping[str, Any], sequence: int) -> fl
         # Weights of norms that train keep what they scale, and autocast makes a copy in 16 bits
         # for each linear layer that reads it.
         readers = _readers(sizes) if width == HALF else 2
-        norms += 2 * FLOAT * sizes.hidden + readers * width * sizes.hidden
+        if _trains_in_half(method):
+            # Values between layers are of 16 bits already: what is scaled, and what is read.
+            readers, scaled = 2, width
+        else:
+            scaled = FLOAT
+        norms += 2 * scaled * sizes.hidden + readers * width * sizes.hidden
     else:
         norms += 2 * width * sizes.hidden
     # Queries, keys, values and the result; in batches with padding a mask for each row.
@@ -320,8 +340,10 @@ def _logits(sizes: Sizes, settings: Mapping[str, Any], tokens: int) -> int:
 
 def _early(sizes: Sizes, settings: Mapping[str, Any]) -> int:
     """The output layer's gradient, where that layer trains."""
-    trains = settings["method"]["type"] == "full"
-    return FLOAT * sizes.vocabulary * sizes.hidden if trains else 0
+    method = settings["method"]
+    if method["type"] != "full":
+        return 0
+    return (HALF if _trains_in_half(method) else FLOAT) * sizes.vocabulary * sizes.hidden
 
 
 def _targets(sizes: Sizes, names: list[str]) -> list[Matrix] | None:

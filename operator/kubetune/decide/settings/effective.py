@@ -110,6 +110,8 @@ def effective_settings(
     # Settings that a profile brings for another method have no meaning here.
     given = settings["method"]
     settings["method"] = {"type": method}
+    if method == "full" and given.get("full"):
+        settings["method"]["full"] = given["full"]
     if method != "full":
         settings["method"]["lora"] = adapter or _adapter(given.get("lora") or {})
     if method == "qlora":
@@ -151,6 +153,7 @@ def training_plan(
             "method": settings["method"]["type"],
             **({"lora": LoraPlan.model_validate(lora).to_json()} if lora else {}),
             **({"quantization": quantization} if quantization else {}),
+            **({"weights": "bf16"} if in_bf16(settings["method"]) else {}),
             **({"continueFrom": settings["continueFrom"]} if "continueFrom" in settings else {}),
             "hyperparameters": HyperparametersPlan.model_validate(
                 settings["hyperparameters"]
@@ -171,6 +174,11 @@ def training_plan(
             "progressDeadlineSeconds": settings.get("progressDeadlineSeconds"),
         }
     )
+
+
+def in_bf16(method: JsonObject) -> bool:
+    """Whether weights that all train are of 16 bits."""
+    return (method.get("full") or {}).get("weights") == "bf16"
 
 
 def effective_resources(settings: JsonObject) -> Resources:
@@ -229,6 +237,8 @@ def _apply_layer(settings: JsonObject, layer: JsonObject) -> JsonObject:
     if "type" not in method:
         if "quantization" in method:
             merged["method"] = merged["method"] | {"type": "qlora"}
+        elif "full" in method:
+            merged["method"] = merged["method"] | {"type": "full"}
         elif "lora" in method and merged["method"]["type"] == "full":
             merged["method"] = merged["method"] | {"type": "lora"}
     quantization = method.get("quantization") or {}
