@@ -94,6 +94,8 @@ def test_a_training_in_bf16_is_like_one_in_fp32_and_goes_on(
     trained: Any = through.model
     assert {weight.dtype for weight in trained.parameters()} == {torch.bfloat16}
     assert through.args.bf16, "the computation is of the weights' format"
+    optimizer: Any = through.optimizer
+    assert isinstance(getattr(optimizer, "optimizer", optimizer), CompensatedAdamW)
     expected = losses(through)
     assert expected == pytest.approx(losses(exact), rel=0.02)
     assert expected[-1] < expected[0]

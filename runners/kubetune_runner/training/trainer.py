@@ -178,16 +178,17 @@ class RunTrainer(Trainer):
         with disable_input_dtype_casting(typing.cast("torch.nn.Module", self.model), active=half):
             return super().train(*args, **options)
 
-    def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> Any:
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> Any:
         """As transformers has it, but for weights of 16 bits, whose steps would be lost."""
-        trained: Any = model if model is not None else self.model
-        if any(p.requires_grad and p.dtype == torch.bfloat16 for p in trained.parameters()):
+        weights: Any = () if model is None else model.parameters()
+        if any(weight.requires_grad and weight.dtype == torch.bfloat16 for weight in weights):
             return CompensatedAdamW, {
                 "lr": args.learning_rate,
                 "betas": (args.adam_beta1, args.adam_beta2),
                 "eps": args.adam_epsilon,
             }
-        return super().get_optimizer_cls_and_kwargs(args, model)
+        return Trainer.get_optimizer_cls_and_kwargs(args, model)
 
     def settle(self) -> bool:
         """Leave the shortcuts that don't give what the model's own forward gives.
