@@ -295,13 +295,8 @@ REFUSED: list[tuple[str, Spec, str]] = [
     ),
     (
         "FineTuneJob",
-        job(workers=2, strategy="fsdp2", objective="dpo"),
-        "fsdp2 goes with objective sft; use ddp",
-    ),
-    (
-        "FineTuneJob",
-        job(workers=2, strategy="fsdp2", method={"type": "qlora"}),
-        "quantized weights can't be sharded: use ddp",
+        job(workers=2, strategy="fsdp2", method={"type": "qlora", "quantization": {"bits": 8}}),
+        "weights of 8 bits can't be sharded: use ddp",
     ),
     ("FineTuneJob", trained({"trl": {}, "script": SCRIPT}), "at most one of trl, axolotl, script"),
     ("FineTuneJob", trained({"script": {}}), "give exactly one of configMapRef, path"),

@@ -35,10 +35,17 @@ def project(tmp_path: Path, tiny_model: Path) -> Project:
     return project
 
 
-def begin(project: Project, make_plan: PlanFactory, **settings: Any) -> Started:
-    """A run of two workers, as the operator starts it and the workspace surrounds it."""
+def begin(
+    project: Project,
+    make_plan: PlanFactory,
+    workers: int = 2,
+    processes: int = 1,
+    **settings: Any,
+) -> Started:
+    """A run of several workers, as the operator starts it and the workspace surrounds it."""
     plan = make_plan(
-        workers=2,
+        workers=workers,
+        processes=processes,
         model={"directory": "/kubetune/project/model"},
         dataset={"files": {"directory": "/kubetune/project/data"}},
         training={
@@ -68,7 +75,33 @@ def test_two_workers_train_in_a_project(project: Project, make_plan: PlanFactory
     # Nobody takes the result here; it was trained.
     assert project.outcome().reason == "TrackingUnavailable", printed
     assert "rank 1 trained along" in printed
-    assert "worker 0 of 2: meeting at 127.0.0.1" in printed
+    assert "rank 0 of 2: meeting at localhost" in printed
+
+
+def test_two_processes_of_one_engine_train_and_a_killed_one_is_named(
+    project: Project, make_plan: PlanFactory
+) -> None:
+    started = begin(project, make_plan, workers=1, processes=2, maxSteps=100000)
+    folder = project.root() / CHECKPOINTS.lstrip("/")
+    eventually(lambda: list(folder.glob("checkpoint-*/kubetune.json")), 240)
+    os.kill(child_of(started.process.pid, "KUBETUNE_PROCESS"), signal.SIGKILL)
+    code, printed = started.wait()
+    outcome = project.outcome()
+    assert code != 0
+    assert (outcome.reason, outcome.retryable) == ("RunFailed", True), printed
+    assert outcome.message.startswith("rank 1 of 2: The process ended with exit code 137"), outcome
+    assert "rank 0 of 2: meeting at localhost" in printed
+
+
+@pytest.mark.exhaustive
+def test_two_engines_with_two_processes_each_train(
+    project: Project, make_plan: PlanFactory
+) -> None:
+    code, printed = begin(project, make_plan, processes=2).wait()
+    assert code != 0
+    assert project.outcome().reason == "TrackingUnavailable", printed
+    assert "rank 2 trained along" in printed
+    assert "rank 0 of 4: meeting at localhost" in printed
 
 
 def test_a_runtime_without_the_workers_api_says_so(
@@ -87,7 +120,7 @@ def test_a_worker_that_dies_ends_the_run(project: Project, make_plan: PlanFactor
     started = begin(project, make_plan, maxSteps=100000)
     folder = project.root() / CHECKPOINTS.lstrip("/")
     eventually(lambda: list(folder.glob("checkpoint-*/kubetune.json")), 240)
-    os.kill(worker_of(started.process.pid), signal.SIGKILL)
+    os.kill(child_of(started.process.pid, "KUBETUNE_WORKER"), signal.SIGKILL)
     code, printed = started.wait()
     outcome = project.outcome()
     assert code != 0
@@ -95,11 +128,9 @@ def test_a_worker_that_dies_ends_the_run(project: Project, make_plan: PlanFactor
     assert outcome.message.startswith("worker 1 of 2: "), outcome
 
 
-def worker_of(master: int) -> int:
-    """The process of the one further worker."""
-    (worker,) = (
-        child
-        for child in psutil.Process(master).children()
-        if child.environ().get("KUBETUNE_WORKER") == "1"
+def child_of(master: int, variable: str) -> int:
+    """The further worker, or process, by the variable that says which one it is."""
+    (found,) = (
+        child for child in psutil.Process(master).children() if child.environ().get(variable) == "1"
     )
-    return worker.pid
+    return found.pid

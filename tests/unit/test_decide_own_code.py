@@ -139,6 +139,12 @@ def test_several_processes_train(trainer: dict[str, Any]) -> None:
     spec = {"trainer": trainer, "workers": 2, "resources": {"processes": 3}}
     plan = plan_of(given(spec))
     assert (plan.workers, plan.processes) == (2, 3)
+    message = conditions_of(given(spec | {"strategy": "fsdp2"}))
+    assert "strategy fsdp2 is for trainer.trl" in message
+
+
+def conditions_of(observed: ObservedJob) -> str:
+    return str((decide(observed, NOW).status or {})["conditions"])
 
 
 PATHS = [

@@ -25,8 +25,13 @@ from kubetune.decide.settings.workers import workers_problem
         ({"strategy": "fsdp2"}, {}, "set workers, resources.gpu or resources.processes to 2"),
         ({"strategy": "fsdp2", "resources": {"gpu": 2}}, {}, ""),
         ({"strategy": "fsdp2"}, {"resources": {"processes": 2}}, ""),
-        ({"strategy": "fsdp2"}, {"workers": 2, "method": {"type": "qlora"}}, "use ddp"),
-        ({"objective": "dpo"}, {"workers": 2, "strategy": "fsdp2"}, "use ddp"),
+        ({"strategy": "fsdp2"}, {"workers": 2, "method": {"type": "qlora"}}, ""),
+        (
+            {"strategy": "fsdp2"},
+            {"workers": 2, "method": {"type": "qlora", "quantization": {"bits": 8}}},
+            "use ddp",
+        ),
+        ({"objective": "dpo"}, {"workers": 2, "strategy": "fsdp2"}, ""),
         ({"objective": "dpo", "workers": 2}, {}, ""),
         ({"workers": 2, "resources": {"gpu": 1}}, {}, ""),
         ({"workers": 2, "resources": {"gpu": 4}}, {}, ""),
@@ -62,12 +67,14 @@ def test_settings(spec: JsonObject, profile: JsonObject, says: str) -> None:
 
 
 def test_a_job_waits_with_the_sentence() -> None:
-    profile = resource("TuningProfile", "house", {"method": {"type": "qlora"}})
+    profile = resource(
+        "TuningProfile", "house", {"method": {"type": "qlora", "quantization": {"bits": 8}}}
+    )
     spec = {"profileRef": {"name": "house"}, "workers": 2, "strategy": "fsdp2"}
     status = decide(observed_job(job(spec), profile=profile, target=target()), NOW).status or {}
     stalled = next(found for found in status["conditions"] if found["type"] == "Stalled")
     assert stalled["status"] == "True"
-    assert "fsdp2 can't shard the quantized weights" in stalled["message"]
+    assert "fsdp2 can't shard weights of 8 bits" in stalled["message"]
 
 
 @pytest.mark.parametrize(

@@ -42,12 +42,19 @@ def check(model: ModelPlan, folder: Path, *, quantize: bool) -> None:
         )
 
 
-def of_base(plan: TrainingPlan, dtype: Any) -> Any:
-    """How method qlora loads the base model; None for the others."""
+def of_base(plan: TrainingPlan, dtype: Any, *, sharded: bool = False) -> Any:
+    """How method qlora loads the base model; None for the others.
+
+    ``sharded`` weights are stored as numbers that several processes can share out.
+    """
     if plan.method != "qlora" or plan.quantization is None:
         return None
     dora = bool(plan.lora and plan.lora.use_dora)
-    return configuration(plan.quantization, dtype, dora=dora)
+    found = configuration(plan.quantization, dtype, dora=dora)
+    if sharded:
+        # Packed: bytes can't be shared out, since they can't have gradients.
+        found.bnb_4bit_quant_storage = dtype
+    return found
 
 
 def configuration(plan: QuantizationPlan, dtype: Any, *, dora: bool) -> Any:

@@ -51,7 +51,8 @@ def make_trainer(
         workers=workers,
     )
     lora = settings.lora if settings.method != "full" else None
-    quantized = quantization.of_base(settings, training.compute_dtype(settings))
+    sharded = workers.several and workers.strategy == "fsdp2"
+    quantized = quantization.of_base(settings, training.compute_dtype(settings), sharded=sharded)
 
     def load() -> Any:
         seed = settings.hyperparameters.seed if scores else None

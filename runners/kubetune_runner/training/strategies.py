@@ -50,10 +50,9 @@ def check(workers: Workers, model: Any) -> None:
     if workers.strategy == "ddp":
         as_asked = isinstance(model, DistributedDataParallel)
     else:
-        training = [value for value in model.parameters() if value.requires_grad]
         parts = sum(isinstance(module, FSDPModule) for module in model.modules())
         # The root alone would gather the whole model at once.
-        as_asked = parts > 1 and all(_is_sharded(value) for value in training)
+        as_asked = parts > 1 and all(map(_is_sharded, model.parameters()))
     if not as_asked:
         raise RunError(
             "StrategyNotRun",

@@ -14,6 +14,7 @@ ComputeFormat = Literal["fp32", "bf16", "fp16"]
 
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=256)]
+EIGHT_BITS = 8
 
 
 class LoraSettings(Value):
@@ -85,7 +86,7 @@ class Quantization(Value):
             message="type, doubleQuantization and computeDtype go with 4 bits; remove them or"
             " set bits to 4",
             check=lambda given: (
-                given.bits != 8
+                given.bits != EIGHT_BITS
                 or (given.type, given.double_quantization, given.compute_dtype)
                 == (None, None, None)
             ),

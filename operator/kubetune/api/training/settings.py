@@ -379,8 +379,7 @@ class TrainingSettings(ObjectiveSettings):
     strategy: Strategy | None = Field(
         default=None,
         description="How several processes share the training: ddp has the whole model in each,"
-        " fsdp2 shards weights, gradients and optimizer state among them, with objective sft and"
-        " methods lora and full. Default ddp.",
+        " fsdp2 shards weights, gradients and optimizer state among them. Default ddp.",
     )
     estimate: EstimateSettings | None = Field(
         default=None,

@@ -17,6 +17,7 @@ from kubetune.api.run.training_plan import (
 from kubetune.api.training.automatic import AUTO
 from kubetune.api.training.chat_templates import MODEL, chat_template_text
 from kubetune.api.training.families import family_settings
+from kubetune.api.training.method import EIGHT_BITS
 from kubetune.api.training.objectives import OBJECTIVES, Objective
 from kubetune.api.training.settings import Resources, TrainingSettings, merge
 from kubetune.decide.settings.objectives import own_settings
@@ -58,7 +59,6 @@ BUILT_IN: JsonObject = {
 DEFAULT_EPOCHS = 3.0
 DEFAULT_MAX_LENGTH = 1024
 DEFAULT_RANK = 16
-EIGHT_BITS = 8
 
 
 def effective_settings(

@@ -70,6 +70,11 @@ def settings_conflict(trainer: OtherTrainer | None, text: str | None, settings: 
     """Which of the settings in force the trainer can't follow, else empty."""
     if trainer is None:
         return ""
+    if settings.get("strategy") == "fsdp2":
+        return (
+            f"strategy fsdp2 is for trainer.trl: trainer.{_name(trainer)} says itself how its"
+            " processes share the training; leave strategy out"
+        )
     if isinstance(trainer, ScriptTrainer):
         return ""
     return adapter_conflict(configuration(trainer, text), settings["method"]["type"])

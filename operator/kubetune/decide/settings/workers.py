@@ -7,6 +7,7 @@ from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.kinds.fine_tune_job.spec import FineTuneJobSpec
+from kubetune.api.training.method import EIGHT_BITS
 from kubetune.targets.quantities import amount
 
 
@@ -47,11 +48,10 @@ def workers_problem(spec: FineTuneJobSpec, settings: JsonObject) -> str:
         )
     if settings["strategy"] != "fsdp2":
         return ""
-    if settings["method"]["type"] == "qlora":
+    quantization = settings["method"].get("quantization") or {}
+    if quantization.get("bits") == EIGHT_BITS:
         return (
-            "strategy fsdp2 can't shard the quantized weights of method qlora: use ddp, or method"
-            " lora or full"
+            "strategy fsdp2 can't shard weights of 8 bits, which are no numbers that processes can"
+            " share out: use ddp, or set method.quantization.bits to 4"
         )
-    if spec.objective != "sft":
-        return f"strategy fsdp2 goes with objective sft, and this one is {spec.objective}: use ddp"
     return ""

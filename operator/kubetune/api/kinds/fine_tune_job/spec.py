@@ -25,6 +25,7 @@ from kubetune.api.schema.rules import (
     exactly_one,
     unchanged,
 )
+from kubetune.api.training.method import EIGHT_BITS
 from kubetune.api.training.objective_settings import WITH_SETTINGS
 from kubetune.api.training.objectives import LOGGED_NAMES, Objective, objective_rules
 from kubetune.api.training.settings import ContinueFrom, TrainingSettings
@@ -165,11 +166,20 @@ class Output(Value):
 
 _MERGES = "(has(self.output) && has(self.output.merge) && self.output.merge)"
 _SHARDS = "(has(self.strategy) && self.strategy == 'fsdp2')"
+_EIGHT_BITS = (
+    "(has(self.method) && has(self.method.quantization) && has(self.method.quantization.bits)"
+    " && self.method.quantization.bits == 8)"
+)
 _FULL = "(has(self.method) && has(self.method.type) && self.method.type == 'full')"
 
 
 def _merges(spec: FineTuneJobSpec) -> bool:
     return spec.output is not None and spec.output.merge
+
+
+def _eight_bits(spec: FineTuneJobSpec) -> bool:
+    quantization = spec.method.quantization if spec.method else None
+    return quantization is not None and quantization.bits == EIGHT_BITS
 
 
 def _full(spec: FineTuneJobSpec) -> bool:
@@ -274,18 +284,9 @@ class FineTuneJobSpec(TrainingSettings):
             field="strategy",
         ),
         Rule(
-            cel=f"!{_SHARDS} || !has(self.method) || !has(self.method.type)"
-            " || self.method.type != 'qlora'",
-            message="quantized weights can't be sharded: use ddp, or method lora or full",
-            check=lambda spec: (
-                spec.strategy != "fsdp2" or spec.method is None or spec.method.type != "qlora"
-            ),
-            field="strategy",
-        ),
-        Rule(
-            cel=f"!{_SHARDS} || self.objective == 'sft'",
-            message="fsdp2 goes with objective sft; use ddp",
-            check=lambda spec: spec.strategy != "fsdp2" or spec.objective == "sft",
+            cel=f"!{_SHARDS} || !{_EIGHT_BITS}",
+            message="weights of 8 bits can't be sharded: use ddp, or method.quantization.bits 4",
+            check=lambda spec: spec.strategy != "fsdp2" or not _eight_bits(spec),
             field="strategy",
         ),
         Rule(
