@@ -84,6 +84,7 @@ def upload_results(
     ``rows`` are those of each split, ``metrics`` what the model card shows. Raises RunError as
     ``upload.upload`` does.
     """
+    tracker.stages.begin("uploading")
     counts = {split: encoded.counts() for split, encoded in rows.items()}
     counts["evaluation"] |= tuned.counts()
     artifacts: dict[str, Any] = {

@@ -12,9 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from kubetune.api.run import stages as names
-from kubetune.api.run.stages import FACTS, MOST, Stage, Unit
+from kubetune.api.run.evaluation_plan import EvaluationRunPlan
+from kubetune.api.run.plan import RunPlan
+from kubetune.api.run.stages import FACTS, MEASURING_SHARE, MOST, STAGES, Stage, Unit
 
 LINE_SECONDS = 10.0
 """Between two lines of the log; with what a busy interpreter adds, fewer than 15."""
@@ -29,6 +32,48 @@ Begin = Callable[[Stage], None]
 
 def unseen(done: int, total: int | None = None) -> None:
     """A Report that nobody looks at."""
+
+
+class Watch(Protocol):
+    """Who is told that a stage begins, and how much of it is done."""
+
+    def begin(
+        self, stage: Stage, unit: Unit | None = None, total: int | None = None, done: int = 0
+    ) -> Report:
+        """See ``Stages.begin``."""
+        ...
+
+
+class _Unwatched:
+    def begin(
+        self, stage: Stage, unit: Unit | None = None, total: int | None = None, done: int = 0
+    ) -> Report:
+        """Nobody looks."""
+        return unseen
+
+
+UNWATCHED: Watch = _Unwatched()
+
+
+def expected(plan: RunPlan | EvaluationRunPlan) -> dict[Stage, int]:
+    """The stages that a run will have, and the share of each."""
+    if isinstance(plan, EvaluationRunPlan):
+        left_out = {
+            *("baseline", "training", "merging"),
+            *(() if plan.tasks else ("tasks",)),
+            *(() if plan.judges else ("judging",)),
+        }
+    else:
+        merges = plan.merge or plan.training.continue_from == "merged"
+        left_out = {
+            *("tasks", "judging"),
+            *(() if plan.training.evaluation.baseline else ("baseline",)),
+            *(() if merges else ("merging",)),
+        }
+    shares = {stage: FACTS[stage].share for stage in STAGES if stage not in left_out}
+    if isinstance(plan, EvaluationRunPlan):
+        shares["evaluating"] = MEASURING_SHARE
+    return shares
 
 
 @dataclass(frozen=True)
@@ -105,9 +150,8 @@ class Stages:
         """
         standing = _Standing(stage, unit, self._clock(), done, done, total)
         self._now = standing
-        self._began(stage)
         self._line_at = self._clock()
-        log.info("%s", self.line())
+        self._began(stage)
 
         def report(done: int, total: int | None = None) -> None:
             now = self._now
@@ -161,11 +205,15 @@ class Stages:
             said += f", about {_duration(eta)} left"
         return f"{said} ({self.percent}% of the run)"
 
+    def write_line(self) -> None:
+        """Write a line, if the last one is old enough."""
+        if self._now is not None and self._clock() - self._line_at >= LINE_SECONDS:
+            self._line_at = self._clock()
+            log.info("%s", self.line())
+
     def _write_lines(self) -> None:
         while not self._over.wait(max(0.5, self._line_at + LINE_SECONDS - self._clock())):
-            if self._now is not None and self._clock() - self._line_at >= LINE_SECONDS:
-                self._line_at = self._clock()
-                log.info("%s", self.line())
+            self.write_line()
 
 
 def _amount(count: int, unit: Unit) -> str:

@@ -300,6 +300,7 @@ def test_progress_counts_rows_and_is_written_at_a_bounded_rate() -> None:
     assert_fits("Evaluation", status)
     shown = candidate(status, "base")["progress"]
     assert shown == {
+        "attempt": 1,
         "stage": "evaluating",
         "rows": 16,
         "totalRows": 64,
@@ -308,9 +309,16 @@ def test_progress_counts_rows_and_is_written_at_a_bounded_rate() -> None:
         "eta": "1m15s",
         "updatedAt": rfc3339(NOW),
     }
+    assert status["progress"] == {
+        "percent": 12,
+        "candidate": "base",
+        "stage": "evaluating",
+        "eta": "1m15s",
+    }
     assert later(5, 20, 8) == status, "the last write is five seconds old"
     status = later(10, 24, 8)
     assert [candidate(status, name)["progress"]["rows"] for name in ("base", "tuned")] == [24, 8]
     ended = runs | {"base": [run(1, "succeeded", evaluated())]}
     over = decided(observed(evaluation(**AT_ONCE, status=status), runs=ended)).status
     assert "progress" not in candidate(over, "base")
+    assert (over["progress"]["candidate"], over["progress"]["percent"]) == ("tuned", 56)

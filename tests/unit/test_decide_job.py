@@ -310,6 +310,7 @@ def test_progress_is_written_at_most_every_ten_seconds() -> None:
     observed = observed_job(job(status=RUNNING), runs=[run(1, "running")], tracked=TRACKED)
     first = decide(observed, NOW).status or {}
     assert first["progress"] == {
+        "attempt": 1,
         "stage": "training",
         "step": 50,
         "totalSteps": 200,

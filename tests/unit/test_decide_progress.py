@@ -73,7 +73,83 @@ def test_after_a_step_back_nothing_of_the_higher_step_is_shown() -> None:
 def test_what_does_not_tell_of_the_attempt_is_not_shown(tags: dict[str, str]) -> None:
     run_ = replace(TRACKED, tags={"kubetune.phase": "preparing", **tags}, metrics={"loss": 0.2})
     assert "kubetune_step" not in told_progress(run_)
-    assert progress(run_, NOW) == {"stage": "preparing", "updatedAt": ago(0)}
+    shown = progress(run_, NOW)
+    assert shown.pop("attempt", 2) == 2
+    assert shown == {"stage": "preparing", "updatedAt": ago(0)}
+
+
+STAGE: JsonObject = {
+    "stage": "tokenizing",
+    "percent": 8,
+    "done": 250_000,
+    "total": 1_000_000,
+    "unit": "rows",
+    "stage_eta_seconds": 180.4,
+}
+
+
+def test_a_stage_is_shown_with_what_is_done_of_it_and_its_end() -> None:
+    tags = told(1, **STAGE, kubetune_eta_seconds=9)
+    assert progress(tracked(tags | {"kubetune.phase": "preparing"}), NOW) == {
+        "attempt": 1,
+        "stage": "tokenizing",
+        "totalSteps": 200,
+        "percent": 8,
+        "done": 250_000,
+        "total": 1_000_000,
+        "unit": "rows",
+        "etaSeconds": 180,
+        "eta": "3m0s",
+        "updatedAt": ago(0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("lies", "missing"),
+    [
+        ({"stage": "resting"}, {"done", "unit", "total"}),
+        ({"stage": ["training"]}, {"done", "unit", "total"}),
+        ({"unit": "<b>rows</b>"}, {"done", "unit", "total"}),
+        ({"unit": {}}, {"done", "unit", "total"}),
+        ({"done": -1}, {"done", "unit", "total"}),
+        ({"done": "many"}, {"done", "unit", "total"}),
+        ({"done": 1e300}, {"done", "unit", "total"}),
+        ({"total": 3}, {"total"}),
+        ({"total": float("nan")}, {"total"}),
+        ({"stage_eta_seconds": float("inf")}, {"eta", "etaSeconds"}),
+        ({"stage_eta_seconds": -4}, {"eta", "etaSeconds"}),
+        ({"stage_eta_seconds": 1e17}, {"eta", "etaSeconds"}),
+        ({"percent": 100}, {"percent"}),
+        ({"percent": -3}, {"percent"}),
+        ({"percent": 1e400}, {"percent"}),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_is_left_out(lies: JsonObject, missing: set[str]) -> None:
+    whole = progress(tracked(told(1, **STAGE)), NOW)
+    shown = progress(tracked(told(1, **STAGE | lies)), NOW)
+    left = set(whole) - set(shown)
+    assert missing - left <= ({"eta", "etaSeconds"} if "stage" in lies else set())
+    assert left <= missing | {"eta", "etaSeconds"}
+
+
+def test_a_phase_of_any_length_is_shown_in_part() -> None:
+    shown = progress(replace(TRACKED, tags={"kubetune.phase": "x" * 5000}), NOW)
+    assert len(shown.get("stage", "")) <= 64
+
+
+def test_percent_does_not_go_back_within_an_attempt() -> None:
+    def shown(number: int, percent: int, before: JsonObject) -> JsonObject:
+        status = tried(attempt(number, "Running"), phase="Running", **before)
+        seen = replace(tracked(told(number, **STAGE | {"percent": percent})), updated_ms=1 << 50)
+        given = observed_job(job(status=status), runs=[run(number, "running")], tracked=seen)
+        found: Any = (decide(given, NOW).status or {})["progress"]
+        return {"progress": found | {"updatedAt": ago(60)}}
+
+    first = shown(1, 40, {})
+    assert shown(1, 12, first)["progress"]["percent"] == 40
+    assert shown(1, 55, first)["progress"]["percent"] == 55
+    assert shown(2, 12, first)["progress"]["percent"] == 12, "another attempt begins anew"
 
 
 def test_a_loss_that_is_no_number_and_no_end_in_sight_can_be_shown() -> None:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from kubetune.api.run.stages import FACTS, STAGES, Stage
-from kubetune_runner.stages import Stages
+from kubetune_runner.stages import LINE_SECONDS, Stages
 
 WHOLE: tuple[Stage, ...] = (
     "downloading",
@@ -104,13 +104,33 @@ def test_a_report_of_a_stage_that_is_over_changes_nothing() -> None:
     assert stages.facts()["done"] == 0
 
 
-def test_beginnings_are_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_beginnings_are_told() -> None:
     begun: list[Stage] = []
     stages = Stages(WHOLE, begun.append)
-    with caplog.at_level(logging.INFO):
-        stages.begin("loading")
+    stages.begin("loading")
     assert begun == ["loading"]
-    assert caplog.messages == [f"loading the model ({stages.percent}% of the run)"]
+    assert stages.line() == f"loading the model ({stages.percent}% of the run)"
+
+
+def test_a_line_comes_again_and_again_until_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """By a clock of its own: what it waits for is told, not slept."""
+    clock = Clock()
+    stages = Stages(WHOLE, clock=clock)
+    report = stages.begin("training", "steps", 10)
+    with caplog.at_level(logging.INFO):
+        report(2, 10)
+        clock.now += LINE_SECONDS - 1
+        stages.write_line()
+        assert caplog.messages == []
+        clock.now += 1
+        stages.write_line()
+        stages.write_line()
+        clock.now += LINE_SECONDS
+        stages.write_line()
+    assert [message.split(" (")[0] for message in caplog.messages] == [
+        "training: 2 of 10 steps, about 40s left",
+        "training: 2 of 10 steps, about 1m20s left",
+    ]
 
 
 def test_every_stage_has_words_and_a_share() -> None:

@@ -39,9 +39,11 @@ FOR_PEOPLE = {
     " estimate.trainableParameters estimate.peakMemory.weights estimate.peakMemory.gradients"
     " estimate.peakMemory.optimizer estimate.peakMemory.activations estimate.peakMemory.logits"
     " estimate.peakMemory.runtime estimate.peakMemory.host estimate.gpuHours external.workspace"
-    " progress.evalLoss progress.learningRate lineage.codeVersion failure failure.retryable",
+    " progress.done progress.evalLoss progress.learningRate lineage.codeVersion failure"
+    " failure.retryable",
     "Evaluation": "data.functionsDigest data.tasksDigest candidates.progress.totalRows"
-    " candidates.passed candidates.misses promoted promoted.previous",
+    " candidates.progress.done progress.candidate candidates.passed candidates.misses promoted"
+    " promoted.previous",
     "ComputeTarget": "workspace workspace.projectId workspace.runtime workspace.accelerators"
     " workspace.accelerators.maxPerWorkload workspace.accelerators.free workspace.quota"
     " workspace.variables",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,11 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     shape: Shape | None = None,
+    told: Callable[[int], object] = lambda _: None,
 ) -> list[list[int]]:
     """Continuation of each prompt (token ids), without the prompt and the end token.
 
+    ``told`` is called with the number of prompts that are done.
     Greedy unless a temperature is given; nothing else that the model's folder says counts.
     """
     import torch
@@ -72,6 +74,7 @@ def generate(
         for index, row in zip(chosen, output[:, len(ids[0]) :].tolist(), strict=True):
             length = next((i for i, token in enumerate(row) if token in stop), len(row))
             answers[index] = row[:length]
+        told(start + len(chosen))
     return answers
 
 

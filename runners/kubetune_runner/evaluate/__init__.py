@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from kubetune.api.bounded import json_file
@@ -32,6 +33,7 @@ from kubetune_runner.mlflow import records
 from kubetune_runner.mlflow.closing import close
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.model import loading, quantization
+from kubetune_runner.stages import Watch
 
 if TYPE_CHECKING:
     from kubetune_runner.evaluate.measuring import Progress
@@ -68,8 +70,10 @@ def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
     generates = bool(plan.custom_metrics or plan.judges) or any(
         name not in WITHOUT_REFERENCE for name in plan.metrics
     )
-    chosen = rows.choose(plan, answers=generates)
-    found = candidate.find(plan.model, TokenizerPlan(chat_template=plan.chat_template))
+    stages = tracker.stages
+    chosen = rows.choose(plan, answers=generates, watch=stages)
+    found = candidate.find(plan.model, TokenizerPlan(chat_template=plan.chat_template), stages)
+    stages.begin("tokenizing")
     asked = rows.ask(chosen.rows, plan, found.tokenizer, found.context, answers=generates)
     log.info(
         "rows: %d, without answer: %d, too long: %d", len(asked.rows), asked.empty, asked.too_long
@@ -81,11 +85,9 @@ def _run(plan: EvaluationRunPlan, tracker: Tracker) -> Outcome:
         return report.outcome(done)
     tracker.check()
     measured, benchmarks = _measure(plan, tracker, found, asked, generates)
-    if plan.judges:
-        tracker.phase("judging")
-    columns = _columns(plan, measured, asked) | benchmarks.columns
+    columns = _columns(plan, measured, asked, stages) | benchmarks.columns
     _log_errors(columns)
-    tracker.phase("uploading")
+    stages.begin("uploading")
     report.store_rows(tracker, measured, columns, plan.samples, benchmarks.rows)
     summary = report.fitted(
         EvaluationSummary(
@@ -109,6 +111,7 @@ def _measure(
     plan: EvaluationRunPlan, tracker: Tracker, found: Candidate, asked: AskedRows, generates: bool
 ) -> tuple[list[MeasuredRow], Benchmarks]:
     """Load the candidate and run it over the rows, then over the tasks."""
+    tracker.stages.begin("loading")
     if not _is_quantized(found):
         quantization.leave_out()
     run_log.quieten()
@@ -125,10 +128,10 @@ def _measure(
     startup_gc.over()
     wanted = [row for row in asked.rows if row.answer] if generates else asked.rows[: plan.samples]
     answered = {row.number for row in wanted if rows.fits(row.encoded, plan, found.context)}
-    progress = measuring.Progress(len(asked.rows))
+    total = len(asked.rows)
+    progress = measuring.Progress(total, tracker.stages.begin("evaluating", "rows", total))
     tracker.tags({TAG_TOTAL_STEPS: str(progress.total)})
     tracker.watch(progress.gauges)
-    tracker.phase("evaluating")
     measured = measuring.measure(
         model,
         found.tokenizer,
@@ -148,10 +151,12 @@ def _benchmarks(
 ) -> Benchmarks:
     if not plan.tasks:
         return Benchmarks()
-    tracker.phase("tasks")
+    before = progress.done
+    report = tracker.stages.begin("tasks", "requests")
+    progress.report = lambda done, total: report(done - before, (total or 0) - before)
 
     def expect(requests: int) -> None:
-        progress.total += requests
+        progress.expect(requests)
         tracker.tags({TAG_TOTAL_STEPS: str(progress.total)})
 
     counter = harness.Counter(expect, progress.finish_one)
@@ -159,7 +164,7 @@ def _benchmarks(
 
 
 def _columns(
-    plan: EvaluationRunPlan, measured: list[MeasuredRow], asked: AskedRows
+    plan: EvaluationRunPlan, measured: list[MeasuredRow], asked: AskedRows, watch: Watch
 ) -> dict[str, Column]:
     """Every metric of the plan on the rows that are for it, computed or an error."""
     pairs = list(zip(measured, asked.rows, strict=True))
@@ -173,8 +178,15 @@ def _columns(
         columns[own.name] = user_metric.measure(
             own.name, own.source, answered, plan.seed, timeout_seconds=own.timeout_seconds
         )
-    for each in plan.judges or ():
-        columns[each.name] = judge.measure(each, answered, plan.seed)
+    judges = plan.judges or ()
+    if judges:
+        total = len(judges) * len(answered)
+        report = watch.begin("judging", "rows", total)
+        graded = count(1)
+        for each in judges:
+            columns[each.name] = judge.measure(
+                each, answered, plan.seed, lambda: report(next(graded), total)
+            )
     return columns
 
 

@@ -17,6 +17,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.inspection.adapter import check_fits
 from kubetune_runner.inspection.safetensors import Tensors, file_chunks, parse_header
 from kubetune_runner.model import adapter_files, loading
+from kubetune_runner.stages import UNWATCHED, Watch
 
 MAX_ERROR = 500
 OWN_DESCRIPTION = "kubetune.json"
@@ -38,13 +39,15 @@ class Candidate:
     """Longest sequence in tokens."""
 
 
-def find(plan: ModelPlan, change: TokenizerPlan | None = None) -> Candidate:
+def find(
+    plan: ModelPlan, change: TokenizerPlan | None = None, watch: Watch = UNWATCHED
+) -> Candidate:
     """Fetch and check the candidate's files; no torch. ``change`` is for its tokenizer.
 
     Raises RunError: BaseModelMissing, BaseModelMismatch, and those of ``loading.fetch``.
     """
     if plan.type != "adapter":
-        folder = loading.fetch(plan)
+        folder = loading.fetch(plan, watch=watch)
         tokenizer = loading.load_tokenizer(plan, folder, change)
         return Candidate(plan, folder, None, tokenizer, loading.context_length(folder))
     if plan.base is None:
@@ -52,9 +55,9 @@ def find(plan: ModelPlan, change: TokenizerPlan | None = None) -> Candidate:
             "BaseModelMissing",
             f"model {plan.name} is an adapter without a base model: set baseModelRef in the Model",
         )
-    adapter = loading.fetch(plan)
+    adapter = loading.fetch(plan, watch=watch)
     _check_base(plan, plan.base, adapter)
-    folder = loading.fetch(plan.base, ENV_BASE_MODEL_TOKEN)
+    folder = loading.fetch(plan.base, ENV_BASE_MODEL_TOKEN, watch)
     _check_shapes(plan.base, folder, adapter)
     # An adapter that was trained with other special tokens or another chat template brings them.
     own = (adapter / "tokenizer_config.json").is_file()

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -84,15 +84,22 @@ class _Endpoint:
             self.form = simpler
 
 
-def measure(judge: JudgePlan, rows: Sequence[MeasuredRow], seed: int) -> Column:
-    """The mean of the judge's grades, or what went wrong."""
+def measure(
+    judge: JudgePlan,
+    rows: Sequence[MeasuredRow],
+    seed: int,
+    told: Callable[[], object] = lambda: None,
+) -> Column:
+    """The mean of the judge's grades, or what went wrong; ``told`` is called after each row."""
     try:
-        return table.of_values(rows, grades(judge, rows), seed)
+        return table.of_values(rows, grades(judge, rows, told), seed)
     except MetricError as error:
         return table.failed(judge.name, str(error))
 
 
-def grades(judge: JudgePlan, rows: Sequence[MeasuredRow]) -> list[float]:
+def grades(
+    judge: JudgePlan, rows: Sequence[MeasuredRow], told: Callable[[], object] = lambda: None
+) -> list[float]:
     """The grade of each row. Raises MetricError naming the row."""
     for row in rows:
         if row.answer is None:
@@ -107,6 +114,8 @@ def grades(judge: JudgePlan, rows: Sequence[MeasuredRow]) -> list[float]:
     endpoint = _Endpoint(judge, key, threading.Event())
     with ThreadPoolExecutor(judge.concurrency, thread_name_prefix="judge") as pool:
         asked = [pool.submit(_grade, endpoint, row) for row in rows]
+        for future in asked:
+            future.add_done_callback(lambda _: told())
         try:
             done, _ = wait(asked, return_when=FIRST_EXCEPTION)
             failed = next(

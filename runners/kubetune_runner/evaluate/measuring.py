@@ -18,6 +18,7 @@ from kubetune_runner.answering.shape import read
 from kubetune_runner.errors import RunError
 from kubetune_runner.evaluate.metrics import MeasuredRow
 from kubetune_runner.evaluate.rows import Asked
+from kubetune_runner.stages import Report, unseen
 from kubetune_runner.text.answers import shape_of
 from kubetune_runner.training import losses
 
@@ -27,15 +28,26 @@ log = logging.getLogger(__name__)
 class Progress:
     """How many rows, and requests of tasks, are done; read by the thread that reports."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, report: Report = unseen) -> None:
         self.total = total
         self.done = 0
+        self.report = report
         self.tokens = 0
         self._began = time.monotonic()
 
+    def expect(self, more: int) -> None:
+        """There will be so many more."""
+        self.total += more
+        self.report(self.done, self.total)
+
+    def finish(self, more: int) -> None:
+        """So many more are done."""
+        self.done += more
+        self.report(self.done, self.total)
+
     def finish_one(self) -> None:
         """A request of a task is done."""
-        self.done += 1
+        self.finish(1)
 
     def gauges(self) -> tuple[int, Mapping[str, float]]:
         """Rows done and what they tell; for ``Tracker.watch``."""
@@ -73,7 +85,7 @@ def measure(
             for row in _measure_batch(model, tokenizer, batch, plan, loss, answered):
                 found[row.number] = row
                 progress.tokens += row.tokens
-            progress.done += len(batch)
+            progress.finish(len(batch))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -16,6 +16,7 @@ from kubetune_runner import data
 from kubetune_runner.data import Row
 from kubetune_runner.data.splits import some
 from kubetune_runner.errors import RunError
+from kubetune_runner.stages import UNWATCHED, Watch
 from kubetune_runner.text.encoding import IGNORED, EncodedRow, encode
 from kubetune_runner.text.prompts import make_examples
 
@@ -70,13 +71,13 @@ class AskedRows:
     """Rows whose prompt leaves no room for an answer."""
 
 
-def choose(plan: EvaluationRunPlan, *, answers: bool = True) -> Chosen:
+def choose(plan: EvaluationRunPlan, *, answers: bool = True, watch: Watch = UNWATCHED) -> Chosen:
     """Rows of the plan's split: at most ``max_rows`` to answer, and ``max_loss_rows`` of which the
     loss is measured; equal for equal data. Without ``answers`` those of a loss are all.
 
     Raises RunError: NoRows, DatasetChanged, and those of ``data.load``.
     """
-    loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
+    loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None, watch)
     data.check_unchanged(plan.dataset, loaded)
     rows = loaded.train if plan.split == "train" else loaded.evaluation
     if not rows:

@@ -27,6 +27,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
 from kubetune_runner.mlflow.client import first_line
 from kubetune_runner.mlflow.last_word import LastWord
+from kubetune_runner.stages import Stages, expected
 
 FLUSH_SECONDS = 3.0
 LONGEST_PAUSE_SECONDS = 15.0
@@ -53,6 +54,10 @@ class Tracker:
         self.experiment_id: str | None = None
         self.known_tags: dict[str, str] = {}
         """Of earlier attempts, as far as they vouch for them: others can write tags, too."""
+        self.stages = Stages(expected(plan), self.phase)
+        """Where the run stands."""
+        self._told: dict[str, Any] | None = None
+        """What the tag of the run said last."""
         self._plan = plan
         self._reported: dict[str, int] = {}
         """Last step of a metric that earlier attempts reported."""
@@ -83,8 +88,9 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     def start(self) -> None:
-        """Begin to send."""
+        """Begin to send, and to write into the log how far the run is."""
         self._thread.start()
+        self.stages.show()
 
     def phase(self, phase: str) -> None:
         """Report what the run is doing."""
@@ -160,6 +166,7 @@ class Tracker:
 
         Returns whether all of it arrived within the time.
         """
+        self.stages.close()
         self._last_word.status = status
         self.call(lambda client, run_id: client.set_terminated(run_id, status))
         self._deadline = time.monotonic() + seconds
@@ -221,15 +228,23 @@ class Tracker:
             return
         gauges = self._gauges()
         self._said_last = closing
-        if gauges is None:
-            return
-        self.report(*gauges)
+        if gauges is not None:
+            self.report(*gauges)
+        elif stage := self.stages.facts():
+            self._tell(stage)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Report where the run is, in numbers that belong together."""
         self.metrics(values, step)
+        self._tell({**values, **self.stages.facts()}, again=True)
+
+    def _tell(self, values: Mapping[str, Any], *, again: bool = False) -> None:
+        """Tell these in the run's tag, beside what was shown; the same once more only ``again``."""
         with self._lock:
             told = {"attempt": self.attempt, **self._shown, **values}
+            if told == self._told and not again:
+                return
+            self._told = told
             self._tags[names.TAG_PROGRESS] = json.dumps(told)
             # Which a late report of an earlier attempt may have replaced.
             self._tags[names.TAG_ATTEMPT] = str(self.attempt)

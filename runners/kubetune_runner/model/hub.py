@@ -43,8 +43,11 @@ class HubRepo:
     cached: Path | None = None
     """Folder of the commit in the cache, when the hub couldn't be asked."""
 
-    def download(self, name: str) -> Path:
-        """The file in the cache, downloaded when it isn't there yet."""
+    def download(self, name: str, told: Callable[[int], object] = lambda _: None) -> Path:
+        """The file in the cache, downloaded when it isn't there yet.
+
+        ``told`` is called with the bytes that have come.
+        """
         if self.cached:
             return self.cached / name
         from huggingface_hub import hf_hub_download
@@ -61,6 +64,7 @@ class HubRepo:
                     revision=self.commit,
                     token=self.token,
                     etag_timeout=METADATA_TIMEOUT_SECONDS,
+                    tqdm_class=_counting(told),
                 ),
             )
         )
@@ -82,6 +86,23 @@ class HubRepo:
             ),
         )
         return {key: (str(info.dtype), list(info.shape)) for key, info in metadata.tensors.items()}
+
+
+def _counting(told: Callable[[int], object]) -> type[Any]:
+    """A bar of tqdm's kind that shows nothing and tells how far it is."""
+    from tqdm.std import tqdm
+
+    class Counting(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+            self.come = int(options.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.come += int(n or 0)
+            told(self.come)
+            return None
+
+    return Counting
 
 
 def open_repo(

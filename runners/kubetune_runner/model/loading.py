@@ -23,6 +23,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.mlflow import client as mlflow_client
 from kubetune_runner.model import file_list
 from kubetune_runner.model.quantization import compute_plainly
+from kubetune_runner.stages import UNWATCHED, Watch
 
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.py")
 _TOKENIZER = re.compile(r"\.(model|tiktoken)$|vocab|merges|^tokenizer\.json$")
@@ -36,15 +37,19 @@ _GONE = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
 """What a registry says of a version that was deleted, and will say again."""
 
 
-def fetch(model: ModelPlan, token_variable: str = ENV_MODEL_TOKEN) -> Path:
+def fetch(
+    model: ModelPlan, token_variable: str = ENV_MODEL_TOKEN, watch: Watch = UNWATCHED
+) -> Path:
     """Folder with the files of a model or an adapter, downloaded when they aren't here yet.
 
-    ``token_variable`` holds the hub's token. Raises RunError ModelMissing, and those of
+    ``token_variable`` holds the hub's token; ``watch`` is told how many bytes of a hub's have come.
+    Raises RunError ModelMissing, and those of
     ``hub.open_repo`` and ``file_list.check``.
     """
     configuration = ADAPTER_CONFIG if model.type == "adapter" else CONFIG
     if model.hub is not None:
-        return _from_hub(model, model.hub, configuration, token_variable)
+        return _from_hub(model, model.hub, configuration, token_variable, watch)
+    watch.begin("downloading")
     if model.registry_uri is not None:
         found = _from_registry(model.registry_uri)
         if model.files_digest is not None:
@@ -244,9 +249,12 @@ def _scoring(folder: Path, seed: int, options: dict[str, Any]) -> Any:
     return loaded
 
 
-def _from_hub(model: ModelPlan, source: HubSource, configuration: str, token_variable: str) -> Path:
+def _from_hub(
+    model: ModelPlan, source: HubSource, configuration: str, token_variable: str, watch: Watch
+) -> Path:
     from kubetune_runner.model.hub import open_repo
 
+    watch.begin("downloading")
     repo = open_repo(
         source.repo,
         "model",
@@ -260,7 +268,14 @@ def _from_hub(model: ModelPlan, source: HubSource, configuration: str, token_var
     wanted = [n for n in names if any(fnmatch(n, p) for p in _SMALL_FILES)] + weights
     if configuration not in wanted:
         raise _no_config(model, names, configuration)
-    folders = {repo.download(name).parent for name in wanted}
+    sizes = {name: repo.sizes[name] or 0 for name in wanted}
+    report = watch.begin("downloading", "bytes", sum(sizes.values()) or None)
+    folders: set[Path] = set()
+    done = 0
+    for name, size in sizes.items():
+        folders.add(repo.download(name, lambda read, done=done: report(done + read, None)).parent)
+        done += size
+        report(done, None)
     return folders.pop()
 
 

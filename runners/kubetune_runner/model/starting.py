@@ -16,6 +16,7 @@ from kubetune.api.run.training_plan import LoraPlan, TrainingPlan
 
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import loading, merging
+from kubetune_runner.stages import UNWATCHED, Watch
 
 
 @dataclass
@@ -49,15 +50,15 @@ class StartingModel:
         return self.folder
 
 
-def fetch(model: ModelPlan, training: TrainingPlan) -> StartingModel:
-    """Find the files, and check those of an adapter.
+def fetch(model: ModelPlan, training: TrainingPlan, watch: Watch = UNWATCHED) -> StartingModel:
+    """Find the files, and check those of an adapter; ``watch`` is told how much is downloaded.
 
     Raises RunError AdapterAsBase, PlanInvalid, AdapterUnsupported, AdapterMismatch, and those of
     ``loading.fetch``.
     """
     how = training.continue_from
     if model.type != "adapter":
-        return StartingModel(model, loading.fetch(model))
+        return StartingModel(model, loading.fetch(model, watch=watch))
     if how is None:
         raise RunError(
             "AdapterAsBase",
@@ -66,7 +67,8 @@ def fetch(model: ModelPlan, training: TrainingPlan) -> StartingModel:
         )
     if model.base is None:
         raise RunError("PlanInvalid", f"plan: model.base is missing for adapter {model.name}")
-    base, adapter = loading.fetch(model.base, ENV_BASE_MODEL_TOKEN), loading.fetch(model)
+    base = loading.fetch(model.base, ENV_BASE_MODEL_TOKEN, watch)
+    adapter = loading.fetch(model, watch=watch)
     config: dict[str, Any] = json_file(adapter / loading.ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise RunError(

@@ -86,8 +86,9 @@ def run(plan: RunPlan, stop: StopSignal, tracker: Tracker, inherited: Mapping[st
             # Before anything is read.
             axolotl.command(inherited, scratch)
         command = script.fetch(own, scratch) if own else []
-        start = starting.fetch(plan.model, plan.training)
-        loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None)
+        stages = tracker.stages
+        start = starting.fetch(plan.model, plan.training, stages)
+        loaded = data.load(plan.dataset, os.environ.get(ENV_DATASET_TOKEN) or None, stages)
         data.check_unchanged(plan.dataset, loaded)
         job = _Job(plan, start, scratch, command)
         _write(job, loaded)
@@ -144,7 +145,6 @@ def _train(
     watch = Watch(tracker, plan.training.hyperparameters, deadline)
     server = ProgressServer(job.scratch, watch.receive)
     grace = float(inherited.get(names.ENV_GRACE) or GRACE_SECONDS)
-    tracker.phase("training")
     kills = Kills()
     try:
         tracker.watch(watch.gauges)
@@ -236,7 +236,6 @@ def _finish(
             "output.merge is true, but the code left a whole model: remove merge, or save the"
             " adapter alone",
         )
-    tracker.phase("evaluating")
     tokenizer = _tokenizer(job, result)
     rows, chat = _encoded(plan, held_out, tokenizer)
     limit = plan.training.evaluation.max_loss_rows
@@ -251,7 +250,9 @@ def _finish(
     from kubetune_runner.run_log import quieten
 
     quieten()
-    measured = measure(plan, job.start, result, tokenizer, rows.rows, with_loss.rows)
+    measured = measure(
+        plan, job.start, result, tokenizer, rows.rows, with_loss.rows, tracker.stages
+    )
     metrics = dict(measured.tuned.metrics)
     if measured.baseline is not None:
         metrics |= measured.baseline.as_baseline()
@@ -259,7 +260,7 @@ def _finish(
     tracker.metrics(records.prefixed(metrics), steps)
     tracker.show(metrics)
     tracker.tags({TAG_METRICS: json.dumps(metrics)})
-    tracker.phase("uploading")
+    tracker.stages.begin("merging" if plan.merge else "uploading")
     about: dict[str, Any] = {
         "chat": chat,
         "max_new_tokens": plan.training.evaluation.max_new_tokens,

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from kubetune.api.run.plan import ModelPlan, RunPlan
+from kubetune.api.run.stages import Stage
 
 from kubetune_runner import finite
 from kubetune_runner.errors import RunError
@@ -17,6 +18,7 @@ from kubetune_runner.evaluate.candidate import Candidate
 from kubetune_runner.model import loading, precision, quantization
 from kubetune_runner.model.starting import StartingModel
 from kubetune_runner.own_code.found import Found
+from kubetune_runner.stages import UNWATCHED, Report, Watch
 from kubetune_runner.text.encoding import EncodedRow
 from kubetune_runner.training import losses
 from kubetune_runner.training.held_out import Evaluation, evaluate
@@ -40,11 +42,20 @@ class Measured:
 class _Model:
     """What ``evaluate`` asks of a trainer."""
 
-    def __init__(self, model: Any, tokenizer: Any, rows: Sequence[EncodedRow], batch: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[EncodedRow],
+        batch: int,
+        report: Report,
+    ) -> None:
         self.model = model
         self.args = SimpleNamespace(per_device_eval_batch_size=batch)
         self._pad = tokenizer.pad_token_id
         self._rows = sorted(rows, key=lambda row: len(row.input_ids))
+        self._report = report
+        self.to_measure = len(rows)
 
     @property
     def loss_rows(self) -> int:
@@ -58,8 +69,12 @@ class _Model:
             return losses.padded(rows, self._pad, self.model.device)
 
         return losses.token_loss(
-            self.model, self._rows, self.args.per_device_eval_batch_size, batch
+            self.model, self._rows, self.args.per_device_eval_batch_size, batch, self.measured
         )
+
+    def measured(self, rows: int) -> None:
+        """Tell that so many are done."""
+        self._report(rows, self.to_measure)
 
 
 def measure(
@@ -69,10 +84,12 @@ def measure(
     tokenizer: Any,
     rows: Sequence[EncodedRow],
     with_loss: Sequence[EncodedRow],
+    watch: Watch = UNWATCHED,
 ) -> Measured:
     """Load the result and measure it, and the model before it where that is asked for.
 
-    ``rows`` are held out, ``with_loss`` those of them that the loss is measured on.
+    ``rows`` are held out, ``with_loss`` those of them that the loss is measured on. ``watch`` is
+    told what is loaded and measured.
 
     Raises RunError ResultUnreadable.
     """
@@ -82,14 +99,18 @@ def measure(
     quantized = quantization.of_base(settings, dtype)
     context = loading.context_length(start.folder)
 
-    def evaluated(model: Any) -> Evaluation:
-        trainer: Any = _Model(model, tokenizer, with_loss, numbers.per_device_batch_size)
+    def evaluated(model: Any, stage: Stage) -> Evaluation:
+        report = watch.begin(stage, "rows")
+        size = numbers.per_device_batch_size
+        trainer: Any = _Model(model, tokenizer, with_loss, size, report)
         return evaluate(trainer, tokenizer, rows, settings.evaluation, context)
 
     baseline = None
     if settings.evaluation.baseline and rows:
         before = Candidate(start.base, start.folder, None, tokenizer, context)
-        baseline = evaluated(candidate.load(before, dtype, quantized))
+        watch.begin("loading")
+        baseline = evaluated(candidate.load(before, dtype, quantized), "baseline")
+    watch.begin("loading")
     try:
         if found.kind == "adapter":
             after = Candidate(start.base, start.folder, found.folder, tokenizer, context)
@@ -111,7 +132,7 @@ def measure(
     )
     probe = [row.input_ids for row in rows[:1]] or [PROBE]
     finite.check_scores(model, probe, f"the {found.kind} that the code left", LOWER)
-    tuned = evaluated(model)
+    tuned = evaluated(model, "evaluating")
     finite.check_metrics(tuned.metrics, f"of the {found.kind} that the code left", LOWER)
     if baseline is not None:
         finite.check_metrics(baseline.as_baseline(), "before any training", finite.OTHER_MODEL)

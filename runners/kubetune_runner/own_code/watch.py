@@ -36,6 +36,7 @@ class Watch:
         self._deadline = deadline
         self._moved_at = time.monotonic()
         self._tracker = tracker
+        self._report = tracker.stages.begin("training", "steps", numbers.max_steps)
         self._total = numbers.max_steps
         self._known_total = False
         """Whether the code itself has told how many steps there are."""
@@ -130,11 +131,13 @@ class Watch:
         if total != self._total or known:
             self._total = total
             self._tracker.tags({TAG_TOTAL_STEPS: str(total)})
+            self._report(self.step, total)
 
     def _reached(self, step: int, now: float) -> None:
         if step > self.step:
             self.step = step
             self._moved_at = now
+            self._report(step, self._total)
             if self._first is None:
                 self._first = (step, now)
 

@@ -57,6 +57,13 @@ class Measured(Protocol):
         """How many rows that is."""
         ...
 
+    to_measure: int
+    """How many rows will be measured, with the answers to them."""
+
+    def measured(self, rows: int) -> None:
+        """Told how many are done."""
+        ...
+
     def held_out_loss(self) -> float:
         """Mean negative log-likelihood of the labelled tokens."""
         ...
@@ -72,10 +79,6 @@ def evaluate(
     """Measure the trainer's model as it is now: its answers to the first of ``rows``, and the loss
     on the rows that the trainer has for that.
     """
-    metrics: dict[str, float] = {}
-    if trainer.loss_rows:
-        loss = trainer.held_out_loss()
-        metrics = {"eval_loss": loss, "perplexity": perplexity(loss)}
     room = None if context is None else context - plan.max_new_tokens
     asked: list[EncodedRow] = []
     no_room = 0
@@ -87,6 +90,11 @@ def evaluate(
             no_room += 1
         elif len(asked) < plan.max_rows:
             asked.append(row)
+    trainer.to_measure = trainer.loss_rows + len(asked)
+    metrics: dict[str, float] = {}
+    if trainer.loss_rows:
+        loss = trainer.held_out_loss()
+        metrics = {"eval_loss": loss, "perplexity": perplexity(loss)}
     answers: list[str] = []
     if asked:
         model: Any = trainer.model
@@ -99,6 +107,7 @@ def evaluate(
             batch=max(8, trainer.args.per_device_eval_batch_size),
             max_new_tokens=plan.max_new_tokens,
             shape=shape,
+            told=lambda done: trainer.measured(trainer.loss_rows + done),
         )
         answers = read(tokenizer, ids, shape)
         pairs = list(zip(answers, (row.reference for row in asked), strict=True))

@@ -12,10 +12,10 @@ from kubetune.api.rows import loss_rows
 from kubetune.api.run.plan import ENV_DATASET_TOKEN, RunPlan
 from kubetune.api.training.objectives import OBJECTIVES
 
-from kubetune_runner.data.watching import UNWATCHED, Watch
 from kubetune_runner.errors import RunError
 from kubetune_runner.model import loading, quantization, starting
 from kubetune_runner.model.starting import StartingModel
+from kubetune_runner.stages import UNWATCHED, Watch
 from kubetune_runner.text.encoding import EncodedRows
 from kubetune_runner.tokenized import tokenize
 
@@ -43,12 +43,15 @@ class Inputs:
 
 
 def prepare(plan: RunPlan, watch: Watch = UNWATCHED) -> Inputs:
-    """Read and check data and model files; no torch before all rows are read."""
+    """Read and check data and model files; no torch before all rows are read.
+
+    ``watch`` is told what begins, and how much of it is done.
+    """
     method = plan.training.method
     for name, given in (("lora", plan.training.lora), ("quantization", plan.training.quantization)):
         if given is None and (method == "qlora" or method == name):
             raise RunError("PlanInvalid", f"plan: training.{name} is missing for method {method}")
-    start = starting.fetch(plan.model, plan.training)
+    start = starting.fetch(plan.model, plan.training, watch)
     quantization.check(start.base, start.folder, quantize=method == "qlora")
     loading.check_length(start.base, start.folder, plan.training.hyperparameters.max_length)
     formats = OBJECTIVES[plan.training.objective].formats

@@ -30,16 +30,19 @@ def token_loss(
     rows: Sequence[EncodedRow],
     size: int,
     batch: Callable[[list[EncodedRow]], dict[str, Any]],
+    told: Callable[[int], object] = lambda _: None,
 ) -> float:
     """The mean over all labelled tokens of rows, ``size`` of them at a time as ``batch`` makes it.
 
-    Whatever the batches are, the mean is the same.
+    Whatever the batches are, the mean is the same. ``told`` is called with the number of rows that
+    are done.
     """
     total, tokens = 0.0, 0
     for start in range(0, len(rows), size):
         for loss, labelled in row_losses(model, batch(list(rows[start : start + size]))):
             total += loss
             tokens += labelled
+        told(min(start + size, len(rows)))
     return total / tokens
 
 

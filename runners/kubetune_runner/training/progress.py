@@ -19,6 +19,7 @@ from transformers.trainer_callback import TrainerCallback
 
 from kubetune_runner.mlflow.tracking import Tracker
 from kubetune_runner.signals import StopSignal
+from kubetune_runner.stages import Report, unseen
 from kubetune_runner.training import checkpoints, strategies
 from kubetune_runner.training.workers import SINGLE_WORKER, Workers
 
@@ -49,6 +50,7 @@ class Progress(TrainerCallback):
         self._save_seconds = 60 * save_minutes if save_minutes else None
         self._saved = self._began = time.monotonic()
         self._first_step = self._step = self._total = 0
+        self._report_steps: Report = unseen
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Training starts or continues."""
@@ -64,6 +66,9 @@ class Progress(TrainerCallback):
         # An attempt that was killed took its unsent reports with it; the checkpoint has them.
         for entry in state.log_history:
             self._report(entry, entry["step"])
+        self._report_steps = self._tracker.stages.begin(
+            "training", "steps", self._total, self._step
+        )
         self._tracker.tags({TAG_TOTAL_STEPS: str(state.max_steps)})
         self._tracker.watch(self._gauges)
 
@@ -76,6 +81,7 @@ class Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A step was made."""
         self._step = state.global_step
+        self._report_steps(self._step, self._total)
         if state.global_step >= state.max_steps:
             control.should_log = True
         if self._workers.agree(self._stop.received):

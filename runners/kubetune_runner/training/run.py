@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubetune.api.run.outcome import Outcome
 from kubetune.api.run.plan import TAG_METRICS, RunPlan
+from kubetune.api.run.stages import Stage
 
 from kubetune_runner import doctor, finite, outcomes, own_code
 from kubetune_runner.errors import RunError
@@ -22,6 +23,7 @@ from kubetune_runner.mlflow.tracking import NullTracker, Tracker
 from kubetune_runner.results import save_results, upload_results
 from kubetune_runner.run_log import quieten
 from kubetune_runner.signals import StopSignal
+from kubetune_runner.stages import unseen
 from kubetune_runner.training.fitting import fit, make_trainer
 from kubetune_runner.training.inputs import Inputs, prepare
 from kubetune_runner.training.workers import SINGLE_WORKER, Workers, lost, worker_of
@@ -71,7 +73,7 @@ def run(plan: RunPlan, stop: StopSignal) -> Outcome:
 
 
 def _run(plan: RunPlan, stop: StopSignal, tracker: Tracker, workers: Workers) -> Outcome:
-    inputs = prepare(plan)
+    inputs = prepare(plan, tracker.stages)
     quieten()
     try:
         workers.join()
@@ -93,22 +95,27 @@ def _train(
     from kubetune_runner.training.objectives.base import Measure
 
     objective = objectives.load(plan.training.objective)
+    stages = tracker.stages
+    stages.begin("loading")
     trainer, progress = make_trainer(plan, inputs, stop, tracker, workers)
     held_out = Measure(inputs.tokenizer, inputs.evaluation.rows, plan.training, inputs.context)
 
-    def measure() -> Evaluation:
-        return objective.evaluate(trainer, held_out)
+    def measure(stage: Stage) -> Evaluation:
+        trainer.report = stages.begin(stage, "rows")
+        try:
+            return objective.evaluate(trainer, held_out)
+        finally:
+            # Evaluations on the way are part of the training.
+            trainer.report = unseen
 
-    baseline = measure() if plan.training.evaluation.baseline else None
+    baseline = measure("baseline") if plan.training.evaluation.baseline else None
     if baseline is not None:
         finite.check_metrics(baseline.as_baseline(), "before any training", finite.OTHER_MODEL)
         tracker.metrics(baseline.as_baseline(), 0)
     counts = inputs.train.counts()
     tracker.metrics({f"train_rows_{key.lower()}": value for key, value in counts.items()}, 0)
     tracker.check()
-    tracker.phase("training")
     fit(plan, stop, trainer, progress, workers)
-    tracker.phase("evaluating")
     steps = trainer.state.global_step
     finite.check_weights(trainer.model, f"after step {steps} weights", agree=workers.agree)
     with trainer.compute_loss_context_manager():
@@ -116,7 +123,7 @@ def _train(
         finite.check_scores(
             trainer.model, trained, f"the model of step {steps}", agree=workers.agree
         )
-    tuned = measure()
+    tuned = measure("evaluating")
     metrics = dict(tuned.metrics)
     loss = _mean_loss(trainer)
     if loss is not None:
@@ -132,7 +139,7 @@ def _train(
         return Outcome(
             status="succeeded", reason="Trained", message=f"rank {workers.rank} trained along"
         )
-    tracker.phase("uploading")
+    stages.begin("merging" if plan.merge or inputs.start.merged else "uploading")
     saved = save_results(
         plan,
         inputs.start,

@@ -20,6 +20,7 @@ from kubetune_runner.errors import RunError
 from kubetune_runner.model import heads, shortcuts
 from kubetune_runner.model import precision as precisions
 from kubetune_runner.model.parameter_lists import ParameterListCache
+from kubetune_runner.stages import Report, unseen
 from kubetune_runner.training import strategies
 from kubetune_runner.training.compensated import CompensatedAdamW
 from kubetune_runner.training.workers import SINGLE_WORKER, Workers
@@ -143,6 +144,10 @@ class RunTrainer(Trainer):
         if not torch.cuda.is_available():
             heads.score_labels_only()
         self.encoded = held_out
+        self.report: Report = unseen
+        """Told how many held-out rows are measured."""
+        self.to_measure = 0
+        """How many there will be, with the answers to them."""
         self._operations_per_token: int | None = None
         exact: dict[str, torch.Tensor] = {}
         quantized = getattr(options["model"], "is_quantized", False)
@@ -217,6 +222,10 @@ class RunTrainer(Trainer):
     def loss_rows(self) -> int:
         """Held-out rows that metrics are of."""
         return len(self.encoded)
+
+    def measured(self, rows: int) -> None:
+        """Tell that so many are done."""
+        self.report(rows, max(self.to_measure, self.loss_rows))
 
     @property
     def tokens_seen(self) -> int:

@@ -281,7 +281,11 @@ class MlflowRunDict(TypedDict, closed=True):
     url: NotRequired[str]
 
 class ProgressDict(TypedDict, closed=True):
+    attempt: NotRequired[int]
     stage: NotRequired[str]
+    done: NotRequired[int]
+    total: NotRequired[int]
+    unit: NotRequired[str]
     step: NotRequired[int]
     totalSteps: NotRequired[int]
     percent: NotRequired[int]
@@ -362,6 +366,7 @@ class EvaluationStatusDict(ObjectStatusDict, closed=True):
     target: NotRequired[str]
     external: NotRequired[RecordedTargetDict]
     data: NotRequired[EvaluatedRowsDict]
+    progress: NotRequired[EvaluationProgressDict]
     candidates: NotRequired[list[CandidateStatusDict]]
     winner: NotRequired[str]
     promoted: NotRequired[PromotedDict]
@@ -371,6 +376,12 @@ class EvaluatedRowsDict(TypedDict, closed=True):
     splitDigest: NotRequired[str]
     functionsDigest: NotRequired[str]
     tasksDigest: NotRequired[str]
+
+class EvaluationProgressDict(TypedDict, closed=True):
+    percent: int
+    candidate: NotRequired[str]
+    stage: NotRequired[str]
+    eta: NotRequired[str]
 
 class CandidateStatusDict(TypedDict, closed=True):
     name: str
@@ -396,7 +407,11 @@ class CandidateStatusDict(TypedDict, closed=True):
     misses: NotRequired[list[str]]
 
 class CandidateProgressDict(TypedDict, closed=True):
+    attempt: NotRequired[int]
     stage: NotRequired[str]
+    done: NotRequired[int]
+    total: NotRequired[int]
+    unit: NotRequired[str]
     rows: NotRequired[int]
     totalRows: NotRequired[int]
     percent: NotRequired[int]

@@ -138,6 +138,7 @@ KINDS: tuple[Kind, ...] = (
         why="finalizer and run key; ttlSecondsAfterFinished",
         columns=(
             Column("Phase", ".status.phase"),
+            Column("Stage", ".status.progress.stage"),
             Column("Progress", ".status.progress.percent", "integer"),
             Column("Loss", ".status.progress.loss"),
             Column("ETA", ".status.progress.eta"),
@@ -160,6 +161,9 @@ KINDS: tuple[Kind, ...] = (
         why="finalizer; ttlSecondsAfterFinished",
         columns=(
             Column("Phase", ".status.phase"),
+            Column("Stage", ".status.progress.stage"),
+            Column("Progress", ".status.progress.percent", "integer"),
+            Column("ETA", ".status.progress.eta"),
             Column("Winner", ".status.winner"),
             Column("Passed", _condition("Passed")),
             Column("Reason", _condition("Ready", "reason")),

@@ -100,11 +100,11 @@ CML_RUNS_FOLDER = f"{CML_FOLDER}/runs"
 TAG_RUN_KEY = "kubetune.run_key"
 TAG_INSTALL = "kubetune.install"
 TAG_PHASE = "kubetune.phase"
-"""preparing, training, evaluating, uploading, then succeeded, failed or interrupted."""
+"""preparing, then each of ``stages.STAGES`` as it begins, then succeeded, failed or interrupted."""
 TAG_TOTAL_STEPS = "kubetune.total_steps"
 TAG_ATTEMPT = "kubetune.attempt"
 TAG_PROGRESS = "kubetune.progress"
-"""JSON of numbers that belong together: the attempt, its step and eta, newest loss and the like.
+"""JSON of what belongs together: the attempt, its stage, step and eta, newest loss and the like.
 
 Of each metric MLflow shows the value of the highest step, which after a step back is an old one.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,6 +16,8 @@ from kubetune.api.kinds.status_types import (
     AttemptDict,
     CandidateProgressDict,
     CandidateStatusDict,
+    EvaluationProgressDict,
+    EvaluationStatusDict,
     MetricResultDict,
     RegisteredResultDict,
 )
@@ -30,6 +33,7 @@ from kubetune.decide.decision import rfc3339, shorten
 from kubetune.decide.evaluation.inputs import CandidateInputs
 from kubetune.decide.evaluation.observed import ObservedCandidate
 from kubetune.decide.fine_tune_job.progress import (
+    kept_percent,
     merge_attempts,
     progress,
     progress_due,
@@ -42,6 +46,8 @@ from kubetune.targets.values import FINISHED, RunState
 from kubetune.tracking.base import TrackedRun
 
 MAX_CANDIDATE_MESSAGE = 512
+_ALIKE = ("attempt", "stage", "done", "total", "unit", "percent", "etaSeconds", "eta")
+"""Of a candidate's progress and a job's."""
 MOVING = frozenset({CandidatePhase.RUNNING, CandidatePhase.QUEUED, CandidatePhase.RETRYING})
 OURS = (Reason.SUSPENDED, Reason.QUEUED_TOO_LONG)
 """Reasons of a stop that we have ordered, and that is no failure of the attempt."""
@@ -233,6 +239,8 @@ def show_progress(
         written = old | {"updatedAt": newest} if newest is not None else None
         return progress_due(written, new, run, now, at_least_seconds)
 
+    for item, _, new in moving:
+        kept_percent(new, item.status.get("progress"))
     if any(due(*each) for each in moving):
         for item, _, new in moving:
             item.status["progress"] = new
@@ -242,19 +250,33 @@ def rows_done(run: TrackedRun, now: datetime) -> CandidateProgressDict:
     """A candidate's progress from the newest metrics of its run, which counts rows as steps."""
     given = progress(run, now)
     shown: CandidateProgressDict = {"updatedAt": rfc3339(now)}
-    if "stage" in given:
-        shown["stage"] = given["stage"]
     if "step" in given:
         shown["rows"] = given["step"]
     if "totalSteps" in given:
         shown["totalRows"] = given["totalSteps"]
-    if "percent" in given:
-        shown["percent"] = given["percent"]
-    if "etaSeconds" in given:
-        shown["etaSeconds"] = given["etaSeconds"]
-    if "eta" in given:
-        shown["eta"] = given["eta"]
-    return shown
+    same: Any = {name: given[name] for name in _ALIKE if name in given}
+    return shown | same
+
+
+def show_whole(status: EvaluationStatusDict, candidates: Sequence[CandidateDraft]) -> None:
+    """Progress of all candidates together; none before the first one was started."""
+    if not any(item.settled or item.started or item.live for item in candidates):
+        return
+    shares = [
+        100 if item.settled else (item.status.get("progress") or {}).get("percent", 0)
+        for item in candidates
+    ]
+    whole: EvaluationProgressDict = {"percent": sum(shares) // max(1, len(shares))}
+    for item in candidates:
+        shown = item.status.get("progress")
+        if shown is not None:
+            whole["candidate"] = item.name
+            if "stage" in shown:
+                whole["stage"] = shown["stage"]
+            if "eta" in shown:
+                whole["eta"] = shown["eta"]
+            break
+    status["progress"] = whole
 
 
 def summary_of(draft: CandidateDraft, tracked: TrackedRun | None) -> EvaluationSummary | None:

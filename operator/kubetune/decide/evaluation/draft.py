@@ -25,6 +25,7 @@ from kubetune.decide.decision import (
 from kubetune.decide.evaluation.candidate import (
     CandidateDraft,
     begin,
+    show_whole,
     with_deltas,
 )
 from kubetune.decide.evaluation.inputs import (
@@ -82,6 +83,7 @@ class Draft:
             self.waits.append(left if left > 0 else LOOK_SECONDS)
         statuses = [candidate.status for candidate in self.candidates]
         with_deltas(statuses)
+        show_whole(self.status, self.candidates)
         self.status["candidates"] = statuses
         self.status["conditions"] = self.conditions.current
         return Decision(tuple(self.actions), self.status, min(self.waits, default=None))

@@ -37,6 +37,7 @@ from kubetune.decide.fine_tune_job.observed import (
 )
 from kubetune.decide.fine_tune_job.orders import ended_by_deadline, told_to_stop
 from kubetune.decide.fine_tune_job.progress import (
+    kept_percent,
     merge_attempts,
     mlflow_link,
     progress,
@@ -200,6 +201,7 @@ def begin(observed: ObservedJob, spec: FineTuneJobSpec, now: datetime) -> Draft:
         if observed.place:
             status["mlflow"] = mlflow_link(run, observed.place)
         shown = progress(run, now)
+        kept_percent(shown, old.get("progress"))
         due = progress_due(old.get("progress"), shown, run, now, observed.progress_seconds)
         # Once it has ended well, its final values are there already.
         due = due and old.get("phase") != Phase.REGISTERING

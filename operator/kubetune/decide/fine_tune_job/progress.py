@@ -32,6 +32,17 @@ from kubetune.api.run.plan import (
     TAG_PROGRESS,
     TAG_TOTAL_STEPS,
 )
+from kubetune.api.run.stages import (
+    MOST,
+    STAGES,
+    TOLD_DONE,
+    TOLD_ETA,
+    TOLD_PERCENT,
+    TOLD_STAGE,
+    TOLD_TOTAL,
+    TOLD_UNIT,
+    UNITS,
+)
 from kubetune.api.training.objectives import LOGGED_NAMES
 from kubetune.decide.decision import parse_time, rfc3339, shorten
 from kubetune.targets.values import FINISHED, RunState
@@ -39,6 +50,10 @@ from kubetune.tracking.base import TrackedRun
 from kubetune.tracking.facts import tracker_facts
 
 MAX_METRICS = 64
+MAX_COUNT = 10**18
+"""Of bytes, rows and the like."""
+MAX_ETA = 10 * 365 * 24 * 3600
+MAX_STAGE = 64
 # Metrics of the trainer's bookkeeping rather than of the result.
 RESULTS = {
     "succeeded": AttemptResult.SUCCEEDED,
@@ -51,17 +66,23 @@ _NOT_RESULTS = (METRIC_STEP, METRIC_ETA)
 
 def progress(run: TrackedRun, now: datetime) -> ProgressDict:
     """status.progress from what a run's newest attempt says of itself."""
-    metrics = told_progress(run)
+    told = told_values(run)
+    metrics = _numbers(told)
     value: ProgressDict = {"updatedAt": rfc3339(now)}
+    if (attempt := _integer(metrics.get("attempt"))) is not None:
+        value["attempt"] = attempt
     if (stage := run.tags.get(TAG_PHASE)) is not None:
-        value["stage"] = stage
+        value["stage"] = shorten(stage, MAX_STAGE)
     step, total = _integer(metrics.get(METRIC_STEP)), _integer_text(run.tags.get(TAG_TOTAL_STEPS))
     if step is not None:
         value["step"] = step
     if total is not None:
         value["totalSteps"] = total
-    if step is not None and total:
-        value["percent"] = min(100, step * 100 // total)
+    if (percent := _count(metrics.get(TOLD_PERCENT), MOST)) is not None:
+        value["percent"] = percent
+    elif step is not None and total:
+        # A runner of an earlier version, or code of the user's own that has written the tag.
+        value["percent"] = max(0, min(MOST, step * 100 // total))
     if (epoch := metrics.get("epoch")) is not None:
         value["epoch"] = round(epoch, 3)
     if (loss := number(metrics.get("loss"))) is not None:
@@ -72,13 +93,44 @@ def progress(run: TrackedRun, now: datetime) -> ProgressDict:
         value["learningRate"] = rate
     if (tokens := metrics.get(METRIC_TOKENS_PER_SECOND)) is not None:
         value["tokensPerSecond"] = round(tokens, 1)
-    if (eta := _integer(metrics.get(METRIC_ETA))) is not None:
-        value |= {"etaSeconds": eta, "eta": duration(eta)}
+    _tell_stage(value, told, metrics)
     return value
 
 
+def _tell_stage(value: ProgressDict, told: JsonObject, metrics: Mapping[str, float]) -> None:
+    """What the run says of its stage, as far as it can be: of known names, in whole numbers."""
+    seconds = metrics.get(METRIC_ETA)
+    stage, unit = told.get(TOLD_STAGE), told.get(TOLD_UNIT)
+    if stage in STAGES:
+        value["stage"] = stage
+        seconds = metrics.get(TOLD_ETA)
+        done, total = (_count(metrics.get(name)) for name in (TOLD_DONE, TOLD_TOTAL))
+        if unit in UNITS and done is not None:
+            value |= {"done": done, "unit": unit}
+            if total is not None and total >= done:
+                value["total"] = total
+    if (eta := _count(seconds, MAX_ETA)) is not None:
+        value |= {"etaSeconds": eta, "eta": duration(eta)}
+
+
+def kept_percent(
+    new: ProgressDict | CandidateProgressDict, old: ProgressDict | CandidateProgressDict | None
+) -> None:
+    """Let percent not go back within an attempt, whatever its run says."""
+    if not old or new.get("attempt") != old.get("attempt"):
+        return
+    before = old.get("percent")
+    if before is not None and before <= MOST:
+        new["percent"] = max(before, new.get("percent", 0))
+
+
 def told_progress(run: TrackedRun) -> dict[str, float]:
-    """Numbers that belong to one step of the newest attempt; none before it has any.
+    """Numbers that belong to one step of the newest attempt; none before it has any."""
+    return _numbers(told_values(run))
+
+
+def told_values(run: TrackedRun) -> JsonObject:
+    """What the newest attempt says of itself in one moment; nothing before it has said anything.
 
     The tracking server's newest metrics don't: after a step back, as without checkpoints, they
     are those of the higher step until it is passed.
@@ -92,7 +144,11 @@ def told_progress(run: TrackedRun) -> dict[str, float]:
     given: JsonObject = told
     if str(given.get("attempt")) != run.tags.get(TAG_ATTEMPT):
         return {}
-    numbers = {key: float_of(value) for key, value in given.items()}
+    return given
+
+
+def _numbers(told: JsonObject) -> dict[str, float]:
+    numbers = {key: float_of(value) for key, value in told.items()}
     return {key: value for key, value in numbers.items() if value is not None}
 
 
@@ -139,7 +195,8 @@ def finished_progress(
     if not old and not isinstance(steps, int):
         return None
     kept = without_eta(old or {})
-    kept.pop("stage", None)
+    for name in ("stage", "done", "total", "unit"):
+        kept.pop(name, None)
     # The mean is of code that tells no loss of its last step.
     loss = number(summary.get("loss")) or kept.get("loss") or number(metrics.get("train_loss"))
     if loss is not None:
@@ -340,6 +397,11 @@ def _started(run: RunState, before: AttemptDict | None) -> str | None:
 
 def _integer(value: float | None) -> int | None:
     return int(value) if value is not None and math.isfinite(value) else None
+
+
+def _count(value: float | None, most: int = MAX_COUNT) -> int | None:
+    """A whole number that isn't negative, nor more than there can be."""
+    return int(value) if value is not None and 0 <= value <= most else None
 
 
 def _integer_text(text: str | None) -> int | None:

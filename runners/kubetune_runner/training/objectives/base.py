@@ -113,6 +113,7 @@ class BatchMeans(RunTrainer):
                     continue
                 sums[name] = sums.get(name, 0.0) + weight * value
                 weights[name] = weights.get(name, 0.0) + weight
+            self.measured(start + len(rows))
         model.train(training)
         return {name: total / weights[name] for name, total in sums.items() if weights[name]}
 

@@ -43,7 +43,13 @@ class SftRun(RunTrainer, SFTTrainer):
         training = model.training
         model.eval()
         with self.compute_loss_context_manager():
-            loss = token_loss(model, self.held_out, self.args.per_device_eval_batch_size, batch)
+            loss = token_loss(
+                model,
+                self.held_out,
+                self.args.per_device_eval_batch_size,
+                batch,
+                self.measured,
+            )
         model.train(training)
         return loss
 

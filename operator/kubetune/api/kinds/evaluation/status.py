@@ -40,15 +40,30 @@ class MetricResult(Value):
 class CandidateProgress(Value):
     """How far the measurement is."""
 
+    attempt: int | None = Field(default=None, description="The attempt that this is of.")
     stage: str | None = Field(
-        default=None, description="preparing, evaluating, tasks, judging or uploading."
+        default=None,
+        description="What its run does now: preparing, then downloading, reading, tokenizing,"
+        " loading, evaluating, tasks, judging or uploading.",
     )
+    done: int | None = Field(default=None, description="How much of the stage is done.")
+    total: int | None = Field(default=None, description="How much the stage is in all.")
+    unit: str | None = Field(default=None, description="What both count: bytes, rows or requests.")
     rows: int | None = Field(default=None, description="Rows and requests of tasks done.")
     total_rows: int | None = Field(default=None, description="Rows and requests in all.")
-    percent: int | None = Field(default=None, description="Rows done, 0 to 100.")
-    eta_seconds: int | None = Field(default=None, description="Seconds until all rows are done.")
+    percent: int | None = Field(default=None, description="Of the whole run, 0 to 100.")
+    eta_seconds: int | None = Field(default=None, description="Seconds until the stage ends.")
     eta: str | None = Field(default=None, description="The same for people, such as 3m20s.")
     updated_at: Timestamp | None = Field(default=None, description="When this was read.")
+
+
+class EvaluationProgress(Value):
+    """How far all candidates are, together."""
+
+    percent: int = Field(description="Of all candidates, 0 to 100: each has an equal share.")
+    candidate: str | None = Field(default=None, description="The first one that is measured now.")
+    stage: str | None = Field(default=None, description="What its run does now.")
+    eta: str | None = Field(default=None, description="Until its stage ends, such as 3m20s.")
 
 
 class CandidateStatus(Value):
@@ -138,6 +153,9 @@ class EvaluationStatus(ObjectStatus):
         default=None, description="Where the candidates' runs were started."
     )
     data: EvaluatedRows | None = Field(default=None, description="What is measured on.")
+    progress: EvaluationProgress | None = Field(
+        default=None, description="How far all candidates are, together."
+    )
     candidates: Annotated[list[CandidateStatus], *keyed_by("name")] | None = Field(
         default=None, max_length=MAX_CANDIDATES, description="All candidates with their results."
     )

@@ -66,20 +66,31 @@ class Estimate(Value):
 
 
 class Progress(Value):
-    """How far the training is."""
+    """How far the newest attempt is."""
 
+    attempt: int | None = Field(default=None, description="The attempt that this is of.")
     stage: str | None = Field(
-        default=None, description="preparing, training, evaluating or uploading."
+        default=None,
+        description="What it does now: preparing, then downloading, reading, tokenizing, loading,"
+        " baseline, training, evaluating, merging or uploading.",
+    )
+    done: int | None = Field(default=None, description="How much of the stage is done.")
+    total: int | None = Field(default=None, description="How much the stage is in all.")
+    unit: str | None = Field(
+        default=None, description="What both count: bytes, rows, steps or requests."
     )
     step: int | None = Field(default=None, description="Optimizer steps done.")
     total_steps: int | None = Field(default=None, description="Optimizer steps in all.")
-    percent: int | None = Field(default=None, description="Steps done, 0 to 100.")
+    percent: int | None = Field(
+        default=None,
+        description="Of the whole job, evaluation and upload included: 100 when it has ended well.",
+    )
     epoch: float | None = Field(default=None, description="Passes over the training rows.")
     loss: str | None = Field(default=None, description="Newest training loss.")
     eval_loss: str | None = Field(default=None, description="Newest held-out loss.")
     learning_rate: str | None = Field(default=None, description="Newest learning rate.")
     tokens_per_second: float | None = Field(default=None, description="Training tokens a second.")
-    eta_seconds: int | None = Field(default=None, description="Seconds until training ends.")
+    eta_seconds: int | None = Field(default=None, description="Seconds until the stage ends.")
     eta: str | None = Field(default=None, description="The same for people, such as 3m20s.")
     updated_at: Timestamp | None = Field(default=None, description="When this was read.")
 
