@@ -70,7 +70,9 @@ def expected(plan: RunPlan | EvaluationRunPlan) -> dict[Stage, int]:
             *(() if plan.training.evaluation.baseline else ("baseline",)),
             *(() if merges else ("merging",)),
         }
-    shares = {stage: FACTS[stage].share for stage in STAGES if stage not in left_out}
+    shares: dict[Stage, int] = {
+        stage: FACTS[stage].share for stage in STAGES if stage not in left_out
+    }
     if isinstance(plan, EvaluationRunPlan):
         shares["evaluating"] = MEASURING_SHARE
     return shares
@@ -113,7 +115,7 @@ class Stages:
         began: Begin = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        shares = (
+        shares: dict[Stage, int] = (
             dict(expected)
             if isinstance(expected, Mapping)
             else {stage: FACTS[stage].share for stage in expected}

@@ -74,8 +74,8 @@ def test_every_objective_measures_the_rows_that_the_seed_chooses(
     inputs = prepare(plan)
     trainer, _ = make_trainer(plan, inputs, StopSignal(), Tracker(plan))
     expected = [inputs.evaluation.rows[at] for at in some(HELD_OUT, 5, 7)]
-    assert list(inputs.measured.rows) == expected
-    assert list(trainer.encoded) == expected
+    assert inputs.measured.rows == expected
+    assert trainer.encoded == expected
     assert len(trainer.eval_dataset) == trainer.loss_rows == 5
     assert len(inputs.evaluation.rows) == HELD_OUT
 
@@ -100,24 +100,23 @@ def test_an_evaluation_measures_the_rows_of_the_training(
     summary: Any = outcome.summary
     assert summary["rows"]["evaluation"]["lossRows"] == 5
 
-    def evaluated(**over: Any) -> EvaluationSummary:
-        asked = make_evaluation(held_out=held_out, metrics=["loss"], tracking=tracking, **over)
-        run = {"run": {"runKey": f"{asked.run.run_key}-{'-'.join(over)}{over.get('maxLossRows')}"}}
+    def evaluated(name: str, **over: Any) -> EvaluationSummary:
+        run = {"run": {"runKey": f"{plan.run.run_key}-{name}"}}
         asked = make_evaluation(
             held_out=held_out, metrics=["loss"], tracking=tracking, **over, **run
         )
         return EvaluationSummary.model_validate(evaluate.run(asked).summary)
 
-    before = evaluated(maxLossRows=5, maxRows=2)
+    before = evaluated("before", maxLossRows=5, maxRows=2)
     assert (before.rows, before.loss_rows, before.split_rows) == (5, 5, HELD_OUT)
     assert before.metrics["loss"].value == pytest.approx(
         summary["metrics"]["baseline_eval_loss"], rel=1e-4
     )
     folder = plan.training.checkpoint.directory + "/result/adapter"
-    after = evaluated(maxLossRows=5, model=adapter_of(tiny_model) | {"directory": folder})
+    after = evaluated("after", maxLossRows=5, model=adapter_of(tiny_model) | {"directory": folder})
     assert after.metrics["loss"].value == pytest.approx(summary["metrics"]["eval_loss"], rel=1e-4)
     assert after.rows_digest == before.rows_digest
-    whole = evaluated(maxLossRows=HELD_OUT)
+    whole = evaluated("whole", maxLossRows=HELD_OUT)
     assert (whole.rows, whole.loss_rows) == (HELD_OUT, HELD_OUT)
     assert whole.metrics["loss"].value != pytest.approx(before.metrics["loss"].value, rel=1e-4)
     assert whole.rows_digest != before.rows_digest

@@ -14,6 +14,7 @@ from kubetune.api.run.redact import redactor
 from kubetune.api.run.training_plan import HyperparametersPlan
 from kubetune_runner.own_code.protocol import ENV_TOKEN_FILE, ENV_URL, Posted, ProgressServer, read
 from kubetune_runner.own_code.watch import Watch
+from kubetune_runner.stages import Stages
 
 
 def post(address: str, token: str, body: bytes) -> int:
@@ -75,6 +76,7 @@ class Reports:
     """A tracker that only remembers."""
 
     def __init__(self) -> None:
+        self.stages = Stages(["training"])
         self.sent: list[tuple[dict[str, float], int]] = []
         self.shown: dict[str, float] = {}
         self.tagged: dict[str, str] = {}
@@ -127,6 +129,8 @@ def test_a_share_alone_is_progress_too() -> None:
     watch.receive(Posted(percent=40.0))
     assert watch.gauges()[0] == 40
     assert tracker.tagged == {TAG_TOTAL_STEPS: "100"}
+    told = tracker.stages.facts()
+    assert (told["stage"], told["total"], told["unit"]) == ("training", 100, "steps")
 
 
 def test_what_looks_like_a_credential_is_hidden() -> None:
