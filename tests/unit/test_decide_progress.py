@@ -123,7 +123,7 @@ def test_a_stage_is_shown_with_what_is_done_of_it_and_its_end() -> None:
         ({"percent": -3}, {"percent"}),
         ({"percent": 1e400}, {"percent"}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_what_can_not_be_is_left_out(lies: JsonObject, missing: set[str]) -> None:
     whole = progress(tracked(told(1, **STAGE)), NOW)
