@@ -7,6 +7,7 @@ The outcome goes to the termination log; the exit code tells whether another att
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -51,7 +52,19 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the plan; returns the exit code."""
-    if sys.argv[1:] == ["doctor"]:
+    parser = argparse.ArgumentParser(
+        prog="python -m kubetune_runner",
+        description="Run what a plan says, and leave an outcome: pods and jobs start this.",
+        epilog=f"The plan is read from ${ENV_PLAN}, else from {PLAN_FILE}; the outcome goes to"
+        f" ${ENV_TERMINATION_LOG}, else to {TERMINATION_LOG}.",
+    )
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=["doctor"],
+        help="doctor: run nothing, and tell what runs would miss here (exit code 1 if something)",
+    )
+    if parser.parse_args().command == "doctor":
         from kubetune_runner.doctor.report import report
 
         return report()
