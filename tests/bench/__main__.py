@@ -5,7 +5,7 @@ memory and silence of an operator with nothing but finished jobs, its restart, t
 runs in CML, what one tenant feels of another, what signing and checks cost, what objects cost
 the API server, and how long nobody acts when an operator ends.
 Estimates of memory are compared with trainings, and the runner's trainer with a bare loop and stock
-trl, without an operator.
+trl, and its preparation of rows with the datasets library, without an operator.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from . import estimate_error, operator_bench, trainer_bench
+from . import data_bench, estimate_error, operator_bench, trainer_bench
 from .report import Figure, as_json, as_table
 
 MEASURES = (
@@ -33,6 +33,7 @@ MEASURES = (
     "failover",
     "estimate",
     "training",
+    "data",
 )
 
 
@@ -54,6 +55,12 @@ MEASURES = (
     type=click.Path(path_type=Path, exists=True),
     help="Another definition of FineTuneJob, of before a change, whose writes are measured too.",
 )
+@click.option(
+    "--rows",
+    multiple=True,
+    type=int,
+    help="Rows to prepare, in place of 10 k, 100 k and a million.",
+)
 @click.option("--profile", type=click.Path(path_type=Path), help="Folder for cProfile's files.")
 def main(
     jobs: int,
@@ -63,6 +70,7 @@ def main(
     output: str,
     profile: Path | None,
     definitions: tuple[Path, ...],
+    rows: tuple[int, ...],
 ) -> None:
     """Measure kubetune; the exit code tells nothing about budgets."""
     # As Ctrl-C does: the cluster must not outlive the bench.
@@ -77,9 +85,11 @@ def main(
 
     if "estimate" in measures:
         figures += estimate_error.measure(say)
+    if "data" in measures:
+        figures += data_bench.measure(say, tuple(rows) or data_bench.ROWS)
     if "training" in measures:
         figures += trainer_bench.measure(say)
-    if of_operator := measures - {"estimate", "training"}:
+    if of_operator := measures - {"estimate", "training", "data"}:
         with tempfile.TemporaryDirectory(prefix="kubetune-bench-") as folder:
             bench = operator_bench.OperatorBench(
                 Path(folder),

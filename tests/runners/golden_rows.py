@@ -32,8 +32,8 @@ def write_tokenizer(model: Path, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     words = ["<pad>", "<bos>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    merges = [tuple(pair.split()) for pair in MERGES]
-    words += ["".join(pair) for pair in merges]
+    merges = [(first, second) for first, second in map(str.split, MERGES)]
+    words += [first + second for first, second in merges]
     made: Any = Tokenizer(models.BPE({word: at for at, word in enumerate(words)}, merges))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()

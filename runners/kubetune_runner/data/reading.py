@@ -9,7 +9,7 @@ import hashlib
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -79,16 +79,16 @@ class Reading:
         """Over the rows' canonical forms, split by split: format, files and chunks don't count."""
         total = hashlib.sha256()
         for split in filter(None, (self.train, self.evaluation)):
-            _add_split(total, split.name, split.hashes)
+            _add_split(total, split.name, split.count, [split.hashes])
         return f"sha256:{total.hexdigest()}"
 
     @property
     def split_digest(self) -> str:
         """Over the rows that train and those that are held out, in order."""
         total = hashlib.sha256()
-        _add_split(total, "train", self._pick(0))
-        held_out = self.evaluation.hashes if self.evaluation else self._pick(1)
-        _add_split(total, "evaluation", held_out)
+        _add_split(total, "train", self.train_count, self._pick(0))
+        held_out = [self.evaluation.hashes] if self.evaluation else self._pick(1)
+        _add_split(total, "evaluation", self.evaluation_count, held_out)
         return f"sha256:{total.hexdigest()}"
 
     @property
@@ -126,12 +126,12 @@ class Reading:
         """Rows of the training split that train (0) or are held out (1)."""
         return array("Q", (at for at, held_out in enumerate(self.held_out) if held_out == side))
 
-    def _pick(self, side: int) -> bytes:
-        return b"".join(
-            self.train.hashes[at * HASH_BYTES : (at + 1) * HASH_BYTES]
-            for at, held_out in enumerate(self.held_out)
-            if held_out == side
-        )
+    def _pick(self, side: int) -> Iterator[memoryview]:
+        """Digests of the rows that train (0) or are held out (1), one at a time."""
+        hashes = memoryview(self.train.hashes)
+        for at, held_out in enumerate(self.held_out):
+            if held_out == side:
+                yield hashes[at * HASH_BYTES : (at + 1) * HASH_BYTES]
 
 
 def read(
@@ -332,6 +332,7 @@ def _refuse_unusable(plan: DatasetPlan, train: SplitReading, findings: Findings)
         )
 
 
-def _add_split(total: Any, name: str, hashes: bytes | bytearray) -> None:
-    total.update(f"{name}\n{len(hashes) // HASH_BYTES}\n".encode())
-    total.update(hashes)
+def _add_split(total: Any, name: str, count: int, hashes: Iterable[bytearray | memoryview]) -> None:
+    total.update(f"{name}\n{count}\n".encode())
+    for part in hashes:
+        total.update(part)

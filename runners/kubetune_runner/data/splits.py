@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -122,15 +124,19 @@ def hold_out(hashes: bytes | bytearray, splits: Splits) -> bytearray:
     if wanted < 1:
         return chosen
     salt = f"kubetune split {splits.seed}:".encode()
-    keys = [
-        hashlib.sha256(salt + hashes[at : at + HASH_BYTES]).digest()[:8]
-        for at in range(0, len(hashes), HASH_BYTES)
-    ]
+    # As numbers in an array, a tenth of what objects take.
+    keys = array(
+        "Q",
+        (
+            int.from_bytes(hashlib.sha256(salt + hashes[at : at + HASH_BYTES]).digest()[:8], "big")
+            for at in range(0, len(hashes), HASH_BYTES)
+        ),
+    )
     ordered = sorted(keys)
     # All rows below the border; where equal rows lie across it, they go together to the side
     # that needs the smaller step, and never all rows to the held-out side.
     border = ordered[wanted]
-    below = _first(ordered, border)
+    below = bisect_left(ordered, border)
     above = below + keys.count(border)
     include_border = below == 0 or (above < count and above - wanted < wanted - below)
     if include_border and above == count:
@@ -138,9 +144,3 @@ def hold_out(hashes: bytes | bytearray, splits: Splits) -> bytearray:
     for at, key in enumerate(keys):
         chosen[at] = key < border or (include_border and key == border)
     return chosen
-
-
-def _first(ordered: list[bytes], key: bytes) -> int:
-    from bisect import bisect_left
-
-    return bisect_left(ordered, key)

@@ -1,7 +1,7 @@
 """Rows that repeat, leak from training into the held-out ones, are empty or very long.
 
 Only digests are kept, so that an inspection of many rows fits into a small pod: 24 bytes a row
-besides those of the reading, and a set of those of one split while they are compared. It needs no
+besides those of the reading, and sets of a part of them while they are compared. It needs no
 package that a runtime without the training packages lacks. No text of a row leaves the run;
 problems name rows by number.
 """
@@ -37,6 +37,7 @@ LONG_TOKENS = 8192
 """Where the context length of the tokenizer's model isn't known."""
 CHARACTERS_PER_TOKEN = 4
 _NO_PROMPT = 0
+_PART_KEYS = 250_000
 
 
 class RowCheck:
@@ -130,11 +131,13 @@ class RowCheck:
         notes = _Notes(reading)
 
         repeated = _repeats(keys, train_at) + _repeats(keys, held_at)
-        trained = {keys[at] for at in train_at}
-        leaked = [at for at in held_at if keys[at] in trained]
-        trained = {prompts[at] for at in train_at} - {_NO_PROMPT}
+        leaked = _shared(keys, train_at, held_at)
         also = set(leaked)
-        prompts_leaked = [at for at in held_at if prompts[at] in trained and at not in also]
+        prompts_leaked = [
+            at
+            for at in _shared(prompts, train_at, held_at)
+            if prompts[at] != _NO_PROMPT and at not in also
+        ]
         long = [at for at, length in enumerate(lengths) if length > limit]
 
         notes.add(leaked, "also train; remove them from one of the two splits")
@@ -228,15 +231,34 @@ def _keys(hashes: bytearray) -> array[int]:
     return words[:: HASH_BYTES // words.itemsize]
 
 
+def _parts(keys: array[int]) -> range:
+    """Keys are compared in parts, by their last bits: sets take ten times as much as arrays."""
+    return range(1 + len(keys) // _PART_KEYS)
+
+
 def _repeats(keys: array[int], rows: array[int]) -> list[int]:
     """The rows whose key has stood in an earlier one."""
-    seen: set[int] = set()
     found: list[int] = []
-    for at in rows:
-        if keys[at] in seen:
-            found.append(at)
-        seen.add(keys[at])
-    return found
+    parts = _parts(keys)
+    for part in parts:
+        seen: set[int] = set()
+        for at in rows:
+            key = keys[at]
+            if key % len(parts) == part:
+                if key in seen:
+                    found.append(at)
+                seen.add(key)
+    return sorted(found)
+
+
+def _shared(keys: array[int], train: array[int], held_out: array[int]) -> list[int]:
+    """The rows that are held out and have a key of one that trains."""
+    found: list[int] = []
+    parts = _parts(keys)
+    for part in parts:
+        trained = {key for key in (keys[at] for at in train) if key % len(parts) == part}
+        found += [at for at in held_out if keys[at] in trained]
+    return sorted(found)
 
 
 def _cut(text: str) -> str:
