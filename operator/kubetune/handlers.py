@@ -90,7 +90,7 @@ class Feed:
         LAST_EVENT.set(time.time())
         self._lose(self._cache.missing(kind, namespace, found, version), version)
         keys = (Key(kind, *name) for name in found)
-        self.watches.listed((kind, namespace), (key for key in keys if not self._cache.get(*key)))
+        self.watches.listed((kind, namespace), (key for key in keys if not self._cache.has(key)))
 
     def not_served(self, kind: str, namespace: str | None) -> None:
         """The kind isn't installed: its objects went with its CRD."""
@@ -129,7 +129,7 @@ class Feed:
         if key.kind in TARGET_KINDS:
             if not ours:
                 # Several of them may be default.
-                self._queue.add_all(map(key_of, self._cache.of_kind(key.kind, key.namespace)))
+                self._queue.add_all(self._cache.keys(key.kind, key.namespace))
             self._queue.add_all(
                 dependent
                 for dependent in self._cache.dependents(Key(TARGET_KINDS[0], "", DEFAULT_TARGETS))

@@ -48,6 +48,7 @@ ALLOWED = {
     "operator/clients/watching.py": "the operator's own API server; deep_objects cuts first",
     "operator/decide/decision.py": "a copy of what it writes",
     "operator/decide/target/place.py": "a field of a status, as text to be remembered by",
+    "operator/observe/packed.py": "what it has packed itself",
     "operator/targets/cml/archive.py": "packs the runner's own files",
     "runner/answering/folder.py": "is stored with a model and imports nothing of kubetune",
     "runner/answering/model.py": "is stored with a model and imports nothing of kubetune",

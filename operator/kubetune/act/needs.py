@@ -24,7 +24,7 @@ class Needs:
     def restore(self) -> None:
         """Know who needs what, by what is listed; before the first object is looked at."""
         for kind in RUNNING:
-            for body in self._cache.of_kind(kind):
+            for body in self._cache.under_way(kind):
                 status: AnyStatusDict = status_of(body)
                 if may_run(body, status):
                     self.holds.note(key_of(body), needs_of(self._cache, body, status))

@@ -7,13 +7,14 @@ next reconcile doesn't have to wait for the watch; an older version never replac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kubetune.api import JsonObject
 from kubetune.api.kinds.table import BY_KIND
 from kubetune.clients.pods import is_live
 from kubetune.names import OWNER_KIND, OWNER_NAME, RUN_KEY
+from kubetune.observe.packed import Packed, Packer, is_over, unpack
 from kubetune.observe.references import references
 from kubetune.queue import Key
 
@@ -33,16 +34,18 @@ class ObjectCache:
     def __init__(self) -> None:
         self.on_change: Callable[[JsonObject, bool], None] = lambda body, ours: None
         """Called with each object that is new here, and whether the change is our own write."""
-        self._objects: dict[Key, JsonObject] = {}
-        self._by_kind: defaultdict[str, defaultdict[str, dict[Key, JsonObject]]] = defaultdict(
+        self._objects: dict[Key, JsonObject | Packed] = {}
+        """Bodies; of what is over packed ones."""
+        self._packer = Packer()
+        self._by_kind: defaultdict[str, defaultdict[str, dict[Key, None]]] = defaultdict(
             lambda: defaultdict(dict)
         )
-        """The same by kind, and then by namespace."""
-        self._children: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
+        """The keys by kind, and then by namespace, in the order in which they came."""
+        self._children: dict[str, tuple[Key, ...]] = {}
         """Jobs and pods by the uid of their controlling owner."""
-        self._live_pods: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
+        self._live_pods: dict[str, tuple[Key, ...]] = {}
         """Pods that have not ended, by the run key in their labels."""
-        self._loose_jobs: dict[str, dict[Key, JsonObject]] = defaultdict(dict)
+        self._loose_jobs: dict[str, tuple[Key, ...]] = {}
         """Jobs that no kubetune object controls, by the run key in their labels."""
         self._by_uid: dict[str, Key] = {}
         """Keys of what may control something: our own kinds, and Jobs."""
@@ -58,17 +61,30 @@ class ObjectCache:
         """The version at which an object was gone, by uid, the latest last."""
 
     def get(self, kind: str, namespace: str, name: str) -> JsonObject | None:
-        """The object, or None."""
-        return self._objects.get(Key(kind, namespace, name))
+        """The object, or None. What is changed in it may not stay."""
+        return self._body(Key(kind, namespace, name))
+
+    def has(self, key: Key) -> bool:
+        """Whether the object is known."""
+        return key in self._objects
 
     def of_kind(self, kind: str, namespace: str | None = None) -> list[JsonObject]:
         """All objects of a kind, of one namespace or all."""
+        return [body for key in self.keys(kind, namespace) if (body := self._body(key))]
+
+    def keys(self, kind: str, namespace: str | None = None) -> list[Key]:
+        """The keys of all objects of a kind, of one namespace or all."""
         if kind not in self._by_kind:
             return []
         spaces = self._by_kind[kind]
         if namespace is not None:
-            return list(spaces[namespace].values()) if namespace in spaces else []
-        return [body for objects in spaces.values() for body in objects.values()]
+            return list(spaces[namespace]) if namespace in spaces else []
+        return [key for keys in spaces.values() for key in keys]
+
+    def under_way(self, kind: str) -> list[JsonObject]:
+        """All objects of a kind but those that are over."""
+        found = (self._objects[key] for key in self.keys(kind))
+        return [body for body in found if not isinstance(body, Packed)]
 
     def count(self, kind: str) -> int:
         """How many objects of a kind there are."""
@@ -84,19 +100,19 @@ class ObjectCache:
 
     def live_pods(self, run_key: str) -> list[JsonObject]:
         """Pods labelled with this run key that have not ended, whosever they are."""
-        return list(self._live_pods.get(run_key, {}).values())
+        return self._bodies(self._live_pods.get(run_key, ()))
 
     def loose_jobs(self, run_key: str) -> list[JsonObject]:
         """Jobs labelled with this run key that no kubetune object controls."""
-        return list(self._loose_jobs.get(run_key, {}).values())
+        return self._bodies(self._loose_jobs.get(run_key, ()))
 
     def live_pods_of(self, kind: str, namespace: str, name: str) -> list[JsonObject]:
         """Pods that were made for an object and have not ended."""
         wanted = Key(kind, namespace, name)
         return [
             pod
-            for pods in self._live_pods.values()
-            for pod in pods.values()
+            for keys in self._live_pods.values()
+            for pod in self._bodies(keys)
             if owner_key(pod) == wanted
         ]
 
@@ -107,7 +123,7 @@ class ObjectCache:
         """
         key = self._by_uid.get(controller_uid(body) or "")
         job = self._objects.get(key) if key and key.kind == "Job" else None
-        return self._by_uid.get(controller_uid(job) or "") if job else key
+        return self._by_uid.get(_owner(job) or "") if job else key
 
     def lets_dependents_go(self, uid: str) -> bool:
         """Whether an object was deleted with ``--cascade=orphan``."""
@@ -124,26 +140,26 @@ class ObjectCache:
         """
         key = key_of(body)
         known = self._objects.get(key)
-        if known is not None and version_of(body) <= version_of(known):
+        if known is not None and version_of(body) <= _version(known):
             return False
         if version_of(body) <= self._gone.get(body["metadata"]["uid"], -1):
             return False
         _slim(body)
         if ours and key.kind not in CHILD_KINDS:
             # The answer may have overtaken somebody's change, whose event will look old.
-            ours = known is not None and _declared(known) == _declared(body)
+            before = self._body(key)
+            ours = before is not None and _declared(before) == _declared(body)
         if known is not None:
-            self._unlink(key, known)
+            self._unlink(key, self._bodies((key,))[0])
+        version = version_of(body)
         self._objects[key] = body
+        if is_over(body):
+            self._objects[key] = self._packer.pack(body, version, controller_uid(body))
         if key.kind == "Job" or key.kind in BY_KIND:
             self._by_uid[body["metadata"]["uid"]] = key
-        self._by_kind[key.kind][key.namespace][key] = body
-        if owner := controller_uid(body):
-            self._children[owner][key] = body
-        if run_key := _label_of_live(body):
-            self._live_pods[run_key][key] = body
-        if run_key := _label_of_loose(body):
-            self._loose_jobs[run_key][key] = body
+        self._by_kind[key.kind][key.namespace][key] = None
+        for index, owner in self._indexed(body):
+            index[owner] = (*index.get(owner, ()), key)
         if ORPHAN in (body["metadata"].get("finalizers") or ()):
             self._letting_go.add(body["metadata"]["uid"])
         named = references(key, body)
@@ -166,9 +182,9 @@ class ObjectCache:
             del self._gone[next(iter(self._gone))]
         key = key_of(body)
         known = self._objects.get(key)
-        if known is None or known["metadata"]["uid"] != uid:
+        if known is None or _uid(known) != uid:
             return False
-        self._unlink(key, known)
+        self._unlink(key, self._bodies((key,))[0])
         self._letting_go.discard(uid)
         del self._objects[key]
         spaces = self._by_kind[key.kind]
@@ -190,35 +206,45 @@ class ObjectCache:
         ``found`` has the uids of what it has, by namespace and name. What is newer than the list
         was put in after it.
         """
-        return [
-            body
-            for body in self.of_kind(kind, namespace)
-            if version_of(body) <= version
-            and found.get(key_of(body)[1:]) != body["metadata"]["uid"]
-        ]
+        return self._bodies(
+            key
+            for key in self.keys(kind, namespace)
+            if _version(self._objects[key]) <= version
+            and found.get(key[1:]) != _uid(self._objects[key])
+        )
 
     def _unlink(self, key: Key, body: JsonObject) -> None:
         self._by_uid.pop(body["metadata"]["uid"], None)
-        owner = controller_uid(body)
-        if owner and owner in self._children:
-            self._children[owner].pop(key, None)
-            if not self._children[owner]:
-                del self._children[owner]
-        for index, run_key in (
-            (self._live_pods, _label_of_live(body)),
-            (self._loose_jobs, _label_of_loose(body)),
-        ):
-            if run_key in index:
-                index[run_key].pop(key, None)
-                if not index[run_key]:
-                    del index[run_key]
+        for index, owner in self._indexed(body):
+            left = tuple(other for other in index.get(owner, ()) if other != key)
+            if left:
+                index[owner] = left
+            else:
+                index.pop(owner, None)
         for other in self._references.pop(key, frozenset()):
             self._dependents[other].discard(key)
             if not self._dependents[other]:
                 del self._dependents[other]
 
     def _owned(self, kind: str, owner_uid: str) -> list[JsonObject]:
-        return [body for key, body in self._children.get(owner_uid, {}).items() if key.kind == kind]
+        return self._bodies(key for key in self._children.get(owner_uid, ()) if key.kind == kind)
+
+    def _indexed(self, body: JsonObject) -> Iterator[tuple[dict[str, tuple[Key, ...]], str]]:
+        """The indexes that an object is in, and by what."""
+        if owner := controller_uid(body):
+            yield self._children, owner
+        if run_key := _label_of_live(body):
+            yield self._live_pods, run_key
+        if run_key := _label_of_loose(body):
+            yield self._loose_jobs, run_key
+
+    def _body(self, key: Key) -> JsonObject | None:
+        known = self._objects.get(key)
+        return unpack(known) if isinstance(known, Packed) else known
+
+    def _bodies(self, keys: Iterable[Key]) -> list[JsonObject]:
+        """The objects of keys that are known."""
+        return [body for key in keys if (body := self._body(key)) is not None]
 
 
 def key_of(body: JsonObject) -> Key:
@@ -265,6 +291,18 @@ def controller_uid(body: JsonObject) -> str | None:
         if owner.get("controller"):
             return str(owner["uid"])
     return None
+
+
+def _version(known: JsonObject | Packed) -> int:
+    return known.version if isinstance(known, Packed) else version_of(known)
+
+
+def _owner(known: JsonObject | Packed) -> str | None:
+    return known.owner if isinstance(known, Packed) else controller_uid(known)
+
+
+def _uid(known: JsonObject | Packed) -> str:
+    return known.uid if isinstance(known, Packed) else str(known["metadata"]["uid"])
 
 
 def version_of(body: JsonObject) -> int:
