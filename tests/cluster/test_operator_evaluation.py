@@ -123,8 +123,9 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Namesp
     assert base["lossRows"] == tuned["lossRows"] == 5
     assert base["message"] == "measured; loss on 5 of 6 rows"
     found = {item["name"]: item for item in tuned["metrics"]}
-    trained = space.get("FineTuneJob", "router")["status"]
-    assert "loss on 5 of 6 held-out rows" in condition({"status": trained}, "Complete")[2]
+    job = space.get("FineTuneJob", "router")
+    assert "loss on 5 of 6 held-out rows" in condition(job, "Complete")[2]
+    trained = job["status"]
     assert trained["result"]["rows"]["evaluation"]["lossRows"] == 5
     loss = float(trained["result"]["metrics"]["evalLoss"])
     assert float(found["loss"]["value"]) == pytest.approx(loss, rel=2e-3), "of the same rows"
@@ -140,7 +141,7 @@ def test_base_and_adapter_are_compared_and_the_better_one_promoted(space: Namesp
     assert condition(body, "Passed")[:2] == ("True", "ThresholdsMet")
     assert condition(body, "Ready")[:2] == ("True", "Evaluated")
     row = space.cluster.kubectl("get", "-n", space.namespace, "eval", "compare", "--no-headers")
-    assert row.split()[:5] == ["compare", "Succeeded", "tuned", "True", "Evaluated"]
+    assert row.split()[:6] == ["compare", "Succeeded", "100", "tuned", "True", "Evaluated"]
 
     # The alias moved, and the version keeps a record of it.
     assert status["promoted"] == {"name": registry, "alias": "champion", "version": 1}
