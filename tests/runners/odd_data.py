@@ -105,7 +105,7 @@ class Found:
         return {problem["row"] for problem in self.problems if problem.get("row")}
 
     @property
-    def rows(self) -> list[Any]:
+    def rows(self) -> Sequence[Any]:
         assert self.inputs is not None, self.refusal
         return self.inputs.train.rows
 

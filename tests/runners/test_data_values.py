@@ -77,7 +77,7 @@ def read(folder: Path, table: pa.Table) -> tuple[list[dict[str, Any]], list[str]
     """Rows and problems of a file with the table."""
     pq.write_table(table, folder / "rows.parquet", row_group_size=2)
     loaded = load(plan_of(folder, "parquet"), None)
-    return loaded.train, [problem.message for problem in loaded.problems]
+    return list(loaded.train), [problem.message for problem in loaded.problems]
 
 
 def text(value: Any) -> str:

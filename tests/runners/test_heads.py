@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def begun(plan: RunPlan) -> tuple[Any, Any]:
     return trainer, inputs
 
 
-def plain_loss(model: Any, rows: list[Any]) -> float:
+def plain_loss(model: Any, rows: Sequence[Any]) -> float:
     """Held-out loss from the logits of one row at a time."""
     import torch
 

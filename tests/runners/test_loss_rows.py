@@ -76,7 +76,8 @@ def test_every_objective_measures_the_rows_that_the_seed_chooses(
     expected = [inputs.evaluation.rows[at] for at in some(HELD_OUT, 5, 7)]
     assert list(inputs.measured.rows) == expected
     assert list(trainer.encoded) == expected
-    assert len(trainer.eval_dataset) == trainer.loss_rows == 5
+    given: Any = trainer.eval_dataset
+    assert len(given) == trainer.loss_rows == 5
     assert len(inputs.evaluation.rows) == HELD_OUT
 
 

@@ -92,7 +92,7 @@ def _counting(told: Callable[[int], object]) -> type[Any]:
     """A bar of tqdm's kind that shows nothing and tells how far it is."""
     from tqdm.std import tqdm
 
-    class Counting(tqdm):
+    class Counting(tqdm):  # pyright: ignore[reportMissingTypeArgument]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "disable": True})
             self.come = int(options.get("initial") or 0)

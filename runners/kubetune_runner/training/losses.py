@@ -46,7 +46,7 @@ def token_loss(
     return total / tokens
 
 
-def padded(rows: list[EncodedRow], pad_token_id: int, device: Any) -> dict[str, Any]:
+def padded(rows: Sequence[EncodedRow], pad_token_id: int, device: Any) -> dict[str, Any]:
     """Rows as one batch, filled up at the right."""
     width = max(len(row.input_ids) for row in rows)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +231,7 @@ def scores(model: Any, ids: list[int]) -> Any:
         return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
 
 
-def losses(model: Any, rows: list[Any]) -> Iterator[Any]:
+def losses(model: Any, rows: Sequence[Any]) -> Iterator[Any]:
     """The loss of each row, as a sum over its labelled tokens."""
     import torch
 
@@ -242,7 +242,7 @@ def losses(model: Any, rows: list[Any]) -> Iterator[Any]:
         )
 
 
-def mean_loss(model: Any, rows: list[Any]) -> float:
+def mean_loss(model: Any, rows: Sequence[Any]) -> float:
     """Held-out loss, one row at a time."""
     import torch
 
@@ -251,7 +251,7 @@ def mean_loss(model: Any, rows: list[Any]) -> float:
         return sum(loss.item() for loss in losses(model, rows)) / labelled(rows)
 
 
-def labelled(rows: list[Any]) -> int:
+def labelled(rows: Sequence[Any]) -> int:
     """Tokens that have a label."""
     return sum(sum(label != -100 for label in row.labels[1:]) for row in rows)
 

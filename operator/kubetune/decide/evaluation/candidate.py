@@ -254,7 +254,8 @@ def rows_done(run: TrackedRun, now: datetime) -> CandidateProgressDict:
         shown["rows"] = given["step"]
     if "totalSteps" in given:
         shown["totalRows"] = given["totalSteps"]
-    same: Any = {name: given[name] for name in _ALIKE if name in given}
+    known: dict[str, Any] = {**given}
+    same: Any = {name: known[name] for name in _ALIKE if name in known}
     return shown | same
 
 
