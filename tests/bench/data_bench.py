@@ -57,6 +57,7 @@ def measure(say: Callable[[str], None], rows: tuple[int, ...] = ROWS) -> list[Fi
                 Figure(f"{count:,} rows again", again["wall"], "s", AGAIN_BUDGET, "second attempt")
             )
             file.unlink()
+            file.with_suffix(".digests").unlink()
         file = _rows(folder, COMPARED)
         say(f"{COMPARED:,} rows, each way")
         bare, one = _run(folder, "bare", file), _run(folder, "runner", file, keep=False)
