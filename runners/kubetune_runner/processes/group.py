@@ -114,13 +114,15 @@ class Group:
                 check()
                 failed_at = self._first_failure()
                 if failed_at is not None and now >= failed_at + PATIENCE_SECONDS:
-                    self._kill("one of them has failed")
+                    self._kill(
+                        f"is still there {PATIENCE_SECONDS:.0f} seconds after another failed"
+                    )
             elif deadline is None:
                 log.info("stopping: %.0f seconds to save", grace_seconds)
                 deadline = now + grace_seconds
                 self._signal(signal.SIGTERM)
             elif now >= deadline:
-                self._kill(f"of the {grace_seconds:.0f} seconds to stop in")
+                self._kill(f"didn't stop within {grace_seconds:.0f} seconds")
 
     def _over(self, seconds: float) -> bool:
         """Whether all have ended, at the latest after so many seconds."""
@@ -137,7 +139,7 @@ class Group:
     def _kill(self, why: str) -> None:
         left = [p for p in self._processes if p.ended_at is None and not p.killed]
         for process in left:
-            log.warning("%s doesn't end, and is killed because %s", self._name(process.number), why)
+            log.warning("%s %s: it is killed", self._name(process.number), why)
             process.killed = True
             process.signal(signal.SIGKILL)
 
