@@ -24,14 +24,19 @@ def waiting(
     cluster: LocalCluster, cml_operator: Operator, cmlapi_path: Path, tmp_path: Path
 ) -> Iterator[Operator]:
     """A second operator, which waits for the lease, and has so for longer than it would doubt."""
+    # The one of the test before has let go of the lease a moment ago.
+    eventually(cml_operator.leads)
     operator = Operator(cluster, tmp_path)
-    operator.start(environment={"PYTHONPATH": str(cmlapi_path), **OPERATOR})
-    begun = time.monotonic()
-    eventually(lambda: "this operator waits" in operator.log_since(0))
-    eventually(lambda: time.monotonic() > begun + SETTLE + 1)
-    yield operator
-    operator.stop()
-    print(operator.log_since(0))
+    try:
+        operator.start(environment={"PYTHONPATH": str(cmlapi_path), **OPERATOR})
+        begun = time.monotonic()
+        eventually(lambda: "this operator waits" in operator.log_since(0))
+        eventually(lambda: time.monotonic() > begun + SETTLE + 1)
+        yield operator
+    finally:
+        # Whatever happens: one that goes on holds the lease, and the session's operator waits.
+        operator.stop()
+        print(operator.log_since(0))
 
 
 @pytest.mark.parametrize("operation", ["create_job", "create_job_run"])
