@@ -15,9 +15,9 @@ import pytest
 from golden_rows import texts
 from kubetune.api.run.plan import RunPlan
 from kubetune_runner import data
-from kubetune_runner.data.watching import UNWATCHED
 from kubetune_runner.errors import RunError
 from kubetune_runner.sample.tickets import tickets
+from kubetune_runner.stages import UNWATCHED
 from kubetune_runner.tokenized import making, processes, store
 from kubetune_runner.tokenized.making import Made, file_of
 from kubetune_runner.tokenized.processes import Processes, Work

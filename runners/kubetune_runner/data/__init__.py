@@ -14,8 +14,8 @@ from kubetune.api.run.plan import DatasetPlan
 from kubetune_runner.data.readers import Row
 from kubetune_runner.data.stored import Rows
 from kubetune_runner.data.verdicts import Place
-from kubetune_runner.data.watching import UNWATCHED, Watch
 from kubetune_runner.errors import RunError
+from kubetune_runner.stages import UNWATCHED, Watch
 
 __all__ = ["LoadedDataset", "Place", "Row", "Rows", "check_unchanged", "load"]
 

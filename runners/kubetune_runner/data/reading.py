@@ -24,12 +24,15 @@ from kubetune_runner.data.sources import open_source
 from kubetune_runner.data.splits import HASH_BYTES, choose_splits, hold_out
 from kubetune_runner.data.stored import Rows, StoredRows
 from kubetune_runner.data.verdicts import Place
-from kubetune_runner.data.watching import EVERY_ROWS, UNWATCHED, Report, Watch
 from kubetune_runner.errors import RunError
+from kubetune_runner.stages import UNWATCHED, Report, Watch
 
 NESTING = 100
 """Lists and maps in each other: libraries that meet deeper ones later on end with an error."""
 _TOO_DEEP = f"the row has more than {NESTING} nested lists and maps; write them as text"
+
+EVERY_ROWS = 1000
+"""Between two reports of how far it has come."""
 
 Visitor = Callable[[Row], None]
 

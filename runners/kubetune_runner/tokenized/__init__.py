@@ -15,7 +15,7 @@ from typing import Any
 from kubetune.api.run.plan import RunPlan
 
 from kubetune_runner import data
-from kubetune_runner.data.watching import UNWATCHED, Watch
+from kubetune_runner.stages import UNWATCHED, Watch
 from kubetune_runner.text.encoding import EncodedRows
 from kubetune_runner.tokenized import keys
 from kubetune_runner.tokenized.encoders import encoder_of

@@ -12,7 +12,7 @@ from kubetune.api.run.plan import RunPlan
 
 from kubetune_runner import data
 from kubetune_runner.data.splits import some
-from kubetune_runner.data.watching import Watch
+from kubetune_runner.stages import Watch
 from kubetune_runner.text.encoding import Counts, check_lengths
 from kubetune_runner.text.prompts import chosen
 from kubetune_runner.tokenized import processes
